@@ -1,0 +1,113 @@
+"""The seams: what one part of the product asks of another, and what an application may bring.
+
+The roles meet only here and in the messages of ``docs/protocol.md``. Awaitables rather than
+Deferreds are asked for, because a step that need not wait should cost none; a Deferred is one too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+
+from twisted.internet.interfaces import IProtocol
+from zope.interface import Attribute, Interface
+
+from broker.tables.addresses import Address, Place
+from broker.tables.permits import PermitChange
+
+#: A change of what must survive. One kind so far; a store knows each.
+Change = PermitChange
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a store holds.
+
+    :ivar epoch: a token that changes whenever the store may have lost changes it acknowledged
+    :ivar permits: every list
+    """
+
+    epoch: str
+    permits: Sequence[PermitChange] = ()
+
+
+class IStore(Interface):
+    """Keeps what must survive."""
+
+    def load() -> Awaitable[State]:
+        """All that it holds, to fill the tables with.
+
+        :raises StoreFailed: it can't be read; the server must not start
+        """
+
+    def commit(changes: Sequence[Change]) -> Awaitable[None]:
+        """Keep changes, all or none of them. Done when they are durable.
+
+        :raises StoreFailed: none of them is kept
+        """
+
+
+class StoreFailed(Exception):
+    """A store could not do what was asked; the text says why, and what to do."""
+
+
+class IResolver(Interface):
+    """Where the mediator looks addresses up and passes them on (fig. 6–8, ¶77)."""
+
+    def register(identifier: str, address: Address) -> Awaitable[None]:
+        """Record an address whose connection is open: it holds until it is released.
+
+        :raises ServiceUnavailable: the resolver is away
+        :raises RegistrationFailed: it refused
+        """
+
+    def release(identifier: str, address: Address) -> None:
+        """The connection that registered this address is gone: from now on it expires."""
+
+    def withdraw(identifier: str) -> Awaitable[None]:
+        """Forget the address of a terminal.
+
+        :raises ServiceUnavailable: the resolver is away
+        """
+
+    def lookup(identifier: str) -> Awaitable[Place]:
+        """The present address of a terminal (S1204).
+
+        :raises CalleeNotFound: it has none (S807)
+        :raises ServiceUnavailable: the resolver is away
+        """
+
+
+class ITrigger(Interface):
+    """A way to make a terminal that holds no connection open one."""
+
+    def wake(identifier: str, address: Address) -> Awaitable[None]:
+        """Tell it that a connection is asked for, and nothing else (I26). Done when it was told.
+
+        :raises CalleeNotConnected: it could not be told
+        """
+
+
+class ILoad(Interface):
+    """How a terminal decides its status (fig. 18, ¶74, ¶86)."""
+
+    def acceptable() -> bool:
+        """Whether a call can be taken now."""
+
+
+class ICallHandler(Interface):
+    """What an application does with calls that reach it."""
+
+    def call(caller: str, session: str) -> IProtocol | None:
+        """Give the protocol that is to speak with a caller, or ``None`` to take no call.
+
+        :param caller: its identifier, proven by the credentials of this session
+        """
+
+
+class ISessionTransport(Interface):
+    """Beyond Twisted's ``ITransport``: what a protocol may ask of the call under it."""
+
+    identifier = Attribute("Whom this side is known as")
+    peer = Attribute("Whom it speaks with: proven by the credentials of the session")
+    session = Attribute("The session's identifier")

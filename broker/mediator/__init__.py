@@ -1,0 +1,1 @@
+"""The mediator: registration, and the call (permit check, look-up, reach, status, grant)."""

@@ -1,0 +1,122 @@
+"""The call: fig. 12, with fig. 16 and 19 in it, one step a line."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import CancelledError
+from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import IReactorTime
+
+from broker.interfaces import IResolver
+from broker.mediator.peer import Peer
+from broker.mediator.reach import Reach
+from broker.mediator.sessions import LIFETIME, Sessions
+from broker.tables.addresses import Address, Place
+from broker.tables.grants import Grant, Randomness, make_grant
+from broker.tables.permits import PermitTable
+from broker.wire.conversation import Request
+from broker.wire.grammar import NOTIFY, QUERY
+from broker.wire.message import Message
+from broker.wire.refusals import (
+    CalleeBusy,
+    CalleeNotConnected,
+    CalleeNotFound,
+    PermissionDenied,
+)
+from broker.wire.statements import (
+    REQUEST_ACCEPTED,
+    STATUS,
+    STATUS_ACCEPTABLE,
+    STATUS_BUSY,
+)
+
+
+class Calls:
+    """Mediates calls: decides, and tells both sides."""
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        permits: PermitTable,
+        resolver: IResolver,
+        reach: Reach,
+        sessions: Sessions,
+        randomness: Randomness,
+        *,
+        status: bool = True,
+    ) -> None:
+        self._clock = clock
+        self._permits = permits
+        self._resolver = resolver
+        self._reach = reach
+        self._sessions = sessions
+        self._randomness = randomness
+        self._status = status
+
+    async def call(self, caller: Peer, request: Request) -> None:
+        """Mediate one call. Each refusal is raised; nothing has then been told of the callee."""
+        callee = request.message.fields["Callee"]
+        self._check_permit(caller, callee)  # S1203
+        self._sessions.make_room(caller.identifier or "", callee)
+        asked = self._reach.turn
+        place = await self._resolver.lookup(callee)  # S1204, S1205
+        peer = await self._reach.get(callee, place.address)  # S1901, S1902
+        if self._status:
+            await self._ask_status(peer)  # S1606–S1608
+        if peer.turn > asked:  # it came, or registered anew, since it was looked up
+            place = await self._resolver.lookup(callee)
+        self._check_again(caller, callee, peer, place)  # I1, I2: in this very turn
+        grant = make_grant(self._randomness)
+        self._sessions.granted(grant.session, caller.identifier or "", callee)
+        request.reply(REQUEST_ACCEPTED, more=True)  # S1206, fig. 5b
+        peer.stream.send(_to_callee(caller, grant))  # S1208, fig. 5e
+        request.reply("", _to_caller(callee, place.address, grant), code=200)  # S1210, fig. 5d
+
+    def _check_permit(self, caller: Peer, callee: str) -> None:
+        if caller.identifier is None or not self._permits.permits(callee, caller.identifier):
+            raise PermissionDenied
+
+    async def _ask_status(self, callee: Peer) -> None:
+        try:
+            answer = await callee.ask(Message(QUERY, STATUS))
+        except (ConnectionLost, CancelledError):
+            raise CalleeNotConnected from None
+        if answer.statement == STATUS_BUSY:
+            raise CalleeBusy
+        if answer.statement != STATUS_ACCEPTABLE:
+            raise CalleeNotConnected  # an answer that says neither is none
+
+    def _check_again(self, caller: Peer, callee: str, peer: Peer, place: Place) -> None:
+        """What was true before the callee was asked must be true as its address is told."""
+        self._check_permit(caller, callee)
+        self._sessions.make_room(caller.identifier or "", callee)
+        if self._reach.held(callee) is not peer or not peer.stream.connected:
+            raise CalleeNotConnected
+        if place.until <= self._clock.seconds():
+            raise CalleeNotFound
+
+
+def _to_callee(caller: Peer, grant: Grant) -> Message:
+    return Message.of(
+        NOTIFY,
+        {
+            "Caller ID": caller.identifier or "",
+            "Password": grant.password,
+            "Encrypt Key": grant.key,
+            "Session": grant.session,
+            "Expires": str(LIFETIME),
+            "Reply Password": grant.reply_password,
+        },
+    )
+
+
+def _to_caller(callee: str, address: Address, grant: Grant) -> dict[str, str]:
+    return {
+        "Callee Address": address.host,
+        "Password": grant.password,
+        "Encrypt Key": grant.key,
+        "Callee Port": str(address.port),
+        "Callee": callee,
+        "Session": grant.session,
+        "Expires": str(LIFETIME),
+        "Reply Password": grant.reply_password,
+    }

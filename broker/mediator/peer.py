@@ -1,0 +1,56 @@
+"""One terminal's connection to the mediator."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.python.failure import Failure
+
+from broker.tables.addresses import Address
+from broker.wire.conversation import Conversation
+from broker.wire.decoder import Body
+from broker.wire.grammar import NOTIFY
+from broker.wire.message import Malformed, Message
+from broker.wire.stream import Stream
+
+if TYPE_CHECKING:
+    from broker.mediator.server import Mediator
+
+
+class Peer(Conversation):
+    """A conversation with a terminal, bound to one identifier once it has said who it is.
+
+    :ivar identifier: whom it acts as (I4), ``None`` before login
+    :ivar address: the address it registered over this connection, if it did
+    :ivar turn: which registration that was among all; the latest is the one reached
+    """
+
+    __slots__ = ("_mediator", "address", "identifier", "turn")
+
+    def __init__(self, stream: Stream, mediator: Mediator) -> None:
+        super().__init__(stream)
+        self._mediator = mediator
+        self.identifier: str | None = None
+        self.address: Address | None = None
+        self.turn = 0
+
+    def message_received(self, message: Message) -> None:
+        """A message came: an answer to a question of ours, a report, or a request."""
+        if message.verb == NOTIFY:
+            if not self.answered(message):
+                self._mediator.reported(self, message)
+        else:
+            self._mediator.requested(self, self.asked(message))
+
+    def malformed_received(self, malformed: Malformed) -> None:
+        """What came is no message."""
+        self._mediator.counts["malformed"] += 1
+        self.malformed(malformed)
+
+    def body_received(self, body: Body) -> None:
+        """No request takes a body so far; the one it came with has been refused."""
+
+    def connection_lost(self, reason: Failure) -> None:
+        """The connection is gone: so is all that waited for it."""
+        self.lost()
+        self._mediator.lost(self)

@@ -1,0 +1,150 @@
+"""How the mediator gets to a terminal: over a connection it holds, else by waking it.
+
+Who asks for a callee here does not learn which of the two it was.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+
+from broker.interfaces import ITrigger
+from broker.mediator.peer import Peer
+from broker.tables.addresses import Address
+from broker.wire.grammar import NOTIFY
+from broker.wire.message import Message, printable
+from broker.wire.refusals import CalleeNotConnected
+from broker.wire.statements import SUPERSEDED
+
+#: Connections one identifier may have; one more closes the oldest that is not reached.
+CONNECTIONS_AN_IDENTIFIER: Final = 5
+
+
+class Reach:
+    """Who is connected, and over which connection each identifier is reached."""
+
+    log = Logger()
+
+    def __init__(self, trigger: ITrigger) -> None:
+        self._trigger = trigger
+        self._bound: dict[str, tuple[Peer, ...]] = {}
+        self._reached: dict[str, Peer] = {}
+        self._waiting: dict[str, list[Deferred[Peer]]] = {}
+        #: How many addresses were registered so far.
+        self.turn = 0
+
+    def bind(self, peer: Peer, identifier: str) -> None:
+        """A connection has said who it is."""
+        peer.identifier = identifier
+        peer.stream.authenticated()
+        peers = self._bound.get(identifier, ())
+        if len(peers) >= CONNECTIONS_AN_IDENTIFIER:
+            oldest = next(one for one in peers if one is not self._reached.get(identifier))
+            peers = tuple(one for one in peers if one is not oldest)
+            oldest.stream.close()
+        self._bound[identifier] = (*peers, peer)
+
+    def registered(self, peer: Peer, address: Address) -> None:
+        """A connection has registered an address: the terminal is reached there from now on."""
+        identifier = _name(peer)
+        peer.address = address
+        self.turn += 1
+        peer.turn = self.turn
+        displaced = self._reached.get(identifier)
+        self._reached[identifier] = peer
+        if displaced is not None and displaced is not peer:
+            displaced.stream.send(Message(NOTIFY, SUPERSEDED))
+            self.log.warn(
+                "{identifier} is now reached over a connection from {new}, no longer from {old}",
+                identifier=printable(identifier),
+                new=host_of(peer),
+                old=host_of(displaced),
+            )
+        for waiting in self._waiting.pop(identifier, ()):
+            waiting.callback(peer)
+
+    def withdrawn(self, peer: Peer) -> Peer | None:
+        """A connection's address is withdrawn; return the one that is reached in its stead."""
+        peer.address = None
+        return self._return(peer)
+
+    def lost(self, peer: Peer) -> Peer | None:
+        """A connection is gone; return the one that is reached in its stead, if that is new."""
+        identifier = _name(peer)
+        peers = tuple(one for one in self._bound.get(identifier, ()) if one is not peer)
+        if peers:
+            self._bound[identifier] = peers
+        else:
+            self._bound.pop(identifier, None)
+        return self._return(peer)
+
+    def _return(self, peer: Peer) -> Peer | None:
+        identifier = _name(peer)
+        if self._reached.get(identifier) is not peer:
+            return None
+        del self._reached[identifier]
+        others = self._bound.get(identifier, ())
+        registered = [one for one in others if one.address is not None and one is not peer]
+        if not registered:
+            return None
+        newest = max(registered, key=lambda one: one.turn)
+        self._reached[identifier] = newest
+        return newest
+
+    def held(self, identifier: str) -> Peer | None:
+        """The connection over which a terminal is reached now, if it holds one."""
+        return self._reached.get(identifier)
+
+    def connections(self, identifier: str) -> tuple[Peer, ...]:
+        """All connections of an identifier, oldest first."""
+        return self._bound.get(identifier, ())
+
+    def everyone(self) -> list[Peer]:
+        """Each terminal's reached connection."""
+        return list(self._reached.values())
+
+    async def get(self, identifier: str, address: Address) -> Peer:
+        """The connection of a terminal, which is woken at its address if it holds none (S1901).
+
+        :raises CalleeNotConnected: it can't be reached (S1902)
+        """
+        peer = self._reached.get(identifier)
+        if peer is not None and peer.stream.connected:
+            return peer
+        return await self._wake(identifier, address)
+
+    async def _wake(self, identifier: str, address: Address) -> Peer:
+        came: Deferred[Peer] = Deferred()
+        self._waiting.setdefault(identifier, []).append(came)
+        try:
+            await self._trigger.wake(identifier, address)
+            return await came
+        except CancelledError:
+            raise CalleeNotConnected from None
+        finally:
+            waiting = self._waiting.get(identifier, [])
+            if came in waiting:
+                waiting.remove(came)
+                if not waiting:
+                    del self._waiting[identifier]
+
+    def stop(self) -> None:
+        """Close every connection."""
+        for peers in list(self._bound.values()):
+            for peer in peers:
+                peer.stream.close()
+
+
+def host_of(peer: Peer) -> str:
+    """The address that a connection comes from; loopback where it has none (a local socket)."""
+    transport = peer.stream.transport
+    host = getattr(transport.getPeer(), "host", None) if transport is not None else None
+    return str(host).partition("%")[0] if host else "127.0.0.1"
+
+
+def _name(peer: Peer) -> str:
+    if peer.identifier is None:
+        raise ValueError("a connection that has not said who it is")
+    return peer.identifier

@@ -1,0 +1,172 @@
+"""Registering: permits (fig. 3) and the present address (¶77), applied whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from math import inf
+from typing import Final
+
+from twisted.internet.defer import Deferred
+
+from broker.interfaces import IResolver, IStore, StoreFailed
+from broker.mediator.peer import Peer
+from broker.mediator.reach import Reach, host_of
+from broker.mediator.sessions import Sessions
+from broker.tables.addresses import (
+    Address,
+    AddressRefused,
+    Network,
+    Place,
+    check,
+    parse_ip,
+    within,
+)
+from broker.tables.permits import ListTooLong, PermitTable
+from broker.wire.conversation import Request
+from broker.wire.grammar import DEFAULT_PORT
+from broker.wire.refusals import CalleeNotFound, RegistrationFailed
+from broker.wire.statements import REGISTRATION_COMPLETED
+
+#: Seconds for which an address holds once its connection is gone, where none are named.
+DEFAULT_EXPIRES: Final = 3600
+#: Fields of the protocol that this server does not serve: better refused than ignored.
+_NOT_OFFERED: Final = ("Name", "Reject", "Control", "Policy", "UDP", "Public Key", "Token", "Role")
+
+
+class Registration:
+    """Takes registrations in.
+
+    :param own_ports: the ports of this server, which no terminal is told to be at
+    :param allowed: networks whose addresses may be registered from anywhere
+    """
+
+    def __init__(
+        self,
+        permits: PermitTable,
+        store: IStore,
+        epoch: str,
+        resolver: IResolver,
+        reach: Reach,
+        sessions: Sessions,
+        *,
+        allowed: Collection[Network] = (),
+        own_ports: Collection[int] = (),
+    ) -> None:
+        self._permits = permits
+        self._store = store
+        self._epoch = epoch
+        self._resolver = resolver
+        self._reach = reach
+        self._sessions = sessions
+        self._allowed = allowed
+        self._own_ports = own_ports
+        self._editing: dict[str, list[Deferred[None]]] = {}
+
+    async def register(self, peer: Peer, request: Request, now: float) -> None:
+        """Fig. 10: check everything, make it durable, put it in force, and only then say so.
+
+        :raises RegistrationFailed: nothing has changed (A5)
+        """
+        message = request.message
+        identifier = peer.identifier or ""
+        for name in _NOT_OFFERED:
+            if name in message.fields:
+                raise RegistrationFailed(f"{name} is not offered by this server")
+        edits = message.edits("Accept")
+        try:
+            if edits:
+                self._permits.prepare(identifier, edits)
+            address = self._address(peer, message.fields, now)
+        except (ListTooLong, AddressRefused) as error:
+            raise RegistrationFailed(str(error)) from None
+        if address is None:
+            await self._edit(identifier, edits)
+        elif not edits:
+            await self._place(identifier, address)
+        else:
+            await self._edit_and_place(identifier, edits, address)
+        if address is not None:
+            self._reached(peer, identifier, address)
+        request.reply(REGISTRATION_COMPLETED, None if request.bare else {"Epoch": self._epoch})
+
+    async def _edit_and_place(self, identifier: str, edits: list[str], address: Address) -> None:
+        """Both or neither: the resolver first, since its part can be taken back."""
+        try:
+            before: Place | None = await self._resolver.lookup(identifier)
+        except CalleeNotFound:
+            before = None
+        await self._place(identifier, address)
+        try:
+            await self._edit(identifier, edits)
+        except RegistrationFailed:
+            if before is None:
+                await self._resolver.withdraw(identifier)
+            else:
+                again = replace(before.address, registered=address.registered)
+                await self._resolver.register(identifier, again)
+                if before.until != inf:
+                    self._resolver.release(identifier, again)
+            raise
+
+    def _reached(self, peer: Peer, identifier: str, address: Address) -> None:
+        if not peer.stream.connected:
+            self._resolver.release(identifier, address)
+        elif address.expires:
+            self._reach.registered(peer, address)
+            self._sessions.deliver(peer, identifier)
+        else:
+            self._reach.withdrawn(peer)
+
+    def _address(self, peer: Peer, fields: dict[str, str], now: float) -> Address | None:
+        host = fields.get("Address")
+        expires = int(fields.get("Expires", DEFAULT_EXPIRES))
+        if host is None:
+            if "Port" in fields or ("Expires" in fields and expires):
+                raise AddressRefused("a Port or Expires goes with an Address")
+            return None if expires else Address("", 0, now, 0)
+        source = host_of(peer)
+        port = int(fields.get("Port", DEFAULT_PORT))
+        host = check(host, source, self._allowed)
+        if port in self._own_ports and host in (source, _local(peer)):
+            raise AddressRefused("the address is the server's own")
+        ip = parse_ip(host)
+        dialable = ip == parse_ip(source) or within(ip, self._allowed)
+        return Address(host, port, now, expires, dialable)
+
+    async def _place(self, identifier: str, address: Address) -> None:
+        """Pass an address on to the resolver (A16), or take it back there."""
+        if address.expires:
+            await self._resolver.register(identifier, address)
+        else:
+            await self._resolver.withdraw(identifier)
+
+    async def _edit(self, identifier: str, edits: list[str]) -> None:
+        """Edit a list, and void what rested on a permit that is withdrawn (I2).
+
+        One change of a list at a time: the next is worked out from what this one leaves.
+        """
+        if not edits:
+            return
+        while identifier in self._editing:
+            turn: Deferred[None] = Deferred()
+            self._editing[identifier].append(turn)
+            await turn
+        self._editing[identifier] = []
+        try:
+            change = self._permits.prepare(identifier, edits)
+            await self._store.commit([change])
+            for caller in self._permits.apply(change):
+                self._sessions.withdrawn(caller, identifier)
+        except (StoreFailed, ListTooLong) as error:
+            raise RegistrationFailed(str(error)) from None
+        finally:
+            for turn in self._editing.pop(identifier):
+                turn.callback(None)
+
+
+def _local(peer: Peer) -> str:
+    """Our own address on a connection."""
+    transport = peer.stream.transport
+    host = getattr(transport.getHost(), "host", None) if transport is not None else None
+    return str(host).partition("%")[0] if host else ""

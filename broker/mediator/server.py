@@ -1,0 +1,232 @@
+"""The mediator put together: who is this connection, which verb, and what becomes of a refusal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Collection
+from dataclasses import replace
+from typing import Final
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from broker.interfaces import IResolver, IStore, ITrigger, State
+from broker.mediator.call import Calls
+from broker.mediator.peer import Peer
+from broker.mediator.reach import Reach
+from broker.mediator.registration import Registration
+from broker.mediator.sessions import Sessions
+from broker.tables.addresses import Network
+from broker.tables.grants import Randomness
+from broker.tables.permits import PermitTable, as_edits
+from broker.wire.conversation import Request
+from broker.wire.grammar import QUERY, REGISTER
+from broker.wire.message import Message
+from broker.wire.refusals import (
+    BadRequest,
+    CalleeBusy,
+    CalleeNotConnected,
+    CalleeNotFound,
+    LoginRequired,
+    PermissionDenied,
+    Refused,
+    RegistrationFailed,
+    ServiceUnavailable,
+    TooManyRequests,
+)
+from broker.wire.statements import BEGIN, PERMITS
+from broker.wire.stream import Exchange, Stream
+from broker.wire.timing import Deadlines
+
+#: What ``--causes uniform`` tells as fig. 5c, as the base case of the document does (A20).
+_HIDDEN: Final = (
+    CalleeNotFound,
+    CalleeBusy,
+    CalleeNotConnected,
+    TooManyRequests,
+    ServiceUnavailable,
+)
+
+
+class Mediator:
+    """The mediation server 101 (or 111, where it asks for the status).
+
+    :ivar counts: how often each outcome was had, for the operator
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        store: IStore,
+        state: State,
+        resolver: IResolver,
+        trigger: ITrigger,
+        randomness: Randomness,
+        *,
+        status: bool = True,
+        status_timeout: float = 5.0,
+        uniform: bool = False,
+        allowed: Collection[Network] = (),
+        own_ports: Collection[int] = (),
+    ) -> None:
+        """
+        :param state: what the store held at the start
+        :param status: ask each callee for its status (fig. 16), or not (fig. 12)
+        :param status_timeout: seconds that a call may take to be decided
+        :param uniform: tell every refusal as fig. 5c
+        :param allowed: networks whose addresses may be registered from anywhere, and dialled
+        :param own_ports: the ports of this server
+        """
+        clock = exchange.clock
+        self.exchange = exchange
+        self.counts: Counter[str] = Counter()
+        self.reach = Reach(trigger)
+        self.permits = PermitTable(state.permits)
+        self.sessions = Sessions(clock, self.reach)
+        self._resolver = resolver
+        self._uniform = uniform
+        self._deciding: Deadlines[Deferred[None]] = Deadlines(
+            clock, status_timeout, Deferred.cancel
+        )
+        self._registration = Registration(
+            self.permits,
+            store,
+            state.epoch,
+            resolver,
+            self.reach,
+            self.sessions,
+            allowed=allowed,
+            own_ports=own_ports,
+        )
+        self._calls = Calls(
+            clock,
+            self.permits,
+            resolver,
+            self.reach,
+            self.sessions,
+            randomness,
+            status=status,
+        )
+
+    def peer(self, stream: Stream) -> Peer:
+        """The receiver of a new connection."""
+        return Peer(stream, self)
+
+    # From a peer.
+
+    def requested(self, peer: Peer, request: Request) -> None:
+        """A request came: do it, and answer it whatever happens."""
+        doing = Deferred.fromCoroutine(self._serve(peer, request))
+        if request.done and doing.called:
+            self.counts["answered"] += 1
+            return
+        doing.addErrback(self._refuse, request)
+        if not doing.called and request.message.verb == QUERY:
+            self._deciding.add(doing)
+            request.abandoned = doing.cancel
+            doing.addBoth(self._decided, doing)
+
+    def reported(self, peer: Peer, message: Message) -> None:
+        """A ``NOTIFY`` that answers nothing: a report on a session, or nothing we know."""
+        session = message.get("Session")
+        if session is not None and peer.identifier is not None:
+            if message.statement == BEGIN:
+                self.sessions.began(peer, session)
+            elif "End" in message.fields:
+                self.sessions.ended(peer, session)
+
+    def lost(self, peer: Peer) -> None:
+        """A connection is gone: its address begins to expire, or an older connection's is back."""
+        if peer.identifier is None:
+            return
+        if peer.address is not None:
+            self._resolver.release(peer.identifier, peer.address)
+        returned = self.reach.lost(peer)
+        if returned is not None and returned.address is not None:
+            self._again(peer.identifier, returned)
+
+    def stop(self) -> None:
+        """Close every connection, and leave no timer behind."""
+        self.reach.stop()
+        self._deciding.stop()
+        self.sessions.stop()
+        self.exchange.stop()
+
+    # Serving.
+
+    async def _serve(self, peer: Peer, request: Request) -> None:
+        message = request.message
+        if "Length" in message.fields:
+            raise BadRequest("this message takes no body")
+        kind = (message.verb, message.statement)
+        if kind == (QUERY, ""):
+            self._identify(peer, message, PermissionDenied)
+            if "Callee" not in message.fields:
+                raise BadRequest("a QUERY names a Callee")
+            await self._calls.call(peer, request)
+        elif kind == (REGISTER, ""):
+            self._identify(peer, message, RegistrationFailed)
+            await self._registration.register(peer, request, self.exchange.clock.seconds())
+        elif kind == (QUERY, PERMITS):
+            identifier = self._identify(peer, message, PermissionDenied)
+            edits = as_edits(self.permits.accepted(identifier))
+            request.reply("", {"Accept": "\n".join(edits)}, code=200)
+        else:
+            raise BadRequest("no request of this kind is known here")
+
+    def _identify(self, peer: Peer, message: Message, refusal: type[Refused]) -> str:
+        """Who acts (I4): the identifier that this connection is bound to, or binds itself to."""
+        named = message.fields.get("Identifier")
+        if peer.identifier is not None:
+            if named is not None and named != peer.identifier:
+                raise refusal("this connection belongs to another identifier", code=403)
+            return peer.identifier
+        if named is None:
+            raise LoginRequired("say who you are: REGISTER with an Identifier")
+        self.reach.bind(peer, named)
+        return named
+
+    def _refuse(self, failure: Failure, request: Request) -> None:
+        """The one place where what went wrong becomes a message."""
+        error = failure.value
+        if isinstance(error, CancelledError):
+            error = CalleeNotConnected()
+        if not isinstance(error, Refused):
+            self.log.failure("A request could not be served", failure)
+            error = ServiceUnavailable()
+        if self._uniform and isinstance(error, _HIDDEN) and request.message.verb == QUERY:
+            error = PermissionDenied()
+        self.counts[error.statement] += 1
+        told = {"Cause": error.cause} if error.cause and _may_say(error) else None
+        request.reply(error.statement, told, code=error.code)
+
+    def _decided(self, result: None, doing: Deferred[None]) -> None:
+        self._deciding.discard(doing)
+
+    def _again(self, identifier: str, peer: Peer) -> None:
+        """Register once more the address of the connection over which a terminal is reached now."""
+        address = peer.address
+        if address is None:
+            return
+        renewed = replace(address, registered=self.exchange.clock.seconds())
+        peer.address = renewed
+
+        def away(failure: Failure) -> None:
+            failure.trap(Refused)
+            self.log.warn("The resolver did not take an address: {why}", why=failure.value)
+
+        Deferred.fromCoroutine(_awaited(self._resolver.register(identifier, renewed))).addErrback(
+            away
+        )
+
+
+def _may_say(error: Refused) -> bool:
+    """Whether a refusal's cause may be told; the figures' refusals are told bare (I6)."""
+    return not isinstance(error, (PermissionDenied, *_HIDDEN[:3]))
+
+
+async def _awaited(step: Awaitable[None]) -> None:
+    await step

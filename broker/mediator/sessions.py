@@ -1,0 +1,112 @@
+"""The sessions granted here: replaced, begun, ended, and voided with the permit they rest on."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from twisted.internet.interfaces import IReactorTime
+
+from broker.mediator.peer import Peer
+from broker.mediator.reach import Reach
+from broker.tables.sessions import Session, SessionTable
+from broker.wire.grammar import NOTIFY
+from broker.wire.message import Message
+from broker.wire.refusals import TooManyRequests
+from broker.wire.statements import TERMINATE
+from broker.wire.timing import Deadlines
+
+#: Seconds in which a session must begin.
+UNSPENT_SECONDS: Final = 30.0
+#: Seconds that a session may last (C8's lifetime: 60 minutes, as in fig. 4).
+LIFETIME: Final = 3600
+
+
+class Sessions:
+    """Keeps the session table to its deadlines, and tells both sides when a session is void."""
+
+    def __init__(self, clock: IReactorTime, reach: Reach) -> None:
+        self._reach = reach
+        self._table = SessionTable()
+        self._unspent: Deadlines[Session] = Deadlines(clock, UNSPENT_SECONDS, self._table.drop)
+        self._begun: Deadlines[Session] = Deadlines(clock, LIFETIME, self._table.drop)
+        self._owed: Deadlines[tuple[str, str]] = Deadlines(clock, LIFETIME, self._written_off)
+        self._owing: dict[str, list[str]] = {}
+
+    def make_room(self, caller: str, callee: str) -> None:
+        """See that the caller may be granted a session.
+
+        :raises TooManyRequests: it has too many unspent ones
+        """
+        if not self._table.room(caller, callee):
+            raise TooManyRequests
+
+    def granted(self, identifier: str, caller: str, callee: str) -> None:
+        """A session is granted; the pair's unspent one is void, as the callee knows by itself."""
+        session, replaced = self._table.grant(identifier, caller, callee)
+        if replaced is not None:
+            self._unspent.discard(replaced)
+        self._unspent.add(session)
+
+    def began(self, peer: Peer, identifier: str) -> None:
+        """The callee reports that the caller came: the session lasts from now on."""
+        session = self._table.find(identifier, peer.identifier or "")
+        if session is None or session.callee != peer.identifier:
+            # Voided meanwhile, perhaps with the report under way: it must not go on.
+            peer.stream.send(_terminate(identifier))
+        elif not self._table.begin(session):
+            self._void(session)
+        else:
+            self._unspent.discard(session)
+            self._begun.add(session)
+
+    def ended(self, peer: Peer, identifier: str) -> None:
+        """One side reports that a session is over."""
+        session = self._table.find(identifier, peer.identifier or "")
+        if session is not None:
+            self._forget(session)
+
+    def withdrawn(self, caller: str, callee: str) -> None:
+        """The callee no longer accepts the caller: nothing that rested on it goes on (I2)."""
+        for session in self._table.between(caller, callee):
+            self._void(session)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def stop(self) -> None:
+        """Leave no timer behind."""
+        self._unspent.stop()
+        self._begun.stop()
+        self._owed.stop()
+
+    def deliver(self, peer: Peer, identifier: str) -> None:
+        """A terminal is back: tell it which of its sessions were voided while it was away."""
+        for session in self._owing.pop(identifier, ()):
+            self._owed.discard((identifier, session))
+            peer.stream.send(_terminate(session))
+
+    def _void(self, session: Session) -> None:
+        self._forget(session)
+        for party in (session.callee, session.caller):
+            peers = self._reach.connections(party)
+            for peer in peers:
+                peer.stream.send(_terminate(session.identifier))
+            if not peers and session.begun:
+                self._owing.setdefault(party, []).append(session.identifier)
+                self._owed.add((party, session.identifier))
+
+    def _written_off(self, owed: tuple[str, str]) -> None:
+        party, session = owed
+        owing = self._owing[party]
+        owing.remove(session)
+        if not owing:
+            del self._owing[party]
+
+    def _forget(self, session: Session) -> None:
+        self._unspent.discard(session)
+        self._begun.discard(session)
+        self._table.drop(session)
+
+
+def _terminate(session: str) -> Message:
+    return Message.of(NOTIFY, {"Session": session, "": TERMINATE})

@@ -1,0 +1,1 @@
+"""The resolver: where terminals are; in the mediator's process (``local``) or not (``remote``)."""

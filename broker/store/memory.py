@@ -1,0 +1,32 @@
+"""``memory:``: a store for laboratories, which forgets everything when the process ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from zope.interface import implementer
+
+from broker.interfaces import Change, IStore, State
+from broker.tables.grants import Randomness
+from broker.tables.permits import PermitChange
+
+
+@implementer(IStore)
+class MemoryStore:
+    """Keeps changes for as long as it lives; its epoch is new each time."""
+
+    def __init__(self, randomness: Randomness) -> None:
+        self._epoch = randomness(8).hex()
+        self._permits: dict[str, PermitChange] = {}
+
+    async def load(self) -> State:
+        """All that was committed."""
+        return State(self._epoch, tuple(self._permits.values()))
+
+    async def commit(self, changes: Sequence[Change]) -> None:
+        """Keep changes; nothing can fail."""
+        for change in changes:
+            if change.accepted:
+                self._permits[change.owner] = change
+            else:
+                self._permits.pop(change.owner, None)

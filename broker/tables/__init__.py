@@ -1,0 +1,1 @@
+"""What the server knows, as plain data and decisions on it; time is an argument."""

@@ -1,0 +1,118 @@
+"""The sessions that stand on a permit: those granted and not yet begun, and those begun.
+
+The server knows a session as (identifier, caller, callee) alone: what opens it is told to both
+sides and kept nowhere (I20, I22).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+#: Unspent sessions that one caller may have, each with another callee.
+UNSPENT_A_CALLER: Final = 16
+#: Sessions that one callee may have begun.
+BEGUN_A_CALLEE: Final = 1000
+
+
+@dataclass(eq=False, slots=True)
+class Session:
+    """One session.
+
+    :ivar identifier: what both sides know it by
+    :ivar begun: the callee has said that the caller came
+    """
+
+    identifier: str
+    caller: str
+    callee: str
+    begun: bool = False
+
+
+class SessionTable:
+    """All sessions that a withdrawal could end (I2)."""
+
+    __slots__ = ("_begun", "_pairs", "_sessions", "_unspent")
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, Session] = {}
+        self._pairs: dict[tuple[str, str], list[Session]] = {}
+        self._unspent: dict[str, int] = {}  # by caller
+        self._begun: dict[str, int] = {}  # by callee
+
+    def room(self, caller: str, callee: str) -> bool:
+        """Whether the caller may be granted one more; a new one for a pair replaces its unspent."""
+        unspent = self._unspent.get(caller, 0)
+        return unspent < UNSPENT_A_CALLER or self._waiting(caller, callee) is not None
+
+    def grant(self, identifier: str, caller: str, callee: str) -> tuple[Session, Session | None]:
+        """Record a session, and drop the pair's unspent one, whose credentials it replaces.
+
+        :return: the new session, and the one it replaces
+        """
+        replaced = self._waiting(caller, callee)
+        if replaced is not None:
+            self.drop(replaced)
+        session = Session(identifier, caller, callee)
+        self._sessions[identifier] = session
+        pair = self._pairs.get((caller, callee))
+        if pair is None:
+            self._pairs[caller, callee] = [session]
+        else:
+            pair.append(session)
+        self._unspent[caller] = self._unspent.get(caller, 0) + 1
+        return session, replaced
+
+    def begin(self, session: Session) -> bool:
+        """The callee says that a session is spent and goes on.
+
+        :return: whether there is room for it
+        """
+        if session.begun:
+            return True
+        if self._begun.get(session.callee, 0) >= BEGUN_A_CALLEE:
+            return False
+        _less(self._unspent, session.caller)
+        self._begun[session.callee] = self._begun.get(session.callee, 0) + 1
+        session.begun = True
+        return True
+
+    def find(self, identifier: str, party: str) -> Session | None:
+        """The session of that identifier, if this party is one of its two."""
+        session = self._sessions.get(identifier)
+        if session is None or party not in (session.caller, session.callee):
+            return None
+        return session
+
+    def between(self, caller: str, callee: str) -> list[Session]:
+        """All sessions that rest on the callee accepting the caller."""
+        return list(self._pairs.get((caller, callee), ()))
+
+    def drop(self, session: Session) -> None:
+        """Forget a session, if it is still known."""
+        if self._sessions.pop(session.identifier, None) is None:
+            return
+        pair = self._pairs[session.caller, session.callee]
+        pair.remove(session)
+        if not pair:
+            del self._pairs[session.caller, session.callee]
+        if session.begun:
+            _less(self._begun, session.callee)
+        else:
+            _less(self._unspent, session.caller)
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def _waiting(self, caller: str, callee: str) -> Session | None:
+        for session in self._pairs.get((caller, callee), ()):
+            if not session.begun:
+                return session
+        return None
+
+
+def _less(counts: dict[str, int], name: str) -> None:
+    if counts[name] == 1:
+        del counts[name]
+    else:
+        counts[name] -= 1

@@ -1,0 +1,200 @@
+"""The grammar, written once: verbs, field names, statements, and what each field may hold.
+
+Parsing and building of messages both go through the tables here, so that nothing is sent that
+would be refused on arrival. A *rule* takes the text of a value and gives back its canonical form,
+or raises ``ValueError`` with a cause that may be shown to the peer.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Final
+
+Rule = Callable[[str], str]
+
+REGISTER: Final = "REGISTER"
+QUERY: Final = "QUERY"
+NOTIFY: Final = "NOTIFY"
+REQUEST: Final = "REQUEST"
+VERBS: Final = (REGISTER, QUERY, NOTIFY, REQUEST)
+
+#: Key under which a message keeps its statement: the line that has no colon.
+STATEMENT: Final = ""
+
+BLANKS: Final = " \t"
+DEFAULT_PORT: Final = 1203
+
+IDENTIFIER_BYTES: Final = 128
+TOKEN_CHARACTERS: Final = frozenset(
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
+)
+DIGITS: Final = frozenset("0123456789")
+HEXADECIMAL: Final = frozenset("0123456789abcdefABCDEF")
+#: Unicode categories of characters that cannot be seen, and so never stand in an identifier.
+_UNPRINTABLE: Final = frozenset(("Cc", "Cf", "Cs", "Cn", "Zl", "Zp"))
+
+CREATE: Final = "Create"
+ADD: Final = "Add"
+DELETE: Final = "Delete"
+EDITS: Final = (CREATE, ADD, DELETE)
+
+
+def fold(text: str) -> str:
+    """Lower-case ASCII letters only: ``'ſ'.upper()`` is ``S``, and must not become one here."""
+    return text.translate(_FOLD)
+
+
+_FOLD: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
+
+
+@lru_cache(maxsize=4096)
+def identifier(value: str) -> str:
+    """An identifier in its canonical form (NFC): what people remember, compared by equality."""
+    return _named(value, group=False)
+
+
+@lru_cache(maxsize=4096)
+def entry(value: str) -> str:
+    """An identifier or, with a leading ``@``, the name of a group: an entry of a list."""
+    return _named(value, group=True)
+
+
+def _named(value: str, *, group: bool) -> str:
+    value = unicodedata.normalize("NFC", value)
+    if not value:
+        raise ValueError("an identifier is empty")
+    if len(value.encode("utf-8")) > IDENTIFIER_BYTES:
+        raise ValueError(f"an identifier is longer than {IDENTIFIER_BYTES} bytes")
+    if value[0] in BLANKS or value[-1] in BLANKS:
+        raise ValueError("an identifier begins or ends with a blank")
+    if "," in value or ";" in value:
+        raise ValueError("an identifier holds a comma or a semicolon")
+    if value[0] == "@" and not (group and len(value) > 1):
+        raise ValueError("an identifier begins with @")
+    if not value.isascii() or not value.isprintable():
+        for character in value:
+            if unicodedata.category(character) in _UNPRINTABLE:
+                raise ValueError("an identifier holds a character that cannot be seen")
+    return value
+
+
+def token(value: str) -> str:
+    """1 to 64 of ``A-Za-z0-9._-``: a transaction or a session."""
+    if not 1 <= len(value) <= 64 or not TOKEN_CHARACTERS.issuperset(value):
+        raise ValueError("must be 1 to 64 of A-Z a-z 0-9 . _ -")
+    return value
+
+
+def number(least: int, most: int) -> Rule:
+    """A rule for a decimal number: ASCII digits alone, because ``int()`` takes far more."""
+
+    def rule(value: str) -> str:
+        if not 1 <= len(value) <= 15 or not DIGITS.issuperset(value):
+            raise ValueError("must be a number")
+        if not least <= int(value) <= most:
+            raise ValueError(f"must be from {least} to {most}")
+        return value
+
+    return rule
+
+
+def hexadecimal(octets: int) -> Rule:
+    """A rule for so many bytes in hexadecimal; spaces inside are accepted and dropped."""
+
+    def rule(value: str) -> str:
+        value = value.replace(" ", "").lower()
+        if len(value) != 2 * octets or not HEXADECIMAL.issuperset(value):
+            raise ValueError(f"must be {2 * octets} hexadecimal digits")
+        return value
+
+    return rule
+
+
+def visible(most: int) -> Rule:
+    """A rule for a line of ordinary text, of so many characters at the most."""
+
+    def rule(value: str) -> str:
+        if not 1 <= len(value) <= most:
+            raise ValueError(f"must have 1 to {most} characters")
+        return value
+
+    return rule
+
+
+def one_of(*words: str) -> Rule:
+    """A rule for one of a few words, taken without ASCII case and given back as written here."""
+    known = {fold(word): word for word in words}
+
+    def rule(value: str) -> str:
+        try:
+            return known[fold(value)]
+        except KeyError:
+            raise ValueError("must be " + " or ".join(words)) from None
+
+    return rule
+
+
+def edit(value: str) -> str:
+    """One edit of a list, ``Create Ib,If``; a further rule for a list's own line (fig. 3)."""
+    word, _, rest = value.partition(" ")
+    known = _EDIT.get(fold(word))
+    if known is None:
+        raise ValueError("must begin with Create, Add or Delete")
+    names = [entry(name.strip(BLANKS)) for name in rest.split(",")] if rest.strip(BLANKS) else []
+    if not names and known != CREATE:
+        raise ValueError(f"{known} names nobody")
+    return f"{known} {','.join(names)}" if names else known
+
+
+_EDIT: Final = {fold(word): word for word in EDITS}
+
+SECONDS_MOST: Final = 10 * 365 * 86400
+
+#: Fields that hold a list, edited line by line (fig. 3d).
+LISTS: Final = frozenset(("Accept", "Reject", "Control"))
+
+#: Every field this product knows, with its rule.
+FIELDS: Final[dict[str, Rule]] = {
+    "Identifier": identifier,
+    "Callee": identifier,
+    "Caller ID": identifier,
+    "Accept": edit,
+    "Reject": edit,
+    "Control": edit,
+    "Policy": one_of("List", "Ask", "Password"),
+    "Name": identifier,
+    "UDP": one_of("Yes"),
+    "Public Key": visible(256),
+    "Password": visible(512),
+    "Token": visible(512),
+    "Reply Password": visible(512),
+    "Encrypt Key": hexadecimal(32),
+    "Address": visible(253),
+    "Port": number(1, 65535),
+    "Callee Address": visible(253),
+    "Callee Port": number(1, 65535),
+    "Caller Address": visible(253),
+    "Caller Port": number(1, 65535),
+    "Expires": number(0, SECONDS_MOST),
+    "Age": number(0, SECONDS_MOST),
+    "Volume": number(0, 10**15 - 1),
+    "Length": number(0, 10**15 - 1),
+    "Session": token,
+    "Transaction": token,
+    "Epoch": token,
+    "Code": number(100, 699),
+    "Cause": visible(512),
+    "Role": one_of("Mediator"),
+    "End": one_of("Completed", "Expired", "Terminated", "Failed"),
+    "Received": number(0, 10**15 - 1),
+    "Digest": hexadecimal(32),
+}
+
+#: The same names as they may be typed: without regard to ASCII case.
+FIELD_NAMES: Final = {name: name for name in FIELDS} | {fold(name): name for name in FIELDS}
+VERB_NAMES: Final = {verb: verb for verb in VERBS} | {fold(verb): verb for verb in VERBS}
+
+#: Fields whose value is never shown in a log or a trace (I18).
+SECRETS: Final = frozenset(("Password", "Reply Password", "Encrypt Key", "Token"))

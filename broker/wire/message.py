@@ -1,0 +1,247 @@
+"""One message: a verb, then fields and a statement in the order of their lines.
+
+``parse`` and ``Message.encode`` are each other's inverse for every message of the figures, to the
+letter. A list of edits under one ``Accept`` (fig. 3d) is one field whose edits are parted by LF,
+which is how it stands on the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from broker.wire.grammar import (
+    BLANKS,
+    EDITS,
+    FIELD_NAMES,
+    FIELDS,
+    LISTS,
+    SECRETS,
+    STATEMENT,
+    VERB_NAMES,
+    fold,
+)
+from broker.wire.statements import STATEMENTS
+
+_CONTINUATIONS: Final = tuple(f"{fold(word)} " for word in EDITS)
+#: Bytes that have no place in a line: all of C0 but TAB and LF (a CR has gone by then), and DEL.
+_CONTROLS: Final = bytes(set(range(32)) - {9, 10}) + b"\x7f"
+
+
+class Malformed(Exception):
+    """A peer sent what is no message.
+
+    :param cause: what is wrong with it, in words that may be shown to the peer
+    :param fatal: the framing is lost: answer, then close
+    :param silent: it is a ``NOTIFY``, which is never answered
+    :param transaction: its transaction, where one could be read
+    :param too_large: it is over a limit of size, rather than wrong
+    """
+
+    def __init__(
+        self,
+        cause: str,
+        *,
+        fatal: bool = False,
+        silent: bool = False,
+        transaction: str | None = None,
+        too_large: bool = False,
+    ) -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.fatal = fatal
+        self.silent = silent
+        self.transaction = transaction
+        self.too_large = too_large
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Malformed) and vars(self) == vars(other)
+
+    __hash__ = Exception.__hash__
+
+
+class Message:
+    """A verb and its lines.
+
+    :ivar verb: one of ``grammar.VERBS``
+    :ivar fields: name to value, in the order of the lines; the statement stands under ``""``
+    """
+
+    __slots__ = ("fields", "verb")
+
+    def __init__(self, verb: str, statement: str = "", /, **fields: str | int) -> None:
+        """Build a message; ``Callee_Port=1203`` makes the line ``Callee Port:1203``.
+
+        No rule is applied here: whoever builds a message gives it values that came through one.
+        """
+        self.verb = verb
+        self.fields: dict[str, str] = {STATEMENT: statement} if statement else {}
+        for name, value in fields.items():
+            self.fields[name.replace("_", " ")] = str(value)
+
+    @classmethod
+    def of(cls, verb: str, fields: Mapping[str, str]) -> Message:
+        """A message of lines that are ready."""
+        message = cls(verb)
+        message.fields.update(fields)
+        return message
+
+    @property
+    def statement(self) -> str:
+        """The line without a colon, or the empty text."""
+        return self.fields.get(STATEMENT, "")
+
+    @property
+    def transaction(self) -> str | None:
+        """The token that the answer must bring back."""
+        return self.fields.get("Transaction")
+
+    @property
+    def length(self) -> int:
+        """Bytes of the body that follows."""
+        return int(self.fields.get("Length", "0"))
+
+    def get(self, name: str) -> str | None:
+        """The value of a field, or ``None``."""
+        return self.fields.get(name)
+
+    def edits(self, name: str) -> list[str]:
+        """The edits of a list in the order of their lines: ``['Add Ic,Ie', 'Delete If']``."""
+        value = self.fields.get(name)
+        return value.split("\n") if value is not None else []
+
+    def encode(self) -> bytes:
+        """The message as it goes over the wire, its empty line included."""
+        lines = [self.verb]
+        for name, value in self.fields.items():
+            if "\n" in value:  # further edits stand on lines of their own
+                value = value.replace("\n", "\r\n")
+            lines.append(f"{name}:{value}" if name else value)
+        lines.append("\r\n")
+        return "\r\n".join(lines).encode("utf-8")
+
+    def masked(self) -> list[str]:
+        """The lines of the message as they may be shown, with no secret in them (I18, I19)."""
+        lines = [self.verb]
+        for name, value in self.fields.items():
+            for part in value.split("\n"):
+                shown = "…" if name in SECRETS else printable(part)
+                lines.append(f"{name}:{shown}" if name else shown)
+        return lines
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Message)
+            and self.verb == other.verb
+            and list(self.fields.items()) == list(other.fields.items())
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<Message {' / '.join(self.masked())}>"
+
+
+def printable(text: str) -> str:
+    """Text of a peer as a log may hold it: on one line, and with no power over a terminal (I19)."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        character
+        if character.isprintable() or character == "\u3000"
+        else f"\\u{ord(character):04x}"
+        for character in text
+    )
+
+
+def parse(head: bytes) -> Message:
+    """Read one head: the lines of a message without the empty one that ends it.
+
+    :raises Malformed: with ``fatal`` set where it is not even text
+    """
+    if b"\r" in head:
+        head = head.replace(b"\r\n", b"\n")
+        if head.endswith(b"\r"):
+            head = head[:-1]
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError:
+        raise Malformed("not UTF-8", fatal=True, silent=is_notify(head)) from None
+    lines = text.split("\n")
+    first = lines[0]
+    verb = VERB_NAMES.get(first) or VERB_NAMES.get(fold(first.strip(BLANKS)))
+    message = Message(verb or "")
+    try:
+        if verb is None:
+            raise ValueError("the verb must be REGISTER, QUERY, NOTIFY or REQUEST")
+        if len(head.translate(None, _CONTROLS)) != len(head):
+            raise ValueError("a control character")
+        _fill(message.fields, lines)
+    except ValueError as error:
+        raise Malformed(
+            str(error),
+            silent=verb == "NOTIFY",
+            transaction=_transaction(lines),
+            fatal=_hides_a_body(lines),
+        ) from None
+    return message
+
+
+def _fill(fields: dict[str, str], lines: list[str]) -> None:
+    open_list = ""
+    for index in range(1, len(lines)):
+        line = lines[index]
+        if open_list and fold(line[:7]).startswith(_CONTINUATIONS):
+            name = open_list
+            value = line
+        else:
+            before, colon, value = line.partition(":")
+            if not colon:
+                statement = line.strip(BLANKS)
+                if STATEMENT in fields:
+                    raise ValueError("two statements")
+                fields[STATEMENT] = STATEMENTS.get(statement) or STATEMENTS.get(
+                    fold(statement), statement
+                )
+                open_list = ""
+                continue
+            name = FIELD_NAMES.get(before) or FIELD_NAMES.get(fold(before.strip(BLANKS)), "")
+            if not name:
+                open_list = ""
+                continue
+        try:
+            value = FIELDS[name](value.strip(BLANKS))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        if name in LISTS:
+            open_list = name
+            if name in fields:
+                value = f"{fields[name]}\n{value}"
+        else:
+            open_list = ""
+            if name in fields:
+                raise ValueError(f"{name} stands twice")
+        fields[name] = value
+
+
+def is_notify(head: bytes) -> bool:
+    """Whether a head, however broken, is that of a ``NOTIFY``."""
+    return head.partition(b"\n")[0].strip(b" \t\r").upper() == b"NOTIFY"
+
+
+def _transaction(lines: list[str]) -> str | None:
+    """The transaction of a message that is otherwise wrong, so that its sender can tell which."""
+    found = {}
+    for line in lines[1:]:
+        name, colon, value = line.partition(":")
+        if colon and fold(name.strip(BLANKS)) == "transaction":
+            try:
+                found["Transaction"] = FIELDS["Transaction"](value.strip(BLANKS))
+            except ValueError:
+                return None
+    return found.get("Transaction")
+
+
+def _hides_a_body(lines: list[str]) -> bool:
+    """Whether a wrong message announces a body, so that what follows cannot be framed."""
+    return any(fold(line.partition(":")[0].strip(BLANKS)) == "length" for line in lines[1:])
