@@ -35,10 +35,13 @@ class Peer(Conversation):
         self.turn = 0
 
     def message_received(self, message: Message) -> None:
-        """A message came: an answer to a question of ours, a report, or a request."""
+        """A message came: a report on a session, an answer to a question of ours, or a request."""
         if message.verb == NOTIFY:
-            if not self.answered(message):
-                self._mediator.reported(self, message)
+            session = message.fields.get("Session")
+            if session is not None:
+                self._mediator.reported(self, session, message)
+            else:
+                self.answered(message)
         else:
             self._mediator.requested(self, self.asked(message))
 

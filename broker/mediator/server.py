@@ -129,10 +129,9 @@ class Mediator:
             request.abandoned = doing.cancel
             doing.addBoth(self._decided, doing)
 
-    def reported(self, peer: Peer, message: Message) -> None:
-        """A ``NOTIFY`` that answers nothing: a report on a session, or nothing we know."""
-        session = message.get("Session")
-        if session is not None and peer.identifier is not None:
+    def reported(self, peer: Peer, session: str, message: Message) -> None:
+        """A report on a session, from one of its sides."""
+        if peer.identifier is not None:
             if message.statement == BEGIN:
                 self.sessions.began(peer, session)
             elif "End" in message.fields:

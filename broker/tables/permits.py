@@ -93,10 +93,13 @@ class PermitTable:
 _NOBODY: Final[dict[str, None]] = {}
 
 
-def as_edits(names: Sequence[str]) -> list[str]:
-    """The edits that make a list anew: a ``Create``, and an ``Add`` for each line beyond one."""
+def as_edits(names: Sequence[str], word: str = "Create") -> list[str]:
+    """The edits that make a list anew: a ``Create``, and an ``Add`` for each line beyond one.
+
+    :param word: the first edit's, ``Add`` where the names are to be added to a list
+    """
     lines: list[str] = []
-    line = "Create"
+    line = word
     for name in names:
         if len(line.encode()) + len(name.encode()) + 1 > LINE_BYTES:
             lines.append(line)

@@ -35,6 +35,10 @@ class Limits:
     stalled: float = 10.0
     outstanding: int = 64
 
+    def __post_init__(self) -> None:
+        if self.line > self.head:
+            raise ValueError("a line can't be longer than all lines together")
+
 
 #: Before a peer has said who it is.
 STRANGER: Final = Limits(
@@ -123,6 +127,10 @@ class Decoder:
             return Signal.KEEPALIVE
         buffer = self._buffer
         start = self._start
+        if start == len(buffer):  # nothing is held while nothing comes
+            self._buffer = b""
+            self._start = 0
+            return None
         limits = self.limits
         horizon = start + limits.head + 4
         end = buffer.find(b"\n\r\n", start, horizon)

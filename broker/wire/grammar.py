@@ -95,7 +95,7 @@ def number(least: int, most: int) -> Rule:
             raise ValueError("must be a number")
         if not least <= int(value) <= most:
             raise ValueError(f"must be from {least} to {most}")
-        return value
+        return value.lstrip("0") or "0"
 
     return rule
 
@@ -187,6 +187,7 @@ FIELDS: Final[dict[str, Rule]] = {
     "Code": number(100, 699),
     "Cause": visible(512),
     "Role": one_of("Mediator"),
+    "Dial": one_of("Yes"),
     "End": one_of("Completed", "Expired", "Terminated", "Failed"),
     "Received": number(0, 10**15 - 1),
     "Digest": hexadecimal(32),

@@ -23,7 +23,7 @@ from broker.wire.grammar import (
 )
 from broker.wire.statements import STATEMENTS
 
-_CONTINUATIONS: Final = tuple(f"{fold(word)} " for word in EDITS)
+_EDIT_WORDS: Final = frozenset(fold(word) for word in EDITS)
 #: Bytes that have no place in a line: all of C0 but TAB and LF (a CR has gone by then), and DEL.
 _CONTROLS: Final = bytes(set(range(32)) - {9, 10}) + b"\x7f"
 
@@ -191,7 +191,7 @@ def _fill(fields: dict[str, str], lines: list[str]) -> None:
     open_list = ""
     for index in range(1, len(lines)):
         line = lines[index]
-        if open_list and fold(line[:7]).startswith(_CONTINUATIONS):
+        if open_list and _is_edit(line):
             name = open_list
             value = line
         else:
@@ -200,13 +200,13 @@ def _fill(fields: dict[str, str], lines: list[str]) -> None:
                 statement = line.strip(BLANKS)
                 if STATEMENT in fields:
                     raise ValueError("two statements")
-                fields[STATEMENT] = STATEMENTS.get(statement) or STATEMENTS.get(
-                    fold(statement), statement
-                )
+                fields[STATEMENT] = STATEMENTS.get(statement) or _statement(statement)
                 open_list = ""
                 continue
             name = FIELD_NAMES.get(before) or FIELD_NAMES.get(fold(before.strip(BLANKS)), "")
             if not name:
+                if _is_edit(line):
+                    raise ValueError("an edit that stands under no list")
                 open_list = ""
                 continue
         try:
@@ -222,6 +222,20 @@ def _fill(fields: dict[str, str], lines: list[str]) -> None:
             if name in fields:
                 raise ValueError(f"{name} stands twice")
         fields[name] = value
+
+
+def _statement(line: str) -> str:
+    """A statement that is not spelled as it stands in the figures, or unknown."""
+    if not line:
+        raise ValueError("a line of blanks")
+    if _is_edit(line):
+        raise ValueError("an edit that stands under no list")
+    return STATEMENTS.get(fold(line), line)
+
+
+def _is_edit(line: str) -> bool:
+    """Whether a line edits a list: it goes on with the list above it, whatever colons it holds."""
+    return fold(line.strip(BLANKS).partition(" ")[0]) in _EDIT_WORDS
 
 
 def is_notify(head: bytes) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from broker.wire import statements
+from broker.wire.message import Message
 
 
 class Refused(Exception):
@@ -74,7 +75,36 @@ class ServiceUnavailable(Refused):
     statement = statements.SERVICE_UNAVAILABLE
 
 
+class NotTaken(Refused):
+    """A body, or a message, that is larger than is taken."""
+
+    statement = statements.TOO_LARGE
+
+
 class BadRequest(Refused):
     """A message that is well formed, but not one that belongs here."""
 
     statement = statements.BAD_MESSAGE
+
+
+_KINDS = {
+    kind.statement: kind
+    for kind in (
+        PermissionDenied,
+        CalleeNotFound,
+        CalleeBusy,
+        CalleeNotConnected,
+        RegistrationFailed,
+        LoginRequired,
+        TooManyRequests,
+        ServiceUnavailable,
+        NotTaken,
+        BadRequest,
+    )
+}
+
+
+def refusal_in(message: Message) -> Refused | None:
+    """The refusal that an answer tells, or ``None`` where it tells none."""
+    kind = _KINDS.get(message.statement)
+    return None if kind is None else kind(message.get("Cause") or "")

@@ -67,7 +67,7 @@ class Exchange:
         self,
         clock: IReactorTime,
         *,
-        login_timeout: float = 10.0,
+        login_timeout: float | None = 10.0,
         stranger: Limits = STRANGER,
         known: Limits = KNOWN,
         trace: Trace | None = None,
@@ -76,7 +76,9 @@ class Exchange:
         self.stranger = stranger
         self.known = known
         self.trace = trace
-        self.logins: Deadlines[Stream] = Deadlines(clock, login_timeout, Stream.abort)
+        self.logins: Deadlines[Stream] | None = (
+            None if login_timeout is None else Deadlines(clock, login_timeout, Stream.abort)
+        )
         self.stalls: Deadlines[Stream] = Deadlines(clock, known.stalled, Stream.abort)
         self.early_stalls: Deadlines[Stream] = Deadlines(clock, stranger.stalled, Stream.abort)
         self.silences: Deadlines[Stream] = Deadlines(clock, 2 * SILENCE, Stream.abort)
@@ -84,6 +86,11 @@ class Exchange:
         self._written: dict[Stream, None] = {}
         self._turns = 0
         self._scheduled = False
+
+    @classmethod
+    def of_client(cls, clock: IReactorTime, *, trace: Trace | None = None) -> Exchange:
+        """For connections that we open ourselves: who is at the other end is known."""
+        return cls(clock, login_timeout=None, stranger=KNOWN, trace=trace)
 
     def written(self, stream: Stream) -> None:
         """Note that a stream has something to send at the end of this turn.
@@ -110,7 +117,8 @@ class Exchange:
     def stop(self) -> None:
         """Leave no timer behind."""
         for deadlines in (self.logins, self.stalls, self.early_stalls, self.silences):
-            deadlines.stop()
+            if deadlines is not None:
+                deadlines.stop()
 
     def _flush_later(self) -> None:
         self._scheduled = False
@@ -140,6 +148,7 @@ class Stream:
         "_held",
         "_out",
         "_plain",
+        "_raw",
         "_stalled",
         "_yielded",
         "decoder",
@@ -164,6 +173,7 @@ class Stream:
         self._yielded = False  # more is to be handled in a later turn
         self._ended = False  # the peer's input has ended
         self._closing = False  # what the peer still sends is thrown away
+        self._raw: Any = None  # the protocol that the connection was handed over to
         self._plain = False  # a plain TCP transport, whose socket can be written at once
         self.receiver: Receiver = receiver(self)
 
@@ -178,13 +188,17 @@ class Stream:
         if self._plain:
             transport.bufferSize = self.decoder.limits.output
         transport.registerProducer(self, True)
-        self._exchange.logins.add(self)
+        if self._exchange.logins is not None:
+            self._exchange.logins.add(self)
 
     def connectionMade(self) -> None:
         """Nothing more than ``makeConnection``; required by the interface."""
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes arrived."""
+        if self._raw is not None:
+            self._raw.dataReceived(data)
+            return
         if self._closing:
             return
         self.decoder.feed(data)
@@ -194,6 +208,9 @@ class Stream:
     def readConnectionLost(self) -> None:
         """The peer sends nothing more, but reads on."""
         self._ended = True
+        if self._raw is not None:
+            self._raw.readConnectionLost()
+            return
         if self._closing:
             self._lose()
             return
@@ -208,7 +225,7 @@ class Stream:
         self.transport = None
         self._out = None
         exchange = self._exchange
-        exchange.logins.discard(self)
+        self._logged_in()
         exchange.silences.discard(self)
         exchange.stalls.discard(self)
         exchange.early_stalls.discard(self)
@@ -216,6 +233,8 @@ class Stream:
             exchange.sources.left(self.source, known=self.decoder.limits is exchange.known)
         exchange.begin()
         try:
+            if self._raw is not None:
+                self._raw.connectionLost(reason)
             self.receiver.connection_lost(reason)
         finally:
             exchange.end()
@@ -262,7 +281,7 @@ class Stream:
         """The peer has said who it is: the wider limits hold from here on."""
         if self.decoder.limits is self._exchange.known:
             return
-        self._exchange.logins.discard(self)
+        self._logged_in()
         self.decoder.limits = self._exchange.known
         if self.source is not None:
             self._exchange.sources.known(self.source)
@@ -281,6 +300,27 @@ class Stream:
             self._held = False
             self._later()
 
+    def hand_over(self, protocol: IProtocol) -> None:
+        """Give the connection to another protocol: what follows on it is not messages.
+
+        :param protocol: provides ``IHalfCloseableProtocol`` too; the receiver is still told when
+            the connection is lost
+        """
+        self.flush()
+        self.resumeProducing()
+        self._logged_in()
+        self._exchange.silences.discard(self)
+        rest = self.decoder.take_rest()
+        self._raw = protocol
+        if self._plain:
+            self.transport.bufferSize = 65536
+        self.transport.unregisterProducer()
+        protocol.makeConnection(self.transport)
+        if rest:
+            protocol.dataReceived(rest)
+        if self._ended:
+            IHalfCloseableProtocol(protocol).readConnectionLost()
+
     def close(self, *, linger: bool = False) -> None:
         """Send what there is, then close; a peer that doesn't read is cut off after a while.
 
@@ -291,7 +331,7 @@ class Stream:
             return
         self.flush()
         self._closing = True
-        self._exchange.logins.discard(self)
+        self._logged_in()
         self._exchange.stalls.add(self)
         if linger and self._plain and not self._ended:
             self.transport.loseWriteConnection()
@@ -380,6 +420,10 @@ class Stream:
             self.receiver.malformed_received(truncated)
         else:
             self.receiver.input_ended()
+
+    def _logged_in(self) -> None:
+        if self._exchange.logins is not None:
+            self._exchange.logins.discard(self)
 
     def _later(self) -> None:
         """Go on in a later turn; until then, read nothing more."""

@@ -1,0 +1,1 @@
+"""What the product costs, as ratios to a bare Twisted protocol measured in the same run."""

@@ -1,0 +1,112 @@
+"""The results as tables for people and as JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from statistics import median
+
+from benchmarks.load import Result
+from benchmarks.plan import Row
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """Both tables: what was measured, and that the load was not the bottleneck."""
+    return "\n".join(
+        [
+            *_lines(_RESULTS, [_result(row) for row in rows]),
+            "",
+            "The load beside the servers (medians). It was fast enough where it was less busy than they",
+            "were; at half load it never sleeps, in order to keep to its schedule.",
+            "",
+            *_lines(_LOADS, [_load(row) for row in rows if row.results]),
+        ]
+    )
+
+
+def as_json(rows: Sequence[Row]) -> list[dict[str, object]]:
+    """Everything, each repeat by itself; seconds, and the unit that each row names."""
+    return [
+        asdict(row) | {"median": median(row.values) if row.values else None, "met": met(row)}
+        for row in rows
+    ]
+
+
+def met(row: Row) -> str:
+    """Whether the median keeps within the goal, or within what must be; empty without either."""
+    if row.must is None or row.goal is None or not row.values:
+        return ""
+    value = median(row.values)
+    if value <= row.goal:
+        return "goal"
+    return "must" if value <= row.must else "NO"
+
+
+_RESULTS = (
+    "measure",
+    "CPU µs",
+    "result",
+    "min–max",
+    "unit",
+    "a second",
+    "p50 ms",
+    "p99 ms",
+    "goal",
+    "must",
+    "met",
+)
+_LOADS = ("measure", "server busy", "of it in the kernel", "load busy", "load µs", "resolver µs")
+
+
+def _result(row: Row) -> tuple[str, ...]:
+    values = row.values
+    return (
+        row.title,
+        _middle(row, "{:.1f}", lambda result: result.cpu * 1e6),
+        f"{median(values):.2f}" if values else "",
+        f"{min(values):.2f}–{max(values):.2f}" if values else "",
+        row.unit if values else "",
+        _middle(row, "{:,.0f}", lambda result: result.calls / result.seconds),
+        _middle(row, "{:.2f}", lambda result: result.p50 * 1e3),
+        _middle(row, "{:.2f}", lambda result: result.p99 * 1e3),
+        "" if row.goal is None else f"{row.goal:g}",
+        "" if row.must is None else f"{row.must:g}",
+        met(row),
+    )
+
+
+def _load(row: Row) -> tuple[str, ...]:
+    return (
+        row.title,
+        _middle(row, "{:.0%}", lambda result: result.cpu * result.calls / result.seconds),
+        _middle(row, "{:.0%}", _kernel),
+        _middle(row, "{:.0%}", lambda result: sum(result.own) / result.seconds),
+        _middle(row, "{:.1f}", lambda result: sum(result.own) / result.calls * 1e6),
+        _middle(row, "{:.1f}", _resolver) if "resolver" in row.results[0].servers else "",
+    )
+
+
+def _kernel(result: Result) -> float:
+    every = sum(map(sum, result.servers.values()))
+    return sum(system for _, system in result.servers.values()) / every if every else 0.0
+
+
+def _resolver(result: Result) -> float:
+    return sum(result.servers["resolver"]) / result.calls * 1e6
+
+
+def _middle(row: Row, form: str, of: Callable[[Result], float]) -> str:
+    return form.format(median(map(of, row.results))) if row.results else ""
+
+
+def _lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *others = (
+            cell.ljust(width) if index == 0 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return "  ".join([first, *others]).rstrip()
+
+    return [line(heads), "  ".join("-" * width for width in widths), *map(line, rows)]

@@ -1,0 +1,385 @@
+"""The resolver in a process of its own, as the mediator holds it: over one link, pipelined.
+
+What is registered is kept here too for as long as a terminal's connection is open, and told to the
+resolver again: at half its expiry, once more when the connection closes, and whenever the link was
+lost, since the resolver may have forgotten it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil, inf
+from typing import Final
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from broker.interfaces import IResolver
+from broker.tables.addresses import Address, AddressRefused, Place, usable
+from broker.wire.conversation import Conversation
+from broker.wire.decoder import Body
+from broker.wire.grammar import NOTIFY, QUERY, REGISTER
+from broker.wire.link import Link
+from broker.wire.message import Malformed, Message
+from broker.wire.refusals import (
+    BadRequest,
+    CalleeNotFound,
+    RegistrationFailed,
+    ServiceUnavailable,
+)
+from broker.wire.serving import refuse
+from broker.wire.statements import (
+    CALLEE_NOT_FOUND,
+    LOOKUP,
+    PERMISSION_DENIED,
+    REGISTRATION_COMPLETED,
+    REGISTRATION_FAILED,
+)
+from broker.wire.stream import Exchange, Stream
+from broker.wire.timing import Deadlines
+
+#: Seconds in which a question has its answer, the wait for the link included.
+ANSWER_SECONDS: Final = 1.0
+#: Questions that may wait for their answers (I15).
+QUESTIONS_MOST: Final = 10_000
+#: Addresses that are told again at a time, so that look-ups don't wait behind them.
+BATCH: Final = 64
+#: A link over which so many seconds long nothing came, though it was asked, is given up.
+SILENT_SECONDS: Final = 3.0
+#: Seconds between two attempts to make the link, at the least and at the most.
+RETRY_SECONDS: Final = (0.1, 2.0)
+
+
+class _Question:
+    """One question on its way, and what it is waiting for now."""
+
+    __slots__ = ("waiting",)
+
+    def __init__(self) -> None:
+        self.waiting: Deferred[Conversation] | Deferred[Message] | None = None
+
+    def expire(self) -> None:
+        """Give up."""
+        if self.waiting is not None:
+            self.waiting.cancel()
+
+
+class _Conversation(Conversation):
+    """What is said over the link."""
+
+    __slots__ = ("_heard",)
+
+    def __init__(self, stream: Stream, heard: Callable[[], None]) -> None:
+        super().__init__(stream, transactions=True)
+        self._heard = heard
+
+    def message_received(self, message: Message) -> None:
+        """An answer came; a resolver asks nothing of a mediator yet."""
+        self._heard()
+        if message.verb == NOTIFY:
+            self.answered(message)
+        else:
+            refuse(self.asked(message), BadRequest("no request of this kind is known here"))
+
+    def malformed_received(self, malformed: Malformed) -> None:
+        """What came is no message: what is no answer leaves its question without one."""
+        self.malformed(malformed)
+
+    def body_received(self, body: Body) -> None:
+        """No answer has a body."""
+
+    def connection_lost(self, reason: Failure) -> None:
+        """The link is gone."""
+        self.lost()
+
+
+@implementer(IResolver)
+class RemoteResolver:
+    """Asks the resolver at an endpoint."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        endpoint: IStreamClientEndpoint,
+        *,
+        jitter: Callable[[], float],
+        secret: str | None = None,
+    ) -> None:
+        """
+        :param jitter: as for a ``Link``
+        :param secret: what the resolver wants a mediator to show
+        """
+        self._clock = exchange.clock
+        self._secret = secret
+        self._refused = False  # and logged
+        least, most = RETRY_SECONDS
+        self._link: Link[_Conversation] = Link(
+            endpoint,
+            exchange,
+            lambda stream: _Conversation(stream, self._heard),
+            prepare=self._introduce,
+            up=lambda _: self._tell_again(),
+            down=lambda _: self.log.warn("The link to the resolver is lost"),
+            jitter=jitter,
+            initial=least,
+            most=most,
+            patience=SILENT_SECONDS,
+        )
+        self._questions: Deadlines[_Question] = Deadlines(
+            self._clock, ANSWER_SECONDS, self._expired
+        )
+        self._asked_since = -1.0  # when the oldest question after the last answer was sent
+        # Addresses whose connection is open, and those whose connection is gone: until when.
+        self._held: dict[str, Address] = {}
+        self._left: dict[str, tuple[Address, float]] = {}
+        #: What the resolver is still to be told of; whether it must forget it first, because it
+        #: may have recorded what we have refused.
+        self._owed: dict[str, bool] = {}
+        self._telling = 0
+        self._fresh: dict[float, Deadlines[str]] = {}  # by how long they are
+
+    def start(self) -> None:
+        """Connect to the resolver."""
+        self._link.startService()
+
+    def stop(self) -> Deferred[None]:
+        """Leave it, and leave no timer behind; fires when the link is closed."""
+        stopped = self._link.stopService()
+        self._questions.stop()
+        for deadlines in self._fresh.values():
+            deadlines.stop()
+        return stopped
+
+    # As the mediator asks it.
+
+    async def register(self, identifier: str, address: Address) -> None:
+        """Pass an address on; it holds until it is released."""
+        answer = await self._ask(identifier, _registration(identifier, address), undo=True)
+        if answer.statement == REGISTRATION_FAILED:
+            raise RegistrationFailed(answer.get("Cause") or "")
+        if answer.statement != REGISTRATION_COMPLETED:
+            raise self._no_answer(answer)
+        self._left.pop(identifier, None)
+        self._held[identifier] = address
+        self._is_fresh(identifier, address)
+
+    def release(self, identifier: str, address: Address) -> None:
+        """The connection that registered this address is gone: tell it once more."""
+        if self._held.get(identifier) is not address:
+            return
+        self._forget(identifier)
+        self._left[identifier] = address, self._clock.seconds() + address.expires
+        self._owe(identifier)
+
+    async def withdraw(self, identifier: str) -> None:
+        """Have an address forgotten."""
+        answer = await self._ask(identifier, _withdrawal(identifier), undo=False)
+        if answer.statement != REGISTRATION_COMPLETED:
+            raise self._no_answer(answer)
+        self._forget(identifier)
+        self._left.pop(identifier, None)
+
+    async def lookup(self, identifier: str) -> Place:
+        """Fig. 8, over the link."""
+        question = Message.of(QUERY, {"": LOOKUP, "Callee": identifier})
+        answer = await self._ask(identifier, question)
+        if answer.statement == CALLEE_NOT_FOUND:
+            raise CalleeNotFound
+        return self._place(identifier, answer)
+
+    def __len__(self) -> int:
+        """How many addresses are held here."""
+        return len(self._held)
+
+    # Questions.
+
+    async def _ask(self, identifier: str, message: Message, *, undo: bool | None = None) -> Message:
+        """Ask, and wait a second for the answer at the most, for the link and for it together.
+
+        :param undo: the message is a change, which may have been made though no answer says so:
+            have it undone by a withdrawal (true), or by telling what holds again (false)
+        :raises ServiceUnavailable: there is no answer
+        """
+        if len(self._questions) >= QUESTIONS_MOST:
+            raise ServiceUnavailable
+        question = _Question()
+        self._questions.add(question)
+        asked = False
+        try:
+            conversation = self._link.conversation
+            if conversation is None:
+                question.waiting = waiting = self._link.wait()
+                conversation = await waiting
+            if identifier in self._owed:
+                if undo is None:
+                    self._tell(conversation, identifier)
+                else:  # this supersedes it
+                    del self._owed[identifier]
+            asked = True
+            question.waiting = answering = self._send(conversation, message)
+            return await answering
+        except (CancelledError, ConnectionLost):
+            if asked and undo is not None:
+                self._owe(identifier, undo=undo)
+            raise ServiceUnavailable from None
+        finally:
+            self._questions.discard(question)
+
+    def _send(self, conversation: Conversation, message: Message) -> Deferred[Message]:
+        if self._asked_since < 0:
+            self._asked_since = self._clock.seconds()
+        return conversation.ask(message)
+
+    def _heard(self) -> None:
+        self._asked_since = -1.0
+
+    def _expired(self, question: _Question) -> None:
+        conversation = self._link.conversation
+        if (
+            conversation is not None
+            and 0 <= self._asked_since <= self._clock.seconds() - SILENT_SECONDS
+        ):
+            self.log.warn("The resolver has fallen silent; the link is made anew")
+            conversation.stream.abort()
+        question.expire()
+
+    def _no_answer(self, answer: Message) -> ServiceUnavailable:
+        self.log.warn("The resolver gave an answer of no use: {answer}", answer=answer)
+        return ServiceUnavailable()
+
+    def _place(self, identifier: str, answer: Message) -> Place:
+        """The address that an answer tells, judged as any other (I12)."""
+        fields = answer.fields
+        try:
+            host = str(usable(fields["Callee Address"]))
+            port = int(fields["Callee Port"])
+            expires = int(fields["Expires"])
+        except (KeyError, AddressRefused):
+            raise self._no_answer(answer) from None
+        held = self._held.get(identifier)
+        if held is not None and (held.host, held.port) == (host, port):
+            return Place(held, inf)  # the connection is open, as we know best
+        now = self._clock.seconds()
+        return Place(Address(host, port, now, expires, "Dial" in fields), now + expires)
+
+    # What the resolver must be told.
+
+    async def _introduce(self, conversation: _Conversation) -> None:
+        """Say that this is a mediator, before anything else is asked."""
+        self._asked_since = -1.0
+        message = Message(REGISTER, Role="Mediator")
+        if self._secret is not None:
+            message.fields["Password"] = self._secret
+        answer = await conversation.ask(message)
+        if answer.statement == REGISTRATION_COMPLETED:
+            self._refused = False
+            return
+        if not self._refused:
+            self._refused = True
+            why = (
+                "its secret is another than ours, or it wants mediators on its own machine only"
+                if answer.statement == PERMISSION_DENIED
+                else f"it says {answer!r}"
+            )
+            self.log.error("The resolver does not take this mediator's link: {why}", why=why)
+        raise ServiceUnavailable("the resolver refused the link")
+
+    def _tell_again(self) -> None:
+        """The link is up: the resolver may have forgotten everything."""
+        for identifier in self._held:
+            self._owed.setdefault(identifier, False)
+        self._tell_some()
+
+    def _owe(self, identifier: str, *, undo: bool = False) -> None:
+        self._owed[identifier] = undo or self._owed.get(identifier, False)
+        self._tell_some()
+
+    def _tell_some(self) -> None:
+        while self._owed and self._telling < BATCH:
+            conversation = self._link.conversation
+            if conversation is None or not conversation.stream.connected:
+                return
+            self._tell(conversation, next(iter(self._owed)))
+
+    def _tell(self, conversation: Conversation, identifier: str) -> None:
+        """Tell the resolver what holds now of one terminal."""
+        if self._owed.pop(identifier):
+            self._order(conversation, identifier, _withdrawal(identifier), undo=True)
+        now = self._clock.seconds()
+        address = self._held.get(identifier)
+        if address is not None:
+            message = _registration(identifier, address, now)
+        else:
+            left, until = self._left.pop(identifier, (None, now))
+            if left is None or until - now < 1:
+                return
+            message = _registration(identifier, left, now, expires=int(until - now))
+        self._order(conversation, identifier, message)
+
+    def _order(
+        self, conversation: Conversation, identifier: str, message: Message, *, undo: bool = False
+    ) -> None:
+        question = _Question()
+        question.waiting = answering = self._send(conversation, message)
+        self._questions.add(question)
+        self._telling += 1
+
+        def over(answer: Message | Failure) -> None:
+            self._questions.discard(question)
+            self._telling -= 1
+            address = self._held.get(identifier)
+            if isinstance(answer, Failure):
+                self._owed[identifier] = undo or self._owed.get(identifier, False)
+            elif address is not None and not undo:
+                self._is_fresh(identifier, address)
+            self._tell_some()
+
+        answering.addBoth(over)
+
+    def _is_fresh(self, identifier: str, address: Address) -> None:
+        """Tell an address again in good time: after a quarter to the half of its expiry."""
+        seconds = 2.0 ** (address.expires.bit_length() - 2)
+        fresh = self._fresh.get(seconds)
+        if fresh is None:
+            fresh = self._fresh[seconds] = Deadlines(self._clock, seconds, self._owe)
+        for other in self._fresh.values():
+            if other is not fresh:
+                other.discard(identifier)
+        fresh.add(identifier)
+
+    def _forget(self, identifier: str) -> None:
+        self._held.pop(identifier, None)
+        for fresh in self._fresh.values():
+            fresh.discard(identifier)
+
+
+def _withdrawal(identifier: str) -> Message:
+    return Message(REGISTER, Identifier=identifier, Expires=0)
+
+
+def _registration(
+    identifier: str, address: Address, now: float | None = None, *, expires: int = 0
+) -> Message:
+    """The message that registers an address.
+
+    :param now: tell how old it is, so that it replaces no newer one; it is new without
+    :param expires: seconds for which it holds from now on, where its own no longer say it
+    """
+    message = Message(
+        REGISTER,
+        Identifier=identifier,
+        Address=address.host,
+        Port=address.port,
+        Expires=expires or address.expires,
+    )
+    if now is not None:
+        message.fields["Age"] = str(ceil(now - address.registered))
+    if address.dialable:
+        message.fields["Dial"] = "Yes"
+    return message

@@ -1,0 +1,310 @@
+"""The resolver as a server of its own (the address-resolution server 102): fig. 7 and 8.
+
+Two kinds of peers speak with it: mediators, which register for all their terminals and alone may
+ask for an address (A8, I1), and terminals, which register their own.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections import Counter
+from collections.abc import Collection
+from typing import Final
+
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from broker.resolver.local import LocalResolver
+from broker.tables.addresses import (
+    Address,
+    AddressRefused,
+    Network,
+    admit,
+    kind,
+    parse_ip,
+    usable,
+)
+from broker.wire.conversation import Conversation, Request
+from broker.wire.decoder import Body
+from broker.wire.grammar import DEFAULT_PORT, NOTIFY, QUERY, REGISTER
+from broker.wire.message import Malformed, Message
+from broker.wire.refusals import (
+    BadRequest,
+    CalleeNotFound,
+    LoginRequired,
+    PermissionDenied,
+    Refused,
+    RegistrationFailed,
+)
+from broker.wire.serving import arrived_at, came_from, declared, refuse
+from broker.wire.statements import LOOKUP, REGISTRATION_COMPLETED
+from broker.wire.stream import Exchange, Stream
+
+#: Seconds for which an address holds, where none are named.
+DEFAULT_EXPIRES: Final = 3600
+#: Connections that one identifier may have; one more closes the oldest.
+CONNECTIONS_AN_IDENTIFIER: Final = 5
+
+_TERMINAL: Final = frozenset(
+    ("Identifier", "Password", "Address", "Port", "Expires", "Transaction", "")
+)
+_MEDIATOR: Final = _TERMINAL | {"Age", "Dial"}
+_ROLE: Final = frozenset(("Role", "Password", "Transaction", ""))
+
+
+class ResolverPeer(Conversation):
+    """A connection to the resolver.
+
+    :ivar mediator: it is a mediator's link
+    :ivar identifier: the terminal that it belongs to (I4), ``None`` before it says so
+    :ivar address: the address that the terminal registered over it, if it did
+    """
+
+    __slots__ = ("_server", "address", "identifier", "mediator")
+
+    def __init__(self, stream: Stream, server: ResolverServer) -> None:
+        super().__init__(stream)
+        self._server = server
+        self.mediator = False
+        self.identifier: str | None = None
+        self.address: Address | None = None
+
+    def message_received(self, message: Message) -> None:
+        """A message came; the resolver asks nothing, and so no ``NOTIFY`` says anything to it."""
+        if message.verb != NOTIFY:
+            self._server.requested(self, self.asked(message))
+
+    def malformed_received(self, malformed: Malformed) -> None:
+        """What came is no message."""
+        self._server.counts["malformed"] += 1
+        self.malformed(malformed)
+
+    def body_received(self, body: Body) -> None:
+        """No request takes a body; the one it came with has been refused."""
+
+    def connection_lost(self, reason: Failure) -> None:
+        """The connection is gone."""
+        self.lost()
+        self._server.lost(self)
+
+
+class ResolverServer:
+    """Serves an address table to mediators and terminals.
+
+    :ivar counts: how often each outcome was had, for the operator
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        resolver: LocalResolver,
+        *,
+        secret: str | None = None,
+        allowed: Collection[Network] = (),
+        own_ports: Collection[int] = (),
+    ) -> None:
+        """
+        :param secret: what a mediator must show; without one it must come from loopback
+        :param allowed: networks whose addresses a terminal may register from anywhere
+        :param own_ports: the ports of this server, at which no terminal is
+        """
+        self.exchange = exchange
+        self.counts: Counter[str] = Counter()
+        self._table = resolver.table
+        self._secret = None if secret is None else secret.encode()
+        self._allowed = allowed
+        self._own_ports = own_ports
+        self._peers: set[ResolverPeer] = set()  # mediators' links, and terminals that said who
+        self._bound: dict[str, tuple[ResolverPeer, ...]] = {}
+
+    def peer(self, stream: Stream) -> ResolverPeer:
+        """The receiver of a new connection."""
+        return ResolverPeer(stream, self)
+
+    def stop(self) -> None:
+        """Close every connection, and leave no timer behind."""
+        for peer in list(self._peers):
+            peer.stream.close()
+        self.exchange.stop()
+
+    # From a peer.
+
+    def requested(self, peer: ResolverPeer, request: Request) -> None:
+        """A request came: do it, and answer it whatever happens."""
+        try:
+            self._serve(peer, request)
+        except Refused as error:
+            self._refuse(request, error)
+            if isinstance(error, _NotAMediator):
+                peer.stream.close(linger=True)
+        except Exception:  # noqa: BLE001 - logged whole there; the peer learns no detail
+            self._refuse(request, declared(Failure(), self.log))
+
+    def lost(self, peer: ResolverPeer) -> None:
+        """A connection is gone: what a terminal registered over it expires from now on."""
+        self._peers.discard(peer)
+        identifier = peer.identifier
+        if identifier is None:
+            return
+        others = tuple(one for one in self._bound.get(identifier, ()) if one is not peer)
+        if others:
+            self._bound[identifier] = others
+        else:
+            self._bound.pop(identifier, None)
+        if peer.address is not None:
+            self._table.release(identifier, peer.address, self._now())
+
+    # Serving.
+
+    def _serve(self, peer: ResolverPeer, request: Request) -> None:
+        message = request.message
+        if "Length" in message.fields:
+            raise BadRequest("this message takes no body")
+        if message.verb == QUERY and message.statement == LOOKUP:
+            self._look_up(peer, request)
+            return
+        if message.verb != REGISTER or message.statement:
+            raise BadRequest("no request of this kind is known here")
+        try:
+            if "Role" in message.fields:
+                self._open_link(peer, message.fields)
+            elif peer.mediator:
+                self._register_for(message.fields, arrived_at(peer.stream))
+            else:
+                self._register(peer, message.fields)
+        except AddressRefused as error:
+            raise RegistrationFailed(str(error)) from None
+        self.counts[REGISTRATION_COMPLETED] += 1
+        request.reply(REGISTRATION_COMPLETED)
+
+    def _look_up(self, peer: ResolverPeer, request: Request) -> None:
+        """Fig. 8, S801–S807: a mediator asks where a terminal is."""
+        if not peer.mediator:
+            raise PermissionDenied
+        callee = request.message.fields.get("Callee")
+        if callee is None:
+            raise BadRequest("a LOOKUP names a Callee")
+        now = self._now()
+        place = self._table.lookup(callee, now)
+        if place is None:
+            raise CalleeNotFound
+        address = place.address
+        told = {
+            "Callee Address": address.host,
+            "Callee Port": str(address.port),
+            # One that is held expires so long after its connection is gone: at the earliest, now.
+            "Expires": str(int(min(place.until - now, address.expires))),
+        }
+        if address.dialable:
+            told["Dial"] = "Yes"
+        self.counts[LOOKUP] += 1
+        request.reply("", told, code=200)
+
+    def _open_link(self, peer: ResolverPeer, fields: dict[str, str]) -> None:
+        """A mediator says that it is one, and proves it."""
+        _only(fields, _ROLE)
+        if peer.identifier is not None:
+            raise RegistrationFailed("this connection belongs to a terminal", code=403)
+        source = came_from(peer.stream)
+        if self._secret is None:
+            proven = kind(parse_ip(source)) == "loopback"
+        else:
+            given = fields.get("Password", "")
+            proven = hmac.compare_digest(given.encode(), self._secret)
+        if not proven:
+            self.log.warn("A mediator's link from {source} was refused", source=source)
+            raise _NotAMediator
+        if not peer.mediator:
+            peer.mediator = True
+            peer.stream.authenticated()
+            self._peers.add(peer)
+
+    def _register_for(self, fields: dict[str, str], own: str) -> None:
+        """A mediator registers an address of one of its terminals, or takes it back (A16).
+
+        It has judged the address by where the terminal's connection comes from; what is never an
+        address is refused here all the same (I12).
+        """
+        _only(fields, _MEDIATOR)
+        identifier = fields.get("Identifier")
+        if identifier is None:
+            raise RegistrationFailed("a mediator says whose address it registers")
+        expires = int(fields.get("Expires", DEFAULT_EXPIRES))
+        if not expires:
+            self._table.withdraw(identifier)
+            return
+        ip = usable(_address_in(fields))
+        port = int(fields.get("Port", DEFAULT_PORT))
+        if port in self._own_ports and own and ip == parse_ip(own):
+            raise AddressRefused("the address is the server's own")
+        now = self._now()
+        registered = now - int(fields.get("Age", 0))
+        address = Address(str(ip), port, registered, expires, "Dial" in fields)
+        if not self._table.renew(identifier, address, now):
+            raise RegistrationFailed("a newer address is registered")
+
+    def _register(self, peer: ResolverPeer, fields: dict[str, str]) -> None:
+        """A terminal registers its own address, which holds while its connection is open (A7)."""
+        _only(fields, _TERMINAL)
+        identifier = fields.get("Identifier", peer.identifier)
+        if identifier is None:
+            raise LoginRequired("say who you are: REGISTER with an Identifier")
+        if peer.identifier not in (None, identifier):
+            raise RegistrationFailed("this connection belongs to another identifier", code=403)
+        expires = int(fields.get("Expires", DEFAULT_EXPIRES))
+        if not expires:
+            self._bind(peer, identifier)
+            self._table.withdraw(identifier)
+            peer.address = None
+            return
+        port = int(fields.get("Port", DEFAULT_PORT))
+        host, dialable = admit(
+            _address_in(fields),
+            port,
+            source=came_from(peer.stream),
+            own=arrived_at(peer.stream),
+            allowed=self._allowed,
+            own_ports=self._own_ports,
+        )
+        address = Address(host, port, self._now(), expires, dialable)
+        self._table.register(identifier, address, held=True)
+        self._bind(peer, identifier)
+        peer.address = address
+
+    def _bind(self, peer: ResolverPeer, identifier: str) -> None:
+        if peer.identifier is not None:
+            return
+        peer.identifier = identifier
+        peer.stream.authenticated()
+        self._peers.add(peer)
+        peers = self._bound.get(identifier, ())
+        if len(peers) >= CONNECTIONS_AN_IDENTIFIER:
+            peers[0].stream.close()
+            peers = peers[1:]
+        self._bound[identifier] = (*peers, peer)
+
+    def _refuse(self, request: Request, error: Refused) -> None:
+        self.counts[error.statement] += 1
+        refuse(request, error)
+
+    def _now(self) -> float:
+        return self.exchange.clock.seconds()
+
+
+class _NotAMediator(PermissionDenied):
+    """Who says it is a mediator has not proven it."""
+
+
+def _only(fields: dict[str, str], known: Collection[str]) -> None:
+    for name in fields:
+        if name not in known:
+            raise RegistrationFailed(f"{name} is not taken here")
+
+
+def _address_in(fields: dict[str, str]) -> str:
+    host = fields.get("Address")
+    if host is None:
+        raise RegistrationFailed("an Address is missing")
+    return host

@@ -1,0 +1,1 @@
+"""The roles put together as services, and as ``twistd`` starts them."""

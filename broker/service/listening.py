@@ -1,0 +1,71 @@
+"""Ports that are opened as a whole: all of them, or the role doesn't start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from broker.config import Listener
+from broker.service.process import CannotStart
+
+
+class Listening:
+    """The listening ports of a role.
+
+    :ivar ports: the numbers of those that are open
+    """
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, listeners: Sequence[Listener]) -> None:
+        self.ports: set[int] = set()
+        self._reactor = reactor
+        self._listeners = listeners
+        self._open: list[IListeningPort] = []
+
+    def open(self, factory: IProtocolFactory) -> None:
+        """Open them all.
+
+        :raises CannotStart: one can't be opened; none of them is open then
+        """
+        for listener in self._listeners:
+            try:
+                port = _at_once(serverFromString(self._reactor, listener.text).listen(factory))
+            except CannotListenError as error:
+                self.close()
+                raise CannotStart(f"cannot listen on {listener.text}: {reason(error)}") from None
+            self._open.append(port)
+            address: Any = port.getHost()
+            self.ports.add(address.port)
+            host = f"[{address.host}]" if ":" in address.host else address.host
+            self.log.info("Listening on {host}:{port}", host=host, port=address.port)
+
+    def close(self) -> Deferred[Any]:
+        """Close them all; fires when that is done."""
+        ports, self._open = self._open, []
+        self.ports.clear()
+        closing = [port.stopListening() for port in ports]
+        return gatherResults([one for one in closing if one is not None])
+
+
+def reason(error: CannotListenError) -> str:
+    """Why a port can't be opened, in the system's words."""
+    cause = error.socketError
+    return getattr(cause, "strerror", None) or str(cause)
+
+
+def _at_once(listening: Deferred[IListeningPort]) -> IListeningPort:
+    """What a TCP endpoint gives: it binds synchronously, whatever its interface allows."""
+    done: list[IListeningPort | Failure] = []
+    listening.addBoth(done.append)
+    (result,) = done
+    if isinstance(result, Failure):
+        result.raiseException()
+    return result

@@ -1,0 +1,157 @@
+"""``twistd broker``: the mediator, with its resolver inside or apart."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.internet.defer import Deferred
+
+from broker.config import FLAG, LISTENER, RESOLVER, SECONDS, Setting, Settings, choice
+from broker.interfaces import IStore, StoreFailed
+from broker.mediator.dial import Dialer
+from broker.mediator.server import Mediator
+from broker.options import RoleOptions
+from broker.resolver.local import LocalResolver
+from broker.service import shared
+from broker.service.counting import CountLog
+from broker.service.listening import Listening
+from broker.service.process import CannotStart, Owner, Role, own_process
+from broker.store.memory import MemoryStore
+from broker.wire.stream import Exchange, StreamFactory
+
+
+class Options(RoleOptions):
+    """The mediator's options."""
+
+    role = "broker"
+    longdesc = (
+        "The mediator: terminals register with it, and it decides who may reach whom."
+        " With nothing said it listens on this machine only, keeps addresses itself and forgets"
+        " all when it ends."
+    )
+    settings = (
+        Setting(
+            "listen",
+            LISTENER,
+            ["tcp:1201:interface=127.0.0.1"],
+            "Where terminals connect: tcp:PORT[:interface=ADDRESS].",
+            repeatable=True,
+        ),
+        shared.UDP_PORT,
+        Setting(
+            "resolver",
+            RESOLVER,
+            "inside",
+            "The resolver to ask for addresses: tcp:HOST:PORT, or inside this process.",
+        ),
+        shared.secret_setting("the resolver"),
+        shared.STORE,
+        shared.AUTH,
+        shared.CLEAR_TEXT,
+        shared.LOGIN_TIMEOUT,
+        Setting(
+            "status-timeout",
+            SECONDS,
+            5,
+            "Seconds in which a call must be decided, the callee's status included.",
+        ),
+        Setting("no-status", FLAG, False, "Do not ask a callee whether it can take a call."),
+        Setting(
+            "causes",
+            choice("distinct", "uniform"),
+            "distinct",
+            "What a permitted caller is told: distinct causes, or uniform refusals.",
+        ),
+        shared.ALLOW_ADDRESS,
+        shared.TRACE,
+    )
+
+    def problems(self, settings: Settings) -> Iterator[str]:
+        yield from shared.exposed(settings, "resolver")
+        if settings.values["resolver"] is None:
+            if settings.values["mediator-secret"] is not None:
+                yield f"{settings.where('mediator-secret')}: goes with a resolver that is apart"
+        elif "udp" in settings.origins:
+            yield (
+                f"{settings.where('udp')}: datagrams go to the resolver: leave this out where"
+                " the resolver is another process"
+            )
+
+
+class MediatorService(Role):
+    """The mediator, its resolver, its store and its ports.
+
+    :ivar mediator: the mediator, once the store is loaded
+    """
+
+    def __init__(
+        self, reactor: Any, options: Options, store: IStore, owner: Owner | None = None
+    ) -> None:
+        super().__init__(owner)
+        self.mediator: Mediator | None = None
+        self.listening = Listening(reactor, options["listen"])
+        self._reactor = reactor
+        self._options = options
+        self._store = store
+        self._dialer = Dialer(reactor)
+        self._resolver = _make_resolver(reactor, options)
+        self._counting: CountLog | None = None
+
+    async def open(self) -> None:
+        """Load what the store holds, then open the ports."""
+        try:
+            state = await self._store.load()
+        except StoreFailed as error:
+            raise CannotStart(str(error)) from None
+        options = self._options
+        exchange = Exchange(
+            self._reactor,
+            login_timeout=options["login-timeout"],
+            trace=shared.log_trace() if options["trace"] else None,
+        )
+        mediator = Mediator(
+            exchange,
+            self._store,
+            state,
+            self._resolver,
+            self._dialer,
+            os.urandom,
+            status=not options["no-status"],
+            status_timeout=options["status-timeout"],
+            uniform=options["causes"] == "uniform",
+            allowed=options["allow-address"],
+            own_ports=self.listening.ports,
+        )
+        gc.freeze()  # what was loaded stays: no use in looking through it again and again
+        self.listening.open(StreamFactory(exchange, mediator.peer))
+        self.mediator = mediator
+
+    def serve(self) -> None:
+        if self.mediator is not None:
+            self._resolver.start()
+            self._counting = CountLog(self._reactor, self.mediator.counts)
+            self._counting.start()
+
+    def close(self) -> Deferred[Any]:
+        closing = self.listening.close()
+        if self.mediator is not None:
+            self.mediator.stop()
+        self._dialer.stop()
+        self._resolver.stop()
+        if self._counting is not None:
+            self._counting.stop()
+        return closing
+
+
+def _make_resolver(reactor: Any, options: Options) -> LocalResolver:
+    return LocalResolver(reactor)
+
+
+def makeService(config: Options) -> IService:
+    """The role as ``twistd`` runs it, in a process of its own."""
+    reactor, owner = own_process(config)
+    return MediatorService(reactor, config, MemoryStore(os.urandom), owner)

@@ -1,0 +1,147 @@
+"""What the roles' services have in common: settings, a trace, the store's and secrets' reading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from twisted.logger import Logger
+
+from broker.config import (
+    FLAG,
+    NETWORK,
+    PATH,
+    SECONDS,
+    UDP,
+    Listener,
+    Server,
+    Setting,
+    Settings,
+    choice,
+)
+from broker.service.process import CannotStart
+from broker.wire.grammar import visible
+from broker.wire.message import Message, printable
+from broker.wire.stream import Stream
+
+LOGIN_TIMEOUT: Final = Setting(
+    "login-timeout",
+    SECONDS,
+    120,
+    "Seconds that a connection has to say who it is.",
+)
+STORE: Final = Setting(
+    "store",
+    choice("memory:"),
+    "memory:",
+    "Where what must survive is kept; memory: forgets it when the process ends.",
+)
+AUTH: Final = Setting(
+    "auth",
+    choice("none"),
+    "none",
+    "How it is proven who somebody is; none believes whoever says so.",
+)
+CLEAR_TEXT: Final = Setting(
+    "allow-clear-text",
+    FLAG,
+    False,
+    "Allow what is not encrypted beyond this machine, where any network on the way can read it.",
+)
+UDP_PORT: Final = Setting(
+    "udp",
+    UDP,
+    "1200:127.0.0.1",
+    "The port, and the interface, for datagrams: PORT[:INTERFACE]. Nothing answers there yet.",
+)
+ALLOW_ADDRESS: Final = Setting(
+    "allow-address",
+    NETWORK,
+    [],
+    "A network, such as 192.168.0.0/16, whose addresses may be registered from anywhere.",
+    repeatable=True,
+)
+TRACE: Final = Setting(
+    "trace", FLAG, False, "Log each message as it passes, a line each; secrets are masked."
+)
+
+
+def secret_setting(other: str) -> Setting:
+    """The setting for the file of the secret that a mediator and a resolver share."""
+    return Setting(
+        "mediator-secret",
+        PATH,
+        "",
+        f"A file that holds the secret which {other} holds too.",
+    )
+
+
+def exposed(settings: Settings, also: str = "") -> Iterator[str]:
+    """Listeners and servers that clear text would reach beyond this machine (I25).
+
+    :param also: a further setting that names a server, or nothing
+    """
+    listeners: list[Listener] = settings.values["listen"]
+    if not listeners:
+        yield f"{settings.where('listen')}: at least one place to listen is needed"
+    if settings.values["allow-clear-text"]:
+        return
+    for listener in listeners:
+        if not listener.interface.loopback:
+            yield (
+                f"{settings.where('listen')}: {listener.text} can be reached from other machines,"
+                " and with auth none whoever connects is believed, in clear text:"
+                " listen on interface=127.0.0.1, or say --allow-clear-text"
+            )
+    server: Server | None = settings.values.get(also)
+    if server is not None and not server.loopback:
+        yield (
+            f"{settings.where(also)}: {server.text} is another machine, and all would go there in"
+            " clear text: say --allow-clear-text if that is meant"
+        )
+
+
+def read_secret(path: str | None) -> str | None:
+    """The secret that a file holds: its text without the line's end.
+
+    :raises CannotStart: it can't be read, or holds none
+    """
+    if path is None:
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:
+            return visible(512)(file.read(4096).rstrip("\r\n"))
+    except OSError as error:
+        raise CannotStart(f"{path}: {error.strerror}") from None
+    except ValueError:  # not UTF-8 either
+        raise CannotStart(f"{path}: holds no secret: one line of 1 to 512 characters") from None
+
+
+def make_trace(write: Callable[[str], object]) -> Callable[[Stream, str, Message], None]:
+    """A trace that writes a line for each message: ``Ib > QUERY / STATUS`` (I18, I19).
+
+    A peer is called by the identifier that its connection is bound to, and by its address before.
+    """
+
+    def trace(stream: Stream, way: str, message: Message) -> None:
+        write(f"{name_of(stream)} {way} {' / '.join(message.masked())}")
+
+    return trace
+
+
+def log_trace() -> Callable[[Stream, str, Message], None]:
+    """A trace to the log."""
+    log = Logger(namespace="broker.trace")
+    return make_trace(lambda line: log.info("{line}", line=line))
+
+
+def name_of(stream: Stream) -> str:
+    """What a peer is called."""
+    identifier = getattr(getattr(stream, "receiver", None), "identifier", None)
+    if isinstance(identifier, str):
+        return printable(identifier)
+    address = stream.transport.getPeer() if stream.transport is not None else None
+    host, port = getattr(address, "host", None), getattr(address, "port", None)
+    if host is None:
+        return "a peer"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,266 @@
+"""The callee's side of direct calls (fig. 13): who connects must show what the mediator announced.
+
+Until a caller has proven itself it costs one connection, a kilobyte and a few seconds; whoever is
+not expected is closed on without a byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from twisted.internet.interfaces import IProtocol, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from broker.interfaces import ICallHandler
+from broker.terminal.calls import Calls
+from broker.terminal.channel import Channel
+from broker.terminal.expected import Expected, ExpectedCall
+from broker.terminal.handshake import BODY_BYTES, Handshake, HandshakeFailed
+from broker.terminal.records import Records
+from broker.wire.decoder import Body, Limits
+from broker.wire.grammar import NOTIFY, REQUEST
+from broker.wire.message import Malformed, Message
+from broker.wire.statements import CONNECTION_REQUESTED, PERMISSION_DENIED, REQUEST_ACCEPTED
+from broker.wire.stream import Exchange, Stream, Trace
+from broker.wire.timing import Deadlines
+
+#: Seconds in which a caller must have shown its REQUEST, and again its first record.
+HANDSHAKE_TIMEOUT: Final = 5.0
+#: Seconds for which a REQUEST that overtook its announcement is held, and how many are.
+HOLD_SECONDS: Final = 2.0
+HELD_MOST: Final = 64
+#: Handshakes that one session may have under way, along several ways.
+HANDSHAKES: Final = 4
+#: Connections that have proven nothing yet; one more is closed.
+UNPROVEN_MOST: Final = 128
+#: What a connection from outside may send before it is known.
+OUTSIDE: Final = Limits(
+    head=4 * 1024, lines=64, body=BODY_BYTES, output=4 * 1024, stalled=5.0, outstanding=1
+)
+
+
+class Doors:
+    """All connections to the terminal's direct listener, and what they may become.
+
+    :ivar handler: the application that takes calls; ``None`` takes none
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        identifier: str,
+        expected: Expected,
+        calls: Calls,
+        *,
+        handler: ICallHandler | None,
+        woken: Callable[[], object],
+        began: Callable[[str], object],
+        may_take: Callable[[], bool] = lambda: True,
+        trace: Trace | None = None,
+    ) -> None:
+        """
+        :param woken: called when somebody outside says that a connection is asked for (I26)
+        :param began: told the session of each call that has begun
+        :param may_take: whether one more call can be taken now
+        """
+        self.handler = handler
+        self.exchange = Exchange(
+            clock, login_timeout=HANDSHAKE_TIMEOUT, stranger=OUTSIDE, known=OUTSIDE, trace=trace
+        )
+        self._clock = clock
+        self._identifier = identifier
+        self._expected = expected
+        self._calls = calls
+        self._woken = woken
+        self._began = began
+        self._may_take = may_take
+        self._unproven: set[Door] = set()
+        self._attempts: dict[str, list[Channel]] = {}
+        self._held: dict[str, list[Door]] = {}
+        self._holding: Deadlines[Door] = Deadlines(clock, HOLD_SECONDS, self._held_too_long)
+        self._proving: Deadlines[Channel] = Deadlines(
+            clock, HANDSHAKE_TIMEOUT, lambda channel: channel.abortConnection()
+        )
+
+    def door(self, stream: Stream) -> Door:
+        """The receiver of a new connection."""
+        door = Door(stream, self)
+        self._unproven.add(door)
+        return door
+
+    @property
+    def full(self) -> bool:
+        """Whether too many connections have proven nothing."""
+        return len(self._unproven) > UNPROVEN_MOST
+
+    def stop(self) -> None:
+        """Leave no timer behind."""
+        self._holding.stop()
+        self._proving.stop()
+        self.exchange.stop()
+
+    # From the mediator's line.
+
+    def expect(self, call: ExpectedCall) -> None:
+        """The mediator announces a call (S1301); a REQUEST that came before it goes on now."""
+        self._expected.add(call)
+        for door in self._held.pop(call.session, ()):
+            self._holding.discard(door)
+            self.requested(door, call.session, door.body)
+
+    # From a door.
+
+    def woken(self) -> None:
+        """Somebody says that a connection is asked for: at most it makes us connect."""
+        self._woken()
+
+    def requested(self, door: Door, session: str, body: bytes) -> None:
+        """A REQUEST came (S1303–S1306)."""
+        call = self._expected.find(session, self._clock.seconds())
+        if call is None:
+            self._hold(door, session)
+            return
+        if len(self._attempts.get(session, ())) >= HANDSHAKES:
+            door.stream.abort()
+            return
+        handshake = Handshake(session, call.caller, self._identifier, call.key, initiator=False)
+        try:
+            request = handshake.read(body)
+        except HandshakeFailed:
+            door.stream.abort()
+            return
+        if not self._admits(call, request):
+            self.log.warn("A REQUEST in session {session} was denied", session=session)
+            door.answer(session, handshake.write(Message(NOTIFY, PERMISSION_DENIED)))
+            door.stream.close(linger=True)
+            return
+        accepted = Message(NOTIFY, REQUEST_ACCEPTED, Password=call.reply_password)
+        door.answer(session, handshake.write(accepted))
+        self._hand_over(door, call, handshake)
+
+    def gone(self, door: Door) -> None:
+        """A connection is gone."""
+        self._unproven.discard(door)
+        held = self._held.get(door.session)
+        if held is not None and door in held:
+            held.remove(door)
+            self._holding.discard(door)
+            if not held:
+                del self._held[door.session]
+
+    # Within.
+
+    def _admits(self, call: ExpectedCall, request: Message) -> bool:
+        return (
+            request.verb == REQUEST
+            and call.admits(request.get("Identifier") or "", request.get("Password") or "")
+            and self.handler is not None
+            and self._may_take()
+        )
+
+    def _hold(self, door: Door, session: str) -> None:
+        if sum(map(len, self._held.values())) >= HELD_MOST:
+            door.stream.abort()
+            return
+        self._held.setdefault(session, []).append(door)
+        self._holding.add(door)
+
+    def _held_too_long(self, door: Door) -> None:
+        door.stream.abort()
+
+    def _hand_over(self, door: Door, call: ExpectedCall, handshake: Handshake) -> None:
+        channel = Channel(
+            self._clock,
+            Records(handshake.cipher()),
+            identifier=self._identifier,
+            peer=call.caller,
+            session=call.session,
+            opened=lambda: self._proven(door, channel, call),
+            closed=lambda reason: self._closed(channel, call, reason),
+            initiator=False,
+        )
+        self._attempts.setdefault(call.session, []).append(channel)
+        self._proving.add(channel)
+        door.stream.hand_over(channel)
+
+    def _proven(self, door: Door, channel: Channel, call: ExpectedCall) -> IProtocol | None:
+        """The first record came: it is no replay, and the session is spent (I7)."""
+        self._proving.discard(channel)
+        self._unproven.discard(door)
+        for other in self._attempts.pop(call.session, ()):
+            if other is not channel:
+                other.abortConnection()
+        if not self._expected.spend(call, self._clock.seconds()) or self.handler is None:
+            return None
+        self._began(call.session)
+        self._calls.opened(channel)
+        try:
+            return self.handler.call(call.caller, call.session)
+        except Exception:
+            self.log.failure("The application could not take a call")
+            return None
+
+    def _closed(self, channel: Channel, call: ExpectedCall, reason: Failure) -> None:
+        attempts = self._attempts.get(call.session, [])
+        if channel in attempts:
+            attempts.remove(channel)
+            if not attempts:
+                del self._attempts[call.session]
+        self._proving.discard(channel)
+        self._calls.closed(channel, reason)
+
+
+class Door:
+    """One connection from outside, until it is a call."""
+
+    __slots__ = ("_doors", "body", "session", "stream")
+
+    def __init__(self, stream: Stream, doors: Doors) -> None:
+        self.stream = stream
+        self.session = ""
+        self.body = b""
+        self._doors = doors
+
+    def message_received(self, message: Message) -> None:
+        """A head came: a REQUEST with its body to follow, or a mediator's wake-up."""
+        if self._doors.full:
+            self.stream.abort()
+        elif message.verb == NOTIFY and message.statement == CONNECTION_REQUESTED:
+            self._doors.woken()
+            self.stream.close()
+        elif (
+            message.verb == REQUEST
+            and not self.session
+            and "Session" in message.fields
+            and message.length
+        ):
+            self.session = message.fields["Session"]
+        else:
+            self.stream.abort()
+
+    def body_received(self, body: Body) -> None:
+        """A part of the encrypted REQUEST came."""
+        self.body += body.data
+        if body.last:
+            self._doors.requested(self, self.session, self.body)
+
+    def malformed_received(self, malformed: Malformed) -> None:
+        """What came is no message: there is nothing to say to whoever sends that here."""
+        self.stream.abort()
+
+    def input_ended(self) -> None:
+        """Nothing more comes, and nothing was shown."""
+        self.stream.close()
+
+    def connection_lost(self, reason: Failure) -> None:
+        """The connection is gone."""
+        self._doors.gone(self)
+
+    def answer(self, session: str, body: bytes) -> None:
+        """Send an answer of the handshake."""
+        self.stream.send(Message(NOTIFY, Session=session, Length=len(body)))
+        self.stream.write(body)

@@ -1,0 +1,95 @@
+"""The calls that a callee has been told to expect (fig. 5e), until each is begun or void.
+
+Pure data and decisions; time is an argument.
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from typing import Final
+
+from broker.wire.message import Message
+
+#: Seconds in which an expected call must begin.
+UNSPENT_SECONDS: Final = 30.0
+#: Calls expected at a time; the oldest gives way.
+EXPECTED_MOST: Final = 256
+
+
+@dataclass(eq=False, slots=True, repr=False)
+class ExpectedCall:
+    """One session that the mediator has announced and that has not begun.
+
+    :ivar until: when it is void
+    """
+
+    session: str
+    caller: str
+    password: str
+    reply_password: str
+    key: str
+    until: float
+
+    def admits(self, identifier: str, password: str) -> bool:
+        """Whether a REQUEST is this caller's (S1305), found in constant time."""
+        right = hmac.compare_digest(identifier.encode("utf-8"), self.caller.encode("utf-8"))
+        return hmac.compare_digest(password.encode("utf-8"), self.password.encode("utf-8")) & right
+
+
+def expected_call(message: Message, now: float) -> ExpectedCall | None:
+    """The call that a mediator's ``NOTIFY`` (fig. 5e) announces, or ``None`` if it is none."""
+    fields = message.fields
+    try:
+        return ExpectedCall(
+            session=fields["Session"],
+            caller=fields["Caller ID"],
+            password=fields["Password"],
+            reply_password=fields["Reply Password"],
+            key=fields["Encrypt Key"],
+            until=now + UNSPENT_SECONDS,
+        )
+    except KeyError:
+        return None
+
+
+class Expected:
+    """All calls that are expected."""
+
+    def __init__(self) -> None:
+        self._calls: dict[str, ExpectedCall] = {}
+
+    def add(self, call: ExpectedCall) -> None:
+        """Expect a call; it replaces the same caller's that has not begun."""
+        for other in list(self._calls.values()):
+            if other.caller == call.caller:
+                del self._calls[other.session]
+        while len(self._calls) >= EXPECTED_MOST:
+            del self._calls[next(iter(self._calls))]
+        self._calls[call.session] = call
+
+    def find(self, session: str, now: float) -> ExpectedCall | None:
+        """The call of a session, unless it is unknown, begun, void or too old."""
+        call = self._calls.get(session)
+        if call is not None and call.until <= now:
+            del self._calls[session]
+            return None
+        return call
+
+    def spend(self, call: ExpectedCall, now: float) -> bool:
+        """Begin a call: once, and only while it is still expected (I7)."""
+        if self.find(call.session, now) is not call:
+            return False
+        del self._calls[call.session]
+        return True
+
+    def void(self, session: str) -> None:
+        """Expect a call no longer."""
+        self._calls.pop(session, None)
+
+    def void_all(self) -> None:
+        """Expect nobody: who can't be told of a withdrawal must not count on a permit."""
+        self._calls.clear()
+
+    def __len__(self) -> int:
+        return len(self._calls)

@@ -1,0 +1,249 @@
+"""A terminal's connection to its mediator: what it asks there, and what it is told.
+
+What changes a terminal comes in here and nowhere else (I26): the terminal itself has opened this
+connection to the mediator that it is configured with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from twisted.internet.defer import Deferred, TimeoutError, fail
+from twisted.internet.endpoints import connectProtocol
+from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.python.failure import Failure
+
+from broker.terminal.expected import ExpectedCall, expected_call
+from broker.wire.conversation import Conversation
+from broker.wire.decoder import Body
+from broker.wire.grammar import NOTIFY, QUERY, REGISTER
+from broker.wire.message import Malformed, Message
+from broker.wire.refusals import BadRequest, ServiceUnavailable, refusal_in
+from broker.wire.statements import (
+    BEGIN,
+    PERMITS,
+    REGISTRATION_COMPLETED,
+    STATUS,
+    STATUS_ACCEPTABLE,
+    STATUS_BUSY,
+    SUPERSEDED,
+    TERMINATE,
+)
+from broker.wire.stream import Exchange, Stream, Trace
+
+#: Seconds for which the mediator may take to answer.
+ANSWER_TIMEOUT: Final = 15.0
+
+
+class Told(Protocol):
+    """Who acts on what the mediator says."""
+
+    def acceptable(self) -> bool:
+        """Whether a call can be taken now (fig. 17)."""
+
+    def announced(self, call: ExpectedCall) -> None:
+        """A call will come (fig. 5e)."""
+
+    def terminated(self, session: str) -> None:
+        """A session is void, or must end."""
+
+    def superseded(self) -> None:
+        """The terminal is reached elsewhere from now on."""
+
+    def line_lost(self, line: Line, reason: Failure) -> None:
+        """The connection is gone."""
+
+
+class Nobody:
+    """For a connection that only asks: takes no call."""
+
+    def acceptable(self) -> bool:
+        """Nothing is listening here."""
+        return False
+
+    def announced(self, call: ExpectedCall) -> None:
+        """Nobody waits for it."""
+
+    def terminated(self, session: str) -> None:
+        """Nothing goes on here."""
+
+    def superseded(self) -> None:
+        """Nothing was reached here."""
+
+    def line_lost(self, line: Line, reason: Failure) -> None:
+        """Whoever asked has been told by the failure of the answer."""
+
+
+class Line(Conversation):
+    """One connection to the mediator, as one identifier.
+
+    :ivar identifier: whom the terminal acts as
+    :ivar gone: fires with ``None`` when the connection is gone
+    """
+
+    __slots__ = ("_clock", "_told", "gone", "identifier")
+
+    def __init__(self, stream: Stream, clock: IReactorTime, identifier: str, told: Told) -> None:
+        super().__init__(stream, transactions=True)
+        self.identifier = identifier
+        self.gone: Deferred[None] = Deferred()
+        self._clock = clock
+        self._told = told
+
+    # What a terminal asks.
+
+    def register(
+        self,
+        *,
+        edits: Sequence[str] = (),
+        address: str | None = None,
+        port: int | None = None,
+        expires: int | None = None,
+    ) -> Deferred[Message]:
+        """Register permits, or where the terminal is, or both; or only who it is.
+
+        :param edits: ``'Create Ib,If'``, ``'Add Ic'``, ``'Delete If'``, in order
+        :return: fires with the answer; fails with a ``Refused``
+        """
+        message = Message(REGISTER, Identifier=self.identifier)
+        if address is not None:
+            message.fields["Address"] = address
+        if port is not None:
+            message.fields["Port"] = str(port)
+        if expires is not None:
+            message.fields["Expires"] = str(expires)
+        if edits:
+            message.fields["Accept"] = "\n".join(edits)
+
+        def check(answer: Message) -> Message:
+            if answer.statement != REGISTRATION_COMPLETED:
+                raise BadRequest("the mediator's answer makes no sense")
+            return answer
+
+        return self._asked(message).addCallback(check)
+
+    def accepted(self) -> Deferred[list[str]]:
+        """The terminal's own permits, as the mediator has them."""
+
+        def read(answer: Message) -> list[str]:
+            names: list[str] = []
+            for edit in answer.edits("Accept"):
+                _, _, rest = edit.partition(" ")
+                names.extend(rest.split(",") if rest else ())
+            return names
+
+        return self._asked(Message(QUERY, PERMITS, Identifier=self.identifier)).addCallback(read)
+
+    def query(self, callee: str) -> Deferred[Message]:
+        """Ask for a callee (S1101).
+
+        :return: fires with the caller's credentials (fig. 5d); fails with a ``Refused``
+        """
+
+        def check(answer: Message) -> Message:
+            for name in ("Callee Address", "Callee Port", "Password", "Encrypt Key", "Session"):
+                if name not in answer.fields:
+                    raise BadRequest(f"the mediator's answer has no {name}")
+            return answer
+
+        message = Message(QUERY, Identifier=self.identifier, Callee=callee)
+        return self._asked(message).addCallback(check)
+
+    def began(self, session: str) -> None:
+        """Report that a call has begun."""
+        self.stream.send(Message.of(NOTIFY, {"Session": session, "": BEGIN}))
+
+    def ended(self, session: str, how: str) -> None:
+        """Report that a call is over (S5007)."""
+        self.stream.send(Message(NOTIFY, Session=session, End=how))
+
+    @property
+    def local_host(self) -> str:
+        """Our own address on this connection."""
+        transport = self.stream.transport
+        host = getattr(transport.getHost(), "host", None) if transport is not None else None
+        return str(host).partition("%")[0] if host else "127.0.0.1"
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.stream.close()
+
+    def _asked(self, message: Message) -> Deferred[Message]:
+        if not self.stream.connected:
+            return fail(ConnectionLost("the connection to the mediator is gone"))
+
+        def late(failure: Failure) -> Message:
+            failure.trap(TimeoutError)
+            raise ServiceUnavailable("the mediator did not answer")
+
+        def settle(answer: Message) -> Message:
+            refusal = refusal_in(answer)
+            if refusal is not None:
+                raise refusal
+            return answer
+
+        asked = self.ask(message).addTimeout(ANSWER_TIMEOUT, self._clock)
+        return asked.addErrback(late).addCallback(settle)
+
+    # What it is told.
+
+    def message_received(self, message: Message) -> None:
+        """The mediator asks for the status, answers, or tells something."""
+        if message.verb == QUERY and message.statement == STATUS:
+            status = STATUS_ACCEPTABLE if self._told.acceptable() else STATUS_BUSY
+            self.asked(message).reply(status, code=200)
+        elif message.verb != NOTIFY:
+            self.asked(message).reply(BadRequest.statement, {"Cause": "a terminal takes no such"})
+        elif not self.answered(message):
+            self._notified(message)
+
+    def _notified(self, message: Message) -> None:
+        session = message.get("Session")
+        if "Caller ID" in message.fields:
+            call = expected_call(message, self._clock.seconds())
+            if call is not None:
+                self._told.announced(call)
+        elif message.statement == TERMINATE and session is not None:
+            self._told.terminated(session)
+        elif message.statement == SUPERSEDED:
+            self._told.superseded()
+
+    def body_received(self, body: Body) -> None:
+        """Nothing that a mediator says so far has a body."""
+
+    def malformed_received(self, malformed: Malformed) -> None:
+        """What came is no message."""
+        self.malformed(malformed)
+
+    def connection_lost(self, reason: Failure) -> None:
+        """The connection is gone."""
+        self.lost()
+        self._told.line_lost(self, reason)
+        self.gone.callback(None)
+
+
+def dial(
+    clock: IReactorTime,
+    endpoint: IStreamClientEndpoint,
+    identifier: str,
+    *,
+    told: Told | None = None,
+    trace: Trace | None = None,
+) -> Deferred[Line]:
+    """Connect to a mediator once, to ask something there.
+
+    :return: fires with the line; fails as the endpoint does
+    """
+    exchange = Exchange.of_client(clock, trace=trace)
+    stream = Stream(exchange, lambda stream: Line(stream, clock, identifier, told or Nobody()))
+
+    def line(connected: Stream) -> Line:
+        receiver = connected.receiver
+        if not isinstance(receiver, Line):
+            raise TypeError(receiver)
+        return receiver
+
+    dialled: Deferred[Line] = connectProtocol(endpoint, stream).addCallback(line)
+    return dialled

@@ -1,0 +1,80 @@
+"""The status that a terminal gives (fig. 18): from the load of its machine, or from its calls."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import psutil
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from zope.interface import implementer
+
+from broker.interfaces import ILoad
+
+#: Seconds between two measurements, and how many of them the average is taken over.
+INTERVAL: Final = 1.0
+WINDOW: Final = 5
+
+
+@implementer(ILoad)
+class Unlimited:
+    """Takes any call."""
+
+    def acceptable(self) -> bool:
+        """Always."""
+        return True
+
+
+@implementer(ILoad)
+class CpuLoad:
+    """Takes calls while the machine's processors are not too busy (¶74).
+
+    The load is measured all the time, so that an answer needs no measurement of its own, and is the
+    mean over a sliding window, so that one busy second refuses nobody.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        limit: float,
+        *,
+        interval: float = INTERVAL,
+        window: int = WINDOW,
+        measure: Callable[[], float] = lambda: psutil.cpu_percent(interval=None),
+    ) -> None:
+        """
+        :param limit: the load above which no call is taken, in percent of all processors
+        :param interval: seconds between two measurements
+        :param window: how many of them count
+        :param measure: gives the load since it was last asked, in percent
+        """
+        self.limit = limit
+        self._interval = interval
+        self._measure = measure
+        self._samples: deque[float] = deque(maxlen=window)
+        self._measuring = LoopingCall(self._sample)
+        self._measuring.clock = clock
+
+    def start(self) -> None:
+        """Begin to measure."""
+        self._measure()  # what is before now counts for nothing
+        self._measuring.start(self._interval, now=False)
+
+    def stop(self) -> None:
+        """Measure no longer."""
+        if self._measuring.running:
+            self._measuring.stop()
+
+    @property
+    def percent(self) -> float:
+        """The mean load over the window; none, before the first measurement."""
+        return sum(self._samples) / len(self._samples) if self._samples else 0.0
+
+    def acceptable(self) -> bool:
+        """Whether the load is not above its limit (S1802)."""
+        return self.percent <= self.limit
+
+    def _sample(self) -> None:
+        self._samples.append(self._measure())

@@ -1,0 +1,254 @@
+"""A terminal as a service: it keeps itself registered, takes calls and makes them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredLock, TimeoutError, maybeDeferred
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IProtocol,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+    IStreamServerEndpoint,
+)
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from broker.interfaces import ICallHandler, ILoad
+from broker.tables.permits import as_edits
+from broker.terminal.calling import place_call
+from broker.terminal.calls import Calls
+from broker.terminal.doors import Doors
+from broker.terminal.expected import Expected, ExpectedCall
+from broker.terminal.line import Line
+from broker.terminal.load import Unlimited
+from broker.wire.grammar import DEFAULT_PORT
+from broker.wire.link import Link
+from broker.wire.message import Message, printable
+from broker.wire.refusals import Refused, ServiceUnavailable
+from broker.wire.stream import Exchange, StreamFactory, Trace
+
+#: Seconds for which a call waits for the connection to the mediator.
+LINE_TIMEOUT: Final = 10.0
+
+
+class Terminal(Service):
+    """One terminal.
+
+    :ivar identifier: whom it acts as
+    :ivar calls: those it is in
+    :ivar listening: fires with the direct listener's port; fails where it can't be opened
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        identifier: str,
+        mediator: IStreamClientEndpoint,
+        *,
+        listen: IStreamServerEndpoint | None = None,
+        address: str | None = None,
+        port: int | None = None,
+        accept: Sequence[str] = (),
+        handler: ICallHandler | None = None,
+        load: ILoad | None = None,
+        one_at_a_time: bool = False,
+        jitter: Callable[[], float] = random.random,
+        trace: Trace | None = None,
+    ) -> None:
+        """
+        :param reactor: an ``IReactorTCP`` and ``IReactorTime``
+        :param mediator: the only place from which it takes credentials (I26)
+        :param listen: where it takes calls; nowhere, without
+        :param address: what it registers; by default our own address on the mediator's connection
+        :param port: what it registers; by default the one it listens on
+        :param accept: whom it permits, once for each epoch of the mediator's store
+        :param handler: the application that takes calls
+        :param load: how it decides its status
+        :param one_at_a_time: it is busy while it is in a call (A25)
+        :param jitter: spreads reconnections, from 0 to 1
+        """
+        self.identifier = identifier
+        self.calls = Calls(self._ended)
+        self.listening: Deferred[IListeningPort] = Deferred()
+        self._reactor = reactor
+        self._listen = listen
+        self._address = address
+        self._port = port
+        self._accept = tuple(accept)
+        self._handler = handler
+        self._load = Unlimited() if load is None else load
+        self._one_at_a_time = one_at_a_time
+        self._trace = trace
+        self._expected = Expected()
+        self._epoch: str | None = None
+        self._locks: dict[str, DeferredLock] = {}
+        self._opened_port: IListeningPort | None = None
+        self._doors = Doors(
+            reactor,
+            identifier,
+            self._expected,
+            self.calls,
+            handler=handler,
+            woken=self._woken,
+            began=self._began,
+            may_take=self._idle_enough,
+            trace=trace,
+        )
+        self._link: Link[Line] = Link(
+            mediator,
+            Exchange.of_client(reactor, trace=trace),
+            lambda stream: Line(stream, reactor, identifier, self),
+            prepare=self._log_in,
+            jitter=jitter,
+        )
+
+    # As a service.
+
+    def startService(self) -> None:
+        """Open the direct listener, then connect and register."""
+        super().startService()  # type: ignore[no-untyped-call]
+        if self._listen is None:
+            self._link.startService()
+            return
+        opening = self._listen.listen(StreamFactory(self._doors.exchange, self._doors.door))
+        opening.addCallback(self._listens)
+        opening.addErrback(self.listening.errback)
+
+    def _listens(self, port: IListeningPort) -> None:
+        self._opened_port = port
+        if self._port is None:
+            self._port = getattr(port.getHost(), "port", DEFAULT_PORT)
+        self._link.startService()
+        self.listening.callback(port)
+
+    async def _stop(self) -> None:
+        self.calls.end_all("the terminal stops")
+        if self._opened_port is not None:
+            await maybeDeferred(self._opened_port.stopListening)
+            self._opened_port = None
+        await maybeDeferred(self._link.stopService)
+        self._doors.stop()
+
+    def stopService(self) -> Deferred[None]:
+        """Break off the calls, close the listener and the connection to the mediator."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        return Deferred.fromCoroutine(self._stop())
+
+    # For its application.
+
+    def ready(self) -> Deferred[None]:
+        """Fires once the terminal is connected and registered."""
+        return self._link.wait().addCallback(lambda _: None)
+
+    def call(self, callee: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Call a terminal; the protocol that the factory makes speaks over the channel.
+
+        Calls to one callee are made one after the other, since a new query voids what an earlier
+        one was granted and has not yet used.
+
+        :return: fires with that protocol; fails with a ``Refused`` or ``CallFailed``
+        """
+        return Deferred.fromCoroutine(self._call(callee, factory))
+
+    def edit(self, edits: Sequence[str]) -> Deferred[Message]:
+        """Edit the terminal's permits: ``['Add Ic,Ie', 'Delete If']``."""
+        return self._connected().addCallback(lambda line: line.register(edits=edits))
+
+    def accepted(self) -> Deferred[list[str]]:
+        """The terminal's permits, as the mediator has them."""
+        return self._connected().addCallback(lambda line: line.accepted())
+
+    async def _call(self, callee: str, factory: IProtocolFactory) -> IProtocol:
+        line = await self._connected()
+        lock = self._locks.setdefault(callee, DeferredLock())
+        await lock.acquire()
+        try:
+            return await place_call(
+                self._reactor, line, callee, factory, calls=self.calls, trace=self._trace
+            )
+        finally:
+            lock.release()
+            if not lock.locked:
+                self._locks.pop(callee, None)
+
+    def _connected(self) -> Deferred[Line]:
+        def late(failure: Failure) -> Line:
+            failure.trap(TimeoutError)
+            raise ServiceUnavailable("there is no connection to the mediator")
+
+        return self._link.wait().addTimeout(LINE_TIMEOUT, self._reactor).addErrback(late)
+
+    # Registering.
+
+    async def _log_in(self, line: Line) -> None:
+        """Register where we are, and once for each epoch whom we permit."""
+        try:
+            if self._opened_port is None:
+                answer = await line.register()
+            else:
+                host = line.local_host if self._address is None else self._address
+                answer = await line.register(address=host, port=self._port)
+            epoch = answer.get("Epoch")
+            if self._accept and epoch != self._epoch:
+                await line.register(edits=as_edits(self._accept, "Add"))
+            self._epoch = epoch
+        except Refused as refusal:
+            self.log.warn(
+                "The mediator refused the registration of {identifier}: {statement} {cause}",
+                identifier=printable(self.identifier),
+                statement=refusal.statement,
+                cause=printable(refusal.cause),
+            )
+            raise
+        self.log.info("{identifier} is registered", identifier=printable(self.identifier))
+
+    # Told by the mediator.
+
+    def acceptable(self) -> bool:
+        """The status (fig. 18)."""
+        return self._handler is not None and self._idle_enough() and self._load.acceptable()
+
+    def announced(self, call: ExpectedCall) -> None:
+        """Fig. 5e."""
+        self._doors.expect(call)
+
+    def terminated(self, session: str) -> None:
+        """A session is void, or must end."""
+        self._expected.void(session)
+        self.calls.terminate(session)
+
+    def superseded(self) -> None:
+        """Somebody else registered as us; that is worth an operator's look."""
+        self.log.warn(
+            "{identifier} is now reached elsewhere: another connection has registered its address",
+            identifier=printable(self.identifier),
+        )
+
+    def line_lost(self, line: Line, reason: Failure) -> None:
+        """A withdrawal could not be told to us now: what is not begun is void (I2)."""
+        self._expected.void_all()
+
+    # Told by the doors and the calls.
+
+    def _idle_enough(self) -> bool:
+        return not (self._one_at_a_time and len(self.calls))
+
+    def _woken(self) -> None:
+        self._link.retry_now()
+
+    def _began(self, session: str) -> None:
+        line = self._link.conversation
+        if line is not None:
+            line.began(session)
+
+    def _ended(self, session: str, how: str) -> None:
+        line = self._link.conversation
+        if line is not None:
+            line.ended(session, how)
