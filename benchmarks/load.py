@@ -1,8 +1,14 @@
 """The load: callers and callees on raw sockets, in a process of its own.
 
-``python -m benchmarks.load JSON`` takes a ``Load`` and prints a ``Result``, both as JSON. It measures the
-processor time of the servers it is given around the very interval in which it counts. Nothing is
-believed: each reply is matched with its request, and what is not as the protocol says is an error.
+``python -m benchmarks.load JSON`` takes a ``Load`` and prints a ``Result``, both as JSON. It
+measures the processor time of the servers it is given around the very interval in which it counts.
+Nothing is believed: each reply is matched with its request, and what is not as the protocol says is
+an error.
+
+The load never sleeps. To wake a process on another processor costs whoever sends to it several
+microseconds, so that a server would look the dearer the longer its load has to wait for it; peers
+on other machines cost it nothing of the kind. How long the load had nothing to do is counted
+instead, to show that it was not the bottleneck.
 """
 
 from __future__ import annotations
@@ -83,6 +89,7 @@ class Result:
     :ivar seconds: its length
     :ivar servers: processor time of each server process in the interval
     :ivar own: that of the load
+    :ivar spare: how long the load had nothing to do
     :ivar p50: the time from a request to its last reply that half of them kept within
     :ivar p99: the same for 99 in 100
     :ivar errors: how many replies were wrong, or missing in the end
@@ -93,6 +100,7 @@ class Result:
     seconds: float
     servers: dict[str, Cpu]
     own: Cpu
+    spare: float
     p50: float
     p99: float
     errors: int
@@ -112,6 +120,7 @@ class Tally:
     """What all connections of a load count together.
 
     :ivar now: the time of what is read now
+    :ivar spare: seconds in which there was nothing to read, while recording
     :ivar latencies: seconds that each request took whose time is recorded
     """
 
@@ -122,6 +131,7 @@ class Tally:
         self.errors = 0
         self.shown: list[str] = []
         self.refill = False
+        self.spare = 0.0
         self.recording = False
         self.latencies: list[float] = []
 
@@ -411,6 +421,7 @@ class Run:
                 for name, (user, system) in servers.items()
             },
             own=(own_after.user - own.user, own_after.system - own.system),
+            spare=tally.spare,
             p50=percentile(latencies, 0.5),
             p99=percentile(latencies, 0.99),
             errors=tally.errors,
@@ -435,13 +446,15 @@ class Run:
                 return
             if rate:
                 self._begin_due(now)
-            # A load that keeps to a schedule must not sleep over it; epoll counts in milliseconds.
-            events = self._epoll.poll(0)
+            events = self._epoll.poll(0)  # never asleep: see the module
             if events:
                 self._read(events)
                 silent_since = now
-            elif now - silent_since > PATIENCE:
-                raise Broken("the server has fallen silent")
+            else:
+                if tally.recording:
+                    tally.spare += time.perf_counter() - now
+                if now - silent_since > PATIENCE:
+                    raise Broken("the server has fallen silent")
 
     def _read(self, events: list[tuple[int, int]]) -> None:
         tally = self._tally

@@ -16,8 +16,8 @@ def tables(rows: Sequence[Row]) -> str:
         [
             *_lines(_RESULTS, [_result(row) for row in rows]),
             "",
-            "The load beside the servers (medians). It was fast enough where it was less busy than they",
-            "were; at half load it never sleeps, in order to keep to its schedule.",
+            "The load beside the servers (medians): how much of the time each had something to do. The",
+            "load never sleeps; it was fast enough where it was less busy than the servers.",
             "",
             *_lines(_LOADS, [_load(row) for row in rows if row.results]),
         ]
@@ -80,8 +80,8 @@ def _load(row: Row) -> tuple[str, ...]:
         row.title,
         _middle(row, "{:.0%}", lambda result: result.cpu * result.calls / result.seconds),
         _middle(row, "{:.0%}", _kernel),
-        _middle(row, "{:.0%}", lambda result: sum(result.own) / result.seconds),
-        _middle(row, "{:.1f}", lambda result: sum(result.own) / result.calls * 1e6),
+        _middle(row, "{:.0%}", lambda result: 1 - result.spare / result.seconds),
+        _middle(row, "{:.1f}", lambda result: (result.seconds - result.spare) / result.calls * 1e6),
         _middle(row, "{:.1f}", _resolver) if "resolver" in row.results[0].servers else "",
     )
 

@@ -39,10 +39,12 @@ def main() -> None:
         reactor.listenTCP(port, StreamFactory(exchange, m.peer), interface="127.0.0.1")
 
     Deferred.fromCoroutine(store.load()).addCallback(start).addErrback(lambda f: f.printTraceback())
-    if "--gc" in sys.argv:
-        import gc
+    import gc
 
-        reactor.callLater(2, gc.freeze)
+    if os.environ.get("BENCH_GC") == "off":
+        gc.disable()
+    elif os.environ.get("BENCH_GC") == "high":
+        gc.set_threshold(20000, 20, 20)
     reactor.run()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from hashlib import sha256
 from typing import Any, ClassVar, Final
 
 from twisted.python import usage
@@ -14,7 +13,6 @@ from broker.config import Setting, Settings, settle
 
 #: twistd's own default, which all roles of one folder would share.
 _TWISTD_PIDFILE: Final = "twistd.pid"
-_SAFE: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._+-@")
 
 
 class RoleOptions(usage.Options):
@@ -98,14 +96,6 @@ class RoleOptions(usage.Options):
 
     def getSynopsis(self) -> str:
         return f"Usage: twistd [options] {self.role} [options]"
-
-
-def safe_name(identifier: str) -> str:
-    """An identifier as a part of a file name: always another for another identifier."""
-    safe = "".join(one if one in _SAFE else "_" for one in identifier)[:64]
-    if safe == identifier and not safe.startswith("."):
-        return safe
-    return f"{safe.lstrip('.') or '_'}-{sha256(identifier.encode()).hexdigest()[:12]}"
 
 
 def _add_option(cls: type[RoleOptions], setting: Setting) -> None:

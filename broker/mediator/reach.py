@@ -16,6 +16,7 @@ from broker.tables.addresses import Address
 from broker.wire.grammar import NOTIFY
 from broker.wire.message import Message, printable
 from broker.wire.refusals import CalleeNotConnected
+from broker.wire.serving import came_from
 from broker.wire.statements import SUPERSEDED
 
 #: Connections one identifier may have; one more closes the oldest that is not reached.
@@ -59,8 +60,8 @@ class Reach:
             self.log.warn(
                 "{identifier} is now reached over a connection from {new}, no longer from {old}",
                 identifier=printable(identifier),
-                new=host_of(peer),
-                old=host_of(displaced),
+                new=came_from(peer.stream),
+                old=came_from(displaced.stream),
             )
         for waiting in self._waiting.pop(identifier, ()):
             waiting.callback(peer)
@@ -135,13 +136,6 @@ class Reach:
         for peers in list(self._bound.values()):
             for peer in peers:
                 peer.stream.close()
-
-
-def host_of(peer: Peer) -> str:
-    """The address that a connection comes from; loopback where it has none (a local socket)."""
-    transport = peer.stream.transport
-    host = getattr(transport.getPeer(), "host", None) if transport is not None else None
-    return str(host).partition("%")[0] if host else "127.0.0.1"
 
 
 def _name(peer: Peer) -> str:

@@ -11,21 +11,14 @@ from twisted.internet.defer import Deferred
 
 from broker.interfaces import IResolver, IStore, StoreFailed
 from broker.mediator.peer import Peer
-from broker.mediator.reach import Reach, host_of
+from broker.mediator.reach import Reach
 from broker.mediator.sessions import Sessions
-from broker.tables.addresses import (
-    Address,
-    AddressRefused,
-    Network,
-    Place,
-    check,
-    parse_ip,
-    within,
-)
+from broker.tables.addresses import Address, AddressRefused, Network, Place, admit
 from broker.tables.permits import ListTooLong, PermitTable
 from broker.wire.conversation import Request
 from broker.wire.grammar import DEFAULT_PORT
 from broker.wire.refusals import CalleeNotFound, RegistrationFailed
+from broker.wire.serving import arrived_at, came_from
 from broker.wire.statements import REGISTRATION_COMPLETED
 
 #: Seconds for which an address holds once its connection is gone, where none are named.
@@ -125,13 +118,15 @@ class Registration:
             if "Port" in fields or ("Expires" in fields and expires):
                 raise AddressRefused("a Port or Expires goes with an Address")
             return None if expires else Address("", 0, now, 0)
-        source = host_of(peer)
         port = int(fields.get("Port", DEFAULT_PORT))
-        host = check(host, source, self._allowed)
-        if port in self._own_ports and host in (source, _local(peer)):
-            raise AddressRefused("the address is the server's own")
-        ip = parse_ip(host)
-        dialable = ip == parse_ip(source) or within(ip, self._allowed)
+        host, dialable = admit(
+            host,
+            port,
+            source=came_from(peer.stream),
+            own=arrived_at(peer.stream),
+            allowed=self._allowed,
+            own_ports=self._own_ports,
+        )
         return Address(host, port, now, expires, dialable)
 
     async def _place(self, identifier: str, address: Address) -> None:
@@ -163,10 +158,3 @@ class Registration:
         finally:
             for turn in self._editing.pop(identifier):
                 turn.callback(None)
-
-
-def _local(peer: Peer) -> str:
-    """Our own address on a connection."""
-    transport = peer.stream.transport
-    host = getattr(transport.getHost(), "host", None) if transport is not None else None
-    return str(host).partition("%")[0] if host else ""

@@ -35,6 +35,7 @@ from broker.wire.refusals import (
     ServiceUnavailable,
     TooManyRequests,
 )
+from broker.wire.serving import declared, refuse
 from broker.wire.statements import BEGIN, PERMITS
 from broker.wire.stream import Exchange, Stream
 from broker.wire.timing import Deadlines
@@ -120,8 +121,7 @@ class Mediator:
     def requested(self, peer: Peer, request: Request) -> None:
         """A request came: do it, and answer it whatever happens."""
         doing = Deferred.fromCoroutine(self._serve(peer, request))
-        if request.done and doing.called:
-            self.counts["answered"] += 1
+        if doing.called and request.done:
             return
         doing.addErrback(self._refuse, request)
         if not doing.called and request.message.verb == QUERY:
@@ -166,9 +166,11 @@ class Mediator:
             if "Callee" not in message.fields:
                 raise BadRequest("a QUERY names a Callee")
             await self._calls.call(peer, request)
+            self.counts["calls granted"] += 1
         elif kind == (REGISTER, ""):
             self._identify(peer, message, RegistrationFailed)
             await self._registration.register(peer, request, self.exchange.clock.seconds())
+            self.counts["registrations"] += 1
         elif kind == (QUERY, PERMITS):
             identifier = self._identify(peer, message, PermissionDenied)
             edits = as_edits(self.permits.accepted(identifier))
@@ -190,17 +192,13 @@ class Mediator:
 
     def _refuse(self, failure: Failure, request: Request) -> None:
         """The one place where what went wrong becomes a message."""
-        error = failure.value
-        if isinstance(error, CancelledError):
-            error = CalleeNotConnected()
-        if not isinstance(error, Refused):
-            self.log.failure("A request could not be served", failure)
-            error = ServiceUnavailable()
+        error = (
+            CalleeNotConnected() if failure.check(CancelledError) else declared(failure, self.log)
+        )
         if self._uniform and isinstance(error, _HIDDEN) and request.message.verb == QUERY:
             error = PermissionDenied()
         self.counts[error.statement] += 1
-        told = {"Cause": error.cause} if error.cause and _may_say(error) else None
-        request.reply(error.statement, told, code=error.code)
+        refuse(request, error)
 
     def _decided(self, result: None, doing: Deferred[None]) -> None:
         self._deciding.discard(doing)
@@ -220,11 +218,6 @@ class Mediator:
         Deferred.fromCoroutine(_awaited(self._resolver.register(identifier, renewed))).addErrback(
             away
         )
-
-
-def _may_say(error: Refused) -> bool:
-    """Whether a refusal's cause may be told; the figures' refusals are told bare (I6)."""
-    return not isinstance(error, (PermissionDenied, *_HIDDEN[:3]))
 
 
 async def _awaited(step: Awaitable[None]) -> None:

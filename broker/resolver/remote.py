@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import ceil, inf
-from typing import Final
+from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionLost
@@ -60,7 +60,7 @@ class _Question:
     __slots__ = ("waiting",)
 
     def __init__(self) -> None:
-        self.waiting: Deferred[Conversation] | Deferred[Message] | None = None
+        self.waiting: Deferred[Any] | None = None
 
     def expire(self) -> None:
         """Give up."""
@@ -118,6 +118,7 @@ class RemoteResolver:
         self._clock = exchange.clock
         self._secret = secret
         self._refused = False  # and logged
+        self._puzzled = False  # and logged
         least, most = RETRY_SECONDS
         self._link: Link[_Conversation] = Link(
             endpoint,
@@ -137,11 +138,11 @@ class RemoteResolver:
         self._asked_since = -1.0  # when the oldest question after the last answer was sent
         # Addresses whose connection is open, and those whose connection is gone: until when.
         self._held: dict[str, Address] = {}
-        self._left: dict[str, tuple[Address, float]] = {}
+        self._left: dict[str, Place] = {}
         #: What the resolver is still to be told of; whether it must forget it first, because it
         #: may have recorded what we have refused.
         self._owed: dict[str, bool] = {}
-        self._telling = 0
+        self._telling: dict[_Question, str] = {}
         self._fresh: dict[float, Deadlines[str]] = {}  # by how long they are
 
     def start(self) -> None:
@@ -168,13 +169,15 @@ class RemoteResolver:
         self._left.pop(identifier, None)
         self._held[identifier] = address
         self._is_fresh(identifier, address)
+        if identifier in self._telling.values():  # and may come to be undone behind this
+            self._owe(identifier)
 
     def release(self, identifier: str, address: Address) -> None:
         """The connection that registered this address is gone: tell it once more."""
         if self._held.get(identifier) is not address:
             return
         self._forget(identifier)
-        self._left[identifier] = address, self._clock.seconds() + address.expires
+        self._left[identifier] = Place(address, self._clock.seconds() + address.expires)
         self._owe(identifier)
 
     async def withdraw(self, identifier: str) -> None:
@@ -216,11 +219,8 @@ class RemoteResolver:
             if conversation is None:
                 question.waiting = waiting = self._link.wait()
                 conversation = await waiting
-            if identifier in self._owed:
-                if undo is None:
-                    self._tell(conversation, identifier)
-                else:  # this supersedes it
-                    del self._owed[identifier]
+            if identifier in self._owed:  # what was to be told comes first
+                self._tell(conversation, identifier)
             asked = True
             question.waiting = answering = self._send(conversation, message)
             return await answering
@@ -250,7 +250,9 @@ class RemoteResolver:
         question.expire()
 
     def _no_answer(self, answer: Message) -> ServiceUnavailable:
-        self.log.warn("The resolver gave an answer of no use: {answer}", answer=answer)
+        if not self._puzzled:
+            self._puzzled = True
+            self.log.warn("The resolver gave an answer of no use: {answer}", answer=answer)
         return ServiceUnavailable()
 
     def _place(self, identifier: str, answer: Message) -> Place:
@@ -278,7 +280,7 @@ class RemoteResolver:
             message.fields["Password"] = self._secret
         answer = await conversation.ask(message)
         if answer.statement == REGISTRATION_COMPLETED:
-            self._refused = False
+            self._refused = self._puzzled = False
             return
         if not self._refused:
             self._refused = True
@@ -301,7 +303,7 @@ class RemoteResolver:
         self._tell_some()
 
     def _tell_some(self) -> None:
-        while self._owed and self._telling < BATCH:
+        while self._owed and len(self._telling) < BATCH:
             conversation = self._link.conversation
             if conversation is None or not conversation.stream.connected:
                 return
@@ -314,28 +316,35 @@ class RemoteResolver:
         now = self._clock.seconds()
         address = self._held.get(identifier)
         if address is not None:
-            message = _registration(identifier, address, now)
-        else:
-            left, until = self._left.pop(identifier, (None, now))
-            if left is None or until - now < 1:
-                return
-            message = _registration(identifier, left, now, expires=int(until - now))
-        self._order(conversation, identifier, message)
+            self._order(conversation, identifier, _registration(identifier, address, now))
+            return
+        left = self._left.pop(identifier, None)
+        if left is not None and left.until - now >= 1:
+            message = _registration(identifier, left.address, now, int(left.until - now))
+            self._order(conversation, identifier, message, left=left)
 
     def _order(
-        self, conversation: Conversation, identifier: str, message: Message, *, undo: bool = False
+        self,
+        conversation: Conversation,
+        identifier: str,
+        message: Message,
+        *,
+        undo: bool = False,
+        left: Place | None = None,
     ) -> None:
         question = _Question()
         question.waiting = answering = self._send(conversation, message)
         self._questions.add(question)
-        self._telling += 1
+        self._telling[question] = identifier
 
         def over(answer: Message | Failure) -> None:
             self._questions.discard(question)
-            self._telling -= 1
+            del self._telling[question]
             address = self._held.get(identifier)
             if isinstance(answer, Failure):
                 self._owed[identifier] = undo or self._owed.get(identifier, False)
+                if left is not None and address is None:
+                    self._left.setdefault(identifier, left)
             elif address is not None and not undo:
                 self._is_fresh(identifier, address)
             self._tell_some()
@@ -364,7 +373,7 @@ def _withdrawal(identifier: str) -> Message:
 
 
 def _registration(
-    identifier: str, address: Address, now: float | None = None, *, expires: int = 0
+    identifier: str, address: Address, now: float | None = None, expires: int = 0
 ) -> Message:
     """The message that registers an address.
 
@@ -379,7 +388,7 @@ def _registration(
         Expires=expires or address.expires,
     )
     if now is not None:
-        message.fields["Age"] = str(ceil(now - address.registered))
+        message.fields["Age"] = str(max(0, ceil(now - address.registered)))
     if address.dialable:
         message.fields["Dial"] = "Yes"
     return message

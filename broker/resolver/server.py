@@ -139,7 +139,7 @@ class ResolverServer:
             self._refuse(request, error)
             if isinstance(error, _NotAMediator):
                 peer.stream.close(linger=True)
-        except Exception:  # noqa: BLE001 - logged whole there; the peer learns no detail
+        except Exception:
             self._refuse(request, declared(Failure(), self.log))
 
     def lost(self, peer: ResolverPeer) -> None:

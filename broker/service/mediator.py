@@ -5,17 +5,20 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
+from random import SystemRandom
 from typing import Any
 
 from twisted.application.service import IService
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.endpoints import clientFromString
 
-from broker.config import FLAG, LISTENER, RESOLVER, SECONDS, Setting, Settings, choice
+from broker.config import FLAG, LISTENER, RESOLVER, SECONDS, Server, Setting, Settings, choice
 from broker.interfaces import IStore, StoreFailed
 from broker.mediator.dial import Dialer
 from broker.mediator.server import Mediator
 from broker.options import RoleOptions
 from broker.resolver.local import LocalResolver
+from broker.resolver.remote import RemoteResolver
 from broker.service import shared
 from broker.service.counting import CountLog
 from broker.service.listening import Listening
@@ -98,7 +101,7 @@ class MediatorService(Role):
         self._options = options
         self._store = store
         self._dialer = Dialer(reactor)
-        self._resolver = _make_resolver(reactor, options)
+        self._resolver: LocalResolver | RemoteResolver | None = None
         self._counting: CountLog | None = None
 
     async def open(self) -> None:
@@ -108,16 +111,17 @@ class MediatorService(Role):
         except StoreFailed as error:
             raise CannotStart(str(error)) from None
         options = self._options
+        resolver = make_resolver(self._reactor, options)
         exchange = Exchange(
             self._reactor,
             login_timeout=options["login-timeout"],
-            trace=shared.log_trace() if options["trace"] else None,
+            trace=shared.log_trace(shared.name_inside) if options["trace"] else None,
         )
         mediator = Mediator(
             exchange,
             self._store,
             state,
-            self._resolver,
+            resolver,
             self._dialer,
             os.urandom,
             status=not options["no-status"],
@@ -129,26 +133,38 @@ class MediatorService(Role):
         gc.freeze()  # what was loaded stays: no use in looking through it again and again
         self.listening.open(StreamFactory(exchange, mediator.peer))
         self.mediator = mediator
+        self._resolver = resolver
 
     def serve(self) -> None:
-        if self.mediator is not None:
+        if self.mediator is not None and self._resolver is not None:
             self._resolver.start()
             self._counting = CountLog(self._reactor, self.mediator.counts)
             self._counting.start()
 
     def close(self) -> Deferred[Any]:
-        closing = self.listening.close()
+        closing = [self.listening.close()]
         if self.mediator is not None:
             self.mediator.stop()
         self._dialer.stop()
-        self._resolver.stop()
+        if self._resolver is not None:
+            closing.append(maybeDeferred(self._resolver.stop))
         if self._counting is not None:
             self._counting.stop()
-        return closing
+        return gatherResults(closing)
 
 
-def _make_resolver(reactor: Any, options: Options) -> LocalResolver:
-    return LocalResolver(reactor)
+def make_resolver(reactor: Any, options: Options) -> LocalResolver | RemoteResolver:
+    """The resolver that the options name."""
+    server: Server | None = options["resolver"]
+    if server is None:
+        return LocalResolver(reactor)
+    trace = shared.log_trace(lambda _: "resolver") if options["trace"] else None
+    return RemoteResolver(
+        Exchange.of_client(reactor, trace=trace),
+        clientFromString(reactor, server.text),
+        jitter=SystemRandom().random,
+        secret=shared.read_secret(options["mediator-secret"]),
+    )
 
 
 def makeService(config: Options) -> IService:

@@ -117,29 +117,35 @@ def read_secret(path: str | None) -> str | None:
         raise CannotStart(f"{path}: holds no secret: one line of 1 to 512 characters") from None
 
 
-def make_trace(write: Callable[[str], object]) -> Callable[[Stream, str, Message], None]:
+def make_trace(
+    write: Callable[[str], object], name: Callable[[Stream], str]
+) -> Callable[[Stream, str, Message], None]:
     """A trace that writes a line for each message: ``Ib > QUERY / STATUS`` (I18, I19).
 
-    A peer is called by the identifier that its connection is bound to, and by its address before.
+    :param write: given each line
+    :param name: what a peer is called
     """
 
     def trace(stream: Stream, way: str, message: Message) -> None:
-        write(f"{name_of(stream)} {way} {' / '.join(message.masked())}")
+        write(f"{name(stream)} {way} {' / '.join(message.masked())}")
 
     return trace
 
 
-def log_trace() -> Callable[[Stream, str, Message], None]:
+def log_trace(name: Callable[[Stream], str]) -> Callable[[Stream, str, Message], None]:
     """A trace to the log."""
     log = Logger(namespace="broker.trace")
-    return make_trace(lambda line: log.info("{line}", line=line))
+    return make_trace(lambda line: log.info("{line}", line=line), name)
 
 
-def name_of(stream: Stream) -> str:
-    """What a peer is called."""
+def name_inside(stream: Stream) -> str:
+    """What a server calls a peer: the identifier it is bound to, and its address before that."""
     identifier = getattr(getattr(stream, "receiver", None), "identifier", None)
-    if isinstance(identifier, str):
-        return printable(identifier)
+    return printable(identifier) if isinstance(identifier, str) else address_of(stream)
+
+
+def address_of(stream: Stream) -> str:
+    """Where a peer is."""
     address = stream.transport.getPeer() if stream.transport is not None else None
     host, port = getattr(address, "host", None), getattr(address, "port", None)
     if host is None:

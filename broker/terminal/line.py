@@ -196,8 +196,10 @@ class Line(Conversation):
             self.asked(message).reply(status, code=200)
         elif message.verb != NOTIFY:
             self.asked(message).reply(BadRequest.statement, {"Cause": "a terminal takes no such"})
-        elif not self.answered(message):
+        elif message.transaction is None:
             self._notified(message)
+        else:
+            self.answered(message)
 
     def _notified(self, message: Message) -> None:
         session = message.get("Session")

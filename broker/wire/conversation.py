@@ -7,7 +7,6 @@ ready; what we send of ourselves never waits behind a reply.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
@@ -17,9 +16,6 @@ from broker.wire.grammar import NOTIFY
 from broker.wire.message import Malformed, Message
 from broker.wire.statements import BAD_MESSAGE, CODES, TOO_LARGE
 from broker.wire.stream import Stream
-
-#: Begins the key of a question without a transaction; no token begins so.
-_BARE: Final = " "
 
 
 class Request:
@@ -191,8 +187,6 @@ class Conversation:
         key = str(self._serial)
         if self.transactions:
             message.fields["Transaction"] = key
-        else:
-            key = _BARE + key
         answer: Deferred[Message] = Deferred(lambda _: self._forget(key))
         if self._questions is None:
             self._questions = {key: answer}
@@ -210,8 +204,8 @@ class Conversation:
     def answered(self, message: Message) -> bool:
         """Settle the question that a ``NOTIFY`` answers.
 
-        With a transaction it answers that question alone; without one, the oldest open of those
-        that were asked without. An answer with code 100 says that another follows.
+        With a transaction it answers that question alone; without one, the oldest that is open. An
+        answer with code 100 says that another follows.
 
         :return: whether there was such a question (I11)
         """
@@ -219,7 +213,7 @@ class Conversation:
             return False
         key = message.fields.get("Transaction")
         if key is None:
-            key = next((open_ for open_ in self._questions if open_[0] == _BARE), _BARE)
+            key = next(iter(self._questions))
         answer = self._questions.get(key)
         if answer is None:
             return False

@@ -95,12 +95,12 @@ class Link(Service, Generic[C]):
 
     def startService(self) -> None:
         """Connect, and from now on connect again whenever the connection is lost."""
-        super().startService()
+        super().startService()  # type: ignore[no-untyped-call]
         self._service.startService()
 
     def stopService(self) -> Deferred[None]:
         """Close the connection and make no other; fires when it is closed."""
-        super().stopService()
+        super().stopService()  # type: ignore[no-untyped-call]
         if self._standing is not None:
             self._standing.close()
         stopped = self._service.stopService()

@@ -115,7 +115,9 @@ class Exchange:
             self._flush()
 
     def stop(self) -> None:
-        """Leave no timer behind."""
+        """Close on whoever has not said who it is, and leave no timer behind."""
+        for stream in list(self.logins or ()):
+            stream.abort()
         for deadlines in (self.logins, self.stalls, self.early_stalls, self.silences):
             if deadlines is not None:
                 deadlines.stop()

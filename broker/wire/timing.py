@@ -7,7 +7,7 @@ set, so a dict that keeps its order and one timer serve them all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -46,6 +46,9 @@ class Deadlines(Generic[T]):
 
     def __contains__(self, thing: T) -> bool:
         return thing in self._due
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._due)
 
     def __len__(self) -> int:
         return len(self._due)

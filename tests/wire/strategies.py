@@ -94,10 +94,12 @@ nearly = st.one_of(
         st.one_of(
             st.sampled_from(
                 [
-                    b"REGISTER", b"QUERY", b"NOTIFY", b"REQUEST", b"query ", b"\r\n", b"\n",
-                    b"\n\n", b"\r", b":", b" ", b"\t", b"Accept:", b"Accept:Add ", b"Create",
-                    b"Delete Ib", b"Identifier:", b"Ia", b"Length:", b"5", b"Transaction:", b"7", b",",
-                    b"\x00", b"\x1b[2J", b"\xff", b"\xe3\x80\x80", b"\xc2\x85", b"\xe2\x80\xa8", b"STATUS",
+                    b"REGISTER", b"STATUS", b"QUERY", b"NOTIFY", b"REQUEST", b"query ",
+                    b"\r\n", b"\n", b"\n\n", b"\r", b":", b" ", b"\t", b"Accept:",
+                    b"Accept:Add ", b"Create",
+                    b"Delete Ib", b"Identifier:", b"Ia", b"Length:", b"5", b"Transaction:", b"7",
+                    b",", b"\x00", b"\x1b[2J", b"\xff",
+                    b"\xe3\x80\x80", b"\xc2\x85", b"\xe2\x80\xa8",
                 ]
             ),
             st.binary(max_size=3),

@@ -197,8 +197,8 @@ class ValueTests:
         assert rule(" ".join(SIXTY_FOUR)) == SIXTY_FOUR
 
     @pytest.mark.parametrize(
-        "bad", ["", "Key", SIXTY_FOUR[1:], SIXTY_FOUR + "0", "g" + SIXTY_FOUR[1:], "٣" * 64, "0x" + SIXTY_FOUR[2:],
-                SIXTY_FOUR[:32] + "\t" + SIXTY_FOUR[32:]]
+        "bad", ["", "Key", SIXTY_FOUR[1:], SIXTY_FOUR + "0", "g" + SIXTY_FOUR[1:], "٣" * 64,
+                "0x" + SIXTY_FOUR[2:], SIXTY_FOUR[:32] + "\t" + SIXTY_FOUR[32:]]
     )  # fmt: skip
     def test_no_keys(self, bad: str) -> None:
         """Anything else is no key."""
@@ -229,18 +229,20 @@ class ValueTests:
 
     def test_fold(self) -> None:
         """Only ASCII letters have a case here."""
-        assert fold("QUERY ſ K İ Σ") == "query ſ K İ Σ"
+        assert fold("QUERY \u017f \u212a \u0130 \u03a3") == "query \u017f \u212a \u0130 \u03a3"
 
     @settings(deadline=None, max_examples=300)
     @given(st.sampled_from(sorted(FIELDS)), st.text(max_size=80))
     def test_rules_raise_nothing_else(self, name: str, text: str) -> None:
         """A rule gives its canonical form, or raises ValueError that doesn't repeat the text."""
         try:
-            canonical = FIELDS[name](text)
+            outcome = FIELDS[name](text)
         except ValueError as error:
-            assert len(text) < 12 or text not in str(error)
+            outcome = str(error)
+            kept = len(text) < 12 or text not in outcome
         else:
-            assert FIELDS[name](canonical) == canonical
+            kept = FIELDS[name](outcome) == outcome
+        assert kept
 
 
 class TablesTests:

@@ -1,0 +1,423 @@
+"""The ``broker`` command: what a person does as a terminal, from a shell.
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 the server can't be reached, 4 refused, and 128 and
+the number of the signal that interrupted it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, BinaryIO, Final, TextIO, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import clientFromString
+from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
+from twisted.internet.protocol import Factory
+from twisted.internet.stdio import StandardIO
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+
+import broker
+from broker.config import Server, parse_server
+from broker.service.process import handle_signals
+from broker.service.shared import make_trace
+from broker.service.terminal import name_outside
+from broker.tables.permits import as_edits
+from broker.terminal.calling import place_call
+from broker.terminal.errors import CallFailed
+from broker.terminal.expected import ExpectedCall
+from broker.terminal.files import FileSender, Receipt, TransferFailed
+from broker.terminal.line import Line, Nobody, dial
+from broker.terminal.pipe import Pipe
+from broker.wire.grammar import entry, identifier, number
+from broker.wire.message import printable
+from broker.wire.refusals import Refused
+from broker.wire.statements import REGISTRATION_COMPLETED
+
+DONE: Final = 0
+FAILED: Final = 1
+UNREACHABLE: Final = 3
+REFUSED: Final = 4
+
+T = TypeVar("T")
+
+EXIT_STATUS: Final = """\
+exit status: 0 done, 1 failed, 2 wrong usage, 3 the server can't be reached, 4 refused (the cause is
+on standard error), 130 interrupted
+"""
+
+EXAMPLES: Final = f"""\
+examples:
+  broker permit add --as Ib Ia          let Ia call Ib
+  broker permit list --as Ib            whom Ib lets call
+  broker call --as Ia Ib --send a.wav   send a file to Ib; done when Ib has it
+  broker call --as Ia Ib <in >out       the same from a pipe, and what Ib says into another
+
+{EXIT_STATUS}"""
+
+
+class Unreachable(Exception):
+    """The mediator can't be reached, or went away; the text says which and why."""
+
+
+# The commands.
+
+
+async def permit(reactor: Any, arguments: argparse.Namespace) -> None:
+    """Edit or list whom a terminal lets call (fig. 3)."""
+    line = await _connect(reactor, arguments)
+    if arguments.change == "list":
+        for name in await line.accepted():
+            print(printable(name))
+    else:
+        await line.register(edits=as_edits(arguments.identifiers, arguments.change.capitalize()))
+        print(REGISTRATION_COMPLETED)
+    await _close(line)
+
+
+async def register(reactor: Any, arguments: argparse.Namespace) -> None:
+    """Register where a terminal is, and stay so that it is reached."""
+    line = await _connect(reactor, arguments, _Announcer())
+    await line.register(address=arguments.address, port=arguments.port, expires=arguments.expires)
+    print(REGISTRATION_COMPLETED, flush=True)
+    if arguments.once:
+        await _close(line)
+    else:
+        await line.gone
+        raise Unreachable("the mediator has closed the connection")
+
+
+async def call(reactor: Any, arguments: argparse.Namespace) -> None:
+    """Call a terminal, and send it a file or what is on standard input."""
+    if arguments.send is None:
+        blocking = [(number, os.get_blocking(number)) for number in (0, 1)]
+        try:
+            pipe = Pipe(lambda protocol: StandardIO(protocol, reactor=reactor))
+            await _call(reactor, arguments, pipe)
+        finally:  # the shell's own terminal, it may be
+            for descriptor, was in blocking:
+                os.set_blocking(descriptor, was)
+        return
+    with open(arguments.send, "rb") as file:
+        progress = Progress(sys.stderr, _size(file), time.monotonic)
+        try:
+            receipt = await _call(reactor, arguments, FileSender(file, progress=progress.at))
+        finally:
+            progress.end()
+        print(f"{arguments.callee} has {receipt.octets} bytes, SHA-256 {receipt.digest}")
+
+
+async def _call(
+    reactor: Any, arguments: argparse.Namespace, protocol: FileSender | Pipe
+) -> Receipt:
+    line = await _connect(reactor, arguments)
+    # A protocol's outcome is also told when it has failed before it is waited for.
+    await place_call(reactor, line, arguments.callee, _Once(protocol), trace=_trace(arguments))
+    receipt = await protocol.done
+    await deferLater(reactor, 0, lambda: None)  # the end of the call is reported first
+    await _close(line)
+    return receipt
+
+
+class _Once(Factory):
+    """Gives the one protocol of the one call."""
+
+    noisy = False
+
+    def __init__(self, protocol: FileSender | Pipe) -> None:
+        self._protocol = protocol
+
+    def buildProtocol(self, addr: object) -> FileSender | Pipe:
+        return self._protocol
+
+
+class _Announcer(Nobody):
+    """Says which calls would come to the terminal that is registered."""
+
+    def acceptable(self) -> bool:
+        """Whoever listens at the registered address may."""
+        return True
+
+    def announced(self, call: ExpectedCall) -> None:
+        """Fig. 5e, without its secrets."""
+        print(f"A call from {printable(call.caller)} is announced", flush=True)
+
+    def superseded(self) -> None:
+        print("The terminal is reached elsewhere from now on", flush=True)
+
+
+async def _connect(reactor: Any, arguments: argparse.Namespace, told: Nobody | None = None) -> Line:
+    server: Server = arguments.mediator
+    endpoint = clientFromString(reactor, server.text)
+    try:
+        return await dial(
+            reactor, endpoint, arguments.identifier, told=told, trace=_trace(arguments)
+        )
+    except (ConnectError, DNSLookupError) as error:
+        raise Unreachable(f"the mediator at {server.text} can't be reached: {error}") from None
+
+
+async def _close(line: Line) -> None:
+    line.close()
+    await line.gone
+
+
+def _trace(arguments: argparse.Namespace) -> Any:
+    if not arguments.trace:
+        return None
+    return make_trace(partial(print, file=sys.stderr, flush=True), name_outside)
+
+
+def _size(file: BinaryIO) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+class Progress:
+    """A bar that grows, on a terminal; nothing at all elsewhere."""
+
+    WIDTH: Final = 30
+    INTERVAL: Final = 0.1
+
+    def __init__(self, stream: TextIO, total: int, seconds: Callable[[], float]) -> None:
+        """
+        :param total: bytes that there are to send
+        :param seconds: the time, to draw no more often than can be seen
+        """
+        self._stream = stream
+        self._total = total
+        self._seconds = seconds
+        self._shown = stream.isatty() and total > 0
+        self._drawn = ""
+        self._next = 0.0
+
+    def at(self, octets: int) -> None:
+        """So many bytes have gone."""
+        now = self._seconds()
+        if not self._shown or (now < self._next and octets < self._total):
+            return
+        self._next = now + self.INTERVAL
+        part = min(1.0, octets / self._total)
+        bar = "#" * int(part * self.WIDTH)
+        self._drawn = f"[{bar:<{self.WIDTH}}] {part:4.0%} of {self._total / 1e6:.1f} MB"
+        self._stream.write(f"\r{self._drawn}")
+        self._stream.flush()
+
+    def end(self) -> None:
+        """Nothing more goes: leave the line."""
+        if self._drawn:
+            self._stream.write("\n")
+            self._stream.flush()
+            self._drawn = ""
+
+
+# The command line.
+
+
+def _argument(parse: Callable[[str], T], noun: str) -> Callable[[str], T]:
+    """A type for argparse, which tells why a value is wrong."""
+
+    def checked(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is no {noun}: {error}") from None
+
+    return checked
+
+
+def _number(least: int, most: int, noun: str) -> Callable[[str], int]:
+    rule = number(least, most)
+    return _argument(lambda text: int(rule(text)), noun)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """What the command understands."""
+    parser = argparse.ArgumentParser(
+        prog="broker",
+        description="Act as a terminal: say who may call it, register where it is, call another.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"broker {broker.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    _add_permit(commands)
+    _add_register(commands)
+    _add_call(commands)
+    return parser
+
+
+def _add_command(
+    commands: Any, name: str, brief: str, more: str = "", epilog: str = EXIT_STATUS
+) -> argparse.ArgumentParser:
+    """A command with the options that all have."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=brief,
+        description=f"{brief[0].upper()}{brief[1:]}. {more}".strip(),
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--as",
+        dest="identifier",
+        metavar="ID",
+        required=True,
+        type=_argument(identifier, "identifier"),
+        help="whom to act as",
+    )
+    parser.add_argument(
+        "--mediator",
+        metavar="tcp:HOST:PORT",
+        default="tcp:127.0.0.1:1201",
+        type=_argument(parse_server, "server"),
+        help="where the mediator is (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--trace", action="store_true", help="show each message on standard error; secrets masked"
+    )
+    return parser
+
+
+def _add_permit(commands: Any) -> None:
+    group = commands.add_parser("permit", help="say who may call", description="Say who may call.")
+    changes = group.add_subparsers(dest="change", metavar="change", required=True)
+    for name, brief in (
+        ("create", "let these call and nobody else; nobody at all, without any"),
+        ("add", "let these call too"),
+        ("delete", "let these call no longer"),
+    ):
+        parser = _add_command(changes, name, brief)
+        parser.add_argument(
+            "identifiers",
+            metavar="ID",
+            nargs="*" if name == "create" else "+",
+            type=_argument(entry, "identifier"),
+            help="a terminal",
+        )
+        parser.set_defaults(run=permit)
+    parser = _add_command(changes, "list", "print who may call, one a line")
+    parser.set_defaults(run=permit)
+
+
+def _add_register(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "register",
+        "register where a terminal is",
+        "The connection is held until it is interrupted, so that\nthe terminal is reached over it:"
+        " calls are announced, and the direct connections of callers\ngo to the address.",
+    )
+    parser.add_argument(
+        "--address", required=True, metavar="IP", help="the IP address that callers are given"
+    )
+    parser.add_argument(
+        "--port",
+        type=_number(1, 65535, "port"),
+        help="the port that callers are given (1203 without)",
+    )
+    parser.add_argument(
+        "--expires",
+        metavar="SECONDS",
+        type=_number(1, 10 * 365 * 86400, "number of seconds"),
+        help="how long the address holds once the connection is gone (3600 without)",
+    )
+    parser.add_argument(
+        "--once", action="store_true", help="do not hold the connection: leave the address only"
+    )
+    parser.set_defaults(run=register)
+
+
+def _add_call(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "call",
+        "call a terminal and send it something",
+        "What is on standard input is sent, and what the callee\nsays goes to standard output. It is"
+        " done when the callee has everything and has said so.",
+    )
+    parser.add_argument(
+        "callee", metavar="CALLEE", type=_argument(identifier, "identifier"), help="whom to call"
+    )
+    parser.add_argument("--send", metavar="FILE", help="send this file instead")
+    parser.set_defaults(run=call)
+
+
+# Running one.
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that the arguments name.
+
+    :return: the exit status
+    """
+    arguments = make_parser().parse_args(argv)
+    from twisted.internet import reactor
+
+    return run(lambda the_reactor: arguments.run(the_reactor, arguments), reactor)
+
+
+def run(command: Callable[[Any], Any], reactor: Any) -> int:
+    """Run one command in a reactor of its own.
+
+    :return: the exit status
+    """
+    reactor.seconds = time.monotonic
+    status: list[int] = []
+    doing: list[Deferred[None]] = []
+
+    def begin() -> None:
+        handle_signals(interrupted, reactor)
+        deferred = Deferred.fromCoroutine(command(reactor))
+        doing.append(deferred)
+        deferred.addCallbacks(lambda _: DONE, _explain).addBoth(end)
+
+    def interrupted(received: signal.Signals) -> None:
+        status.append(128 + received)
+        doing[0].cancel()
+
+    def end(result: int | Failure) -> None:
+        if isinstance(result, Failure):  # not foreseen: a fault of ours
+            result.printTraceback(file=sys.stderr)
+            result = FAILED
+        status.append(result)
+        reactor.callLater(0, reactor.stop)  # what was written last goes out
+
+    reactor.callWhenRunning(begin)
+    reactor.run()
+    return status[0]
+
+
+def _explain(failure: Failure) -> int:
+    """Say what went wrong in a line, and give the status for it."""
+    error = failure.value
+    if isinstance(error, CancelledError):
+        return FAILED  # interrupted; the signal's status counts
+    if isinstance(error, Refused):
+        why = f": {printable(error.cause)}" if error.cause else ""
+        return _say(f"{error.statement}{why}", REFUSED)
+    if isinstance(error, Unreachable):
+        return _say(str(error), UNREACHABLE)
+    if isinstance(error, (CallFailed, TransferFailed)):
+        return _say(printable(str(error)), FAILED)
+    if isinstance(error, ConnectionClosed):
+        return _say("the mediator has closed the connection", UNREACHABLE)
+    if isinstance(error, OSError):
+        name = f"{error.filename}: " if error.filename else ""
+        return _say(f"{name}{error.strerror or error}", FAILED)
+    failure.printTraceback(file=sys.stderr)
+    return FAILED
+
+
+def _say(text: str, status: int) -> int:
+    print(f"broker: {text}", file=sys.stderr, flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

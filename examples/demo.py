@@ -1,0 +1,281 @@
+"""The demonstration behind ``bin/demo``: real programs, a real call, a real file.
+
+Every step is a command that you could type yourself; it is printed before it runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import queue
+import re
+import shlex
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import wave
+from pathlib import Path
+
+#: Seconds that any one step may take.
+PATIENCE = 30.0
+RATE = 44100
+#: The tune: (frequency in hertz, beats).
+TUNE = ((392, 1), (440, 1), (494, 1), (587, 2), (494, 1), (440, 1), (392, 3), (330, 1), (392, 4))
+BEAT = 0.7
+
+PYTHON = [sys.executable, "-P"]
+
+
+class Failed(Exception):
+    """A step did not go as it must; the text says which."""
+
+
+def main() -> int:
+    """Run the demonstration; return the exit code."""
+    say("A permitted call from end to end. Everything stays on this machine.")
+    with tempfile.TemporaryDirectory(prefix="broker-demo-") as folder, Stage(Path(folder)) as stage:
+        try:
+            play(stage)
+        except Failed as failure:
+            say(f"It did not work: {failure}")
+            stage.show_logs()
+            return 1
+    say("Done: the permitted call went through, the other did not.")
+    return 0
+
+
+def play(stage: Stage) -> None:
+    """The scenes."""
+    song = stage.folder / "song.wav"
+    compose(song)
+    say(f"A piece of music was made: {song.stat().st_size:,} bytes of audio.")
+
+    scene("1. The mediator starts. It will decide who may reach whom.")
+    broker = stage.start("broker", "--listen", "tcp:0:interface=127.0.0.1", "--trace")
+    port = broker.wait_for(r"Listening on 127\.0\.0\.1:(\d+)").group(1)
+    mediator = f"tcp:127.0.0.1:{port}"
+    broker.narrate = True
+
+    scene("2. Two terminals register where they are. Nobody may call them yet.")
+    inbox = stage.folder / "inbox"
+    for name in ("Ia", "Ib"):
+        (inbox / name).mkdir(parents=True)
+        terminal = stage.start(
+            "broker-terminal",
+            *("--identifier", name, "--mediator", mediator),
+            *("--listen", "tcp:0:interface=127.0.0.1", "--receive", str(inbox / name)),
+        )
+        terminal.wait_for(f"{name} is registered")
+        broker.catch_up()
+
+    scene("3. Ib permits Ia to call it.")
+    stage.command("permit", "add", "--as", "Ib", "Ia", "--mediator", mediator)
+
+    scene("4. Ia calls Ib and sends the music, directly and encrypted.")
+    stage.command("call", "--as", "Ia", "Ib", "--send", str(song), "--mediator", mediator)
+    received = [path for path in (inbox / "Ib").iterdir() if path.suffix != ".part"]
+    if len(received) != 1:
+        raise Failed(f"Ib should have one file, and has {len(received)}")
+    sent_digest, received_digest = digest(song), digest(received[0])
+    print(f"    sent      sha256 {sent_digest}")
+    print(f"    received  sha256 {received_digest}")
+    if sent_digest != received_digest:
+        raise Failed("what arrived is not what was sent")
+    print("    the same, bit by bit")
+
+    scene("5. Ix, whom Ib has not permitted, tries the same, and learns nothing.")
+    stage.command(
+        *("call", "--as", "Ix", "Ib", "--send", str(song), "--mediator", mediator), expected=4
+    )
+    say("Whether Ib exists, or is there, Ix can't tell: somebody unknown gives the same answer.")
+    stage.command(
+        *("call", "--as", "Ix", "nobody", "--send", str(song), "--mediator", mediator), expected=4
+    )
+
+    scene("6. Ib withdraws the permit; now Ia is refused as well.")
+    stage.command("permit", "delete", "--as", "Ib", "Ia", "--mediator", mediator)
+    stage.command(
+        *("call", "--as", "Ia", "Ib", "--send", str(song), "--mediator", mediator), expected=4
+    )
+
+
+class Stage:
+    """All processes of the demonstration, ended when it is over.
+
+    :ivar folder: where they keep their files
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._players: list[Player] = []
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for player in reversed(self._players):
+            player.end()
+
+    def start(self, role: str, *options: str) -> Player:
+        """Start a role with ``twistd``."""
+        show("twistd", "-n", role, *options)
+        player = Player(role, [*_twistd(), "-n", role, *options], self.folder)
+        self._players.append(player)
+        return player
+
+    def command(self, *arguments: str, expected: int = 0) -> None:
+        """Run ``broker`` with these arguments, and see that it exits as expected."""
+        show("broker", *arguments)
+        done = subprocess.run(
+            [*PYTHON, "-m", "broker.cli", *arguments],
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        for player in self._players:
+            player.catch_up()
+        for line in (done.stdout + done.stderr).splitlines():
+            print(f"    {line}")
+        print(f"    exit code {done.returncode}")
+        if done.returncode != expected:
+            raise Failed(f"the exit code should be {expected}")
+
+    def show_logs(self) -> None:
+        """Print what the processes said, for whoever has to find out what went wrong."""
+        for player in self._players:
+            print(f"--- {player.name}")
+            for line in player.lines[-20:]:
+                print(f"    {line}")
+
+
+class Player:
+    """One running process and what it says.
+
+    :ivar lines: all lines so far
+    :ivar narrate: print the messages that it traces, in a newcomer's form
+    """
+
+    def __init__(self, name: str, command: list[str], folder: Path) -> None:
+        self.name = name
+        self.lines: list[str] = []
+        self.narrate = False
+        self._coming: queue.Queue[str | None] = queue.Queue()
+        self._process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        """Read until a line matches."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            line = self._next(deadline - time.monotonic())
+            if line is None:
+                raise Failed(f"{self.name} did not say {pattern!r}")
+            found = re.search(pattern, line)
+            if found:
+                return found
+
+    def catch_up(self) -> None:
+        """Read what has been said meanwhile, until it is silent for a moment."""
+        while self._next(0.3) is not None:
+            pass
+
+    def end(self) -> None:
+        """End the process as an operator would."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def _next(self, seconds: float) -> str | None:
+        try:
+            line = self._coming.get(timeout=max(0.0, seconds))
+        except queue.Empty:
+            return None
+        if line is not None:
+            self.lines.append(line)
+            if self.narrate:
+                narrate(line)
+        return line
+
+    def _read(self) -> None:
+        if self._process.stdout is not None:
+            for line in self._process.stdout:
+                self._coming.put(line.rstrip())
+        self._coming.put(None)
+
+
+_TRACED = re.compile(r"\[broker\.trace#\w+\] (?P<peer>.*?) (?P<way>[<>]) (?P<message>[A-Z]+.*)")
+
+
+def narrate(line: str) -> None:
+    """Print a traced message: who sends it to whom, and its lines."""
+    found = _TRACED.search(line)
+    if not found:
+        return
+    verb, *fields = found["message"].split(" / ")
+    peer = found["peer"] if re.fullmatch(r"I\w+", found["peer"]) else "  "
+    shown = [field for field in fields if not field.startswith(("Transaction:", "Code:", "Epoch:"))]
+    arrow = f"{peer} ──▶ mediator" if found["way"] == "<" else f"{peer} ◀── mediator"
+    print(f"    {arrow}   {verb:8} {'  '.join(shown)}")
+
+
+def compose(path: Path) -> None:
+    """Write a little tune, in stereo, as a WAV file."""
+    frames = bytearray()
+    for frequency, beats in TUNE:
+        length = int(RATE * BEAT * beats)
+        for n in range(length):
+            loudness = 12000 * math.exp(-2.0 * n / length)
+            value = int(loudness * math.sin(2 * math.pi * frequency * n / RATE))
+            echo = int(loudness * math.sin(2 * math.pi * frequency * 1.5 * n / RATE) / 2)
+            frames += struct.pack("<hh", value, echo)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(2)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes(bytes(frames))
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def say(text: str) -> None:
+    """Tell the audience something."""
+    print(text, flush=True)
+
+
+def scene(text: str) -> None:
+    """Begin a scene."""
+    print(f"\n{text}", flush=True)
+
+
+def show(*command: str) -> None:
+    """Print a command as one would type it."""
+    print(f"  $ {shlex.join(command)}", flush=True)
+
+
+def _twistd() -> list[str]:
+    return [str(Path(sys.executable).with_name("twistd"))]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Whole conversations: those that the documents print, played to the letter."""

@@ -1,0 +1,330 @@
+"""The address table (fig. 7), and which addresses are ever taken into it."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from math import inf
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from broker.tables.addresses import (
+    Address,
+    AddressRefused,
+    AddressTable,
+    admit,
+    check,
+    kind,
+    parse_ip,
+    usable,
+)
+
+PRIVATE = [ip_network("192.168.0.0/16")]
+
+
+def at(registered: float, *, host: str = "202.224.186.82", expires: int = 60) -> Address:
+    """An address registered at that time."""
+    return Address(host, 1203, registered, expires)
+
+
+class AddressTableTests:
+    """Where each terminal is: the newest wins, the old expires (A7, I10)."""
+
+    def test_nobody_is_anywhere(self) -> None:
+        """An identifier that never registered has no address (A8, S807)."""
+        assert AddressTable().lookup("Ib", 0) is None
+
+    def test_newest_wins(self) -> None:
+        """A later registration replaces an earlier one (A7)."""
+        table = AddressTable()
+        old, new = at(1), at(2, host="202.224.186.83")
+        assert table.register("Ib", old)
+        assert table.register("Ib", new)
+        place = table.lookup("Ib", 3)
+        assert place is not None
+        assert place.address is new
+
+    def test_older_never_replaces_newer(self) -> None:
+        """A registration that arrives late leaves the newer one in force, and says so (I10)."""
+        table = AddressTable()
+        new = at(2)
+        table.register("Ib", new)
+        assert not table.register("Ib", at(1, host="10.0.0.1"))
+        assert not table.renew("Ib", at(1, host="10.0.0.1"), 3)
+        place = table.lookup("Ib", 3)
+        assert place is not None
+        assert place.address is new
+
+    def test_expiry(self) -> None:
+        """An address is told until its seconds have run, and not at that moment (I10)."""
+        table = AddressTable()
+        table.register("Ib", at(100, expires=60))
+        assert table.lookup("Ib", 159.999) is not None
+        assert table.lookup("Ib", 160) is None
+
+    def test_held_does_not_expire(self) -> None:
+        """While its connection is open an address holds; then its expiry runs, from that moment."""
+        table = AddressTable()
+        address = at(100, expires=60)
+        table.register("Ib", address, held=True)
+        held = table.lookup("Ib", 10**9)
+        assert held is not None
+        assert held.until == inf
+        table.release("Ib", address, 1000)
+        assert table.lookup("Ib", 1059) is not None
+        assert table.lookup("Ib", 1060) is None
+
+    def test_release_of_a_replaced_address(self) -> None:
+        """A connection that goes takes with it no address but its own, equal ones included."""
+        table = AddressTable()
+        first, second = at(1), at(1)
+        table.register("Ib", first, held=True)
+        table.register("Ib", second, held=True)
+        table.release("Ib", first, 2)
+        place = table.lookup("Ib", 10**6)
+        assert place is not None
+        assert place.address is second
+
+    def test_withdrawal(self) -> None:
+        """What is withdrawn is told no more; withdrawing what isn't there is nothing."""
+        table = AddressTable()
+        table.register("Ib", at(1), held=True)
+        table.withdraw("Ib")
+        table.withdraw("Ib")
+        assert table.lookup("Ib", 2) is None
+        assert len(table) == 0
+
+    def test_renewed_on_anothers_word(self) -> None:
+        """The same address told again holds anew from then, by whatever age it is told (I10)."""
+        table = AddressTable()
+        table.renew("Ib", at(100), 100)
+        assert table.renew("Ib", at(99.5), 150)
+        assert table.lookup("Ib", 209.9) is not None
+        assert table.lookup("Ib", 210) is None
+
+    def test_renewing_never_shortens_what_is_held(self) -> None:
+        """A mediator's older word of the very address that a connection holds changes nothing."""
+        table = AddressTable()
+        table.register("Ib", at(100), held=True)
+        assert table.renew("Ib", at(99), 150)
+        assert table.lookup("Ib", 10**6) is not None
+
+    def test_expired_does_not_stand_in_the_way(self) -> None:
+        """Once the newer has expired, the older that still holds is in force, swept or not."""
+        for swept in (False, True):
+            table = AddressTable()
+            table.renew("Ib", at(100, expires=10), 100)
+            if swept:
+                table.prune(110)
+            assert table.renew("Ib", at(50, host="10.0.0.1"), 110)
+            place = table.lookup("Ib", 111)
+            assert place is not None
+            assert place.address.host == "10.0.0.1"
+
+    def test_cap(self) -> None:
+        """A full table takes nobody new, but goes on for those it knows (I15, I5)."""
+        table = AddressTable(most=2)
+        table.register("Ia", at(1))
+        table.register("Ib", at(1))
+        for take in (
+            lambda: table.register("Ic", at(2)),
+            lambda: table.renew("Ic", at(2), 2),
+        ):
+            with pytest.raises(AddressRefused):
+                take()
+        assert table.lookup("Ic", 3) is None
+        assert table.register("Ib", at(2))
+        assert table.renew("Ia", at(2), 2)
+        assert len(table) == 2
+
+    def test_prune(self) -> None:
+        """Sweeping drops what has expired, and only that, and says how many."""
+        table = AddressTable()
+        table.register("Ia", at(0, expires=10))
+        table.register("Ib", at(0, expires=11))
+        table.register("Ic", at(0, expires=1), held=True)
+        assert table.prune(10) == 1
+        assert len(table) == 2
+
+    @settings(deadline=None, max_examples=100)
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["told", "withdrawn", "swept"]),
+                st.integers(0, 30),  # seconds that pass before it
+                st.integers(0, 40),  # how old the address is
+                st.integers(1, 50),  # how long it holds
+            ),
+            max_size=20,
+        )
+    )
+    def test_told_by_mediators_as_the_model(self, events: list[tuple[str, int, int, int]]) -> None:
+        """In whatever order addresses of any age come in, the one told is the newest in force.
+
+        Each has a host of its own, so that none renews another; sweeping makes no difference
+        (A7, I10).
+        """
+        table = AddressTable()
+        now = 1000.0
+        model: tuple[float, float, str] | None = None  # registered, until, host
+        for number, (event, passed, age, expires) in enumerate(events):
+            now += passed
+            if model is not None and model[1] <= now:
+                model = None
+            if event == "swept":
+                table.prune(now)
+            elif event == "withdrawn":
+                table.withdraw("Ib")
+                model = None
+            else:
+                host = f"10.0.0.{number}"
+                newer = model is None or now - age >= model[0]
+                assert table.renew("Ib", at(now - age, host=host, expires=expires), now) == newer
+                if newer:
+                    model = (now - age, now + expires, host)
+            place = table.lookup("Ib", now)
+            told = None if place is None else (place.address.host, place.until)
+            assert told == (None if model is None else (model[2], model[1]))
+
+
+class KindTests:
+    """What an address is, before anyone believes it (I12)."""
+
+    @pytest.mark.parametrize(
+        ("host", "expected"),
+        [
+            ("127.0.0.1", "loopback"),
+            ("127.255.0.9", "loopback"),
+            ("::1", "loopback"),
+            ("::ffff:127.0.0.1", "loopback"),
+            ("169.254.1.1", "link"),
+            ("fe80::1", "link"),
+            ("10.1.2.3", "private"),
+            ("172.16.0.1", "private"),
+            ("192.168.1.1", "private"),
+            ("::ffff:192.168.1.1", "private"),
+            ("fd00::1", "private"),
+            ("100.64.0.1", "private"),
+            ("202.224.186.82", "public"),
+            ("::ffff:202.224.186.82", "public"),
+            ("2400:4000::1", "public"),
+            ("0.0.0.0", "none"),
+            ("0.1.2.3", "none"),
+            ("::", "none"),
+            ("::ffff:0.0.0.0", "none"),
+            ("224.0.0.1", "none"),
+            ("239.255.255.250", "none"),
+            ("ff02::1", "none"),
+            ("::ffff:224.0.0.1", "none"),
+            ("255.255.255.255", "none"),
+            ("240.0.0.1", "none"),
+            ("::ffff:255.255.255.255", "none"),
+        ],
+    )
+    def test_kind(self, host: str, expected: str) -> None:
+        """Each address is of one kind, IPv4 in IPv6 clothing of that which it is."""
+        assert kind(parse_ip(host)) == expected
+        if expected == "none":
+            for source in ("127.0.0.1", "202.224.186.90", host):
+                with pytest.raises(AddressRefused):
+                    check(host, source, [ip_network("0.0.0.0/0"), ip_network("::/0")])
+            with pytest.raises(AddressRefused):
+                usable(host)
+        else:
+            assert str(usable(host)) == check(host, host)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "host.example.jp",
+            "1.2.3",
+            "1.2.3.4.5",
+            "256.1.1.1",
+            "01.2.3.4",
+            "١٢٧.0.0.1",
+            "127.1",
+            "0x7f000001",
+            "2130706433",
+            "[::1]",
+            "::1%lo",
+            "fe80::1%eth0",
+            "2400:4000::1%a b",
+            "1.2.3.4/32",
+            " 1.2.3.4",
+            "1.2.3.4\n",
+        ],
+    )
+    def test_no_address(self, text: str) -> None:
+        """What isn't one address in its plain form is refused, zones included (I12)."""
+        with pytest.raises(AddressRefused):
+            parse_ip(text)
+
+
+class AdmitTests:
+    """What a terminal may register over its own connection (I12)."""
+
+    @pytest.mark.parametrize(
+        ("host", "source"),
+        [
+            ("127.0.0.1", "127.0.0.1"),
+            ("127.0.0.1", "::1"),
+            ("192.168.1.5", "10.0.0.9"),
+            ("202.224.186.82", "202.224.186.90"),
+            ("2400:4000::5", "202.224.186.90"),
+        ],
+    )
+    def test_of_the_same_kind(self, host: str, source: str) -> None:
+        """An address of the kind of its source is taken."""
+        assert admit(host, 1203, source=source, own="")[0] == host
+
+    @pytest.mark.parametrize(
+        ("host", "source"),
+        [
+            ("127.0.0.1", "202.224.186.90"),
+            ("127.0.0.1", "192.168.1.5"),
+            ("::ffff:127.0.0.1", "192.168.1.5"),
+            ("192.168.1.5", "202.224.186.90"),
+            ("202.224.186.82", "192.168.1.5"),
+            ("169.254.1.1", "192.168.1.5"),
+        ],
+    )
+    def test_of_another_kind(self, host: str, source: str) -> None:
+        """An address of another kind than its source is refused."""
+        with pytest.raises(AddressRefused):
+            admit(host, 1203, source=source, own="")
+
+    def test_allowed_networks(self) -> None:
+        """The operator may allow networks: they are taken from anywhere, and may be dialled."""
+        told = admit("192.168.1.5", 1203, source="202.224.186.90", own="", allowed=PRIVATE)
+        assert told == ("192.168.1.5", True)
+        with pytest.raises(AddressRefused):
+            admit("10.0.0.1", 1203, source="202.224.186.90", own="", allowed=PRIVATE)
+
+    def test_dialable(self) -> None:
+        """Only the very address that a connection comes from may be dialled, in any clothing."""
+        assert admit("10.0.0.1", 1203, source="10.0.0.1", own="") == ("10.0.0.1", True)
+        assert admit("::ffff:10.0.0.1", 1, source="10.0.0.1", own="") == ("10.0.0.1", True)
+        assert admit("10.0.0.1", 1203, source="::ffff:10.0.0.1", own="") == ("10.0.0.1", True)
+        assert admit("10.0.0.2", 1203, source="10.0.0.1", own="") == ("10.0.0.2", False)
+
+    @pytest.mark.parametrize(
+        ("host", "own"),
+        [
+            ("202.224.186.1", "202.224.186.1"),
+            ("::ffff:202.224.186.1", "202.224.186.1"),
+            ("202.224.186.1", "::ffff:202.224.186.1"),
+        ],
+    )
+    def test_never_the_server(self, host: str, own: str) -> None:
+        """A port of the server at its own address is refused, in any clothing; another is not."""
+        source = "202.224.186.90"
+        with pytest.raises(AddressRefused):
+            admit(host, 1201, source=source, own=own, own_ports=[1201])
+        assert admit(host, 1203, source=source, own=own, own_ports=[1201])[1] is False
+
+    def test_never_the_server_on_the_same_machine(self) -> None:
+        """A terminal that shares the server's machine doesn't register the server's port."""
+        with pytest.raises(AddressRefused):
+            admit("127.0.0.1", 1201, source="127.0.0.1", own="127.0.0.1", own_ports=[1201])
