@@ -25,9 +25,9 @@ def parser() -> argparse.ArgumentParser:
     """What may stand on the command line."""
     made = argparse.ArgumentParser(
         prog="bin/bench",
-        description="Measures what the product costs: server CPU a call, calls a second, latencies, "
-        "memory of an idle terminal. REF is what a request costs on a bare Twisted protocol in the "
-        "same run. See benchmarks/README.md.",
+        description="Measures what the product costs: server CPU a call, calls a second, "
+        "latencies, memory of an idle terminal. REF is what a request costs on a bare Twisted "
+        "protocol in the same run. See benchmarks/README.md.",
     )
     made.add_argument("--quick", action="store_true", help="a short run, of rough figures")
     made.add_argument("--json", type=Path, metavar="PATH", help="write all results there as well")

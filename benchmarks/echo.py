@@ -10,6 +10,7 @@ import sys
 from typing import Final
 
 from twisted.internet import epollreactor
+from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
 REQUEST: Final = (
@@ -48,10 +49,9 @@ def main() -> None:
     epollreactor.install()
     from twisted.internet import reactor
 
-    reactor.listenTCP(  # type: ignore[attr-defined]
-        int(sys.argv[1]), Factory.forProtocol(SplitEcho), backlog=1024, interface="127.0.0.1"
-    )
-    reactor.run()  # type: ignore[attr-defined]
+    endpoint = TCP4ServerEndpoint(reactor, int(sys.argv[1]), 1024, "127.0.0.1")
+    endpoint.listen(Factory.forProtocol(SplitEcho))
+    reactor.run()
 
 
 if __name__ == "__main__":

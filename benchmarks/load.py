@@ -16,7 +16,6 @@ from __future__ import annotations
 import gc
 import json
 import math
-import os
 import random
 import select
 import socket
@@ -45,7 +44,7 @@ CONNECTING: Final = 32
 PATIENCE: Final = 30.0
 ERRORS_SHOWN: Final = 5
 
-#: User and system time, in seconds.
+#: Processor time in seconds: all of it, and the kernel's part, which is known to 0.01 s only.
 Cpu = tuple[float, float]
 
 
@@ -88,7 +87,6 @@ class Result:
     :ivar calls: requests that were answered in the interval
     :ivar seconds: its length
     :ivar servers: processor time of each server process in the interval
-    :ivar own: that of the load
     :ivar spare: how long the load had nothing to do
     :ivar p50: the time from a request to its last reply that half of them kept within
     :ivar p99: the same for 99 in 100
@@ -99,7 +97,6 @@ class Result:
     calls: int
     seconds: float
     servers: dict[str, Cpu]
-    own: Cpu
     spare: float
     p50: float
     p99: float
@@ -109,7 +106,11 @@ class Result:
     @property
     def cpu(self) -> float:
         """Processor time of all server processes together for one request."""
-        return sum(map(sum, self.servers.values())) / self.calls if self.calls else math.nan
+        return (
+            sum(every for every, _ in self.servers.values()) / self.calls
+            if self.calls
+            else math.nan
+        )
 
 
 class Broken(Exception):
@@ -401,7 +402,6 @@ class Run:
                 asking.ask(load.depth, now)
         self._go_on(now + load.warmup, 0)
         servers = self._times()
-        own = os.times()
         done = tally.done
         tally.recording = True
         begun = time.perf_counter()
@@ -409,7 +409,6 @@ class Run:
         ended = time.perf_counter()
         tally.recording = False
         after = self._times()
-        own_after = os.times()
         calls = tally.done - done
         self._finish()
         latencies = sorted(tally.latencies)
@@ -417,10 +416,9 @@ class Run:
             calls=calls,
             seconds=ended - begun,
             servers={
-                name: (after[name][0] - user, after[name][1] - system)
-                for name, (user, system) in servers.items()
+                name: (after[name][0] - every, after[name][1] - kernel)
+                for name, (every, kernel) in servers.items()
             },
-            own=(own_after.user - own.user, own_after.system - own.system),
             spare=tally.spare,
             p50=percentile(latencies, 0.5),
             p99=percentile(latencies, 0.99),
@@ -429,11 +427,7 @@ class Run:
         )
 
     def _times(self) -> dict[str, Cpu]:
-        times = {}
-        for name, process in self._processes.items():
-            spent = process.cpu_times()
-            times[name] = (spent.user, spent.system)
-        return times
+        return {name: cpu_of(process) for name, process in self._processes.items()}
 
     def _go_on(self, until: float, done: int) -> None:
         """Ask and answer until then, or until so many requests are done."""
@@ -496,6 +490,15 @@ class Run:
 
     def _open(self) -> int:
         return sum(asking.open() for asking in self._asking)
+
+
+def cpu_of(process: psutil.Process) -> Cpu:
+    """The processor time that all threads of a process have had so far."""
+    spent = process.cpu_times()
+    every = spent.user + spent.system
+    if sys.platform == "linux":  # its clock counts nanoseconds: clock_getcpuclockid(3)
+        every = time.clock_gettime((~process.pid << 3) | 2)
+    return every, spent.system
 
 
 def percentile(ordered: list[float], share: float) -> float:

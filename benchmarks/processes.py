@@ -177,11 +177,6 @@ def start_mediator(*, status: bool, apart: bool = False, profile: Path | None = 
 def _twistd(
     role: str, port: int, options: Sequence[str] = (), profile: Path | None = None
 ) -> list[str]:
-    if (ROOT / "benchmarks" / "server.py").exists():  # XXX
-        command = [sys.executable, "-m", "benchmarks.server", str(port), *options]
-        if profile is not None:
-            command[1:1] = ["-m", "cProfile", "-o", str(profile)]
-        return command
     twistd = [str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile="]
     if profile is not None:
         twistd += ["--profiler=cprofile", f"--profile={profile}", "--savestats"]

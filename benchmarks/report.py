@@ -16,8 +16,8 @@ def tables(rows: Sequence[Row]) -> str:
         [
             *_lines(_RESULTS, [_result(row) for row in rows]),
             "",
-            "The load beside the servers (medians): how much of the time each had something to do. The",
-            "load never sleeps; it was fast enough where it was less busy than the servers.",
+            "The load beside the servers (medians): how much of the time each had something to do.",
+            "The load never sleeps; it was fast enough where it was less busy than the servers.",
             "",
             *_lines(_LOADS, [_load(row) for row in rows if row.results]),
         ]
@@ -87,12 +87,12 @@ def _load(row: Row) -> tuple[str, ...]:
 
 
 def _kernel(result: Result) -> float:
-    every = sum(map(sum, result.servers.values()))
-    return sum(system for _, system in result.servers.values()) / every if every else 0.0
+    spent = result.cpu * result.calls
+    return sum(kernel for _, kernel in result.servers.values()) / spent if spent else 0.0
 
 
 def _resolver(result: Result) -> float:
-    return sum(result.servers["resolver"]) / result.calls * 1e6
+    return result.servers["resolver"][0] / result.calls * 1e6
 
 
 def _middle(row: Row, form: str, of: Callable[[Result], float]) -> str:

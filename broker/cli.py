@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, BinaryIO, Final, TextIO, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 from twisted.internet.protocol import Factory
@@ -44,6 +44,9 @@ DONE: Final = 0
 FAILED: Final = 1
 UNREACHABLE: Final = 3
 REFUSED: Final = 4
+
+#: Seconds that an interrupted call has to tell the callee that it is.
+LAST_WORDS: Final = 0.1
 
 T = TypeVar("T")
 
@@ -76,9 +79,17 @@ async def permit(reactor: Any, arguments: argparse.Namespace) -> None:
         for name in await line.accepted():
             print(printable(name))
     else:
-        await line.register(edits=as_edits(arguments.identifiers, arguments.change.capitalize()))
+        await line.register(edits=edits(arguments.change, arguments.identifiers))
         print(REGISTRATION_COMPLETED)
     await _close(line)
+
+
+def edits(change: str, identifiers: Sequence[str]) -> list[str]:
+    """The edits of one ``permit`` command, each of which fits a line."""
+    if change == "create":
+        return as_edits(identifiers)
+    adding = as_edits(identifiers, "Add")
+    return adding if change == "add" else [f"Delete{edit.removeprefix('Add')}" for edit in adding]
 
 
 async def register(reactor: Any, arguments: argparse.Namespace) -> None:
@@ -338,8 +349,8 @@ def _add_call(commands: Any) -> None:
         commands,
         "call",
         "call a terminal and send it something",
-        "What is on standard input is sent, and what the callee\nsays goes to standard output. It is"
-        " done when the callee has everything and has said so.",
+        "What is on standard input is sent, and what the callee\nsays goes to standard output. It"
+        " is done when the callee has everything and has said so.",
     )
     parser.add_argument(
         "callee", metavar="CALLEE", type=_argument(identifier, "identifier"), help="whom to call"
@@ -375,18 +386,16 @@ def run(command: Callable[[Any], Any], reactor: Any) -> int:
         handle_signals(interrupted, reactor)
         deferred = Deferred.fromCoroutine(command(reactor))
         doing.append(deferred)
-        deferred.addCallbacks(lambda _: DONE, _explain).addBoth(end)
+        deferred.addBoth(end)
 
     def interrupted(received: signal.Signals) -> None:
         status.append(128 + received)
         doing[0].cancel()
 
-    def end(result: int | Failure) -> None:
-        if isinstance(result, Failure):  # not foreseen: a fault of ours
-            result.printTraceback(file=sys.stderr)
-            result = FAILED
-        status.append(result)
-        reactor.callLater(0, reactor.stop)  # what was written last goes out
+    def end(result: Failure | None) -> None:
+        if not status:
+            status.append(_explain(result) if isinstance(result, Failure) else DONE)
+        reactor.callLater(LAST_WORDS if status[0] > 128 else 0, reactor.stop)
 
     reactor.callWhenRunning(begin)
     reactor.run()
@@ -396,8 +405,6 @@ def run(command: Callable[[Any], Any], reactor: Any) -> int:
 def _explain(failure: Failure) -> int:
     """Say what went wrong in a line, and give the status for it."""
     error = failure.value
-    if isinstance(error, CancelledError):
-        return FAILED  # interrupted; the signal's status counts
     if isinstance(error, Refused):
         why = f": {printable(error.cause)}" if error.cause else ""
         return _say(f"{error.statement}{why}", REFUSED)

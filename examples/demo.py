@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 import wave
+from collections.abc import Callable
 from pathlib import Path
 
 #: Seconds that any one step may take.
@@ -56,9 +57,9 @@ def play(stage: Stage) -> None:
 
     scene("1. The mediator starts. It will decide who may reach whom.")
     broker = stage.start("broker", "--listen", "tcp:0:interface=127.0.0.1", "--trace")
-    port = broker.wait_for(r"Listening on 127\.0\.0\.1:(\d+)").group(1)
+    port = stage.wait_for(broker, r"Listening on 127\.0\.0\.1:(\d+)").group(1)
     mediator = f"tcp:127.0.0.1:{port}"
-    broker.narrate = True
+    broker.narrate = narrate
 
     scene("2. Two terminals register where they are. Nobody may call them yet.")
     inbox = stage.folder / "inbox"
@@ -67,10 +68,11 @@ def play(stage: Stage) -> None:
         terminal = stage.start(
             "broker-terminal",
             *("--identifier", name, "--mediator", mediator),
-            *("--listen", "tcp:0:interface=127.0.0.1", "--receive", str(inbox / name)),
+            *("--listen", "tcp:0:interface=127.0.0.1", "--receive", str(inbox / name), "--trace"),
         )
-        terminal.wait_for(f"{name} is registered")
-        broker.catch_up()
+        stage.wait_for(terminal, f"{name} is registered")
+        terminal.narrate = narrate_directly
+        stage.catch_up()
 
     scene("3. Ib permits Ia to call it.")
     stage.command("permit", "add", "--as", "Ib", "Ia", "--mediator", mediator)
@@ -112,6 +114,7 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._players: list[Player] = []
+        self._said: queue.Queue[tuple[Player, str]] = queue.Queue()  # by all, as it comes
 
     def __enter__(self) -> Stage:
         return self
@@ -123,7 +126,7 @@ class Stage:
     def start(self, role: str, *options: str) -> Player:
         """Start a role with ``twistd``."""
         show("twistd", "-n", role, *options)
-        player = Player(role, [*_twistd(), "-n", role, *options], self.folder)
+        player = Player(role, [*_twistd(), "-n", role, *options], self)
         self._players.append(player)
         return player
 
@@ -139,13 +142,42 @@ class Stage:
             timeout=PATIENCE,
             check=False,
         )
-        for player in self._players:
-            player.catch_up()
+        self.catch_up()
         for line in (done.stdout + done.stderr).splitlines():
             print(f"    {line}")
         print(f"    exit code {done.returncode}")
         if done.returncode != expected:
             raise Failed(f"the exit code should be {expected}")
+
+    def hear(self, player: Player, line: str) -> None:
+        """A process has said a line."""
+        self._said.put((player, line))
+
+    def wait_for(self, player: Player, pattern: str) -> re.Match[str]:
+        """Wait until a process says a line that matches."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            heard = self._next(deadline - time.monotonic())
+            if heard is None:
+                raise Failed(f"{player.name} did not say {pattern!r}")
+            found = re.search(pattern, heard[1]) if heard[0] is player else None
+            if found:
+                return found
+
+    def catch_up(self) -> None:
+        """Hear what has been said meanwhile, until all are silent for a moment."""
+        while self._next(0.3) is not None:
+            pass
+
+    def _next(self, seconds: float) -> tuple[Player, str] | None:
+        try:
+            player, line = self._said.get(timeout=max(0.0, seconds))
+        except queue.Empty:
+            return None
+        player.lines.append(line)
+        if player.narrate is not None:
+            player.narrate(line)
+        return player, line
 
     def show_logs(self) -> None:
         """Print what the processes said, for whoever has to find out what went wrong."""
@@ -159,39 +191,23 @@ class Player:
     """One running process and what it says.
 
     :ivar lines: all lines so far
-    :ivar narrate: print the messages that it traces, in a newcomer's form
+    :ivar narrate: prints the messages that it traces, in a newcomer's form
     """
 
-    def __init__(self, name: str, command: list[str], folder: Path) -> None:
+    def __init__(self, name: str, command: list[str], stage: Stage) -> None:
         self.name = name
         self.lines: list[str] = []
-        self.narrate = False
-        self._coming: queue.Queue[str | None] = queue.Queue()
+        self.narrate: Callable[[str], None] | None = None
+        self._stage = stage
         self._process = subprocess.Popen(
             command,
-            cwd=folder,
+            cwd=stage.folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
         threading.Thread(target=self._read, daemon=True).start()
-
-    def wait_for(self, pattern: str) -> re.Match[str]:
-        """Read until a line matches."""
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            line = self._next(deadline - time.monotonic())
-            if line is None:
-                raise Failed(f"{self.name} did not say {pattern!r}")
-            found = re.search(pattern, line)
-            if found:
-                return found
-
-    def catch_up(self) -> None:
-        """Read what has been said meanwhile, until it is silent for a moment."""
-        while self._next(0.3) is not None:
-            pass
 
     def end(self) -> None:
         """End the process as an operator would."""
@@ -203,22 +219,10 @@ class Player:
                 self._process.kill()
                 self._process.wait()
 
-    def _next(self, seconds: float) -> str | None:
-        try:
-            line = self._coming.get(timeout=max(0.0, seconds))
-        except queue.Empty:
-            return None
-        if line is not None:
-            self.lines.append(line)
-            if self.narrate:
-                narrate(line)
-        return line
-
     def _read(self) -> None:
         if self._process.stdout is not None:
             for line in self._process.stdout:
-                self._coming.put(line.rstrip())
-        self._coming.put(None)
+                self._stage.hear(self, line.rstrip())
 
 
 _TRACED = re.compile(r"\[broker\.trace#\w+\] (?P<peer>.*?) (?P<way>[<>]) (?P<message>[A-Z]+.*)")
@@ -230,10 +234,20 @@ def narrate(line: str) -> None:
     if not found:
         return
     verb, *fields = found["message"].split(" / ")
-    peer = found["peer"] if re.fullmatch(r"I\w+", found["peer"]) else "  "
+    named = next((field[11:] for field in fields if field.startswith("Identifier:")), "?")
+    peer = found["peer"] if found["peer"].startswith("I") else named  # it is binding itself
     shown = [field for field in fields if not field.startswith(("Transaction:", "Code:", "Epoch:"))]
     arrow = f"{peer} ──▶ mediator" if found["way"] == "<" else f"{peer} ◀── mediator"
     print(f"    {arrow}   {verb:8} {'  '.join(shown)}")
+
+
+def narrate_directly(line: str) -> None:
+    """Print what a caller and a callee say to each other; the mediator has no part in it."""
+    found = _TRACED.search(line)
+    if found and found["peer"] != "mediator":
+        verb, *fields = found["message"].split(" / ")
+        arrow = "Ia ──▶ Ib      " if found["way"] == "<" else "Ia ◀── Ib      "
+        print(f"    {arrow}   {verb:8} {'  '.join(fields)}  (directly, the rest is encrypted)")
 
 
 def compose(path: Path) -> None:

@@ -67,6 +67,16 @@ def settle(clock: Clock) -> None:
     raise AssertionError("the clock never comes to rest")
 
 
+def turn(clock: Clock) -> None:
+    """Run what is due now, and leave what that makes due to the next turn, as a reactor does."""
+    now = clock.seconds()
+    for call in [call for call in clock.calls if call.getTime() <= now]:
+        if call.active():
+            clock.calls.remove(call)
+            call.called = 1
+            call.func(*call.args, **call.kw)
+
+
 def advance(clock: Clock, seconds: float) -> None:
     """Let time pass, halting wherever something falls due, so that all happens at its time."""
     end = clock.seconds() + seconds
@@ -109,6 +119,7 @@ class FakeTransport:
 
     :ivar sent: what the peer has read, and the test has not taken yet
     :ivar writes: each ``write`` by itself, in order
+    :ivar on_write: called with the bytes of each ``write``
     :ivar reading: whether the protocol wants to be given bytes
     :ivar disconnecting: ``loseConnection`` was called
     :ivar disconnected: ``connectionLost`` was called
@@ -137,10 +148,11 @@ class FakeTransport:
         self.host: AnyAddress = host or tcp_address("127.0.0.1", 1201)
         self.sent = bytearray()
         self.writes: list[bytes] = []
+        self.on_write: Callable[[bytes], object] = lambda _: None
         self.unread = bytearray()  # written, and not yet read by the peer
         self.bufferSize = 65536
         self.connected = True
-        self.reading = True
+        self.reading: Any = True  # lest mypy think that it stays so
         self.disconnecting = False
         self.disconnected = False
         self.aborted = False
@@ -172,6 +184,7 @@ class FakeTransport:
         if not data or not self.connected or self._dying or self.write_closed:
             return
         self.writes.append(data)
+        self.on_write(data)
         self.unread += data
         if self.producer is not None and self.streaming and len(self.unread) > self.bufferSize:
             self._producer_paused = True
@@ -414,14 +427,16 @@ class Client:
         assert not bodies, f"a body came: {bodies!r}"
         return messages
 
+    # Any, lest mypy think that what was open once is open for ever.
+
     @property
-    def closed(self) -> bool:
+    def closed(self) -> Any:
         """Whether the connection is gone."""
         settle(self._clock)
         return self.transport.disconnected
 
     @property
-    def ended(self) -> bool:
+    def ended(self) -> Any:
         """Whether the other side has said that it sends nothing more."""
         settle(self._clock)
         return self.transport.disconnected or self.transport.write_closed

@@ -196,7 +196,8 @@ class RemoteResolver:
             raise CalleeNotFound
         return self._place(identifier, answer)
 
-    def __len__(self) -> int:
+    @property
+    def held(self) -> int:
         """How many addresses are held here."""
         return len(self._held)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
@@ -27,6 +28,7 @@ class Calls:
     def __init__(self, report: Callable[[str, str], object]) -> None:
         self._report = report
         self._channels: dict[str, Channel] = {}
+        self._until_none: list[Deferred[None]] = []
 
     def opened(self, channel: Channel) -> None:
         """A call has begun."""
@@ -34,8 +36,13 @@ class Calls:
 
     def closed(self, channel: Channel, reason: Failure) -> None:
         """A call is over: report it (S5007)."""
-        if self._channels.pop(channel.session, None) is not None:
+        if self._channels.get(channel.session) is channel:
+            del self._channels[channel.session]
             self._report(channel.session, _end(reason))
+        if not self._channels:
+            waiting, self._until_none = self._until_none, []
+            for one in waiting:
+                one.callback(None)
 
     def terminate(self, session: str) -> None:
         """The mediator has ended a session: stop at once (S5001)."""
@@ -47,6 +54,15 @@ class Calls:
         """Break every call off."""
         for channel in list(self._channels.values()):
             channel.abortConnection(cause)
+
+    def none(self) -> Deferred[None]:
+        """Fires when no call is left."""
+        over: Deferred[None] = Deferred()
+        if self._channels:
+            self._until_none.append(over)
+        else:
+            over.callback(None)
+        return over
 
     def __len__(self) -> int:
         return len(self._channels)

@@ -21,6 +21,7 @@ from twisted.internet.interfaces import (
     IReactorTime,
     ITransport,
 )
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -32,6 +33,11 @@ from broker.terminal.records import BadRecord, Kind, Records
 LINGER: Final = 10.0
 #: The longest cause that is sent or believed, in bytes.
 CAUSE_BYTES: Final = 512
+#: Records handled before others have their turn: many small ones may come in one piece (I24).
+RECORDS_A_TURN: Final = 256
+#: What the other side is told when the application has failed.
+APPLICATION_FAILED: Final = "the application failed"
+_EARLY_END: Final = "the connection ended before the data did"
 
 
 @implementer(
@@ -45,7 +51,11 @@ class Channel:
     :ivar session: the session's identifier
     :ivar protocol: the application's, once the channel is open
     :ivar disconnecting: it is closing
+
+    An exception of the application's ends its call, which is told to both sides, and nothing else.
     """
+
+    log = Logger()
 
     def __init__(
         self,
@@ -77,10 +87,14 @@ class Channel:
         self._closed = closed
         self._initiator = initiator
         self._transport: Any = None
+        self._addresses: tuple[IAddress, IAddress] | None = None  # the other side's and ours
+        self._producer: Any = None  # the application's
         self._producing = False
         self._paused = False
-        self._delivering: IDelayedCall | None = None
+        self._first: tuple[Kind, bytes] | None = None  # opened the channel, and is to be delivered
+        self._delivering: IDelayedCall | None = None  # the next turn of delivering
         self._lingering: IDelayedCall | None = None
+        self._input_ended = False  # of the connection
         self._our_end = False
         self._their_end = False
         self._reason: Exception | None = None  # why it broke, where we know
@@ -90,6 +104,7 @@ class Channel:
     def makeConnection(self, transport: ITransport) -> None:
         """The handshake is over; what follows are records."""
         self._transport = transport
+        self._addresses = (transport.getPeer(), transport.getHost())
         self.connectionMade()
 
     def connectionMade(self) -> None:
@@ -105,8 +120,8 @@ class Channel:
 
     def readConnectionLost(self) -> None:
         """The other side's connection ended: rightly so only after its data did."""
-        if self._transport is not None and not self._their_end:
-            self._break(Truncated("the connection ended before the data did"))
+        self._input_ended = True
+        self._deliver()
 
     def writeConnectionLost(self) -> None:
         """Required by the interface; a channel half-closes with a record of its own."""
@@ -119,40 +134,67 @@ class Channel:
                 timer.cancel()
         if self._reason is not None:
             reason = Failure(self._reason)
-        elif self._our_end and self._their_end:
+        elif self._our_end and self._their_end and reason.check(ConnectionDone):
             reason = Failure(ConnectionDone("both sides ended their data"))
         else:
-            reason = Failure(Truncated("the connection ended before the data did"))
+            reason = Failure(Truncated(_EARLY_END))
         protocol, self.protocol = self.protocol, None
         if protocol is not None:
-            protocol.connectionLost(reason)
+            self._tell(protocol.connectionLost, reason)
         self._closed(reason)
 
     def _open(self) -> None:
-        protocol = self._opened()
+        protocol: IProtocol | None = None
+        try:
+            protocol = self._opened()
+        except Exception:
+            self.log.failure("The application could not take a call")
         if protocol is None:
             self.abortConnection("the call is not taken")
         else:
             self.protocol = protocol
-            protocol.makeConnection(self)
+            self._tell(protocol.makeConnection, self)
+
+    def _tell(self, told: Callable[..., object], *arguments: object) -> None:
+        """Tell the application; what goes wrong there breaks off this call, and no other (I24)."""
+        try:
+            told(*arguments)
+        except Exception:
+            self.log.failure("The application failed in a call, which is broken off")
+            self.abortConnection(APPLICATION_FAILED)
 
     def _deliver(self) -> None:
-        if self._holds_back():
-            return
         try:
-            for kind, data in self._records:
-                self._received(kind, data)
+            for _ in range(RECORDS_A_TURN):
                 if self._holds_back():
                     return
+                record, self._first = self._first, None
+                if record is None:
+                    record = next(iter(self._records), None)
+                if record is None:
+                    if self._input_ended and not self._their_end:
+                        self._break(Truncated(_EARLY_END))
+                    return
+                if self.protocol is None and not self._initiator and not self.disconnecting:
+                    self._first = record
+                    self._open()  # the first record: the session is spent
+                else:
+                    self._received(*record)
         except BadRecord as error:
             self._break(Truncated(str(error)))
+        if not self._holds_back():
+            self._transport.pauseProducing()
+            self._delivering = self._clock.callLater(0, self._resume)
 
     def _holds_back(self) -> bool:
-        return self._paused or self._transport is None or self._reason is not None
+        return (
+            self._paused
+            or self._delivering is not None
+            or self._transport is None
+            or self._reason is not None
+        )
 
     def _received(self, kind: Kind, data: bytes) -> None:
-        if self.protocol is None and not self._initiator and not self.disconnecting:
-            self._open()  # the first record: the session is spent
         if kind is Kind.ABORT:
             self._break(Aborted(data[:CAUSE_BYTES].decode("utf-8", "replace")))
         elif kind is Kind.END:
@@ -161,21 +203,24 @@ class Channel:
             if self._their_end:
                 self._break(Truncated("data after the end of data"))
             elif self.protocol is not None and not self.disconnecting:
-                self.protocol.dataReceived(data)
+                self._tell(self.protocol.dataReceived, data)
 
     def _end_received(self) -> None:
+        if self._their_end:
+            self._break(Truncated("a second end of data"))
+            return
         self._their_end = True
         half_closeable: Any = IHalfCloseableProtocol(self.protocol, None)
         if self._our_end and (self.disconnecting or self.protocol is None):
             self._transport.loseConnection()
         elif half_closeable is not None:
-            half_closeable.readConnectionLost()
+            self._tell(half_closeable.readConnectionLost)
             self._close_when_both_ended()
         else:
             self.loseConnection()
 
     def _close_when_both_ended(self) -> None:
-        if self._our_end and self._their_end and self._transport is not None:
+        if self._our_end and self._their_end and not self._holds_back():
             self.disconnecting = True
             self._transport.loseConnection()
 
@@ -193,8 +238,10 @@ class Channel:
     # To the application's protocol: ITransport.
 
     def write(self, data: bytes) -> None:
-        """Send data."""
-        if data and not self._our_end and (self._producing or not self.disconnecting):
+        """Send data; what is written once the channel is closing is thrown away."""
+        if not data or self._our_end or self._reason is not None:
+            return
+        if self._producing or not self.disconnecting:
             self._send(Kind.DATA, bytes(data))
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
@@ -229,10 +276,17 @@ class Channel:
         if self._their_end:
             self._transport.loseConnection()
         else:
-            self._lingering = self._clock.callLater(
-                LINGER, self._break, Truncated("the other side did not end its data")
-            )
+            self._linger(self._break, Truncated("the other side did not end its data"))
             self.resumeProducing()
+
+    def _linger(self, then: Callable[..., object], *arguments: object) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+        self._lingering = self._clock.callLater(LINGER, self._lingered, then, arguments)
+
+    def _lingered(self, then: Callable[..., object], arguments: tuple[object, ...]) -> None:
+        self._lingering = None
+        then(*arguments)
 
     def abortConnection(self, cause: str = "") -> None:
         """Break the call off, and tell the other side why."""
@@ -243,36 +297,46 @@ class Channel:
         self.disconnecting = True
         self._transport.unregisterProducer()
         self._transport.loseConnection()
-        self._lingering = self._clock.callLater(LINGER, self._abort_connection)
-
-    def _abort_connection(self) -> None:
-        if self._transport is not None:
-            self._transport.abortConnection()
+        self._linger(self._transport.abortConnection)
+        if self._producing:
+            self._producing = False
+            producer, self._producer = self._producer, None
+            producer.stopProducing()
 
     def getPeer(self) -> IAddress:
-        """Where the other side is."""
-        address: IAddress = self._transport.getPeer()
-        return address
+        """Where the other side is, or was."""
+        return self._known_addresses()[0]
 
     def getHost(self) -> IAddress:
-        """Where this side is."""
-        address: IAddress = self._transport.getHost()
-        return address
+        """Where this side is, or was."""
+        return self._known_addresses()[1]
+
+    def _known_addresses(self) -> tuple[IAddress, IAddress]:
+        if self._addresses is None:
+            raise RuntimeError("the channel is not connected yet")
+        return self._addresses
 
     # IConsumer: the connection's own buffer governs the application's producer.
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Let the connection pause and resume an application's producer."""
-        if self._transport is None:
+        """Let the connection pause and resume an application's producer.
+
+        :raises RuntimeError: there is one already
+        """
+        if self._producing:
+            raise RuntimeError("a producer is registered already")
+        if self._transport is None or self._reason is not None:
             producer.stopProducing()
             return
         self._producing = True
+        self._producer = producer
         self._transport.registerProducer(producer, streaming)
 
     def unregisterProducer(self) -> None:
         """The application's producer has produced all."""
         if self._producing:
             self._producing = False
+            self._producer = None
             if self._transport is not None:
                 self._transport.unregisterProducer()
                 if self.disconnecting and self._reason is None:
@@ -282,9 +346,13 @@ class Channel:
 
     def pauseProducing(self) -> None:
         """Deliver nothing more until told; the other side will be held up in its turn."""
-        if not self._paused and not self.disconnecting and self._transport is not None:
-            self._paused = True
-            self._transport.pauseProducing()
+        if self.disconnecting or self._transport is None:
+            return
+        if self._delivering is not None:
+            self._delivering.cancel()
+            self._delivering = None
+        self._paused = True
+        self._transport.pauseProducing()
 
     def resumeProducing(self) -> None:
         """Deliver again, beginning in a later turn with what is here already."""
@@ -299,5 +367,5 @@ class Channel:
         self._delivering = None
         self._paused = False
         self._deliver()
-        if not self._paused and self._transport is not None:
+        if not self._holds_back():
             self._transport.resumeProducing()

@@ -61,8 +61,9 @@ class Expected:
 
     def add(self, call: ExpectedCall) -> None:
         """Expect a call; it replaces the same caller's that has not begun."""
+        now = call.until - UNSPENT_SECONDS
         for other in list(self._calls.values()):
-            if other.caller == call.caller:
+            if other.caller == call.caller or other.until <= now:
                 del self._calls[other.session]
         while len(self._calls) >= EXPECTED_MOST:
             del self._calls[next(iter(self._calls))]

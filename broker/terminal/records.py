@@ -45,6 +45,7 @@ class Records:
         self._cipher = cipher
         self._rekey = rekey
         self._sealed = 0
+        self._broken = False
         self._buffer = b""
         self._start = 0  # what lies before has been given out
 
@@ -58,12 +59,13 @@ class Records:
         )
 
     def _seal(self, kind: Kind, data: bytes) -> bytes:
-        framed = self._frame(kind, data)
-        self._sealed += 1
-        if self._sealed % self._rekey == 0:
-            framed += self._frame(Kind.REKEY, b"")
+        framed = b""
+        if self._sealed and self._sealed % self._rekey == 0:
+            # Before a record, not after one: nothing follows the last record of a channel.
+            framed = self._frame(Kind.REKEY, b"")
             self._cipher.rekey_outbound_cipher()
-        return framed
+        self._sealed += 1
+        return framed + self._frame(kind, data)
 
     def _frame(self, kind: Kind, data: bytes) -> bytes:
         sealed: bytes = self._cipher.encrypt(bytes((kind,)) + data)
@@ -79,12 +81,16 @@ class Records:
 
         Stop asking at any time; what was not asked for stays.
 
-        :raises BadRecord: one is forged, damaged, out of its place, or of an unknown type
+        :raises BadRecord: one is forged, damaged, out of its place, or of an unknown type; nothing
+            is given out after it, whatever comes
         """
+        if self._broken:
+            raise BadRecord("a record before was not what the other side sent")
         while len(self._buffer) - self._start >= 2:
             start = self._start + 2
             length = int.from_bytes(self._buffer[start - 2 : start], "big")
             if length < TAG_BYTES + 1:
+                self._broken = True
                 raise BadRecord("a record is too short")
             if len(self._buffer) - start < length:
                 return
@@ -92,6 +98,7 @@ class Records:
             yield self._open(self._buffer[start : self._start])
 
     def _open(self, sealed: bytes) -> tuple[Kind, bytes]:
+        self._broken = True  # until it has proven to be none that breaks the channel
         try:
             plain = self._cipher.decrypt(sealed)
             kind = Kind(plain[0])
@@ -99,6 +106,7 @@ class Records:
             raise BadRecord("a record is not what the other side sent") from None
         except ValueError:
             raise BadRecord("a record of an unknown type") from None
+        self._broken = False
         if kind is Kind.REKEY:
             self._cipher.rekey_inbound_cipher()
         return kind, plain[1:]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
@@ -183,6 +183,8 @@ class Conversation:
 
     def ask(self, message: Message) -> Deferred[Message]:
         """Ask the peer; fires with its answer, fails with the connection. Cancel to give up."""
+        if not self.stream.connected:
+            return fail(ConnectionLost())
         self._serial += 1
         key = str(self._serial)
         if self.transactions:

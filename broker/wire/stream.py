@@ -30,6 +30,8 @@ from broker.wire.timing import Deadlines
 
 #: Events handled for one peer before the others have their turn.
 EVENTS_A_TURN: Final = 64
+#: Bytes that a peer is sent in its turn, before the others have theirs and it must have read.
+OUTPUT_A_TURN: Final = 65536
 #: A peer that sends keepalives has gone when it has been silent for so many seconds, twice.
 SILENCE: Final = 100.0
 
@@ -152,6 +154,7 @@ class Stream:
         "_plain",
         "_raw",
         "_stalled",
+        "_waiting",
         "_yielded",
         "decoder",
         "receiver",
@@ -170,6 +173,7 @@ class Stream:
         self.decoder = Decoder(exchange.stranger)
         self._exchange = exchange
         self._out: list[bytes] | None = None
+        self._waiting = 0  # bytes in there
         self._stalled = -1  # bytes written since the peer stopped reading
         self._held = False  # the receiver wants no more for now
         self._yielded = False  # more is to be handled in a later turn
@@ -257,6 +261,7 @@ class Stream:
             self._out = [data]
         else:
             self._out.append(data)
+        self._waiting += len(data)
         self._exchange.written(self)
 
     def flush(self) -> None:
@@ -265,6 +270,7 @@ class Stream:
             return
         data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
         self._out = None
+        self._waiting = 0
         transport = self.transport
         if transport is None:
             return
@@ -314,6 +320,8 @@ class Stream:
         self._exchange.silences.discard(self)
         rest = self.decoder.take_rest()
         self._raw = protocol
+        self._held = False
+        self._read(True)
         if self._plain:
             self.transport.bufferSize = 65536
         self.transport.unregisterProducer()
@@ -336,6 +344,7 @@ class Stream:
         self._logged_in()
         self._exchange.stalls.add(self)
         if linger and self._plain and not self._ended:
+            self.transport.unregisterProducer()  # else a paused one keeps the output open
             self.transport.loseWriteConnection()
         else:
             self._lose()
@@ -391,22 +400,21 @@ class Stream:
                     return
                 event = decoder.next_event()
                 if event is None:
-                    if self._ended:
-                        self._input_ended()
-                    elif self in exchange.silences:
-                        exchange.silences.add(self)
+                    self._drained()
                     return
                 if event.__class__ is Message:
                     if exchange.trace is not None:
                         exchange.trace(self, "<", event)
                     receiver.message_received(event)
-                elif event is Signal.KEEPALIVE:
-                    exchange.silences.add(self)
-                    self.write(b"\r\n")
                 elif isinstance(event, Body):
                     receiver.body_received(event)
                 elif isinstance(event, Malformed):
                     receiver.malformed_received(event)
+                elif event is Signal.KEEPALIVE:
+                    exchange.silences.add(self)
+                    self.write(b"\r\n")
+                if self._waiting > OUTPUT_A_TURN:
+                    break
             self._later()
         except Exception:
             # One peer's input never ends another's connection (I24); what was not foreseen is ours
@@ -415,6 +423,15 @@ class Stream:
             self.abort()
         finally:
             exchange.end()
+
+    def _drained(self) -> None:
+        """Nothing whole is left of what came."""
+        if self._raw is not None:
+            return
+        if self._ended:
+            self._input_ended()
+        elif self in self._exchange.silences:
+            self._exchange.silences.add(self)
 
     def _input_ended(self) -> None:
         truncated = self.decoder.truncated()
@@ -438,7 +455,7 @@ class Stream:
         self._yielded = False
         if self.transport is not None:
             self._take()
-            if not self._yielded and not self._held:
+            if not self._yielded and not self._held and self._raw is None:
                 self._read(True)
 
     def _read(self, wanted: bool) -> None:
@@ -482,6 +499,9 @@ class Sources:
         self.strangers = strangers
         self.most = most
         self._counts: dict[str, tuple[int, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._counts)
 
     def came(self, source: str) -> bool:
         """Count one more connection, if it may be."""

@@ -5,6 +5,8 @@ What can happen (``--``), besides what is said:
 - ``twistd broker --causes uniform``: the role that is under test, with its own options; without
   such a line it is the mediator as it comes
 - ``Ib connects``, ``Ib connects from 192.0.2.7``: a connection, named as its lines are
+- ``Ib is registered at 127.0.0.1``, ``… and accepts Ia``: it connects and registers so
+- ``Ia calls Ib and is granted {session}``: by a query, an acceptable status and what follows
 - ``Ib vanishes``: it is lost; ``Ib sends nothing more``: it half-closes
 - ``Ib is closed``: the server has closed it, or sends nothing more over it
 - ``5 s pass``, ``2 min pass``
@@ -35,7 +37,14 @@ from broker.service import resolver as resolver_service
 from broker.service import terminal as terminal_service
 from broker.terminal.handshake import Handshake
 from broker.terminal.records import Kind, Records
+from broker.wire.grammar import NOTIFY, QUERY, REGISTER
 from broker.wire.message import Message, parse
+from broker.wire.statements import (
+    REGISTRATION_COMPLETED,
+    REQUEST_ACCEPTED,
+    STATUS,
+    STATUS_ACCEPTABLE,
+)
 from broker.wire.stream import Exchange, StreamFactory
 from tests.conversations.script import Script, Step
 from tests.fakes import Client, FakeReactor, a_mediator, advance, connect, settle
@@ -99,7 +108,7 @@ class Stage:
         elif step.way == "<*":
             self._hear_body(step)
         else:
-            self._nothing_more()
+            self._nothing_more(dialled=" is dialled; " in step.lines[0])
             if step.way == "--":
                 self._happen(step.lines[0])
             elif step.way == ">":
@@ -167,14 +176,20 @@ class Stage:
     def _known(self, line: str) -> str:
         return _PLACEHOLDER.sub(lambda found: self._bound.get(found[1], found[0]), line)
 
-    def _nothing_more(self) -> None:
-        """Nothing was said that the conversation does not hold, and nobody dialled."""
+    def _nothing_more(self, *, dialled: bool = False) -> None:
+        """Nothing was said that the conversation does not hold, and nobody dialled.
+
+        :param dialled: that is what comes next
+        """
         settle(self.clock)
         for who in self._clients:
             heard = self._listen(who)
             assert not heard, f"{who} also got {heard!r}"
+        for who, records in self._records.items():
+            rest = records._buffer[records._start :]
+            assert not rest, f"{who} also got a record of {len(rest)} bytes"
         dials = self.clock.dials[self._dialled :]
-        assert not dials, f"{dials[0].host}:{dials[0].port} was dialled"
+        assert dialled or not dials, f"{dials[0].host}:{dials[0].port} was dialled"
 
     # What happens.
 
@@ -196,6 +211,27 @@ class Stage:
         self._clients[who] = connect(
             self._factory, self.clock, peer_host=host or "127.0.0.1", port=self._port
         )
+
+    def _register(self, who: str, host: str, accepted: str | None) -> None:
+        self._connect(who, None)
+        client = self._clients[who]
+        message = Message(REGISTER, Identifier=who, Address=host)
+        if accepted is not None:
+            message.fields["Accept"] = f"Create {accepted}"
+        client.send(message)
+        assert client.received() == [Message(NOTIFY, REGISTRATION_COMPLETED)]
+
+    def _grant(self, who: str, callee: str, placeholder: str) -> None:
+        caller, called = self._client(who), self._client(callee)
+        caller.send(Message(QUERY, Identifier=who, Callee=callee))
+        assert called.received() == [Message(QUERY, STATUS)]
+        called.send(Message(NOTIFY, STATUS_ACCEPTABLE))
+        accepted, told = caller.received()
+        assert accepted == Message(NOTIFY, REQUEST_ACCEPTED)
+        (announced,) = called.received()
+        assert announced.get("Session") == told.get("Session")
+        assert placeholder[1:-1] not in self._bound, f"{placeholder} is known already"
+        self._bound[placeholder[1:-1]] = told.fields["Session"]
 
     def _vanish(self, who: str) -> None:
         self._client(who).vanish()
@@ -240,13 +276,12 @@ class Stage:
         self._client(who).send(record)
 
     def _get_record(self, who: str, kind: str, text: str | None) -> None:
-        """One record, or several whose data is joined; ``\\n`` in the text is a line's end."""
+        """One record; ``\\n`` in its text is a line's end."""
         expected = (text or "").replace("\\n", "\r\n").encode("utf-8")
         self._records[who].feed(self._listen(who))
         self._heard[who] = b""
         got = next(iter(self._records[who]), None)
         assert got == (Kind[kind], expected), f"{who} got {got!r}"
-        self._heard[who] = self._records[who].take_rest()
 
     def _stay_silent(self) -> None:
         """As ``_nothing_more`` has just found."""
@@ -312,6 +347,8 @@ class Stage:
     _HAPPENINGS: Final[tuple[tuple[str, Callable[..., None]], ...]] = (
         (r"(twistd .*)", _raise_curtain),
         (r"(\w+) connects(?: from (\S+))?", _connect),
+        (r"(\w+) is registered at (\S+?)(?: and accepts (\S+))?", _register),
+        (r"(\w+) calls (\w+) and is granted (\{.+\})", _grant),
         (r"(\w+) vanishes", _vanish),
         (r"(\w+) is closed", _is_closed),
         (r"(\w+) sends nothing more", _send_no_more),
@@ -320,7 +357,7 @@ class Stage:
         (r"(\w+) sends a line of (\d+) bytes", _send_line),
         (r"(\w+) sends (\d+) lines", _send_lines),
         (r"(\w+) sends (\d+) bytes of lines", _send_bytes),
-        (r"(\w+) speaks with (\w+) by (\{session\}|\S+) and (\{key\}|\S+)", _seal),
+        (r"(\w+) speaks with (\w+) by (\{.+\}|\S+) and (\{.+\}|\S+)", _seal),
         (r"(\w+) sends the record ([A-Z]+)(?: (.+))?", _send_record),
         (r"(\w+) gets the record ([A-Z]+)(?: (.+))?", _get_record),
         (r"nothing is said", _stay_silent),

@@ -1,0 +1,1 @@
+"""The product in real processes, over real sockets of the loopback interface."""

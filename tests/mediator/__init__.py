@@ -1,0 +1,1 @@
+"""The mediator, in conversations over connections in memory and a clock that moves when told."""

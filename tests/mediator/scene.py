@@ -1,0 +1,367 @@
+"""A mediator with its terminals on a stage: who types what, and what each then reads, exactly.
+
+What is drawn at random stands in an expected text as ``{name}``: ``{password}``, ``{reply}``,
+``{key}`` or ``{session}``, in the shape that its field has. The same name is the same value
+wherever it stands in one ``Scene`` until ``forget`` is called.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from broker.interfaces import Change, IResolver, IStore, State
+from broker.resolver.local import LocalResolver
+from broker.tables.addresses import Address, Place
+from broker.tables.permits import PermitChange
+from broker.wire.stream import Stream
+from tests.fakes import Client, Dial, FakeMediator, FakeReactor, a_mediator, settle
+
+DONE: Final = "NOTIFY\nRegistration Completed.\n\n"
+ACCEPTED: Final = "NOTIFY\nRequest Accepted.\n\n"
+DENIED: Final = "NOTIFY\nPermission Denied.\n\n"
+NOT_FOUND: Final = "NOTIFY\nCallee not Found.\n\n"
+NOT_CONNECTED: Final = "NOTIFY\nCallee not Connected.\n\n"
+BUSY: Final = "NOTIFY\nCallee is Busy.\n\n"
+UNAVAILABLE: Final = "NOTIFY\nService Unavailable.\n\n"
+TOO_MANY: Final = "NOTIFY\nToo Many Requests.\n\n"
+STATUS: Final = "QUERY\nSTATUS\n\n"
+CAN: Final = "NOTIFY\nSTATUS Acceptable.\n\n"
+CANT: Final = "NOTIFY\nSTATUS Busy.\n\n"
+SUPERSEDED: Final = "NOTIFY\nSuperseded.\n\n"
+REQUESTED: Final = "NOTIFY\nConnection Requested.\n\n"
+
+_SHAPES: Final = {
+    "password": r"[A-Za-z0-9!#$%&*+\-./=?@^_~]{16}",
+    "reply": r"[A-Za-z0-9!#$%&*+\-./=?@^_~]{16}",
+    "key": r"[0-9a-f]{64}",
+    "session": r"[A-Za-z0-9._-]{1,64}",
+}
+_HOLE: Final = re.compile(r"\{(password|reply|key|session)(\d*)\}")
+_SECRET: Final = re.compile(r"^(?:Password|Reply Password|Encrypt Key|Token):(.+)$", re.MULTILINE)
+
+#: Every scene of the test that is running, for the checks that follow each test.
+SCENES: Final[list[Scene]] = []
+
+
+def failed(cause: str) -> str:
+    """A registration that was refused, typed without a transaction."""
+    return f"NOTIFY\nRegistration Failed.\nCause:{cause}\n\n"
+
+
+def bad(cause: str) -> str:
+    """A message that is none."""
+    return f"NOTIFY\nBad Message.\nCause:{cause}\n\n"
+
+
+def register(who: str, *lines: str) -> str:
+    """A ``REGISTER``."""
+    return "\n".join(["REGISTER", f"Identifier:{who}", *lines, "", ""])
+
+
+def query(caller: str, callee: str, *lines: str) -> str:
+    """A ``QUERY`` (fig. 5a)."""
+    return "\n".join(["QUERY", f"Identifier:{caller}", f"Callee:{callee}", *lines, "", ""])
+
+
+def permits(*lists: str) -> str:
+    """What a ``QUERY`` / ``PERMITS`` is answered."""
+    return "\n".join(["NOTIFY", "Accept:" + "\n".join(lists), "", ""])
+
+
+def to_callee(caller: str, n: str = "") -> str:
+    """Fig. 5e, and what follows it."""
+    return (
+        f"NOTIFY\nCaller ID:{caller}\nPassword:{{password{n}}}\nEncrypt Key:{{key{n}}}\n"
+        f"Session:{{session{n}}}\nExpires:3600\nReply Password:{{reply{n}}}\n\n"
+    )
+
+
+def to_caller(
+    callee: str, host: str = "127.0.0.1", port: int = 1203, n: str = "", transaction: str = ""
+) -> str:
+    """Fig. 5d, and what follows it."""
+    return (
+        f"NOTIFY\nCallee Address:{host}\nPassword:{{password{n}}}\nEncrypt Key:{{key{n}}}\n"
+        f"Callee Port:{port}\nCallee:{callee}\nSession:{{session{n}}}\nExpires:3600\n"
+        f"Reply Password:{{reply{n}}}\n"
+        + (f"Transaction:{transaction}\nCode:200\n" if transaction else "")
+        + "\n"
+    )
+
+
+def terminate(n: str = "") -> str:
+    """A session is void."""
+    return f"NOTIFY\nSession:{{session{n}}}\nTerminate.\n\n"
+
+
+def begin(session: str) -> str:
+    """The callee says that the caller came."""
+    return f"NOTIFY\nSession:{session}\nBegin.\n\n"
+
+
+def end(session: str, how: str = "Completed") -> str:
+    """A side says that a session is over."""
+    return f"NOTIFY\nSession:{session}\nEnd:{how}\n\n"
+
+
+class Scene:
+    """Terminals by name around one mediator.
+
+    :ivar drawn: the values of ``{name}`` so far
+    :ivar sent: each message of the mediator, as (terminal, its statement or first field), in the
+        order in which they were sent, whoever they went to
+    :ivar secrets: every password and key that any terminal has read
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.sent: list[tuple[str, str]] = []
+        self.secrets: set[str] = set()
+        self.drawn: dict[str, str] = {}
+        self.clients: dict[str, Client] = {}
+        exchange = {"trace": self._traced, **options.pop("exchange", {})}
+        self.broker: FakeMediator = a_mediator(exchange=exchange, **options)
+        self.mediator = self.broker.mediator
+        self.clock: FakeReactor = self.broker.clock
+        SCENES.append(self)
+
+    def _traced(self, stream: Stream, way: str, message: Any) -> None:
+        if way == ">":
+            for name, client in self.clients.items():
+                if client.protocol is stream:
+                    first = message.statement or next(iter(message.fields))
+                    self.sent.append((name, first))
+
+    # Who is there.
+
+    def connect(self, *names: str, host: str = "127.0.0.1", **addresses: Any) -> None:
+        """Terminals connect, and say nothing yet."""
+        for name in names:
+            assert name not in self.clients
+            self.clients[name] = self.broker.connect(host, **addresses)
+
+    def on_line(self, name: str, *lines: str, port: int = 1203, host: str = "127.0.0.1") -> None:
+        """The terminal ``name`` registers its address, over the connection of that name."""
+        if name not in self.clients:
+            self.connect(name, host=host)
+        self.says(
+            name, register(name, f"Address:{host}", f"Port:{port}", *lines), **{name: DONE}
+        )
+
+    def calls(self, caller: str, callee: str, n: str = "", port: int = 1203) -> str:
+        """A call between terminals named as their connections are; give its session."""
+        self.says(caller, query(caller, callee), **{callee: STATUS})
+        told = {callee: to_callee(caller, n), caller: ACCEPTED + to_caller(callee, port=port, n=n)}
+        self.says(callee, CAN, **told)
+        return self.drawn[f"session{n}"]
+
+    # What happens, and who reads what: whoever is not named reads nothing.
+
+    def says(self, who: str, text: str, **reads: str) -> None:
+        """Someone types, just as the text is."""
+        self.clients[who].type(text)
+        self.reads(**reads)
+
+    def passes(self, seconds: float, **reads: str) -> None:
+        """Time passes."""
+        self.broker.advance(seconds)
+        self.reads(**reads)
+
+    def leaves(self, who: str, **reads: str) -> None:
+        """Someone's connection is cut."""
+        self.clients.pop(who).vanish()
+        self.reads(**reads)
+
+    def fires(self, deferred: Deferred[Any], result: Any = None, **reads: str) -> None:
+        """What was waited for elsewhere is there, or has failed."""
+        if isinstance(result, Exception):
+            deferred.errback(result)
+        else:
+            deferred.callback(result)
+        settle(self.clock)
+        self.reads(**reads)
+
+    def reads(self, **expected: str) -> None:
+        """Each terminal has read this, since it was last looked at."""
+        got = {name: self.heard(name) for name in self.clients}
+        got = {name: text for name, text in got.items() if text}
+        for name, text in expected.items():
+            self._match(name, text, got.pop(name, ""))
+        assert got == {}, "somebody read what was not for them"
+
+    def heard(self, who: str) -> str:
+        """What someone has read and nobody looked at."""
+        text = self.clients[who].text()
+        self.secrets.update(_SECRET.findall(text))
+        return text
+
+    def forget(self) -> None:
+        """Let the names stand for new values."""
+        self.drawn.clear()
+
+    def _match(self, who: str, expected: str, got: str) -> None:
+        pattern = ""
+        named: set[str] = set()
+        rest = 0
+        for hole in _HOLE.finditer(expected):
+            pattern += re.escape(expected[rest : hole.start()])
+            rest = hole.end()
+            name = hole[1] + hole[2]
+            if name in self.drawn:
+                pattern += re.escape(self.drawn[name])
+            elif name in named:
+                pattern += f"(?P={name})"
+            else:
+                named.add(name)
+                pattern += f"(?P<{name}>{_SHAPES[hole[1]]})"
+        pattern += re.escape(expected[rest:])
+        match = re.fullmatch(pattern, got)
+        assert match is not None, f"{who} read\n{got}\nand not\n{expected}\n{self.drawn}"
+        self.drawn.update(match.groupdict())
+
+    # What there is, beside what is read.
+
+    @property
+    def dials(self) -> list[Dial]:
+        """Every dial so far."""
+        return self.clock.dials
+
+    def address(self, identifier: str) -> tuple[str, int] | None:
+        """Where the resolver in the same process says that a terminal is."""
+        resolver: Any = self.broker.resolver
+        place = resolver.table.lookup(identifier, self.clock.seconds())
+        return None if place is None else (place.address.host, place.address.port)
+
+    def kept(self) -> dict[str, Any]:
+        """What the mediator keeps of connections and calls, where it keeps anything."""
+        parts: list[Any] = [
+            self.mediator,
+            self.mediator.reach,
+            self.mediator.sessions,
+            self.mediator.sessions._table,
+            self.mediator._registration,
+            self.broker.trigger,
+        ]
+        kept: dict[str, Any] = {}
+        for part in parts:
+            slots = getattr(type(part), "__slots__", ())
+            for name in {*slots, *getattr(part, "__dict__", ())}:
+                value = getattr(part, name)
+                if name not in _MAY_STAY and hasattr(value, "__len__") and len(value):
+                    kept[f"{type(part).__name__}.{name}"] = value
+        return kept
+
+    def finish(self) -> None:
+        """Everybody leaves and much time passes: nothing stays behind, no timer either (I15)."""
+        for name in list(self.clients):
+            self.heard(name)
+            self.clients.pop(name).vanish()
+        for dial in self.dials:
+            if not dial.over:
+                dial.refuse()
+        self.broker.advance(4 * 3600)
+        assert self.kept() == {}
+        assert self.clock.getDelayedCalls() == []
+        assert len(self.broker.exchange.sources._counts) == 0
+
+
+#: What outlives connections by right: counts for the operator, permits, settings.
+_MAY_STAY: Final = frozenset(("counts", "permits", "_permits", "_own_ports", "_allowed", "_epoch"))
+
+
+@implementer(IStore)
+class SlowStore:
+    """A store whose commits are done when the test says so.
+
+    :ivar commits: the changes of each commit asked for, oldest first
+    :ivar pending: the commits that are not done yet
+    """
+
+    def __init__(self, *permits: PermitChange) -> None:
+        self.commits: list[tuple[Change, ...]] = []
+        self.pending: list[Deferred[None]] = []
+        self._permits = permits
+
+    async def load(self) -> State:
+        """What it was made with."""
+        return State("epoch-1", self._permits)
+
+    def commit(self, changes: Sequence[Change]) -> Deferred[None]:
+        """Wait for the test."""
+        self.commits.append(tuple(changes))
+        commit: Deferred[None] = Deferred()
+        self.pending.append(commit)
+        return commit
+
+
+@implementer(IResolver)
+class SlowResolver:
+    """A resolver inside whose answers may be held, or be errors.
+
+    What is asked is done at once; only the answer takes its time, as over a connection.
+
+    :ivar asked: each question, as (what, identifier)
+    :ivar hold: of which questions the answers are held: ``register``, ``withdraw``, ``lookup``
+    :ivar held: the answers that are held, oldest first; fire one to let it through
+    :ivar errors: what a question is answered instead, without being done
+    :ivar lasts: seconds for which what is looked up holds, where not as the table says
+    """
+
+    def __init__(self, clock: FakeReactor) -> None:
+        self.inside = LocalResolver(clock)
+        self.table = self.inside.table
+        self.asked: list[tuple[str, str]] = []
+        self.hold: set[str] = set()
+        self.held: list[Deferred[None]] = []
+        self.errors: dict[str, Exception] = {}
+        self.lasts: float | None = None
+        self._clock = clock
+
+    async def register(self, identifier: str, address: Address) -> None:
+        self._asked("register", identifier)
+        await self.inside.register(identifier, address)
+        await self._answered("register")
+
+    def release(self, identifier: str, address: Address) -> None:
+        self.inside.release(identifier, address)
+
+    async def withdraw(self, identifier: str) -> None:
+        self._asked("withdraw", identifier)
+        await self.inside.withdraw(identifier)
+        await self._answered("withdraw")
+
+    async def lookup(self, identifier: str) -> Place:
+        self._asked("lookup", identifier)
+        place = await self.inside.lookup(identifier)
+        if self.lasts is not None:
+            place = place._replace(until=self._clock.seconds() + self.lasts)
+        await self._answered("lookup")
+        return place
+
+    def _asked(self, what: str, identifier: str) -> None:
+        self.asked.append((what, identifier))
+        if what in self.errors:
+            raise self.errors[what]
+
+    async def _answered(self, what: str) -> None:
+        if what in self.hold:
+            answer: Deferred[None] = Deferred()
+            self.held.append(answer)
+            await answer
+
+
+def with_resolver(**options: Any) -> tuple[Scene, SlowResolver]:
+    """A scene around a resolver that does as the test says."""
+    clock = FakeReactor()
+    resolver = SlowResolver(clock)
+    return Scene(clock=clock, resolver=resolver, **options), resolver
+
+
+def with_store(*permits: PermitChange, **options: Any) -> tuple[Scene, SlowStore]:
+    """A scene around a store that does as the test says."""
+    store = SlowStore(*permits)
+    return Scene(store=store, **options), store

@@ -1,0 +1,344 @@
+"""The one connection that a client keeps to its server (broker.wire.link)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.error import ConnectionLost
+from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
+
+from broker.wire.conversation import Conversation
+from broker.wire.decoder import Body
+from broker.wire.grammar import NOTIFY, REGISTER
+from broker.wire.link import Link
+from broker.wire.message import Malformed, Message
+from broker.wire.refusals import PermissionDenied
+from broker.wire.stream import Exchange, Stream
+from tests.fakes import Client, FakeReactor, advance, settle
+from tests.resolver.apart import Outcome
+
+
+class Talk(Conversation):
+    """A conversation that keeps what came."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__(stream, transactions=True)
+        self.came: list[Message] = []
+
+    def message_received(self, message: Message) -> None:
+        if message.verb != NOTIFY or not self.answered(message):
+            self.came.append(message)
+
+    def body_received(self, body: Body) -> None:
+        raise NotImplementedError
+
+    def malformed_received(self, malformed: Malformed) -> None:
+        self.malformed(malformed)
+
+    def connection_lost(self, reason: Failure) -> None:
+        self.lost()
+
+
+class World:
+    """A link, and what became of it.
+
+    :ivar events: ``up`` and ``down``, in order
+    """
+
+    def __init__(
+        self,
+        *,
+        prepare: Callable[[Talk], Awaitable[object]] | None = None,
+        exchange: Exchange | None = None,
+        jitter: Callable[[], float] = lambda: 1.0,
+        **options: float,
+    ) -> None:
+        self.clock = FakeReactor()
+        reactor: Any = self.clock
+        self.events: list[str] = []
+        self.link: Link[Talk] = Link(
+            TCP4ClientEndpoint(reactor, "127.0.0.1", 1201),
+            exchange or Exchange.of_client(self.clock),
+            Talk,
+            jitter=jitter,
+            prepare=prepare,
+            up=lambda _: self.events.append("up"),
+            down=lambda _: self.events.append("down"),
+            **options,
+        )
+
+    def start(self) -> World:
+        """Have it connect."""
+        self.link.startService()
+        return self
+
+    def accept(self) -> Client:
+        """Answer the dial that is open."""
+        return self.clock.dials[-1].accept()
+
+    def talk(self) -> Talk:
+        """What is said over the link, which is up."""
+        assert self.link.conversation is not None
+        return self.link.conversation
+
+    def dialling(self) -> bool:
+        """Whether a dial is open."""
+        settle(self.clock)
+        return bool(self.clock.dials) and not self.clock.dials[-1].over
+
+    def until_dial(self, most: float = 100) -> float:
+        """Let time pass until it dials; how long that was."""
+        began = self.clock.seconds()
+        while not self.dialling():
+            assert self.clock.seconds() - began < most, "it never dials"
+            due = min(call.getTime() for call in self.clock.getDelayedCalls())
+            self.clock.advance(due - self.clock.seconds())
+        return self.clock.seconds() - began
+
+
+def said(clients: Client) -> list[str]:
+    """The statements that came."""
+    return [message.statement for message in clients.received()]
+
+
+class LinkTests:
+    """Made, kept, and made again."""
+
+    def test_up(self) -> None:
+        """Once connected there is a conversation, and who waited has it."""
+        world = World().start()
+        early = Outcome(world.link.wait())
+        assert not early.over
+        assert world.link.conversation is None
+        server = world.accept()
+        assert world.events == ["up"]
+        talk = world.talk()
+        assert early.value is talk
+        assert Outcome(world.link.wait()).value is talk
+        talk.stream.send(Message(NOTIFY, "Hello."))
+        assert said(server) == ["Hello."]
+        server.type("NOTIFY\nGood day.\n\n")
+        assert [message.statement for message in talk.came] == ["Good day."]
+
+    def test_lost(self) -> None:
+        """When it is lost there is none, before its questions fail; then it dials again."""
+        world = World().start()
+        server = world.accept()
+        talk = world.talk()
+        seen: list[object] = []
+        asked = talk.ask(Message(REGISTER))
+        asked.addErrback(lambda failure: seen.append((failure.type, world.link.conversation)))
+        server.vanish()
+        assert seen == [(ConnectionLost, None)]
+        assert world.events == ["up", "down"]
+        assert world.until_dial() == pytest.approx(0.2)
+        world.accept()
+        assert world.events == ["up", "down", "up"]
+        assert world.talk() is not talk
+
+    def test_back_off(self) -> None:
+        """Each attempt that fails is waited for longer, up to the most; success ends that."""
+        world = World(initial=0.2, most=3.0).start()
+        waits = []
+        for _ in range(7):
+            assert world.dialling()
+            world.clock.dials[-1].refuse()
+            waits.append(round(world.until_dial(), 6))
+        assert waits == [0.2, 0.4, 0.8, 1.6, 3.0, 3.0, 3.0]
+        world.accept().vanish()
+        assert world.until_dial() == pytest.approx(0.2)
+
+    def test_jitter(self) -> None:
+        """A wait is from half of itself to the whole, so that many spread their attempts."""
+        waits = set()
+        source = random.Random(7).random
+        for _ in range(50):
+            world = World(jitter=source, initial=8.0).start()
+            world.clock.dials[-1].refuse()
+            waits.add(world.until_dial())
+        assert len(waits) == 50
+        assert min(waits) < 4.4
+        assert max(waits) > 7.6
+        assert all(4.0 <= wait <= 8.0 for wait in waits)
+
+    def test_half_close(self) -> None:
+        """The server's end of input reaches the stream: what it asked is still answered.
+
+        So ``IHalfCloseableProtocol`` survives the wrapping by endpoint and ClientService.
+        """
+        world = World().start()
+        server = world.accept()
+        talk = world.talk()
+        server.feed(b"QUERY\nSTATUS\n\n")
+        (asked,) = talk.came
+        request = talk.asked(asked)
+        server.end_input()
+        assert not server.closed
+        request.reply("STATUS Acceptable.")
+        assert said(server) == ["STATUS Acceptable."]
+        assert server.closed
+
+    def test_no_login_deadline(self) -> None:
+        """We know whom we called: no limits of a stranger hold, whatever the exchange's are."""
+        world = World(exchange=None)
+        exchange = Exchange(world.clock, login_timeout=10)
+        world.link._exchange = exchange
+        world.start()
+        server = world.accept()
+        advance(world.clock, 60)
+        assert not server.closed
+        talk = world.talk()
+        assert talk.stream.decoder.limits is exchange.known
+
+    def test_retry_now(self) -> None:
+        """Woken while it waits to dial, it dials at once, and goes on as ever."""
+        world = World(initial=20.0).start()
+        waiting = Outcome(world.link.wait())
+        world.clock.dials[-1].refuse()
+        assert not world.dialling()
+        world.link.retry_now()
+        assert world.dialling()
+        assert not waiting.over
+        world.clock.dials[-1].refuse()
+        advance(world.clock, 25)
+        assert not world.dialling(), "the wait it cut short is over and done with"
+        assert world.until_dial() == pytest.approx(5)
+        world.accept()
+        assert waiting.over
+
+    def test_retry_now_while_dialling(self) -> None:
+        """Woken while it dials or is connected, it does nothing more: nobody can keep it away."""
+        world = World().start()
+        for _ in range(3):
+            world.link.retry_now()
+        assert len(world.clock.dials) == 1
+        world.accept()
+        world.link.retry_now()
+        assert len(world.clock.dials) == 1
+        assert world.events == ["up"]
+
+    def test_retry_now_when_stopped(self) -> None:
+        """Woken after its end, it stays where it is."""
+        world = World(initial=20.0).start()
+        world.clock.dials[-1].refuse()
+        Outcome(world.link.stopService())
+        world.link.retry_now()
+        assert not world.dialling()
+
+    def test_given_up(self) -> None:
+        """Who gave up waiting is not called when the link comes up."""
+        world = World().start()
+        waiting = world.link.wait()
+        outcome = Outcome(waiting)
+        waiting.cancel()
+        assert outcome.error is CancelledError
+        world.accept()
+        assert outcome.values == []
+
+    def test_stopped(self) -> None:
+        """Stopping closes the connection, ends waiting, dials no more, leaves no timer."""
+        world = World().start()
+        server = world.accept()
+        stopping = Outcome(world.link.stopService())
+        assert server.closed
+        assert stopping.value is None
+        assert not world.dialling()
+        world.link._exchange.stop()
+        assert not world.clock.getDelayedCalls()
+
+    def test_stopped_while_dialling(self) -> None:
+        """Stopping gives up a dial that is open, and who waits for it learns so."""
+        world = World().start()
+        waiting = Outcome(world.link.wait())
+        assert Outcome(world.link.stopService()).value is None
+        assert waiting.error is CancelledError
+        assert not world.clock.getDelayedCalls()
+
+    def test_stopped_on_one_that_does_not_read(self) -> None:
+        """A server that reads nothing more holds up the end for ten seconds at most."""
+        world = World().start()
+        server = world.accept()
+        server.transport.stop_reading_peer()
+        talk = world.talk()
+        talk.stream.write(b"x" * 100_000)
+        settle(world.clock)
+        stopping = Outcome(world.link.stopService())
+        advance(world.clock, 9.9)
+        assert stopping.values == []
+        advance(world.clock, 0.1)
+        assert stopping.values == [None]
+        assert server.closed
+
+
+class PreparingTests:
+    """What must be said before anything else is."""
+
+    def test_up_once_prepared(self) -> None:
+        """The link is up when its owner has had the answer, not before."""
+        world = World(prepare=lambda talk: talk.ask(Message(REGISTER, Identifier="Ia"))).start()
+        waiting = Outcome(world.link.wait())
+        server = world.accept()
+        (login,) = server.received()
+        assert login.get("Identifier") == "Ia"
+        assert not waiting.over
+        assert world.events == []
+        server.type(f"NOTIFY\nTransaction:{login.transaction}\nCode:200\n\n")
+        assert waiting.value is world.link.conversation
+        advance(world.clock, 60)
+        assert world.events == ["up"]
+
+    def test_refused(self) -> None:
+        """A server that takes the connection and refuses is closed, and asked ever more seldom."""
+
+        async def refused(talk: Talk) -> None:
+            raise PermissionDenied
+
+        world = World(prepare=refused, initial=0.2, most=3.0).start()
+        waits = []
+        for _ in range(6):
+            server = world.accept()
+            assert server.closed
+            waits.append(round(world.until_dial(), 6))
+        assert waits == [0.2, 0.4, 0.8, 1.6, 3.0, 3.0]
+        assert world.events == []
+
+    def test_no_answer(self) -> None:
+        """A server that takes the connection and says nothing is given up after a while."""
+        world = World(prepare=lambda _: Deferred(), patience=3.0).start()
+        server = world.accept()
+        closed = []
+        for seconds in (2.9, 0.1):
+            advance(world.clock, seconds)
+            closed.append(server.closed)
+        assert closed == [False, True]
+        world.until_dial()
+
+    def test_lost_meanwhile(self) -> None:
+        """A connection that is lost while it is prepared never was up."""
+        world = World(prepare=lambda talk: talk.ask(Message(REGISTER))).start()
+        world.accept().vanish()
+        assert world.events == []
+        world.until_dial()
+        server = world.accept()
+        (login,) = server.received()
+        server.type(f"NOTIFY\nTransaction:{login.transaction}\nCode:200\n\n")
+        assert world.events == ["up"]
+
+    def test_our_own_fault(self) -> None:
+        """An exception that nobody foresaw is logged whole, and another attempt is made (I24)."""
+
+        async def broken(talk: Talk) -> None:
+            raise ZeroDivisionError
+
+        world = World(prepare=broken).start()
+        with capturedLogs() as logged:
+            assert world.accept().closed
+        (failure,) = [event["log_failure"] for event in logged if "log_failure" in event]
+        assert failure.check(ZeroDivisionError)
+        world.until_dial()

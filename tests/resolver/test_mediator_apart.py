@@ -1,0 +1,185 @@
+"""A mediator and a resolver as two servers on one network (A15): whole calls."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fakes import Client, FakeMediator, FakeReactor, a_mediator
+from tests.resolver.apart import Apart
+
+COMPLETED = "NOTIFY\nRegistration Completed.\n\n"
+NOT_FOUND = "NOTIFY\nCallee not Found.\n\n"
+DENIED = "NOTIFY\nPermission Denied.\n\n"
+UNAVAILABLE = "NOTIFY\nService Unavailable.\n\n"
+ASK = "QUERY\nIdentifier:Ia\nCallee:Ib\n\n"
+
+
+class Network:
+    """A mediator, its resolver apart, and terminals."""
+
+    def __init__(self) -> None:
+        self.clock = FakeReactor()
+        self.apart = Apart(self.clock).start()
+        self.fake: FakeMediator = a_mediator(self.clock, resolver=self.apart.remote)
+
+    def terminal(self, text: str = "") -> Client:
+        """A terminal's connection to the mediator, and what it says first."""
+        client = self.fake.connect()
+        if text:
+            assert self.say(client, text) == COMPLETED
+        return client
+
+    def say(self, client: Client, text: str) -> str:
+        """Type something, let the two servers speak, and read the answer."""
+        client.type(text)
+        self.apart.pump()
+        return client.text()
+
+    def callee(self, more: str = "") -> Client:
+        """Ib, who accepts Ia and is there."""
+        said = f"REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\nPort:1205\nAccept:Add Ia\n{more}\n"
+        return self.terminal(said)
+
+
+class ApartTests:
+    """What works with the resolver inside works with it apart."""
+
+    def test_whole_call(self) -> None:
+        """Fig. 12 and 16, with fig. 7 and 8 between two servers (A11, A13, A15, A16)."""
+        network = Network()
+        callee = network.callee()
+        assert network.apart.resolver.told("Ib") == ("127.0.0.1", 1205)
+        caller = network.terminal()
+        assert network.say(caller, ASK) == ""
+        assert network.apart.heard()[-1] == ["QUERY", "LOOKUP", "Callee:Ib"]
+        assert network.say(callee, "") == "QUERY\nSTATUS\n\n"
+        network.say(callee, "NOTIFY\nSTATUS Acceptable.\n\n")
+        accepted, told = caller.received()
+        assert accepted.statement == "Request Accepted."
+        assert told.fields["Callee Address"] == "127.0.0.1"
+        assert told.fields["Callee Port"] == "1205"
+
+    def test_credentials_reach_both(self) -> None:
+        """Both sides have the same password, key and session (A10, A11)."""
+        network = Network()
+        callee, caller = network.callee(), network.terminal()
+        network.say(caller, ASK)
+        callee.type("NOTIFY\nSTATUS Acceptable.\n\n")
+        *_, to_caller = caller.received()
+        *_, to_callee = callee.received()
+        assert to_callee.fields["Caller ID"] == "Ia"
+        for name in ("Password", "Encrypt Key", "Session", "Reply Password"):
+            assert to_caller.fields[name] == to_callee.fields[name]
+
+    def test_not_permitted(self) -> None:
+        """Who is not permitted is refused before the resolver is asked (A9, I6)."""
+        network = Network()
+        network.callee()
+        network.apart.heard()
+        caller = network.terminal()
+        for callee in ("Ib", "Inobody"):
+            assert network.say(caller, f"QUERY\nIdentifier:Ic\nCallee:{callee}\n\n") == DENIED
+        assert network.apart.heard() == []
+
+    def test_registered_there_directly(self) -> None:
+        """An address that a terminal sent to the resolver itself is found (A7, fig. 7)."""
+        network = Network()
+        network.terminal("REGISTER\nIdentifier:Ib\nAccept:Add Ia\n\n")
+        caller = network.terminal()
+        assert network.say(caller, ASK) == NOT_FOUND
+        terminal = network.apart.resolver.connect()
+        terminal.type("REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\nPort:1205\n\n")
+        assert network.say(caller, ASK) == ""
+        dial = next(dial for dial in network.clock.dials if dial.port == 1205)
+        woken = dial.accept()
+        assert woken.text() == "NOTIFY\nConnection Requested.\n\n"
+
+    def test_not_dialled_without_the_word(self) -> None:
+        """An address that no server vouches for is told to nobody by dialling (I12)."""
+        network = Network()
+        network.terminal("REGISTER\nIdentifier:Ib\nAccept:Add Ia\n\n")
+        other = network.apart.resolver.link()
+        other.type("REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\nPort:1205\n\n")
+        caller = network.terminal()
+        assert network.say(caller, ASK) == "NOTIFY\nCallee not Connected.\n\n"
+        assert not any(dial.port == 1205 for dial in network.clock.dials)
+
+    def test_not_found(self) -> None:
+        """A permitted caller learns that the resolver has no address (A20, S1205)."""
+        network = Network()
+        network.terminal("REGISTER\nIdentifier:Ib\nAccept:Add Ia\n\n")
+        assert network.say(network.terminal(), ASK) == NOT_FOUND
+
+    def test_gone_and_expired(self) -> None:
+        """After the callee's connection its address holds for its expiry, then no more (A7)."""
+        network = Network()
+        callee = network.callee("Expires:60\n")
+        network.apart.pass_by(300, 10)
+        callee.vanish()
+        network.apart.pump()
+        network.apart.pass_by(59, 1)
+        assert network.apart.resolver.told("Ib") is not None
+        network.apart.pass_by(1, 1)
+        assert network.say(network.terminal(), ASK) == NOT_FOUND
+
+
+class AwayTests:
+    """The resolver's process is gone."""
+
+    def test_callers_have_an_answer_within_a_second(self) -> None:
+        """*Service Unavailable.* and not a hang; when it is back, calls go on."""
+        network = Network()
+        callee, caller = network.callee(), network.terminal()
+        network.apart.away = True
+        network.apart.restart()
+        assert network.say(caller, ASK) == ""
+        network.apart.advance(0.95)
+        assert caller.text() == ""
+        network.apart.advance(0.05)
+        assert caller.text() == UNAVAILABLE
+        network.apart.away = False
+        network.apart.advance(3)
+        assert network.say(caller, ASK) == ""
+        assert network.say(callee, "") == "QUERY\nSTATUS\n\n"
+
+    def test_not_permitted_while_away(self) -> None:
+        """Who is not permitted is refused as ever, so learns nothing of it (I6)."""
+        network = Network()
+        network.callee()
+        network.apart.away = True
+        network.apart.restart()
+        assert network.say(network.terminal(), ASK.replace("Ia", "Ic")) == DENIED
+
+    def test_registration_fails_whole(self) -> None:
+        """A ``REGISTER`` with an address waits a second, then changes nothing, permits neither."""
+        network = Network()
+        network.apart.away = True
+        network.apart.restart()
+        callee = network.terminal()
+        said = "REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\nAccept:Add Ia\n\n"
+        assert network.say(callee, said) == ""
+        network.apart.advance(1)
+        assert callee.text() == UNAVAILABLE
+        network.apart.away = False
+        network.apart.advance(3)
+        assert network.apart.resolver.told("Ib") is None
+        assert network.say(network.terminal(), ASK) == DENIED
+
+    def test_permits_go_on(self) -> None:
+        """A ``REGISTER`` without an address needs no resolver."""
+        network = Network()
+        network.apart.away = True
+        network.apart.restart()
+        network.terminal("REGISTER\nIdentifier:Ib\nAccept:Add Ia\n\n")
+
+    @pytest.mark.parametrize("many", [1, 200])
+    def test_registered_again(self, many: int) -> None:
+        """The mediator registers again whom it holds, and they are reached as before."""
+        network = Network()
+        for n in range(many):
+            network.terminal(f"REGISTER\nIdentifier:I{n}\nAddress:127.0.0.1\nPort:{n + 1}\n\n")
+        network.apart.pass_by(20, 1)
+        network.apart.restart()
+        network.apart.advance(2)
+        for n in range(many):
+            assert network.apart.resolver.told(f"I{n}") == ("127.0.0.1", n + 1)

@@ -1,0 +1,233 @@
+"""Settings: what each kind takes, and how command line, file and defaults come together."""
+
+from collections.abc import Callable
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker import config
+from broker.config import Interface, Kind, Listener, Server, Setting, Settings, settle
+
+SETTINGS = (
+    Setting("listen", config.LISTENER, ["tcp:1:interface=127.0.0.1"], "Where.", repeatable=True),
+    Setting("wait", config.SECONDS, 5, "How long."),
+    Setting("size", config.SIZE, "1K", "How much."),
+    Setting("no-status", config.FLAG, False, "Whether not."),
+    Setting("causes", config.choice("distinct", "uniform"), "distinct", "Which."),
+)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], str]:
+    """Write a configuration file and give its path."""
+
+    def written(text: str) -> str:
+        path = tmp_path / "broker.toml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return written
+
+
+def listener(settings: Settings) -> list[str]:
+    """The texts of the listeners."""
+    return [one.text for one in settings.values["listen"]]
+
+
+class SettleTests:
+    """The command line wins over the file, the file over the defaults."""
+
+    def test_defaults(self) -> None:
+        """Where nobody says anything, each setting has its default, as a value."""
+        settings = settle(SETTINGS, {})
+        assert settings.errors == []
+        assert settings.origins == {}
+        assert settings.values == {
+            "listen": [Listener("tcp:1:interface=127.0.0.1", Interface(1, "127.0.0.1"))],
+            "wait": 5.0,
+            "size": 1024,
+            "no-status": False,
+            "causes": "distinct",
+        }
+
+    def test_the_file_replaces_defaults(self, write: Callable[[str], str]) -> None:
+        """What the file says holds, and replaces a default list rather than adding to it."""
+        path = write('listen = ["tcp:2", "tcp:3"]\nwait = 2.5\nsize = 7\nno-status = true\n')
+        settings = settle(SETTINGS, {}, path)
+        assert settings.errors == []
+        assert listener(settings) == ["tcp:2", "tcp:3"]
+        assert settings.values["wait"] == 2.5
+        assert settings.values["size"] == 7
+        assert settings.values["no-status"] is True
+        assert settings.values["causes"] == "distinct"
+        assert set(settings.origins) == {"listen", "wait", "size", "no-status"}
+
+    def test_the_command_line_wins(self, write: Callable[[str], str]) -> None:
+        """What the command line says replaces what the file says; of what is said twice, the last."""
+        path = write('listen = ["tcp:2"]\nwait = 2\nno-status = true\n')
+        given = {"listen": ["tcp:7", "tcp:8"], "wait": ["3", "4"], "no-status": False}
+        settings = settle(SETTINGS, given, path)
+        assert settings.errors == []
+        assert listener(settings) == ["tcp:7", "tcp:8"]
+        assert settings.values["wait"] == 4.0
+        assert settings.values["no-status"] is False
+        assert settings.where("wait") == "--wait"
+
+    def test_all_errors_at_once(self, write: Callable[[str], str]) -> None:
+        """Every error of the file and the command line is found, each with its place."""
+        path = write(
+            'listen = "tcp:2"\nwait = "3"\nsize = true\nno-status = 1\n'
+            'causes = "some"\ncolour = "red"\n'
+        )
+        settings = settle(SETTINGS, {"wait": ["soon"], "listen": ["udp:1", "tcp:2", "tcp:x"]}, path)
+        assert sorted(settings.errors) == sorted(
+            [
+                f"{path}: listen: must be a list",
+                f"{path}: wait: must be a number",
+                f"{path}: size: must be a number, or a text such as 1G",
+                f"{path}: no-status: must be true or false",
+                f"{path}: causes: 'some' is not offered: only distinct or uniform",
+                f"{path}: colour: there is no such setting",
+                "--wait: 'soon' is no number",
+                "--listen: 'udp:1' is no endpoint that is offered here: tcp:PORT",
+                "--listen: 'x' is no port: a number from 0 to 65535",
+            ]
+        )
+
+    def test_a_list_of_wrong_things(self, write: Callable[[str], str]) -> None:
+        """A list in the file holds nothing but what the setting is."""
+        path = write("listen = [1201]\n")
+        assert settle(SETTINGS, {}, path).errors == [
+            f"{path}: listen: must be a list of which each is a text"
+        ]
+
+    def test_tables_are_unknown(self, write: Callable[[str], str]) -> None:
+        """A section is no setting."""
+        path = write("[mediator]\nwait = 3\n")
+        assert settle(SETTINGS, {}, path).errors == [f"{path}: mediator: there is no such setting"]
+
+    @pytest.mark.parametrize("content", [b"wait = \n", b"wait = 1\nwait = 2\n", b"\xff\n"])
+    def test_no_toml(self, tmp_path: Path, content: bytes) -> None:
+        """A file that can't be parsed is one error, which names it."""
+        path = tmp_path / "broken.toml"
+        path.write_bytes(content)
+        (error,) = settle(SETTINGS, {}, str(path)).errors
+        assert error.startswith(f"{path}: not TOML: ")
+        assert "\n" not in error
+
+    def test_unreadable_file(self, tmp_path: Path) -> None:
+        """A file that is missing, or a folder, is one error, which names it."""
+        missing = str(tmp_path / "no.toml")
+        assert settle(SETTINGS, {}, missing).errors == [f"{missing}: No such file or directory"]
+        assert settle(SETTINGS, {}, str(tmp_path)).errors == [f"{tmp_path}: Is a directory"]
+
+
+class KindTests:
+    """Each kind takes what it should and says why it takes nothing else."""
+
+    @pytest.mark.parametrize(
+        ("kind", "text", "value"),
+        [
+            (config.LISTENER, "tcp:1201", Listener("tcp:1201", Interface(1201, "0.0.0.0"))),
+            (
+                config.LISTENER,
+                r"tcp:0:interface=\:\:1:backlog=9",
+                Listener(r"tcp:0:interface=\:\:1:backlog=9", Interface(0, "::1")),
+            ),
+            (config.SERVER, "tcp:127.0.0.1:1201", Server("tcp:127.0.0.1:1201", "127.0.0.1")),
+            (
+                config.SERVER,
+                "tcp:host=a.example:port=1",
+                Server("tcp:host=a.example:port=1", "a.example"),
+            ),
+            (config.RESOLVER, "inside", None),
+            (config.UDP, "1200:127.0.0.1", Interface(1200, "127.0.0.1")),
+            (config.UDP, "1200", Interface(1200, "0.0.0.0")),
+            (config.UDP, "1200:[::1]", Interface(1200, "::1")),
+            (config.IDENTIFIER, "", None),
+            (config.IDENTIFIER, "山田太郎 大阪府", "山田太郎 大阪府"),
+            (config.ENTRY, "@family", "@family"),
+            (config.ADDRESS, "", None),
+            (config.ADDRESS, "2001:DB8::1", "2001:db8::1"),
+            (config.NETWORK, "192.168.0.0/16", ip_network("192.168.0.0/16")),
+            (config.PATH, "", None),
+            (config.PATH, "/a/../b", "/b"),
+            (config.SECONDS, "0.5", 0.5),
+            (config.PERCENT, "0", None),
+            (config.PERCENT, "80", 80.0),
+            (config.SIZE, "10", 10),
+            (config.SIZE, "2M", 2 * 1024 * 1024),
+        ],
+    )
+    def test_taken(self, kind: Kind, text: str, value: Any) -> None:
+        """A good text becomes its value."""
+        assert kind.parse(text) == value
+
+    @pytest.mark.parametrize(
+        ("kind", "text"),
+        [
+            (config.LISTENER, ""),
+            (config.LISTENER, "1201"),
+            (config.LISTENER, "tcp"),
+            (config.LISTENER, "tcp:"),
+            (config.LISTENER, "tcp:65536"),
+            (config.LISTENER, "tcp:١٢٠١"),
+            (config.LISTENER, "tcp:1:interface=here"),
+            (config.LISTENER, "tcp:1:127.0.0.1"),
+            (config.LISTENER, "tcp:1:port=2"),
+            (config.LISTENER, "tcp:1:colour=red"),
+            (config.LISTENER, "tcp:1:backlog=many"),
+            (config.LISTENER, "tls:1202"),
+            (config.LISTENER, "unix:/tmp/socket"),
+            (config.SERVER, "tcp:127.0.0.1"),
+            (config.SERVER, "tcp::1201"),
+            (config.SERVER, "tcp:a:0"),
+            (config.SERVER, "tcp:a b:1"),
+            (config.SERVER, "tcp:a:1:timeout=soon"),
+            (config.RESOLVER, "outside"),
+            (config.UDP, ""),
+            (config.UDP, "x"),
+            (config.UDP, "1:"),
+            (config.UDP, "1:here"),
+            (config.IDENTIFIER, "a,b"),
+            (config.ENTRY, "@"),
+            (config.ADDRESS, "example.jp"),
+            (config.NETWORK, "192.168.0.1/16"),
+            (config.SECONDS, "0"),
+            (config.SECONDS, "-1"),
+            (config.SECONDS, "nan"),
+            (config.SECONDS, "inf"),
+            (config.SECONDS, "1_0"),
+            (config.SECONDS, "٣"),
+            (config.PERCENT, "101"),
+            (config.SIZE, ""),
+            (config.SIZE, "K"),
+            (config.SIZE, "1KM"),
+            (config.SIZE, "-1"),
+            (config.SIZE, "1.5G"),
+        ],
+    )
+    def test_refused(self, kind: Kind, text: str) -> None:
+        """A bad text is a ``ValueError`` that says something, on one line."""
+        with pytest.raises(ValueError, match=r"\A[^\n]+\Z"):
+            kind.parse(text)
+
+    @pytest.mark.parametrize(
+        ("host", "loopback"),
+        [
+            ("127.0.0.1", True),
+            ("127.9.9.9", True),
+            ("::1", True),
+            ("localhost", True),
+            ("0.0.0.0", False),
+            ("::", False),
+            ("192.168.0.1", False),
+            ("localhost.example.jp", False),
+        ],
+    )
+    def test_loopback(self, host: str, loopback: bool) -> None:
+        """What other machines reach is never taken for loopback (I25)."""
+        assert Interface(1, host).loopback is loopback
+        assert Server("", host).loopback is loopback
