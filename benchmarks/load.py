@@ -34,6 +34,8 @@ TO_CALLER: Final = b"NOTIFY\r\nCallee Address:"  # fig. 5d
 TO_CALLEE: Final = b"NOTIFY\r\nCaller ID:"  # fig. 5e
 STATUS: Final = b"QUERY\r\nSTATUS\r\n"  # fig. 17a
 ACCEPTABLE: Final = b"NOTIFY\r\nSTATUS Acceptable.\r\nTransaction:"  # fig. 17b
+#: What a server that is asked for more than it can do in time says of some.
+TOO_LATE: Final = (b"NOTIFY\r\nService Unavailable.\r\n", b"NOTIFY\r\nCallee not Connected.\r\n")
 REGISTERED: Final = b"NOTIFY\r\nRegistration Completed.\r\n"
 TRANSACTION: Final = b"\r\nTransaction:"
 
@@ -42,6 +44,9 @@ TRANSACTION: Final = b"\r\nTransaction:"
 CONNECTING: Final = 32
 #: Seconds after which a server that gives no sign is taken for dead.
 PATIENCE: Final = 30.0
+#: So many requests in flight a server should answer within its own time limits; with more, it may
+#: refuse some (a look-up at a resolver apart may take a second).
+IN_TIME: Final = 100
 ERRORS_SHOWN: Final = 5
 
 #: Processor time in seconds: all of it, and the kernel's part, which is known to 0.01 s only.
@@ -90,6 +95,7 @@ class Result:
     :ivar spare: how long the load had nothing to do
     :ivar p50: the time from a request to its last reply that half of them kept within
     :ivar p99: the same for 99 in 100
+    :ivar refused: how many more were refused because time had run out
     :ivar errors: how many replies were wrong, or missing in the end
     :ivar shown: the first of them
     """
@@ -100,6 +106,7 @@ class Result:
     spare: float
     p50: float
     p99: float
+    refused: int
     errors: int
     shown: list[str]
 
@@ -120,13 +127,16 @@ class Broken(Exception):
 class Tally:
     """What all connections of a load count together.
 
+    :ivar may_refuse: more is in flight than a server must answer in time
     :ivar now: the time of what is read now
     :ivar spare: seconds in which there was nothing to read, while recording
     :ivar latencies: seconds that each request took whose time is recorded
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, may_refuse: bool = False) -> None:
         self.now = 0.0
+        self.may_refuse = may_refuse
+        self.refused = 0
         self.done = 0
         self.told = 0
         self.errors = 0
@@ -257,7 +267,7 @@ class Caller:
             data = self._rest + data
         parts = data.split(END)
         self._rest = parts.pop()
-        done = 0
+        done = refused = 0
         for part in parts:
             token = transaction_of(part)
             if part.startswith(ACCEPTED):
@@ -269,6 +279,10 @@ class Caller:
             if begun is None:
                 tally.wrong("not asked, or answered twice", part)
                 continue
+            if tally.may_refuse and part.startswith(TOO_LATE):
+                refused += 1
+                self._accepted.discard(token)
+                continue
             done += 1
             if not part.startswith(TO_CALLER) or b"\r\nPassword:" not in part:
                 tally.wrong("no address and password", part)
@@ -278,8 +292,9 @@ class Caller:
             if tally.recording:
                 tally.latencies.append(tally.now - begun)
         tally.done += done
-        if tally.refill and done:
-            self.ask(done, tally.now)
+        tally.refused += refused
+        if tally.refill and (done or refused):
+            self.ask(done + refused, tally.now)
 
 
 class Callee:
@@ -379,7 +394,7 @@ class Run:
 
     def __init__(self, load: Load) -> None:
         self._load = load
-        self._tally = Tally()
+        self._tally = Tally(may_refuse=load.callers * load.depth > IN_TIME)
         self._asking, answering = callers_of(load, self._tally)
         self._epoll = select.epoll()
         self._connections: dict[int, Connection] = {}
@@ -403,6 +418,7 @@ class Run:
         self._go_on(now + load.warmup, 0)
         servers = self._times()
         done = tally.done
+        refused = tally.refused
         tally.recording = True
         begun = time.perf_counter()
         self._go_on(begun + load.seconds, done + load.calls if load.calls else 0)
@@ -422,6 +438,7 @@ class Run:
             spare=tally.spare,
             p50=percentile(latencies, 0.5),
             p99=percentile(latencies, 0.99),
+            refused=tally.refused - refused,
             errors=tally.errors,
             shown=tally.shown,
         )

@@ -166,10 +166,11 @@ class Bench:
     def _repeat(self, shapes: Sequence[_Shape]) -> None:
         callers = self._extent.callers[0]
         echo = self._load("echo", "echo", callers, 1)
-        reference = self._reference(echo)
+        brief = replace(echo, seconds=echo.seconds / 2)
+        reference = self._reference(brief)
         for shape in shapes:
             result = self._measure(shape.load)
-            after = self._reference(echo)
+            after = self._reference(brief)
             row = self.rows.setdefault(
                 shape.title, Row(shape.title, goal=shape.goal, must=shape.must)
             )
@@ -187,13 +188,8 @@ class Bench:
         return result
 
     def _half_loads(self, echo: Load, shapes: Sequence[_Shape], arrivals: str) -> None:
-        """Latencies at half of the rate that was just had, beside the echo's at half of its own."""
-
-        def half(title: str, load: Load) -> Result:
-            rate = self._last_rate(title) / 2
-            return self._measure(replace(load, rate=rate, arrivals=arrivals))
-
-        bare = half("REF", echo)
+        """Latencies at half load, beside the echo's at half of its own."""
+        bare = self._half_load(echo, arrivals)
         title = f"REF at half load, {arrivals} arrivals"
         self.rows.setdefault(title, Row(title, "echo")).results.append(bare)
         even = arrivals == "even"
@@ -201,7 +197,7 @@ class Bench:
             apart = "apart" in shape.site
             if apart and not even:
                 continue
-            result = half(shape.title, shape.load)
+            result = self._half_load(shape.load, arrivals)
             title = f"{SITES[shape.site][0]}, at half load, {arrivals} arrivals"
             row = self.rows.setdefault(title, Row(title, "echo"))
             if even and not apart:
@@ -209,9 +205,9 @@ class Bench:
             row.results.append(result)
             row.values.append(_ratio(result.p99, bare.p99))
 
-    def _last_rate(self, title: str) -> float:
-        result = self.rows[title].results[-1]
-        return result.calls / result.seconds
+    def _half_load(self, load: Load, arrivals: str) -> Result:
+        full = self._measure(replace(load, seconds=load.seconds / 2))
+        return self._measure(replace(load, rate=full.calls / full.seconds / 2, arrivals=arrivals))
 
     def _measure(self, load: Load) -> Result:
         process = run_load(json.dumps(asdict(load)))

@@ -55,7 +55,15 @@ _RESULTS = (
     "must",
     "met",
 )
-_LOADS = ("measure", "server busy", "of it in the kernel", "load busy", "load µs", "resolver µs")
+_LOADS = (
+    "measure",
+    "server busy",
+    "of it in the kernel",
+    "load busy",
+    "load µs",
+    "resolver µs",
+    "refused",
+)
 
 
 def _result(row: Row) -> tuple[str, ...]:
@@ -83,6 +91,7 @@ def _load(row: Row) -> tuple[str, ...]:
         _middle(row, "{:.0%}", lambda result: 1 - result.spare / result.seconds),
         _middle(row, "{:.1f}", lambda result: (result.seconds - result.spare) / result.calls * 1e6),
         _middle(row, "{:.1f}", _resolver) if "resolver" in row.results[0].servers else "",
+        _refused(row),
     )
 
 
@@ -93,6 +102,15 @@ def _kernel(result: Result) -> float:
 
 def _resolver(result: Result) -> float:
     return result.servers["resolver"][0] / result.calls * 1e6
+
+
+def _refused(row: Row) -> str:
+    refused = sum(result.refused for result in row.results)
+    return (
+        f"{refused / (refused + sum(result.calls for result in row.results)):.1%}"
+        if refused
+        else ""
+    )
 
 
 def _middle(row: Row, form: str, of: Callable[[Result], float]) -> str:

@@ -406,7 +406,7 @@ def _explain(failure: Failure) -> int:
     """Say what went wrong in a line, and give the status for it."""
     error = failure.value
     if isinstance(error, Refused):
-        why = f": {printable(error.cause)}" if error.cause else ""
+        why = f" ({printable(error.cause)})" if error.cause else ""
         return _say(f"{error.statement}{why}", REFUSED)
     if isinstance(error, Unreachable):
         return _say(str(error), UNREACHABLE)

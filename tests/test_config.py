@@ -65,9 +65,10 @@ class SettleTests:
         assert set(settings.origins) == {"listen", "wait", "size", "no-status"}
 
     def test_the_command_line_wins(self, write: Callable[[str], str]) -> None:
-        """What the command line says replaces what the file says; of what is said twice, the last."""
+        """What the command line says replaces what the file says; what it says last counts."""
         path = write('listen = ["tcp:2"]\nwait = 2\nno-status = true\n')
-        given = {"listen": ["tcp:7", "tcp:8"], "wait": ["3", "4"], "no-status": False}
+        given: dict[str, list[str] | bool] = {"listen": ["tcp:7", "tcp:8"], "wait": ["3", "4"]}
+        given["no-status"] = False
         settings = settle(SETTINGS, given, path)
         assert settings.errors == []
         assert listener(settings) == ["tcp:7", "tcp:8"]

@@ -1,6 +1,7 @@
 """The roles' options as ``twistd`` parses them, and the samples of ``etc/``."""
 
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class SampleTests:
     def test_says_what_each_is_for(self, role: type[RoleOptions]) -> None:
         """Above each setting stands a comment."""
         lines = self.sample(role).read_text(encoding="utf-8").splitlines()
-        for above, line in zip(lines, lines[1:], strict=False):
+        for above, line in pairwise(lines):
             if " = " in line and not line.startswith("#"):
                 assert above.startswith("# "), line
 

@@ -21,6 +21,7 @@ from broker.wire.refusals import (
     CalleeNotConnected,
     CalleeNotFound,
     PermissionDenied,
+    Refused,
 )
 from broker.wire.statements import (
     REQUEST_ACCEPTED,
@@ -56,19 +57,28 @@ class Calls:
         """Mediate one call. Each refusal is raised; nothing has then been told of the callee."""
         callee = request.message.fields["Callee"]
         self._check_permit(caller, callee)  # S1203
-        self._sessions.make_room(caller.identifier or "", callee)
         asked = self._reach.turn
-        place = await self._resolver.lookup(callee)  # S1204, S1205
-        peer = await self._reach.get(callee, place.address)  # S1901, S1902
-        if self._status:
-            await self._ask_status(peer)  # S1606–S1608
-        if peer.turn > asked:  # it came, or registered anew, since it was looked up
-            place = await self._resolver.lookup(callee)
+        try:
+            self._sessions.make_room(caller.identifier or "", callee)
+            place = await self._resolver.lookup(callee)  # S1204, S1205
+            peer = await self._reach.get(callee, place.address)  # S1901, S1902
+            if self._status:
+                await self._ask_status(peer)  # S1606–S1608
+            if request.held is not None:  # decide when it can be told, and not before
+                await request.turn()
+            while peer.turn > asked:  # it came, or registered anew, since it was looked up
+                asked = self._reach.turn
+                place = await self._resolver.lookup(callee)
+        except (Refused, CancelledError):
+            if request.held is not None and not request.done:
+                await request.turn()
+            self._check_permit(caller, callee)  # the cause, too, is for whom the callee accepts
+            raise
         self._check_again(caller, callee, peer, place)  # I1, I2: in this very turn
         grant = make_grant(self._randomness)
         self._sessions.granted(grant.session, caller.identifier or "", callee)
         request.reply(REQUEST_ACCEPTED, more=True)  # S1206, fig. 5b
-        peer.stream.send(_to_callee(caller, grant))  # S1208, fig. 5e
+        peer.stream.send_early(_to_callee(caller, grant))  # S1208, fig. 5e
         request.reply("", _to_caller(callee, place.address, grant), code=200)  # S1210, fig. 5d
 
     def _check_permit(self, caller: Peer, callee: str) -> None:

@@ -33,7 +33,7 @@ class Reach:
         self._bound: dict[str, tuple[Peer, ...]] = {}
         self._reached: dict[str, Peer] = {}
         self._waiting: dict[str, list[Deferred[Peer]]] = {}
-        #: How many addresses were registered so far.
+        #: How often a connection came to be the one that is reached.
         self.turn = 0
 
     def bind(self, peer: Peer, identifier: str) -> None:
@@ -66,10 +66,11 @@ class Reach:
         for waiting in self._waiting.pop(identifier, ()):
             waiting.callback(peer)
 
-    def withdrawn(self, peer: Peer) -> Peer | None:
-        """A connection's address is withdrawn; return the one that is reached in its stead."""
-        peer.address = None
-        return self._return(peer)
+    def withdrawn(self, identifier: str) -> None:
+        """The address of a terminal is withdrawn: over no connection is it reached any more."""
+        self._reached.pop(identifier, None)
+        for peer in self._bound.get(identifier, ()):
+            peer.address = None
 
     def lost(self, peer: Peer) -> Peer | None:
         """A connection is gone; return the one that is reached in its stead, if that is new."""
@@ -87,11 +88,13 @@ class Reach:
             return None
         del self._reached[identifier]
         others = self._bound.get(identifier, ())
-        registered = [one for one in others if one.address is not None and one is not peer]
+        registered = [one for one in others if one.address is not None]
         if not registered:
             return None
         newest = max(registered, key=lambda one: one.turn)
         self._reached[identifier] = newest
+        self.turn += 1
+        newest.turn = self.turn  # what was looked up before is the address of the one that is gone
         return newest
 
     def held(self, identifier: str) -> Peer | None:

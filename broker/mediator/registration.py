@@ -54,7 +54,7 @@ class Registration:
         self._sessions = sessions
         self._allowed = allowed
         self._own_ports = own_ports
-        self._editing: dict[str, list[Deferred[None]]] = {}
+        self._changing: dict[str, list[Deferred[None]]] = {}
 
     async def register(self, peer: Peer, request: Request, now: float) -> None:
         """Fig. 10: check everything, make it durable, put it in force, and only then say so.
@@ -73,15 +73,36 @@ class Registration:
             address = self._address(peer, message.fields, now)
         except (ListTooLong, AddressRefused) as error:
             raise RegistrationFailed(str(error)) from None
+        if edits or identifier in self._changing:
+            await self._turn(identifier)
+            try:
+                await self._change(peer, identifier, edits, address)
+            finally:
+                for turn in self._changing.pop(identifier):
+                    turn.callback(None)
+        else:
+            await self._change(peer, identifier, edits, address)
+        request.reply(REGISTRATION_COMPLETED, None if request.bare else {"Epoch": self._epoch})
+
+    async def _turn(self, identifier: str) -> None:
+        """Wait for one's turn: a registration is worked out from what the one before it leaves."""
+        while identifier in self._changing:
+            turn: Deferred[None] = Deferred()
+            self._changing[identifier].append(turn)
+            await turn
+        self._changing[identifier] = []
+
+    async def _change(
+        self, peer: Peer, identifier: str, edits: list[str], address: Address | None
+    ) -> None:
         if address is None:
             await self._edit(identifier, edits)
-        elif not edits:
-            await self._place(identifier, address)
-        else:
+            return
+        if edits:
             await self._edit_and_place(identifier, edits, address)
-        if address is not None:
-            self._reached(peer, identifier, address)
-        request.reply(REGISTRATION_COMPLETED, None if request.bare else {"Epoch": self._epoch})
+        else:
+            await self._place(identifier, address)
+        self._reached(peer, identifier, address)
 
     async def _edit_and_place(self, identifier: str, edits: list[str], address: Address) -> None:
         """Both or neither: the resolver first, since its part can be taken back."""
@@ -92,24 +113,33 @@ class Registration:
         await self._place(identifier, address)
         try:
             await self._edit(identifier, edits)
-        except RegistrationFailed:
-            if before is None:
-                await self._resolver.withdraw(identifier)
-            else:
-                again = replace(before.address, registered=address.registered)
-                await self._resolver.register(identifier, again)
-                if before.until != inf:
-                    self._resolver.release(identifier, again)
+        except Exception:
+            await self._put_back(identifier, before, address.registered)
             raise
 
+    async def _put_back(self, identifier: str, before: Place | None, now: float) -> None:
+        """Have the address that stood before stand again, for as long as it would have."""
+        if before is None:
+            await self._resolver.withdraw(identifier)
+            return
+        again = replace(before.address, registered=now)
+        if before.until != inf:
+            again = replace(again, expires=int(before.until - now))
+        await self._resolver.register(identifier, again)
+        holder = self._reach.held(identifier)
+        if holder is not None and holder.address is before.address:
+            holder.address = again
+        else:
+            self._resolver.release(identifier, again)
+
     def _reached(self, peer: Peer, identifier: str, address: Address) -> None:
-        if not peer.stream.connected:
+        if not address.expires:
+            self._reach.withdrawn(identifier)
+        elif not peer.stream.connected:
             self._resolver.release(identifier, address)
-        elif address.expires:
+        else:
             self._reach.registered(peer, address)
             self._sessions.deliver(peer, identifier)
-        else:
-            self._reach.withdrawn(peer)
 
     def _address(self, peer: Peer, fields: dict[str, str], now: float) -> Address | None:
         host = fields.get("Address")
@@ -137,24 +167,11 @@ class Registration:
             await self._resolver.withdraw(identifier)
 
     async def _edit(self, identifier: str, edits: list[str]) -> None:
-        """Edit a list, and void what rested on a permit that is withdrawn (I2).
-
-        One change of a list at a time: the next is worked out from what this one leaves.
-        """
-        if not edits:
-            return
-        while identifier in self._editing:
-            turn: Deferred[None] = Deferred()
-            self._editing[identifier].append(turn)
-            await turn
-        self._editing[identifier] = []
+        """Edit a list, and void what rested on a permit that is withdrawn (I2)."""
         try:
             change = self._permits.prepare(identifier, edits)
             await self._store.commit([change])
-            for caller in self._permits.apply(change):
-                self._sessions.withdrawn(caller, identifier)
         except (StoreFailed, ListTooLong) as error:
             raise RegistrationFailed(str(error)) from None
-        finally:
-            for turn in self._editing.pop(identifier):
-                turn.callback(None)
+        for caller in self._permits.apply(change):
+            self._sessions.withdrawn(caller, identifier)

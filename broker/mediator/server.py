@@ -212,8 +212,8 @@ class Mediator:
         peer.address = renewed
 
         def away(failure: Failure) -> None:
-            failure.trap(Refused)
-            self.log.warn("The resolver did not take an address: {why}", why=failure.value)
+            why = declared(failure, self.log)
+            self.log.warn("The resolver did not take an address: {why}", why=why)
 
         Deferred.fromCoroutine(_awaited(self._resolver.register(identifier, renewed))).addErrback(
             away

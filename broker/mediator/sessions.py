@@ -60,9 +60,13 @@ class Sessions:
             self._begun.add(session)
 
     def ended(self, peer: Peer, identifier: str) -> None:
-        """One side reports that a session is over."""
+        """One side reports that a session is over.
+
+        The caller's word alone does not end it here: were that a lie, a permit that is withdrawn
+        later would no longer end the session at the callee (I2).
+        """
         session = self._table.find(identifier, peer.identifier or "")
-        if session is not None:
+        if session is not None and session.callee == peer.identifier:
             self._forget(session)
 
     def withdrawn(self, caller: str, callee: str) -> None:

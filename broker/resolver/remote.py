@@ -259,15 +259,19 @@ class RemoteResolver:
     def _place(self, identifier: str, answer: Message) -> Place:
         """The address that an answer tells, judged as any other (I12)."""
         fields = answer.fields
+        held = self._held.get(identifier)
+        if (
+            held is not None
+            and held.host == fields.get("Callee Address")
+            and str(held.port) == fields.get("Callee Port")
+        ):
+            return Place(held, inf)  # the connection is open, as we know best
         try:
             host = str(usable(fields["Callee Address"]))
             port = int(fields["Callee Port"])
             expires = int(fields["Expires"])
         except (KeyError, AddressRefused):
             raise self._no_answer(answer) from None
-        held = self._held.get(identifier)
-        if held is not None and (held.host, held.port) == (host, port):
-            return Place(held, inf)  # the connection is open, as we know best
         now = self._clock.seconds()
         return Place(Address(host, port, now, expires, "Dial" in fields), now + expires)
 
@@ -275,7 +279,6 @@ class RemoteResolver:
 
     async def _introduce(self, conversation: _Conversation) -> None:
         """Say that this is a mediator, before anything else is asked."""
-        self._asked_since = -1.0
         message = Message(REGISTER, Role="Mediator")
         if self._secret is not None:
             message.fields["Password"] = self._secret

@@ -102,6 +102,7 @@ class MediatorService(Role):
         self._store = store
         self._dialer = Dialer(reactor)
         self._resolver: LocalResolver | RemoteResolver | None = None
+        self._link: Exchange | None = None  # to a resolver that is apart
         self._counting: CountLog | None = None
 
     async def open(self) -> None:
@@ -111,7 +112,7 @@ class MediatorService(Role):
         except StoreFailed as error:
             raise CannotStart(str(error)) from None
         options = self._options
-        resolver = make_resolver(self._reactor, options)
+        resolver = self._make_resolver()
         exchange = Exchange(
             self._reactor,
             login_timeout=options["login-timeout"],
@@ -130,10 +131,23 @@ class MediatorService(Role):
             allowed=options["allow-address"],
             own_ports=self.listening.ports,
         )
-        gc.freeze()  # what was loaded stays: no use in looking through it again and again
+        if self.owner is not None:
+            gc.freeze()  # what was loaded stays: no use in looking through it again and again
         self.listening.open(StreamFactory(exchange, mediator.peer))
         self.mediator = mediator
         self._resolver = resolver
+
+    def _make_resolver(self) -> LocalResolver | RemoteResolver:
+        """The resolver that the options name."""
+        options = self._options
+        server: Server | None = options["resolver"]
+        if server is None:
+            return LocalResolver(self._reactor)
+        secret = shared.read_secret(options["mediator-secret"])
+        trace = shared.log_trace(lambda _: "resolver") if options["trace"] else None
+        self._link = Exchange.of_client(self._reactor, trace=trace)
+        endpoint = clientFromString(self._reactor, server.text)
+        return RemoteResolver(self._link, endpoint, jitter=SystemRandom().random, secret=secret)
 
     def serve(self) -> None:
         if self.mediator is not None and self._resolver is not None:
@@ -147,24 +161,14 @@ class MediatorService(Role):
             self.mediator.stop()
         self._dialer.stop()
         if self._resolver is not None:
-            closing.append(maybeDeferred(self._resolver.stop))
+            closing.append(maybeDeferred(self._resolver.stop).addCallback(self._left))
         if self._counting is not None:
             self._counting.stop()
         return gatherResults(closing)
 
-
-def make_resolver(reactor: Any, options: Options) -> LocalResolver | RemoteResolver:
-    """The resolver that the options name."""
-    server: Server | None = options["resolver"]
-    if server is None:
-        return LocalResolver(reactor)
-    trace = shared.log_trace(lambda _: "resolver") if options["trace"] else None
-    return RemoteResolver(
-        Exchange.of_client(reactor, trace=trace),
-        clientFromString(reactor, server.text),
-        jitter=SystemRandom().random,
-        secret=shared.read_secret(options["mediator-secret"]),
-    )
+    def _left(self, stopped: None) -> None:
+        if self._link is not None:
+            self._link.stop()
 
 
 def makeService(config: Options) -> IService:

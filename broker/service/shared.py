@@ -20,7 +20,7 @@ from broker.config import (
     choice,
 )
 from broker.service.process import CannotStart
-from broker.wire.grammar import visible
+from broker.wire.grammar import BLANKS
 from broker.wire.message import Message, printable
 from broker.wire.stream import Stream
 
@@ -102,7 +102,7 @@ def exposed(settings: Settings, also: str = "") -> Iterator[str]:
 
 
 def read_secret(path: str | None) -> str | None:
-    """The secret that a file holds: its text without the line's end.
+    """The secret that a file holds: its one line, without blanks at the ends.
 
     :raises CannotStart: it can't be read, or holds none
     """
@@ -110,11 +110,14 @@ def read_secret(path: str | None) -> str | None:
         return None
     try:
         with open(path, encoding="utf-8") as file:
-            return visible(512)(file.read(4096).rstrip("\r\n"))
+            secret = file.read(4096).rstrip("\r\n").strip(BLANKS)
     except OSError as error:
         raise CannotStart(f"{path}: {error.strerror}") from None
-    except ValueError:  # not UTF-8 either
-        raise CannotStart(f"{path}: holds no secret: one line of 1 to 512 characters") from None
+    except UnicodeDecodeError:
+        secret = ""
+    if not secret.isprintable() or not 1 <= len(secret) <= 512:
+        raise CannotStart(f"{path}: holds no secret: one line of 1 to 512 characters")
+    return secret
 
 
 def make_trace(

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, connectProtocol
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import (
     IProtocol,
     IProtocolFactory,
@@ -40,32 +40,39 @@ async def place_call(
     factory: IProtocolFactory,
     *,
     calls: Calls | None = None,
+    exchange: Exchange | None = None,
     trace: Trace | None = None,
 ) -> IProtocol:
     """Call a terminal; the protocol that the factory makes then speaks with it.
 
     :param reactor: an ``IReactorTCP`` and ``IReactorTime``
     :param calls: where the call is counted; by default it is only reported to the mediator
+    :param exchange: what direct connections share (``direct_exchange``); one of its own, without
     :raises Refused: the mediator refused (``PermissionDenied``, ``CalleeBusy``, …)
     :raises CallFailed: the callee could not be reached directly, or did not take the call
+    :raises ConnectionLost: the connection to the mediator went before it answered
+    :raises ValueError: nobody can be called that
     """
     told = await line.query(callee)  # S1101–S1106
+    callee = told.fields.get("Callee", callee)  # its identifier, where it was called by a name
     counted = Calls(line.ended) if calls is None else calls
-    exchange = Exchange(
-        reactor, login_timeout=DIAL_TIMEOUT, stranger=OUTSIDE, known=OUTSIDE, trace=trace
-    )
     stream = Stream(
-        exchange,
+        direct_exchange(reactor, trace) if exchange is None else exchange,
         lambda stream: Knock(stream, reactor, line.identifier, callee, told, factory, counted),
     )
     try:
         await connectProtocol(_way_to(reactor, told), stream)
-    except ConnectError as error:
+    except (ConnectError, DNSLookupError) as error:
         place = f"{told.fields['Callee Address']} port {told.fields['Callee Port']}"
         raise CallFailed(f"{callee} could not be reached at {place}: {error}") from None
     knock = stream.receiver
     assert isinstance(knock, Knock)  # as made above
     return await knock.request()  # S1107–S1110
+
+
+def direct_exchange(clock: IReactorTime, trace: Trace | None = None) -> Exchange:
+    """What the connections that we dial to callees share."""
+    return Exchange(clock, login_timeout=DIAL_TIMEOUT, stranger=OUTSIDE, known=OUTSIDE, trace=trace)
 
 
 def _way_to(reactor: Any, told: Message) -> IStreamClientEndpoint:
@@ -169,8 +176,12 @@ class Knock:
         )
         self._factory.doStart()
         self._stream.hand_over(channel)
-        if channel.protocol is not None and not self._answered.called:
+        if self._answered.called:
+            return
+        if channel.protocol is not None:
             self._answered.callback(channel.protocol)
+        else:
+            self._answered.errback(CallFailed("the application gave no protocol for the call"))
 
     def _opened(self, channel: Channel) -> IProtocol | None:
         self._calls.opened(channel)

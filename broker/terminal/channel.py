@@ -220,7 +220,7 @@ class Channel:
             self.loseConnection()
 
     def _close_when_both_ended(self) -> None:
-        if self._our_end and self._their_end and not self._holds_back():
+        if self._our_end and self._their_end and self._transport is not None:
             self.disconnecting = True
             self._transport.loseConnection()
 

@@ -7,9 +7,10 @@ not expected is closed on without a byte.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
-from twisted.internet.interfaces import IProtocol, IReactorTime
+from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -23,7 +24,7 @@ from broker.wire.decoder import Body, Limits
 from broker.wire.grammar import NOTIFY, REQUEST
 from broker.wire.message import Malformed, Message
 from broker.wire.statements import CONNECTION_REQUESTED, PERMISSION_DENIED, REQUEST_ACCEPTED
-from broker.wire.stream import Exchange, Stream, Trace
+from broker.wire.stream import Exchange, Stream, StreamFactory, Trace
 from broker.wire.timing import Deadlines
 
 #: Seconds in which a caller must have shown its REQUEST, and again its first record.
@@ -69,7 +70,11 @@ class Doors:
         """
         self.handler = handler
         self.exchange = Exchange(
-            clock, login_timeout=HANDSHAKE_TIMEOUT, stranger=OUTSIDE, known=OUTSIDE, trace=trace
+            clock,
+            login_timeout=HANDSHAKE_TIMEOUT,
+            stranger=OUTSIDE,
+            known=replace(OUTSIDE),  # the same limits, but it is told apart who has proven itself
+            trace=trace,
         )
         self._clock = clock
         self._identifier = identifier
@@ -92,13 +97,20 @@ class Doors:
         self._unproven.add(door)
         return door
 
+    def factory(self) -> StreamFactory:
+        """What makes the connections of a listener."""
+        return _DoorFactory(self)
+
     @property
     def full(self) -> bool:
-        """Whether too many connections have proven nothing."""
-        return len(self._unproven) > UNPROVEN_MOST
+        """Whether as many connections as may be have proven nothing."""
+        return len(self._unproven) >= UNPROVEN_MOST
 
     def stop(self) -> None:
-        """Leave no timer behind."""
+        """Close whatever is no call yet, and leave no timer behind."""
+        for door in list(self._unproven):
+            door.stream.abort()
+        self._held.clear()
         self._holding.stop()
         self._proving.stop()
         self.exchange.stop()
@@ -120,6 +132,8 @@ class Doors:
 
     def requested(self, door: Door, session: str, body: bytes) -> None:
         """A REQUEST came (S1303–S1306)."""
+        if not door.stream.connected:  # it was held, and closes already
+            return
         call = self._expected.find(session, self._clock.seconds())
         if call is None:
             self._hold(door, session)
@@ -191,18 +205,16 @@ class Doors:
         """The first record came: it is no replay, and the session is spent (I7)."""
         self._proving.discard(channel)
         self._unproven.discard(door)
+        door.stream.authenticated()
         for other in self._attempts.pop(call.session, ()):
             if other is not channel:
                 other.abortConnection()
-        if not self._expected.spend(call, self._clock.seconds()) or self.handler is None:
-            return None
+        spent = self._expected.spend(call, self._clock.seconds())
+        if not spent or self.handler is None or not self._may_take():
+            return None  # another may have begun since this one's REQUEST was accepted
         self._began(call.session)
         self._calls.opened(channel)
-        try:
-            return self.handler.call(call.caller, call.session)
-        except Exception:
-            self.log.failure("The application could not take a call")
-            return None
+        return self.handler.call(call.caller, call.session)
 
     def _closed(self, channel: Channel, call: ExpectedCall, reason: Failure) -> None:
         attempts = self._attempts.get(call.session, [])
@@ -212,6 +224,17 @@ class Doors:
                 del self._attempts[call.session]
         self._proving.discard(channel)
         self._calls.closed(channel, reason)
+
+
+class _DoorFactory(StreamFactory):
+    """Makes connections as long as not too many of them have proven nothing."""
+
+    def __init__(self, doors: Doors) -> None:
+        super().__init__(doors.exchange, doors.door)
+        self._doors = doors
+
+    def buildProtocol(self, addr: IAddress | None) -> Stream | None:
+        return None if self._doors.full else super().buildProtocol(addr)
 
 
 class Door:
@@ -227,9 +250,7 @@ class Door:
 
     def message_received(self, message: Message) -> None:
         """A head came: a REQUEST with its body to follow, or a mediator's wake-up."""
-        if self._doors.full:
-            self.stream.abort()
-        elif message.verb == NOTIFY and message.statement == CONNECTION_REQUESTED:
+        if message.verb == NOTIFY and message.statement == CONNECTION_REQUESTED:
             self._doors.woken()
             self.stream.close()
         elif (

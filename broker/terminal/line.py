@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from broker.terminal.expected import ExpectedCall, expected_call
 from broker.wire.conversation import Conversation
 from broker.wire.decoder import Body
-from broker.wire.grammar import NOTIFY, QUERY, REGISTER
+from broker.wire.grammar import FIELDS, NOTIFY, QUERY, REGISTER
 from broker.wire.message import Malformed, Message
 from broker.wire.refusals import BadRequest, ServiceUnavailable, refusal_in
 from broker.wire.statements import (
@@ -35,6 +35,15 @@ from broker.wire.stream import Exchange, Stream, Trace
 
 #: Seconds for which the mediator may take to answer.
 ANSWER_TIMEOUT: Final = 15.0
+#: What a call can't be made without.
+_CREDENTIALS: Final = (
+    "Callee Address",
+    "Callee Port",
+    "Password",
+    "Encrypt Key",
+    "Session",
+    "Reply Password",
+)
 
 
 class Told(Protocol):
@@ -105,17 +114,18 @@ class Line(Conversation):
         """Register permits, or where the terminal is, or both; or only who it is.
 
         :param edits: ``'Create Ib,If'``, ``'Add Ic'``, ``'Delete If'``, in order
-        :return: fires with the answer; fails with a ``Refused``
+        :return: fires with the answer; fails with a ``Refused``, or with the connection
+        :raises ValueError: one of these can't be said
         """
         message = Message(REGISTER, Identifier=self.identifier)
         if address is not None:
-            message.fields["Address"] = address
+            message.fields["Address"] = _said("Address", address)
         if port is not None:
-            message.fields["Port"] = str(port)
+            message.fields["Port"] = _said("Port", str(port))
         if expires is not None:
-            message.fields["Expires"] = str(expires)
+            message.fields["Expires"] = _said("Expires", str(expires))
         if edits:
-            message.fields["Accept"] = "\n".join(edits)
+            message.fields["Accept"] = "\n".join(_said("Accept", edit) for edit in edits)
 
         def check(answer: Message) -> Message:
             if answer.statement != REGISTRATION_COMPLETED:
@@ -125,7 +135,7 @@ class Line(Conversation):
         return self._asked(message).addCallback(check)
 
     def accepted(self) -> Deferred[list[str]]:
-        """The terminal's own permits, as the mediator has them."""
+        """The terminal's own permits, as the mediator has them; fails as ``register`` does."""
 
         def read(answer: Message) -> list[str]:
             names: list[str] = []
@@ -139,16 +149,17 @@ class Line(Conversation):
     def query(self, callee: str) -> Deferred[Message]:
         """Ask for a callee (S1101).
 
-        :return: fires with the caller's credentials (fig. 5d); fails with a ``Refused``
+        :return: fires with the caller's credentials (fig. 5d); fails as ``register`` does
+        :raises ValueError: nobody can be called that
         """
 
         def check(answer: Message) -> Message:
-            for name in ("Callee Address", "Callee Port", "Password", "Encrypt Key", "Session"):
+            for name in _CREDENTIALS:
                 if name not in answer.fields:
                     raise BadRequest(f"the mediator's answer has no {name}")
             return answer
 
-        message = Message(QUERY, Identifier=self.identifier, Callee=callee)
+        message = Message(QUERY, Identifier=self.identifier, Callee=_said("Callee", callee))
         return self._asked(message).addCallback(check)
 
     def began(self, session: str) -> None:
@@ -226,6 +237,16 @@ class Line(Conversation):
         self.gone.callback(None)
 
 
+def _said(name: str, value: str) -> str:
+    """An application's value as it may stand in a field; what holds a line's end would be more.
+
+    :raises ValueError: it can't stand there
+    """
+    if "\n" in value or "\r" in value:
+        raise ValueError(f"{name}: the end of a line")
+    return FIELDS[name](value)
+
+
 def dial(
     clock: IReactorTime,
     endpoint: IStreamClientEndpoint,
@@ -237,7 +258,9 @@ def dial(
     """Connect to a mediator once, to ask something there.
 
     :return: fires with the line; fails as the endpoint does
+    :raises ValueError: nobody can be called that
     """
+    identifier = _said("Identifier", identifier)
     exchange = Exchange.of_client(clock, trace=trace)
     stream = Stream(exchange, lambda stream: Line(stream, clock, identifier, told or Nobody()))
 

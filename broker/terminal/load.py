@@ -59,6 +59,7 @@ class CpuLoad:
 
     def start(self) -> None:
         """Begin to measure."""
+        self._samples.clear()
         self._measure()  # what is before now counts for nothing
         self._measuring.start(self._interval, now=False)
 

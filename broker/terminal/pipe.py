@@ -64,9 +64,11 @@ class Pipe(Protocol):
 
     def readConnectionLost(self) -> None:
         """The callee has said all that it says."""
-        receipt = read_receipt(self._held)
-        if receipt is None and self._held and self._streams is not None:
-            self._streams.write(self._held)
+        start = self._held.rfind(_HEAD)
+        receipt = read_receipt(self._held[start:]) if start >= 0 else None
+        rest = self._held if receipt is None else self._held[:start]
+        if rest and self._streams is not None:
+            self._streams.write(rest)
         if not self._input_ended:
             self._settle(TransferFailed("the callee ended the call before the input did"))
             channel: Any = self.transport

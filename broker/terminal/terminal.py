@@ -20,20 +20,23 @@ from twisted.python.failure import Failure
 
 from broker.interfaces import ICallHandler, ILoad
 from broker.tables.permits import as_edits
-from broker.terminal.calling import place_call
+from broker.terminal.calling import direct_exchange, place_call
 from broker.terminal.calls import Calls
 from broker.terminal.doors import Doors
 from broker.terminal.expected import Expected, ExpectedCall
 from broker.terminal.line import Line
 from broker.terminal.load import Unlimited
 from broker.wire.grammar import DEFAULT_PORT
+from broker.wire.grammar import identifier as canonical
 from broker.wire.link import Link
 from broker.wire.message import Message, printable
 from broker.wire.refusals import Refused, ServiceUnavailable
-from broker.wire.stream import Exchange, StreamFactory, Trace
+from broker.wire.stream import Exchange, Trace
 
 #: Seconds for which a call waits for the connection to the mediator.
 LINE_TIMEOUT: Final = 10.0
+#: Seconds in which a stranger's word makes it connect at once only one time.
+WOKEN_INTERVAL: Final = 1.0
 
 
 class Terminal(Service):
@@ -41,7 +44,8 @@ class Terminal(Service):
 
     :ivar identifier: whom it acts as
     :ivar calls: those it is in
-    :ivar listening: fires with the direct listener's port; fails where it can't be opened
+    :ivar listening: fires with the direct listener's port; fails where it can't be opened. Each
+        start of the service has a new one
     """
 
     log = Logger()
@@ -73,7 +77,9 @@ class Terminal(Service):
         :param load: how it decides its status
         :param one_at_a_time: it is busy while it is in a call (A25)
         :param jitter: spreads reconnections, from 0 to 1
+        :raises ValueError: that is no identifier
         """
+        identifier = canonical(identifier)
         self.identifier = identifier
         self.calls = Calls(self._ended)
         self.listening: Deferred[IListeningPort] = Deferred()
@@ -85,10 +91,11 @@ class Terminal(Service):
         self._handler = handler
         self._load = Unlimited() if load is None else load
         self._one_at_a_time = one_at_a_time
-        self._trace = trace
         self._expected = Expected()
         self._epoch: str | None = None
         self._locks: dict[str, DeferredLock] = {}
+        self._placing: set[Deferred[IProtocol]] = set()
+        self._next_woken = 0.0
         self._opened_port: IListeningPort | None = None
         self._doors = Doors(
             reactor,
@@ -101,9 +108,11 @@ class Terminal(Service):
             may_take=self._idle_enough,
             trace=trace,
         )
+        self._calling = direct_exchange(reactor, trace)
+        self._exchange = Exchange.of_client(reactor, trace=trace)
         self._link: Link[Line] = Link(
             mediator,
-            Exchange.of_client(reactor, trace=trace),
+            self._exchange,
             lambda stream: Line(stream, reactor, identifier, self),
             prepare=self._log_in,
             jitter=jitter,
@@ -117,27 +126,35 @@ class Terminal(Service):
         if self._listen is None:
             self._link.startService()
             return
-        opening = self._listen.listen(StreamFactory(self._doors.exchange, self._doors.door))
+        self.listening = Deferred()
+        opening = self._listen.listen(self._doors.factory())
         opening.addCallback(self._listens)
         opening.addErrback(self.listening.errback)
 
     def _listens(self, port: IListeningPort) -> None:
         self._opened_port = port
-        if self._port is None:
-            self._port = getattr(port.getHost(), "port", DEFAULT_PORT)
         self._link.startService()
         self.listening.callback(port)
 
     async def _stop(self) -> None:
-        self.calls.end_all("the terminal stops")
-        if self._opened_port is not None:
-            await maybeDeferred(self._opened_port.stopListening)
-            self._opened_port = None
-        await maybeDeferred(self._link.stopService)
+        port, self._opened_port = self._opened_port, None
+        if port is not None:
+            await maybeDeferred(port.stopListening)
+        for placing in list(self._placing):
+            placing.cancel()
         self._doors.stop()
+        self.calls.end_all("the terminal stops")
+        await self.calls.none()  # and so their ends are reported
+        await maybeDeferred(self._link.stopService)
+        self._calling.stop()
+        self._exchange.stop()
 
     def stopService(self) -> Deferred[None]:
-        """Break off the calls, close the listener and the connection to the mediator."""
+        """Break off the calls, close the listener and the connection to the mediator.
+
+        :return: fires when all of them are closed; a peer that does not read holds that up for as
+            long as a channel lingers
+        """
         super().stopService()  # type: ignore[no-untyped-call]
         return Deferred.fromCoroutine(self._stop())
 
@@ -153,9 +170,18 @@ class Terminal(Service):
         Calls to one callee are made one after the other, since a new query voids what an earlier
         one was granted and has not yet used.
 
-        :return: fires with that protocol; fails with a ``Refused`` or ``CallFailed``
+        :return: fires with that protocol; fails with a ``Refused``, ``CallFailed``, or
+            ``ConnectionLost`` where the connection to the mediator goes; cancel to give up
         """
-        return Deferred.fromCoroutine(self._call(callee, factory))
+        placing = Deferred.fromCoroutine(self._call(callee, factory))
+        self._placing.add(placing)
+
+        def over(result: object) -> object:
+            self._placing.discard(placing)
+            return result
+
+        placing.addBoth(over)
+        return placing
 
     def edit(self, edits: Sequence[str]) -> Deferred[Message]:
         """Edit the terminal's permits: ``['Add Ic,Ie', 'Delete If']``."""
@@ -166,12 +192,16 @@ class Terminal(Service):
         return self._connected().addCallback(lambda line: line.accepted())
 
     async def _call(self, callee: str, factory: IProtocolFactory) -> IProtocol:
-        line = await self._connected()
         lock = self._locks.setdefault(callee, DeferredLock())
         await lock.acquire()
         try:
             return await place_call(
-                self._reactor, line, callee, factory, calls=self.calls, trace=self._trace
+                self._reactor,
+                await self._connected(),
+                callee,
+                factory,
+                calls=self.calls,
+                exchange=self._calling,
             )
         finally:
             lock.release()
@@ -194,7 +224,8 @@ class Terminal(Service):
                 answer = await line.register()
             else:
                 host = line.local_host if self._address is None else self._address
-                answer = await line.register(address=host, port=self._port)
+                port = self._port or getattr(self._opened_port.getHost(), "port", DEFAULT_PORT)
+                answer = await line.register(address=host, port=port)
             epoch = answer.get("Epoch")
             if self._accept and epoch != self._epoch:
                 await line.register(edits=as_edits(self._accept, "Add"))
@@ -241,7 +272,10 @@ class Terminal(Service):
         return not (self._one_at_a_time and len(self.calls))
 
     def _woken(self) -> None:
-        self._link.retry_now()
+        now = self._reactor.seconds()
+        if now >= self._next_woken:
+            self._next_woken = now + WOKEN_INTERVAL
+            self._link.retry_now()
 
     def _began(self, session: str) -> None:
         line = self._link.conversation

@@ -26,7 +26,7 @@ class Request:
     :ivar held: replies that wait for those of earlier requests, ``None`` once they need not
     """
 
-    __slots__ = ("_conversation", "abandoned", "done", "held", "message", "transaction")
+    __slots__ = ("_conversation", "_turn", "abandoned", "done", "held", "message", "transaction")
 
     def __init__(self, conversation: Conversation, message: Message) -> None:
         self.message = message
@@ -36,6 +36,19 @@ class Request:
         self.abandoned: Callable[[], None] | None = None
         self._conversation = conversation
         self.held: list[Message] | None = None
+        self._turn: Deferred[None] | None = None
+
+    async def turn(self) -> None:
+        """Wait until a reply would leave at once: for what may be told only if it is true then."""
+        if self.held is not None:
+            self._turn = Deferred()
+            await self._turn
+
+    def is_next(self) -> None:
+        """The replies of earlier requests have left."""
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.callback(None)
 
     def reply(
         self,
@@ -79,6 +92,7 @@ class Conversation:
 
     __slots__ = (
         "_ending",
+        "_passing_on",
         "_questions",
         "_requests",
         "_serial",
@@ -95,6 +109,7 @@ class Conversation:
         self._questions: dict[str, Deferred[Message]] | None = None
         self._serial = 0
         self._ending = False
+        self._passing_on = False
 
     # The peer's requests.
 
@@ -144,6 +159,8 @@ class Conversation:
         self._close_when_answered()
 
     def _next_bare(self) -> None:
+        if self._passing_on:
+            return  # whoever is next is done at once: the loop that told it goes on
         requests = self._requests
         while requests:
             requests.pop(0)
@@ -154,6 +171,10 @@ class Conversation:
             first.held = None
             for message in held:
                 self.stream.send(message)
+            if not first.done:
+                self._passing_on = True
+                first.is_next()
+                self._passing_on = False
             if not first.done:
                 return
         self._requests = None

@@ -75,12 +75,14 @@ class Decoder:
     :ivar limits: what is allowed from here on; may be replaced between events
     """
 
-    __slots__ = ("_blank", "_body", "_buffer", "_dead", "_start", "limits")
+    __slots__ = ("_blank", "_body", "_buffer", "_dead", "_line", "_lines", "_start", "limits")
 
     def __init__(self, limits: Limits = KNOWN) -> None:
         self.limits = limits
         self._buffer = b""
         self._start = 0  # what lies before has been taken
+        self._line = 0  # where behind _start the line begins that was not yet whole
+        self._lines = 0  # how many lines lie before that one
         self._body = 0  # bytes still to come of a body
         self._blank = False  # one empty line stands open towards a keepalive
         self._dead = False  # the framing is lost
@@ -133,20 +135,22 @@ class Decoder:
             return None
         limits = self.limits
         horizon = start + limits.head + 4
-        end = buffer.find(b"\n\r\n", start, horizon)
+        fresh = start + self._line - 1 if self._line else start  # what was looked at isn't again
+        end = buffer.find(b"\n\r\n", fresh, horizon)
         skip = 3
-        bare = buffer.find(b"\n\n", start, end + 1 if end >= 0 else horizon)
+        bare = buffer.find(b"\n\n", fresh, end + 1 if end >= 0 else horizon)
         if bare >= 0:
             end = bare
             skip = 2
         if end < 0:
             if len(buffer) - start <= limits.line:
                 return None
-            return self._over(start, len(buffer))
+            return self._over(len(buffer))
         if end - start >= limits.line or buffer.count(b"\n", start, end) >= limits.lines:
-            over = self._over(start, end + 1)
+            over = self._over(end + 1)
             if over is not None:
                 return over
+        self._line = self._lines = 0
         self._start = end + skip
         self._blank = False
         try:
@@ -190,12 +194,13 @@ class Decoder:
         self._body -= len(data)
         return Body(data, last=not self._body)
 
-    def _over(self, start: int, end: int) -> Malformed | None:
-        """The first limit that the lines from ``start`` to ``end`` break, in the order of bytes."""
+    def _over(self, end: int) -> Malformed | None:
+        """The first limit that the lines up to ``end`` break, in the order of bytes."""
         buffer = self._buffer
         limits = self.limits
-        last = start + limits.head  # where the head must have ended
-        for count in range(1, limits.lines + 2):
+        last = self._start + limits.head  # where the head must have ended
+        start = self._start + self._line
+        for count in range(self._lines + 1, limits.lines + 2):
             newline = buffer.find(b"\n", start, end)
             stop = end if newline < 0 else newline
             line = stop - start
@@ -208,6 +213,8 @@ class Decoder:
             if (stop + 1 if newline >= 0 else stop) > last:
                 return self._too_much(f"a message's lines here have at most {limits.head} bytes")
             if newline < 0:
+                self._line = start - self._start
+                self._lines = count - 1
                 return None
             start = newline + 1
         return None

@@ -62,10 +62,13 @@ def entry(value: str) -> str:
 
 
 def _named(value: str, *, group: bool) -> str:
-    value = unicodedata.normalize("NFC", value)
+    octets = len(value)
+    if not value.isascii():
+        value = unicodedata.normalize("NFC", value)
+        octets = len(value.encode("utf-8", "surrogatepass"))
     if not value:
         raise ValueError("an identifier is empty")
-    if len(value.encode("utf-8")) > IDENTIFIER_BYTES:
+    if octets > IDENTIFIER_BYTES:
         raise ValueError(f"an identifier is longer than {IDENTIFIER_BYTES} bytes")
     if value[0] in BLANKS or value[-1] in BLANKS:
         raise ValueError("an identifier begins or ends with a blank")
@@ -73,7 +76,7 @@ def _named(value: str, *, group: bool) -> str:
         raise ValueError("an identifier holds a comma or a semicolon")
     if value[0] == "@" and not (group and len(value) > 1):
         raise ValueError("an identifier begins with @")
-    if not value.isascii() or not value.isprintable():
+    if not value.isprintable():  # U+3000 isn't, to Python, but it can be seen
         for character in value:
             if unicodedata.category(character) in _UNPRINTABLE:
                 raise ValueError("an identifier holds a character that cannot be seen")

@@ -239,9 +239,11 @@ class Stream:
             exchange.sources.left(self.source, known=self.decoder.limits is exchange.known)
         exchange.begin()
         try:
-            if self._raw is not None:
-                self._raw.connectionLost(reason)
-            self.receiver.connection_lost(reason)
+            try:
+                if self._raw is not None:
+                    self._raw.connectionLost(reason)
+            finally:
+                self.receiver.connection_lost(reason)
         finally:
             exchange.end()
 
@@ -252,6 +254,17 @@ class Stream:
         if self._exchange.trace is not None:
             self._exchange.trace(self, ">", message)
         self.write(message.encode())
+
+    def send_early(self, message: Message) -> None:
+        """Send a message, and keep one's place among those who are written to in this turn."""
+        if self._out is None:
+            self.send(message)
+            return
+        if self._exchange.trace is not None:
+            self._exchange.trace(self, ">", message)
+        data = message.encode()
+        self._out.append(data)
+        self._waiting += len(data)
 
     def write(self, data: bytes) -> None:
         """Send bytes with the others of this turn."""

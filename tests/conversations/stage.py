@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, execute
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.interfaces import IProtocolFactory
 
 from broker.resolver.local import LocalResolver
 from broker.resolver.remote import RemoteResolver
@@ -78,7 +80,7 @@ class Stage:
         self.clock = FakeReactor()
         self._folder = folder
         self._say = say
-        self._factory: StreamFactory | None = None
+        self._factory: IProtocolFactory | None = None
         self._port = 1201
         self._clients: dict[str, Client] = {}
         self._heard: dict[str, bytes] = {}
@@ -107,6 +109,8 @@ class Stage:
             self._hear(step)
         elif step.way == "<*":
             self._hear_body(step)
+        elif " gets the record " in step.lines[0]:
+            self._happen(step.lines[0])
         else:
             self._nothing_more(dialled=" is dialled; " in step.lines[0])
             if step.way == "--":
@@ -115,8 +119,7 @@ class Stage:
                 text = "\r\n".join([*map(self._fill, step.lines), ""])
                 self._say(self, self._client(step.who), text.encode("utf-8"))
             else:
-                text = "\r\n".join([*map(self._fill, step.lines), "", ""]).encode("utf-8")
-                message = parse(text.removesuffix(b"\r\n\r\n"))
+                message = parse("\n".join(map(self._fill, step.lines)).encode("utf-8"))
                 self._client(step.who).send(self._handshakes[step.who].write(message))
 
     def _client(self, who: str) -> Client:
@@ -276,7 +279,7 @@ class Stage:
         self._client(who).send(record)
 
     def _get_record(self, who: str, kind: str, text: str | None) -> None:
-        """One record; ``\\n`` in its text is a line's end."""
+        r"""One record; ``\n`` in its text is a line's end."""
         expected = (text or "").replace("\\n", "\r\n").encode("utf-8")
         self._records[who].feed(self._listen(who))
         self._heard[who] = b""
@@ -306,7 +309,8 @@ class Stage:
         given: dict[str, Any] = {}
         if options["resolver"] is not None:
             exchange = Exchange.of_client(self.clock)
-            endpoint: Any = mediator_service.clientFromString(self.clock, options["resolver"].text)
+            reactor: Any = self.clock
+            endpoint = TCP4ClientEndpoint(reactor, options["resolver"].host, 1200)
             given["resolver"] = resolver = RemoteResolver(exchange, endpoint, jitter=lambda: 1.0)
             resolver.start()
         fake = a_mediator(

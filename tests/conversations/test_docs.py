@@ -96,5 +96,5 @@ class ReadmeTests:
         """Such a pace needs the longer ``--status-timeout`` that the transcript names."""
         (script,) = README
         assert "--status-timeout 60" in script.steps[0].lines[0]
-        with pytest.raises(AssertionError, match=r"Callee not Connected\."):
+        with pytest.raises(AssertionError, match="Ib should have got 'NOTIFY', and got b''"):
             Stage(tmp_path, by_hand).play(Script("", 0, script.steps[1:]))

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from twisted.logger import LogLevel, eventAsText, globalLogPublisher
+from twisted.logger import ILogObserver, LogLevel, eventAsText, globalLogPublisher
+from zope.interface import implementer
 
 from tests.mediator.scene import SCENES
 
@@ -44,6 +45,7 @@ def logged() -> Iterator[Logged]:
     log = Logged()
     seen: list[str] = []
 
+    @implementer(ILogObserver)
     def observe(event: dict[str, Any]) -> None:
         log.events.append(event)
         seen.append(eventAsText(event, includeTimestamp=False) + repr(event))

@@ -14,12 +14,12 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from broker.interfaces import Change, IResolver, IStore, State
+from broker.interfaces import Change, IResolver, IStore, ITrigger, State
 from broker.resolver.local import LocalResolver
 from broker.tables.addresses import Address, Place
 from broker.tables.permits import PermitChange
 from broker.wire.stream import Stream
-from tests.fakes import Client, Dial, FakeMediator, FakeReactor, a_mediator, settle
+from tests.fakes import Client, Dial, FakeMediator, FakeReactor, a_mediator, connect, settle
 
 DONE: Final = "NOTIFY\nRegistration Completed.\n\n"
 ACCEPTED: Final = "NOTIFY\nRequest Accepted.\n\n"
@@ -109,6 +109,11 @@ def end(session: str, how: str = "Completed") -> str:
     return f"NOTIFY\nSession:{session}\nEnd:{how}\n\n"
 
 
+def identifier(name: str) -> str:
+    """Whose connection it is, by its name: ``b`` and ``b2`` are both of ``Ib``."""
+    return f"I{name[0]}"
+
+
 class Scene:
     """Terminals by name around one mediator.
 
@@ -138,25 +143,29 @@ class Scene:
 
     # Who is there.
 
-    def connect(self, *names: str, host: str = "127.0.0.1", **addresses: Any) -> None:
-        """Terminals connect, and say nothing yet."""
+    def connect(self, *names: str, host: str = "127.0.0.1", arrives_at: str = "127.0.0.1") -> None:
+        """Terminals connect from ``host``, and say nothing yet."""
         for name in names:
             assert name not in self.clients
-            self.clients[name] = self.broker.connect(host, **addresses)
+            client = connect(self.broker.factory, self.clock, peer_host=host, host=arrives_at)
+            self.clients[name] = client
 
     def on_line(self, name: str, *lines: str, port: int = 1203, host: str = "127.0.0.1") -> None:
-        """The terminal ``name`` registers its address, over the connection of that name."""
+        """A terminal registers its address, over the connection of that name."""
         if name not in self.clients:
             self.connect(name, host=host)
-        self.says(
-            name, register(name, f"Address:{host}", f"Port:{port}", *lines), **{name: DONE}
-        )
+        lines = (f"Address:{host}", f"Port:{port}", *lines)
+        self.says(name, register(identifier(name), *lines), **{name: DONE})
 
     def calls(self, caller: str, callee: str, n: str = "", port: int = 1203) -> str:
-        """A call between terminals named as their connections are; give its session."""
-        self.says(caller, query(caller, callee), **{callee: STATUS})
-        told = {callee: to_callee(caller, n), caller: ACCEPTED + to_caller(callee, port=port, n=n)}
-        self.says(callee, CAN, **told)
+        """A call between two connections' terminals; give its session.
+
+        :param n: as in ``{session1}``, where there are several calls in one scene
+        """
+        asked, asks = identifier(callee), identifier(caller)
+        self.says(caller, query(asks, asked), **{callee: STATUS})
+        granted = ACCEPTED + to_caller(asked, port=port, n=n)
+        self.says(callee, CAN, **{callee: to_callee(asks, n), caller: granted})
         return self.drawn[f"session{n}"]
 
     # What happens, and who reads what: whoever is not named reads nothing.
@@ -165,6 +174,11 @@ class Scene:
         """Someone types, just as the text is."""
         self.clients[who].type(text)
         self.reads(**reads)
+
+    def new_says(self, who: str, text: str, reads: str, *, host: str = "127.0.0.1") -> None:
+        """Someone connects, types, and alone reads something."""
+        self.connect(who, host=host)
+        self.says(who, text, **{who: reads})
 
     def passes(self, seconds: float, **reads: str) -> None:
         """Time passes."""
@@ -352,6 +366,20 @@ class SlowResolver:
             answer: Deferred[None] = Deferred()
             self.held.append(answer)
             await answer
+
+
+@implementer(ITrigger)
+class Waker:
+    """A trigger that only notes whom it was to wake.
+
+    :ivar woken: each terminal, with the host and port that it was to be told at
+    """
+
+    def __init__(self) -> None:
+        self.woken: list[tuple[str, str, int]] = []
+
+    async def wake(self, identifier: str, address: Address) -> None:
+        self.woken.append((identifier, address.host, address.port))
 
 
 def with_resolver(**options: Any) -> tuple[Scene, SlowResolver]:

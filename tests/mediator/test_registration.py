@@ -81,10 +81,10 @@ class ListsTests:
     def test_equality_alone(self) -> None:
         """A caller is on a list by equality after NFC, not by case, pattern or group (I4)."""
         scene = Scene()
-        scene.says_on("a", register("Ia", "Accept:Create I*,ib,@Ic,Caf\u00e9"), DONE)
+        scene.new_says("a", register("Ia", "Accept:Create I*,ib,@Ic,Caf\u00e9"), DONE)
         for number, name in enumerate(("Ib", "Ic", "I", "Ixyz", "CAFÉ")):
-            scene.says_on(f"c{number}", query(name, "Ia"), DENIED)
-        scene.says_on("d", query("Cafe\u0301", "Ia"), NOT_FOUND)
+            scene.new_says(f"c{number}", query(name, "Ia"), DENIED)
+        scene.new_says("d", query("Cafe\u0301", "Ia"), NOT_FOUND)
 
     def test_long_list(self) -> None:
         """A list that one line can't hold is told in a Create and Add lines, and can be given so.
@@ -93,24 +93,18 @@ class ListsTests:
         """
         names = [f"terminal-{n:03}-{'x' * 40}" for n in range(1000)]
         scene = Scene()
-        scene.connect("a")
+        scene.new_says("a", register("Ia"), DONE)
         for start in range(0, 1000, 200):
-            lines = [
-                "Add " + ",".join(names[n : n + 10]) for n in range(start, start + 200, 10)
-            ]
+            lines = ["Add " + ",".join(names[n : n + 10]) for n in range(start, start + 200, 10)]
             scene.says("a", register("Ia", "Accept:" + "\n".join(lines)), a=DONE)
         scene.clients["a"].type(PERMITS)
         [answer] = scene.clients["a"].received()
         edits = answer.edits("Accept")
-        assert [edit.partition(" ")[0] for edit in edits] == ["Create"] + ["Add"] * (
-            len(edits) - 1
-        )
+        assert [edit.partition(" ")[0] for edit in edits] == ["Create"] + ["Add"] * (len(edits) - 1)
         assert len(edits) > 50
         assert max(len(line) for line in answer.encode().split(b"\r\n")) <= 1024
         assert [name for edit in edits for name in edit.partition(" ")[2].split(",")] == names
-        scene.says(
-            "a", register("Ia", "Accept:Create"), a=DONE
-        )
+        scene.says("a", register("Ia", "Accept:Create"), a=DONE)
         scene.says("a", register("Ia", *answer.encode().decode().split("\r\n")[1:-2]), a=DONE)
         assert scene.mediator.permits.accepted("Ia") == tuple(names)
 
@@ -159,20 +153,27 @@ class ListsTests:
         assert len(scene.mediator.permits) == 0
 
 
-_LONG = ["Add " + ",".join(f"x{n}" for n in range(start, start + 100)) for start in range(0, 999, 100)]
+def accept(edits: list[str]) -> list[str]:
+    """The lines of a list that several lines are needed for."""
+    return [f"Accept:{edits[0]}", *edits[1:]]
+
+
+_LONG = [
+    "Add " + ",".join(f"x{n}" for n in range(start, start + 100)) for start in range(0, 1000, 100)
+]
 _HEAVY = ["Add " + ",".join(f"{n:0125}" for n in range(s, s + 7)) for s in range(0, 480, 7)]
 OTHER = "this connection belongs to another identifier"
 ELSEWHERE = "address is not taken from a connection that comes from elsewhere"
 
 #: Registrations of a terminal that accepts Ib, at 127.0.0.1 1203, and what each is answered.
 REFUSED = {
-    "too many": ([*_edits("Accept", _LONG)], failed("a list holds at most 1000 identifiers")),
+    "too many": ([*accept(_LONG)], failed("a list holds at most 1000 identifiers")),
     "too many bytes": (
-        [*_edits("Accept", _HEAVY)],
+        [*accept(_HEAVY)],
         failed("a list holds at most 60000 bytes"),
     ),
     "too many, and an address": (
-        [*_edits("Accept", _LONG), "Address:127.0.0.1", "Port:9"],
+        [*accept(_LONG), "Address:127.0.0.1", "Port:9"],
         failed("a list holds at most 1000 identifiers"),
     ),
     "an address that is none, and permits": (
@@ -198,7 +199,7 @@ REFUSED = {
     ),
     "two addresses": (
         ["Address:127.0.0.1", "Address:127.0.0.2"],
-        bad("Address: Address stands twice"),
+        bad("Address stands twice"),
     ),
     "a body": (["Accept:Create", "Length:4"], bad("this message takes no body")),
     "a statement": (["Accept:Create", "STATUS"], bad("no request of this kind is known here")),
@@ -219,3 +220,447 @@ REFUSED = {
         }.items()
     },
 }
+
+
+class RefusedTests:
+    """What is refused changes nothing, and says why."""
+
+    @pytest.mark.parametrize("case", REFUSED)
+    def test_changes_nothing(self, case: str) -> None:
+        """List, address and store are as before, the others hear nothing, the connection goes on.
+
+        A5, I5.
+        """
+        lines, answer = REFUSED[case]
+        scene, store = with_store(PermitChange("Ia", ("Ib",)))
+        scene.connect("b")
+        scene.on_line("a")
+        scene.says("a", register("Ia", *lines) + ("body" if "Length:4" in lines else ""), a=answer)
+        scene.says("a", PERMITS, a=permits("Create Ib"))
+        assert scene.address("Ia") == ("127.0.0.1", 1203)
+        assert store.commits == []
+        scene.says("b", query("Ib", "Ia"), a=STATUS)
+
+    def test_another_identifier(self) -> None:
+        """A connection acts as the identifier it is bound to; another is refused, and it goes on.
+
+        Neither of the two lists changes, and no address (I4, I5).
+        """
+        scene = Scene()
+        scene.on_line("a", "Accept:Create Ib")
+        scene.on_line("c", "Accept:Create Id", port=9)
+        for lines in (
+            ["Accept:Create Ix"],
+            ["Accept:Delete Ib,Id"],
+            ["Address:127.0.0.1", "Port:7"],
+            ["Expires:0"],
+        ):
+            scene.says("a", register("Ic", *lines), a=failed(OTHER))
+        scene.says("a", query("Ic", "Ib"), a=DENIED)
+        scene.says("a", "QUERY\nIdentifier:Ic\nPERMITS\n\n", a=DENIED)
+        scene.says("a", PERMITS, a=permits("Create Ib"))
+        scene.says("c", PERMITS, c=permits("Create Id"))
+        assert scene.address("Ia") == ("127.0.0.1", 1203)
+        assert scene.address("Ic") == ("127.0.0.1", 9)
+
+    def test_bound_by_a_query(self) -> None:
+        """A QUERY binds its connection as a REGISTER does (I4)."""
+        scene = Scene()
+        scene.new_says("a", query("Ia", "Ib"), DENIED)
+        scene.says("a", register("Ib", "Accept:Create Ia"), a=failed(OTHER))
+        scene.says("a", query("Ib", "Ic"), a=DENIED)
+        assert len(scene.mediator.permits) == 0
+
+    def test_nobody(self) -> None:
+        """Who has not said who it is can do nothing (I4)."""
+        scene = Scene()
+        login = "NOTIFY\nLogin Required.\nCause:say who you are: REGISTER with an Identifier\n\n"
+        scene.connect("a")
+        scene.says("a", "REGISTER\nAccept:Create Ib\n\n", a=login)
+        scene.says("a", "QUERY\nCallee:Ib\n\n", a=login)
+        scene.says("a", PERMITS, a=login)
+        scene.says(
+            "a",
+            "QUERY\nCallee:Ib\nTransaction:7\n\n",
+            a=login.removesuffix("\n") + "Transaction:7\nCode:401\n\n",
+        )
+        assert len(scene.mediator.permits) == 0
+
+
+#: Where a connection comes from, what it registers, and the refusal, or ``None``.
+ADDRESSES = {
+    "its own, loopback": ("127.0.0.1", "127.0.0.1", None),
+    "another loopback": ("127.0.0.1", "127.0.0.2", None),
+    "loopback, IPv6": ("::1", "::1", None),
+    "private": ("192.168.1.4", "10.0.0.9", None),
+    "private, IPv6": ("fd00::1", "fd00::2", None),
+    "public": ("202.224.186.82", "210.149.0.1", None),
+    "public, IPv6": ("2600::1", "2600::2", None),
+    "IPv4 in IPv6 clothing": ("::ffff:202.224.186.82", "202.224.186.82", None),
+    "registered in such clothing": ("202.224.186.82", "::ffff:202.224.186.82", None),
+    "private from loopback": ("127.0.0.1", "192.168.1.4", f"a private {ELSEWHERE}"),
+    "public from loopback": ("127.0.0.1", "202.224.186.82", f"a public {ELSEWHERE}"),
+    "loopback from private": ("192.168.1.4", "127.0.0.1", f"a loopback {ELSEWHERE}"),
+    "loopback from public": ("202.224.186.82", "127.0.0.1", f"a loopback {ELSEWHERE}"),
+    "private from public": ("202.224.186.82", "10.1.2.3", f"a private {ELSEWHERE}"),
+    "public from private": ("10.1.2.3", "202.224.186.82", f"a public {ELSEWHERE}"),
+    "a link's": ("10.1.2.3", "169.254.1.1", f"a link {ELSEWHERE}"),
+    "IPv6 loopback from public": ("2600::1", "::1", f"a loopback {ELSEWHERE}"),
+    "unspecified": ("127.0.0.1", "0.0.0.0", "NONE"),
+    "this network": ("127.0.0.1", "0.0.0.5", "NONE"),
+    "unspecified, IPv6": ("::1", "::", "NONE"),
+    "multicast": ("202.224.186.82", "224.0.0.1", "NONE"),
+    "multicast, IPv6": ("2600::1", "ff02::1", "NONE"),
+    "broadcast": ("202.224.186.82", "255.255.255.255", "NONE"),
+    "reserved": ("202.224.186.82", "240.0.0.1", "NONE"),
+    "a zone": ("fe80::1", "fe80::1%eth0", "an Address is an IPv4 or IPv6 address"),
+    "a name": ("127.0.0.1", "localhost", "an Address is an IPv4 or IPv6 address"),
+    "octal": ("127.0.0.1", "0177.0.0.1", "an Address is an IPv4 or IPv6 address"),
+    "a number": ("127.0.0.1", "2130706433", "an Address is an IPv4 or IPv6 address"),
+}
+
+
+class AddressesTests:
+    """Which addresses are taken (I12), and what becomes of them."""
+
+    @pytest.mark.parametrize("case", ADDRESSES)
+    def test_kinds(self, case: str) -> None:
+        """An address is of the same kind as where its connection comes from, and a host's (I12)."""
+        source, host, cause = ADDRESSES[case]
+        if cause == "NONE":
+            cause = "an unspecified, multicast, broadcast or reserved address"
+        scene = Scene()
+        answer = DONE if cause is None else failed(cause)
+        scene.new_says("a", register("Ia", f"Address:{host}"), answer, host=source)
+        taken = None if cause else (host.removeprefix("::ffff:"), 1203)
+        assert scene.address("Ia") == taken
+
+    @pytest.mark.parametrize(
+        ("source", "host", "taken"),
+        [
+            ("127.0.0.1", "10.0.0.9", True),
+            ("202.224.186.82", "10.0.0.9", True),
+            ("127.0.0.1", "10.1.0.9", False),
+            ("127.0.0.1", "fd00::2", True),
+            ("127.0.0.1", "fd01::2", False),
+        ],
+    )
+    def test_allowed_networks(self, source: str, host: str, taken: bool) -> None:
+        """The operator may have addresses of a network taken from anywhere (I12)."""
+        scene = Scene(allowed=[ip_network("10.0.0.0/24"), ip_network("fd00::/16")])
+        answer = DONE if taken else failed(f"a private {ELSEWHERE}")
+        scene.new_says("a", register("Ia", f"Address:{host}"), answer, host=source)
+
+    def test_allowed_is_no_way_around(self) -> None:
+        """What is no host's address is not taken even from an allowed network (I12)."""
+        scene = Scene(allowed=[ip_network("0.0.0.0/0")])
+        cause = "an unspecified, multicast, broadcast or reserved address"
+        scene.new_says("a", register("Ia", "Address:0.0.0.0"), failed(cause))
+        scene.says("a", register("Ia", "Address:255.255.255.255"), a=failed(cause))
+
+    @pytest.mark.parametrize("source", ["202.224.186.82", "::ffff:202.224.186.82"])
+    def test_the_servers_own(self, source: str) -> None:
+        """Nobody is told to turn to the server, even from its own host (I12)."""
+        scene = Scene(own_ports=[1200, 1201])
+        own = failed("the address is the server's own")
+        scene.connect("a", host=source)
+        scene.says("a", register("Ia", f"Address:{source}", "Port:1201"), a=own)
+        scene.says("a", register("Ia", f"Address:{source}", "Port:1200"), a=own)
+        scene.says("a", register("Ia", f"Address:{source}", "Port:1202"), a=DONE)
+        scene.connect("b", host="198.100.0.1")
+        for mine in ("127.0.0.1", "::ffff:127.0.0.1"):
+            answer = failed(f"a loopback {ELSEWHERE}")
+            scene.says("b", register("Ib", f"Address:{mine}", "Port:1201"), b=answer)
+
+    def test_the_address_it_arrived_at(self) -> None:
+        """Where the connection arrived is the server's own, however it is written (I12)."""
+        scene = Scene(own_ports=[1201])
+        own = failed("the address is the server's own")
+        for name, arrived in (("a", "202.224.186.1"), ("b", "::ffff:202.224.186.1")):
+            scene.connect(name, host="202.224.186.82", arrives_at=arrived)
+            for written in ("202.224.186.1", "::ffff:202.224.186.1"):
+                lines = (f"Address:{written}", "Port:1201")
+                scene.says(name, register(f"I{name}", *lines), **{name: own})
+
+    def test_port(self) -> None:
+        """The port is the predetermined one, or the terminal's own choice (A22)."""
+        for lines, port in (((), 1203), (("Port:5060",), 5060), (("Port:65535",), 65535)):
+            scene = Scene()
+            scene.connect("a", "b")
+            lines = ("Accept:Create Ia", "Address:127.0.0.1", *lines)
+            scene.says("b", register("Ib", *lines), b=DONE)
+            assert scene.address("Ib") == ("127.0.0.1", port)
+
+    def test_newest_wins(self) -> None:
+        """The address last registered is the one in force, from whichever connection (A7, A16)."""
+        scene = Scene()
+        scene.on_line("a", port=1)
+        scene.on_line("a", port=2)
+        assert scene.address("Ia") == ("127.0.0.1", 2)
+        scene.connect("b")
+        scene.says(
+            "b",
+            register("Ia", "Address:127.0.0.1", "Port:3"),
+            b=DONE,
+            a="NOTIFY\nSuperseded.\n\n",
+        )
+        assert scene.address("Ia") == ("127.0.0.1", 3)
+
+    def test_held(self) -> None:
+        """An address holds for as long as its connection is open, and then for its Expires (A7)."""
+        scene = Scene()
+        scene.on_line("a", "Expires:60")
+        scene.passes(1000)
+        assert scene.address("Ia") is not None
+        scene.leaves("a")
+        scene.passes(59)
+        assert scene.address("Ia") is not None
+        scene.passes(1)
+        assert scene.address("Ia") is None
+
+    def test_held_by_default(self) -> None:
+        """Without an Expires it holds for an hour beyond its connection."""
+        scene = Scene()
+        scene.on_line("a")
+        scene.leaves("a")
+        scene.passes(3599)
+        assert scene.address("Ia") is not None
+        scene.passes(1)
+        assert scene.address("Ia") is None
+
+    @pytest.mark.parametrize("lines", [("Expires:0",), ("Address:127.0.0.1", "Expires:0")])
+    def test_withdrawn(self, lines: tuple[str, ...]) -> None:
+        """Expires:0 takes the address back: there is none (5g), and nobody is dialled."""
+        scene = Scene()
+        scene.on_line("b", "Accept:Create Ia")
+        scene.connect("a")
+        scene.says("b", register("Ib", *lines), b=DONE)
+        assert scene.address("Ib") is None
+        scene.says("a", query("Ia", "Ib"), a=NOT_FOUND)
+        scene.leaves("b")
+        scene.says("a", query("Ia", "Ib"), a=NOT_FOUND)
+        assert scene.dials == []
+
+    def test_withdrawn_over_another_connection(self) -> None:
+        """Expires:0 withdraws the terminal's address, over whichever connection it was registered.
+
+        It does not come back when that connection closes.
+        """
+        scene = Scene()
+        scene.connect("a", "b1", "b2", "b3")
+        lines = ("Accept:Create Ia", "Address:127.0.0.1")
+        scene.says("b1", register("Ib", *lines, "Port:1"), b1=DONE)
+        scene.says("b2", register("Ib", *lines, "Port:2"), b2=DONE, b1="NOTIFY\nSuperseded.\n\n")
+        scene.says("b3", register("Ib", "Expires:0"), b3=DONE)
+        scene.says("a", query("Ia", "Ib"), a=NOT_FOUND)
+        scene.leaves("b2")
+        scene.says("a", query("Ia", "Ib"), a=NOT_FOUND)
+
+    def test_told_to_the_resolver(self) -> None:
+        """What is registered at the mediator is passed on to the resolver (A16, first half)."""
+        scene, resolver = with_resolver()
+        scene.on_line("a")
+        assert resolver.asked == [("register", "Ia")]
+        assert scene.address("Ia") == ("127.0.0.1", 1203)
+
+    def test_resolver_refuses(self) -> None:
+        """A table of addresses that is full is told, and reach is as it was (A5, I15)."""
+        scene, resolver = with_resolver()
+        resolver.table._most = 0
+        scene.connect("a")
+        answer = failed("the table of addresses is full")
+        scene.says("a", register("Ia", "Address:127.0.0.1"), a=answer)
+        assert scene.mediator.reach.held("Ia") is None
+
+
+class DurabilityTests:
+    """An acknowledgement follows the commit (I8), and a change is whole or not at all (A5)."""
+
+    def test_after_the_commit(self) -> None:
+        """Neither told nor in force before the store has it; then both (I8)."""
+        scene, store = with_store()
+        scene.connect("a", "b")
+        scene.says("a", register("Ia", "Accept:Create Ib"))
+        scene.says("b", query("Ib", "Ia"), b=DENIED)
+        scene.fires(store.pending[0], a=DONE)
+        scene.says("b", query("Ib", "Ia"), b=NOT_FOUND)
+        assert store.commits == [(PermitChange("Ia", ("Ib",)),)]
+
+    def test_a_withdrawal_waits_too(self) -> None:
+        """A withdrawal holds from its acknowledgement on (I2, I8)."""
+        scene, store = with_store(PermitChange("Ia", ("Ib",)))
+        scene.connect("a", "b")
+        scene.says("a", register("Ia", "Accept:Delete Ib"))
+        scene.says("b", query("Ib", "Ia"), b=NOT_FOUND)
+        scene.fires(store.pending[0], a=DONE)
+        scene.says("b", query("Ib", "Ia"), b=DENIED)
+
+    def test_commit_fails(self) -> None:
+        """A commit that fails is told, with its cause; nothing has changed (A5)."""
+        scene, store = with_store(PermitChange("Ia", ("Ib",)))
+        scene.connect("a")
+        scene.says("a", register("Ia", "Accept:Create Ix"))
+        scene.fires(store.pending[0], StoreFailed("the disk is full"), a=failed("the disk is full"))
+        scene.says("a", PERMITS, a=permits("Create Ib"))
+        scene.says("a", register("Ia", "Accept:Add Ic"))
+        scene.fires(store.pending[1], a=DONE)
+        scene.says("a", PERMITS, a=permits("Create Ib,Ic"))
+
+    def test_two_at_once(self) -> None:
+        """Two edits in flight, from two connections, do not lose one another (I9)."""
+        scene, store = with_store()
+        scene.connect("a1", "a2", "a3")
+        scene.says("a1", register("Ia", "Accept:Add Ib"))
+        scene.says("a2", register("Ia", "Accept:Add Ic"))
+        scene.says("a3", register("Ia", "Accept:Add Id"))
+        assert len(store.pending) == 1
+        scene.fires(store.pending[0], a1=DONE)
+        scene.fires(store.pending[1], StoreFailed("no"), a2=failed("no"))
+        scene.fires(store.pending[2], a3=DONE)
+        scene.says("a1", PERMITS, a1=permits("Create Ib,Id"))
+
+    def test_too_long_by_then(self) -> None:
+        """What would make a list too long by the time its turn comes is refused (I15)."""
+        full = tuple(f"x{n}" for n in range(999))
+        scene, store = with_store(PermitChange("Ia", full))
+        scene.connect("a1", "a2")
+        scene.says("a1", register("Ia", "Accept:Add Ib"))
+        scene.says("a2", register("Ia", "Accept:Add Ic"))
+        why = failed("a list holds at most 1000 identifiers")
+        scene.fires(store.pending[0], a1=DONE, a2=why)
+        assert len(store.commits) == 1
+
+    def test_others_go_on(self) -> None:
+        """One identifier's slow commit keeps no other identifier waiting (I24)."""
+        scene, store = with_store()
+        scene.connect("a", "b")
+        scene.says("a", register("Ia", "Accept:Add Ib"))
+        scene.says("b", register("Ib", "Accept:Add Ia"))
+        scene.fires(store.pending[1], b=DONE)
+        scene.fires(store.pending[0], a=DONE)
+
+    def test_gone_meanwhile(self) -> None:
+        """Who goes before the commit has changed its list all the same, once it is kept (I9)."""
+        scene, store = with_store()
+        scene.connect("a")
+        scene.says("a", register("Ia", "Accept:Add Ib", "Address:127.0.0.1", "Expires:60"))
+        scene.leaves("a")
+        scene.passes(1000)
+        scene.fires(store.pending[0])
+        scene.new_says("b", query("Ib", "Ia"), "")
+        assert [dial.port for dial in scene.dials] == [1203]
+        scene.passes(60, b="NOTIFY\nCallee not Connected.\n\n")
+        assert scene.address("Ia") is None
+
+    def test_resolver_away(self) -> None:
+        """With the resolver away a REGISTER with an address fails whole (A5)."""
+        scene, resolver = with_resolver()
+        scene.connect("a")
+        scene.says("a", register("Ia", "Accept:Create Ib"), a=DONE)
+        for away in ("lookup", "register"):
+            resolver.errors = {away: ServiceUnavailable()}
+            lines = ("Accept:Create Ix", "Address:127.0.0.1")
+            scene.says("a", register("Ia", *lines), a=UNAVAILABLE)
+            scene.says("a", PERMITS, a=permits("Create Ib"))
+            assert scene.mediator.reach.held("Ia") is None
+        resolver.errors = {"withdraw": ServiceUnavailable()}
+        scene.says("a", register("Ia", "Accept:Create Ix", "Expires:0"), a=UNAVAILABLE)
+        scene.says("a", PERMITS, a=permits("Create Ib"))
+
+    def test_permits_need_no_resolver(self) -> None:
+        """Permits alone are edited whether or not the resolver is there."""
+        scene, resolver = with_resolver()
+        for what in ("lookup", "register", "withdraw"):
+            resolver.errors[what] = ServiceUnavailable()
+        scene.new_says("a", register("Ia", "Accept:Create Ib"), DONE)
+
+
+class BothAtOnceTests:
+    """Permits and address in one message: both or neither (A5)."""
+
+    def test_both(self) -> None:
+        """Both are in force once both are kept, and only then is it told (I8)."""
+        scene, store = with_store()
+        scene.connect("a")
+        scene.says("a", register("Ia", "Accept:Add Ib", "Address:127.0.0.1"))
+        assert scene.mediator.reach.held("Ia") is None
+        scene.fires(store.pending[0], a=DONE)
+        assert scene.address("Ia") == ("127.0.0.1", 1203)
+        assert scene.mediator.permits.accepted("Ia") == ("Ib",)
+
+    @pytest.mark.parametrize("error", [StoreFailed("no"), RuntimeError("a bug")])
+    def test_neither_where_there_was_none(self, error: Exception, logged: Logged) -> None:
+        """A failed commit, whatever failed, leaves no address where there was none."""
+        scene, store = with_store()
+        scene.connect("a")
+        scene.says("a", register("Ia", "Accept:Add Ib", "Address:127.0.0.1"))
+        is_bug = isinstance(error, RuntimeError)
+        scene.fires(store.pending[0], error, a=UNAVAILABLE if is_bug else failed("no"))
+        assert scene.address("Ia") is None
+        assert scene.mediator.reach.held("Ia") is None
+        assert scene.mediator.permits.accepted("Ia") == ()
+        assert len(logged.failures()) == is_bug
+
+    def test_neither_where_it_was_held(self) -> None:
+        """A failed commit leaves the address that its own connection holds; it expires with it."""
+        scene, store = with_store()
+        scene.on_line("a", "Expires:60", port=1)
+        scene.says("a", register("Ia", "Accept:Add Ib", "Address:127.0.0.1", "Port:2"))
+        scene.fires(store.pending[0], StoreFailed("no"), a=failed("no"))
+        assert scene.address("Ia") == ("127.0.0.1", 1)
+        scene.passes(1000)
+        assert scene.address("Ia") == ("127.0.0.1", 1)
+        scene.leaves("a")
+        scene.passes(60)
+        assert scene.address("Ia") is None
+
+    def test_neither_where_its_holder_has_gone(self) -> None:
+        """If the connection that held it went meanwhile, it expires as if it went now."""
+        scene, store = with_store()
+        scene.connect("a1", "a2")
+        scene.says("a1", register("Ia", "Address:127.0.0.1", "Port:1", "Expires:60"), a1=DONE)
+        scene.says("a2", register("Ia", "Accept:Add Ib", "Address:127.0.0.1", "Port:2"))
+        scene.leaves("a1")
+        scene.fires(store.pending[0], StoreFailed("no"), a2=failed("no"))
+        assert scene.address("Ia") == ("127.0.0.1", 1)
+        scene.passes(60)
+        assert scene.address("Ia") is None
+
+    def test_neither_where_it_was_expiring(self) -> None:
+        """A failed commit doesn't make an address last longer than it would have (I10)."""
+        scene, store = with_store()
+        scene.on_line("a", "Expires:60", port=1)
+        scene.leaves("a")
+        scene.passes(50)
+        scene.connect("a")
+        scene.says("a", register("Ia", "Accept:Add Ib", "Address:127.0.0.1", "Port:2"))
+        scene.fires(store.pending[0], StoreFailed("no"), a=failed("no"))
+        assert scene.address("Ia") == ("127.0.0.1", 1)
+        scene.passes(9)
+        assert scene.address("Ia") == ("127.0.0.1", 1)
+        scene.passes(1)
+        assert scene.address("Ia") is None
+
+    def test_the_next_address_waits(self) -> None:
+        """An address that is registered behind a slow one is the one that stays (A7, I10).
+
+        And it expires when its connection goes.
+        """
+        scene, store = with_store()
+        scene.connect("a")
+        scene.says("a", register("Ia", "Accept:Add Ib", "Address:127.0.0.1", "Port:1"))
+        scene.says("a", register("Ia", "Address:127.0.0.1", "Port:2", "Expires:60"))
+        scene.fires(store.pending[0], a=DONE + DONE)
+        assert scene.address("Ia") == ("127.0.0.1", 2)
+        scene.leaves("a")
+        scene.passes(60)
+        assert scene.address("Ia") is None
+
+    def test_the_next_address_waits_for_a_failure(self) -> None:
+        """The taking back of one registration doesn't take back the next one's address."""
+        scene, store = with_store()
+        scene.connect("a1", "a2")
+        scene.says("a1", register("Ia", "Accept:Add Ib", "Address:127.0.0.1", "Port:1"))
+        scene.says("a2", register("Ia", "Address:127.0.0.1", "Port:2"))
+        scene.fires(store.pending[0], StoreFailed("no"), a1=failed("no"), a2=DONE)
+        assert scene.address("Ia") == ("127.0.0.1", 2)

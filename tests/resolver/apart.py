@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -126,6 +126,8 @@ class Apart:
         )
         self.pairs: list[Pair] = []
         self.away = False
+        #: As a ``Pair``'s, for connections yet to be made.
+        self.tamper: Callable[[int, bytes], bytes] | None = None
         self.deaf = False
 
     def start(self) -> Apart:
@@ -148,6 +150,7 @@ class Apart:
                         protocol = self.resolver.factory.buildProtocol(None)
                         assert protocol is not None
                         self.pairs.append(dial.join(protocol))
+                        self.pairs[-1].tamper = self.tamper
             if not self.deaf:
                 for pair in self.pairs:
                     moved = pair.step() or moved

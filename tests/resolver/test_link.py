@@ -204,6 +204,8 @@ class LinkTests:
         assert not world.dialling()
         world.link.retry_now()
         assert world.dialling()
+        world.link.retry_now()
+        assert len(world.clock.dials) == 2, "a dial that is open is left alone"
         assert not waiting.over
         world.clock.dials[-1].refuse()
         advance(world.clock, 25)
@@ -252,6 +254,14 @@ class LinkTests:
         world.link._exchange.stop()
         assert not world.clock.getDelayedCalls()
 
+    def test_last_words(self) -> None:
+        """What was sent just before the end still arrives."""
+        world = World().start()
+        server = world.accept()
+        world.talk().stream.send(Message(NOTIFY, "Goodbye."))
+        Outcome(world.link.stopService())
+        assert said(server) == ["Goodbye."]
+
     def test_stopped_while_dialling(self) -> None:
         """Stopping gives up a dial that is open, and who waits for it learns so."""
         world = World().start()
@@ -266,7 +276,7 @@ class LinkTests:
         server = world.accept()
         server.transport.stop_reading_peer()
         talk = world.talk()
-        talk.stream.write(b"x" * 100_000)
+        talk.stream.write(b"x" * 1000)
         settle(world.clock)
         stopping = Outcome(world.link.stopService())
         advance(world.clock, 9.9)
@@ -329,6 +339,25 @@ class PreparingTests:
         (login,) = server.received()
         server.type(f"NOTIFY\nTransaction:{login.transaction}\nCode:200\n\n")
         assert world.events == ["up"]
+
+    def test_prepared_too_late(self) -> None:
+        """What is ready only when its connection is gone brings no link up."""
+        ready: Deferred[None] = Deferred()
+        world = World(prepare=lambda _: ready).start()
+        world.accept().vanish()
+        ready.callback(None)
+        assert world.events == []
+        assert world.link.conversation is None
+
+    def test_stopped_meanwhile(self) -> None:
+        """Stopping while a connection is prepared leaves no timer behind either."""
+        world = World(prepare=lambda talk: talk.ask(Message(REGISTER))).start()
+        server = world.accept()
+        Outcome(world.link.stopService())
+        assert server.closed
+        world.link._exchange.stop()
+        assert not world.clock.getDelayedCalls()
+        assert world.events == []
 
     def test_our_own_fault(self) -> None:
         """An exception that nobody foresaw is logged whole, and another attempt is made (I24)."""

@@ -50,6 +50,7 @@ class LocalResolverTests:
         held = address(clock, expires=5)
         result_of(resolver.register("Ib", held))
         clock.advance(1000)
+        assert result_of(resolver.lookup("Ib")).address is held
         resolver.release("Ib", held)
         clock.advance(4.9)
         assert result_of(resolver.lookup("Ib")).address is held

@@ -69,10 +69,12 @@ class RemoteTests:
         """Where a newer address was registered elsewhere, that is the one told (A7)."""
         world = Apart().start()
         world.done(world.remote.register("Ib", address(world.clock)))
-        world.resolver.link().type("REGISTER\nIdentifier:Ib\nAddress:127.0.0.2\n\n")
-        place = world.ask(world.remote.lookup("Ib")).value
-        assert place.address.host == "127.0.0.2"
-        assert place.until < inf
+        other = world.resolver.link()
+        for newer in ("127.0.0.2", 1203), ("127.0.0.1", 1204):
+            other.type("REGISTER\nIdentifier:Ib\nAddress:{}\nPort:{}\n\n".format(*newer))
+            place = world.ask(world.remote.lookup("Ib")).value
+            assert (place.address.host, place.address.port) == newer
+            assert place.until < inf
 
     def test_not_found(self) -> None:
         """*Callee not Found.* is what it is in the mediator too (S807)."""
@@ -266,6 +268,19 @@ class AwayTests:
         for _ in range(8):
             assert world.ask(world.remote.lookup("Ib")).error is CalleeNotFound
             world.advance(1)
+        assert len(world.pairs) == 1
+
+    def test_one_question_lost(self) -> None:
+        """A question without an answer, long after the first of all, is no silence yet."""
+        world = Apart().start()
+        assert world.ask(world.remote.lookup("Ib")).error is CalleeNotFound
+        world.pass_by(100, 1)
+        world.deaf = True
+        asked = world.ask(world.remote.lookup("Ib"))
+        world.advance(1.1)
+        assert asked.error is ServiceUnavailable
+        world.deaf = False
+        assert world.ask(world.remote.lookup("Ib")).error is CalleeNotFound
         assert len(world.pairs) == 1
 
     def test_cap(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -506,6 +521,20 @@ class ReconnectTests:
         world.pass_by(36, 1)
         assert world.resolver.told("Ib") is None
 
+    def test_released_without_an_answer(self) -> None:
+        """What was released as the link broke is told again when it is back."""
+        world = Apart().start()
+        where = address(world.clock, expires=60)
+        world.done(world.remote.register("Ib", where))
+        world.deaf = True
+        world.remote.release("Ib", where)
+        world.restart()
+        world.deaf = False
+        world.advance(2)
+        assert world.resolver.told("Ib") == ("127.0.0.1", 1203)
+        world.pass_by(59, 1)
+        assert world.resolver.told("Ib") is None
+
     def test_expired_while_away(self) -> None:
         """What has expired meanwhile is told no more (I10)."""
         world = Apart().start()
@@ -514,9 +543,11 @@ class ReconnectTests:
         world.away = True
         world.restart()
         world.remote.release("Ib", where)
-        world.pass_by(20, 1)
+        world.pass_by(10, 1)
         world.away = False
-        world.pass_by(5, 1)
+        world.clock.advance(0.2)
+        world.remote._link.retry_now()
+        world.pump()
         assert world.heard() == [ROLE]
         assert world.remote._left == {}
 
@@ -559,6 +590,21 @@ class DoubtTests:
         world.advance(1)
         assert world.resolver.told("Ib") is None
 
+    def test_lost_again_before_it_was_undone(self) -> None:
+        """And so too where the link breaks once more before it is taken back."""
+        world = Apart().start()
+        world.pairs[0].tamper = lambda which, data: b"" if which else data
+        world.ask(world.remote.register("Ib", address(world.clock)))
+        world.tamper = lambda which, data: b"" if b"Expires:0" in data else data
+        world.cut()
+        world.advance(0.5)
+        assert len(world.pairs) == 2
+        assert world.resolver.told("Ib") is not None
+        world.tamper = None
+        world.cut()
+        world.advance(0.5)
+        assert world.resolver.told("Ib") is None
+
     def test_tried_again_at_once(self) -> None:
         """A registration that is tried again and taken stands, whatever came before it."""
         world = Apart().start()
@@ -568,6 +614,20 @@ class DoubtTests:
         again = world.ask(world.remote.register("Ib", address(world.clock, "127.0.0.3")))
         world.deaf = False
         world.advance(3)
+        assert again.value is None
+        assert world.resolver.told("Ib") == ("127.0.0.3", 1203)
+
+    def test_taken_while_it_is_being_undone(self) -> None:
+        """A registration that was taken stands, though the one before it is undone behind it."""
+        world = Apart().start()
+        world.deaf = True
+        world.ask(world.remote.register("Ib", address(world.clock, "127.0.0.2")))
+        world.advance(1.2)
+        again = world.ask(world.remote.register("Ib", address(world.clock, "127.0.0.3")))
+        world.advance(0.9)
+        assert not again.over
+        world.deaf = False
+        world.pump()
         assert again.value is None
         assert world.resolver.told("Ib") == ("127.0.0.3", 1203)
 

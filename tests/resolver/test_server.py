@@ -10,6 +10,8 @@ from twisted.logger import capturedLogs
 
 from broker.resolver.server import CONNECTIONS_AN_IDENTIFIER
 from broker.wire.message import Message
+from broker.wire.refusals import PermissionDenied, RegistrationFailed
+from broker.wire.serving import refuse
 from tests.fakes import Client, FakeReactor
 from tests.resolver.apart import PORT, FakeResolver
 
@@ -354,6 +356,15 @@ class ServingTests:
         assert failure.check(AttributeError)
         assert not link.closed
         assert resolver.server.counts["Service Unavailable."] == 1
+
+    def test_no_cause_beside_a_bare_refusal(self) -> None:
+        """What the figures refuse without a word more is told so, whatever was raised (I6)."""
+        resolver = FakeResolver(FakeReactor())
+        link = resolver.link()
+        peer = link.protocol.receiver
+        for error in (PermissionDenied("it is there"), RegistrationFailed("it is full")):
+            refuse(peer.asked(Message("QUERY")), error)
+        assert link.text() == DENIED + "NOTIFY\nRegistration Failed.\nCause:it is full\n\n"
 
     def test_silent_strangers(self) -> None:
         """Who connects and says nothing is closed after ten seconds; a link is not (I14)."""

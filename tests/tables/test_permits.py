@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from broker.tables.permits import (
@@ -144,6 +144,7 @@ class AsEditsTests:
     """A list told as edits, the way ``QUERY`` / ``PERMITS`` answers."""
 
     @settings(deadline=None, max_examples=60)
+    @example([f"{n}" + "あ" * 40 for n in range(40)])
     @given(st.lists(st.text("abあ", min_size=1, max_size=40), max_size=200, unique=True))
     def test_round_trip(self, some: list[str]) -> None:
         """Applied to any list, the edits make this one, and each line fits its limit."""

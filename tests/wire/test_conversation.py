@@ -13,6 +13,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from broker.wire.conversation import Request
 from broker.wire.message import Message
 from broker.wire.stream import Exchange
 from tests.fakes import Client
@@ -168,6 +169,44 @@ class RepliesTests(Conversing):
         assert [message.transaction for message in self.client.received()] == ["b", "a"]
         bare.reply("Permission Denied.")
         assert self.said() == ["Permission Denied.", "Callee is Busy."]
+
+    def test_turn(self) -> None:
+        """Whoever must decide at the moment of telling can wait for its turn (I1, I11)."""
+        self.client.type(ask(1, 2, 3, 4) + "QUERY\nTransaction:a\n\n")
+        first, second, third, fourth, marked = self.talk.requests
+        order: list[str] = []
+
+        async def in_turn(name: str, request: Request) -> None:
+            await request.turn()
+            order.append(name)
+            request.reply("Permission Denied.")
+
+        for name, request in (("3", third), ("2", second), ("a", marked)):
+            Deferred.fromCoroutine(in_turn(name, request))
+        fourth.reply("Callee not Found.")
+        assert order == ["a"]
+        first.reply("Callee is Busy.")
+        assert order == ["a", "2", "3"]
+        assert self.said() == [
+            "Permission Denied.",
+            "Callee is Busy.",
+            "Permission Denied.",
+            "Permission Denied.",
+            "Callee not Found.",
+        ]
+        assert self.talk.outstanding == 0
+
+    def test_turn_that_is_not_used_at_once(self) -> None:
+        """Whose turn has come may still take its time; those behind it wait."""
+        self.client.type(ask(1, 2, 3))
+        first, second, third = self.talk.requests
+        came = Deferred.fromCoroutine(second.turn())
+        third.reply("Callee not Found.")
+        first.reply("Callee is Busy.")
+        assert came.called
+        assert self.said() == ["Callee is Busy."]
+        second.reply("Permission Denied.")
+        assert self.said() == ["Permission Denied.", "Callee not Found."]
 
     def test_what_we_send_never_waits(self) -> None:
         """A message of our own doesn't wait behind a reply (A11)."""

@@ -157,6 +157,13 @@ EXACT: dict[str, tuple[bytes, Sequence[Event]]] = {
     "ends before a body": (b"REQUEST\nLength:5\n\n", [length(5), truncated(silent=True)]),
 }  # fmt: skip
 
+for size in range(14, 20):  # heads about as long as a line may be, and another
+    name = "x" * (size - 13)
+    CASES[f"heads of {size} bytes"] = (
+        f"QUERY\nCallee:{name}\n\nQUERY\n\n",
+        [Message("QUERY", Callee=name), Message("QUERY")],
+    )
+
 EVERY: dict[str, tuple[bytes, Sequence[Event]]] = {
     **EXACT,
     **{f"{name}, LF": (text.encode(), events) for name, (text, events) in CASES.items()},

@@ -83,9 +83,9 @@ class SocketsTests:
         assert [reply.get("Cause") for reply in replies] == ["Ib"]
 
     def test_answer_reaches_a_peer_that_is_still_sending(self, port: int) -> None:
-        """Who breaks a limit and sends on reads why it was closed on, not a reset."""
+        """Who breaks a limit, sends on and only then reads, reads why: it met no reset."""
         with connect(port) as connection:
-            connection.sendall(b"QUERY\nCallee:Ib\n\n" + b"x" * 1_000_000)
+            connection.sendall(b"QUERY\nCallee:Ib\n\n" + b"x" * 32_000_000)
             replies, _ = parse_all(read_all(connection))
             assert [reply.statement for reply in replies] == ["Request Accepted.", "Too Large."]
 

@@ -1,0 +1,169 @@
+"""Requests that are none here, bodies, and peers that misbehave (broker.mediator.server)."""
+
+from __future__ import annotations
+
+import pytest
+from zope.interface.verify import verifyObject
+
+from broker.interfaces import IResolver, IStore, ITrigger
+from tests.mediator.scene import (
+    CAN,
+    DENIED,
+    DONE,
+    STATUS,
+    Scene,
+    Waker,
+    bad,
+    permits,
+    query,
+    register,
+    with_resolver,
+    with_store,
+)
+
+UNKNOWN = bad("no request of this kind is known here")
+
+#: What is asked of a mediator in vain, and its answer.
+NOT_HERE = {
+    "LOOKUP": ("QUERY\nLOOKUP\nCallee:Ib\nTransaction:1\n\n", None),
+    "LOOKUP, bare": ("QUERY\nLOOKUP\nCallee:Ib\n\n", UNKNOWN),
+    "STATUS": ("QUERY\nSTATUS\n\n", UNKNOWN),
+    "another QUERY": ("QUERY\nWEATHER\n\n", UNKNOWN),
+    "REQUEST": ("REQUEST\nIdentifier:Ia\nCallee:Ib\n\n", UNKNOWN),
+    "fig. 5f": ("REQUEST\nIdentifier:Ia\nPassword:x\n\n", UNKNOWN),
+    "a statement in a REGISTER": ("REGISTER\nIdentifier:Ia\nPERMITS\n\n", UNKNOWN),
+    "a QUERY of nobody": ("QUERY\nIdentifier:Ia\n\n", bad("a QUERY names a Callee")),
+    "a body": (
+        "QUERY\nIdentifier:Ia\nCallee:Ib\nLength:3\n\nabc",
+        bad("this message takes no body"),
+    ),
+    "a verb that is none": (
+        "INVITE\nIdentifier:Ia\n\n",
+        bad("the verb must be REGISTER, QUERY, NOTIFY or REQUEST"),
+    ),
+    "a callee that is none": (
+        "QUERY\nIdentifier:Ia\nCallee:@all\n\n",
+        bad("Callee: an identifier begins with @"),
+    ),
+    "two callees": ("QUERY\nCallee:Ib\nCallee:Ic\n\n", bad("Callee stands twice")),
+}
+
+
+class NotHereTests:
+    """What a mediator does not do."""
+
+    @pytest.mark.parametrize("case", NOT_HERE)
+    def test_refused(self, case: str) -> None:
+        """It is said to be no message of this place, changes nothing, and the connection goes on.
+
+        The resolver is not asked, the callee not told (I5, I24).
+        """
+        text, answer = NOT_HERE[case]
+        if answer is None:
+            answer = UNKNOWN.removesuffix("\n") + "Transaction:1\nCode:400\n\n"
+        scene, resolver = with_resolver()
+        scene.new_says("a", register("Ia", "Accept:Add Ix"), DONE)
+        scene.on_line("b", "Accept:Create Ia")
+        asked = list(resolver.asked)
+        scene.says("a", text, a=answer)
+        assert resolver.asked == asked
+        scene.says("a", "QUERY\nPERMITS\n\n", a=permits("Create Ix"))
+        scene.calls("a", "b")
+
+    def test_before_login(self) -> None:
+        """A body before login is refused, and the connection closed with it (I14)."""
+        scene = Scene()
+        scene.connect("a")
+        text = "REGISTER\nIdentifier:Ia\nLength:3\n\nabc"
+        answer = "NOTIFY\nToo Large.\nCause:a body here has at most 0 bytes\n\n"
+        scene.says("a", text, a=answer)
+        assert scene.clients.pop("a").closed
+
+    def test_login_in_time(self) -> None:
+        """Who says nothing is closed on; who has said who it is stays (I14)."""
+        scene = Scene(exchange={"login_timeout": 10.0})
+        scene.connect("a", "c")
+        scene.says("a", register("Ia"), a=DONE)
+        scene.says("c", STATUS, c=UNKNOWN)
+        scene.passes(9.9)
+        assert not scene.clients["c"].closed
+        scene.passes(0.1)
+        assert scene.clients.pop("c").closed
+        scene.passes(1000)
+        assert not scene.clients["a"].closed
+
+    def test_a_flood_of_refusals(self) -> None:
+        """A thousand messages that are none leave the others' calls alone (I24)."""
+        scene = Scene()
+        scene.connect("a", "c")
+        scene.on_line("b", "Accept:Create Ia")
+        scene.says("c", register("Ic"), c=DONE)
+        scene.clients["c"].type("NONSENSE\n\n" * 1000)
+        assert len(scene.clients["c"].received()) == 1000
+        scene.calls("a", "b")
+
+    def test_framing_lost(self) -> None:
+        """What can't be framed is answered, and its connection closed; nobody else's (I24)."""
+        scene = Scene()
+        scene.connect("a", "c")
+        scene.on_line("b", "Accept:Create Ia")
+        scene.clients["c"].send(b"QUERY\nCallee:\xff\xfe\n\n")
+        scene.reads(c=bad("not UTF-8"))
+        assert scene.clients.pop("c").closed
+        scene.calls("a", "b")
+
+    def test_outstanding(self) -> None:
+        """A caller has 64 calls open at the most; what it asks beyond them waits its turn (I15)."""
+        scene = Scene()
+        scene.on_line("b", "Accept:Create Ia")
+        scene.new_says("a", register("Ia"), DONE)
+        scene.clients["a"].type(query("Ia", "Ib") * 70)
+        assert scene.clients["b"].text() == STATUS * 64
+        scene.clients["b"].type("NOTIFY\nSTATUS Busy.\n\n" * 64)
+        assert scene.clients["b"].text() == STATUS * 6
+        assert len(scene.clients["a"].received()) == 64
+
+    def test_outstanding_before_login(self) -> None:
+        """A stranger has no more than four (I14)."""
+        scene, store = with_store()
+        scene.new_says("a", "QUERY\nPERMITS\nIdentifier:Ia\n\n", permits("Create"))
+        scene.says("a", query("Ia", "Ib"), a=DENIED)
+        assert store.commits == []
+
+    def test_counts(self) -> None:
+        """Outcomes are counted for the operator, by their statement."""
+        scene = Scene()
+        scene.connect("a")
+        scene.on_line("b", "Accept:Create Ia")
+        scene.calls("a", "b")
+        scene.says("a", query("Ia", "Ic"), a=DENIED)
+        scene.says("a", "NONSENSE\n\n", a=NOT_HERE["a verb that is none"][1] or "")
+        counts = scene.mediator.counts
+        assert counts["Permission Denied."] == 1
+        assert counts["malformed"] == 1
+        assert not any("Ia" in name or "Ib" in name for name in counts)
+
+
+class SeamsTests:
+    """What the mediator holds on to is what ``interfaces`` says (A15)."""
+
+    def test_interfaces(self) -> None:
+        """The parts of this stage, real and made up, provide what the mediator asks for."""
+        for scene in (Scene(), with_resolver()[0], with_store()[0]):
+            assert verifyObject(IResolver, scene.broker.resolver)
+            assert verifyObject(IStore, scene.broker.store)
+            assert verifyObject(ITrigger, scene.broker.trigger)
+
+    def test_a_trigger_of_another_kind(self) -> None:
+        """Who asks for a callee doesn't learn how it was woken: any trigger will do."""
+        waker = Waker()
+        scene = Scene(trigger=waker)
+        scene.on_line("b", "Accept:Create Ia")
+        scene.leaves("b")
+        scene.new_says("a", query("Ia", "Ib"), "")
+        assert waker.woken == [("Ib", "127.0.0.1", 1203)]
+        scene.connect("b")
+        scene.says("b", register("Ib", "Address:127.0.0.1"), b=STATUS + DONE)
+        scene.clients["b"].type(CAN)
+        assert len(scene.clients["a"].received()) == 2
+        assert scene.dials == []

@@ -1,0 +1,55 @@
+"""Two channels of one call, joined in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IProtocol
+from twisted.internet.task import Clock
+
+from broker.terminal.channel import Channel
+from broker.terminal.handshake import Handshake
+from broker.terminal.records import Records
+from broker.wire.grammar import NOTIFY, REQUEST
+from broker.wire.message import Message
+from broker.wire.statements import REQUEST_ACCEPTED
+from tests.fakes import Pair, connect_both
+
+SESSION = "S1"
+CALLER = "Ia"
+CALLEE = "Ib"
+KEY = "07" * 32
+
+
+def join(
+    clock: Clock,
+    caller: Callable[[], IProtocol | None],
+    callee: Callable[[], IProtocol | None],
+    *,
+    chunk: int | None = None,
+) -> Pair:
+    """A call whose handshake is over: the caller's channel is the pair's ``a``.
+
+    :param caller: gives the protocol of each side when its channel is open
+    :param chunk: bytes that arrive at a time
+    """
+    initiator = Handshake(SESSION, CALLER, CALLEE, KEY, initiator=True)
+    responder = Handshake(SESSION, CALLER, CALLEE, KEY, initiator=False)
+    responder.read(initiator.write(Message(REQUEST, Identifier=CALLER)))
+    initiator.read(responder.write(Message(NOTIFY, REQUEST_ACCEPTED)))
+
+    def channel(handshake: Handshake, opened: Callable[[], IProtocol | None]) -> Any:
+        is_caller = handshake is initiator
+        return Channel(
+            clock,
+            Records(handshake.cipher()),
+            identifier=CALLER if is_caller else CALLEE,
+            peer=CALLEE if is_caller else CALLER,
+            session=SESSION,
+            opened=opened,
+            closed=lambda reason: None,
+            initiator=is_caller,
+        )
+
+    return connect_both(channel(initiator, caller), channel(responder, callee), clock, chunk=chunk)

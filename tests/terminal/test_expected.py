@@ -1,0 +1,157 @@
+"""The calls that a callee expects: each begun once, in time, and by its caller."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+import pytest
+
+from broker.terminal.expected import EXPECTED_MOST, UNSPENT_SECONDS, Expected, expected_call
+from broker.wire.grammar import NOTIFY
+from broker.wire.message import Message
+from tests.terminal.keys import CALLER, KEY, PASSWORD, REPLY_PASSWORD, SESSION, an_expected_call
+
+ANNOUNCED: Final = {
+    "Caller ID": CALLER,
+    "Password": PASSWORD,
+    "Encrypt Key": KEY,
+    "Session": SESSION,
+    "Expires": "3600",
+    "Reply Password": REPLY_PASSWORD,
+}
+
+
+class AnnouncementTests:
+    """Fig. 5e, read."""
+
+    def test_whole(self) -> None:
+        """All that a REQUEST is compared with is taken from the announcement (A11, A23)."""
+        call = expected_call(Message.of(NOTIFY, ANNOUNCED), 100.0)
+        assert call is not None
+        assert (call.session, call.caller, call.password) == (SESSION, CALLER, PASSWORD)
+        assert (call.reply_password, call.key) == (REPLY_PASSWORD, KEY)
+        assert call.until == 100.0 + UNSPENT_SECONDS == 130.0
+
+    @pytest.mark.parametrize(
+        "missing", ["Caller ID", "Password", "Encrypt Key", "Session", "Reply Password"]
+    )
+    def test_something_missing(self, missing: str) -> None:
+        """An announcement that leaves anything out is none: nobody is expected on it (I3)."""
+        fields = {name: value for name, value in ANNOUNCED.items() if name != missing}
+        assert expected_call(Message.of(NOTIFY, fields), 0.0) is None
+
+    def test_nothing_is_shown(self) -> None:
+        """Neither password nor key stands in what Python shows of a call (I18)."""
+        shown = repr(an_expected_call()) + str(an_expected_call())
+        for secret in (PASSWORD, REPLY_PASSWORD, KEY):
+            assert secret not in shown
+
+
+class AdmissionTests:
+    """Who may come."""
+
+    @pytest.mark.parametrize(
+        ("identifier", "password", "admitted"),
+        [
+            (CALLER, PASSWORD, True),
+            (CALLER, PASSWORD[:-1], False),
+            (CALLER, PASSWORD + "x", False),
+            (CALLER, "", False),
+            (CALLER, "пароль", False),
+            (CALLER, REPLY_PASSWORD, False),
+            ("I", PASSWORD, False),
+            ("Iab", PASSWORD, False),
+            ("ia", PASSWORD, False),
+            ("", PASSWORD, False),
+            ("山田太郎", PASSWORD, False),
+            ("Ic", PASSWORD, False),
+        ],
+    )
+    def test_both_must_be_right(self, identifier: str, password: str, admitted: bool) -> None:
+        """Identifier and password must both be equal, and nothing like them will do (A12, I4)."""
+        assert an_expected_call().admits(identifier, password) is admitted
+
+    def test_any_language(self) -> None:
+        """An identifier of any language is compared whole (A18)."""
+        call = an_expected_call(caller="山田太郎 大阪府門真市大字門真1006")
+        assert call.admits("山田太郎 大阪府門真市大字門真1006", PASSWORD)
+        assert not call.admits("山田太郎 大阪府門真市大字門真1007", PASSWORD)
+
+
+class ExpectedTests:
+    """All calls that are expected."""
+
+    def test_spent_once(self) -> None:
+        """A call begins once; after that its session is as good as unknown (I7)."""
+        expected, call = Expected(), an_expected_call()
+        expected.add(call)
+        assert expected.find(SESSION, 1.0) is call
+        assert expected.find(SESSION, 1.0) is call  # to look is not to begin
+        assert expected.spend(call, 1.0)
+        assert not expected.spend(call, 1.0)
+        assert expected.find(SESSION, 1.0) is None
+
+    def test_too_late(self) -> None:
+        """After 30 s nobody is expected any more, also where the handshake had begun (I7)."""
+        expected, call = Expected(), an_expected_call(until=30.0)
+        expected.add(call)
+        assert expected.find(SESSION, 29.9) is call
+        assert not expected.spend(call, 30.0)
+        assert expected.find(SESSION, 1.0) is None  # a clock that steps back revives nothing (I10)
+
+    def test_void(self) -> None:
+        """A session that the mediator voids can't begin (I2)."""
+        expected, call = Expected(), an_expected_call()
+        expected.add(call)
+        expected.void(SESSION)
+        expected.void("S-unknown")
+        assert not expected.spend(call, 0.0)
+
+    def test_void_all(self) -> None:
+        """All of them at once, when the line to the mediator is lost (I2)."""
+        expected = Expected()
+        calls = [an_expected_call(session=f"S{n}", caller=f"I{n}") for n in range(3)]
+        for call in calls:
+            expected.add(call)
+        expected.void_all()
+        assert len(expected) == 0
+        assert not any(expected.spend(call, 0.0) for call in calls)
+
+    def test_one_a_caller(self) -> None:
+        """A caller's new session replaces its unspent one, and no one else's (wire.md, 4)."""
+        expected = Expected()
+        old = an_expected_call(session="S1")
+        other = an_expected_call(session="S2", caller="Ic")
+        new = an_expected_call(session="S3")
+        for call in (old, other, new):
+            expected.add(call)
+        assert not expected.spend(old, 0.0)
+        assert expected.spend(other, 0.0)
+        assert expected.spend(new, 0.0)
+
+    def test_another_call_of_the_same_session(self) -> None:
+        """What was announced anew for a session can't be begun by what was announced before."""
+        expected, old = Expected(), an_expected_call()
+        expected.add(old)
+        expected.add(replace(old, password="other"))
+        assert not expected.spend(old, 0.0)
+
+    def test_how_many(self) -> None:
+        """Not more are kept than may be: the oldest gives way (I15)."""
+        expected = Expected()
+        calls = [
+            an_expected_call(session=f"S{n}", caller=f"I{n}") for n in range(EXPECTED_MOST + 1)
+        ]
+        for call in calls:
+            expected.add(call)
+        assert len(expected) == EXPECTED_MOST
+        assert not expected.spend(calls[0], 0.0)
+        assert expected.spend(calls[1], 0.0)
+
+    def test_expired_keys_are_not_kept(self) -> None:
+        """What has expired is forgotten with the next announcement (I15, I22)."""
+        expected = Expected()
+        expected.add(an_expected_call(session="S1", caller="Ic", until=30.0))
+        expected.add(an_expected_call(session="S2", until=60.0))
+        assert len(expected) == 1

@@ -1,0 +1,443 @@
+"""Files over a call: whole and confirmed, or not at all."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
+from twisted.python.failure import Failure
+from zope.interface.verify import verifyObject
+
+from broker.interfaces import ICallHandler
+from broker.terminal import files
+from broker.terminal.files import (
+    FileReceiver,
+    FileSender,
+    Receipt,
+    Tally,
+    TransferFailed,
+    read_receipt,
+    safe_name,
+)
+from broker.wire.grammar import identifier
+from tests.fakes import Pair, advance
+from tests.terminal.joined import CALLER, join
+
+NOON = datetime(2026, 7, 4, 12, 0, 0, tzinfo=UTC)
+CONTENT = random.Random(1).randbytes(300_000)
+
+
+class Outcome:
+    """What a Deferred came to."""
+
+    def __init__(self, deferred: Deferred[Receipt]) -> None:
+        self.receipt: Receipt | None = None
+        self.error: BaseException | None = None
+        deferred.addCallbacks(self._fired, self._failed)
+
+    def _fired(self, receipt: Receipt) -> None:
+        self.receipt = receipt
+
+    def _failed(self, failure: Failure) -> None:
+        self.error = failure.value
+
+    @property
+    def why(self) -> str:
+        """Why it failed."""
+        assert isinstance(self.error, TransferFailed), self.error
+        return str(self.error)
+
+
+class Call:
+    """One file on its way to a receiver."""
+
+    def __init__(
+        self,
+        receiver: FileReceiver,
+        content: bytes | Any = CONTENT,
+        *,
+        chunk: int | None = None,
+        progress: Callable[[int], object] = lambda octets: None,
+    ) -> None:
+        self.clock = Clock()
+        file = io.BytesIO(content) if isinstance(content, bytes) else content
+        self.sender = FileSender(file, progress=progress)
+        self.outcome = Outcome(self.sender.done)
+        self.pair: Pair = join(
+            self.clock, lambda: self.sender, lambda: receiver.call(CALLER, "S1"), chunk=chunk
+        )
+
+    def run(self) -> Outcome:
+        """Let the call go to its end."""
+        self.pair.pump()
+        return self.outcome
+
+
+def make_receiver(folder: Path, most_bytes: int = 1 << 20, **options: Any) -> FileReceiver:
+    """A receiver whose time stands still."""
+    return FileReceiver(str(folder), most_bytes, now=lambda: NOON, **options)
+
+
+def names(folder: Path) -> list[str]:
+    """The files of a folder."""
+    return sorted(os.listdir(folder))
+
+
+class TransferTests:
+    """A file that arrives."""
+
+    @pytest.mark.parametrize("size", [0, 1, files.CHUNK, 300_000])
+    def test_arrives_whole(self, tmp_path: Path, size: int) -> None:
+        """The file is there, to the byte, and the caller is told so with its digest."""
+        content = CONTENT[:size]
+        outcome = Call(make_receiver(tmp_path), content).run()
+        assert outcome.receipt == (size, sha256(content).hexdigest())
+        (name,) = names(tmp_path)
+        assert (tmp_path / name).read_bytes() == content
+
+    def test_in_small_pieces(self, tmp_path: Path) -> None:
+        """It does not matter in what pieces the network brings it."""
+        outcome = Call(make_receiver(tmp_path), CONTENT[:2000], chunk=7).run()
+        assert outcome.receipt is not None
+        (name,) = names(tmp_path)
+        assert (tmp_path / name).read_bytes() == CONTENT[:2000]
+
+    def test_named_after_time_and_caller(self, tmp_path: Path) -> None:
+        """The name says when and who, and a second file of the same second has another."""
+        receiver = make_receiver(tmp_path)
+        Call(receiver).run()
+        Call(receiver, b"two").run()
+        assert names(tmp_path) == ["20260704T120000Z-Ia", "20260704T120000Z-Ia-2"]
+        assert (tmp_path / "20260704T120000Z-Ia").read_bytes() == CONTENT
+
+    def test_for_its_owner_alone(self, tmp_path: Path) -> None:
+        """Nobody else on the machine reads what was sent."""
+        Call(make_receiver(tmp_path)).run()
+        assert (tmp_path / "20260704T120000Z-Ia").stat().st_mode & 0o777 == 0o600
+
+    def test_part_until_the_end(self, tmp_path: Path) -> None:
+        """Until it is whole, the file is called ``.part``."""
+        call = Call(make_receiver(tmp_path))
+        for _ in range(3):
+            call.pair.step()
+        assert names(tmp_path) == ["20260704T120000Z-Ia.part"]
+        call.run()
+        assert names(tmp_path) == ["20260704T120000Z-Ia"]
+
+    def test_confirmed_only_when_durable(self, tmp_path: Path) -> None:
+        """The receipt waits until the disk has the file (I8)."""
+        disk: list[tuple[Callable[[], None], Deferred[None]]] = []
+
+        def later(function: Callable[[], None]) -> Deferred[None]:
+            deferred: Deferred[None] = Deferred()
+            disk.append((function, deferred))
+            return deferred
+
+        call = Call(make_receiver(tmp_path, in_thread=later))
+        assert call.run().receipt is None
+        assert names(tmp_path) == ["20260704T120000Z-Ia.part"]
+        ((function, deferred),) = disk
+        function()
+        deferred.callback(None)
+        assert call.run().receipt is not None
+        assert names(tmp_path) == ["20260704T120000Z-Ia"]
+
+    def test_synced_before_it_is_renamed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """After a power loss there is no whole name on half a file: first fsync, then rename."""
+        done: list[str] = []
+        fsync, rename = os.fsync, os.rename
+
+        def note_fsync(fd: int) -> None:
+            done.append("fsync")
+            fsync(fd)
+
+        def note_rename(old: str, new: str) -> None:
+            done.append("rename")
+            rename(old, new)
+
+        monkeypatch.setattr(os, "fsync", note_fsync)
+        monkeypatch.setattr(os, "rename", note_rename)
+        assert Call(make_receiver(tmp_path)).run().receipt is not None
+        assert done == ["fsync", "rename", "fsync"]
+
+    def test_progress(self, tmp_path: Path) -> None:
+        """Progress rises to the whole."""
+        seen: list[int] = []
+        Call(make_receiver(tmp_path), progress=seen.append).run()
+        assert seen == sorted(seen)
+        assert seen[-1] == len(CONTENT)
+
+    def test_never_held_whole(self, tmp_path: Path) -> None:
+        """No more of the file is read than the callee takes: the sender waits for a slow one."""
+        file = io.BytesIO(CONTENT)
+        call = Call(make_receiver(tmp_path), file)
+        assert file.tell() <= 2 * files.CHUNK
+        call.run()
+        assert file.tell() == len(CONTENT)
+
+    def test_logged_in_one_line(self, tmp_path: Path) -> None:
+        """The operator sees what came from whom, on one line."""
+        with capturedLogs() as events:
+            Call(make_receiver(tmp_path)).run()
+        lines = [formatEvent(event) for event in events]
+        digest = sha256(CONTENT).hexdigest()
+        path = tmp_path / "20260704T120000Z-Ia"
+        assert lines == [f"Received {path} from Ia: 300000 bytes, SHA-256 {digest}"]
+
+
+class NoFileTests:
+    """Whatever goes wrong, no file is left that could be taken for a whole one."""
+
+    def test_truncated(self, tmp_path: Path) -> None:
+        """A call that breaks leaves nothing, and a line in the log (I21)."""
+        call = Call(make_receiver(tmp_path))
+        for _ in range(3):
+            call.pair.step()
+        assert names(tmp_path) == ["20260704T120000Z-Ia.part"]
+        with capturedLogs() as events:
+            call.pair.cut()
+        assert names(tmp_path) == []
+        assert call.outcome.error is not None
+        (line,) = [formatEvent(event) for event in events]
+        assert line.startswith("A file of Ia is thrown away after ")
+
+    def test_cancelled(self, tmp_path: Path) -> None:
+        """A caller who gives up says so, and nothing is left."""
+        call = Call(make_receiver(tmp_path))
+        for _ in range(3):
+            call.pair.step()
+        with capturedLogs() as events:
+            call.sender.done.cancel()
+            call.run()
+        assert names(tmp_path) == []
+        assert "the caller gave up" in formatEvent(events[0])
+
+    def test_too_large(self, tmp_path: Path) -> None:
+        """Beyond the cap the call is broken off, and the caller told why (I15)."""
+        outcome = Call(make_receiver(tmp_path, len(CONTENT) - 1)).run()
+        assert "a file here has at most 299999 bytes" in outcome.why
+        assert names(tmp_path) == []
+
+    def test_just_small_enough(self, tmp_path: Path) -> None:
+        """A file of exactly the cap is taken."""
+        assert Call(make_receiver(tmp_path, len(CONTENT))).run().receipt is not None
+
+    def test_disk_full(self, tmp_path: Path) -> None:
+        """A disk that takes no more breaks the call off; the caller learns no detail of ours."""
+        receiver = make_receiver(tmp_path)
+        full = receiver.call
+
+        def call(caller: str, session: str) -> Any:
+            protocol: Any = full(caller, session)
+            path = protocol._file
+            protocol._file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115 - closed by it
+            path.close()
+            return protocol
+
+        receiver.call = call  # type: ignore[method-assign]
+        with capturedLogs() as events:
+            outcome = Call(receiver).run()
+        assert "the receiver can't store it" in outcome.why
+        assert "space" not in outcome.why
+        assert names(tmp_path) == []
+        assert "No space left on device" in formatEvent(events[0])
+
+    def test_cannot_be_kept(self, tmp_path: Path) -> None:
+        """A file that can't be made durable is not confirmed."""
+
+        def fails(function: Callable[[], None]) -> Deferred[None]:
+            deferred: Deferred[None] = Deferred()
+            deferred.errback(OSError(5, "Input/output error"))
+            return deferred
+
+        outcome = Call(make_receiver(tmp_path, in_thread=fails)).run()
+        assert "the receiver can't store it" in outcome.why
+        assert names(tmp_path) == []
+
+    def test_folder_gone(self, tmp_path: Path) -> None:
+        """Where no file can be made the call is not taken."""
+        outcome = Call(make_receiver(tmp_path / "gone")).run()
+        assert "the call is not taken" in outcome.why
+
+    def test_too_many_at_once(self, tmp_path: Path) -> None:
+        """One call more than may be received at a time is not taken; later ones are (I15)."""
+        receiver = make_receiver(tmp_path, most_files=1)
+        first = Call(receiver)
+        first.pair.step()
+        assert "the call is not taken" in Call(receiver).run().why
+        assert first.run().receipt is not None
+        assert Call(receiver).run().receipt is not None
+
+    def test_room_again_after_a_failure(self, tmp_path: Path) -> None:
+        """A call that failed takes no room any more."""
+        receiver = make_receiver(tmp_path, 1, most_files=1)
+        assert Call(receiver).run().error is not None
+        assert Call(receiver, b"x").run().receipt is not None
+
+    def test_existing_files_stay(self, tmp_path: Path) -> None:
+        """Nothing that is there is written over, a link to elsewhere least of all."""
+        outside = tmp_path / "outside"
+        outside.write_text("mine")
+        folder = tmp_path / "in"
+        folder.mkdir()
+        (folder / "20260704T120000Z-Ia").write_text("old")
+        (folder / "20260704T120000Z-Ia-2.part").symlink_to(outside)
+        assert Call(make_receiver(folder)).run().receipt is not None
+        assert outside.read_text() == "mine"
+        assert (folder / "20260704T120000Z-Ia").read_text() == "old"
+        assert (folder / "20260704T120000Z-Ia-3").read_bytes() == CONTENT
+
+
+class Answering(Protocol):
+    """A callee that answers with given bytes whatever it gets."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+
+    def connectionMade(self) -> None:
+        channel: Any = self.transport
+        channel.write(self._answer)
+
+
+class SenderTests:
+    """The sender believes nothing but the right receipt."""
+
+    def answered(self, answer: bytes, content: bytes = b"abc") -> Outcome:
+        """What comes of a call whose callee gives this answer when our data has ended."""
+        clock = Clock()
+        sender = FileSender(io.BytesIO(content))
+        outcome = Outcome(sender.done)
+        join(clock, lambda: sender, lambda: Answering(answer)).pump()
+        advance(clock, 60)
+        return outcome
+
+    def test_right(self) -> None:
+        """The receipt that says what was sent is taken."""
+        tally = Tally()
+        tally.add(b"abc")
+        assert self.answered(tally.receipt.encode()).receipt == tally.receipt
+
+    @pytest.mark.parametrize(
+        ("answer", "why"),
+        [
+            (b"", "without saying what it has received"),
+            (b"thank you", "without saying what it has received"),
+            (Receipt(2, "00" * 32).encode(), "has 2 bytes of the 3 that were sent"),
+            (Receipt(3, "00" * 32).encode(), "the digests differ"),
+            (Receipt(3, "00" * 32).encode() + b"x", "without saying what it has received"),
+            (b"x" * 70_000, "the callee's answer is no receipt"),
+        ],
+    )
+    def test_wrong(self, answer: bytes, why: str) -> None:
+        """Anything else is a failure that says what is wrong."""
+        assert why in self.answered(answer).why
+
+    def test_ended_too_early(self) -> None:
+        """A callee that ends the call before it had everything has not got it."""
+
+        class Hasty(Protocol):
+            def connectionMade(self) -> None:
+                channel: Any = self.transport
+                channel.loseConnection()
+
+        clock = Clock()
+        sender = FileSender(io.BytesIO(CONTENT))
+        outcome = Outcome(sender.done)
+        join(clock, lambda: sender, Hasty).pump()
+        assert "before it had everything" in outcome.why
+
+    def test_unreadable(self, tmp_path: Path) -> None:
+        """A file that can't be read on breaks the call off; the receiver keeps nothing."""
+
+        class Failing(io.BytesIO):
+            def read(self, size: int | None = -1, /) -> bytes:
+                if self.tell():
+                    raise OSError(5, "Input/output error")
+                return super().read(size)
+
+        outcome = Call(make_receiver(tmp_path), Failing(CONTENT)).run()
+        assert "the file can't be read: Input/output error" in outcome.why
+        assert names(tmp_path) == []
+
+
+class NameTests:
+    """Names of files from identifiers."""
+
+    @pytest.mark.parametrize("name", ["Ia", "+81-6-6908-1121", "taro@example.jp", "a" * 64])
+    def test_plain(self, name: str) -> None:
+        """What is harmless stays as it is, so that a person finds it."""
+        assert safe_name(name) == name
+
+    @pytest.mark.parametrize(
+        "name",
+        ["..", ".", ".hidden", "../../etc/passwd", "a/b", "a\\b", "山田太郎", "a" * 65, "$(x)"],
+    )
+    def test_others(self, name: str) -> None:
+        """What is not is replaced, and told apart by a digest."""
+        safe = safe_name(name)
+        assert safe != name
+        assert safe.endswith("-" + sha256(name.encode()).hexdigest()[:12])
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.text(min_size=1, max_size=128), st.text(min_size=1, max_size=128))
+    def test_any(self, one: str, other: str) -> None:
+        """Any identifier gives a name that is a file in the folder, and another for another."""
+        try:
+            one, other = identifier(one), identifier(other)
+        except ValueError:
+            return
+        for name in (safe_name(one), safe_name(other)):
+            assert name.isascii()
+            assert os.path.basename(name) == name
+            assert name not in ("", ".", "..")
+            assert not name.startswith(".")
+            assert len(name) < 100
+        assert (one == other) == (safe_name(one) == safe_name(other))
+
+
+class ReceiptTests:
+    """The receipt, as it goes over the channel."""
+
+    def test_to_the_letter(self) -> None:
+        """It is a message like any other."""
+        assert Receipt(3, "ab" * 32).encode() == (
+            b"NOTIFY\r\nReceived:3\r\nDigest:" + b"ab" * 32 + b"\r\n\r\n"
+        )
+
+    def test_round_trip(self) -> None:
+        """What was written is read."""
+        assert read_receipt(Receipt(3, "ab" * 32).encode()) == Receipt(3, "ab" * 32)
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"",
+            b"NOTIFY\r\nReceived:3\r\n\r\n",
+            b"REQUEST\r\nReceived:3\r\nDigest:" + b"ab" * 32 + b"\r\n\r\n",
+            b"NOTIFY\r\nReceived:3\r\nDigest:" + b"ab" * 32 + b"\r\n",
+            b"NOTIFY\r\nReceived:x\r\nDigest:" + b"ab" * 32 + b"\r\n\r\n",
+            b"\xff\xfe\r\n\r\n",
+        ],
+    )
+    def test_none(self, data: bytes) -> None:
+        """What is no receipt is none."""
+        assert read_receipt(data) is None
+
+    def test_interface(self, tmp_path: Path) -> None:
+        """The receiver is an application's call handler like any other."""
+        assert verifyObject(ICallHandler, make_receiver(tmp_path))
