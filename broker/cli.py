@@ -383,7 +383,6 @@ def run(command: Callable[[Any], Any], reactor: Any) -> int:
     doing: list[Deferred[None]] = []
 
     def begin() -> None:
-        handle_signals(interrupted, reactor)
         deferred = Deferred.fromCoroutine(command(reactor))
         doing.append(deferred)
         deferred.addBoth(end)
@@ -397,6 +396,7 @@ def run(command: Callable[[Any], Any], reactor: Any) -> int:
             status.append(_explain(result) if isinstance(result, Failure) else DONE)
         reactor.callLater(LAST_WORDS if status[0] > 128 else 0, reactor.stop)
 
+    handle_signals(reactor, interrupted)
     reactor.callWhenRunning(begin)
     reactor.run()
     return status[0]

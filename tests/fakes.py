@@ -792,7 +792,8 @@ def a_mediator(
     randomness = random.Random(seed).randbytes
     store = store or MemoryStore(randomness)
     state = result_of(store.load())
-    resolver = resolver or LocalResolver(clock)
+    if resolver is None:
+        resolver = LocalResolver(clock)
     trigger = trigger or Dialer(reactor)
     shared = Exchange(clock, **(exchange or {}))
     mediator = Mediator(shared, store, state, resolver, trigger, randomness, **options)

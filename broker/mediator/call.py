@@ -63,6 +63,7 @@ class Calls:
             place = await self._resolver.lookup(callee)  # S1204, S1205
             peer = await self._reach.get(callee, place.address)  # S1901, S1902
             if self._status:
+                self._check_permit(caller, callee)  # what is refused is told to nobody (I5)
                 await self._ask_status(peer)  # S1606–S1608
             if request.held is not None:  # decide when it can be told, and not before
                 await request.turn()

@@ -56,7 +56,7 @@ class Dialer:
 
     def __init__(self, reactor: _Reactor) -> None:
         self._reactor = reactor
-        self._under_way: dict[str, Deferred[IProtocol]] = {}
+        self._under_way: dict[str, Deferred[bool]] = {}
         self._recent: Deadlines[str] = Deadlines(reactor, DIAL_INTERVAL, lambda _: None)
 
     async def wake(self, identifier: str, address: Address) -> None:
@@ -75,20 +75,22 @@ class Dialer:
         if not await joined:
             raise CalleeNotConnected
 
-    def _dial(self, identifier: str, address: Address) -> Deferred[IProtocol]:
+    def _dial(self, identifier: str, address: Address) -> Deferred[bool]:
         self._recent.add(identifier)
         made = TCP6ClientEndpoint if ":" in address.host else TCP4ClientEndpoint
         endpoint: IStreamClientEndpoint = made(
             self._reactor, address.host, address.port, timeout=DIAL_TIMEOUT
         )
-        dial: Deferred[IProtocol] = endpoint.connect(Factory.forProtocol(_Notice))
-        self._under_way[identifier] = dial
+        connecting: Deferred[IProtocol] = endpoint.connect(Factory.forProtocol(_Notice))
 
-        def over(result: object) -> object:
+        def over(result: object) -> bool:
             self._under_way.pop(identifier, None)
-            return result
+            return not isinstance(result, Failure)
 
-        return dial.addBoth(over)
+        dial: Deferred[bool] = connecting.addBoth(over)
+        if not dial.called:
+            self._under_way[identifier] = dial
+        return dial
 
     def stop(self) -> None:
         """Leave no timer and no dial behind."""
@@ -97,6 +99,7 @@ class Dialer:
             dial.cancel()
 
 
-def _tell(result: object, joined: Deferred[bool]) -> None:
+def _tell(told: bool, joined: Deferred[bool]) -> bool:
     if not joined.called:
-        joined.callback(not isinstance(result, Failure))
+        joined.callback(told)
+    return told  # to the next who waits for this dial

@@ -96,7 +96,8 @@ class Registration:
         self, peer: Peer, identifier: str, edits: list[str], address: Address | None
     ) -> None:
         if address is None:
-            await self._edit(identifier, edits)
+            if edits:
+                await self._edit(identifier, edits)
             return
         if edits:
             await self._edit_and_place(identifier, edits, address)

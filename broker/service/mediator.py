@@ -161,12 +161,13 @@ class MediatorService(Role):
             self.mediator.stop()
         self._dialer.stop()
         if self._resolver is not None:
-            closing.append(maybeDeferred(self._resolver.stop).addCallback(self._left))
+            stopping: Deferred[Any] = maybeDeferred(self._resolver.stop)
+            closing.append(stopping.addCallback(self._left))
         if self._counting is not None:
             self._counting.stop()
         return gatherResults(closing)
 
-    def _left(self, stopped: None) -> None:
+    def _left(self, stopped: object) -> None:
         if self._link is not None:
             self._link.stop()
 

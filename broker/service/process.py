@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -145,7 +146,7 @@ def own_process(options: RoleOptions) -> tuple[Any, Owner]:
     the_reactor: Any = reactor
     the_reactor.seconds = time.monotonic
     raise_limit()
-    the_reactor.callWhenRunning(handle_signals, lambda name: _stop(the_reactor, name), the_reactor)
+    handle_signals(the_reactor, partial(_stop, the_reactor))
     return the_reactor, Owner(the_reactor, options.role, logs_here=options.logs_here)
 
 
@@ -162,8 +163,8 @@ def raise_limit() -> None:
         )
 
 
-def handle_signals(stop: Callable[[signal.Signals], object], reactor: Any) -> None:
-    """Have SIGINT and SIGTERM call ``stop`` in the reactor.
+def handle_signals(reactor: Any, stop: Callable[[signal.Signals], object]) -> None:
+    """Have SIGINT and SIGTERM call ``stop`` in the reactor, as soon as that runs.
 
     The reactor's own handlers would make twistd end the process by the same signal once more, as
     if it had not ended in good order.
@@ -172,8 +173,12 @@ def handle_signals(stop: Callable[[signal.Signals], object], reactor: Any) -> No
     def handle(number: int, frame: FrameType | None) -> None:
         reactor.callFromThread(stop, signal.Signals(number))
 
-    signal.signal(signal.SIGINT, handle)
-    signal.signal(signal.SIGTERM, handle)
+    def install() -> None:
+        signal.signal(signal.SIGINT, handle)
+        signal.signal(signal.SIGTERM, handle)
+
+    install()
+    reactor.callWhenRunning(install)  # the reactor has put its own in their place by then
 
 
 def _stop(reactor: Any, received: signal.Signals) -> None:

@@ -62,6 +62,14 @@ class StartTests:
         assert_no_traceback(running)
         assert files(processes.folder) == []
 
+    def test_ended_while_it_starts(self, processes: Processes) -> None:
+        """A signal that comes before it is ready ends it just as well."""
+        running = processes.twistd("broker", "--listen=tcp:0:interface=127.0.0.1")
+        running.wait_for("starting up")
+        assert running.end() == 0
+        assert_no_traceback(running)
+        assert files(processes.folder) == []
+
     def test_side_by_side(self, processes: Processes) -> None:
         """All roles run in one folder, two terminals too."""
         resolver, resolver_port = processes.resolver()

@@ -284,7 +284,9 @@ class Scene:
 
 
 #: What outlives connections by right: counts for the operator, permits, settings.
-_MAY_STAY: Final = frozenset(("counts", "permits", "_permits", "_own_ports", "_allowed", "_epoch"))
+_MAY_STAY: Final = frozenset(
+    ("counts", "permits", "_permits", "_own_ports", "_allowed", "_epoch", "woken")
+)
 
 
 @implementer(IStore)

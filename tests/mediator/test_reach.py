@@ -138,17 +138,21 @@ class DialTests:
         scene.passes(0.1, a=NOT_CONNECTED)
 
     def test_withdrawn_meanwhile(self) -> None:
-        """A permit withdrawn while the callee is dialled: 5c, and the callee is asked nothing more.
-
-        Its status is asked, because it was reached for this call; the answer is told to nobody (I2).
-        """
+        """A permit withdrawn while the callee is dialled: 5c, and it is asked nothing (I2, I5)."""
         scene = away()
         scene.says("a", query("Ia", "Ib"))
         scene.dials[0].accept()
         scene.connect("b")
         scene.says("b", register("Ib", "Accept:Delete Ia"), b=DONE)
-        scene.says("b", register("Ib", *HERE), b=STATUS + DONE)
-        scene.says("b", CAN, a=DENIED)
+        scene.says("b", register("Ib", *HERE), b=DONE, a=DENIED)
+
+    def test_withdrawn_while_it_comes(self) -> None:
+        """Withdrawn in the very message with which it comes (I2, I5)."""
+        scene = away(status=False)
+        scene.says("a", query("Ia", "Ib"))
+        scene.dials[0].accept()
+        scene.connect("b")
+        scene.says("b", register("Ib", "Accept:Delete Ia", *HERE), b=DONE, a=DENIED)
 
     def test_withdrawn_and_refused(self) -> None:
         """And 5c, too, where it can't be reached (A20)."""

@@ -145,10 +145,11 @@ class ListsTests:
 
     def test_nothing_at_all(self) -> None:
         """A REGISTER of an identifier alone is a login, and changes nothing."""
-        scene = Scene()
+        scene, store = with_store()
         scene.connect("a")
         scene.says("a", "REGISTER\nIdentifier:Ia\n\n", a=DONE)
         scene.says("a", "REGISTER\n\n", a=DONE)
+        assert store.commits == []
         assert scene.address("Ia") is None
         assert len(scene.mediator.permits) == 0
 
