@@ -79,17 +79,10 @@ async def permit(reactor: Any, arguments: argparse.Namespace) -> None:
         for name in await line.accepted():
             print(printable(name))
     else:
-        await line.register(edits=edits(arguments.change, arguments.identifiers))
+        edits = as_edits(arguments.identifiers, arguments.change.capitalize())
+        await line.register(edits=edits)
         print(REGISTRATION_COMPLETED)
     await _close(line)
-
-
-def edits(change: str, identifiers: Sequence[str]) -> list[str]:
-    """The edits of one ``permit`` command, each of which fits a line."""
-    if change == "create":
-        return as_edits(identifiers)
-    adding = as_edits(identifiers, "Add")
-    return adding if change == "add" else [f"Delete{edit.removeprefix('Add')}" for edit in adding]
 
 
 async def register(reactor: Any, arguments: argparse.Namespace) -> None:

@@ -11,11 +11,9 @@ from twisted.python.failure import Failure
 
 import broker
 from broker import cli
-from broker.cli import Progress, Unreachable, edits, make_parser
-from broker.tables.permits import PermitTable
+from broker.cli import Progress, Unreachable, make_parser
 from broker.terminal.errors import CallFailed
 from broker.terminal.files import TransferFailed
-from broker.wire.grammar import edit
 from broker.wire.refusals import CalleeBusy, PermissionDenied, RegistrationFailed
 
 
@@ -114,41 +112,6 @@ class ParserTests:
             cli.main(["--version"])
         assert done.value.code == 0
         assert capsys.readouterr().out == f"broker {broker.__version__}\n"
-
-
-class EditsTests:
-    """The edits that a command makes (fig. 3a–c)."""
-
-    @pytest.mark.parametrize(
-        ("change", "names", "expected"),
-        [
-            ("create", ["Ib", "If"], ["Create Ib,If"]),
-            ("create", [], ["Create"]),
-            ("add", ["Ic", "Ie"], ["Add Ic,Ie"]),
-            ("delete", ["If"], ["Delete If"]),
-        ],
-    )
-    def test_few(self, change: str, names: list[str], expected: list[str]) -> None:
-        """As the figures have them."""
-        assert edits(change, names) == expected
-
-    @pytest.mark.parametrize("change", ["create", "add", "delete"])
-    def test_many(self, change: str) -> None:
-        """What doesn't fit a line goes on several, and means the same."""
-        names = [f"terminal-{count:04d}" for count in range(900)]
-        table = PermitTable()
-        before = table.prepare("Ib", edits("create", [*names[::2], "Ix"]))
-        table.apply(before)
-        lines = edits(change, names)
-        assert len(lines) > 1
-        assert all(len(f"Accept:{line}") <= 1024 for line in lines)
-        after = table.prepare("Ib", [edit(line) for line in lines])
-        expected = {
-            "create": set(names),
-            "add": {*names, "Ix"},
-            "delete": {"Ix"},
-        }[change]
-        assert set(after.accepted) == expected
 
 
 class Tty(io.StringIO):

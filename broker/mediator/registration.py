@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from math import inf
 from typing import Final
@@ -30,6 +30,7 @@ _NOT_OFFERED: Final = ("Name", "Reject", "Control", "Policy", "UDP", "Public Key
 class Registration:
     """Takes registrations in.
 
+    :param now: gives the time in seconds
     :param own_ports: the ports of this server, which no terminal is told to be at
     :param allowed: networks whose addresses may be registered from anywhere
     """
@@ -42,6 +43,7 @@ class Registration:
         resolver: IResolver,
         reach: Reach,
         sessions: Sessions,
+        now: Callable[[], float],
         *,
         allowed: Collection[Network] = (),
         own_ports: Collection[int] = (),
@@ -52,11 +54,12 @@ class Registration:
         self._resolver = resolver
         self._reach = reach
         self._sessions = sessions
+        self._now = now
         self._allowed = allowed
         self._own_ports = own_ports
         self._changing: dict[str, list[Deferred[None]]] = {}
 
-    async def register(self, peer: Peer, request: Request, now: float) -> None:
+    async def register(self, peer: Peer, request: Request) -> None:
         """Fig. 10: check everything, make it durable, put it in force, and only then say so.
 
         :raises RegistrationFailed: nothing has changed (A5)
@@ -70,19 +73,20 @@ class Registration:
         try:
             if edits:
                 self._permits.prepare(identifier, edits)
-            address = self._address(peer, message.fields, now)
+            address = self._address(peer, message.fields)
         except (ListTooLong, AddressRefused) as error:
             raise RegistrationFailed(str(error)) from None
         if edits or identifier in self._changing:
             await self._turn(identifier)
             try:
-                await self._change(peer, identifier, edits, address)
+                if address is not None:
+                    address = replace(address, registered=self._now())
+                await self._change(peer, request, edits, address)
             finally:
                 for turn in self._changing.pop(identifier):
                     turn.callback(None)
         else:
-            await self._change(peer, identifier, edits, address)
-        request.reply(REGISTRATION_COMPLETED, None if request.bare else {"Epoch": self._epoch})
+            await self._change(peer, request, edits, address)
 
     async def _turn(self, identifier: str) -> None:
         """Wait for one's turn: a registration is worked out from what the one before it leaves."""
@@ -93,17 +97,19 @@ class Registration:
         self._changing[identifier] = []
 
     async def _change(
-        self, peer: Peer, identifier: str, edits: list[str], address: Address | None
+        self, peer: Peer, request: Request, edits: list[str], address: Address | None
     ) -> None:
+        identifier = peer.identifier or ""
         if address is None:
             if edits:
                 await self._edit(identifier, edits)
-            return
-        if edits:
-            await self._edit_and_place(identifier, edits, address)
         else:
-            await self._place(identifier, address)
-        self._reached(peer, identifier, address)
+            if edits:
+                await self._edit_and_place(identifier, edits, address)
+            else:
+                await self._place(identifier, address)
+            self._reached(peer, identifier, address)
+        request.reply(REGISTRATION_COMPLETED, None if request.bare else {"Epoch": self._epoch})
 
     async def _edit_and_place(self, identifier: str, edits: list[str], address: Address) -> None:
         """Both or neither: the resolver first, since its part can be taken back."""
@@ -115,17 +121,18 @@ class Registration:
         try:
             await self._edit(identifier, edits)
         except Exception:
-            await self._put_back(identifier, before, address.registered)
+            await self._put_back(identifier, before)
             raise
 
-    async def _put_back(self, identifier: str, before: Place | None, now: float) -> None:
+    async def _put_back(self, identifier: str, before: Place | None) -> None:
         """Have the address that stood before stand again, for as long as it would have."""
         if before is None:
             await self._resolver.withdraw(identifier)
             return
+        now = self._now()
         again = replace(before.address, registered=now)
         if before.until != inf:
-            again = replace(again, expires=int(before.until - now))
+            again = replace(again, expires=max(0, int(before.until - now)))
         await self._resolver.register(identifier, again)
         holder = self._reach.held(identifier)
         if holder is not None and holder.address is before.address:
@@ -142,13 +149,13 @@ class Registration:
             self._reach.registered(peer, address)
             self._sessions.deliver(peer, identifier)
 
-    def _address(self, peer: Peer, fields: dict[str, str], now: float) -> Address | None:
+    def _address(self, peer: Peer, fields: dict[str, str]) -> Address | None:
         host = fields.get("Address")
         expires = int(fields.get("Expires", DEFAULT_EXPIRES))
         if host is None:
             if "Port" in fields or ("Expires" in fields and expires):
                 raise AddressRefused("a Port or Expires goes with an Address")
-            return None if expires else Address("", 0, now, 0)
+            return None if expires else Address("", 0, self._now(), 0)
         port = int(fields.get("Port", DEFAULT_PORT))
         host, dialable = admit(
             host,
@@ -158,7 +165,7 @@ class Registration:
             allowed=self._allowed,
             own_ports=self._own_ports,
         )
-        return Address(host, port, now, expires, dialable)
+        return Address(host, port, self._now(), expires, dialable)
 
     async def _place(self, identifier: str, address: Address) -> None:
         """Pass an address on to the resolver (A16), or take it back there."""

@@ -99,6 +99,7 @@ class Mediator:
             resolver,
             self.reach,
             self.sessions,
+            clock.seconds,
             allowed=allowed,
             own_ports=own_ports,
         )
@@ -169,7 +170,7 @@ class Mediator:
             self.counts["calls granted"] += 1
         elif kind == (REGISTER, ""):
             self._identify(peer, message, RegistrationFailed)
-            await self._registration.register(peer, request, self.exchange.clock.seconds())
+            await self._registration.register(peer, request)
             self.counts["registrations"] += 1
         elif kind == (QUERY, PERMITS):
             identifier = self._identify(peer, message, PermissionDenied)

@@ -94,15 +94,16 @@ _NOBODY: Final[dict[str, None]] = {}
 
 
 def as_edits(names: Sequence[str], word: str = "Create") -> list[str]:
-    """The edits that make a list anew: a ``Create``, and an ``Add`` for each line beyond one.
+    """The edits that name so many, each within one line.
 
-    :param word: the first edit's, ``Add`` where the names are to be added to a list
+    :param word: the first edit's; a ``Create`` that goes beyond one line goes on with ``Add``
     """
-    lines: list[str] = []
-    line = word
+    edits: list[str] = []
+    listed = ""
     for name in names:
-        if len(line.encode()) + len(name.encode()) + 1 > LINE_BYTES:
-            lines.append(line)
-            line = "Add"
-        line += f" {name}" if line in ("Create", "Add") else f",{name}"
-    return [*lines, line]
+        if listed and len(listed.encode()) + len(name.encode()) + 1 > LINE_BYTES:
+            edits.append(f"{word} {listed}")
+            word = "Add" if word == "Create" else word
+            listed = ""
+        listed += f",{name}" if listed else name
+    return [*edits, f"{word} {listed}" if listed else word]

@@ -12,6 +12,9 @@ class CallFailed(Exception):
 class Truncated(ConnectionLost):
     """The connection ended before the other side said that its data had ended."""
 
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.args)) or "the connection ended before the data did"
+
 
 class Aborted(ConnectionAborted):
     """One side broke the call off.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
@@ -39,10 +39,19 @@ class Request:
         self._turn: Deferred[None] | None = None
 
     async def turn(self) -> None:
-        """Wait until a reply would leave at once: for what may be told only if it is true then."""
-        if self.held is not None:
+        """Wait until a reply would leave at once: for what may be told only if it is true then.
+
+        To give up does not hurry it, unless the peer has gone.
+
+        :raises CancelledError: it has
+        """
+        while self.held is not None:
             self._turn = Deferred()
-            await self._turn
+            try:
+                await self._turn
+            except CancelledError:
+                if self.done:
+                    raise
 
     def is_next(self) -> None:
         """The replies of earlier requests have left."""

@@ -15,6 +15,7 @@ from tests.mediator.scene import (
     DONE,
     NOT_FOUND,
     STATUS,
+    SUPERSEDED,
     UNAVAILABLE,
     Scene,
     bad,
@@ -403,7 +404,7 @@ class AddressesTests:
             "b",
             register("Ia", "Address:127.0.0.1", "Port:3"),
             b=DONE,
-            a="NOTIFY\nSuperseded.\n\n",
+            a=SUPERSEDED,
         )
         assert scene.address("Ia") == ("127.0.0.1", 3)
 
@@ -451,7 +452,7 @@ class AddressesTests:
         scene.connect("a", "b1", "b2", "b3")
         lines = ("Accept:Create Ia", "Address:127.0.0.1")
         scene.says("b1", register("Ib", *lines, "Port:1"), b1=DONE)
-        scene.says("b2", register("Ib", *lines, "Port:2"), b2=DONE, b1="NOTIFY\nSuperseded.\n\n")
+        scene.says("b2", register("Ib", *lines, "Port:2"), b2=DONE, b1=SUPERSEDED)
         scene.says("b3", register("Ib", "Expires:0"), b3=DONE)
         scene.says("a", query("Ia", "Ib"), a=NOT_FOUND)
         scene.leaves("b2")
@@ -635,9 +636,10 @@ class BothAtOnceTests:
         scene.passes(50)
         scene.connect("a")
         scene.says("a", register("Ia", "Accept:Add Ib", "Address:127.0.0.1", "Port:2"))
+        scene.passes(4)
         scene.fires(store.pending[0], StoreFailed("no"), a=failed("no"))
         assert scene.address("Ia") == ("127.0.0.1", 1)
-        scene.passes(9)
+        scene.passes(5)
         assert scene.address("Ia") == ("127.0.0.1", 1)
         scene.passes(1)
         assert scene.address("Ia") is None
@@ -665,3 +667,21 @@ class BothAtOnceTests:
         scene.says("a2", register("Ia", "Address:127.0.0.1", "Port:2"))
         scene.fires(store.pending[0], StoreFailed("no"), a1=failed("no"), a2=DONE)
         assert scene.address("Ia") == ("127.0.0.1", 2)
+
+    def test_waiting_makes_an_address_no_older(self) -> None:
+        """An address that had to wait is as new as its turn, not as its message (A7).
+
+        Reach returned to an older connection, with a newer record, while it waited.
+        """
+        scene, store = with_store(PermitChange("Ia", ("Ix",)))
+        scene.connect("x", "a1", "a2", "a3")
+        scene.says("a1", register("Ia", "Address:127.0.0.1", "Port:1"), a1=DONE)
+        second = register("Ia", "Address:127.0.0.1", "Port:2")
+        scene.says("a2", second, a2=DONE, a1=SUPERSEDED)
+        scene.says("a1", register("Ia", "Accept:Add Ib"))
+        scene.says("a3", register("Ia", "Address:127.0.0.1", "Port:3"))
+        scene.passes(1)
+        scene.leaves("a2")
+        scene.fires(store.pending[0], a1=DONE + SUPERSEDED, a3=DONE)
+        assert scene.address("Ia") == ("127.0.0.1", 3)
+        scene.calls("x", "a3", port=3)

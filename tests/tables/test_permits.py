@@ -15,6 +15,7 @@ from broker.tables.permits import (
     PermitTable,
     as_edits,
 )
+from broker.wire.grammar import edit
 
 NAMES = ["Ia", "Ib", "Ic", "Id", "Ie", "If", "@family", "山田太郎", "taro@example.jp"]
 
@@ -154,3 +155,38 @@ class AsEditsTests:
         assert table.accepted("Ia") == tuple(some)
         assert lines[0].startswith("Create")
         assert all(len(line.encode()) <= LINE_BYTES for line in lines)
+
+
+class EditsTests:
+    """The edits that name many (fig. 3a–c)."""
+
+    @pytest.mark.parametrize(
+        ("change", "names", "expected"),
+        [
+            ("Create", ["Ib", "If"], ["Create Ib,If"]),
+            ("Create", [], ["Create"]),
+            ("Add", ["Ic", "Ie"], ["Add Ic,Ie"]),
+            ("Delete", ["If"], ["Delete If"]),
+        ],
+    )
+    def test_few(self, change: str, names: list[str], expected: list[str]) -> None:
+        """As the figures have them."""
+        assert as_edits(names, change) == expected
+
+    @pytest.mark.parametrize("change", ["Create", "Add", "Delete"])
+    def test_many(self, change: str) -> None:
+        """What doesn't fit a line goes on several, and means the same."""
+        names = [f"terminal-{count:04d}" for count in range(900)]
+        table = PermitTable()
+        before = table.prepare("Ib", as_edits([*names[::2], "Ix"]))
+        table.apply(before)
+        lines = as_edits(names, change)
+        assert len(lines) > 1
+        assert all(len(f"Accept:{line}") <= 1024 for line in lines)
+        after = table.prepare("Ib", [edit(line) for line in lines])
+        expected = {
+            "Create": set(names),
+            "Add": {*names, "Ix"},
+            "Delete": {"Ix"},
+        }[change]
+        assert set(after.accepted) == expected

@@ -275,7 +275,7 @@ class RegisterTests:
     def test_what_can_not_be_said(self, said: dict[str, Any]) -> None:
         """An application's value that is no value is refused here, and smuggles in no line."""
         wire = Wire()
-        with pytest.raises(ValueError, match=":|must|names"):
+        with pytest.raises(ValueError, match=r":|must|names"):
             wire.line.register(**said)
         assert wire.mediator.text() == ""
 
@@ -344,7 +344,7 @@ class QueryTests:
     def test_callee_is_checked(self, callee: str) -> None:
         """What is no identifier is never asked for, and smuggles in no line."""
         wire = Wire()
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"."):
             wire.line.query(callee)
         assert wire.mediator.text() == ""
 
