@@ -108,7 +108,7 @@ class Registration:
                 await self._edit_and_place(identifier, edits, address)
             else:
                 await self._place(identifier, address)
-            self._reached(peer, identifier, address)
+            await self._reached(peer, identifier, address)
         request.reply(REGISTRATION_COMPLETED, None if request.bare else {"Epoch": self._epoch})
 
     async def _edit_and_place(self, identifier: str, edits: list[str], address: Address) -> None:
@@ -140,14 +140,18 @@ class Registration:
         else:
             self._resolver.release(identifier, again)
 
-    def _reached(self, peer: Peer, identifier: str, address: Address) -> None:
+    async def _reached(self, peer: Peer, identifier: str, address: Address) -> None:
         if not address.expires:
             self._reach.withdrawn(identifier)
-        elif not peer.stream.connected:
-            self._resolver.release(identifier, address)
-        else:
+        elif peer.stream.connected:
             self._reach.registered(peer, address)
             self._sessions.deliver(peer, identifier)
+        else:  # as if it had gone a moment later: reach returns
+            self._resolver.release(identifier, address)
+            holder = self._reach.held(identifier)
+            if holder is not None and holder.address is not None:
+                holder.address = replace(holder.address, registered=self._now())
+                await self._resolver.register(identifier, holder.address)
 
     def _address(self, peer: Peer, fields: dict[str, str]) -> Address | None:
         host = fields.get("Address")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Collection
 from dataclasses import replace
-from typing import Final
+from typing import Final, cast
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -35,7 +35,7 @@ from broker.wire.refusals import (
     ServiceUnavailable,
     TooManyRequests,
 )
-from broker.wire.serving import declared, refuse
+from broker.wire.serving import Serving, declared, refuse
 from broker.wire.statements import BEGIN, PERMITS
 from broker.wire.stream import Exchange, Stream
 from broker.wire.timing import Deadlines
@@ -89,9 +89,7 @@ class Mediator:
         self.sessions = Sessions(clock, self.reach)
         self._resolver = resolver
         self._uniform = uniform
-        self._deciding: Deadlines[Deferred[None]] = Deadlines(
-            clock, status_timeout, Deferred.cancel
-        )
+        self._deciding: Deadlines[Serving] = Deadlines(clock, status_timeout, Serving.cancel)
         self._registration = Registration(
             self.permits,
             store,
@@ -121,14 +119,11 @@ class Mediator:
 
     def requested(self, peer: Peer, request: Request) -> None:
         """A request came: do it, and answer it whatever happens."""
-        doing = Deferred.fromCoroutine(self._serve(peer, request))
-        if doing.called and request.done:
-            return
-        doing.addErrback(self._refuse, request)
-        if not doing.called and request.message.verb == QUERY:
-            self._deciding.add(doing)
-            request.abandoned = doing.cancel
-            doing.addBoth(self._decided, doing)
+        steps = self._serve(peer, request)
+        serving = Serving(steps, request, refused=self._refuse, over=self._deciding.discard)
+        if serving.begin() and request.message.verb == QUERY:
+            self._deciding.add(serving)
+            request.abandoned = serving.cancel
 
     def reported(self, peer: Peer, session: str, message: Message) -> None:
         """A report on a session, from one of its sides."""
@@ -191,18 +186,16 @@ class Mediator:
         self.reach.bind(peer, named)
         return named
 
-    def _refuse(self, failure: Failure, request: Request) -> None:
+    def _refuse(self, raised: Exception, request: Request) -> None:
         """The one place where what went wrong becomes a message."""
-        error = (
-            CalleeNotConnected() if failure.check(CancelledError) else declared(failure, self.log)
-        )
+        if isinstance(raised, CancelledError):
+            error: Refused = CalleeNotConnected()
+        else:
+            error = declared(raised, self.log)
         if self._uniform and isinstance(error, _HIDDEN) and request.message.verb == QUERY:
             error = PermissionDenied()
         self.counts[error.statement] += 1
         refuse(request, error)
-
-    def _decided(self, result: None, doing: Deferred[None]) -> None:
-        self._deciding.discard(doing)
 
     def _again(self, identifier: str, peer: Peer) -> None:
         """Register once more the address of the connection over which a terminal is reached now."""
@@ -213,12 +206,18 @@ class Mediator:
         peer.address = renewed
 
         def away(failure: Failure) -> None:
-            why = declared(failure, self.log)
+            why = declared(_exception(failure), self.log)
             self.log.warn("The resolver did not take an address: {why}", why=why)
 
         Deferred.fromCoroutine(_awaited(self._resolver.register(identifier, renewed))).addErrback(
             away
         )
+
+
+def _exception(failure: Failure) -> Exception:
+    """What failed; anything but an exception goes on as it is."""
+    failure.trap(Exception)
+    return cast(Exception, failure.value)
 
 
 async def _awaited(step: Awaitable[None]) -> None:

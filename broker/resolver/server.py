@@ -139,8 +139,8 @@ class ResolverServer:
             self._refuse(request, error)
             if isinstance(error, _NotAMediator):
                 peer.stream.close(linger=True)
-        except Exception:
-            self._refuse(request, declared(Failure(), self.log))
+        except Exception as error:
+            self._refuse(request, declared(error, self.log))
 
     def lost(self, peer: ResolverPeer) -> None:
         """A connection is gone: what a terminal registered over it expires from now on."""

@@ -132,6 +132,9 @@ class MediatorService(Role):
             own_ports=self.listening.ports,
         )
         if self.owner is not None:
+            # A call makes few objects that last, and no rings of them: to look for rings every 700
+            # objects, as is the default, cost a twentieth of a call.
+            gc.set_threshold(20_000, 20, 20)
             gc.freeze()  # what was loaded stays: no use in looking through it again and again
         self.listening.open(StreamFactory(exchange, mediator.peer))
         self.mediator = mediator

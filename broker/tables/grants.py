@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 #: Gives so many random bytes; ``os.urandom`` in earnest, a seeded source in tests.
 Randomness = Callable[[int], bytes]
@@ -20,8 +19,7 @@ _LETTERS: Final = bytes(PASSWORD_ALPHABET[n % len(PASSWORD_ALPHABET)] for n in r
 _UNFAIR: Final = bytes(range(_FAIR, 256))  # dropped, so that every letter is equally likely
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Grant:
+class Grant(NamedTuple):
     """The credentials of one call; never in a log, nor in its own ``repr`` (I18).
 
     :ivar session: its identifier
@@ -34,6 +32,9 @@ class Grant:
     password: str
     reply_password: str
     key: str
+
+    def __repr__(self) -> str:
+        return f"<Grant {self.session}>"
 
 
 def make_grant(randomness: Randomness) -> Grant:

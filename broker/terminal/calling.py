@@ -113,7 +113,6 @@ class Knock:
         )
         self._answered: Deferred[IProtocol] = Deferred(lambda _: stream.abort())
         self._body = b""
-        self._expecting = False
 
     def request(self) -> Deferred[IProtocol]:
         """Send the REQUEST (fig. 5f).
@@ -129,14 +128,7 @@ class Knock:
 
     def message_received(self, message: Message) -> None:
         """The head of the answer came."""
-        if (
-            message.verb == NOTIFY
-            and message.get("Session") == self._session
-            and message.length
-            and not self._expecting
-        ):
-            self._expecting = True
-        else:
+        if message.verb != NOTIFY or message.get("Session") != self._session or not message.length:
             self._fail(f"{self._callee} did not answer as a terminal does")
 
     def body_received(self, body: Body) -> None:

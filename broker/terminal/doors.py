@@ -132,8 +132,6 @@ class Doors:
 
     def requested(self, door: Door, session: str, body: bytes) -> None:
         """A REQUEST came (S1303–S1306)."""
-        if not door.stream.connected:  # it was held, and closes already
-            return
         call = self._expected.find(session, self._clock.seconds())
         if call is None:
             self._hold(door, session)

@@ -12,7 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
-from broker.wire.grammar import NOTIFY
+from broker.wire.grammar import NOTIFY, STATEMENT
 from broker.wire.message import Malformed, Message
 from broker.wire.statements import BAD_MESSAGE, CODES, TOO_LARGE
 from broker.wire.stream import Stream
@@ -76,9 +76,12 @@ class Request:
         """
         if self.done:
             return
-        message = Message(NOTIFY, statement)
-        if fields:
-            message.fields.update(fields)
+        if fields is None:
+            message = Message.of(NOTIFY, {STATEMENT: statement})
+        elif statement:
+            message = Message.of(NOTIFY, {STATEMENT: statement, **fields})
+        else:
+            message = Message.of(NOTIFY, fields)
         if self.transaction is not None:
             message.fields["Transaction"] = self.transaction
             message.fields["Code"] = str(code or CODES[statement])
@@ -264,4 +267,5 @@ class Conversation:
             if request.abandoned is not None:
                 request.abandoned()
         for question in questions:
-            question.errback(Failure(ConnectionLost()))
+            if not question.called:  # one who called itself has given up by now
+                question.errback(Failure(ConnectionLost()))

@@ -125,10 +125,12 @@ class Decoder:
         """The next event, or ``None`` where more bytes are needed for one."""
         if self._body:
             return self._next_of_body()
-        if self._skip_empty_lines():
-            return Signal.KEEPALIVE
         buffer = self._buffer
         start = self._start
+        if start < len(buffer) and buffer[start] in b"\r\n":
+            if self._skip_empty_lines():
+                return Signal.KEEPALIVE
+            start = self._start
         if start == len(buffer):  # nothing is held while nothing comes
             self._buffer = b""
             self._start = 0

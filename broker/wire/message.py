@@ -7,7 +7,6 @@ which is how it stands on the wire.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 from broker.wire.grammar import (
@@ -80,10 +79,11 @@ class Message:
             self.fields[name.replace("_", " ")] = str(value)
 
     @classmethod
-    def of(cls, verb: str, fields: Mapping[str, str]) -> Message:
-        """A message of lines that are ready."""
-        message = cls(verb)
-        message.fields.update(fields)
+    def of(cls, verb: str, fields: dict[str, str]) -> Message:
+        """A message of lines that are ready; they are the message's own from here on."""
+        message: Message = cls.__new__(cls)
+        message.verb = verb
+        message.fields = fields
         return message
 
     @property
@@ -112,13 +112,12 @@ class Message:
 
     def encode(self) -> bytes:
         """The message as it goes over the wire, its empty line included."""
-        lines = [self.verb]
-        for name, value in self.fields.items():
-            if "\n" in value:  # further edits stand on lines of their own
-                value = value.replace("\n", "\r\n")
-            lines.append(f"{name}:{value}" if name else value)
-        lines.append("\r\n")
-        return "\r\n".join(lines).encode("utf-8")
+        fields = self.fields
+        lines = [f"{name}:{value}" if name else value for name, value in fields.items()]
+        text = "\r\n".join((self.verb, *lines, "\r\n"))
+        if not LISTS.isdisjoint(fields):  # further edits stand on lines of their own
+            text = text.replace("\r\n", "\n").replace("\n", "\r\n")
+        return text.encode("utf-8")
 
     def masked(self) -> list[str]:
         """The lines of the message as they may be shown, with no secret in them (I18, I19)."""

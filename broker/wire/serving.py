@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -22,14 +24,74 @@ from broker.wire.stream import Stream
 BARE: Final = (PermissionDenied, CalleeNotFound, CalleeBusy, CalleeNotConnected)
 
 
-def declared(failure: Failure, log: Logger) -> Refused:
-    """The refusal that a failure is told as.
+class Serving:
+    """One request being served: a coroutine, stepped from one ``await`` to the next.
+
+    It does what ``Deferred.fromCoroutine`` does, without its three objects and a context for each
+    request, of which most wait for nothing (together they cost a tenth of a call).
+    """
+
+    __slots__ = ("_over", "_refused", "_request", "_steps", "_waiting")
+
+    def __init__(
+        self,
+        steps: Coroutine[Deferred[Any], Any, None],
+        request: Request,
+        *,
+        refused: Callable[[Exception, Request], object],
+        over: Callable[[Serving], object],
+    ) -> None:
+        """
+        :param refused: told what the steps raised, to answer the request with it
+        :param over: told that a request that had to wait has been served
+        """
+        self._steps = steps
+        self._request = request
+        self._refused = refused
+        self._over = over
+        self._waiting: Deferred[Any] | None = None
+
+    def begin(self) -> bool:
+        """Take the steps as far as they need not wait.
+
+        :return: whether they wait now
+        """
+        self._step(None)
+        return self._waiting is not None
+
+    def cancel(self) -> None:
+        """Give up what is waited for: the steps see ``CancelledError``."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    def _step(self, error: BaseException | None) -> None:
+        try:
+            waiting = self._steps.send(None) if error is None else self._steps.throw(error)
+        except StopIteration:
+            return
+        except Exception as raised:
+            self._refused(raised, self._request)
+            return
+        self._waiting = waiting
+        waiting.addBoth(self._go_on)
+
+    def _go_on(self, result: object) -> None:
+        """What was waited for is there; the coroutine takes a result from the Deferred itself."""
+        self._waiting = None
+        error = result.value if isinstance(result, Failure) else None
+        self._step(error)
+        if self._waiting is None:
+            self._over(self)
+
+
+def declared(raised: Exception, log: Logger) -> Refused:
+    """The refusal that an exception is told as.
 
     What was not foreseen goes to the log whole, and to the peer without detail.
     """
-    if isinstance(failure.value, Refused):
-        return failure.value
-    log.failure("A request could not be served", failure)
+    if isinstance(raised, Refused):
+        return raised
+    log.failure("A request could not be served", Failure(raised))
     return ServiceUnavailable()
 
 

@@ -100,6 +100,7 @@ class CallerTests:
         [
             (CREDENTIALS,),
             (ACCEPTED, CREDENTIALS.replace(b"Password:p\r\n", b"")),
+            (ACCEPTED, CREDENTIALS.replace(b"Callee Address:127.0.0.1\r\n", b"")),
             (ACCEPTED, CREDENTIALS.replace(b"Transaction:1", b"Transaction:2")),
             (ACCEPTED, CREDENTIALS, CREDENTIALS),
             (b"NOTIFY\r\nPermission Denied.\r\nTransaction:1\r\nCode:403\r\n\r\n",),
@@ -108,6 +109,10 @@ class CallerTests:
     def test_wrong(self, replies: tuple[bytes, ...]) -> None:
         """A refusal, a reply out of order, of another's, twice, or without password is an error."""
         assert self.answered(*replies).errors == 1
+
+    def test_twice(self) -> None:
+        """A call that is answered twice is one call."""
+        assert self.answered(self.ACCEPTED, self.CREDENTIALS, self.CREDENTIALS).done == 1
 
 
 class ReportTests:

@@ -295,11 +295,13 @@ class SlowStore:
 
     :ivar commits: the changes of each commit asked for, oldest first
     :ivar pending: the commits that are not done yet
+    :ivar at_once: commits are done at once
     """
 
     def __init__(self, *permits: PermitChange) -> None:
         self.commits: list[tuple[Change, ...]] = []
         self.pending: list[Deferred[None]] = []
+        self.at_once = False
         self._permits = permits
 
     async def load(self) -> State:
@@ -310,7 +312,10 @@ class SlowStore:
         """Wait for the test."""
         self.commits.append(tuple(changes))
         commit: Deferred[None] = Deferred()
-        self.pending.append(commit)
+        if self.at_once:
+            commit.callback(None)
+        else:
+            self.pending.append(commit)
         return commit
 
 

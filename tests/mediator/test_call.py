@@ -533,6 +533,27 @@ class ChangedMeanwhileTests:
         scene.says("d", register("Id", "Accept:Delete Ia"), d=DONE)
         scene.says("b", CANT, a=BUSY + DENIED)
 
+    @pytest.mark.parametrize("answer", [CAN, CANT])
+    def test_late_while_its_reply_waits(self, answer: str) -> None:
+        """Even where that is after the time allowed (I1, I2)."""
+        for withdrawn in (True, False):
+            scene, store = with_store(PermitChange("Ib", ("Ia",)))
+            scene.connect("a")
+            scene.on_line("b")
+            asked = register("Ia", "Accept:Add Ix") + query("Ia", "Ib")
+            scene.says("a", asked, b=STATUS)
+            scene.says("b", answer)
+            scene.passes(10)
+            if withdrawn:
+                scene.says("b", register("Ib", "Accept:Delete Ia"))
+                scene.fires(store.pending[1], b=DONE)
+                scene.fires(store.pending[0], a=DONE + DENIED)
+            elif answer == CAN:
+                told = DONE + ACCEPTED + to_caller("Ib")
+                scene.fires(store.pending[0], a=told, b=to_callee("Ia"))
+            else:
+                scene.fires(store.pending[0], a=DONE + BUSY)
+
     def test_moved_while_its_reply_waits(self) -> None:
         """And the address told is the one at that moment (A7)."""
         scene = stage()
@@ -689,6 +710,17 @@ class VanishingTests:
                 scene.leaves("a")
             self.nothing_open(scene)
             scene.on_line("b2")
+
+    def test_both_at_once(self) -> None:
+        """Who calls itself and goes is caller and callee at once: it is forgotten as either."""
+        scene = Scene()
+        scene.on_line("a", "Accept:Create Ia", "Expires:9")
+        scene.says("a", query("Ia", "Ia"), a=STATUS)
+        scene.leaves("a")
+        assert scene.kept() == {}
+        assert scene.address("Ia") is not None
+        scene.passes(9)
+        assert scene.address("Ia") is None
 
     def test_caller_once_told(self) -> None:
         """The caller goes with its credentials: the session ends by itself, unspent, in 30 s."""

@@ -554,6 +554,19 @@ class DurabilityTests:
         scene.passes(60, b="NOTIFY\nCallee not Connected.\n\n")
         assert scene.address("Ia") is None
 
+    def test_gone_meanwhile_and_another_is_there(self) -> None:
+        """Whoever goes before its address is in force leaves reach, and the address, as they were.
+
+        The address told is that of the connection that is asked (I12).
+        """
+        scene, store = with_store(PermitChange("Ia", ("Ix",)))
+        scene.connect("x", "a2")
+        scene.on_line("a", port=1)
+        scene.says("a2", register("Ia", "Accept:Add Ib", "Address:127.0.0.1", "Port:2"))
+        scene.leaves("a2")
+        scene.fires(store.pending[0])
+        scene.calls("x", "a", port=1)
+
     def test_resolver_away(self) -> None:
         """With the resolver away a REGISTER with an address fails whole (A5)."""
         scene, resolver = with_resolver()

@@ -41,14 +41,14 @@ class Network:
 
     :ivar clock: everybody's clock and reactor
     :ivar pairs: the connections that stand or stood, oldest first
-    :ivar refused: how many dials nobody answered
+    :ivar dialled: when whoever dialled which port, oldest first
     :ivar silent: ports where a connection is made and never moves
     """
 
     def __init__(self, clock: FakeReactor | None = None) -> None:
         self.clock = clock or FakeReactor()
         self.pairs: list[Pair] = []
-        self.refused = 0
+        self.dialled: list[tuple[float, int]] = []
         self.silent: set[int] = set()
         self._places: dict[int, IProtocolFactory] = {}
 
@@ -64,6 +64,10 @@ class Network:
     def listens(self, port: int) -> bool:
         """Whether anybody answers at a port."""
         return port in self._places
+
+    def factory_at(self, port: int) -> IProtocolFactory:
+        """What answers at a port."""
+        return self._places[port]
 
     def run(self) -> None:
         """Answer dials, move bytes and do what is due until all rests; no time passes."""
@@ -101,11 +105,11 @@ class Network:
     def _answer(self) -> bool:
         answered = False
         for dial in [dial for dial in self.clock.dials if not dial.over]:
+            self.dialled.append((self.clock.seconds(), dial.port))
             factory = self._places.get(dial.port)
             origin = IPv4Address("TCP", HOST, 50000)
             protocol = None if factory is None else factory.buildProtocol(origin)
             if protocol is None:
-                self.refused += 1
                 dial.refuse()
             else:
                 self.pairs.append(dial.join(protocol))
@@ -202,15 +206,18 @@ class World(Network):
             self.mediator = self._a_mediator(seed=seed)
         self.listen(MEDIATOR_PORT, self.mediator.factory)
 
-    def terminal(self, identifier: str, port: int | None = None, **options: Any) -> Terminal:
-        """A terminal that is started, and listens where a port is given."""
+    def terminal(self, identifier: str, at: int | None = None, **options: Any) -> Terminal:
+        """A terminal that is started.
+
+        :param at: the port that it listens at; it listens nowhere, without
+        """
         reactor: Any = self.clock
         options.setdefault("jitter", random.Random(1).random)
         terminal = Terminal(
             reactor,
             identifier,
             TCP4ClientEndpoint(reactor, HOST, MEDIATOR_PORT),
-            listen=None if port is None else Listener(self, port),
+            listen=None if at is None else Listener(self, at),
             **options,
         )
         terminal.startService()
@@ -234,6 +241,13 @@ class World(Network):
             if getattr(stream.receiver, "identifier", None) == identifier:
                 return pair
         raise AssertionError(f"{identifier} has no line")
+
+    def has_line(self, identifier: str) -> bool:
+        """Whether a terminal is connected."""
+        return any(
+            getattr(pair.b.protocol.receiver, "identifier", None) == identifier  # type: ignore[attr-defined]
+            for pair in self.between(MEDIATOR_PORT)
+        )
 
     def lose_line(self, identifier: str) -> None:
         """A terminal's line breaks."""

@@ -198,7 +198,7 @@ class PlacedTests:
         """The answer may come byte by byte."""
         call = Try().granted()
         callee = call.reached()
-        assert callee.request
+        assert callee.request == a_request()
         for byte in framed(SESSION, callee.handshake.write(an_answer()), verb=NOTIFY):
             callee.client.send(bytes((byte,)))
         assert call.outcome.value is not None
@@ -369,7 +369,7 @@ class ImpostorTests:
         """What a callee answered to an earlier REQUEST is no answer to this one (I7, I21)."""
         first = Try().granted()
         old = first.reached()
-        assert old.request
+        assert old.request == a_request()
         recorded = framed(SESSION, old.handshake.write(an_answer()), verb=NOTIFY)
         second = Try().granted()
         callee = second.reached()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
 
 from broker.terminal.calls import ENDED_BY_MEDIATOR, Calls
 from broker.terminal.errors import Aborted
@@ -105,6 +107,15 @@ class CallsTests:
         call.pair.cut()
         call.calls["Ia"].closed(call.a, call.speakers[0].lost[0])
         assert call.both == [[(SESSION, "Failed")], [(SESSION, "Failed")]]
+
+    def test_another_channel_of_the_session(self) -> None:
+        """Where another channel of the same session ends, as it may in a call to oneself, ours
+        goes on.
+        """
+        call = Counted()
+        call.calls["Ia"].closed(call.b, Failure(ConnectionDone()))
+        assert len(call.calls["Ia"]) == 1
+        assert call.both == [[], []]
 
     @pytest.mark.parametrize("open_calls", [0, 1])
     def test_none_left(self, open_calls: int) -> None:

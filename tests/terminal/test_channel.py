@@ -411,6 +411,15 @@ class AbortTests:
         assert isinstance(b.why, Aborted)
         assert b.why.cause == "é" * 256
 
+    def test_long_cause_of_a_peer(self) -> None:
+        """The same of a cause that a peer made longer than it may be (I15)."""
+        theirs = Plain()
+        records, _, transport = a_callee(lambda: theirs)
+        transport.receive(records.seal(Kind.DATA) + records.seal(Kind.ABORT, b"x" * 5000))
+        settle(transport.clock)
+        assert isinstance(theirs.why, Aborted)
+        assert theirs.why.cause == "x" * 512
+
     def test_twice(self) -> None:
         """The first cause counts, and the application is told once."""
         call, a, b = talking()

@@ -190,6 +190,7 @@ class HandshakeTests:
         [
             b"",
             b"REQUEST\r\nIdentifier:Ia\r\n",
+            b"REQUEST\r\nIdentifier:Ia1234",
             b"REQUEST\r\nIdentifier:Ia\r\nIdentifier:Ia\r\n\r\n",
             b"HELLO\r\n\r\n",
             b"REQUEST\r\n\xff\r\n\r\n",

@@ -1,0 +1,788 @@
+"""A terminal as a service, with a mediator and other terminals, all in memory."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from twisted.internet.defer import CancelledError
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.error import CannotListenError, ConnectionDone, ConnectionLost
+
+from broker.terminal.errors import Aborted, CallFailed
+from broker.terminal.terminal import LINE_TIMEOUT, WOKEN_INTERVAL, Terminal
+from broker.wire.grammar import NOTIFY, QUERY, REGISTER
+from broker.wire.message import Message
+from broker.wire.refusals import (
+    CalleeBusy,
+    CalleeNotFound,
+    PermissionDenied,
+    ServiceUnavailable,
+)
+from broker.wire.statements import CONNECTION_REQUESTED
+from tests.fakes import connect, parse_all, result_of
+from tests.terminal.keys import a_handshake, a_request, framed
+from tests.terminal.network import HOST, MEDIATOR_PORT, Listener, Outcome, World
+from tests.terminal.speakers import Echo, HalfCloseable, Handler, Maker, Plain
+from tests.terminal.test_doors import the_log
+
+PORT = 1203
+
+
+class Limit:
+    """A load that is what a test says."""
+
+    def __init__(self) -> None:
+        self.idle = True
+
+    def acceptable(self) -> bool:
+        """What the test says."""
+        return self.idle
+
+
+def two(world: World, **callee: Any) -> tuple[Terminal, Terminal, Handler]:
+    """A caller Ia, a callee Ib that permits it, and what takes Ib's calls."""
+    handler = callee.pop("handler", None) or Handler(Echo)
+    accept = callee.pop("accept", ["Ia"])
+    ib = world.terminal("Ib", PORT, handler=handler, accept=accept, **callee)
+    return world.terminal("Ia"), ib, handler
+
+
+def called(world: World, caller: Terminal, callee: str = "Ib", maker: Any = None) -> Any:
+    """A call that stands: the caller's protocol."""
+    outcome = Outcome(caller.call(callee, maker or Maker(HalfCloseable)))
+    world.run()
+    assert outcome.error is None
+    assert outcome.value is not None
+    return outcome.value
+
+
+def failed(world: World, caller: Terminal, callee: str = "Ib") -> BaseException:
+    """Why a call failed."""
+    outcome = Outcome(caller.call(callee, Maker()))
+    world.run()
+    assert outcome.error is not None
+    return outcome.error
+
+
+def port_of(terminal: Terminal) -> int:
+    """Where a terminal listens."""
+    address: Any = result_of(terminal.listening).getHost()
+    port: int = address.port
+    return port
+
+
+def kinds(world: World) -> list[str]:
+    """What the mediator was told, in short."""
+    return [f"{message.verb} {message.statement}".strip() for message in world.heard]
+
+
+class RegistrationTests:
+    """A terminal keeps itself registered."""
+
+    def test_where_it_is(self) -> None:
+        """It registers its address on the mediator's connection, and its port (A7, A22)."""
+        world = World()
+        ib = world.terminal("Ib", 1300, handler=Handler())
+        assert port_of(ib) == 1300
+        assert Outcome(ib.ready()).done
+        (registration,) = world.heard
+        assert registration.verb == REGISTER
+        assert registration.fields == {
+            "Identifier": "Ib",
+            "Address": HOST,
+            "Port": "1300",
+            "Transaction": "1",
+        }
+
+    def test_where_it_is_told_to_be(self) -> None:
+        """Address and port may be given, where they differ from what it sees (A22)."""
+        world = World()
+        world.terminal("Ib", 1300, address="127.0.0.9", port=4000)
+        assert world.heard[0].get("Address") == "127.0.0.9"
+        assert world.heard[0].get("Port") == "4000"
+
+    def test_a_port_of_its_own_choosing(self) -> None:
+        """Where the port is left open, the one it got is registered (A22)."""
+        world = World()
+        ib = world.terminal("Ib", 0)
+        assert world.heard[0].get("Port") == str(port_of(ib))
+
+    def test_only_a_caller(self) -> None:
+        """A terminal that listens nowhere registers no address: it can't be called (A8)."""
+        world = World()
+        world.terminal("Ib", accept=["Ia"])
+        assert "Address" not in world.heard[0].fields
+        assert isinstance(failed(world, world.terminal("Ia")), CalleeNotFound)
+
+    def test_accepts_are_added(self) -> None:
+        """Whom it is told to accept is added to what is there (A2)."""
+        world = World()
+        client = world.client()
+        client.type("REGISTER\nIdentifier:Ib\nAccept:Add Ix\n\n")
+        ib = world.terminal("Ib", PORT, accept=["Ia", "Ic"])
+        assert world.accepted("Ib") == ["Ix", "Ia", "Ic"]
+        listed = Outcome(ib.accepted())
+        world.run()
+        assert listed.value == ["Ix", "Ia", "Ic"]
+
+    def test_edits(self) -> None:
+        """Its permits are edited over its line (A2, A3, A4)."""
+        world = World()
+        ib = world.terminal("Ib", PORT, accept=["Ia"])
+        edited = Outcome(ib.edit(["Add Ic,Ie", "Delete Ia"]))
+        world.run()
+        assert edited.done
+        assert world.accepted("Ib") == ["Ic", "Ie"]
+
+    def test_reconnect_grants_nothing_again(self) -> None:
+        """What was withdrawn meanwhile stays withdrawn after a reconnect (I2)."""
+        world = World()
+        ib = world.terminal("Ib", PORT, accept=["Ia"])
+        Outcome(ib.edit(["Delete Ia"]))
+        world.run()
+        world.lose_line("Ib")
+        world.advance(1)
+        assert Outcome(ib.ready()).done
+        assert [message.verb for message in world.heard].count(REGISTER) == 4
+        assert world.accepted("Ib") == []
+
+    def test_withdrawn_while_away(self) -> None:
+        """The same where somebody else withdrew it while the terminal was away (I2)."""
+        world = World()
+        world.terminal("Ib", PORT, accept=["Ia"])
+        world.lose_line("Ib")
+        world.client().type("REGISTER\nIdentifier:Ib\nAccept:Delete Ia\n\n")
+        world.advance(1)
+        assert world.has_line("Ib")
+        assert world.accepted("Ib") == []
+
+    def test_new_epoch(self) -> None:
+        """A store that may have lost what was granted is told again, once."""
+        world = World()
+        ib = world.terminal("Ib", PORT, accept=["Ia"])
+        world.restart_mediator(seed=2)
+        world.advance(1)
+        assert world.accepted("Ib") == ["Ia"]
+        Outcome(ib.edit(["Delete Ia"]))
+        world.run()
+        world.lose_line("Ib")
+        world.advance(1)
+        assert world.accepted("Ib") == []
+
+    def test_refused(self) -> None:
+        """A registration that is refused is said to the operator, and tried again later (A5)."""
+        world = World()
+        with the_log() as lines:
+            ib = world.terminal("Ib", PORT, address="192.0.2.1", accept=["Ia"])
+        assert any("refused the registration of Ib: Registration Failed." in line for line in lines)
+        assert not Outcome(ib.ready()).done
+        assert world.accepted("Ib") == []
+        asked = len(world.heard)
+        world.advance(10)
+        assert asked < len(world.heard) < asked + 10
+
+    def test_superseded(self) -> None:
+        """Where another connection takes the reach over, it says so, and doesn't fight back."""
+        world = World()
+        ib = world.terminal("Ib", PORT)
+        with the_log() as lines:
+            world.client().type("REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\n\n")
+            world.run()
+        assert any("Ib is now reached elsewhere" in line for line in lines)
+        heard = len(world.heard)
+        world.advance(60)
+        assert len(world.heard) == heard
+        assert Outcome(ib.ready()).done
+
+    def test_identifier(self) -> None:
+        """An identifier is taken in its one form, however it was typed (A18, I4)."""
+        world = World()
+        handler = Handler(Echo)
+        world.terminal("Jose\u0301", PORT, handler=handler, accept=["Zoe\u0308"])
+        caller = world.terminal("Zoe\u0308")
+        protocol = called(world, caller, "Jose\u0301")
+        assert (protocol.transport.identifier, protocol.transport.peer) == ("Zo\xeb", "Jos\xe9")
+        assert handler.calls[0][0] == "Zo\xeb"
+        with pytest.raises(ValueError, match="identifier"):
+            world.terminal("I,b")
+
+
+class ReconnectTests:
+    """A line that is lost is made again."""
+
+    def waits(self, world: World) -> list[float]:
+        """Seconds between one attempt to reach the mediator and the next."""
+        times = [when for when, port in world.dialled if port == MEDIATOR_PORT]
+        return [round(after - before, 6) for before, after in pairwise(times)]
+
+    def test_back_off(self) -> None:
+        """The wait doubles from attempt to attempt, up to 30 s."""
+        world = World()
+        world.terminal("Ib", PORT, jitter=lambda: 1.0)
+        world.mediator_goes()
+        world.advance(150)
+        assert self.waits(world) == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0, 30.0]
+
+    def test_jitter(self) -> None:
+        """Each attempt takes from half of its wait to the whole, so that many spread."""
+        world = World()
+        drawn = iter([0.0, 0.5, 1.0, 0.0])
+        world.terminal("Ib", PORT, jitter=lambda: next(drawn))
+        world.mediator_goes()
+        world.advance(1.9)
+        assert self.waits(world) == [0.1, 0.3, 0.8]
+
+    def test_short_wait_after_success(self) -> None:
+        """Once it was registered again, the next loss begins with a short wait."""
+        world = World()
+        world.terminal("Ib", PORT, jitter=lambda: 1.0)
+        world.mediator_goes()
+        world.advance(10)
+        world.mediator_comes()
+        world.advance(10)
+        assert world.has_line("Ib")
+        before = world.clock.seconds()
+        world.lose_line("Ib")
+        world.advance(1)
+        assert round(world.dialled[-1][0] - before, 6) == 0.2
+
+    def test_woken(self) -> None:
+        """Somebody outside may make it connect at once, and nothing else (I26)."""
+        world = World()
+        ib = world.terminal("Ib", PORT, jitter=lambda: 1.0)
+        world.mediator_goes()
+        world.advance(20)
+        world.mediator_comes()
+        assert not Outcome(ib.ready()).done
+        self.wake(world)
+        assert Outcome(ib.ready()).done
+        assert world.has_line("Ib")
+
+    def test_woken_by_a_flood(self) -> None:
+        """However often a stranger says so, it connects once a second at the most (I26, I16)."""
+        world = World()
+        world.terminal("Ib", PORT, jitter=lambda: 1.0)
+        world.mediator_goes()
+        world.advance(60)
+        dialled = len(world.dialled)
+        for _ in range(50):
+            self.wake(world)
+            world.advance(0.1)
+        assert len(world.dialled) - dialled <= 5 / WOKEN_INTERVAL + 1
+
+    def test_woken_while_connected(self) -> None:
+        """While it is connected it ignores that."""
+        world = World()
+        world.terminal("Ib", PORT)
+        dialled, line = len(world.dialled), world.line_of("Ib")
+        self.wake(world)
+        world.advance(5)
+        assert len(world.dialled) == dialled
+        assert world.line_of("Ib") is line
+
+    def wake(self, world: World) -> None:
+        """Dial the terminal, and say what a mediator says there."""
+        client = connect(world.factory_at(PORT), world.clock, port=PORT)
+        client.send(Message(NOTIFY, CONNECTION_REQUESTED))
+        world.run()
+        assert client.closed
+
+
+class StatusTests:
+    """What a terminal answers when it is asked whether it can take a call."""
+
+    def test_nobody_takes_calls(self) -> None:
+        """A terminal without a handler is busy."""
+        world = World()
+        world.terminal("Ib", PORT, accept=["Ia"])
+        assert isinstance(failed(world, world.terminal("Ia")), CalleeBusy)
+
+    def test_load(self) -> None:
+        """Its status is what its load says now (A14)."""
+        world = World()
+        load = Limit()
+        ia, _, _ = two(world, load=load)
+        load.idle = False
+        assert isinstance(failed(world, ia), CalleeBusy)
+        load.idle = True
+        assert called(world, ia)
+
+    def test_one_at_a_time(self) -> None:
+        """While it is in a call it is busy, and afterwards not (A25)."""
+        world = World()
+        ia, ib, _ = two(world, one_at_a_time=True, accept=["Ia", "Ic"])
+        protocol = called(world, ia)
+        ic = world.terminal("Ic")
+        assert isinstance(failed(world, ic), CalleeBusy)
+        protocol.transport.loseConnection()
+        world.run()
+        assert len(ib.calls) == 0
+        assert called(world, ic)
+
+    def test_a_call_of_its_own_counts(self) -> None:
+        """It is as busy in a call that it made itself (A25)."""
+        world = World()
+        two(world, accept=["Ic"])
+        ic = world.terminal("Ic", 1400, one_at_a_time=True, handler=Handler(), accept=["Id"])
+        protocol = called(world, ic)
+        assert isinstance(failed(world, world.terminal("Id"), "Ic"), CalleeBusy)
+        protocol.transport.loseConnection()
+        world.run()
+        assert called(world, world.terminals[-1], "Ic")
+
+    def test_denied_at_the_door(self) -> None:
+        """Where the mediator asks for no status, a second caller is denied at the door (A25)."""
+        world = World(status=False)
+        ia, _, handler = two(world, one_at_a_time=True, accept=["Ia", "Ic"])
+        called(world, ia)
+        error = failed(world, world.terminal("Ic"))
+        assert isinstance(error, CallFailed)
+        assert str(error) == "Ib denied the call: Permission Denied."
+        assert [caller for caller, _, _ in handler.calls] == ["Ia"]
+
+
+class CallTests:
+    """Whole calls, from the first registration to the last report."""
+
+    def test_end_to_end(self) -> None:
+        """Fig. 12 and 13 with 16 in them: asked, granted, dialled, spoken, ended (A7–A13)."""
+        world = World()
+        ia, ib, handler = two(world)
+        world.heard.clear()
+        maker = Maker(HalfCloseable)
+        protocol = called(world, ia, maker=maker)
+        ((caller, session, echo),) = handler.calls
+        assert caller == "Ia"
+        assert session == protocol.transport.session
+        protocol.transport.write(b"hello")
+        world.run()
+        assert protocol.received == b"hello"
+        assert (len(ia.calls), len(ib.calls)) == (1, 1)
+        protocol.transport.loseWriteConnection()
+        world.run()
+        assert isinstance(protocol.why, ConnectionDone)
+        assert isinstance(echo.why, ConnectionDone)
+        assert maker.started == 0
+        assert (len(ia.calls), len(ib.calls)) == (0, 0)
+        assert kinds(world)[:3] == ["QUERY", "NOTIFY STATUS Acceptable.", "NOTIFY Begin."]
+        ends = [message.get("End") for message in world.heard[3:]]
+        assert ends == ["Completed", "Completed"]
+        assert len(world.mediator.mediator.sessions) == 0
+
+    def test_data_passes_the_mediator_by(self) -> None:
+        """What is said goes directly; the mediator has only the messages of the call (A12)."""
+        world = World()
+        ia, _, _ = two(world)
+        protocol = called(world, ia)
+        lines = sum(sum(pair.moved) for pair in world.between(MEDIATOR_PORT))
+        protocol.transport.write(bytes(200_000))
+        world.run()
+        assert len(protocol.received) == 200_000
+        assert sum(sum(pair.moved) for pair in world.between(MEDIATOR_PORT)) == lines
+        assert sum(world.between(PORT)[0].moved) > 400_000
+
+    def test_not_permitted(self) -> None:
+        """A caller without a permit is denied, and the callee hears nothing (A9, I1)."""
+        world = World()
+        _, _, handler = two(world)
+        moved = list(world.line_of("Ib").moved)
+        assert isinstance(failed(world, world.terminal("Ic")), PermissionDenied)
+        assert world.line_of("Ib").moved == moved
+        assert handler.calls == []
+
+    def test_woken_by_the_mediator(self) -> None:
+        """A callee whose line is lost is dialled, connects by itself, and takes the call (I26)."""
+        world = World()
+        ia, ib, _ = two(world, jitter=lambda: 1.0)
+        world.mediator_goes()
+        world.advance(0.1)
+        world.mediator_comes()
+        world.advance(0.11)
+        assert Outcome(ib.ready()).done
+        world.lose_line("Ib")
+        assert called(world, ia)
+        assert (world.clock.seconds(), PORT) in world.dialled
+
+    def test_to_itself(self) -> None:
+        """A terminal that permits itself may call itself."""
+        world = World()
+        ib = world.terminal("Ib", PORT, handler=Handler(Echo), accept=["Ib"])
+        protocol = called(world, ib)
+        protocol.transport.write(b"hello")
+        world.run()
+        assert protocol.received == b"hello"
+        protocol.transport.loseConnection()
+        world.run()
+        assert isinstance(protocol.why, ConnectionDone)
+        assert len(ib.calls) == 0
+
+    def test_many_at_once(self) -> None:
+        """Calls of several callers to one callee go on beside each other."""
+        world = World()
+        names = [f"I{n}" for n in range(5)]
+        two(world, accept=names)
+        protocols = [called(world, world.terminal(name)) for name in names]
+        for n, protocol in enumerate(protocols):
+            protocol.transport.write(bytes((n,)) * 3)
+        world.run()
+        assert [protocol.received for protocol in protocols] == [bytes((n,)) * 3 for n in range(5)]
+
+    def test_one_after_the_other(self) -> None:
+        """Calls to one callee wait for each other, since a new query voids an unspent grant."""
+        world = World()
+        ia, _, handler = two(world)
+        world.heard.clear()
+        outcomes = [Outcome(ia.call("Ib", Maker())) for _ in range(3)]
+        world.run()
+        assert all(outcome.value is not None for outcome in outcomes)
+        assert len(handler.calls) == 3
+        said = [kind for kind in kinds(world) if kind != "NOTIFY Begin."]
+        assert said == ["QUERY", "NOTIFY STATUS Acceptable."] * 3
+        assert len(ia.calls) == 3
+        assert len(world.mediator.mediator.sessions) == 3
+
+    def test_a_failed_call_lets_the_next_one_go(self) -> None:
+        """A call that fails, or is given up, does not hold up those behind it."""
+        world = World()
+        ia, _, _ = two(world, accept=["Ia"])
+        world.silent.add(PORT)
+        stuck, given_up = Outcome(ia.call("Ib", Maker())), Outcome(ia.call("Ib", Maker()))
+        last = Outcome(ia.call("Ib", Maker()))
+        world.run()
+        given_up.deferred.cancel()
+        assert isinstance(given_up.error, CancelledError)
+        stuck.deferred.cancel()
+        world.silent.clear()
+        world.run()
+        assert isinstance(stuck.error, CancelledError)
+        assert last.value is not None
+        assert ia._locks == {}
+
+    def test_different_callees(self) -> None:
+        """A callee that doesn't answer holds up no call to another one."""
+        world = World()
+        ia, _, _ = two(world)
+        world.terminal("Ic", 1400, handler=Handler(Echo), accept=["Ia"])
+        world.silent.add(PORT)
+        stuck = Outcome(ia.call("Ib", Maker()))
+        world.run()
+        assert called(world, ia, "Ic")
+        assert not stuck.done
+        world.advance(11)
+        assert isinstance(stuck.error, CallFailed)
+
+    def test_no_mediator(self) -> None:
+        """Without a line a call waits for one for 10 s, and says so (I3)."""
+        world = World()
+        world.leave(MEDIATOR_PORT)
+        ia = world.terminal("Ia")
+        outcomes = [Outcome(ia.call("Ib", Maker())), Outcome(ia.accepted())]
+        world.advance(LINE_TIMEOUT - 0.1)
+        assert not any(outcome.done for outcome in outcomes)
+        world.advance(0.1)
+        assert all(isinstance(outcome.error, ServiceUnavailable) for outcome in outcomes)
+
+    def test_line_comes_back_in_time(self) -> None:
+        """A call that was asked for while the line was away is made when it is back."""
+        world = World()
+        ia, _, _ = two(world)
+        world.lose_line("Ia")
+        outcome = Outcome(ia.call("Ib", Maker()))
+        world.run()
+        assert not outcome.done
+        world.advance(1)
+        assert outcome.value is not None
+
+    def test_line_lost_while_asking(self) -> None:
+        """A line that goes before the mediator answers fails the call."""
+        world = World()
+        ia, _, _ = two(world)
+        world.silent.add(MEDIATOR_PORT)
+        outcome = Outcome(ia.call("Ib", Maker()))
+        world.run()
+        world.lose_line("Ia")
+        assert isinstance(outcome.error, ConnectionLost)
+
+    def test_nothing_secret_in_the_log(self) -> None:
+        """Not a password or key of a call, given or used, is logged by anybody (I18)."""
+        world = World()
+        secrets: set[str] = set()
+
+        def trace(_: object, way: str, message: Message) -> None:
+            for name in ("Password", "Reply Password", "Encrypt Key"):
+                secrets.add(message.fields.get(name, ""))
+
+        with the_log() as lines:
+            ia, _, _ = two(world, trace=trace)
+            protocol = called(world, ia)
+            world.line_of("Ia")
+            protocol.transport.abortConnection("enough")
+            world.run()
+        secrets.discard("")
+        assert len(secrets) == 3
+        assert lines
+        assert not [line for line in lines for secret in secrets if secret in line]
+
+
+class WithdrawalTests:
+    """Once a withdrawal is acknowledged, nothing goes on that rested on the permit (I2)."""
+
+    def granted(self, world: World) -> tuple[Any, dict[str, str]]:
+        """Ia's connection, typed by hand, and what it was granted."""
+        client = world.client()
+        client.type("REGISTER\nIdentifier:Ia\n\nQUERY\nIdentifier:Ia\nCallee:Ib\n\n")
+        world.run()
+        (_, _, credentials), _ = parse_all(client.bytes())
+        return client, credentials.fields
+
+    def knock(self, world: World, fields: dict[str, str]) -> Any:
+        """Somebody comes to Ib with credentials."""
+        handshake = a_handshake(
+            initiator=True, session=fields["Session"], key=fields["Encrypt Key"]
+        )
+        client = connect(world.factory_at(PORT), world.clock, port=PORT)
+        body = handshake.write(a_request("Ia", fields["Password"]))
+        client.send(framed(fields["Session"], body))
+        return client
+
+    def test_live_call(self) -> None:
+        """A call that goes on is ended on both sides, and both are told why."""
+        world = World()
+        ia, ib, handler = two(world)
+        protocol = called(world, ia)
+        protocol.transport.write(b"before")
+        world.run()
+        withdrawn = Outcome(ib.edit(["Delete Ia"]))
+        world.run()
+        assert withdrawn.done
+        for one in (protocol, handler.calls[0][2]):
+            assert isinstance(one.why, Aborted)
+            assert one.why.cause == "the session was terminated"
+        ends = [message.get("End") for message in world.heard if "End" in message.fields]
+        assert ends == ["Terminated", "Terminated"]
+        assert isinstance(failed(world, ia), PermissionDenied)
+
+    def test_other_calls_go_on(self) -> None:
+        """Calls that rest on other permits are not touched."""
+        world = World()
+        ia, ib, _ = two(world, accept=["Ia", "Ic"])
+        called(world, ia)
+        other = called(world, world.terminal("Ic"))
+        Outcome(ib.edit(["Delete Ia"]))
+        world.run()
+        other.transport.write(b"hello")
+        world.run()
+        assert other.received == b"hello"
+        assert len(ib.calls) == 1
+
+    @pytest.mark.parametrize("withdrawn", [False, True])
+    def test_unspent(self, withdrawn: bool) -> None:
+        """Credentials that were granted before the withdrawal open nothing after it."""
+        world = World()
+        _, ib, handler = two(world)
+        _, fields = self.granted(world)
+        if withdrawn:
+            Outcome(ib.edit(["Delete Ia"]))
+            world.run()
+        client = self.knock(world, fields)
+        assert bool(client.bytes()) is not withdrawn
+        world.advance(2)
+        assert client.closed is withdrawn
+        assert handler.calls == []
+
+    def test_unspent_when_the_line_is_lost(self) -> None:
+        """A callee who can't be told of a withdrawal counts on no permit: unspent is void."""
+        world = World()
+        _, _, handler = two(world)
+        _, fields = self.granted(world)
+        world.lose_line("Ib")
+        client = self.knock(world, fields)
+        assert client.bytes() == b""
+        world.advance(2)
+        assert client.closed
+        assert handler.calls == []
+
+    def test_withdrawn_while_the_callee_is_away(self) -> None:
+        """A call that goes on while the callee's line is away is ended when it is back."""
+        world = World()
+        ia, _, handler = two(world, jitter=lambda: 1.0)
+        protocol = called(world, ia)
+        world.lose_line("Ib")
+        world.client().type("REGISTER\nIdentifier:Ib\nAccept:Delete Ia\n\n")
+        world.advance(1)
+        assert isinstance(protocol.why, Aborted)
+        assert isinstance(handler.calls[0][2].why, Aborted)
+
+    def test_a_call_outlives_its_line(self) -> None:
+        """A call itself needs no mediator: it goes on while the lines are away."""
+        world = World()
+        ia, _, _ = two(world)
+        protocol = called(world, ia)
+        world.mediator_goes()
+        world.advance(60)
+        protocol.transport.write(b"still here")
+        world.run()
+        assert protocol.received == b"still here"
+
+
+class ServiceTests:
+    """Started, stopped, started again."""
+
+    def quiet(self, world: World) -> bool:
+        """Whether no timer is left, once the mediator's own are gone."""
+        world.mediator.mediator.stop()
+        resolver: Any = world.mediator.resolver
+        trigger: Any = world.mediator.trigger
+        resolver.stop()
+        trigger.stop()
+        world.run()
+        return world.clock.getDelayedCalls() == []
+
+    def stop(self, world: World, terminal: Terminal) -> bool:
+        """Stop a terminal; say whether it stopped without time passing."""
+        stopped = Outcome(terminal.stopService())
+        world.run()
+        assert stopped.error is None
+        return stopped.done
+
+    def test_idle(self) -> None:
+        """A terminal that is stopped leaves no connection, no listener and no timer."""
+        world = World()
+        ib = world.terminal("Ib", PORT, handler=Handler(), accept=["Ia"])
+        assert self.stop(world, ib)
+        assert not world.open()
+        assert not world.listens(PORT)
+        assert self.quiet(world)
+
+    def test_in_a_call(self) -> None:
+        """Its calls are broken off and reported before its line closes (S5007)."""
+        world = World()
+        ia, ib, _ = two(world)
+        protocol = called(world, ia)
+        assert self.stop(world, ib)
+        assert isinstance(protocol.why, Aborted)
+        assert protocol.why.cause == "the terminal stops"
+        ends = [message.get("End") for message in world.heard if "End" in message.fields]
+        assert ends == ["Failed", "Failed"]
+        assert self.stop(world, ia)
+        assert not world.open()
+        assert self.quiet(world)
+
+    def test_peer_that_does_not_read(self) -> None:
+        """A peer that reads nothing holds it up for 10 s, and no longer (I15)."""
+        world = World()
+        ia, _, _ = two(world)
+        called(world, ia)
+        world.silent.add(PORT)
+        stopped = Outcome(ia.stopService())
+        world.advance(9.9)
+        assert not stopped.done
+        world.advance(0.1)
+        assert stopped.done
+
+    @pytest.mark.parametrize("where", ["no line", "asking", "handshake"])
+    def test_while_calling(self, where: str) -> None:
+        """Calls that do not stand yet are given up."""
+        world = World()
+        ia, ib, _ = two(world)
+        if where == "no line":
+            world.lose_line("Ia")
+        else:
+            world.silent.add(MEDIATOR_PORT if where == "asking" else PORT)
+        outcomes = [Outcome(ia.call("Ib", Maker())) for _ in range(2)]
+        world.run()
+        stopped = Outcome(ia.stopService())
+        world.silent.clear()
+        world.run()
+        assert stopped.done
+        assert all(isinstance(outcome.error, CancelledError) for outcome in outcomes)
+        assert self.stop(world, ib)
+        assert not world.open()
+        assert self.quiet(world)
+
+    def test_with_strangers_at_the_door(self) -> None:
+        """Whoever was at the door is closed on (I14)."""
+        world = World()
+        ib = world.terminal("Ib", PORT, handler=Handler())
+        client = connect(world.factory_at(PORT), world.clock, port=PORT)
+        client.send(framed("S9", bytes(60)))
+        assert self.stop(world, ib)
+        assert client.closed
+        assert self.quiet(world)
+
+    def test_in_back_off(self) -> None:
+        """Stopped while it waits to connect again, it connects no more."""
+        world = World()
+        ib = world.terminal("Ib", PORT, handler=Handler())
+        world.mediator_goes()
+        world.advance(5)
+        dialled = len(world.dialled)
+        assert self.stop(world, ib)
+        world.advance(120)
+        assert len(world.dialled) == dialled
+        assert self.quiet(world)
+
+    def test_restart(self) -> None:
+        """Started again, it listens, registers where it listens now, and takes calls."""
+        world = World()
+        ib = world.terminal("Ib", 0, handler=Handler(Echo), accept=["Ia"])
+        ia = world.terminal("Ia")
+        called(world, ia)
+        first = port_of(ib)
+        assert self.stop(world, ib)
+        ib.startService()
+        world.run()
+        second = port_of(ib)
+        assert second != first
+        assert world.heard[-1].get("Port") == str(second)
+        protocol = called(world, ia)
+        protocol.transport.write(b"again")
+        world.run()
+        assert protocol.received == b"again"
+        assert self.stop(world, ia)
+        ia.startService()
+        world.run()
+        assert called(world, ia)
+
+    def test_can_not_listen(self) -> None:
+        """Where the listener can't be opened, it says so, and doesn't connect."""
+        world = World()
+        reactor: Any = world.clock
+        error = CannotListenError("", PORT, OSError("in use"))
+        terminal = Terminal(
+            reactor,
+            "Ib",
+            TCP4ClientEndpoint(reactor, HOST, MEDIATOR_PORT),
+            listen=Listener(world, PORT, fails=error),
+        )
+        terminal.startService()
+        assert Outcome(terminal.listening).error is error
+        world.run()
+        assert world.dialled == []
+        assert self.stop(world, terminal)
+
+
+class SpeakingTests:
+    """What the reports and the figures look like on the wire."""
+
+    def test_query_of_the_figure(self) -> None:
+        """The query is the figure's, and a transaction besides (fig. 5a)."""
+        world = World()
+        ia, _, _ = two(world)
+        called(world, ia)
+        (query,) = [message for message in world.heard if message.verb == QUERY]
+        assert list(query.fields.items())[:2] == [("Identifier", "Ia"), ("Callee", "Ib")]
+
+    def test_plain_protocols(self) -> None:
+        """Protocols that know no half-close work on both sides."""
+        world = World()
+        ia, _, handler = two(world, handler=Handler(Plain))
+        protocol = called(world, ia, maker=Maker(Plain))
+        protocol.transport.write(b"one way")
+        protocol.transport.loseConnection()
+        world.run()
+        assert handler.calls[0][2].received == b"one way"
+        assert isinstance(protocol.why, ConnectionDone)
+        assert isinstance(handler.calls[0][2].why, ConnectionDone)
