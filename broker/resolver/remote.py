@@ -3,6 +3,9 @@
 What is registered is kept here too for as long as a terminal's connection is open, and told to the
 resolver again: at half its expiry, once more when the connection closes, and whenever the link was
 lost, since the resolver may have forgotten it.
+
+While the link is up, an address that the resolver has taken from here is in force until it says
+otherwise, which it does unasked; so that look-up needs no question.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ from broker.wire.statements import (
     PERMISSION_DENIED,
     REGISTRATION_COMPLETED,
     REGISTRATION_FAILED,
+    SUPERSEDED,
 )
 from broker.wire.stream import Exchange, Stream
 from broker.wire.timing import Deadlines
@@ -71,17 +75,23 @@ class _Question:
 class _Conversation(Conversation):
     """What is said over the link."""
 
-    __slots__ = ("_heard",)
+    __slots__ = ("_heard", "_superseded")
 
-    def __init__(self, stream: Stream, heard: Callable[[], None]) -> None:
+    def __init__(
+        self, stream: Stream, heard: Callable[[], None], superseded: Callable[[str], None]
+    ) -> None:
         super().__init__(stream, transactions=True)
         self._heard = heard
+        self._superseded = superseded
 
     def message_received(self, message: Message) -> None:
         """An answer came; a resolver asks nothing of a mediator yet."""
         self._heard()
-        if message.verb == NOTIFY:
+        if message.verb == NOTIFY and message.transaction is not None:
             self.answered(message)
+        elif message.verb == NOTIFY:
+            if message.statement == SUPERSEDED and "Identifier" in message.fields:
+                self._superseded(message.fields["Identifier"])
         else:
             refuse(self.asked(message), BadRequest("no request of this kind is known here"))
 
@@ -123,10 +133,10 @@ class RemoteResolver:
         self._link: Link[_Conversation] = Link(
             endpoint,
             exchange,
-            lambda stream: _Conversation(stream, self._heard),
+            lambda stream: _Conversation(stream, self._heard, self._sure.discard),
             prepare=self._introduce,
             up=lambda _: self._tell_again(),
-            down=lambda _: self.log.warn("The link to the resolver is lost"),
+            down=self._is_down,
             jitter=jitter,
             initial=least,
             most=most,
@@ -138,6 +148,8 @@ class RemoteResolver:
         self._asked_since = -1.0  # when the oldest question after the last answer was sent
         # Addresses whose connection is open, and those whose connection is gone: until when.
         self._held: dict[str, Address] = {}
+        #: Those held whose address the resolver has taken, and not said to be superseded since.
+        self._sure: set[str] = set()
         self._left: dict[str, Place] = {}
         #: What the resolver is still to be told of; whether it must forget it first, because it
         #: may have recorded what we have refused.
@@ -168,6 +180,7 @@ class RemoteResolver:
             raise self._no_answer(answer)
         self._left.pop(identifier, None)
         self._held[identifier] = address
+        self._sure.add(identifier)
         self._is_fresh(identifier, address)
         if identifier in self._telling.values():  # and may come to be undone behind this
             self._owe(identifier)
@@ -189,7 +202,9 @@ class RemoteResolver:
         self._left.pop(identifier, None)
 
     async def lookup(self, identifier: str) -> Place:
-        """Fig. 8, over the link."""
+        """Fig. 8, over the link; or without it, where the resolver's answer is known."""
+        if identifier in self._sure:
+            return Place(self._held[identifier], inf)
         question = Message.of(QUERY, {"": LOOKUP, "Callee": identifier})
         answer = await self._ask(identifier, question)
         if answer.statement == CALLEE_NOT_FOUND:
@@ -350,6 +365,8 @@ class RemoteResolver:
                 if left is not None and address is None:
                     self._left.setdefault(identifier, left)
             elif address is not None and not undo:
+                if answer.statement == REGISTRATION_COMPLETED:
+                    self._sure.add(identifier)
                 self._is_fresh(identifier, address)
             self._tell_some()
 
@@ -366,8 +383,14 @@ class RemoteResolver:
                 other.discard(identifier)
         fresh.add(identifier)
 
+    def _is_down(self, _: _Conversation) -> None:
+        self._sure.clear()
+        if self._link.running:
+            self.log.warn("The link to the resolver is lost")
+
     def _forget(self, identifier: str) -> None:
         self._held.pop(identifier, None)
+        self._sure.discard(identifier)
         for fresh in self._fresh.values():
             fresh.discard(identifier)
 

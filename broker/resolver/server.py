@@ -37,7 +37,7 @@ from broker.wire.refusals import (
     RegistrationFailed,
 )
 from broker.wire.serving import arrived_at, came_from, declared, refuse
-from broker.wire.statements import LOOKUP, REGISTRATION_COMPLETED
+from broker.wire.statements import LOOKUP, REGISTRATION_COMPLETED, SUPERSEDED
 from broker.wire.stream import Exchange, Stream
 
 #: Seconds for which an address holds, where none are named.
@@ -118,6 +118,8 @@ class ResolverServer:
         self._own_ports = own_ports
         self._peers: set[ResolverPeer] = set()  # mediators' links, and terminals that said who
         self._bound: dict[str, tuple[ResolverPeer, ...]] = {}
+        #: Which mediator's link an address in force came over: it is told when that changes.
+        self._owners: dict[str, ResolverPeer] = {}
 
     def peer(self, stream: Stream) -> ResolverPeer:
         """The receiver of a new connection."""
@@ -145,6 +147,8 @@ class ResolverServer:
     def lost(self, peer: ResolverPeer) -> None:
         """A connection is gone: what a terminal registered over it expires from now on."""
         self._peers.discard(peer)
+        if peer.mediator:
+            self._owners = {name: one for name, one in self._owners.items() if one is not peer}
         identifier = peer.identifier
         if identifier is None:
             return
@@ -171,7 +175,7 @@ class ResolverServer:
             if "Role" in message.fields:
                 self._open_link(peer, message.fields)
             elif peer.mediator:
-                self._register_for(message.fields, arrived_at(peer.stream))
+                self._register_for(peer, message.fields)
             else:
                 self._register(peer, message.fields)
         except AddressRefused as error:
@@ -221,7 +225,7 @@ class ResolverServer:
             peer.stream.authenticated()
             self._peers.add(peer)
 
-    def _register_for(self, fields: dict[str, str], own: str) -> None:
+    def _register_for(self, peer: ResolverPeer, fields: dict[str, str]) -> None:
         """A mediator registers an address of one of its terminals, or takes it back (A16).
 
         It has judged the address by where the terminal's connection comes from; what is never an
@@ -234,7 +238,9 @@ class ResolverServer:
         expires = int(fields.get("Expires", DEFAULT_EXPIRES))
         if not expires:
             self._table.withdraw(identifier)
+            self._comes_from(identifier, None, peer)
             return
+        own = arrived_at(peer.stream)
         ip = usable(_address_in(fields))
         port = int(fields.get("Port", DEFAULT_PORT))
         if port in self._own_ports and own and ip == parse_ip(own):
@@ -244,6 +250,7 @@ class ResolverServer:
         address = Address(str(ip), port, registered, expires, "Dial" in fields)
         if not self._table.renew(identifier, address, now):
             raise RegistrationFailed("a newer address is registered")
+        self._comes_from(identifier, peer, peer)
 
     def _register(self, peer: ResolverPeer, fields: dict[str, str]) -> None:
         """A terminal registers its own address, which holds while its connection is open (A7)."""
@@ -257,6 +264,7 @@ class ResolverServer:
         if not expires:
             self._bind(peer, identifier)
             self._table.withdraw(identifier)
+            self._comes_from(identifier, None, peer)
             peer.address = None
             return
         port = int(fields.get("Port", DEFAULT_PORT))
@@ -270,8 +278,21 @@ class ResolverServer:
         )
         address = Address(host, port, self._now(), expires, dialable)
         self._table.register(identifier, address, held=True)
+        self._comes_from(identifier, None, peer)
         self._bind(peer, identifier)
         peer.address = address
+
+    def _comes_from(self, identifier: str, owner: ResolverPeer | None, by: ResolverPeer) -> None:
+        """An address in force has changed: tell the mediator whose word no longer holds.
+
+        :param owner: the mediator's link that the new one came over, if it was one
+        :param by: whoever changed it, and so need not be told
+        """
+        before = self._owners.pop(identifier, None)
+        if owner is not None:
+            self._owners[identifier] = owner
+        if before is not None and before is not by:
+            before.stream.send(Message(NOTIFY, SUPERSEDED, Identifier=identifier))
 
     def _bind(self, peer: ResolverPeer, identifier: str) -> None:
         if peer.identifier is not None:

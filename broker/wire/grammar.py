@@ -85,16 +85,19 @@ def _named(value: str, *, group: bool) -> str:
 
 def token(value: str) -> str:
     """1 to 64 of ``A-Za-z0-9._-``: a transaction or a session."""
-    if not 1 <= len(value) <= 64 or not TOKEN_CHARACTERS.issuperset(value):
-        raise ValueError("must be 1 to 64 of A-Z a-z 0-9 . _ -")
-    return value
+    if 1 <= len(value) <= 64:
+        if value.isascii() and value.isalnum():  # most are, and that is quickly seen
+            return value
+        if TOKEN_CHARACTERS.issuperset(value):
+            return value
+    raise ValueError("must be 1 to 64 of A-Z a-z 0-9 . _ -")
 
 
 def number(least: int, most: int) -> Rule:
     """A rule for a decimal number: ASCII digits alone, because ``int()`` takes far more."""
 
     def rule(value: str) -> str:
-        if not 1 <= len(value) <= 15 or not DIGITS.issuperset(value):
+        if not (1 <= len(value) <= 15 and value.isascii() and value.isdecimal()):
             raise ValueError("must be a number")
         if not least <= int(value) <= most:
             raise ValueError(f"must be from {least} to {most}")

@@ -212,15 +212,13 @@ def _fill(fields: dict[str, str], lines: list[str]) -> None:
             value = FIELDS[name](value.strip(BLANKS))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-        if name in LISTS:
-            open_list = name
-            if name in fields:
-                value = f"{fields[name]}\n{value}"
+        open_list = name if name in LISTS else ""
+        if name not in fields:
+            fields[name] = value
+        elif open_list:
+            fields[name] += f"\n{value}"
         else:
-            open_list = ""
-            if name in fields:
-                raise ValueError(f"{name} stands twice")
-        fields[name] = value
+            raise ValueError(f"{name} stands twice")
 
 
 def _statement(line: str) -> str:

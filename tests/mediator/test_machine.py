@@ -28,13 +28,13 @@ from tests.mediator.model import Connection, Model
 from tests.mediator.scene import Scene, SlowStore, query, register
 
 #: How many sequences are tried, always the same ones; with MACHINE_EXAMPLES set, so many new ones.
-EXAMPLES = 40
+EXAMPLES = 80
 MACHINE_EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", EXAMPLES))
 
 NAMES = ("Ia", "Ib", "Ic")
 #: Who may be asked for: one of them never registers.
 CALLEES = (*NAMES, "Id")
-CONNECTIONS_MOST = 6
+CONNECTIONS_MOST = 5
 #: What only the parties of a permitted call may ever read.
 TOLD = {"Callee Address", "Callee Port", "Caller ID", "Password", "Encrypt Key", "Reply Password"}
 #: What only a permitted caller may be told.
@@ -50,10 +50,8 @@ DENIED = ["NOTIFY", "Permission Denied."]
 
 identifiers = st.sampled_from(NAMES)
 lists = st.lists(st.sampled_from(CALLEES), min_size=1, max_size=3).map(",".join)
-edits = st.one_of(
-    st.just("Create"),
-    st.builds("{} {}".format, st.sampled_from(["Create", "Add", "Add", "Add", "Delete"]), lists),
-)
+words = st.sampled_from(["Add", "Add", "Add", "Delete", "Delete", "Create"])
+edits = st.builds("{} {}".format, words, lists) | st.just("Create")
 marks = st.booleans()
 picks = st.integers(0, 1000)
 
@@ -132,18 +130,30 @@ class MediatorMachine(RuleBasedStateMachine):
         self.tokens = itertools.count(1)
         self.serial = itertools.count(1)
         self.ringing: dict[str, Dial] = {}
-        self.questions = 0
 
-    @initialize(slow=marks, status=st.sampled_from([True, True, True, False]))
-    def begin(self, slow: bool, status: bool) -> None:
-        """A mediator starts, with a store that is slow or not, with the status asked or not."""
+    @initialize(
+        slow=marks,
+        status=st.sampled_from([True, True, True, False]),
+        accepted=st.tuples(*[st.sampled_from(["Ia,Ib,Ic", "Ia,Ib,Ic", "Ib", "Ic,Id"])] * 3),
+        marked=st.tuples(marks, marks, marks),
+    )
+    def begin(
+        self, slow: bool, status: bool, accepted: tuple[str, ...], marked: tuple[bool, ...]
+    ) -> None:
+        """Terminals that accept some others come on line.
+
+        The store is slow or not, and the status asked or not.
+        """
         self.store = SlowStore()
-        self.store.at_once = not slow
+        self.store.at_once = True
         self.scene = Scene(store=self.store, status=status, exchange={"login_timeout": None})
-        self.model = Model(slow=slow, status=status)
+        self.model = Model(slow=False, status=status)
         self.ledger = Ledger(self.model)
-        for name in NAMES[:2]:
-            self._connect(name, None)
+        for name, names, mark in zip(NAMES, accepted, marked, strict=True):
+            connection = self._connect(name, self._token(mark))
+            self._is_at(connection, None, 3600, [f"Create {names}"])
+        self.store.at_once = not slow
+        self.model.slow = slow
 
     # Who.
 
@@ -179,11 +189,12 @@ class MediatorMachine(RuleBasedStateMachine):
     # What happens.
 
     @precondition(lambda self: len(self.model.connections) < CONNECTIONS_MOST)
-    @rule(identifier=identifiers, marked=marks)
-    def connects(self, identifier: str, marked: bool) -> None:
-        """A terminal connects and says who it is."""
-        if sum(one.identifier == identifier for one in self.model.connections) < 4:
-            self._connect(identifier, self._token(marked))
+    @rule(identifier=identifiers, marked=marks, registers=st.sampled_from([True, True, False]))
+    def connects(self, identifier: str, marked: bool, registers: bool) -> None:
+        """A terminal connects and says who it is, and perhaps where."""
+        connection = self._connect(identifier, self._token(marked))
+        if registers:
+            self._is_at(connection, self._token(marked), 3600, [])
 
     @precondition(lambda self: self._any)
     @rule(pick=picks, marked=marks, changes=st.lists(edits, min_size=1, max_size=2))
@@ -201,12 +212,17 @@ class MediatorMachine(RuleBasedStateMachine):
     )
     def registers(self, pick: int, marked: bool, expires: int, change: str | None) -> None:
         """It registers where it is, and, where the store is fast, perhaps permits with it."""
+        changes = [] if change is None or self.model.slow else [change]
+        self._is_at(self._some(pick), self._token(marked), expires, changes)
+
+    def _is_at(
+        self, connection: Connection, token: str | None, expires: int, changes: list[str]
+    ) -> None:
         port = next(self.ports)
         lines = ["Address:127.0.0.1", f"Port:{port}", f"Expires:{expires}"]
-        changes = [] if change is None or self.model.slow else [change]
-        lines += [f"Accept:{one}" for one in changes]
-        also: dict[str, Any] = {"port": port, "expires": expires, "edits": changes}
-        self._registers(self._some(pick), self._token(marked), *lines, **also)
+        if changes:
+            lines += [f"Accept:{changes[0]}", *changes[1:]]
+        self._registers(connection, token, *lines, port=port, expires=expires, edits=changes)
 
     @precondition(lambda self: self._any)
     @rule(pick=picks, marked=marks)
@@ -227,6 +243,17 @@ class MediatorMachine(RuleBasedStateMachine):
         pairs = self._permitted()
         caller, callee = pairs[pick % len(pairs)]
         self._queries(caller, marked, callee)
+
+    @precondition(lambda self: self._permitted())
+    @rule(pick=picks, marked=marks, others=st.lists(picks, max_size=2))
+    def calls_several(self, pick: int, marked: bool, others: list[int]) -> None:
+        """It asks for some that accept it, one after the other; the last one can take a call."""
+        for one in [*others, pick]:
+            self.queries_whom_it_may(one, marked)
+            self.each_has_read_what_it_should()
+        asked = [one for one in self._asked() if one.questions[-1].call in self.model.calls[-1:]]
+        for connection in asked:
+            self._answers(connection, connection.questions[-1].key, "STATUS Acceptable.")
 
     def _permitted(self) -> list[tuple[Connection, str]]:
         return [
@@ -277,7 +304,7 @@ class MediatorMachine(RuleBasedStateMachine):
         self._types(connection, f"NOTIFY\n{status}\n{mark}\n")
         self.model.answers(connection, key, status)
 
-    @precondition(lambda self: self._any)
+    @precondition(lambda self: len(self.model.connections) > 2)
     @rule(pick=picks)
     def leaves(self, pick: int) -> None:
         """Its connection is cut."""
@@ -441,7 +468,7 @@ class MachineTests:
             MediatorMachine,
             settings=settings(
                 max_examples=MACHINE_EXAMPLES,
-                stateful_step_count=40,
+                stateful_step_count=50,
                 deadline=None,
                 database=None,
                 derandomize=MACHINE_EXAMPLES == EXAMPLES,

@@ -49,6 +49,9 @@ class ApartTests:
         network = Network()
         callee = network.callee()
         assert network.apart.resolver.told("Ib") == ("127.0.0.1", 1205)
+        elsewhere = network.apart.resolver.connect()  # the same terminal, at the resolver itself
+        elsewhere.type("REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\nPort:1205\n\n")
+        network.apart.pump()
         caller = network.terminal()
         assert network.say(caller, ASK) == ""
         assert network.apart.heard()[-1] == ["QUERY", "LOOKUP", "Callee:Ib"]

@@ -14,6 +14,7 @@ from zope.interface.verify import verifyObject
 from broker.interfaces import IResolver
 from broker.resolver import remote as remote_module
 from broker.resolver.remote import BATCH, SILENT_SECONDS
+from broker.tables.addresses import Place
 from broker.wire.message import Message
 from broker.wire.refusals import CalleeNotFound, RegistrationFailed, ServiceUnavailable
 from tests.fakes import FakeReactor
@@ -72,9 +73,49 @@ class RemoteTests:
         other = world.resolver.link()
         for newer in ("127.0.0.2", 1203), ("127.0.0.1", 1204):
             other.type("REGISTER\nIdentifier:Ib\nAddress:{}\nPort:{}\n\n".format(*newer))
+            world.pump()
             place = world.ask(world.remote.lookup("Ib")).value
             assert (place.address.host, place.address.port) == newer
             assert place.until < inf
+
+    def test_ones_own_needs_no_question(self) -> None:
+        """What the resolver has taken from here holds until it says otherwise, unasked (A8)."""
+        world = Apart().start()
+        where = address(world.clock)
+        world.done(world.remote.register("Ib", where))
+        world.heard()
+        assert world.ask_only(world.remote.lookup("Ib")).value == Place(where, inf)
+        assert world.heard() == []
+        world.resolver.link().type("REGISTER\nIdentifier:Ib\nExpires:0\n\n")
+        world.pump()
+        world.heard()
+        assert world.ask(world.remote.lookup("Ib")).error is CalleeNotFound
+        assert world.heard() == [["QUERY", "LOOKUP", "Callee:Ib"]]
+
+    def test_ones_own_while_the_link_is_away(self) -> None:
+        """A lost link could not say otherwise: what it would say is not known (I10)."""
+        world = Apart().start()
+        world.done(world.remote.register("Ib", address(world.clock)))
+        world.away = True
+        world.cut()
+        outcome = world.ask(world.remote.lookup("Ib"))
+        world.advance(1)
+        assert outcome.error is ServiceUnavailable
+
+    def test_ones_own_after_a_restart(self) -> None:
+        """It holds again once the new resolver has taken it; not where that has a newer one."""
+        world = Apart().start()
+        world.done(world.remote.register("Ib", address(world.clock)))
+        world.done(world.remote.register("Ic", address(world.clock)))
+        world.clock.advance(1)
+        world.restart()
+        world.resolver.link().type("REGISTER\nIdentifier:Ic\nAddress:127.0.0.9\n\n")
+        world.advance(1)
+        world.heard()
+        assert world.ask(world.remote.lookup("Ib")).value.until == inf
+        assert world.heard() == []
+        assert world.ask(world.remote.lookup("Ic")).value.address.host == "127.0.0.9"
+        assert world.heard() == [["QUERY", "LOOKUP", "Callee:Ic"]]
 
     def test_not_found(self) -> None:
         """*Callee not Found.* is what it is in the mediator too (S807)."""

@@ -157,6 +157,30 @@ class MediatorLinkTests:
         assert fields_of(link, "Ib")["Dial"] == "Yes"
         assert "Dial" not in fields_of(link, "Ic")
 
+    def test_superseded(self) -> None:
+        """The mediator whose address no longer holds is told so, and nobody else is (A7)."""
+        resolver = FakeResolver(FakeReactor())
+        first, second = resolver.link(), resolver.link()
+        terminal = resolver.connect()
+        telling = "NOTIFY\nSuperseded.\nIdentifier:Ib\n\n"
+        by_mediator = "REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\n\n"
+        first.type(by_mediator)
+        first.text()
+        first.type(by_mediator)  # its own: it knows
+        assert first.text() == COMPLETED
+        second.type(by_mediator)
+        assert (first.text(), second.text()) == (telling, COMPLETED)
+        terminal.type("REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\n\n")
+        assert (first.text(), second.text(), terminal.text()) == ("", telling, COMPLETED)
+        first.type(by_mediator)
+        first.text()
+        terminal.type("REGISTER\nExpires:0\n\n")
+        assert (first.text(), second.text(), terminal.text()) == (telling, "", COMPLETED)
+        first.type(by_mediator)
+        first.vanish()
+        second.type(by_mediator)
+        assert second.text() == COMPLETED
+
     def test_withdrawn(self) -> None:
         """``Expires:0`` takes an address back."""
         resolver = FakeResolver(FakeReactor())
