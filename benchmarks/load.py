@@ -59,6 +59,8 @@ class Load:
 
     :ivar kind: ``echo``, ``call`` or ``idle``
     :ivar port: where the server listens on the loopback address
+    :ivar resolver: where a resolver listens at which the callees register as well, so that the
+        mediator has to ask it in each call; 0 for none
     :ivar callers: how many connections ask; in a call, each has a callee on another connection
     :ivar depth: requests that each has in flight
     :ivar callees: how many callees each caller calls in turn, 16 at the most (a caller's unspent
@@ -74,6 +76,7 @@ class Load:
 
     kind: str
     port: int
+    resolver: int = 0
     callers: int = 50
     depth: int = 1
     callees: int = 1
@@ -326,6 +329,18 @@ class Callee:
             send(self.socket, out)
 
 
+class Elsewhere:
+    """A callee's connection to the resolver, over which nothing more comes."""
+
+    def __init__(self, sock: socket.socket, tally: Tally) -> None:
+        self.socket = sock
+        self._tally = tally
+
+    def received(self, data: bytes) -> None:
+        """Bytes arrived, and none should."""
+        self._tally.wrong("not for a terminal at the resolver", data)
+
+
 def connect(port: int, registrations: list[bytes]) -> list[socket.socket]:
     """Make a connection for each registration, and wait until it is acknowledged.
 
@@ -363,6 +378,12 @@ def registration(identifier: str, *, accept: list[str] | None = None, port: int 
     return "\r\n".join([*lines, "Transaction:r", "", ""]).encode()
 
 
+def located(identifier: str, port: int = 1203) -> bytes:
+    """What a terminal registers at a resolver."""
+    lines = ["REGISTER", f"Identifier:{identifier}", "Address:127.0.0.1", f"Port:{port}"]
+    return "\r\n".join([*lines, "Transaction:r", "", ""]).encode()
+
+
 def callers_of(load: Load, tally: Tally) -> tuple[list[Asking], list[Connection]]:
     """All connections of a load: those that ask, and the others."""
     if load.kind == "echo":
@@ -382,6 +403,9 @@ def callers_of(load: Load, tally: Tally) -> tuple[list[Asking], list[Connection]
             ],
         )
     ]
+    if load.resolver:
+        elsewhere = [located(callee) for callee in callees]
+        answering += [Elsewhere(sock, tally) for sock in connect(load.resolver, elsewhere)]
     asking: list[Asking] = [
         Caller(sock, tally, callers[n], [callees[(n + k) % count] for k in range(each)])
         for n, sock in enumerate(connect(load.port, [registration(name) for name in callers]))
@@ -524,15 +548,21 @@ def percentile(ordered: list[float], share: float) -> float:
 
 
 def idle(load: Load) -> None:
-    """Hold registered terminals with five permits each until the standard input ends."""
+    """Hold registered terminals with five permits each until the standard input ends.
+
+    A fifth of them comes first, and the rest once a line is read: what a server had free before it
+    served anybody is used up by then.
+    """
     names = [f"terminal-{n:06}@example.jp" for n in range(load.callers)]
-    socks = connect(
-        load.port,
-        [
-            registration(name, accept=[names[(n + k) % len(names)] for k in range(1, 6)])
-            for n, name in enumerate(names)
-        ],
-    )
+    registrations = [
+        registration(name, accept=[names[(n + k) % len(names)] for k in range(1, 6)])
+        for n, name in enumerate(names)
+    ]
+    first = len(names) // 5
+    socks = connect(load.port, registrations[:first])
+    print(json.dumps({"ready": len(socks)}), flush=True)
+    sys.stdin.readline()
+    socks += connect(load.port, registrations[first:])
     print(json.dumps({"ready": len(socks)}), flush=True)
     sys.stdin.read()
 

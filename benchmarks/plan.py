@@ -7,6 +7,7 @@ minute to minute; its ratio is to the mean of the two.
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -80,6 +81,8 @@ SITES: Final = {
     "plain apart": ("call, resolver apart", None, None),
     "status apart": ("call with status, resolver apart", None, None),
 }
+#: Follows the title where the address is one that only the resolver knows.
+ASKED: Final = "and asked each time"
 APART_GOAL: Final = 0.5
 APART_MUST: Final = 0.8
 P99_GOAL: Final = 1.4
@@ -142,6 +145,14 @@ class Bench:
                         goal if first else None,
                         must if first else None,
                     )
+        for depth in extent.depths:
+            for site in ("plain apart", "status apart"):
+                callers = extent.callers[0]
+                yield _Shape(
+                    f"{SITES[site][0]} {ASKED}, {callers} × {depth}",
+                    site,
+                    self._load("call", site, callers, depth, resolver=self._sites[site].resolver),
+                )
         most = extent.depths[-1]
         if most > 1:
             for site in ("plain", "status"):
@@ -226,41 +237,45 @@ class Bench:
         """What a resolver apart adds, in each repeat."""
         inside = [shape for shape in shapes if shape.site in ("plain", "status")]
         for shape in inside:
-            site = f"{shape.site} apart"
-            title = shape.title.replace(SITES[shape.site][0], SITES[site][0])
-            apart = self.rows.get(title)
-            if apart is None:
-                continue
-            differences = [
-                with_it - without
-                for with_it, without in zip(
-                    apart.values, self.rows[shape.title].values, strict=True
-                )
-            ]
-            name = f"a resolver apart adds: {shape.title}"
-            self.rows[name] = Row(name, "REF", APART_GOAL, APART_MUST, differences)
+            kind = SITES[shape.site][0]
+            apart = SITES[f"{shape.site} apart"][0]
+            for other in (apart, f"{apart} {ASKED}"):
+                row = self.rows.get(shape.title.replace(kind, other))
+                if row is None:
+                    continue
+                without = self.rows[shape.title].values
+                added = [one - two for one, two in zip(row.values, without, strict=True)]
+                name = f"adds: {row.title}"
+                self.rows[name] = Row(name, "REF", APART_GOAL, APART_MUST, added)
 
     def _measure_idle(self) -> None:
         """The memory of terminals that have registered and do nothing."""
         terminals = min(self._extent.terminals, raise_limit() - FILES_SPARE)
         site = start_mediator(status=True)
         try:
-            process = psutil.Process(site.pids["mediator"])
-            before = process.memory_full_info().uss
-            load = run_load(json.dumps(asdict(Load("idle", site.port, terminals))))
+            load = run_load(json.dumps(asdict(Load("idle", site.port, callers=terminals))))
             try:
-                ready = load.stdout.readline() if load.stdout is not None else ""
-                after = process.memory_full_info().uss
+                first, before = self._idle(load, site)
+                if load.stdin is not None:
+                    load.stdin.write("\n")
+                    load.stdin.flush()
+                every, after = self._idle(load, site)
             finally:
                 _, err = load.communicate(timeout=GRACE)
-            if not ready:
+            if not every > first:
                 raise Broken(f"the idle terminals failed: {err.strip()}")
             site.check()
         finally:
             site.stop()
         title = f"memory of an idle terminal, {terminals} of them"
         row = self.rows.setdefault(title, Row(title, "KiB", IDLE_GOAL, IDLE_MUST))
-        row.values.append((after - before) / terminals / 1024)
+        row.values.append((after - before) / (every - first) / 1024)
+
+    def _idle(self, load: subprocess.Popen[str], site: Site) -> tuple[int, int]:
+        """How many terminals are registered, and the bytes that the mediator has to itself."""
+        said = load.stdout.readline() if load.stdout is not None else ""
+        memory: int = psutil.Process(site.pids["mediator"]).memory_full_info().uss
+        return json.loads(said)["ready"] if said else 0, memory
 
 
 def _ratio(value: float, reference: float) -> float:

@@ -132,6 +132,8 @@ class Site:
     def __init__(self, servers: Sequence[Server]) -> None:
         self._servers = servers
         self.port = servers[-1].port
+        #: Where the first of two listens: the resolver apart.
+        self.resolver = servers[0].port if len(servers) > 1 else 0
         self.pids = {server.name: server.pid for server in servers}
 
     def check(self) -> None:

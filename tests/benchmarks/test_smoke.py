@@ -44,7 +44,7 @@ class BenchTests:
             "call, 4 × 2",
             "call with status, 4 × 2",
             "call with status, resolver apart, 4 × 2",
-            "a resolver apart adds: call with status, 4 × 2",
+            "adds: call with status, resolver apart, 4 × 2",
             "call with status, at half load, even arrivals",
             "memory of an idle terminal, 40 of them",
         ):
