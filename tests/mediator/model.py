@@ -277,15 +277,16 @@ class Model:
         """Time passes, so that this and that falls due."""
         end = self.now + seconds
         while True:
-            dues = [(dial.until, 0, name) for name, dial in self.dials.items()]
-            dues += [(call.deadline, 1, "") for call in self.calls]
-            dues += [(session.until, 2, "") for session in self.sessions]
-            due, kind, name = min(dues, default=(end + 1, 0, ""))
+            dues = [(dial.until, 0) for dial in self.dials.values()]
+            dues += [(call.deadline, 1) for call in self.calls]
+            dues += [(session.until, 2) for session in self.sessions]
+            due, kind = min(dues, default=(end + 1, 0))
             if due > end:
                 break
             self.now = due
             if kind == 0:
-                self.dial_ends(name, told=False)
+                oldest = next(name for name, dial in self.dials.items() if dial.until == due)
+                self.dial_ends(oldest, told=False)
             elif kind == 1:
                 late = next(call for call in self.calls if call.deadline == due)
                 late.deadline = float("inf")

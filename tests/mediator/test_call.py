@@ -784,6 +784,19 @@ class VanishingTests:
         scene.says("b", CANT, a=BUSY + NOT_CONNECTED)
         self.nothing_open(scene)
 
+    def test_callee_is_being_closed_on(self) -> None:
+        """A callee that has answered, and whose connection is on its way out: 5h, nothing told."""
+        scene = stage()
+        scene.on_line("d", "Accept:Create Ia", port=4)
+        scene.says("a", query("Ia", "Ib") + query("Ia", "Id"), b=STATUS, d=STATUS)
+        scene.says("d", CAN)
+        scene.clients["d"].transport.stop_reading_peer()
+        scene.says("d", "QUERY\nPERMITS\n\n")
+        scene.clients["d"].end_input()
+        assert not scene.clients["d"].closed
+        scene.says("b", CANT, a=BUSY + NOT_CONNECTED)
+        assert len(scene.mediator.sessions) == 0
+
     def test_callee_answers_and_goes(self) -> None:
         """The callee answers and ends its input in one breath: it has answered, and is told."""
         scene = stage()
