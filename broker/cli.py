@@ -24,10 +24,13 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 import broker
+from broker import ca_cli
 from broker.config import Server, parse_server
+from broker.interfaces import StoreFailed
 from broker.service.process import handle_signals
-from broker.service.shared import make_trace
+from broker.service.shared import make_trace, parse_store
 from broker.service.terminal import name_outside
+from broker.store.backup import back_up
 from broker.tables.permits import as_edits
 from broker.terminal.calling import place_call
 from broker.terminal.errors import CallFailed
@@ -115,6 +118,18 @@ async def call(reactor: Any, arguments: argparse.Namespace) -> None:
         finally:
             progress.end()
         print(f"{arguments.callee} has {receipt.octets} bytes, SHA-256 {receipt.digest}")
+
+
+def backup(arguments: argparse.Namespace) -> int:
+    """Copy a store to a file; needs no server, and no reactor."""
+    try:
+        back_up(arguments.store, arguments.file)
+    except StoreFailed as error:
+        return _say(printable(str(error)), FAILED)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    print(f"{printable(arguments.file)} is a copy of {printable(arguments.store)}")
+    return DONE
 
 
 async def _call(
@@ -253,6 +268,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_permit(commands)
     _add_register(commands)
     _add_call(commands)
+    _add_backup(commands)
+    ca_cli.add_commands(commands)
     return parser
 
 
@@ -352,6 +369,35 @@ def _add_call(commands: Any) -> None:
     parser.set_defaults(run=call)
 
 
+def _add_backup(commands: Any) -> None:
+    parser = commands.add_parser(
+        "backup",
+        help="copy the store of a mediator to a file",
+        description="Copy the store of a mediator, which may be running, to a file. An earlier"
+        " backup of\nthat name is replaced once the new one is complete. To restore it: stop the"
+        " mediator,\nmove the database and what lies beside it away, and put the copy in its"
+        " place.",
+        epilog="exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--store",
+        metavar="sqlite:PATH",
+        required=True,
+        type=_argument(_database, "store"),
+        help="where the mediator keeps what must survive",
+    )
+    parser.add_argument("file", metavar="FILE", help="where the copy goes")
+    parser.set_defaults(local=backup)
+
+
+def _database(text: str) -> str:
+    path = parse_store(text)
+    if path is None:
+        raise ValueError("there is no file to copy")
+    return path
+
+
 # Running one.
 
 
@@ -361,6 +407,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     :return: the exit status
     """
     arguments = make_parser().parse_args(argv)
+    if "local" in arguments:  # it needs no server
+        status: int = arguments.local(arguments)
+        return status
     from twisted.internet import reactor
 
     return run(lambda the_reactor: arguments.run(the_reactor, arguments), reactor)

@@ -15,6 +15,8 @@ BELOW: dict[str, frozenset[str]] = {
     "broker.tables": frozenset(),
     "broker.interfaces": frozenset({"broker.wire", "broker.tables"}),
 }
+BELOW["broker.authority"] = frozenset({"broker.wire"})
+BELOW["broker.ca_cli"] = frozenset({"broker.authority", "broker.wire"})
 BELOW["broker.store"] = frozenset({"broker.tables", "broker.interfaces"})
 for role in ("broker.mediator", "broker.resolver", "broker.terminal"):
     BELOW[role] = frozenset({"broker.wire", "broker.tables", "broker.store", "broker.interfaces"})

@@ -5,8 +5,7 @@ resumed, by ticket or otherwise: a resumed one would not be checked against a re
 is newer, and a ticket's key would open what was recorded (I22); a handshake costs about as little.
 
 Who is refused is told so by TLS's own alert; on this side the reason arrives in ``connectionLost``
-and ``explain`` puts it in words. Deadlines are the business of whoever holds the connection:
-neither Twisted nor OpenSSL has one for the handshake.
+and ``explain`` puts it in words. The handshake has a deadline, which Twisted does not set.
 """
 
 from __future__ import annotations
@@ -36,7 +35,9 @@ from twisted.internet.interfaces import (
     ISSLTransport,
     IStreamClientEndpoint,
 )
+from twisted.internet.protocol import connectionDone
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.wire.certificates import (
@@ -57,11 +58,13 @@ from broker.wire.certificates import (
 )
 from broker.wire.grammar import hexadecimal
 from broker.wire.message import printable
+from broker.wire.timing import Deadlines
 
 __all__ = [
     "CertificateRefused",
     "ClientTls",
     "HandshakeRefused",
+    "HandshakeTimedOut",
     "ServerTls",
     "TlsEndpoint",
     "TlsFactory",
@@ -77,6 +80,9 @@ __all__ = [
 #: TLS 1.2: ephemeral keys and authenticated encryption alone, at 112 bits or more. The suites of
 #: TLS 1.3 are all of that kind.
 CIPHERS: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20:!PSK:!aNULL:@SECLEVEL=2"
+
+#: Seconds that a handshake may take.
+HANDSHAKE: Final = 5.0
 
 #: ``SSL_MODE_NO_AUTO_CHAIN``: send the certificates of our file and not, besides, an authority of
 #: those that we trust ourselves. pyOpenSSL has no name for it.
@@ -96,6 +102,16 @@ class HandshakeRefused(SSL.Error):
 
     def __str__(self) -> str:
         return self.text
+
+
+class HandshakeTimedOut(SSL.Error):
+    """The handshake took too long."""
+
+    def __init__(self) -> None:
+        super().__init__([("broker", "", str(self))])
+
+    def __str__(self) -> str:
+        return "the handshake was not over in time"
 
 
 class _Built(NamedTuple):
@@ -422,21 +438,70 @@ _VERIFICATION: Final[dict[int, str]] = {
 # Around Twisted's transports.
 
 
+class _TlsProtocol(TLSMemoryBIOProtocol):
+    """TLS for one connection, with a deadline for its handshake.
+
+    Twisted's own kind besides joins the writes of a turn; ``Stream`` has done that already.
+    """
+
+    factory: TlsFactory
+    _shaking = True
+
+    def makeConnection(self, transport: Any) -> None:
+        self.factory.handshakes.add(self)
+        TLSMemoryBIOProtocol.makeConnection(self, transport)
+
+    def dataReceived(self, data: bytes) -> None:
+        TLSMemoryBIOProtocol.dataReceived(self, data)
+        if self._shaking and self._handshakeDone:
+            self._shaken()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._shaken()
+        TLSMemoryBIOProtocol.connectionLost(self, reason)
+
+    def out_of_time(self) -> None:
+        """Close at once, and say why."""
+        self._shaken()
+        TLSMemoryBIOProtocol.failVerification(self, Failure(HandshakeTimedOut()))
+
+    def _shaken(self) -> None:
+        self._shaking = False
+        self.factory.handshakes.discard(self)
+
+
 class TlsFactory(TLSMemoryBIOFactory):
     """Puts TLS under the protocols of another factory.
 
-    Twisted's own joins the writes of a turn, which ``Stream`` has done already, so it is spared;
-    and it does not know that a factory may want no connection, as one does for a source at its
-    limit (I15).
+    That one may want no connection, as for a source at its limit (I15); with Twisted's own such a
+    connection would stay, with nothing above it.
+
+    :ivar handshakes: the connections that are not secured yet
     """
 
-    protocol = TLSMemoryBIOProtocol
+    protocol = _TlsProtocol
 
     def __init__(
-        self, tls: ServerTls | ClientTls, factory: IProtocolFactory, clock: IReactorTime
+        self,
+        tls: ServerTls | ClientTls,
+        factory: IProtocolFactory,
+        clock: IReactorTime,
+        timeout: float = HANDSHAKE,
     ) -> None:
+        """
+        :param timeout: seconds that a handshake may take
+        """
         creator: Any = tls
         super().__init__(creator, isinstance(tls, ClientTls), factory, clock=clock)
+        self.handshakes: Deadlines[_TlsProtocol] = Deadlines(
+            clock, timeout, _TlsProtocol.out_of_time
+        )
+
+    def stopFactory(self) -> None:
+        """No port is left: close on whoever is not through, and leave no timer behind."""
+        for protocol in list(self.handshakes):
+            protocol.out_of_time()
+        self.handshakes.stop()
 
     def buildProtocol(  # type: ignore[override]
         self, addr: IAddress | None
@@ -445,7 +510,8 @@ class TlsFactory(TLSMemoryBIOFactory):
         wrapped = self.wrappedFactory.buildProtocol(addr)
         if wrapped is None:
             return None
-        protocol: TLSMemoryBIOProtocol = self.protocol(self, wrapped)
+        make: Any = self.protocol  # carries no annotations
+        protocol: _TlsProtocol = make(self, wrapped)
         return protocol
 
 
@@ -494,6 +560,8 @@ def explain(error: BaseException) -> str | None:
     """Why TLS has ended a connection, for the log or for a person; ``None``: it wasn't TLS."""
     if isinstance(error, HandshakeRefused):
         return f"the peer's certificate is refused: {error.text}"
+    if isinstance(error, HandshakeTimedOut):
+        return str(error)
     if not isinstance(error, SSL.Error):
         return None
     reason = _last_reason(error)
@@ -519,6 +587,7 @@ _ALERTS: Final = {
     "certificate expired": "our certificate has expired",
     "certificate unknown": "our certificate is not acceptable",
     "certificate required": "it wants a certificate",
+    "internal error": "our certificate is not acceptable, or it has a fault of its own",
     "handshake failure": "there is no common way to encrypt, or it wants a certificate",
     "protocol version": "there is no common version of TLS",
 }
