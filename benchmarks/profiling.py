@@ -26,7 +26,7 @@ def profile(*, status: bool, callers: int, depth: int, seconds: float) -> None:
         path = Path(folder) / "profile"
         site = start_mediator(status=status, profile=path)
         try:
-            load = Load("call", site.port, callers, depth, warmup=0, seconds=seconds)
+            load = Load("call", site.port, callers=callers, depth=depth, warmup=0, seconds=seconds)
             process = run_load(json.dumps(asdict(load)))
             out, err = process.communicate(timeout=seconds + GRACE)
             if process.returncode:

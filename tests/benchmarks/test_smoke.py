@@ -54,6 +54,21 @@ class BenchTests:
             assert all(result["calls"] >= 60 for result in row["results"])
             assert all(result["errors"] == 0 for result in row["results"])
 
+    def test_profile(self) -> None:
+        """The profile names the functions of a call with the status query."""
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks", "--profile", "--seconds", "0.3"],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "calls under the profiler" in done.stdout
+        assert "(_ask_status)" in done.stdout
+
 
 class EchoTests:
     """REF is what its definition says."""
