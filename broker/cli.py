@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any, BinaryIO, Final, TextIO, TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import clientFromString
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 from twisted.internet.protocol import Factory
 from twisted.internet.stdio import StandardIO
@@ -27,6 +26,7 @@ import broker
 from broker import ca_cli
 from broker.config import Server, parse_server
 from broker.interfaces import StoreFailed
+from broker.service import secured
 from broker.service.process import handle_signals
 from broker.service.shared import make_trace, parse_store
 from broker.service.terminal import name_outside
@@ -42,6 +42,7 @@ from broker.wire.grammar import entry, identifier, number
 from broker.wire.message import printable
 from broker.wire.refusals import Refused
 from broker.wire.statements import REGISTRATION_COMPLETED
+from broker.wire.tls import TlsFailed, Unusable, parse_pin
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -66,6 +67,10 @@ examples:
   broker call --as Ia Ib <in >out       the same from a pipe, and what Ib says into another
 
 {EXIT_STATUS}"""
+
+
+class CannotBegin(Exception):
+    """Something that the arguments name is not good; the text says what."""
 
 
 class Unreachable(Exception):
@@ -173,7 +178,10 @@ class _Announcer(Nobody):
 
 async def _connect(reactor: Any, arguments: argparse.Namespace, told: Nobody | None = None) -> Line:
     server: Server = arguments.mediator
-    endpoint = clientFromString(reactor, server.text)
+    try:
+        endpoint = secured.endpoint(reactor, server, secured.to_mediator(vars(arguments)))
+    except Unusable as error:
+        raise CannotBegin(printable(str(error))) from None
     try:
         return await dial(
             reactor, endpoint, arguments.identifier, told=told, trace=_trace(arguments)
@@ -297,7 +305,19 @@ def _add_command(
         metavar="tcp:HOST:PORT",
         default="tcp:127.0.0.1:1201",
         type=_argument(parse_server, "server"),
-        help="where the mediator is (default: %(default)s)",
+        help="where the mediator is: tcp:HOST:PORT, or tls:HOST:PORT (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--ca",
+        metavar="FILE",
+        help="the authority that has issued a tls: mediator's certificate; without, those that the"
+        " system trusts",
+    )
+    parser.add_argument(
+        "--pin",
+        metavar="SHA256",
+        type=_argument(parse_pin, "pin"),
+        help="the digest of a tls: mediator's public key: no other key will do",
     )
     parser.add_argument(
         "--trace", action="store_true", help="show each message on standard error; secrets masked"
@@ -406,10 +426,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     :return: the exit status
     """
-    arguments = make_parser().parse_args(argv)
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
     if "local" in arguments:  # it needs no server
         status: int = arguments.local(arguments)
         return status
+    if not arguments.mediator.tls and (arguments.ca or arguments.pin):
+        parser.error("--ca and --pin go with --mediator tls:HOST:PORT")  # else all is in clear
     from twisted.internet import reactor
 
     return run(lambda the_reactor: arguments.run(the_reactor, arguments), reactor)
@@ -452,7 +475,9 @@ def _explain(failure: Failure) -> int:
         return _say(f"{error.statement}{why}", REFUSED)
     if isinstance(error, Unreachable):
         return _say(str(error), UNREACHABLE)
-    if isinstance(error, (CallFailed, TransferFailed)):
+    if isinstance(error, TlsFailed):
+        return _say(f"the mediator can't be spoken to over TLS: {error}", UNREACHABLE)
+    if isinstance(error, (CallFailed, TransferFailed, CannotBegin)):
         return _say(printable(str(error)), FAILED)
     if isinstance(error, ConnectionClosed):
         return _say("the mediator has closed the connection", UNREACHABLE)

@@ -14,7 +14,8 @@ from os.path import abspath
 from typing import Any, Final, NamedTuple
 
 from broker.tables.addresses import Network
-from broker.wire.grammar import DIGITS, entry, identifier
+from broker.wire.grammar import DIGITS, entry, identifier, token
+from broker.wire.tls import parse_pin
 
 
 class Kind(NamedTuple):
@@ -88,6 +89,12 @@ class Server:
 
     text: str
     host: str
+    tls: bool = False
+
+    @property
+    def plain(self) -> str:
+        """The endpoint string of the TCP connection, without TLS."""
+        return "tcp:" + self.text.partition(":")[2]
 
     @property
     def loopback(self) -> bool:
@@ -242,11 +249,17 @@ def _split(text: str) -> list[str]:
     return parts
 
 
-def _endpoint(text: str, positions: Sequence[str], known: Sequence[str]) -> dict[str, str]:
-    """The arguments of a ``tcp:`` endpoint string by name."""
-    form = ":".join(["tcp", *(word.upper() for word in positions)])
+def _endpoint(
+    text: str,
+    positions: Sequence[str],
+    known: Sequence[str],
+    schemes: Sequence[str] = ("tcp",),
+) -> dict[str, str]:
+    """The arguments of an endpoint string by name."""
+    forms = (":".join([scheme, *(word.upper() for word in positions)]) for scheme in schemes)
+    form = " or ".join(forms)
     scheme, *rest = _split(text)
-    if scheme != "tcp":
+    if scheme not in schemes:
         raise ValueError(f"{text!r} is no endpoint that is offered here: {form}")
     arguments: dict[str, str] = {}
     for index, part in enumerate(rest):
@@ -274,15 +287,15 @@ def parse_listener(text: str) -> Listener:
 
 
 def parse_server(text: str) -> Server:
-    """A server to connect to: ``tcp:127.0.0.1:1201``."""
+    """A server to connect to: ``tcp:127.0.0.1:1201``, or ``tls:…`` to be spoken to over TLS."""
     known = ("host", "port", "timeout", "bindAddress")
-    arguments = _endpoint(text, ("host", "port"), known)
+    arguments = _endpoint(text, ("host", "port"), known, ("tcp", "tls"))
     _port(arguments["port"], 1)
     if "timeout" in arguments and not DIGITS.issuperset(arguments["timeout"] or "-"):
         raise ValueError(f"{text!r}: the timeout must be a number of seconds")
     if not arguments["host"].isascii() or " " in arguments["host"]:
         raise ValueError(f"{text!r}: the host is an address or a domain name")
-    return Server(text, arguments["host"])
+    return Server(text, arguments["host"], text.startswith("tls:"))
 
 
 def parse_udp(text: str) -> Interface:
@@ -369,6 +382,8 @@ IDENTIFIER: Final = Kind(_optional(identifier))
 ENTRY: Final = Kind(entry)
 ADDRESS: Final = Kind(_optional(_ip))
 NETWORK: Final = Kind(_network)
+PIN: Final = Kind(_optional(parse_pin))
+TOKEN: Final = Kind(token)
 PATH: Final = Kind(_optional(abspath))
 SECONDS: Final = Kind(_seconds, (int, float), "a number")
 PERCENT: Final = Kind(_percent, (int, float), "a number")

@@ -146,12 +146,12 @@ class OptionsTests:
         file.write_text('colour = "red"\n')
         found = errors(
             mediator.Options,
-            *("--config", str(file), "--login-timeout", "soon", "--store", "sqlite:x"),
+            *("--config", str(file), "--login-timeout", "soon", "--store", "redis:x"),
             *("--auth", "password", "--listen", "tcp:1201"),
         )
         assert found[:4] == [
             f"broker: {file}: colour: there is no such setting",
-            "broker: --store: 'sqlite:x' is not offered: only memory:",
+            "broker: --store: 'redis:x' is not offered: only memory: or sqlite:PATH",
             "broker: --auth: 'password' is not offered: only none",
             "broker: --login-timeout: 'soon' is no number",
         ]

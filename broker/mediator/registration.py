@@ -88,12 +88,16 @@ class Registration:
         else:
             await self._change(peer, request, edits, address)
 
-    async def _turn(self, identifier: str) -> None:
-        """Wait for one's turn: a registration is worked out from what the one before it leaves."""
+    async def settled(self, identifier: str) -> None:
+        """Wait until no registration of a terminal is under way."""
         while identifier in self._changing:
             turn: Deferred[None] = Deferred()
             self._changing[identifier].append(turn)
             await turn
+
+    async def _turn(self, identifier: str) -> None:
+        """Wait for one's turn: a registration is worked out from what the one before it leaves."""
+        await self.settled(identifier)
         self._changing[identifier] = []
 
     async def _change(

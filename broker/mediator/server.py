@@ -169,6 +169,7 @@ class Mediator:
             self.counts["registrations"] += 1
         elif kind == (QUERY, PERMITS):
             identifier = self._identify(peer, message, PermissionDenied)
+            await self._registration.settled(identifier)  # what was asked before has its effect
             edits = as_edits(self.permits.accepted(identifier))
             request.reply("", {"Accept": "\n".join(edits)}, code=200)
         else:

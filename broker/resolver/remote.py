@@ -104,7 +104,7 @@ class _Conversation(Conversation):
 
     def connection_lost(self, reason: Failure) -> None:
         """The link is gone."""
-        self.lost()
+        self.lost(reason)
 
 
 @implementer(IResolver)
@@ -304,7 +304,8 @@ class RemoteResolver:
         if not self._refused:
             self._refused = True
             why = (
-                "its secret is another than ours, or it wants mediators on its own machine only"
+                "its secret is another than ours, or it wants a certificate that it lists,"
+                " or mediators on its own machine only"
                 if answer.statement == PERMISSION_DENIED
                 else f"it says {answer!r}"
             )

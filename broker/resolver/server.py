@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hmac
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final
 
+from cryptography import x509
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -39,6 +40,7 @@ from broker.wire.refusals import (
 from broker.wire.serving import arrived_at, came_from, declared, refuse
 from broker.wire.statements import LOOKUP, REGISTRATION_COMPLETED, SUPERSEDED
 from broker.wire.stream import Exchange, Stream
+from broker.wire.tls import CertificateRefused, certificate_of, mediator_of
 
 #: Seconds for which an address holds, where none are named.
 DEFAULT_EXPIRES: Final = 3600
@@ -102,11 +104,14 @@ class ResolverServer:
         resolver: LocalResolver,
         *,
         secret: str | None = None,
+        mediators: Collection[str] = (),
         allowed: Collection[Network] = (),
         own_ports: Collection[int] = (),
     ) -> None:
         """
-        :param secret: what a mediator must show; without one it must come from loopback
+        :param secret: what a mediator without a certificate must show; where there is none, and no
+            mediators are named either, it must come from loopback
+        :param mediators: the names of those that a certificate proves, which need no secret
         :param allowed: networks whose addresses a terminal may register from anywhere
         :param own_ports: the ports of this server, at which no terminal is
         """
@@ -114,6 +119,7 @@ class ResolverServer:
         self.counts: Counter[str] = Counter()
         self._table = resolver.table
         self._secret = None if secret is None else secret.encode()
+        self._mediators = mediators
         self._allowed = allowed
         self._own_ports = own_ports
         self._peers: set[ResolverPeer] = set()  # mediators' links, and terminals that said who
@@ -130,6 +136,14 @@ class ResolverServer:
         for peer in list(self._peers):
             peer.stream.close()
         self.exchange.stop()
+
+    def drop(self, revoked: Callable[[x509.Certificate], bool]) -> None:
+        """Close the links of mediators whose certificate is revoked by now (I2)."""
+        for peer in list(self._peers):
+            certificate = certificate_of(peer.stream.transport) if peer.mediator else None
+            if certificate is not None and revoked(certificate):
+                self.log.warn("A mediator's link is closed: its certificate has been revoked")
+                peer.stream.abort()
 
     # From a peer.
 
@@ -211,19 +225,27 @@ class ResolverServer:
         _only(fields, _ROLE)
         if peer.identifier is not None:
             raise RegistrationFailed("this connection belongs to a terminal", code=403)
-        source = came_from(peer.stream)
-        if self._secret is None:
-            proven = kind(parse_ip(source)) == "loopback"
-        else:
-            given = fields.get("Password", "")
-            proven = hmac.compare_digest(given.encode(), self._secret)
-        if not proven:
+        if not self._proven(peer, fields):
+            source = came_from(peer.stream)
             self.log.warn("A mediator's link from {source} was refused", source=source)
             raise _NotAMediator
         if not peer.mediator:
             peer.mediator = True
             peer.stream.authenticated()
             self._peers.add(peer)
+
+    def _proven(self, peer: ResolverPeer, fields: dict[str, str]) -> bool:
+        """Whether a peer is a mediator; who shows a certificate is judged by that alone (A15)."""
+        certificate = certificate_of(peer.stream.transport)
+        if certificate is not None:
+            try:
+                return mediator_of(certificate) in self._mediators
+            except CertificateRefused:  # a terminal's, or nobody's
+                return False
+        if self._secret is not None:
+            given = fields.get("Password", "")
+            return hmac.compare_digest(given.encode(), self._secret)
+        return not self._mediators and kind(parse_ip(came_from(peer.stream))) == "loopback"
 
     def _register_for(self, peer: ResolverPeer, fields: dict[str, str]) -> None:
         """A mediator registers an address of one of its terminals, or takes it back (A16).

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from broker.config import Listener
 from broker.service.process import CannotStart
+from broker.wire.tls import ServerTls, TlsFactory
 
 
 class Listening:
@@ -24,10 +25,22 @@ class Listening:
 
     log = Logger()
 
-    def __init__(self, reactor: Any, listeners: Sequence[Listener]) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        listeners: Sequence[Listener],
+        secured: Sequence[Listener] = (),
+        tls: ServerTls | None = None,
+    ) -> None:
+        """
+        :param secured: further places, where TLS is spoken
+        :param tls: our side of it
+        """
         self.ports: set[int] = set()
         self._reactor = reactor
         self._listeners = listeners
+        self._secured = secured
+        self._tls = tls
         self._open: list[IListeningPort] = []
 
     def open(self, factory: IProtocolFactory) -> None:
@@ -36,16 +49,23 @@ class Listening:
         :raises CannotStart: one can't be opened; none of them is open then
         """
         for listener in self._listeners:
-            try:
-                port = _at_once(serverFromString(self._reactor, listener.text).listen(factory))
-            except CannotListenError as error:
-                self.close()
-                raise CannotStart(f"cannot listen on {listener.text}: {reason(error)}") from None
-            self._open.append(port)
-            address: Any = port.getHost()
-            self.ports.add(address.port)
-            host = f"[{address.host}]" if ":" in address.host else address.host
-            self.log.info("Listening on {host}:{port}", host=host, port=address.port)
+            self._open_one(listener, factory, "Listening")
+        if self._tls is not None:
+            for listener in self._secured:
+                wrapped: Any = TlsFactory(self._tls, factory, self._reactor)
+                self._open_one(listener, wrapped, "Listening for TLS")
+
+    def _open_one(self, listener: Listener, factory: IProtocolFactory, what: str) -> None:
+        try:
+            port = _at_once(serverFromString(self._reactor, listener.text).listen(factory))
+        except CannotListenError as error:
+            self.close()
+            raise CannotStart(f"cannot listen on {listener.text}: {reason(error)}") from None
+        self._open.append(port)
+        address: Any = port.getHost()
+        self.ports.add(address.port)
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        self.log.info("{what} on {host}:{port}", what=what, host=host, port=address.port)
 
     def close(self) -> Deferred[Any]:
         """Close them all; fires when that is done."""

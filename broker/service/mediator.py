@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from random import SystemRandom
 from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
-from twisted.internet.endpoints import clientFromString
 
 from broker.config import FLAG, LISTENER, RESOLVER, SECONDS, Server, Setting, Settings, choice
 from broker.interfaces import IStore, StoreFailed
@@ -19,11 +18,11 @@ from broker.mediator.server import Mediator
 from broker.options import RoleOptions
 from broker.resolver.local import LocalResolver
 from broker.resolver.remote import RemoteResolver
-from broker.service import shared
+from broker.service import secured, shared
 from broker.service.counting import CountLog
 from broker.service.listening import Listening
 from broker.service.process import CannotStart, Owner, Role, own_process
-from broker.store.memory import MemoryStore
+from broker.store.making import make_store
 from broker.wire.stream import Exchange, StreamFactory
 
 
@@ -44,15 +43,19 @@ class Options(RoleOptions):
             "Where terminals connect: tcp:PORT[:interface=ADDRESS].",
             repeatable=True,
         ),
+        secured.listen_setting(1202),
+        *secured.SERVER_SIDE,
         shared.UDP_PORT,
         Setting(
             "resolver",
             RESOLVER,
             "inside",
-            "The resolver to ask for addresses: tcp:HOST:PORT, or inside this process.",
+            "The resolver to ask for addresses: tcp:HOST:PORT, tls:HOST:PORT, or inside this"
+            " process.",
         ),
+        *secured.TO_RESOLVER,
         shared.secret_setting("the resolver"),
-        shared.STORE,
+        shared.DURABLE_STORE,
         shared.AUTH,
         shared.CLEAR_TEXT,
         shared.LOGIN_TIMEOUT,
@@ -75,6 +78,8 @@ class Options(RoleOptions):
 
     def problems(self, settings: Settings) -> Iterator[str]:
         yield from shared.exposed(settings, "resolver")
+        yield from secured.server_problems(settings)
+        yield from secured.resolver_problems(settings)
         if settings.values["resolver"] is None:
             if settings.values["mediator-secret"] is not None:
                 yield f"{settings.where('mediator-secret')}: goes with a resolver that is apart"
@@ -89,17 +94,31 @@ class MediatorService(Role):
     """The mediator, its resolver, its store and its ports.
 
     :ivar mediator: the mediator, once the store is loaded
+    :ivar renewal: reads the files of certificates again
     """
 
     def __init__(
-        self, reactor: Any, options: Options, store: IStore, owner: Owner | None = None
+        self,
+        reactor: Any,
+        options: Options,
+        store: IStore,
+        owner: Owner | None = None,
+        *,
+        stop_store: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """
+        :param stop_store: ends the store, where it is this service's alone
+        """
         super().__init__(owner)
         self.mediator: Mediator | None = None
-        self.listening = Listening(reactor, options["listen"])
+        tls = secured.made(secured.server_side, options)
+        self.listening = Listening(reactor, options["listen"], options["listen-tls"], tls)
+        self._to_resolver = secured.made(secured.to_resolver, options)
+        self.renewal = secured.Renewal(reactor, tls, self._to_resolver)
         self._reactor = reactor
         self._options = options
         self._store = store
+        self._stop_store = stop_store
         self._dialer = Dialer(reactor)
         self._resolver: LocalResolver | RemoteResolver | None = None
         self._link: Exchange | None = None  # to a resolver that is apart
@@ -149,17 +168,19 @@ class MediatorService(Role):
         secret = shared.read_secret(options["mediator-secret"])
         trace = shared.log_trace(lambda _: "resolver") if options["trace"] else None
         self._link = Exchange.of_client(self._reactor, trace=trace)
-        endpoint = clientFromString(self._reactor, server.text)
+        endpoint = secured.endpoint(self._reactor, server, self._to_resolver)
         return RemoteResolver(self._link, endpoint, jitter=SystemRandom().random, secret=secret)
 
     def serve(self) -> None:
         if self.mediator is not None and self._resolver is not None:
             self._resolver.start()
+            self.renewal.start()
             self._counting = CountLog(self._reactor, self.mediator.counts)
             self._counting.start()
 
     def close(self) -> Deferred[Any]:
         closing = [self.listening.close()]
+        self.renewal.stop()
         if self.mediator is not None:
             self.mediator.stop()
         self._dialer.stop()
@@ -168,6 +189,8 @@ class MediatorService(Role):
             closing.append(stopping.addCallback(self._left))
         if self._counting is not None:
             self._counting.stop()
+        if self._stop_store is not None:
+            closing.append(maybeDeferred(self._stop_store))
         return gatherResults(closing)
 
     def _left(self, stopped: object) -> None:
@@ -178,4 +201,7 @@ class MediatorService(Role):
 def makeService(config: Options) -> IService:
     """The role as ``twistd`` runs it, in a process of its own."""
     reactor, owner = own_process(config)
-    return MediatorService(reactor, config, MemoryStore(os.urandom), owner)
+    store = make_store(config["store"], reactor.callFromThread, os.urandom)
+    service = MediatorService(reactor, config, store, owner, stop_store=store.stop)
+    service.renewal.on_hangup(reactor)
+    return service

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
 
-from broker.config import LISTENER, Setting, Settings
+from broker.config import LISTENER, TOKEN, Setting, Settings
 from broker.options import RoleOptions
 from broker.resolver.local import LocalResolver
 from broker.resolver.server import ResolverServer
-from broker.service import shared
+from broker.service import secured, shared
 from broker.service.counting import CountLog
 from broker.service.listening import Listening
 from broker.service.process import Owner, Role, own_process
 from broker.wire.stream import Exchange, StreamFactory
+
+MEDIATORS: Final = Setting(
+    "mediators",
+    TOKEN,
+    [],
+    "The name of a mediator that its certificate proves (broker-mediator:NAME) and that is taken.",
+    repeatable=True,
+)
 
 
 class Options(RoleOptions):
@@ -35,6 +43,9 @@ class Options(RoleOptions):
             "Where mediators and terminals connect: tcp:PORT[:interface=ADDRESS].",
             repeatable=True,
         ),
+        secured.listen_setting(1204),
+        *secured.SERVER_SIDE,
+        MEDIATORS,
         shared.UDP_PORT,
         shared.secret_setting("the mediator"),
         shared.STORE,
@@ -47,18 +58,28 @@ class Options(RoleOptions):
 
     def problems(self, settings: Settings) -> Iterator[str]:
         yield from shared.exposed(settings)
+        yield from secured.server_problems(settings)
+        values = settings.values
+        if values["mediators"] and (not values["listen-tls"] or values["client-ca"] is None):
+            yield (
+                f"{settings.where('mediators')}: their certificates are seen only with"
+                " --listen-tls and --client-ca"
+            )
 
 
 class ResolverService(Role):
     """The resolver and its ports.
 
     :ivar server: the resolver, once its ports are open
+    :ivar renewal: reads the files of certificates again
     """
 
     def __init__(self, reactor: Any, options: Options, owner: Owner | None = None) -> None:
         super().__init__(owner)
         self.server: ResolverServer | None = None
-        self.listening = Listening(reactor, options["listen"])
+        self._tls = secured.made(secured.server_side, options)
+        self.listening = Listening(reactor, options["listen"], options["listen-tls"], self._tls)
+        self.renewal = secured.Renewal(reactor, self._tls)
         self._reactor = reactor
         self._options = options
         self._resolver = LocalResolver(reactor)
@@ -76,6 +97,7 @@ class ResolverService(Role):
             exchange,
             self._resolver,
             secret=shared.read_secret(options["mediator-secret"]),
+            mediators=options["mediators"],
             allowed=options["allow-address"],
             own_ports=self.listening.ports,
         )
@@ -85,11 +107,19 @@ class ResolverService(Role):
     def serve(self) -> None:
         if self.server is not None:
             self._resolver.start()
+            self.renewal.renewed = self._drop_revoked
+            self.renewal.start()
             self._counting = CountLog(self._reactor, self.server.counts)
             self._counting.start()
 
+    def _drop_revoked(self) -> None:
+        """The revocation list may be newer than a mediator's link (I2)."""
+        if self.server is not None and self._tls is not None:
+            self.server.drop(self._tls.revoked)
+
     def close(self) -> Deferred[Any]:
         closing = self.listening.close()
+        self.renewal.stop()
         if self.server is not None:
             self.server.stop()
         self._resolver.stop()
@@ -101,4 +131,6 @@ class ResolverService(Role):
 def makeService(config: Options) -> IService:
     """The role as ``twistd`` runs it, in a process of its own."""
     reactor, owner = own_process(config)
-    return ResolverService(reactor, config, owner)
+    service = ResolverService(reactor, config, owner)
+    service.renewal.on_hangup(reactor)
+    return service

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from os.path import abspath
 from typing import Final
 
 from twisted.logger import Logger
@@ -13,6 +15,7 @@ from broker.config import (
     PATH,
     SECONDS,
     UDP,
+    Kind,
     Listener,
     Server,
     Setting,
@@ -36,6 +39,20 @@ STORE: Final = Setting(
     "memory:",
     "Where what must survive is kept; memory: forgets it when the process ends.",
 )
+
+
+def parse_store(text: str) -> str | None:
+    """Where a store is: a path for ``sqlite:PATH``, nothing for ``memory:``."""
+    kind, colon, path = text.partition(":")
+    if text == "memory:":
+        return None
+    if kind != "sqlite" or not colon or not path or "\0" in path:
+        raise ValueError(f"{text!r} is not offered: only memory: or sqlite:PATH")
+    return abspath(path)
+
+
+#: The same for a role that has something to keep.
+DURABLE_STORE: Final = replace(STORE, kind=Kind(parse_store))
 AUTH: Final = Setting(
     "auth",
     choice("none"),
@@ -46,7 +63,8 @@ CLEAR_TEXT: Final = Setting(
     "allow-clear-text",
     FLAG,
     False,
-    "Allow what is not encrypted beyond this machine, where any network on the way can read it.",
+    "Allow what is not encrypted, or proves nobody, beyond this machine: others can read it, or"
+    " act as anybody.",
 )
 UDP_PORT: Final = Setting(
     "udp",
@@ -77,12 +95,15 @@ def secret_setting(other: str) -> Setting:
 
 
 def exposed(settings: Settings, also: str = "") -> Iterator[str]:
-    """Listeners and servers that clear text would reach beyond this machine (I25).
+    """Listeners and servers beyond this machine that clear text or anybody would reach (I25).
+
+    TLS hides what is said, and doesn't prove who says it: with ``auth`` ``none`` it is not enough.
 
     :param also: a further setting that names a server, or nothing
     """
     listeners: list[Listener] = settings.values["listen"]
-    if not listeners:
+    secured: list[Listener] = settings.values["listen-tls"]
+    if not listeners and not secured:
         yield f"{settings.where('listen')}: at least one place to listen is needed"
     if settings.values["allow-clear-text"]:
         return
@@ -93,8 +114,15 @@ def exposed(settings: Settings, also: str = "") -> Iterator[str]:
                 " and with auth none whoever connects is believed, in clear text:"
                 " listen on interface=127.0.0.1, or say --allow-clear-text"
             )
+    for listener in secured:
+        if not listener.interface.loopback:
+            yield (
+                f"{settings.where('listen-tls')}: {listener.text} can be reached from other"
+                " machines, and with auth none whoever connects is believed, encrypted though it"
+                " is: listen on interface=127.0.0.1, or say --allow-clear-text"
+            )
     server: Server | None = settings.values.get(also)
-    if server is not None and not server.loopback:
+    if server is not None and not server.loopback and not server.tls:
         yield (
             f"{settings.where(also)}: {server.text} is another machine, and all would go there in"
             " clear text: say --allow-clear-text if that is meant"

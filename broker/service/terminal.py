@@ -10,7 +10,7 @@ from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.endpoints import clientFromString, serverFromString
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -25,11 +25,12 @@ from broker.config import (
     PERCENT,
     SERVER,
     SIZE,
+    Server,
     Setting,
     Settings,
 )
 from broker.options import RoleOptions
-from broker.service import shared
+from broker.service import secured, shared
 from broker.service.listening import reason
 from broker.service.process import CannotStart, Owner, Role, own_process
 from broker.terminal.files import FileReceiver, InThread, safe_name
@@ -50,7 +51,13 @@ class Options(RoleOptions):
     )
     settings = (
         Setting("identifier", IDENTIFIER, "", "Whom it acts as; there is no default."),
-        Setting("mediator", SERVER, "tcp:127.0.0.1:1201", "The mediator: tcp:HOST:PORT."),
+        Setting(
+            "mediator",
+            SERVER,
+            "tcp:127.0.0.1:1201",
+            "The mediator: tcp:HOST:PORT, or tls:HOST:PORT.",
+        ),
+        *secured.TO_MEDIATOR,
         Setting(
             "listen",
             LISTENER,
@@ -87,6 +94,7 @@ class Options(RoleOptions):
         values = settings.values
         if values["identifier"] is None:
             yield f"{settings.where('identifier')}: say whom the terminal acts as"
+        yield from secured.mediator_problems(settings)
         folder = values["receive"]
         if folder is not None and not os.path.isdir(folder):
             yield f"{settings.where('receive')}: {folder} is no folder"
@@ -102,6 +110,7 @@ class TerminalService(Role):
     """The terminal, what it does with calls, and how it decides its status.
 
     :ivar terminal: the terminal
+    :ivar renewal: reads the files of certificates again
     """
 
     log = Logger()
@@ -123,11 +132,13 @@ class TerminalService(Role):
                 now=lambda: datetime.now(UTC),
                 in_thread=in_thread,
             )
+        tls = secured.made(secured.to_mediator, options)
+        self.renewal = secured.Renewal(reactor, tls)
         self._load = CpuLoad(reactor, limit) if limit is not None else None
         self.terminal = Terminal(
             reactor,
             options["identifier"],
-            clientFromString(reactor, options["mediator"].text),
+            secured.endpoint(reactor, options["mediator"], tls),
             listen=serverFromString(reactor, options["listen"].text),
             address=options["address"],
             accept=options["accept"],
@@ -139,10 +150,11 @@ class TerminalService(Role):
 
     async def open(self) -> None:
         """Open the direct listener."""
-        if not self._options["mediator"].loopback:
+        mediator: Server = self._options["mediator"]
+        if not mediator.loopback and not mediator.tls:
             self.log.warn(
                 "What is said to the mediator {mediator} is not encrypted on its way",
-                mediator=self._options["mediator"].text,
+                mediator=mediator.text,
             )
         self.terminal.startService()
         text = self._options["listen"].text
@@ -155,10 +167,12 @@ class TerminalService(Role):
         self.log.info("Listening on {host}:{port}", host=host, port=address.port)
 
     def serve(self) -> None:
+        self.renewal.start()
         if self._load is not None:
             self._load.start()
 
     def close(self) -> Deferred[Any]:
+        self.renewal.stop()
         if self._load is not None:
             self._load.stop()
         return maybeDeferred(self.terminal.stopService)
@@ -173,4 +187,6 @@ def makeService(config: Options) -> IService:
     """The role as ``twistd`` runs it, in a process of its own."""
     reactor, owner = own_process(config)
     in_thread: InThread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
-    return TerminalService(reactor, config, in_thread, owner)
+    service = TerminalService(reactor, config, in_thread, owner)
+    service.renewal.on_hangup(reactor)
+    return service

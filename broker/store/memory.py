@@ -30,3 +30,6 @@ class MemoryStore:
                 self._permits[change.owner] = change
             else:
                 self._permits.pop(change.owner, None)
+
+    async def stop(self) -> None:
+        """There is nothing to close."""

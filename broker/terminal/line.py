@@ -232,7 +232,7 @@ class Line(Conversation):
 
     def connection_lost(self, reason: Failure) -> None:
         """The connection is gone."""
-        self.lost()
+        self.lost(reason)
         self._told.line_lost(self, reason)
         self.gone.callback(None)
 

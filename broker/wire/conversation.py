@@ -16,6 +16,7 @@ from broker.wire.grammar import NOTIFY, STATEMENT
 from broker.wire.message import Malformed, Message
 from broker.wire.statements import BAD_MESSAGE, CODES, TOO_LARGE
 from broker.wire.stream import Stream
+from broker.wire.tls import TlsFailed
 
 
 class Request:
@@ -257,8 +258,11 @@ class Conversation:
             answer.callback(message)
         return True
 
-    def lost(self) -> None:
-        """The connection is gone: fail our questions, give up the peer's requests."""
+    def lost(self, reason: Failure | None = None) -> None:
+        """The connection is gone: fail our questions, give up the peer's requests.
+
+        :param reason: why; who asked is told where it was TLS that ended the connection
+        """
         requests = [*(self._requests or ()), *(self._unordered or ())]
         questions = list((self._questions or {}).values())
         self._requests = self._unordered = self._questions = None
@@ -268,4 +272,5 @@ class Conversation:
                 request.abandoned()
         for question in questions:
             if not question.called:  # one who called itself has given up by now
-                question.errback(Failure(ConnectionLost()))
+                told = reason is not None and reason.check(TlsFailed) is not None
+                question.errback(reason if told else Failure(ConnectionLost()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
+from math import inf
 from typing import Any, Final, Protocol
 
 from twisted.internet.interfaces import (
@@ -27,6 +28,7 @@ from zope.interface import implementer
 from broker.wire.decoder import KNOWN, STRANGER, Body, Decoder, Limits, Signal
 from broker.wire.message import Malformed, Message
 from broker.wire.timing import Deadlines
+from broker.wire.tls import TlsFailed, explain, is_encrypted
 
 #: Events handled for one peer before the others have their turn.
 EVENTS_A_TURN: Final = 64
@@ -34,6 +36,9 @@ EVENTS_A_TURN: Final = 64
 OUTPUT_A_TURN: Final = 65536
 #: A peer that sends keepalives has gone when it has been silent for so many seconds, twice.
 SILENCE: Final = 100.0
+
+#: Seconds between two lines of the log about failed handshakes, which any stranger can cause (I15).
+TOLD_EVERY: Final = 1.0
 
 Trace = Callable[["Stream", str, Message], None]
 
@@ -88,6 +93,8 @@ class Exchange:
         self._written: dict[Stream, None] = {}
         self._turns = 0
         self._scheduled = False
+        self._untold = 0
+        self._tell_from = -inf
 
     @classmethod
     def of_client(cls, clock: IReactorTime, *, trace: Trace | None = None) -> Exchange:
@@ -123,6 +130,20 @@ class Exchange:
         for deadlines in (self.logins, self.stalls, self.early_stalls, self.silences):
             if deadlines is not None:
                 deadlines.stop()
+
+    def insecure(self, source: str | None, why: str) -> None:
+        """Log why TLS has ended a peer's connection; where we dialled, who waits for it tells."""
+        if self.logins is None:
+            return
+        now = self.clock.seconds()
+        if now < self._tell_from:
+            self._untold += 1
+            return
+        more = f" ({self._untold} more since the last such line)" if self._untold else ""
+        where = source or "this machine"
+        self.log.info("TLS with {where} failed: {why}{more}", where=where, why=why, more=more)
+        self._tell_from = now + TOLD_EVERY
+        self._untold = 0
 
     def _flush_later(self) -> None:
         self._scheduled = False
@@ -191,8 +212,7 @@ class Stream:
         transport.setTcpNoDelay(True)
         transport.setTcpKeepAlive(True)
         self._plain = isinstance(transport, Connection) and not getattr(transport, "TLS", False)
-        if self._plain:
-            transport.bufferSize = self.decoder.limits.output
+        self._buffer(self.decoder.limits.output)
         transport.registerProducer(self, True)
         if self._exchange.logins is not None:
             self._exchange.logins.add(self)
@@ -231,6 +251,10 @@ class Stream:
         self.transport = None
         self._out = None
         exchange = self._exchange
+        why = explain(reason.value) if reason.value is not None else None
+        if why is not None:
+            exchange.insecure(self.source, why)
+            reason = Failure(TlsFailed(why))
         self._logged_in()
         exchange.silences.discard(self)
         exchange.stalls.discard(self)
@@ -306,8 +330,8 @@ class Stream:
         self.decoder.limits = self._exchange.known
         if self.source is not None:
             self._exchange.sources.known(self.source)
-        if self._plain and self.transport is not None:
-            self.transport.bufferSize = 65536
+        if self.transport is not None:
+            self._buffer(65536)
 
     def hold(self) -> None:
         """Hand over nothing more until ``go_on``: what the peer sends meanwhile stays with it."""
@@ -335,8 +359,7 @@ class Stream:
         self._raw = protocol
         self._held = False
         self._read(True)
-        if self._plain:
-            self.transport.bufferSize = 65536
+        self._buffer(65536)
         self.transport.unregisterProducer()
         protocol.makeConnection(self.transport)
         if rest:
@@ -377,7 +400,7 @@ class Stream:
     @property
     def secure(self) -> bool:
         """Whether the connection is encrypted."""
-        return bool(getattr(self.transport, "TLS", False))
+        return is_encrypted(self.transport)
 
     # From the transport, as its producer: whether the peer reads (Twisted has no cap of its own).
 
@@ -478,8 +501,17 @@ class Stream:
             else:
                 self.transport.pauseProducing()
 
+    def _buffer(self, size: int) -> None:
+        """Set how much output may wait before we are paused; a read gives no more at a time."""
+        if self._plain:
+            self.transport.bufferSize = size
+        elif is_encrypted(self.transport):
+            self.transport.transport.bufferSize = size  # of the connection below
+
     def _lose(self) -> None:
         if self.transport is not None:
+            if is_encrypted(self.transport):
+                self._read(True)  # TLS ends once the peer's own end has been read
             self.transport.unregisterProducer()
             self.transport.loseConnection()
 

@@ -25,6 +25,7 @@ from service_identity.cryptography import (
     verify_certificate_ip_address,
 )
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import (
     IAddress,
     IOpenSSLClientConnectionCreator,
@@ -68,6 +69,7 @@ __all__ = [
     "ServerTls",
     "TlsEndpoint",
     "TlsFactory",
+    "TlsFailed",
     "Unusable",
     "certificate_of",
     "explain",
@@ -112,6 +114,16 @@ class HandshakeTimedOut(SSL.Error):
 
     def __str__(self) -> str:
         return "the handshake was not over in time"
+
+
+class TlsFailed(ConnectionLost):
+    """A connection was lost because TLS ended it; the text is a person's, as ``explain`` gives it.
+
+    What waits for a connection handles it as any other loss, and can tell why.
+    """
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class _Built(NamedTuple):

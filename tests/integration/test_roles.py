@@ -187,7 +187,7 @@ class RefusalTests:
 
     def test_all_at_once(self, processes: Processes) -> None:
         """Several errors are told together, a line each."""
-        running = processes.twistd("broker", "--store=sqlite:x", "--auth=ldap", "--causes=some")
+        running = processes.twistd("broker", "--store=redis:x", "--auth=ldap", "--causes=some")
         assert running.wait() == 1
         assert len(running.err) == 3
 

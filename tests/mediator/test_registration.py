@@ -521,6 +521,14 @@ class DurabilityTests:
         scene.fires(store.pending[2], a3=DONE)
         scene.says("a1", PERMITS, a1=permits("Create Ib,Id"))
 
+    def test_listed_behind_an_edit(self) -> None:
+        """A list asked for behind an edit is the list that the edit leaves (I8, I11)."""
+        scene, store = with_store(PermitChange("Ia", ("Ib",)))
+        scene.connect("a")
+        scene.says("a", register("Ia", "Accept:Add Ic"))
+        scene.says("a", PERMITS)
+        scene.fires(store.pending[0], a=DONE + permits("Create Ib,Ic"))
+
     def test_too_long_by_then(self) -> None:
         """What would make a list too long by the time its turn comes is refused (I15)."""
         full = tuple(f"x{n}" for n in range(999))

@@ -21,6 +21,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -42,6 +43,7 @@ from broker.wire.tls import (
     ServerTls,
     TlsEndpoint,
     TlsFactory,
+    TlsFailed,
     Unusable,
     certificate_of,
     explain,
@@ -52,7 +54,7 @@ from broker.wire.tls import (
 )
 from tests.certificates import Files, Pki, foreign_client, foreign_server, meet, uris
 from tests.fakes import Client, FakeTransport, Pair, advance, connect
-from tests.wire.recorder import Recorder
+from tests.wire.recorder import Recorder, Talk
 
 LONG_AGO = timedelta(days=400)
 
@@ -1011,3 +1013,102 @@ class TransportTests:
         assert explain(strange) == "TLS failed: something\\u001b new"
         assert explain(SSL.Error([])) == "TLS failed: Error"
         assert explain(SSL.SysCallError(-1, "Unexpected EOF")) == "TLS failed: Unexpected EOF"
+
+
+class StreamTests:
+    """``Stream`` over TLS: what holds over plain TCP holds here."""
+
+    def setup_method(self) -> None:
+        """Nobody is connected yet."""
+        self.clock = Clock()
+        self.exchange = Exchange(self.clock)
+        self.made: list[Recorder] = []
+
+    def meet(self, own: Files, foreign: Any) -> tuple[Client, Stream]:
+        """One connection, secured."""
+
+        def receiver(stream: Stream) -> Recorder:
+            self.made.append(Recorder(stream))
+            return self.made[-1]
+
+        factory = TlsFactory(ServerTls(*own), StreamFactory(self.exchange, receiver), self.clock)
+        peer = meet(factory, self.clock, foreign)
+        return peer, self.made[-1].stream
+
+    def test_secure(self, pki: Pki, own: Files) -> None:
+        """It knows that it is encrypted, and once it is gone that it isn't (I25)."""
+        peer, stream = self.meet(own, foreign_client(pki.ca))
+        assert stream.secure
+        peer.vanish()
+        assert not stream.secure
+
+    def test_output_limit(self, pki: Pki, own: Files) -> None:
+        """A stranger that doesn't read is cut off at 4 KiB, one that is known has more (I15)."""
+        peer, stream = self.meet(own, foreign_client(pki.ca))
+        assert peer.transport.bufferSize == self.exchange.stranger.output
+        peer.transport.stop_reading_peer()
+        stream.write(b"x" * 5000)
+        advance(self.clock, self.exchange.stranger.stalled + 0.1)
+        assert peer.closed
+        peer, stream = self.meet(own, foreign_client(pki.ca))
+        stream.authenticated()
+        assert peer.transport.bufferSize == 65536
+        peer.transport.stop_reading_peer()
+        stream.write(b"x" * 5000)
+        advance(self.clock, 8)
+        assert not peer.closed
+
+    def test_closed_while_held(self, pki: Pki, own: Files) -> None:
+        """Closing reads on, though nothing was to be read, so that the peer's end is seen."""
+        foreign = foreign_client(pki.ca)
+        peer, stream = self.meet(own, foreign)
+        stream.authenticated()
+        stream.hold()
+        stream.write(b"bye")
+        stream.close()
+        foreign.talk(peer)
+        assert foreign.received == b"bye"
+        assert not peer.closed
+        foreign.tls.unwrap()  # its own end of TLS
+        foreign.talk(peer)
+        assert peer.closed
+        assert not peer.transport.aborted
+
+    def test_refused(self, pki: Pki, other: Pki, own: Files) -> None:
+        """Why TLS ended a connection reaches the receiver and the log, a line a second (I15)."""
+        with capturedLogs() as events:
+            for _ in range(3):
+                self.meet(own, foreign_client(other.ca))
+            why = "the peer has refused: no authority that it trusts has issued our certificate"
+            reason = self.made[0].reason
+            assert reason is not None
+            assert reason.check(TlsFailed)
+            assert str(reason.value) == why
+            advance(self.clock, 1.1)
+            self.meet(own, foreign_client(other.ca))
+        lines = [formatEvent(event) for event in events]
+        assert lines == [
+            f"TLS with this machine failed: {why}",
+            f"TLS with this machine failed: {why} (2 more since the last such line)",
+        ]
+
+    def test_questions_are_told(self, pki: Pki, other: Pki, own: Files) -> None:
+        """Who waits for an answer learns that it was TLS, not just that there is none."""
+        exchange = Exchange.of_client(self.clock)
+        tls = ClientTls(other.ca, "localhost")
+        factory = TlsFactory(tls, StreamFactory(exchange, Asking), self.clock)
+        peer = connect(factory, self.clock)
+        wrapper: Any = peer.protocol
+        answer = wrapper.wrappedProtocol.receiver.ask(Message("QUERY", "STATUS"))
+        foreign_server(own).talk(peer)
+        failed: list[Failure] = []
+        answer.addErrback(failed.append)
+        assert failed[0].check(TlsFailed)
+        assert str(failed[0].value).endswith("no authority that is trusted has issued it")
+
+
+class Asking(Talk):
+    """A conversation that passes on why its connection was lost."""
+
+    def connection_lost(self, reason: Failure) -> None:
+        self.lost(reason)

@@ -1,0 +1,221 @@
+"""Opening a database: made if it is missing, looked through, brought up to date, its epoch known.
+
+Nothing is served from a database of which anything is doubtful: it refuses to open, with a text
+that says what to do (I3).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from dataclasses import dataclass
+from importlib.resources.abc import Traversable
+from typing import Final
+
+from broker.interfaces import StoreFailed
+from broker.store import versions
+from broker.store.backup import back_up
+from broker.store.connection import BACKUP, IN_USE, Connect, Connection, check, code_of, value_of
+from broker.store.files import application_of, exists, put_in_place, remove, sync_folder, tighten
+from broker.store.mark import Mark
+from broker.tables.grants import Randomness
+
+#: Bytes that SQLite leaves its log at when it has written it back.
+_LOG_BYTES: Final = 16 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Database:
+    """A database that is open, and nobody else's.
+
+    :ivar epoch: its epoch
+    :ivar sequence: how many transactions there have been
+    :ivar renewed: why the epoch is new, though the database is not; else empty
+    """
+
+    connection: Connection
+    mark: Mark
+    epoch: str
+    sequence: int
+    renewed: str = ""
+
+    def close(self) -> None:
+        """Close it, and let it go."""
+        try:
+            self.connection.close()
+            self.mark.sync()
+        finally:
+            self.mark.close()
+
+
+def open_database(
+    path: str,
+    *,
+    connect: Connect,
+    randomness: Randomness,
+    schema: Traversable = versions.SCHEMA,
+) -> Database:
+    """Open the database at a path, and make it if there is none.
+
+    :raises StoreFailed: it must not be used; the text says why, and what to do
+    """
+    path = os.path.realpath(path)
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        raise StoreFailed(f"{path}: there is no folder {folder}: make it, or name another file")
+    try:
+        mark = Mark(path)
+        try:
+            return _open(path, mark, connect, randomness, schema)
+        except BaseException:
+            mark.close()
+            raise
+    except OSError as error:
+        raise StoreFailed(
+            f"{path}: {error.strerror}: it and its folder must belong to the user as whom the"
+            " broker runs"
+        ) from None
+    except sqlite3.Error as error:
+        raise StoreFailed(f"{path}: {_advice(error)}") from None
+
+
+def _open(
+    path: str, mark: Mark, connect: Connect, randomness: Randomness, schema: Traversable
+) -> Database:
+    if not os.path.lexists(path):
+        _make(path, mark, connect, randomness, schema)
+    application = application_of(path)
+    if application is None:
+        raise StoreFailed(f"{path}: is damaged, or no database. {_INSTEAD}")
+    if application not in {IN_USE, BACKUP}:
+        raise StoreFailed(f"{path}: is not a database of this program: name another file")
+    if application == BACKUP and exists(f"{path}-wal"):
+        raise StoreFailed(
+            f"{path}: is a backup, but {path}-wal belongs to the database that was here before:"
+            " move that away too"
+        )
+    tighten(path)
+    os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))  # else SQLite would silently only read
+    connection = connect(path)
+    try:
+        return _look_through(path, mark, connection, randomness, schema)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _look_through(
+    path: str, mark: Mark, connection: Connection, randomness: Randomness, schema: Traversable
+) -> Database:
+    connection.execute("PRAGMA cell_size_check = ON")
+    found = check(connection)
+    if found:
+        raise StoreFailed(f"{path}: is damaged ({found}). {_INSTEAD}")
+    newest = versions.newest(schema)
+    version = value_of(connection, "PRAGMA user_version")
+    if version > newest:
+        raise StoreFailed(
+            f"{path}: was made by a newer broker (its schema is version {version}, this one knows"
+            f" {newest}): run that one, or put a backup from before in its place"
+        )
+    database = _settle_epoch(mark, connection, randomness)
+    if version < newest:
+        _upgrade(path, connection, schema, version)
+    mode = value_of(connection, "PRAGMA journal_mode = WAL")
+    if mode != "wal":
+        raise StoreFailed(f"{path}: lies where SQLite can keep no log: put it on a local disk")
+    connection.execute("PRAGMA synchronous = FULL")  # every commit is synced (I8)
+    connection.execute("PRAGMA fullfsync = ON")  # and on macOS past the disk's own cache
+    list(connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}"))
+    connection.execute("BEGIN IMMEDIATE")  # which fails while another program writes
+    connection.execute("ROLLBACK")
+    mark.write(database.epoch, database.sequence)
+    mark.sync()
+    sync_folder(path)
+    return database
+
+
+def _make(
+    path: str, mark: Mark, connect: Connect, randomness: Randomness, schema: Traversable
+) -> None:
+    if exists(f"{path}-wal"):
+        raise StoreFailed(
+            f"{path}: is missing, but {path}-wal is there and belongs to it: put it back, or to"
+            " begin anew move that away too"
+        )
+    new = f"{path}-new"
+    remove(new)
+    os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    try:
+        connection = connect(new)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            versions.make(connection, schema)
+            connection.execute(f"PRAGMA application_id = {IN_USE}")
+            epoch = randomness(8).hex()
+            connection.execute("INSERT INTO store VALUES (1, ?, 0)", (epoch,))
+            connection.execute("COMMIT")
+        finally:
+            connection.close()
+        mark.write(epoch, 0)
+        put_in_place(new, path)
+    except BaseException:
+        remove(new)
+        raise
+
+
+def _upgrade(path: str, connection: Connection, schema: Traversable, version: int) -> None:
+    back_up(path, f"{path}-v{version}")
+    connection.execute("PRAGMA synchronous = EXTRA")
+    connection.execute("BEGIN IMMEDIATE")
+    versions.upgrade(connection, schema, version)
+    connection.execute("COMMIT")
+
+
+def _settle_epoch(mark: Mark, connection: Connection, randomness: Randomness) -> Database:
+    """Find out whether changes may be lost; if so, draw another epoch.
+
+    The table ``store`` is the same in every version.
+    """
+    ((epoch, sequence),) = connection.execute("SELECT epoch, sequence FROM store")
+    said = mark.read()
+    renewed = ""
+    if value_of(connection, "PRAGMA application_id") == BACKUP:
+        renewed = "it is a backup"
+    elif said is None or said[0] != epoch:
+        renewed = "the mark beside it is missing, void or another's"
+    elif said[1] > sequence:
+        renewed = f"it is an older copy, or has lost changes: {sequence} of {said[1]} are in it"
+    if renewed:
+        epoch = randomness(8).hex()
+        sequence += 1
+        # A backup has no log yet. It must not get one before it is marked as in use in the file
+        # itself, else that log could be taken for another database's.
+        connection.execute("PRAGMA synchronous = EXTRA")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(f"PRAGMA application_id = {IN_USE}")
+        connection.execute("UPDATE store SET epoch = ?, sequence = ?", (epoch, sequence))
+        connection.execute("COMMIT")
+    return Database(connection, mark, epoch, sequence, renewed)
+
+
+_INSTEAD: Final = (
+    "Keep it for inspection, and put a backup in its place; with none, move it and what lies beside"
+    " it away to begin anew"
+)
+_ADVICE: Final = {
+    sqlite3.SQLITE_CORRUPT: f"is damaged. {_INSTEAD}",
+    sqlite3.SQLITE_NOTADB: f"is damaged, or no database. {_INSTEAD}",
+    sqlite3.SQLITE_BUSY: "another program is using it: end that first",
+    sqlite3.SQLITE_READONLY: (
+        "can't be written: it and its folder must belong to the user as whom the broker runs"
+    ),
+    sqlite3.SQLITE_CANTOPEN: (
+        "can't be opened: it and its folder must belong to the user as whom the broker runs"
+    ),
+    sqlite3.SQLITE_FULL: "no space is left on its disk",
+}
+
+
+def _advice(error: sqlite3.Error) -> str:
+    return _ADVICE.get(code_of(error), str(error))

@@ -1,0 +1,274 @@
+"""TLS as the roles offer it: their settings, and certificates that change or end meanwhile."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import execute
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
+
+from broker.options import RoleOptions
+from broker.service import mediator, resolver, secured, terminal
+from broker.service.process import CannotStart
+from broker.wire.tls import ServerTls
+from tests.certificates import Files, Pki, foreign_client, foreign_server, meet
+from tests.fakes import Client, FakeReactor, advance, connect, settle
+from tests.service.test_services import a_mediator, options_of, start
+from tests.test_options import errors, parse
+
+LOOPBACK = "--listen-tls=tcp:1202:interface=127.0.0.1"
+SERVERS = pytest.mark.parametrize("role", [mediator.Options, resolver.Options])
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    """An authority."""
+    return Pki(tmp_path_factory.mktemp("secured"))
+
+
+@pytest.fixture(scope="module")
+def own(pki: Pki) -> Files:
+    """A server's certificate."""
+    return pki.server()
+
+
+def pair(files: Files) -> list[str]:
+    """The options for a certificate and its key."""
+    return [f"--certificate={files.certificate}", f"--private-key={files.key}"]
+
+
+class SettingsTests:
+    """What is wrong is told at once, a line each (I3)."""
+
+    @SERVERS
+    def test_good(self, role: type[RoleOptions], pki: Pki, own: Files) -> None:
+        """All that TLS can be given."""
+        options = parse(
+            role, LOOPBACK, *pair(own), f"--client-ca={pki.ca}", f"--revocation-list={pki.crl}"
+        )
+        assert isinstance(secured.server_side(options), ServerTls)
+
+    @SERVERS
+    def test_missing(self, role: type[RoleOptions], own: Files) -> None:
+        """Neither half of the pair can be left out."""
+        name = role.role
+        assert errors(role, LOOPBACK) == [
+            f"{name}: --listen-tls: TLS needs --certificate and --private-key"
+        ]
+        assert errors(role, LOOPBACK, f"--certificate={own.certificate}") == [
+            f"{name}: --listen-tls: TLS needs --private-key"
+        ]
+        assert errors(role, LOOPBACK, *pair(own), "--revocation-list=x")[0].endswith(
+            "whose it is can't be checked without --client-ca"
+        )
+
+    @SERVERS
+    def test_bad_files(self, role: type[RoleOptions], pki: Pki, own: Files, tmp_path: Path) -> None:
+        """A file that isn't there, a key that others can read, a pair that doesn't match (I18)."""
+        (missing,) = errors(role, LOOPBACK, *pair(Files("/no/where.pem", own.key)))
+        assert missing == f"{role.role}: --listen-tls: /no/where.pem: No such file or directory"
+        exposed = tmp_path / "exposed.key"
+        exposed.write_bytes(Path(own.key).read_bytes())
+        exposed.chmod(0o644)
+        (readable,) = errors(role, LOOPBACK, *pair(Files(own.certificate, str(exposed))))
+        assert f"{exposed}: others can read or change it" in readable
+        (mismatched,) = errors(role, LOOPBACK, *pair(Files(own.certificate, pki.server().key)))
+        assert "is not the certificate of the key in" in mismatched
+
+    @SERVERS
+    def test_without_a_listener(self, role: type[RoleOptions], own: Files) -> None:
+        """A certificate that nobody would see is a mistake, not a comfort (I25)."""
+        assert errors(role, f"--certificate={own.certificate}") == [
+            f"{role.role}: --certificate: goes with --listen-tls, which is not set"
+        ]
+
+    @SERVERS
+    def test_beyond_this_machine(self, role: type[RoleOptions], own: Files) -> None:
+        """TLS hides what is said, and doesn't prove who says it: it must be allowed (I25)."""
+        (error,) = errors(role, "--listen-tls=tcp:1202", *pair(own))
+        assert "whoever connects is believed, encrypted though it is" in error
+        assert "in clear text:" not in error
+        parse(role, "--listen-tls=tcp:1202", *pair(own), "--allow-clear-text")
+
+    def test_tls_alone(self, own: Files, tmp_path: Path) -> None:
+        """A server may do without a place for clear text."""
+        file = tmp_path / "broker.toml"
+        file.write_text("listen = []\n")
+        assert parse(mediator.Options, f"--config={file}", LOOPBACK, *pair(own))["listen"] == []
+
+    def test_a_resolver_elsewhere(self, pki: Pki) -> None:
+        """Over TLS another machine's resolver may be asked without further ado (I25)."""
+        parse(mediator.Options, "--resolver=tls:192.0.2.1:1204", f"--resolver-ca={pki.ca}")
+        assert errors(mediator.Options, f"--resolver-ca={pki.ca}") == [
+            "broker: --resolver-ca: goes with a resolver that is called as tls:HOST:PORT"
+        ]
+        (error,) = errors(
+            mediator.Options, "--resolver=tls:192.0.2.1:1204", "--resolver-certificate=x"
+        )
+        assert error.endswith("a certificate needs its private key, and the key its certificate")
+
+    def test_a_terminal(self, pki: Pki) -> None:
+        """So is a terminal's mediator; an authority for clear text is a mistake."""
+        options = parse(terminal.Options, "--mediator=tls:a.example:1202", f"--ca={pki.ca}")
+        assert secured.to_mediator(options) is not None
+        (error,) = errors(terminal.Options, "--identifier=Ib", f"--ca={pki.ca}")
+        assert error.endswith("--ca: goes with a mediator that is called as tls:HOST:PORT")
+
+    def test_mediators(self) -> None:
+        """Names that no certificate could prove are a mistake."""
+        (error,) = errors(resolver.Options, "--mediators=east")
+        assert "their certificates are seen only with --listen-tls and --client-ca" in error
+
+    def test_changed_since(self, tmp_path: Path, own: Files) -> None:
+        """Files that went bad after the options were read are why it doesn't start."""
+        key = tmp_path / "key"
+        key.write_bytes(Path(own.key).read_bytes())
+        key.chmod(0o600)
+        options = options_of(mediator.Options, LOOPBACK, *pair(Files(own.certificate, str(key))))
+        key.unlink()
+        store: Any = None
+        with pytest.raises(CannotStart, match=f"{key}: No such file"):
+            mediator.MediatorService(FakeReactor(), options, store)
+
+
+def secured_client(
+    reactor: FakeReactor, pki: Pki, shown: Files | None = None, *, say: bytes = b""
+) -> tuple[Client, Any]:
+    """A client of the second port, where TLS is spoken."""
+    foreign = foreign_client(pki.ca, shown)
+    return meet(reactor.tcpServers[1][1], reactor, foreign, say=say), foreign
+
+
+class ServingTests:
+    """The roles over TLS."""
+
+    def test_mediator(self, pki: Pki, own: Files) -> None:
+        """It serves over TLS as it does without, and leaves nothing behind (A21)."""
+        reactor = FakeReactor()
+        service = a_mediator(LOOPBACK, *pair(own), reactor=reactor)
+        start(service)
+        assert [port for port, *_ in reactor.tcpServers] == [1201, 1202]
+        assert service.listening.ports == {1201, 1202}
+        port: Any = reactor.tcpServers[1][1]
+        port.doStart()  # as a real port does, and stops it when it closes
+        _, foreign = secured_client(reactor, pki, say=b"REGISTER\nIdentifier:Ia\n\n")
+        assert foreign.received == b"NOTIFY\r\nRegistration Completed.\r\n\r\n"
+        silent = connect(port, reactor)  # in its handshake
+        service.stopService()
+        port.doStop()
+        settle(reactor)
+        assert silent.closed
+        assert reactor.getDelayedCalls() == []
+
+    def test_terminal(self, pki: Pki, own: Files) -> None:
+        """It registers over TLS once the server is verified (D2)."""
+        reactor = FakeReactor()
+        options = options_of(
+            terminal.Options, "--identifier=Ib", "--mediator=tls:localhost:1202", f"--ca={pki.ca}"
+        )
+        service = terminal.TerminalService(reactor, options, execute)
+        start(service)
+        (dial,) = reactor.dials
+        assert (dial.host, dial.port) == ("localhost", 1202)
+        line = dial.accept()
+        foreign = foreign_server(own)
+        foreign.talk(line)
+        assert foreign.received.startswith(b"REGISTER\r\nIdentifier:Ib\r\n")
+        service.stopService()
+
+    @pytest.mark.parametrize(
+        ("whose", "secret", "taken"),
+        [
+            ("east", "", True),
+            ("west", "", False),
+            ("west", "Password:correct horse\n", False),
+            ("terminal", "Password:correct horse\n", False),
+            ("", "Password:correct horse\n", True),
+            ("", "", False),
+        ],
+    )
+    def test_mediators(
+        self, pki: Pki, own: Files, tmp_path: Path, whose: str, secret: str, taken: bool
+    ) -> None:
+        """A listed mediator's certificate, or without any the secret; a terminal's never (A15)."""
+        path = tmp_path / "secret"
+        path.write_text("correct horse\n")
+        reactor = FakeReactor()
+        options = options_of(
+            resolver.Options,
+            *(LOOPBACK, *pair(own), f"--client-ca={pki.ca}", "--mediators=east"),
+            f"--mediator-secret={path}",
+        )
+        start(resolver.ResolverService(reactor, options))
+        shown = pki.terminal("east") if whose == "terminal" else None
+        if whose in {"east", "west"}:
+            shown = pki.mediator(whose)
+        _, foreign = secured_client(
+            reactor, pki, shown, say=f"REGISTER\nRole:Mediator\n{secret}\n".encode()
+        )
+        assert (b"Registration Completed." in foreign.received) is taken
+        assert (b"Permission Denied." in foreign.received) is not taken
+
+    def test_names_end_the_trust_in_loopback(self, pki: Pki, own: Files) -> None:
+        """Where mediators are named and no secret is set, being on this machine proves nothing."""
+        reactor = FakeReactor()
+        options = options_of(
+            resolver.Options, LOOPBACK, *pair(own), f"--client-ca={pki.ca}", "--mediators=east"
+        )
+        start(resolver.ResolverService(reactor, options))
+        _, foreign = secured_client(reactor, pki, say=b"REGISTER\nRole:Mediator\n\n")
+        assert b"Permission Denied." in foreign.received
+
+    def test_revoked_since(self, pki: Pki, own: Files) -> None:
+        """A mediator whose certificate has been revoked loses its link at the reload (I2)."""
+        reactor = FakeReactor()
+        options = options_of(
+            resolver.Options,
+            *(LOOPBACK, *pair(own), f"--client-ca={pki.ca}", f"--revocation-list={pki.crl}"),
+            *("--mediators=east", "--mediators=west"),
+        )
+        service = resolver.ResolverService(reactor, options)
+        start(service)
+        bad, good = pki.mediator("east"), pki.mediator("west")
+        link = b"REGISTER\nRole:Mediator\n\n"
+        first, _ = secured_client(reactor, pki, bad, say=link)
+        second, _ = secured_client(reactor, pki, good, say=link)
+        pki.revoke(bad)
+        service.renewal.reload()
+        assert first.closed
+        assert not second.closed
+
+
+class RenewalTests:
+    """Files that are read again, and certificates that end."""
+
+    def test_warnings(self, pki: Pki) -> None:
+        """What ends within 14 days is told at the start and each day, and not before."""
+        clock = Clock()
+        own = pki.server(age=timedelta(days=383))
+        ends = own.read.not_valid_after_utc
+        now = [ends - timedelta(days=15)]
+        renewal = secured.Renewal(clock, ServerTls(*own, now=lambda: now[0]))
+        with capturedLogs() as events:
+            renewal.start()
+            assert events == []
+            now[0] += timedelta(days=2)
+            advance(clock, 86400)
+            renewal.stop()
+        assert [formatEvent(event) for event in events] == [
+            f"Certificates: the certificate in {own.certificate} ends in 13 days,"
+            f" on {ends:%Y-%m-%d}"
+        ]
+        assert clock.getDelayedCalls() == []
+
+    def test_without_tls(self) -> None:
+        """Without TLS there is nothing to look at, and no timer."""
+        clock = Clock()
+        renewal = secured.Renewal(clock, None)
+        renewal.start()
+        assert clock.getDelayedCalls() == []
+        renewal.stop()

@@ -1,0 +1,17 @@
+"""What tests of stores are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.store.waiting import Stores
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Iterator[Stores]:
+    """Stores in a folder of the test's own."""
+    with Stores(tmp_path) as made:
+        yield made

@@ -1,0 +1,240 @@
+"""A backup: complete while the database is in use, and never taken for what it is a copy of."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from broker import cli
+from broker.interfaces import StoreFailed
+from broker.store import backup
+from broker.store.backup import back_up
+from tests.store.waiting import Keeping, Stores
+
+
+def back_up_here(stores: Stores, target: str = "copy", name: str = "broker.db") -> Path:
+    """Back a store of the test's up, in the test's folder."""
+    back_up(str(stores.folder / name), str(stores.folder / target))
+    return stores.folder / target
+
+
+def names(stores: Stores) -> set[str]:
+    """The files in the test's folder."""
+    return {path.name for path in stores.folder.iterdir()}
+
+
+class BackupTests:
+    """What is in a backup."""
+
+    def test_while_in_use(self, stores: Stores) -> None:
+        """All that was committed, in one file for its owner alone; the store works on (I20)."""
+        store, _ = stores.open()
+        stores.commit(store, Ia="Ib", Ib="Ia")
+        path = back_up_here(stores)
+        stores.commit(store, Ia="")
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert names(stores) == {
+            *("copy", "broker.db", "broker.db-wal", "broker.db-shm", "broker.db-mark")
+        }
+        assert stores.look("copy")[1] == {"Ia": "Ib", "Ib": "Ia"}
+
+    def test_of_one_moment(self, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is written while it is made is not in it, and doesn't make it begin again (I9)."""
+        store, _ = stores.open()
+        stores.commit(store, **{f"I{n}": "Ia" for n in range(500)})
+        steps = []
+
+        def write_meanwhile(status: int, remaining: int, total: int) -> None:
+            steps.append(remaining)
+            assert len(steps) < 100  # it would go on for ever
+            stores.commit(store, **{f"I{n}": f"Ib,I{len(steps)}" for n in range(500)})
+
+        monkeypatch.setattr(backup, "_STRIDE", 1)
+        monkeypatch.setattr(backup, "_look_up", write_meanwhile)
+        back_up_here(stores)
+        assert len(steps) == 1 + steps[0]
+        assert set(stores.look("copy")[1].values()) == {"Ia"}
+
+    def test_while_stopped(self, stores: Stores) -> None:
+        """A store that nobody uses can be copied too, and is the same after it."""
+        store, _ = stores.open()
+        stores.commit(store, Ia="Ib")
+        stores.stop(store)
+        before = stores.look()
+        back_up_here(stores)
+        assert stores.look() == before
+        assert stores.look("copy")[1] == {"Ia": "Ib"}
+
+
+class RestoredTests:
+    """What becomes of the epoch (A6)."""
+
+    def test_new_epoch(self, stores: Stores) -> None:
+        """A withdrawn permit that is back with a backup doesn't come back silently (I2)."""
+        store, state = stores.open()
+        stores.commit(store, Ia="Ib")
+        path = back_up_here(stores)
+        stores.commit(store, Ia="")
+        stores.stop(store)
+        path.replace(stores.folder / "broker.db")
+        epoch, lists = stores.look()
+        assert lists == {"Ia": "Ib"}
+        assert epoch != state.epoch
+        assert stores.look()[0] == epoch
+
+    def test_each_copy(self, stores: Stores) -> None:
+        """Every place to which a backup is restored has an epoch of its own."""
+        stores.open()
+        content = back_up_here(stores).read_bytes()
+        (stores.folder / "other").write_bytes(content)
+        assert stores.look("copy")[0] != stores.look("other")[0]
+
+    def test_nothing_lost(self, stores: Stores) -> None:
+        """Even one that lacks nothing: nobody can tell."""
+        store, state = stores.open()
+        stores.commit(store, Ia="Ib")
+        path = back_up_here(stores)
+        stores.stop(store)
+        path.replace(stores.folder / "broker.db")
+        assert stores.look()[0] != state.epoch
+
+
+class RefusedTests:
+    """What is not copied, and what is not written over."""
+
+    def refusal(self, stores: Stores, target: str = "copy", name: str = "broker.db") -> str:
+        """Why a backup is not made; nothing is left of it."""
+        before = names(stores)
+        with pytest.raises(StoreFailed) as refused:
+            back_up_here(stores, target, name)
+        assert names(stores) == before
+        return str(refused.value)
+
+    def test_replaces_a_backup(self, stores: Stores) -> None:
+        """An earlier backup, and nothing else that is there."""
+        store, _ = stores.open()
+        back_up_here(stores)
+        stores.commit(store, Ia="Ib")
+        back_up_here(stores)
+        assert stores.look("copy")[1] == {"Ia": "Ib"}
+
+    @pytest.mark.parametrize("target", ["broker.db", "broker.db-wal", "broker.db-mark", "link"])
+    def test_itself(self, stores: Stores, target: str) -> None:
+        """Not the database's own files, by whatever name."""
+        store, _ = stores.open()
+        stores.commit(store, Ia="Ib")
+        (stores.folder / "link").symlink_to("broker.db")
+        assert "is a file of the database itself" in self.refusal(stores, target)
+
+    def test_something_else(self, stores: Stores) -> None:
+        """Not a file that is no backup, nor the database of another broker."""
+        stores.open()
+        stores.open("other.db")
+        (stores.folder / "diary").write_text("Dear diary")
+        assert "is no backup: name another file" in self.refusal(stores, "diary")
+        assert "is no backup: name another file" in self.refusal(stores, "other.db")
+        assert (stores.folder / "diary").read_text() == "Dear diary"
+
+    def test_no_folder(self, stores: Stores) -> None:
+        """The folder must be there."""
+        stores.open()
+        assert "No such file" in self.refusal(stores, "none/copy")
+
+    def test_no_database(self, stores: Stores) -> None:
+        """There must be something to copy; nothing is made."""
+        assert "there is no such database" in self.refusal(stores)
+
+    def test_a_backup_of_a_backup(self, stores: Stores) -> None:
+        """A backup is a file like any other: it needs no other means."""
+        stores.open()
+        back_up_here(stores)
+        assert "copy the file itself" in self.refusal(stores, "again", "copy")
+
+    @pytest.mark.parametrize("content", [b"", b"Dear diary, " * 1000])
+    def test_not_ours(self, stores: Stores, content: bytes) -> None:
+        """What is no database of ours."""
+        (stores.folder / "broker.db").write_bytes(content)
+        self.refusal(stores)
+
+    def test_damaged(self, stores: Stores) -> None:
+        """A damaged database doesn't take the place of a good backup."""
+        store, _ = stores.open()
+        stores.commit(store, **{f"I{n}": "Ia,Ib" for n in range(900)})
+        path = back_up_here(stores)
+        good = path.read_bytes()
+        stores.stop(store)
+        with (stores.folder / "broker.db").open("r+b") as file:
+            file.seek(3 * 4096)
+            file.write(b"\xff" * 4096)
+        assert "is damaged" in self.refusal(stores)
+        assert path.read_bytes() == good
+
+
+class CommandTests:
+    """``broker backup``."""
+
+    def run(self, stores: Stores, *arguments: str) -> int:
+        """Run it on the store of the test."""
+        store = f"sqlite:{stores.folder / 'broker.db'}"
+        return cli.main(["backup", "--store", store, *arguments])
+
+    def test_done(self, stores: Stores, capsys: pytest.CaptureFixture[str]) -> None:
+        """It says what it has done."""
+        store, _ = stores.open()
+        stores.commit(store, Ia="Ib")
+        assert self.run(stores, str(stores.folder / "copy")) == 0
+        assert capsys.readouterr().out.startswith(f"{stores.folder / 'copy'} is a copy of ")
+        assert stores.look("copy")[1] == {"Ia": "Ib"}
+
+    def test_failed(self, stores: Stores, capsys: pytest.CaptureFixture[str]) -> None:
+        """What is wrong is said in a line, and by the exit status."""
+        assert self.run(stores, str(stores.folder / "copy")) == 1
+        said = capsys.readouterr().err
+        assert said.endswith("broker.db: there is no such database\n")
+        assert said.count("\n") == 1
+
+    def test_interrupted(self, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Interrupted, it leaves nothing behind, and goes as one that was."""
+        store, _ = stores.open()
+        stores.commit(store, **{f"I{n}": "Ia,Ib" for n in range(900)})
+        before = names(stores)
+
+        def interrupt(status: int, remaining: int, total: int) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+        monkeypatch.setattr(backup, "_STRIDE", 1)
+        monkeypatch.setattr(backup, "_look_up", interrupt)
+        assert threading.current_thread() is threading.main_thread()
+        assert self.run(stores, str(stores.folder / "copy")) == 130
+        assert names(stores) == before
+
+    @pytest.mark.parametrize("store", ["memory:", "broker.db", "sqlite:", "redis:x"])
+    def test_wrong(self, store: str, capsys: pytest.CaptureFixture[str]) -> None:
+        """A store that has no file, or is none, is wrong usage."""
+        with pytest.raises(SystemExit) as wrong:
+            cli.main(["backup", "--store", store, "copy"])
+        assert wrong.value.code == 2
+        assert "is no store" in capsys.readouterr().err
+
+    def test_help(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """It explains itself, in lines that fit."""
+        with pytest.raises(SystemExit) as done:
+            cli.main(["backup", "--help"])
+        assert done.value.code == 0
+        assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
+
+
+def test_no_log_left(stores: Stores) -> None:
+    """The copy is whole in itself: it needs no log, and has none (I9)."""
+    store, _ = stores.open(connect=Keeping())
+    stores.commit(store, Ia="Ib")
+    path = back_up_here(stores)
+    with closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as connection:
+        assert list(connection.execute("PRAGMA journal_mode")) == [("delete",)]
+        assert list(connection.execute("SELECT * FROM permits")) == [("Ia", '["Ib"]')]

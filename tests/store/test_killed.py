@@ -1,0 +1,94 @@
+"""Kill -9 at random moments under load: nothing acknowledged is lost, nothing is held by half."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import IO, Final
+
+import pytest
+
+from tests.store.numbered import commits_in
+from tests.store.waiting import Stores
+
+pytestmark = pytest.mark.integration
+
+#: How often the writer is killed; more often shows more.
+KILLS: Final = int(os.environ.get("BROKER_KILLS", "30"))
+
+
+class Writers:
+    """The process that forks writers."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.store.writer"],
+            cwd=Path(__file__).resolve().parents[2],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._in: IO[str] = self.process.stdin
+        self._out: IO[str] = self.process.stdout
+
+    def killed_after(self, count: int) -> int:
+        """Have one write, and kill it when it has acknowledged so many commits.
+
+        :return: the last commit that it acknowledged; 0 if none
+        """
+        self._in.write(f"{self._path}\n")
+        self._in.flush()
+        pid, acknowledged = 0, [0]
+        for line in self._out:
+            word, _, rest = line.strip().partition(" ")
+            if word == "began":
+                pid = int(rest)
+            elif word == "ended":
+                return acknowledged[-1]
+            else:
+                acknowledged.append(int(word))
+            if pid and len(acknowledged) > count:
+                os.kill(pid, signal.SIGKILL)
+                pid = 0  # once it is buried its number may be another's
+        raise AssertionError("the writers are gone")
+
+    def end(self) -> None:
+        """End them."""
+        self._in.close()
+        self.process.wait(30)
+        self._out.close()
+
+
+@pytest.fixture
+def writers(tmp_path: Path) -> Iterator[Writers]:
+    """Writers to one store."""
+    made = Writers(tmp_path / "broker.db")
+    yield made
+    made.end()
+
+
+def test_killed(writers: Writers, stores: Stores) -> None:
+    """Every acknowledged change is there, in a serial order of whole commits (I8, I9).
+
+    The epoch stays, since nothing is lost: no terminal has to be told anything.
+    """
+    moments = Random(1)
+    store, state = stores.open()
+    stores.stop(store)
+    before = 0
+    for kill in range(KILLS):
+        acknowledged = writers.killed_after(moments.randrange(300))
+        epoch, lists = stores.look()
+        held = commits_in(lists)
+        assert held >= max(acknowledged, before), kill
+        assert epoch == state.epoch, kill
+        before = held
+    assert before > 10 * KILLS

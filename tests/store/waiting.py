@@ -1,0 +1,214 @@
+"""The reactor's side of a store: a queue in place of a reactor, and connections that do as told."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Event
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from broker.interfaces import State
+from broker.store.connection import Connection, connect
+from broker.store.sqlite import SqliteStore
+from broker.tables.permits import PermitChange
+
+T = TypeVar("T")
+#: Seconds after which something that should happen is taken for hung.
+PATIENCE: Final = 30.0
+
+
+class Pump:
+    """Calls from other threads, which are made when a test waits for something.
+
+    :ivar calls: how many there have been
+    """
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self._queue: SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]]] = SimpleQueue()
+
+    def call(self, function: Callable[..., object], *arguments: Any) -> None:
+        """As ``reactor.callFromThread``."""
+        self._queue.put((function, arguments))
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call waits."""
+        return self._queue.empty()
+
+    def turn(self) -> None:
+        """Make the next call; wait for it if need be."""
+        try:
+            function, arguments = self._queue.get(timeout=PATIENCE)
+        except Empty:
+            raise AssertionError("nothing happens") from None
+        self.calls += 1
+        function(*arguments)
+
+    def result(self, step: Awaitable[T]) -> T:
+        """What a step gives, once it does."""
+
+        async def done() -> T:
+            return await step
+
+        outcome: list[T] = []
+        failed: list[Failure] = []
+        Deferred.fromCoroutine(done()).addCallbacks(outcome.append, failed.append)
+        while not outcome and not failed:
+            self.turn()
+        if failed:
+            failed[0].raiseException()
+        return outcome[0]
+
+
+class Stores:
+    """The stores of one test, which are stopped with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.pump = Pump()
+        self._made: list[SqliteStore] = []
+
+    def __enter__(self) -> Stores:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for store in self._made:
+            self.stop(store)
+
+    def make(self, name: str = "broker.db", **more: Any) -> SqliteStore:
+        """A store, not opened."""
+        store = SqliteStore(str(self.folder / name), self.pump.call, os.urandom, **more)
+        self._made.append(store)
+        return store
+
+    def open(self, name: str = "broker.db", **more: Any) -> tuple[SqliteStore, State]:
+        """A store, and what it holds."""
+        store = self.make(name, **more)
+        return store, self.pump.result(store.load())
+
+    def stop(self, store: SqliteStore) -> None:
+        """Stop a store, and wait until it is closed."""
+        self.pump.result(store.stop())
+
+    def commit(self, store: SqliteStore, **lists: str) -> None:
+        """Commit lists, and wait: ``Ia="Ib,Ic"``."""
+        self.pump.result(store.commit(changes_of(**lists)))
+
+    def look(self, name: str = "broker.db") -> tuple[str, dict[str, str]]:
+        """What a store that is closed holds, as the next process finds it: epoch and lists."""
+        store, state = self.open(name)
+        self.stop(store)
+        return state.epoch, lists_of(state)
+
+
+def changes_of(**lists: str) -> list[PermitChange]:
+    """Changes: ``Ia="Ib,Ic"``."""
+    return [
+        PermitChange(owner, tuple(names.split(",") if names else ()))
+        for owner, names in lists.items()
+    ]
+
+
+def lists_of(state: State) -> dict[str, str]:
+    """The lists of a state: ``{"Ia": "Ib,Ic"}``."""
+    return {change.owner: ",".join(change.accepted) for change in state.permits}
+
+
+class Obedient:
+    """A connection that asks a test before each statement.
+
+    :ivar said: all statements so far
+    :ivar before: called with each statement
+    """
+
+    def __init__(self, path: str, pragmas: Mapping[str, int]) -> None:
+        self.said: list[str] = []
+        self.before: Callable[[str], object] = lambda sql: None
+        self.real = connect(path)
+        for name, value in pragmas.items():
+            list(self.real.execute(f"PRAGMA {name} = {value}"))
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open."""
+        return self.real.in_transaction
+
+    def execute(self, sql: str, parameters: Any = (), /) -> Iterable[Any]:
+        """Execute a statement."""
+        self.said.append(sql)
+        self.before(sql)
+        return self.real.execute(sql, parameters)
+
+    def executemany(self, sql: str, parameters: Any, /) -> object:
+        """Execute a statement for many rows."""
+        self.said.append(sql)
+        self.before(sql)
+        return self.real.executemany(sql, parameters)
+
+    def close(self) -> None:
+        """Close."""
+        self.real.close()
+
+
+class Gate:
+    """Where the writer's thread halts.
+
+    :ivar at: set when it has come to the gate
+    :ivar open: to be set for it to go on
+    """
+
+    def __init__(self, sql: str) -> None:
+        self._sql = sql
+        self.at = Event()
+        self.open = Event()
+
+    def __call__(self, sql: str) -> None:
+        """Halt before this statement, once."""
+        if sql == self._sql and not self.open.is_set():
+            self.at.set()
+            assert self.open.wait(PATIENCE)
+
+    def reached(self) -> None:
+        """Wait until it has come."""
+        assert self.at.wait(PATIENCE)
+
+
+class Keeping:
+    """A factory that keeps the connections it makes.
+
+    :ivar made: all of them; the last is the store's, those before it made the database
+    """
+
+    def __init__(self, **pragmas: int) -> None:
+        self.made: list[Obedient] = []
+        self._pragmas = pragmas
+
+    def __call__(self, path: str) -> Connection:
+        """Make one."""
+        self.made.append(Obedient(path, self._pragmas))
+        return self.made[-1]
+
+    @property
+    def last(self) -> Obedient:
+        """The store's."""
+        return self.made[-1]
+
+
+def failure(code: int, text: str = "made to fail") -> sqlite3.Error:
+    """An error of SQLite's."""
+    error = sqlite3.OperationalError(text)
+    error.sqlite_errorcode = code
+    return error
