@@ -161,7 +161,7 @@ def start_mediator(*, status: bool, apart: bool = False, profile: Path | None = 
     :param profile: where it is to write how often and how long each function ran
     """
     servers: list[Server] = []
-    options = [] if status else ["--no-status"]
+    options = ["--store", "memory:", *([] if status else ["--no-status"])]
     if apart:
         port = free_port()
         servers.append(Server("resolver", _twistd("broker-resolver", port), port))

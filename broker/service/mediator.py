@@ -32,8 +32,8 @@ class Options(RoleOptions):
     role = "broker"
     longdesc = (
         "The mediator: terminals register with it, and it decides who may reach whom."
-        " With nothing said it listens on this machine only, keeps addresses itself and forgets"
-        " all when it ends."
+        " With nothing said it listens on this machine only, keeps addresses itself, and who"
+        " accepts whom in the file broker.db."
     )
     settings = (
         Setting(

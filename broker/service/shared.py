@@ -52,7 +52,13 @@ def parse_store(text: str) -> str | None:
 
 
 #: The same for a role that has something to keep.
-DURABLE_STORE: Final = replace(STORE, kind=Kind(parse_store))
+DURABLE_STORE: Final = replace(
+    STORE,
+    kind=Kind(parse_store),
+    default="sqlite:broker.db",
+    help="Where what must survive is kept: sqlite:PATH, a file; memory: forgets it when the process"
+    " ends.",
+)
 AUTH: Final = Setting(
     "auth",
     choice("none"),

@@ -75,7 +75,7 @@ class Options(RoleOptions):
             "accept",
             ENTRY,
             [],
-            "Somebody who may call. Added once; what is withdrawn later stays withdrawn.",
+            "Somebody who may call. Added once a run; what is withdrawn meanwhile stays withdrawn.",
             repeatable=True,
         ),
         Setting("receive", PATH, "", "The folder for what callers send: a file for each call."),

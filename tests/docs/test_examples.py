@@ -124,7 +124,7 @@ class ProgramsTests:
         line = start(
             programs,
             *("-m", "twisted", "--log-format=text", "broker"),
-            *("--listen", "tcp:0:interface=127.0.0.1"),
+            *("--listen", "tcp:0:interface=127.0.0.1", "--store", "memory:"),
             says="Listening on",
         )
         mediator = line.strip().rpartition(":")[2]

@@ -20,7 +20,9 @@ ROLES: Final[tuple[type[RoleOptions], ...]] = (
     resolver.Options,
     terminal.Options,
 )
-_COMMAND: Final = re.compile(r"^\s*broker ((?:permit|register|call) .*?)(?:\s{2,}.*)?$", re.M)
+_COMMAND: Final = re.compile(
+    r"^\s*broker ((?:permit|register|call|backup|ca) .*?)(?:\s{2,}.*)?$", re.M
+)
 
 
 def section(heading: str) -> str:
@@ -66,4 +68,6 @@ class OptionsTests:
             ("permit", "list"),
             ("register", ""),
             ("call", ""),
+            ("backup", ""),
+            ("ca", "init"),
         }
