@@ -81,6 +81,7 @@ class Serving:
         error = result.value if isinstance(result, Failure) else None
         self._step(error)
         if self._waiting is None:
+            self._request.abandoned = None  # and so no ring is left for the collector of garbage
             self._over(self)
 
 
