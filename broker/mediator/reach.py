@@ -105,10 +105,6 @@ class Reach:
         """All connections of an identifier, oldest first."""
         return self._bound.get(identifier, ())
 
-    def everyone(self) -> list[Peer]:
-        """Each terminal's reached connection."""
-        return list(self._reached.values())
-
     async def get(self, identifier: str, address: Address) -> Peer:
         """The connection of a terminal, which is woken at its address if it holds none (S1901).
 

@@ -16,13 +16,11 @@ from broker.mediator.sessions import Sessions
 from broker.tables.addresses import Address, AddressRefused, Network, Place, admit
 from broker.tables.permits import ListTooLong, PermitTable
 from broker.wire.conversation import Request
-from broker.wire.grammar import DEFAULT_PORT
+from broker.wire.grammar import DEFAULT_EXPIRES, DEFAULT_PORT
 from broker.wire.refusals import CalleeNotFound, RegistrationFailed
 from broker.wire.serving import arrived_at, came_from
 from broker.wire.statements import REGISTRATION_COMPLETED
 
-#: Seconds for which an address holds once its connection is gone, where none are named.
-DEFAULT_EXPIRES: Final = 3600
 #: Fields of the protocol that this server does not serve: better refused than ignored.
 _NOT_OFFERED: Final = ("Name", "Reject", "Control", "Policy", "UDP", "Public Key", "Token", "Role")
 
@@ -87,6 +85,12 @@ class Registration:
                     turn.callback(None)
         else:
             await self._change(peer, request, edits, address)
+
+    async def renew(self, identifier: str, holder: Peer) -> None:
+        """Register anew the address of the connection over which a terminal is reached again."""
+        if holder.address is not None:
+            holder.address = replace(holder.address, registered=self._now())
+            await self._resolver.register(identifier, holder.address)
 
     async def settled(self, identifier: str) -> None:
         """Wait until no registration of a terminal is under way."""
@@ -153,9 +157,8 @@ class Registration:
         else:  # as if it had gone a moment later: reach returns
             self._resolver.release(identifier, address)
             holder = self._reach.held(identifier)
-            if holder is not None and holder.address is not None:
-                holder.address = replace(holder.address, registered=self._now())
-                await self._resolver.register(identifier, holder.address)
+            if holder is not None:
+                await self.renew(identifier, holder)
 
     def _address(self, peer: Peer, fields: dict[str, str]) -> Address | None:
         host = fields.get("Address")

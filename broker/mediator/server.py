@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Collection
-from dataclasses import replace
+from collections.abc import Collection
 from typing import Final, cast
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -140,8 +139,13 @@ class Mediator:
         if peer.address is not None:
             self._resolver.release(peer.identifier, peer.address)
         returned = self.reach.lost(peer)
-        if returned is not None and returned.address is not None:
-            self._again(peer.identifier, returned)
+        if returned is not None:
+            renewing = Deferred.fromCoroutine(self._registration.renew(peer.identifier, returned))
+            renewing.addErrback(self._not_renewed)
+
+    def _not_renewed(self, failure: Failure) -> None:
+        why = declared(_exception(failure), self.log)
+        self.log.warn("The resolver did not take an address: {why}", why=why)
 
     def stop(self) -> None:
         """Close every connection, and leave no timer behind."""
@@ -198,28 +202,8 @@ class Mediator:
         self.counts[error.statement] += 1
         refuse(request, error)
 
-    def _again(self, identifier: str, peer: Peer) -> None:
-        """Register once more the address of the connection over which a terminal is reached now."""
-        address = peer.address
-        if address is None:
-            return
-        renewed = replace(address, registered=self.exchange.clock.seconds())
-        peer.address = renewed
-
-        def away(failure: Failure) -> None:
-            why = declared(_exception(failure), self.log)
-            self.log.warn("The resolver did not take an address: {why}", why=why)
-
-        Deferred.fromCoroutine(_awaited(self._resolver.register(identifier, renewed))).addErrback(
-            away
-        )
-
 
 def _exception(failure: Failure) -> Exception:
     """What failed; anything but an exception goes on as it is."""
     failure.trap(Exception)
     return cast(Exception, failure.value)
-
-
-async def _awaited(step: Awaitable[None]) -> None:
-    await step

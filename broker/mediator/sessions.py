@@ -8,15 +8,13 @@ from twisted.internet.interfaces import IReactorTime
 
 from broker.mediator.peer import Peer
 from broker.mediator.reach import Reach
-from broker.tables.sessions import Session, SessionTable
+from broker.tables.sessions import UNSPENT_SECONDS, Session, SessionTable
 from broker.wire.grammar import NOTIFY
 from broker.wire.message import Message
 from broker.wire.refusals import TooManyRequests
 from broker.wire.statements import TERMINATE
 from broker.wire.timing import Deadlines
 
-#: Seconds in which a session must begin.
-UNSPENT_SECONDS: Final = 30.0
 #: Seconds that a session may last (C8's lifetime: 60 minutes, as in fig. 4).
 LIFETIME: Final = 3600
 

@@ -27,7 +27,7 @@ from broker.tables.addresses import (
 )
 from broker.wire.conversation import Conversation, Request
 from broker.wire.decoder import Body
-from broker.wire.grammar import DEFAULT_PORT, NOTIFY, QUERY, REGISTER
+from broker.wire.grammar import DEFAULT_EXPIRES, DEFAULT_PORT, NOTIFY, QUERY, REGISTER
 from broker.wire.message import Malformed, Message
 from broker.wire.refusals import (
     BadRequest,
@@ -42,8 +42,6 @@ from broker.wire.statements import LOOKUP, REGISTRATION_COMPLETED, SUPERSEDED
 from broker.wire.stream import Exchange, Stream
 from broker.wire.tls import CertificateRefused, certificate_of, mediator_of
 
-#: Seconds for which an address holds, where none are named.
-DEFAULT_EXPIRES: Final = 3600
 #: Connections that one identifier may have; one more closes the oldest.
 CONNECTIONS_AN_IDENTIFIER: Final = 5
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+#: Seconds in which a session must begin; the mediator and the callee count them each for itself.
+UNSPENT_SECONDS: Final = 30.0
 #: Unspent sessions that one caller may have, each with another callee.
 UNSPENT_A_CALLER: Final = 16
 #: Sessions that one callee may have begun.

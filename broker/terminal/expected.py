@@ -9,10 +9,9 @@ import hmac
 from dataclasses import dataclass
 from typing import Final
 
+from broker.tables.sessions import UNSPENT_SECONDS
 from broker.wire.message import Message
 
-#: Seconds in which an expected call must begin.
-UNSPENT_SECONDS: Final = 30.0
 #: Calls expected at a time; the oldest gives way.
 EXPECTED_MOST: Final = 256
 

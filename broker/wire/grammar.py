@@ -25,6 +25,8 @@ STATEMENT: Final = ""
 
 BLANKS: Final = " \t"
 DEFAULT_PORT: Final = 1203
+#: Seconds for which an address holds once its connection is gone, where none are named.
+DEFAULT_EXPIRES: Final = 3600
 
 IDENTIFIER_BYTES: Final = 128
 TOKEN_CHARACTERS: Final = frozenset(

@@ -11,6 +11,7 @@ from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IProtocol
 from twisted.logger import LogEvent, formatEventAsClassicLogText, globalLogPublisher
 
+from broker.tables.sessions import UNSPENT_SECONDS
 from broker.terminal.calls import Calls
 from broker.terminal.doors import (
     HANDSHAKE_TIMEOUT,
@@ -21,7 +22,7 @@ from broker.terminal.doors import (
     Doors,
 )
 from broker.terminal.errors import Aborted
-from broker.terminal.expected import UNSPENT_SECONDS, Expected
+from broker.terminal.expected import Expected
 from broker.terminal.handshake import BODY_BYTES, Handshake
 from broker.terminal.records import Kind, Records
 from broker.wire.grammar import NOTIFY

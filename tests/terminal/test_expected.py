@@ -7,7 +7,8 @@ from typing import Final
 
 import pytest
 
-from broker.terminal.expected import EXPECTED_MOST, UNSPENT_SECONDS, Expected, expected_call
+from broker.tables.sessions import UNSPENT_SECONDS
+from broker.terminal.expected import EXPECTED_MOST, Expected, expected_call
 from broker.wire.grammar import NOTIFY
 from broker.wire.message import Message
 from tests.terminal.keys import CALLER, KEY, PASSWORD, REPLY_PASSWORD, SESSION, an_expected_call

@@ -9,7 +9,8 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import ConnectError, ConnectionLost
 from twisted.python.failure import Failure
 
-from broker.terminal.expected import UNSPENT_SECONDS, ExpectedCall
+from broker.tables.sessions import UNSPENT_SECONDS
+from broker.terminal.expected import ExpectedCall
 from broker.terminal.line import ANSWER_TIMEOUT, Line, Nobody, dial
 from broker.wire.grammar import NOTIFY, QUERY
 from broker.wire.message import Message
