@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from twisted.internet.interfaces import IProtocol
 from zope.interface import Attribute, Interface
 
+from broker.tables.accounts import AccountChange
 from broker.tables.addresses import Address, Place
+from broker.tables.disclosures import Disclosure
+from broker.tables.groups import GroupChange
 from broker.tables.permits import PermitChange
 
-#: A change of what must survive. One kind so far; a store knows each.
-Change = PermitChange
+#: A change of what must survive; a store knows each kind.
+Change = PermitChange | AccountChange | GroupChange | Disclosure
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +28,14 @@ class State:
 
     :ivar epoch: a token that changes whenever the store may have lost changes it acknowledged
     :ivar permits: every list
+    :ivar accounts: every account
+    :ivar groups: every group
     """
 
     epoch: str
     permits: Sequence[PermitChange] = ()
+    accounts: Sequence[AccountChange] = ()
+    groups: Sequence[GroupChange] = ()
 
 
 class IStore(Interface):
@@ -45,6 +52,24 @@ class IStore(Interface):
 
         :raises StoreFailed: none of them is kept
         """
+
+    def disclosures(whose: str, before: int, most: int) -> Awaitable[Sequence[Disclosure]]:
+        """What was told of one terminal, the newest first.
+
+        :param before: only what was told earlier than this, in microseconds since 1970
+        :param most: so many at the most
+        :raises StoreFailed: it can't be read
+        """
+
+    def prune(before: int) -> Awaitable[int]:
+        """Drop the disclosures that are older than this, in microseconds since 1970.
+
+        :return: how many went
+        :raises StoreFailed: none of them went
+        """
+
+    def stop() -> Awaitable[None]:
+        """Keep what waits to be kept, and close; from then on nothing is taken."""
 
 
 class StoreFailed(Exception):

@@ -7,12 +7,13 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IReactorTime
 
 from broker.interfaces import IResolver
+from broker.mediator.ledger import Ledger
 from broker.mediator.peer import Peer
+from broker.mediator.permits import Permits
 from broker.mediator.reach import Reach
 from broker.mediator.sessions import LIFETIME, Sessions
 from broker.tables.addresses import Address, Place
 from broker.tables.grants import Grant, Randomness, make_grant
-from broker.tables.permits import PermitTable
 from broker.wire.conversation import Request
 from broker.wire.grammar import NOTIFY, QUERY
 from broker.wire.message import Message
@@ -37,10 +38,11 @@ class Calls:
     def __init__(
         self,
         clock: IReactorTime,
-        permits: PermitTable,
+        permits: Permits,
         resolver: IResolver,
         reach: Reach,
         sessions: Sessions,
+        ledger: Ledger,
         randomness: Randomness,
         *,
         status: bool = True,
@@ -50,6 +52,7 @@ class Calls:
         self._resolver = resolver
         self._reach = reach
         self._sessions = sessions
+        self._ledger = ledger
         self._randomness = randomness
         self._status = status
 
@@ -75,16 +78,27 @@ class Calls:
                 await request.turn()
             self._check_permit(caller, callee)  # the cause, too, is for whom the callee accepts
             raise
-        self._check_again(caller, callee, peer, place)  # I1, I2: in this very turn
+        basis = self._check_again(caller, callee, peer, place)  # I1, I2: in this very turn
         grant = make_grant(self._randomness)
+        told = self._ledger.record(
+            callee, caller.identifier or "", place.address, grant.session, basis, LIFETIME
+        )
+        if self._ledger.first:
+            await self._ledger.commit(told)
+            self._check_again(caller, callee, peer, place)
+        else:
+            self._ledger.note(told)
         self._sessions.granted(grant.session, caller.identifier or "", callee)
         request.reply(REQUEST_ACCEPTED, more=True)  # S1206, fig. 5b
         peer.stream.send_early(_to_callee(caller, grant))  # S1208, fig. 5e
         request.reply("", _to_caller(callee, place.address, grant), code=200)  # S1210, fig. 5d
 
-    def _check_permit(self, caller: Peer, callee: str) -> None:
-        if caller.identifier is None or not self._permits.permits(callee, caller.identifier):
+    def _check_permit(self, caller: Peer, callee: str) -> str:
+        """Give the entry of the callee's list that permits this, or refuse."""
+        basis = self._permits.basis(callee, caller.identifier or "")
+        if basis is None:
             raise PermissionDenied
+        return basis
 
     async def _ask_status(self, callee: Peer) -> None:
         try:
@@ -96,14 +110,16 @@ class Calls:
         if answer.statement != STATUS_ACCEPTABLE:
             raise CalleeNotConnected  # an answer that says neither is none
 
-    def _check_again(self, caller: Peer, callee: str, peer: Peer, place: Place) -> None:
+    def _check_again(self, caller: Peer, callee: str, peer: Peer, place: Place) -> str:
         """What was true before the callee was asked must be true as its address is told."""
-        self._check_permit(caller, callee)
+        basis = self._check_permit(caller, callee)
+        self._ledger.check_room()
         self._sessions.make_room(caller.identifier or "", callee)
         if self._reach.held(callee) is not peer or not peer.stream.connected:
             raise CalleeNotConnected
         if place.until <= self._clock.seconds():
             raise CalleeNotFound
+        return basis
 
 
 def _to_callee(caller: Peer, grant: Grant) -> Message:

@@ -7,14 +7,13 @@ from dataclasses import replace
 from math import inf
 from typing import Final
 
-from twisted.internet.defer import Deferred
-
-from broker.interfaces import IResolver, IStore, StoreFailed
+from broker.interfaces import IResolver
 from broker.mediator.peer import Peer
+from broker.mediator.permits import Permits
 from broker.mediator.reach import Reach
 from broker.mediator.sessions import Sessions
 from broker.tables.addresses import Address, AddressRefused, Network, Place, admit
-from broker.tables.permits import ListTooLong, PermitTable
+from broker.tables.permits import ListTooLong
 from broker.wire.conversation import Request
 from broker.wire.grammar import DEFAULT_EXPIRES, DEFAULT_PORT
 from broker.wire.refusals import CalleeNotFound, RegistrationFailed
@@ -35,8 +34,7 @@ class Registration:
 
     def __init__(
         self,
-        permits: PermitTable,
-        store: IStore,
+        permits: Permits,
         epoch: str,
         resolver: IResolver,
         reach: Reach,
@@ -47,7 +45,6 @@ class Registration:
         own_ports: Collection[int] = (),
     ) -> None:
         self._permits = permits
-        self._store = store
         self._epoch = epoch
         self._resolver = resolver
         self._reach = reach
@@ -55,7 +52,6 @@ class Registration:
         self._now = now
         self._allowed = allowed
         self._own_ports = own_ports
-        self._changing: dict[str, list[Deferred[None]]] = {}
 
     async def register(self, peer: Peer, request: Request) -> None:
         """Fig. 10: check everything, make it durable, put it in force, and only then say so.
@@ -70,19 +66,18 @@ class Registration:
         edits = message.edits("Accept")
         try:
             if edits:
-                self._permits.prepare(identifier, edits)
+                self._permits.table.prepare(identifier, edits)
             address = self._address(peer, message.fields)
         except (ListTooLong, AddressRefused) as error:
             raise RegistrationFailed(str(error)) from None
-        if edits or identifier in self._changing:
-            await self._turn(identifier)
+        if edits or self._permits.changing(identifier):
+            await self._permits.begin(identifier)
             try:
                 if address is not None:
                     address = replace(address, registered=self._now())
                 await self._change(peer, request, edits, address)
             finally:
-                for turn in self._changing.pop(identifier):
-                    turn.callback(None)
+                self._permits.end(identifier)
         else:
             await self._change(peer, request, edits, address)
 
@@ -92,25 +87,13 @@ class Registration:
             holder.address = replace(holder.address, registered=self._now())
             await self._resolver.register(identifier, holder.address)
 
-    async def settled(self, identifier: str) -> None:
-        """Wait until no registration of a terminal is under way."""
-        while identifier in self._changing:
-            turn: Deferred[None] = Deferred()
-            self._changing[identifier].append(turn)
-            await turn
-
-    async def _turn(self, identifier: str) -> None:
-        """Wait for one's turn: a registration is worked out from what the one before it leaves."""
-        await self.settled(identifier)
-        self._changing[identifier] = []
-
     async def _change(
         self, peer: Peer, request: Request, edits: list[str], address: Address | None
     ) -> None:
         identifier = peer.identifier or ""
         if address is None:
             if edits:
-                await self._edit(identifier, edits)
+                await self._permits.edit(identifier, edits)
         else:
             if edits:
                 await self._edit_and_place(identifier, edits, address)
@@ -127,7 +110,7 @@ class Registration:
             before = None
         await self._place(identifier, address)
         try:
-            await self._edit(identifier, edits)
+            await self._permits.edit(identifier, edits)
         except Exception:
             await self._put_back(identifier, before)
             raise
@@ -184,13 +167,3 @@ class Registration:
             await self._resolver.register(identifier, address)
         else:
             await self._resolver.withdraw(identifier)
-
-    async def _edit(self, identifier: str, edits: list[str]) -> None:
-        """Edit a list, and void what rested on a permit that is withdrawn (I2)."""
-        try:
-            change = self._permits.prepare(identifier, edits)
-            await self._store.commit([change])
-        except (StoreFailed, ListTooLong) as error:
-            raise RegistrationFailed(str(error)) from None
-        for caller in self._permits.apply(change):
-            self._sessions.withdrawn(caller, identifier)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final, cast
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.interfaces import IResolver, IStore, ITrigger, State
 from broker.mediator.call import Calls
+from broker.mediator.ledger import Ledger
+from broker.mediator.login import Anybody, Login
 from broker.mediator.peer import Peer
+from broker.mediator.permits import Permits
 from broker.mediator.reach import Reach
 from broker.mediator.registration import Registration
 from broker.mediator.sessions import Sessions
 from broker.tables.addresses import Network
 from broker.tables.grants import Randomness
-from broker.tables.permits import PermitTable, as_edits
+from broker.tables.permits import as_edits
 from broker.wire.conversation import Request
 from broker.wire.grammar import QUERY, REGISTER
 from broker.wire.message import Message
@@ -27,7 +32,6 @@ from broker.wire.refusals import (
     CalleeBusy,
     CalleeNotConnected,
     CalleeNotFound,
-    LoginRequired,
     PermissionDenied,
     Refused,
     RegistrationFailed,
@@ -35,7 +39,7 @@ from broker.wire.refusals import (
     TooManyRequests,
 )
 from broker.wire.serving import Serving, declared, refuse
-from broker.wire.statements import BEGIN, PERMITS
+from broker.wire.statements import BEGIN, DISCLOSURES, PERMITS
 from broker.wire.stream import Exchange, Stream
 from broker.wire.timing import Deadlines
 
@@ -66,6 +70,9 @@ class Mediator:
         trigger: ITrigger,
         randomness: Randomness,
         *,
+        login: Login | None = None,
+        wall: Callable[[], float] = time.time,
+        ledger_first: bool = False,
         status: bool = True,
         status_timeout: float = 5.0,
         uniform: bool = False,
@@ -74,6 +81,9 @@ class Mediator:
     ) -> None:
         """
         :param state: what the store held at the start
+        :param login: how it is proven who a connection acts as; whoever says so, without
+        :param wall: the time in seconds since 1970
+        :param ledger_first: commit each disclosure before the address leaves
         :param status: ask each callee for its status (fig. 16), or not (fig. 12)
         :param status_timeout: seconds that a call may take to be decided
         :param uniform: tell every refusal as fig. 5c
@@ -84,14 +94,15 @@ class Mediator:
         self.exchange = exchange
         self.counts: Counter[str] = Counter()
         self.reach = Reach(trigger)
-        self.permits = PermitTable(state.permits)
         self.sessions = Sessions(clock, self.reach)
+        self.permits = Permits(state, store, self.sessions, _steady(wall, clock))
+        self.ledger = Ledger(store, wall, first=ledger_first)
+        self._login: Login = Anybody() if login is None else login
         self._resolver = resolver
         self._uniform = uniform
         self._deciding: Deadlines[Serving] = Deadlines(clock, status_timeout, Serving.cancel)
         self._registration = Registration(
             self.permits,
-            store,
             state.epoch,
             resolver,
             self.reach,
@@ -106,6 +117,7 @@ class Mediator:
             resolver,
             self.reach,
             self.sessions,
+            self.ledger,
             randomness,
             status=status,
         )
@@ -152,6 +164,8 @@ class Mediator:
         self.reach.stop()
         self._deciding.stop()
         self.sessions.stop()
+        self.permits.stop()
+        self.ledger.stop()
         self.exchange.stop()
 
     # Serving.
@@ -162,34 +176,36 @@ class Mediator:
             raise BadRequest("this message takes no body")
         kind = (message.verb, message.statement)
         if kind == (QUERY, ""):
-            self._identify(peer, message, PermissionDenied)
+            await self._identify(peer, message, PermissionDenied)
             if "Callee" not in message.fields:
                 raise BadRequest("a QUERY names a Callee")
             await self._calls.call(peer, request)
             self.counts["calls granted"] += 1
         elif kind == (REGISTER, ""):
-            self._identify(peer, message, RegistrationFailed)
+            await self._identify(peer, message, RegistrationFailed)
             await self._registration.register(peer, request)
             self.counts["registrations"] += 1
         elif kind == (QUERY, PERMITS):
-            identifier = self._identify(peer, message, PermissionDenied)
-            await self._registration.settled(identifier)  # what was asked before has its effect
-            edits = as_edits(self.permits.accepted(identifier))
+            identifier = await self._identify(peer, message, PermissionDenied)
+            await self.permits.settled(identifier)  # what was asked before has its effect
+            edits = as_edits(self.permits.table.accepted(identifier))
             request.reply("", {"Accept": "\n".join(edits)}, code=200)
+        elif kind == (QUERY, DISCLOSURES):
+            identifier = await self._identify(peer, message, PermissionDenied)
+            await self.ledger.answer(identifier, request)
         else:
             raise BadRequest("no request of this kind is known here")
 
-    def _identify(self, peer: Peer, message: Message, refusal: type[Refused]) -> str:
+    async def _identify(self, peer: Peer, message: Message, refusal: type[Refused]) -> str:
         """Who acts (I4): the identifier that this connection is bound to, or binds itself to."""
         named = message.fields.get("Identifier")
         if peer.identifier is not None:
             if named is not None and named != peer.identifier:
                 raise refusal("this connection belongs to another identifier", code=403)
             return peer.identifier
-        if named is None:
-            raise LoginRequired("say who you are: REGISTER with an Identifier")
-        self.reach.bind(peer, named)
-        return named
+        identifier = await self._login.admit(peer, message)
+        self.reach.bind(peer, identifier)
+        return identifier
 
     def _refuse(self, raised: Exception, request: Request) -> None:
         """The one place where what went wrong becomes a message."""
@@ -201,6 +217,12 @@ class Mediator:
             error = PermissionDenied()
         self.counts[error.statement] += 1
         refuse(request, error)
+
+
+def _steady(wall: Callable[[], float], clock: IReactorTime) -> Callable[[], float]:
+    """The wall clock as it stood at the start, going on with the steady one: no step moves it."""
+    ahead = wall() - clock.seconds()
+    return lambda: clock.seconds() + ahead
 
 
 def _exception(failure: Failure) -> Exception:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from zope.interface import implementer
 
 from broker.interfaces import Change, IStore, State
+from broker.tables.disclosures import Disclosure
 from broker.tables.grants import Randomness
 from broker.tables.permits import PermitChange
 
@@ -26,10 +27,18 @@ class MemoryStore:
     async def commit(self, changes: Sequence[Change]) -> None:
         """Keep changes; nothing can fail."""
         for change in changes:
-            if change.accepted:
+            if isinstance(change, PermitChange):
                 self._permits[change.owner] = change
-            else:
-                self._permits.pop(change.owner, None)
+                if not change.accepted:
+                    del self._permits[change.owner]
+
+    async def disclosures(self, whose: str, before: int, most: int) -> Sequence[Disclosure]:
+        """Nothing yet."""
+        return ()
+
+    async def prune(self, before: int) -> int:
+        """Nothing yet."""
+        return 0
 
     async def stop(self) -> None:
         """There is nothing to close."""

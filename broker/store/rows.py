@@ -21,7 +21,9 @@ _to_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).en
 
 def write(connection: Connection, changes: Sequence[Change]) -> None:
     """Write changes within a transaction; of two for one owner, the later one."""
-    latest = {change.owner: change.accepted for change in changes}
+    latest = {
+        change.owner: change.accepted for change in changes if isinstance(change, PermitChange)
+    }
     kept = [(owner, _to_json(accepted)) for owner, accepted in latest.items() if accepted]
     dropped = [(owner,) for owner, accepted in latest.items() if not accepted]
     if kept:

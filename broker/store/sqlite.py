@@ -24,6 +24,7 @@ from broker.interfaces import Change, IStore, State, StoreFailed
 from broker.store import rows
 from broker.store.connection import Connect, code_of, connect
 from broker.store.database import Database, open_database
+from broker.tables.disclosures import Disclosure
 from broker.tables.grants import Randomness
 
 #: How many commits may wait; beyond them the store is busy (I15).
@@ -134,6 +135,14 @@ class SqliteStore:
             self._call_from_thread(self._hand_over)
         self._gathered.append(_Commit(changes, done))
         return done
+
+    async def disclosures(self, whose: str, before: int, most: int) -> Sequence[Disclosure]:
+        """Nothing yet."""
+        return ()
+
+    async def prune(self, before: int) -> int:
+        """Nothing yet."""
+        return 0
 
     def _hand_over(self) -> None:
         """Give the writer what this turn of the reactor has brought: it wakes once for all."""

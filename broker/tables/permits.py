@@ -23,15 +23,29 @@ class ListTooLong(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """How long, and how often, an entry of a list permits.
+
+    :ivar until: when it expires, in seconds since 1970 (UTC); never, without
+    :ivar uses: how many calls it still permits; any number, without
+    """
+
+    until: float | None = None
+    uses: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PermitChange:
     """The new list of one identifier, as data for a store.
 
     :ivar owner: whose list it is
-    :ivar accepted: the whole list after the change, in order
+    :ivar accepted: the whole list after the change, in order: identifiers, and groups' names
+    :ivar limits: the limits of those entries that have one
     """
 
     owner: str
     accepted: tuple[str, ...]
+    limits: tuple[tuple[str, Limit], ...] = ()
 
 
 class PermitTable:

@@ -144,13 +144,36 @@ def one_of(*words: str) -> Rule:
     return rule
 
 
+def limited(value: str) -> str:
+    """An entry of a list with the limits that it may carry: ``Ic;expires=3600;uses=1``."""
+    if ";" not in value:
+        return entry(value)
+    name, *limits = value.split(";")
+    told: dict[str, str] = {}
+    for limit in limits:
+        key, equals, number_of = limit.partition("=")
+        key = fold(key.strip(BLANKS))
+        rule = LIMITS.get(key)
+        if rule is None or not equals:
+            raise ValueError("a limit of an entry is expires=SECONDS or uses=NUMBER")
+        if key in told:
+            raise ValueError(f"the limit {key} stands twice")
+        try:
+            told[key] = rule(number_of.strip(BLANKS))
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from None
+    parts = [f"{key}={told[key]}" for key in LIMITS if key in told]
+    return ";".join([entry(name.rstrip(BLANKS)), *parts])
+
+
 def edit(value: str) -> str:
     """One edit of a list, ``Create Ib,If``; a further rule for a list's own line (fig. 3)."""
     word, _, rest = value.partition(" ")
     known = _EDIT.get(fold(word))
     if known is None:
         raise ValueError("must begin with Create, Add or Delete")
-    names = [entry(name.strip(BLANKS)) for name in rest.split(",")] if rest.strip(BLANKS) else []
+    rule = limited if known != DELETE else entry
+    names = [rule(name.strip(BLANKS)) for name in rest.split(",")] if rest.strip(BLANKS) else []
     if not names and known != CREATE:
         raise ValueError(f"{known} names nobody")
     return f"{known} {','.join(names)}" if names else known
@@ -160,8 +183,18 @@ _EDIT: Final = {fold(word): word for word in EDITS}
 
 SECONDS_MOST: Final = 10 * 365 * 86400
 
+#: Calls that one entry of a list may be limited to.
+USES_MOST: Final = 1_000_000
+#: The limits that an entry may carry, in the order in which they are told.
+LIMITS: Final[dict[str, Rule]] = {
+    "expires": number(1, SECONDS_MOST),
+    "uses": number(1, USES_MOST),
+}
+
 #: Fields that hold a list, edited line by line (fig. 3d).
 LISTS: Final = frozenset(("Accept", "Reject", "Control"))
+#: Fields that may stand many times, each time as a line of its own; LF parts their values here.
+REPEATED: Final = frozenset(("Disclosed",))
 
 #: Every field this product knows, with its rule.
 FIELDS: Final[dict[str, Rule]] = {
@@ -197,6 +230,8 @@ FIELDS: Final[dict[str, Rule]] = {
     "Role": one_of("Mediator"),
     "Dial": one_of("Yes"),
     "End": one_of("Completed", "Expired", "Terminated", "Failed"),
+    "Disclosed": visible(1000),
+    "Before": visible(32),
     "Received": number(0, 10**15 - 1),
     "Digest": hexadecimal(32),
 }

@@ -15,6 +15,7 @@ from broker.wire.grammar import (
     FIELD_NAMES,
     FIELDS,
     LISTS,
+    REPEATED,
     SECRETS,
     STATEMENT,
     VERB_NAMES,
@@ -22,6 +23,8 @@ from broker.wire.grammar import (
 )
 from broker.wire.statements import STATEMENTS
 
+#: Fields whose values may spread over several lines.
+_SPREAD: Final = LISTS | REPEATED
 _EDIT_WORDS: Final = frozenset(fold(word) for word in EDITS)
 #: Bytes that have no place in a line: all of C0 but TAB and LF (a CR has gone by then), and DEL.
 _CONTROLS: Final = bytes(set(range(32)) - {9, 10}) + b"\x7f"
@@ -113,9 +116,12 @@ class Message:
     def encode(self) -> bytes:
         """The message as it goes over the wire, its empty line included."""
         fields = self.fields
+        spread = not _SPREAD.isdisjoint(fields)
+        if spread:
+            fields = {name: _repeat(name, value) for name, value in fields.items()}
         lines = [f"{name}:{value}" if name else value for name, value in fields.items()]
         text = "\r\n".join((self.verb, *lines, "\r\n"))
-        if not LISTS.isdisjoint(fields):  # further edits stand on lines of their own
+        if spread:  # further edits stand on lines of their own
             text = text.replace("\r\n", "\n").replace("\n", "\r\n")
         return text.encode("utf-8")
 
@@ -139,6 +145,11 @@ class Message:
 
     def __repr__(self) -> str:
         return f"<Message {' / '.join(self.masked())}>"
+
+
+def _repeat(name: str, value: str) -> str:
+    """The value of a field with the field's name before each line but the first."""
+    return value.replace("\n", f"\n{name}:") if name in REPEATED else value
 
 
 def printable(text: str) -> str:
@@ -215,7 +226,7 @@ def _fill(fields: dict[str, str], lines: list[str]) -> None:
         open_list = name if name in LISTS else ""
         if name not in fields:
             fields[name] = value
-        elif open_list:
+        elif open_list or name in REPEATED:
             fields[name] += f"\n{value}"
         else:
             raise ValueError(f"{name} stands twice")

@@ -28,6 +28,7 @@ TOO_MANY_REQUESTS: Final = "Too Many Requests."
 SERVICE_UNAVAILABLE: Final = "Service Unavailable."
 
 PERMITS: Final = "PERMITS"
+DISCLOSURES: Final = "DISCLOSURES"
 LOOKUP: Final = "LOOKUP"
 CONNECTION_REQUESTED: Final = "Connection Requested."
 SUPERSEDED: Final = "Superseded."
@@ -56,6 +57,7 @@ _KNOWN: Final = (
     STATUS_ACCEPTABLE,
     STATUS_BUSY,
     PERMITS,
+    DISCLOSURES,
     LOOKUP,
     CONNECTION_REQUESTED,
     SUPERSEDED,

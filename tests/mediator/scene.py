@@ -11,12 +11,13 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from broker.interfaces import Change, IResolver, IStore, ITrigger, State
 from broker.resolver.local import LocalResolver
 from broker.tables.addresses import Address, Place
+from broker.tables.disclosures import Disclosure
 from broker.tables.permits import PermitChange
 from broker.wire.stream import Stream
 from tests.fakes import Client, Dial, FakeMediator, FakeReactor, a_mediator, connect, settle
@@ -258,6 +259,7 @@ class Scene:
             self.mediator.sessions,
             self.mediator.sessions._table,
             self.mediator._registration,
+            self.mediator.permits,
             self.broker.trigger,
         ]
         kept: dict[str, Any] = {}
@@ -285,7 +287,7 @@ class Scene:
 
 #: What outlives connections by right: counts for the operator, permits, settings.
 _MAY_STAY: Final = frozenset(
-    ("counts", "permits", "_permits", "_own_ports", "_allowed", "_epoch", "woken")
+    ("counts", "permits", "_permits", "table", "_own_ports", "_allowed", "_epoch", "woken")
 )
 
 
@@ -296,12 +298,14 @@ class SlowStore:
     :ivar commits: the changes of each commit asked for, oldest first
     :ivar pending: the commits that are not done yet
     :ivar at_once: commits are done at once
+    :ivar told: the disclosures, which are kept at once
     """
 
     def __init__(self, *permits: PermitChange) -> None:
         self.commits: list[tuple[Change, ...]] = []
         self.pending: list[Deferred[None]] = []
         self.at_once = False
+        self.told: list[Disclosure] = []
         self._permits = permits
 
     async def load(self) -> State:
@@ -310,6 +314,10 @@ class SlowStore:
 
     def commit(self, changes: Sequence[Change]) -> Deferred[None]:
         """Wait for the test."""
+        told = [change for change in changes if isinstance(change, Disclosure)]
+        if told:
+            self.told += told
+            return succeed(None)
         self.commits.append(tuple(changes))
         commit: Deferred[None] = Deferred()
         if self.at_once:
@@ -317,6 +325,18 @@ class SlowStore:
         else:
             self.pending.append(commit)
         return commit
+
+    async def disclosures(self, whose: str, before: int, most: int) -> Sequence[Disclosure]:
+        """The newest of those that were told."""
+        found = [told for told in self.told if told.whose == whose and told.at < before]
+        return found[: -most - 1 : -1]
+
+    async def prune(self, before: int) -> int:
+        """Nothing is old here."""
+        return 0
+
+    async def stop(self) -> None:
+        """There is nothing to close."""
 
 
 @implementer(IResolver)

@@ -973,7 +973,7 @@ class FaultsTests:
         assert len(logged.failures()) == 1
         scene.says("b", register("Ib", "Accept:Add Iy"))
         scene.fires(store.pending[1], b=DONE)
-        assert scene.mediator.permits.accepted("Ib") == ("Ia", "Iy")
+        assert scene.mediator.permits.table.accepted("Ib") == ("Ia", "Iy")
 
     def test_in_the_randomness(self, logged: Logged) -> None:
         """Without randomness there is no call, and nothing was told (I3, A10)."""

@@ -404,7 +404,7 @@ class MediatorMachine(RuleBasedStateMachine):
         reach = self.scene.mediator.reach
         return [
             (
-                self.scene.mediator.permits.accepted(name),
+                self.scene.mediator.permits.table.accepted(name),
                 self.scene.address(name),
                 reach.held(name),
             )
@@ -439,7 +439,7 @@ class MediatorMachine(RuleBasedStateMachine):
             return
         for name in CALLEES:
             permits = tuple(self.model.permits.get(name, ()))
-            assert self.scene.mediator.permits.accepted(name) == permits
+            assert self.scene.mediator.permits.table.accepted(name) == permits
             port, until = self.model.places.get(name, (0, 0.0))
             expected = ("127.0.0.1", port) if until > self.model.now else None
             assert self.scene.address(name) == expected

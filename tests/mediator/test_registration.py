@@ -107,7 +107,7 @@ class ListsTests:
         assert [name for edit in edits for name in edit.partition(" ")[2].split(",")] == names
         scene.says("a", register("Ia", "Accept:Create"), a=DONE)
         scene.says("a", register("Ia", *answer.encode().decode().split("\r\n")[1:-2]), a=DONE)
-        assert scene.mediator.permits.accepted("Ia") == tuple(names)
+        assert scene.mediator.permits.table.accepted("Ia") == tuple(names)
 
     def test_ones_own_only(self) -> None:
         """PERMITS tells one's own list, and nobody else's (I1, I4)."""
@@ -152,7 +152,7 @@ class ListsTests:
         scene.says("a", "REGISTER\n\n", a=DONE)
         assert store.commits == []
         assert scene.address("Ia") is None
-        assert len(scene.mediator.permits) == 0
+        assert len(scene.mediator.permits.table) == 0
 
 
 def accept(edits: list[str]) -> list[str]:
@@ -271,7 +271,7 @@ class RefusedTests:
         scene.new_says("a", query("Ia", "Ib"), DENIED)
         scene.says("a", register("Ib", "Accept:Create Ia"), a=failed(OTHER))
         scene.says("a", query("Ib", "Ic"), a=DENIED)
-        assert len(scene.mediator.permits) == 0
+        assert len(scene.mediator.permits.table) == 0
 
     def test_nobody(self) -> None:
         """Who has not said who it is can do nothing (I4)."""
@@ -286,7 +286,7 @@ class RefusedTests:
             "QUERY\nCallee:Ib\nTransaction:7\n\n",
             a=login.removesuffix("\n") + "Transaction:7\nCode:401\n\n",
         )
-        assert len(scene.mediator.permits) == 0
+        assert len(scene.mediator.permits.table) == 0
 
 
 #: Where a connection comes from, what it registers, and the refusal, or ``None``.
@@ -609,7 +609,7 @@ class BothAtOnceTests:
         assert scene.mediator.reach.held("Ia") is None
         scene.fires(store.pending[0], a=DONE)
         assert scene.address("Ia") == ("127.0.0.1", 1203)
-        assert scene.mediator.permits.accepted("Ia") == ("Ib",)
+        assert scene.mediator.permits.table.accepted("Ia") == ("Ib",)
 
     @pytest.mark.parametrize("error", [StoreFailed("no"), RuntimeError("a bug")])
     def test_neither_where_there_was_none(self, error: Exception, logged: Logged) -> None:
@@ -621,7 +621,7 @@ class BothAtOnceTests:
         scene.fires(store.pending[0], error, a=UNAVAILABLE if is_bug else failed("no"))
         assert scene.address("Ia") is None
         assert scene.mediator.reach.held("Ia") is None
-        assert scene.mediator.permits.accepted("Ia") == ()
+        assert scene.mediator.permits.table.accepted("Ia") == ()
         assert len(logged.failures()) == is_bug
 
     def test_neither_where_it_was_held(self) -> None:
