@@ -1,0 +1,1 @@
+"""Calls across real address translation: routers in network namespaces."""
