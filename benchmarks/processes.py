@@ -10,11 +10,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks.load import Broken
+from benchmarks.counting import Broken
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 #: Seconds for a server to come up, or to end.
@@ -60,11 +60,28 @@ class Server:
     :ivar port: where it listens on the loopback address
     """
 
-    def __init__(self, name: str, command: Sequence[str], port: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        port: int,
+        *,
+        scratch: Path | None = None,
+        prepare: Callable[[Path], object] = lambda folder: None,
+    ) -> None:
+        """
+        :param scratch: where to make its folder
+        :param prepare: called with that before it starts
+        """
         self.name = name
         self.port = port
-        self.folder = Path(tempfile.mkdtemp(prefix=f"bench-{name}-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"bench-{name}-", dir=scratch))
         self._log = self.folder / "output"
+        try:
+            prepare(self.folder)
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
@@ -153,36 +170,61 @@ def start_echo() -> Site:
     return Site([Server("echo", [sys.executable, "-m", "benchmarks.echo", str(port)], port)])
 
 
-def start_mediator(*, status: bool, apart: bool = False, profile: Path | None = None) -> Site:
+def start_mediator(
+    *,
+    status: bool,
+    apart: bool = False,
+    options: Sequence[str] = (),
+    secured: Sequence[str] = (),
+    store: str = "memory:",
+    auth: str = "none",
+    scratch: Path | None = None,
+    prepare: Callable[[Path], object] = lambda folder: None,
+    profile: Path | None = None,
+) -> Site:
     """A mediator, as its operator starts it.
 
     :param status: it asks callees for their status
     :param apart: its resolver is a process of its own
+    :param options: further options
+    :param secured: the options of its certificate: with them it is TLS that it offers
+    :param store: what it keeps in, a path of ``sqlite:`` being one in its folder
+    :param auth: how it is proven to it who somebody is
+    :param scratch: where to make that folder
+    :param prepare: called with the folder before it starts
     :param profile: where it is to write how often and how long each function ran
     """
     servers: list[Server] = []
-    options = ["--store", "memory:", *([] if status else ["--no-status"])]
+    more = ["--store", store, "--auth", auth, *([] if status else ["--no-status"]), *options]
     if apart:
         port = free_port()
-        servers.append(Server("resolver", _twistd("broker-resolver", port), port))
-        options += ["--resolver", f"tcp:127.0.0.1:{port}"]
+        command = _twistd("broker-resolver", ["--listen", _loopback(port)])
+        servers.append(Server("resolver", command, port))
+        more += ["--resolver", f"tcp:127.0.0.1:{port}"]
     port = free_port()
+    if secured:
+        more += [*secured, "--listen-tls", _loopback(port)]
+    if auth != "certificate":  # which can't be shown in clear text
+        more += ["--listen", _loopback(free_port() if secured else port)]
+    command = _twistd("broker", more, profile)
     try:
-        servers.append(Server("mediator", _twistd("broker", port, options, profile), port))
-    except Broken:
+        servers.append(Server("mediator", command, port, scratch=scratch, prepare=prepare))
+    except BaseException:
         for server in servers:
             server.stop()
         raise
     return Site(servers)
 
 
-def _twistd(
-    role: str, port: int, options: Sequence[str] = (), profile: Path | None = None
-) -> list[str]:
+def _loopback(port: int) -> str:
+    return f"tcp:{port}:interface=127.0.0.1"
+
+
+def _twistd(role: str, options: Sequence[str], profile: Path | None = None) -> list[str]:
     twistd = [str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile="]
     if profile is not None:
         twistd += ["--profiler=cprofile", f"--profile={profile}", "--savestats"]
-    return [*twistd, role, "--listen", f"tcp:{port}:interface=127.0.0.1", *options]
+    return [*twistd, role, *options]
 
 
 def run_load(description: str) -> subprocess.Popen[str]:

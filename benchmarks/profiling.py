@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from benchmarks.load import Broken, Load
+from benchmarks.counting import Broken, Load
 from benchmarks.processes import GRACE, run_load, start_mediator
 
 #: Functions that are shown.

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from math import isnan
 from statistics import median
 
-from benchmarks.load import Result
-from benchmarks.plan import Row
+from benchmarks.counting import Result
+from benchmarks.meter import Row
 
 
 def tables(rows: Sequence[Row]) -> str:
-    """Both tables: what was measured, and that the load was not the bottleneck."""
+    """Both tables: what was measured, and that the load was not the bottleneck.
+
+    Between them is what has to be said of some lines.
+    """
     return "\n".join(
         [
             *_lines(_RESULTS, [_result(row) for row in rows]),
             "",
+            *_notes(rows),
             "The load beside the servers (medians): how much of the time each had something to do.",
             "The load never sleeps; it was fast enough where it was less busy than the servers.",
             "",
@@ -44,10 +49,7 @@ def met(row: Row) -> str:
 
 _RESULTS = (
     "measure",
-    "CPU µs",
-    "result",
-    "min–max",
-    "unit",
+    "median REF (range)",
     "a second",
     "p50 ms",
     "p99 ms",
@@ -57,6 +59,7 @@ _RESULTS = (
 )
 _LOADS = (
     "measure",
+    "CPU µs",
     "server busy",
     "of it in the kernel",
     "load busy",
@@ -67,13 +70,9 @@ _LOADS = (
 
 
 def _result(row: Row) -> tuple[str, ...]:
-    values = row.values
     return (
         row.title,
-        _middle(row, "{:.1f}", lambda result: result.cpu * 1e6),
-        f"{median(values):.2f}" if values else "",
-        f"{min(values):.2f}–{max(values):.2f}" if values else "",
-        row.unit if values else "",
+        _value(row),
         _middle(row, "{:,.0f}", lambda result: result.calls / result.seconds),
         _middle(row, "{:.2f}", lambda result: result.p50 * 1e3),
         _middle(row, "{:.2f}", lambda result: result.p99 * 1e3),
@@ -83,9 +82,29 @@ def _result(row: Row) -> tuple[str, ...]:
     )
 
 
+def _value(row: Row) -> str:
+    """The median and its range, with its unit unless that is REF."""
+    values = row.values
+    if not values:
+        return ""
+    unit = "" if row.unit == "REF" else f" {row.unit}"
+    return f"{median(values):.2f}{unit} ({min(values):.2f}–{max(values):.2f})"
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    """What is to be said of lines, each text once."""
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        if row.note:
+            notes.setdefault(row.note, []).append(row.title)
+    lines = [f"{'; '.join(titles)}: {note}." for note, titles in notes.items()]
+    return [*lines, ""] if lines else []
+
+
 def _load(row: Row) -> tuple[str, ...]:
     return (
         row.title,
+        _middle(row, "{:.1f}", lambda result: result.cpu * 1e6),
         _middle(row, "{:.0%}", lambda result: result.cpu * result.calls / result.seconds),
         _middle(row, "{:.0%}", _kernel),
         _middle(row, "{:.0%}", lambda result: 1 - result.spare / result.seconds),
@@ -114,7 +133,9 @@ def _refused(row: Row) -> str:
 
 
 def _middle(row: Row, form: str, of: Callable[[Result], float]) -> str:
-    return form.format(median(map(of, row.results))) if row.results else ""
+    """The median of something, if it is known."""
+    values = [value for value in map(of, row.results) if not isnan(value)]
+    return form.format(median(values)) if values else ""
 
 
 def _lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import time
@@ -23,31 +24,39 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 import broker
-from broker import ca_cli
+from broker import admin_cli, ca_cli
 from broker.config import Server, parse_server
+from broker.credentials import Found, Keyring, NoAnswer, Source, ask_password
 from broker.interfaces import StoreFailed
 from broker.service import secured
 from broker.service.process import handle_signals
 from broker.service.shared import make_trace, parse_store
 from broker.service.terminal import name_outside
 from broker.store.backup import back_up
+from broker.tables.disclosures import format_time
 from broker.tables.permits import as_edits
 from broker.terminal.calling import place_call
-from broker.terminal.errors import CallFailed
+from broker.terminal.errors import CallFailed, CannotLogIn
 from broker.terminal.expected import ExpectedCall
 from broker.terminal.files import FileSender, Receipt, TransferFailed
 from broker.terminal.line import Line, Nobody, dial
 from broker.terminal.pipe import Pipe
-from broker.wire.grammar import entry, identifier, number
+from broker.wire.grammar import LIMITS, SECONDS_MOST, Rule, entry, identifier, number
 from broker.wire.message import printable
-from broker.wire.refusals import Refused
-from broker.wire.statements import REGISTRATION_COMPLETED
+from broker.wire.refusals import LoginRequired, Refused
+from broker.wire.statements import CODES, LOGIN_REQUIRED, REGISTRATION_COMPLETED
 from broker.wire.tls import TlsFailed, Unusable, parse_pin
 
 DONE: Final = 0
 FAILED: Final = 1
 UNREACHABLE: Final = 3
 REFUSED: Final = 4
+
+#: What is said of a mediator that would be spoken to in clear over a network (I25).
+IN_CLEAR: Final = (
+    "is another machine, and the login and all that is told would go there in clear text: name it"
+    " as tls:HOST:PORT, or say --allow-clear-text"
+)
 
 #: Seconds that an interrupted call has to tell the callee that it is.
 LAST_WORDS: Final = 0.1
@@ -59,10 +68,16 @@ exit status: 0 done, 1 failed, 2 wrong usage, 3 the server can't be reached, 4 r
 on standard error), 130 interrupted
 """
 
+#: The options that say how a tls: mediator is to be spoken to.
+TLS_OPTIONS: Final = ("ca", "pin", "revocation-list", "certificate", "private-key")
+
 EXAMPLES: Final = f"""\
 examples:
+  broker login --as Ib                  keep Ib's password for the commands that follow
   broker permit add --as Ib Ia          let Ia call Ib
+  broker permit add --as Ib --uses 1 If let If call it once
   broker permit list --as Ib            whom Ib lets call
+  broker disclosures --as Ib            who was told where Ib is
   broker call --as Ia Ib --send a.wav   send a file to Ib; done when Ib has it
   broker call --as Ia Ib <in >out       the same from a pipe, and what Ib says into another
 
@@ -71,6 +86,10 @@ examples:
 
 class CannotBegin(Exception):
     """Something that the arguments name is not good; the text says what."""
+
+
+class NotLoggedIn(Exception):
+    """The mediator doesn't believe who this is; the text says so, and what to do."""
 
 
 class Unreachable(Exception):
@@ -84,13 +103,76 @@ async def permit(reactor: Any, arguments: argparse.Namespace) -> None:
     """Edit or list whom a terminal lets call (fig. 3)."""
     line = await _connect(reactor, arguments)
     if arguments.change == "list":
-        for name in await line.accepted():
-            print(printable(name))
+        for one in await line.accepted():
+            print(printable(one if arguments.plain else limits_in_words(one)))
     else:
-        edits = as_edits(arguments.identifiers, arguments.change.capitalize())
-        await line.register(edits=edits)
+        said = {name: getattr(arguments, name, None) for name in LIMITS}
+        limits = "".join(f";{name}={most}" for name, most in said.items() if most is not None)
+        entries = [f"{name}{limits}" for name in arguments.identifiers]
+        await line.register(edits=as_edits(entries, arguments.change.capitalize()))
         print(REGISTRATION_COMPLETED)
     await _close(line)
+
+
+async def disclosures(reactor: Any, arguments: argparse.Namespace) -> None:
+    """Print who was told where a terminal is."""
+    line = await _connect(reactor, arguments)
+    before = None
+    while told := await line.disclosures(before):
+        before = told[-1].at
+        for one in told:
+            host = f"[{one.host}]" if ":" in one.host else one.host
+            columns = (format_time(one.at), one.told, f"{host}:{one.port}", one.basis)
+            print("\t".join(map(printable, columns)))
+    await _close(line)
+
+
+async def login(reactor: Any, arguments: argparse.Namespace) -> None:
+    """Try a password at the mediator, and keep it."""
+    found: Found | None = arguments.password
+    if found is None:
+        raise CannotBegin("there is no terminal to ask for a password at: name a --password-file")
+    line = await _dial(reactor, arguments)
+    answer = await line.register(password=found.password)
+    await _close(line)
+    shown = f"{arguments.identifier} at {arguments.mediator.text}"
+    if "Token" not in answer.fields:
+        raise CannotBegin(f"the mediator did not check the password of {shown}: it is not kept")
+    path = _keyring().keep(arguments.identifier, arguments.mediator.text, found.password)
+    print(f"The password of {printable(shown)} is right, and kept in {path}")
+
+
+def logout(arguments: argparse.Namespace) -> int:
+    """Forget a password that is kept; needs no server."""
+    shown = printable(f"{arguments.identifier} at {arguments.mediator.text}")
+    try:
+        kept = _keyring().forget(arguments.identifier, arguments.mediator.text)
+    except OSError as error:
+        return _say(f"{error.filename}: {error.strerror}", FAILED)
+    print(
+        f"The password of {shown} is kept no longer" if kept else f"No password of {shown} is kept"
+    )
+    return DONE
+
+
+def limits_in_words(listed: str) -> str:
+    """An entry of a list for a person: ``Ia (59 min left, 1 call left)``."""
+    name, *limits = listed.split(";")
+    words = []
+    for limit in limits:
+        kind, _, left = limit.partition("=")
+        count = int(left)
+        if kind == "uses":
+            words.append(f"{count} {'call' if count == 1 else 'calls'} left")
+        else:
+            unit, size = next(
+                (unit, size) for unit, size in _UNITS if count >= 2 * size or size == 1
+            )
+            words.append(f"{count // size} {unit} left")
+    return f"{name} ({', '.join(words)})" if words else name
+
+
+_UNITS: Final = (("days", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
 async def register(reactor: Any, arguments: argparse.Namespace) -> None:
@@ -177,6 +259,17 @@ class _Announcer(Nobody):
 
 
 async def _connect(reactor: Any, arguments: argparse.Namespace, told: Nobody | None = None) -> Line:
+    """A connection that is logged in, where there is a password."""
+    found: Found | None = arguments.password
+    return await _dial(reactor, arguments, told, None if found is None else found.password)
+
+
+async def _dial(
+    reactor: Any,
+    arguments: argparse.Namespace,
+    told: Nobody | None = None,
+    password: str | None = None,
+) -> Line:
     server: Server = arguments.mediator
     try:
         endpoint = secured.endpoint(reactor, server, secured.to_mediator(vars(arguments)))
@@ -184,7 +277,13 @@ async def _connect(reactor: Any, arguments: argparse.Namespace, told: Nobody | N
         raise CannotBegin(printable(str(error))) from None
     try:
         return await dial(
-            reactor, endpoint, arguments.identifier, told=told, trace=_trace(arguments)
+            reactor,
+            endpoint,
+            arguments.identifier,
+            password=password,
+            allow_clear_text=arguments.allow_clear_text,
+            told=told,
+            trace=_trace(arguments),
         )
     except (ConnectError, DNSLookupError) as error:
         raise Unreachable(f"the mediator at {server.text} can't be reached: {error}") from None
@@ -203,6 +302,64 @@ def _trace(arguments: argparse.Namespace) -> Any:
 
 def _size(file: BinaryIO) -> int:
     return os.fstat(file.fileno()).st_size
+
+
+# Logging in.
+
+
+async def as_terminal(reactor: Any, arguments: argparse.Namespace) -> None:
+    """Run a command; where the mediator wants a login that nothing was said of, ask the person.
+
+    It may be run twice then: what wants a login first has done nothing.
+    """
+    try:
+        await _told_why(reactor, arguments)
+    except LoginRequired as refusal:
+        if arguments.certificate is not None:  # which was not good, and a password were no remedy
+            raise
+        arguments.password = ask_password(arguments.identifier)
+        if arguments.password is None:
+            cause = f": {refusal.cause}" if refusal.cause else ""
+            raise NotLoggedIn(f"the mediator wants a login{cause}: {_advice(arguments)}") from None
+        await _told_why(reactor, arguments)
+
+
+async def _told_why(reactor: Any, arguments: argparse.Namespace) -> None:
+    try:
+        await arguments.run(reactor, arguments)
+    except Refused as refusal:
+        if isinstance(refusal, CannotLogIn):
+            raise NotLoggedIn(f"{refusal.cause}: say --allow-clear-text if it may") from None
+        found: Found | None = arguments.password
+        if found is None or refusal.code != CODES[LOGIN_REQUIRED]:
+            raise
+        cause = refusal.cause or refusal.statement
+        whence = f"it is the one in {found.file}; " if found.file is not None else ""
+        raise NotLoggedIn(f"{cause}: {whence}{_advice(arguments)}") from None
+
+
+def _advice(arguments: argparse.Namespace) -> str:
+    if arguments.run is login:
+        return "nothing is kept"
+    words = ["broker", "login", "--as", arguments.identifier, "--mediator", arguments.mediator.text]
+    return f"{shlex.join(words)} asks for the password; or name a --password-file"
+
+
+def _keyring() -> Keyring:
+    return Keyring.of(os.environ)
+
+
+def _find_password(arguments: argparse.Namespace) -> Found | None:
+    """What to log in with, as far as that is known before the mediator asks.
+
+    :raises Unusable: it can't be had
+    """
+    file = arguments.password_file
+    if arguments.command == "login" and file is None:
+        return ask_password(arguments.identifier)
+    if arguments.certificate is not None and file is None:
+        return None
+    return Source(arguments.identifier, arguments.mediator.text, file, _keyring()).find()
 
 
 class Progress:
@@ -258,8 +415,7 @@ def _argument(parse: Callable[[str], T], noun: str) -> Callable[[str], T]:
     return checked
 
 
-def _number(least: int, most: int, noun: str) -> Callable[[str], int]:
-    rule = number(least, most)
+def _number(rule: Rule, noun: str) -> Callable[[str], int]:
     return _argument(lambda text: int(rule(text)), noun)
 
 
@@ -273,10 +429,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"broker {broker.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    _add_permit(commands)
+    _add_login(commands)
+    permits = _add_permit(commands)
     _add_register(commands)
     _add_call(commands)
+    _add_disclosures(commands)
     _add_backup(commands)
+    admin_cli.add_commands(commands, permits)
     ca_cli.add_commands(commands)
     return parser
 
@@ -284,13 +443,65 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_command(
     commands: Any, name: str, brief: str, more: str = "", epilog: str = EXIT_STATUS
 ) -> argparse.ArgumentParser:
-    """A command with the options that all have."""
+    """A command with the options that all have that speak with the mediator."""
+    parser = _add_for(commands, name, brief, more, epilog)
+    parser.add_argument(
+        "--ca",
+        metavar="FILE",
+        help="the authority that has issued a tls: mediator's certificate; without, those that the"
+        " system trusts",
+    )
+    parser.add_argument(
+        "--pin",
+        metavar="SHA256",
+        type=_argument(parse_pin, "pin"),
+        help="the digest of a tls: mediator's public key: no other key will do",
+    )
+    parser.add_argument(
+        "--revocation-list",
+        dest="revocation-list",
+        metavar="FILE",
+        help="what the authority named by --ca has revoked",
+    )
+    parser.add_argument(
+        "--certificate",
+        metavar="FILE",
+        help="the certificate that proves ID to a tls: mediator; no password is looked for then",
+    )
+    parser.add_argument(
+        "--private-key",
+        dest="private-key",
+        metavar="FILE",
+        help="its private key, which nobody else may be able to read",
+    )
+    parser.add_argument(
+        "--password-file",
+        metavar="FILE",
+        help="the file of the password, which nobody else may be able to read; without, what broker"
+        " login keeps, or else you are asked where the mediator asks",
+    )
+    parser.add_argument(
+        "--allow-clear-text",
+        action="store_true",
+        help="speak in clear text with a tcp: mediator on another machine: others can read it",
+    )
+    parser.add_argument(
+        "--trace", action="store_true", help="show each message on standard error; secrets masked"
+    )
+    return parser
+
+
+def _add_for(
+    commands: Any, name: str, brief: str, more: str = "", epilog: str = EXIT_STATUS
+) -> argparse.ArgumentParser:
+    """A command for one identifier at one mediator."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=brief,
         description=f"{brief[0].upper()}{brief[1:]}. {more}".strip(),
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # --password is no option, and no short form of --password-file
     )
     parser.add_argument(
         "--as",
@@ -307,25 +518,43 @@ def _add_command(
         type=_argument(parse_server, "server"),
         help="where the mediator is: tcp:HOST:PORT, or tls:HOST:PORT (default: %(default)s)",
     )
-    parser.add_argument(
-        "--ca",
-        metavar="FILE",
-        help="the authority that has issued a tls: mediator's certificate; without, those that the"
-        " system trusts",
-    )
-    parser.add_argument(
-        "--pin",
-        metavar="SHA256",
-        type=_argument(parse_pin, "pin"),
-        help="the digest of a tls: mediator's public key: no other key will do",
-    )
-    parser.add_argument(
-        "--trace", action="store_true", help="show each message on standard error; secrets masked"
-    )
     return parser
 
 
-def _add_permit(commands: Any) -> None:
+def _add_login(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "login",
+        "keep a password for the commands that follow",
+        "It is tried at the mediator first, and kept for that\nmediator alone, in"
+        " ~/.config/broker, where nobody else can read it.",
+    )
+    parser.set_defaults(run=login)
+    parser = _add_for(
+        commands,
+        "logout",
+        "forget the password that is kept",
+        "The password of ID at the mediator, that is.",
+    )
+    parser.set_defaults(local=logout)
+
+
+def _add_disclosures(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "disclosures",
+        "print who was told where a terminal is",
+        "The newest first, one a line: when (UTC), who, the\naddress, and the entry that"
+        " permitted it; parted by tabs.",
+    )
+    parser.set_defaults(run=disclosures)
+
+
+def _add_permit(commands: Any) -> Any:
+    """The commands about permits.
+
+    :return: where others may be added
+    """
     group = commands.add_parser("permit", help="say who may call", description="Say who may call.")
     changes = group.add_subparsers(dest="change", metavar="change", required=True)
     for name, brief in (
@@ -339,11 +568,28 @@ def _add_permit(commands: Any) -> None:
             metavar="ID",
             nargs="*" if name == "create" else "+",
             type=_argument(entry, "identifier"),
-            help="a terminal",
+            help="a terminal, or a group: @family",
         )
+        if name != "delete":
+            parser.add_argument(
+                "--expires",
+                metavar="SECONDS",
+                type=_number(LIMITS["expires"], "number of seconds"),
+                help="for so long only",
+            )
+            parser.add_argument(
+                "--uses",
+                metavar="NUMBER",
+                type=_number(LIMITS["uses"], "number of calls"),
+                help="for so many calls each only",
+            )
         parser.set_defaults(run=permit)
     parser = _add_command(changes, "list", "print who may call, one a line")
+    parser.add_argument(
+        "--plain", action="store_true", help="limits as the mediator has them: Ia;expires=60;uses=1"
+    )
     parser.set_defaults(run=permit)
+    return changes
 
 
 def _add_register(commands: Any) -> None:
@@ -359,13 +605,13 @@ def _add_register(commands: Any) -> None:
     )
     parser.add_argument(
         "--port",
-        type=_number(1, 65535, "port"),
+        type=_number(number(1, 65535), "port"),
         help="the port that callers are given (1203 without)",
     )
     parser.add_argument(
         "--expires",
         metavar="SECONDS",
-        type=_number(1, 10 * 365 * 86400, "number of seconds"),
+        type=_number(number(1, SECONDS_MOST), "number of seconds"),
         help="how long the address holds once the connection is gone (3600 without)",
     )
     parser.add_argument(
@@ -431,11 +677,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "local" in arguments:  # it needs no server
         status: int = arguments.local(arguments)
         return status
-    if not arguments.mediator.tls and (arguments.ca or arguments.pin):
-        parser.error("--ca and --pin go with --mediator tls:HOST:PORT")  # else all is in clear
+    server: Server = arguments.mediator
+    if not server.tls and any(vars(arguments)[name] is not None for name in TLS_OPTIONS):
+        parser.error(  # else all is in clear
+            "--ca and --pin go with --mediator tls:HOST:PORT, and so do --revocation-list,"
+            " --certificate and --private-key"
+        )
+    if not (server.tls or server.loopback or arguments.allow_clear_text):
+        parser.error(f"{server.text} {IN_CLEAR}")
+    try:
+        arguments.password = _find_password(arguments)
+    except (Unusable, NoAnswer):
+        return _explain(Failure())
     from twisted.internet import reactor
 
-    return run(lambda the_reactor: arguments.run(the_reactor, arguments), reactor)
+    return run(lambda the_reactor: as_terminal(the_reactor, arguments), reactor)
 
 
 def run(command: Callable[[Any], Any], reactor: Any) -> int:
@@ -473,12 +729,13 @@ def _explain(failure: Failure) -> int:
     if isinstance(error, Refused):
         why = f" ({printable(error.cause)})" if error.cause else ""
         return _say(f"{error.statement}{why}", REFUSED)
-    if isinstance(error, Unreachable):
-        return _say(str(error), UNREACHABLE)
     if isinstance(error, TlsFailed):
         return _say(f"the mediator can't be spoken to over TLS: {error}", UNREACHABLE)
-    if isinstance(error, (CallFailed, TransferFailed, CannotBegin)):
-        return _say(printable(str(error)), FAILED)
+    if isinstance(error, NoAnswer):
+        return 128 + signal.SIGINT
+    status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), None)
+    if status is not None:
+        return _say(printable(str(error)), status)
     if isinstance(error, ConnectionClosed):
         return _say("the mediator has closed the connection", UNREACHABLE)
     if isinstance(error, OSError):
@@ -486,6 +743,17 @@ def _explain(failure: Failure) -> int:
         return _say(f"{name}{error.strerror or error}", FAILED)
     failure.printTraceback(file=sys.stderr)
     return FAILED
+
+
+#: Exceptions whose text says all, and the status that each ends with.
+_STATUS: Final[dict[type[BaseException], int]] = {
+    CannotBegin: FAILED,
+    CallFailed: FAILED,
+    NotLoggedIn: REFUSED,
+    TransferFailed: FAILED,
+    Unreachable: UNREACHABLE,
+    Unusable: FAILED,
+}
 
 
 def _say(text: str, status: int) -> int:

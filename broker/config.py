@@ -6,6 +6,7 @@ places. Every error of both places is found before any is told.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from ipaddress import ip_address, ip_network
 from os.path import abspath
 from typing import Any, Final, NamedTuple
 
-from broker.tables.addresses import Network
+from broker.tables.addresses import PROVIDER, Network, domain, named
 from broker.wire.grammar import DIGITS, entry, identifier, token
 from broker.wire.tls import parse_pin
 
@@ -94,7 +95,7 @@ class Server:
     @property
     def plain(self) -> str:
         """The endpoint string of the TCP connection, without TLS."""
-        return "tcp:" + self.text.partition(":")[2]
+        return "tcp:" + _escaped(self.text).partition(":")[2]
 
     @property
     def loopback(self) -> bool:
@@ -234,6 +235,20 @@ def _address(text: str) -> str:
         raise ValueError(f"{text!r} is no IP address") from None
 
 
+def _escaped(text: str) -> str:
+    """An endpoint string with each ``[IPv6]`` as Twisted has it: colons behind backslashes."""
+
+    def escaped(found: re.Match[str]) -> str:
+        try:
+            if ip_address(found[1]).version == 6:
+                return found[1].replace(":", r"\:")
+        except ValueError:
+            pass
+        raise ValueError(f"{text!r}: between [ and ] stands an IPv6 address")
+
+    return re.sub(r"\[([^]]*)\]", escaped, text)
+
+
 def _split(text: str) -> list[str]:
     """The parts of an endpoint string: parted by colons, save those behind a backslash."""
     parts = [""]
@@ -278,7 +293,11 @@ def _endpoint(
 
 
 def parse_listener(text: str) -> Listener:
-    """A place to listen: ``tcp:1201:interface=127.0.0.1``. Without an interface, on all."""
+    """A place to listen: ``tcp:1201:interface=127.0.0.1``. Without an interface, on all of IPv4.
+
+    ``tcp:1201:interface=[::]`` is all of IPv6, and of IPv4 too where the system has it so.
+    """
+    text = _escaped(text)
     arguments = _endpoint(text, ("port",), ("port", "interface", "backlog"))
     if "backlog" in arguments and not DIGITS.issuperset(arguments["backlog"] or "-"):
         raise ValueError(f"{text!r}: the backlog must be a number")
@@ -287,9 +306,9 @@ def parse_listener(text: str) -> Listener:
 
 
 def parse_server(text: str) -> Server:
-    """A server to connect to: ``tcp:127.0.0.1:1201``, or ``tls:…`` to be spoken to over TLS."""
+    """A server to connect to: ``tcp:127.0.0.1:1201``, ``tcp:[::1]:1201``; ``tls:…`` over TLS."""
     known = ("host", "port", "timeout", "bindAddress")
-    arguments = _endpoint(text, ("host", "port"), known, ("tcp", "tls"))
+    arguments = _endpoint(_escaped(text), ("host", "port"), known, ("tcp", "tls"))
     _port(arguments["port"], 1)
     if "timeout" in arguments and not DIGITS.issuperset(arguments["timeout"] or "-"):
         raise ValueError(f"{text!r}: the timeout must be a number of seconds")
@@ -361,11 +380,43 @@ def _choice(*offered: str) -> Callable[[str], str]:
     return parse
 
 
+def parse_dns_server(text: str) -> tuple[str, int]:
+    """A DNS server: ``192.0.2.53``, ``192.0.2.53:5353``, ``[2001:db8::53]:5353``."""
+    found = re.fullmatch(r"\[([^]]*)\](?::(.*))?|([^:]*):([^:]*)", text)
+    if found is None:
+        return _ip(text), 53
+    port = found[2] if found[1] is not None else found[4]
+    return _ip(found[1] if found[1] is not None else found[3]), 53 if port is None else _port(
+        port, 1
+    )
+
+
+def _zone(text: str) -> str:
+    try:
+        return domain(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no domain name such as subscribers.example.jp") from None
+
+
 def _ip(text: str) -> str:
     try:
         return str(ip_address(text))
     except ValueError:
         raise ValueError(f"{text!r} is no IP address") from None
+
+
+def _where(text: str) -> str:
+    """An IP address, or what may be registered in its place."""
+    try:
+        name = named(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {error}") from None
+    if name is not None:
+        return name
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise ValueError(f"{text!r} is no IP address, domain name or {PROVIDER}") from None
 
 
 def choice(*offered: str) -> Kind:
@@ -381,6 +432,9 @@ UDP: Final = Kind(parse_udp)
 IDENTIFIER: Final = Kind(_optional(identifier))
 ENTRY: Final = Kind(entry)
 ADDRESS: Final = Kind(_optional(_ip))
+WHERE: Final = Kind(_optional(_where))
+DNS_SERVER: Final = Kind(parse_dns_server)
+ZONE: Final = Kind(_optional(_zone))
 NETWORK: Final = Kind(_network)
 PIN: Final = Kind(_optional(parse_pin))
 TOKEN: Final = Kind(token)

@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IProtocol
 from zope.interface import Attribute, Interface
 
 from broker.tables.accounts import AccountChange
-from broker.tables.addresses import Address, Place
+from broker.tables.addresses import Address, Located, Place
 from broker.tables.disclosures import Disclosure
 from broker.tables.groups import GroupChange
 from broker.tables.permits import PermitChange
@@ -101,6 +101,24 @@ class IResolver(Interface):
         :raises CalleeNotFound: it has none (S807)
         :raises ServiceUnavailable: the resolver is away
         """
+
+
+class IAddressSource(Interface):
+    """Where addresses are had: DNS, by domain names (A17); a provider, by identifiers (A16)."""
+
+    def locate(name: str) -> Awaitable[Sequence[Located]]:
+        """The addresses that a name has now; none where it has none, or is unknown.
+
+        :param name: a domain name in its canonical form, or an identifier
+        :raises SourceFailed: nobody answers, or in no way that can be understood
+        """
+
+    def stop() -> None:
+        """Leave no timer behind; nothing more is asked."""
+
+
+class SourceFailed(Exception):
+    """A source of addresses gave no answer."""
 
 
 class ITrigger(Interface):

@@ -56,7 +56,9 @@ def play(stage: Stage) -> None:
     say(f"A piece of music was made: {song.stat().st_size:,} bytes of audio.")
 
     scene("1. The mediator starts. It will decide who may reach whom.")
-    broker = stage.start("broker", "--listen", "tcp:0:interface=127.0.0.1", "--trace")
+    broker = stage.start(
+        "broker", "--listen", "tcp:0:interface=127.0.0.1", "--auth", "none", "--trace"
+    )
     port = stage.wait_for(broker, r"Listening on 127\.0\.0\.1:(\d+)").group(1)
     mediator = f"tcp:127.0.0.1:{port}"
     broker.narrate = narrate

@@ -1,12 +1,15 @@
 """A terminal in your own program: Ib answers Ia's calls, and sends back whatever Ia says.
 
-Start a mediator (``twistd -n broker``), then this, then ``say.py``::
+Start a mediator (``twistd -n broker``) that knows Ib and Ia, and have their passwords kept
+(``broker login --as Ib``, ``broker login --as Ia``); or one that believes everybody
+(``twistd -n broker --auth none``). Then start this, then ``say.py``::
 
     python examples/echo.py
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -17,6 +20,7 @@ from twisted.internet.protocol import Protocol
 from twisted.internet.task import react
 from zope.interface import implementer
 
+from broker.credentials import Keyring, Source
 from broker.interfaces import ICallHandler
 from broker.terminal.terminal import Terminal
 
@@ -48,6 +52,7 @@ def make_terminal(reactor: Any, mediator_port: int = 1201, port: int = 1203) -> 
         TCP4ClientEndpoint(reactor, "127.0.0.1", mediator_port),
         listen=TCP4ServerEndpoint(reactor, port, interface="127.0.0.1"),
         accept=["Ia"],
+        password=Source("Ib", f"tcp:127.0.0.1:{mediator_port}", None, Keyring.of(os.environ)),
         handler=Answering(),
     )
 

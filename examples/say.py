@@ -1,12 +1,13 @@
 """A caller in your own program: Ia calls Ib, says something, and prints what comes back.
 
-::
+It logs in as ``echo.py`` does::
 
     python examples/say.py "Is anybody there?"
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -16,6 +17,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import react
 from twisted.python.failure import Failure
 
+from broker.credentials import Keyring, Source
 from broker.terminal.errors import CallFailed
 from broker.terminal.terminal import Terminal
 from broker.wire.refusals import Refused
@@ -70,7 +72,8 @@ async def say(reactor: Any, text: str, mediator_port: int = 1201) -> str:
     :raises CallFailed: Ib could not be reached directly, or did not take the call
     """
     mediator = TCP4ClientEndpoint(reactor, "127.0.0.1", mediator_port)
-    terminal = Terminal(reactor, "Ia", mediator)
+    password = Source("Ia", f"tcp:127.0.0.1:{mediator_port}", None, Keyring.of(os.environ))
+    terminal = Terminal(reactor, "Ia", mediator, password=password)
     terminal.startService()
     try:
         call: Any = await terminal.call("Ib", Saying(text.encode("utf-8")))

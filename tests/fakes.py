@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import pytest
@@ -40,9 +41,13 @@ from zope.interface import implementer
 
 from broker.interfaces import IResolver, IStore, ITrigger
 from broker.mediator.dial import Dialer
-from broker.mediator.server import Mediator
+from broker.mediator.login import PasswordLogin
+from broker.mediator.passwords import Cost, Passwords
+from broker.mediator.server import Mediator, steady
+from broker.mediator.tokens import KEY_BYTES, Tokens
 from broker.resolver.local import LocalResolver
 from broker.store.memory import MemoryStore
+from broker.tables.accounts import AccountTable
 from broker.wire.decoder import Body, Decoder, Limits
 from broker.wire.message import Message
 from broker.wire.stream import Exchange, StreamFactory
@@ -772,6 +777,49 @@ class FakeMediator:
         advance(self.clock, seconds)
 
 
+class FakePool:
+    """Threads that do their work when the test says so.
+
+    :ivar jobs: what waits to be done, oldest first
+    :ivar at_once: it is done as it comes
+    :ivar started: ``start`` was called, and ``stop`` wasn't since
+    """
+
+    def __init__(self, *, at_once: bool = False) -> None:
+        self.jobs: list[Callable[[], object]] = []
+        self.at_once = at_once
+        self.started = False
+
+    def start(self) -> None:
+        """Take work from now on."""
+        self.started = True
+
+    def stop(self) -> None:
+        """Take no more."""
+        self.started = False
+
+    def callInThread(self, func: Callable[..., object], *args: Any) -> None:
+        """Keep a job."""
+        if self.at_once:
+            func(*args)
+        else:
+            self.jobs.append(lambda: func(*args))
+
+    def run(self, most: int = 1) -> None:
+        """Do so many jobs, oldest first."""
+        for _ in range(most):
+            self.jobs.pop(0)()
+
+
+#: Passwords that cost next to nothing to check.
+CHEAP: Final = Cost(8, 1)
+
+
+def cheap_passwords(seed: int = 1, **options: Any) -> Passwords:
+    """Passwords that cost next to nothing; ``options`` are those of ``Passwords``."""
+    return Passwords(random.Random(seed).randbytes, cost=CHEAP, **options)
+
+
 def a_mediator(
     clock: FakeReactor | None = None,
     *,
@@ -780,11 +828,19 @@ def a_mediator(
     trigger: ITrigger | None = None,
     seed: int = 1,
     exchange: dict[str, Any] | None = None,
+    accounts: Mapping[str, str] | None = None,
+    key: bytes = b"k" * KEY_BYTES,
+    clear_text: bool = False,
+    passwords: Passwords | None = None,
     **options: Any,
 ) -> FakeMediator:
     """A mediator with a resolver inside, a store in memory, and randomness that can be repeated.
 
     :param exchange: options of ``Exchange``: ``login_timeout``, ``stranger``, ``known``, ``trace``
+    :param accounts: identifiers and passwords; with them, and be it none, whoever connects must log
+        in with a password or a token
+    :param key: what its tokens are made with
+    :param clear_text: take logins in clear text from other machines too
     :param options: those of ``Mediator``
     """
     clock = clock or FakeReactor()
@@ -796,5 +852,17 @@ def a_mediator(
         resolver = LocalResolver(clock)
     trigger = trigger or Dialer(reactor)
     shared = Exchange(clock, **(exchange or {}))
-    mediator = Mediator(shared, store, state, resolver, trigger, randomness, **options)
+    passwords = cheap_passwords(seed) if passwords is None else passwords
+    if accounts is not None:
+        table = AccountTable(state.accounts)
+        now = steady(options.get("wall", time.time), clock)
+        tokens = Tokens(key, state.epoch, now)
+        options["accounts"] = table
+        options["login"] = PasswordLogin(table, passwords, tokens, clock, clear_text=clear_text)
+    mediator = Mediator(
+        shared, store, state, resolver, trigger, randomness, passwords=passwords, **options
+    )
+    for identifier, password in (accounts or {}).items():
+        if mediator.accounts.table.get(identifier) is None:
+            result_of(mediator.accounts.add(identifier, password))
     return FakeMediator(clock, shared, mediator, store, resolver, trigger)

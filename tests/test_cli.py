@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
 import broker
 from broker import cli
-from broker.cli import Progress, Unreachable, make_parser
+from broker.cli import NotLoggedIn, Progress, Unreachable, make_parser
+from broker.credentials import Found, Keyring, NoAnswer
 from broker.terminal.errors import CallFailed
 from broker.terminal.files import TransferFailed
-from broker.wire.refusals import CalleeBusy, PermissionDenied, RegistrationFailed
+from broker.wire.refusals import CalleeBusy, LoginRequired, PermissionDenied, RegistrationFailed
+from broker.wire.tls import Unusable
+from tests.fakes import Client, FakeReactor, settle
+from tests.terminal.network import Outcome
+
+WRONG = "Registration Failed.\nCause:the identifier or the password is wrong"
+LOGIN_REQUIRED = "Login Required.\nCause:log in first"
 
 
 class ParserTests:
@@ -31,6 +41,20 @@ class ParserTests:
         assert arguments.identifiers == ["Ia", "山田太郎"]
         assert arguments.mediator.text == "tcp:192.0.2.1:99"
         assert arguments.trace is False
+
+    def test_limits(self) -> None:
+        """For how long, and for how many calls; a group's name is an entry too (A18)."""
+        line = "permit add --as Ib Ia @family --expires 3600 --uses 1"
+        arguments = make_parser().parse_args(line.split())
+        assert arguments.identifiers == ["Ia", "@family"]
+        assert (arguments.expires, arguments.uses) == (3600, 1)
+
+    def test_logins(self) -> None:
+        """What keeps a password, and what tells of disclosures."""
+        parser = make_parser()
+        assert parser.parse_args(["login", "--as", "Ib"]).run is cli.login
+        assert parser.parse_args(["logout", "--as", "Ib"]).local is cli.logout
+        assert parser.parse_args(["disclosures", "--as", "Ib"]).run is cli.disclosures
 
     def test_register(self) -> None:
         """Where a terminal is; what is not said is left to the server."""
@@ -65,6 +89,13 @@ class ParserTests:
             ("register --as Ib --address 127.0.0.1 --port ١", "must be a number"),
             ("call --as Ia", "required: CALLEE"),
             ("call --as Ia Ib --mediator localhost", "no endpoint"),
+            ("permit add --as Ib Ia --expires 0", "must be from 1 to"),
+            ("permit add --as Ib Ia --uses many", "must be a number"),
+            ("permit delete --as Ib Ia --uses 1", "unrecognized"),
+            ("permit list --as Ib --certificate x", "go with --mediator tls:HOST:PORT"),
+            ("permit list --as Ib --private-key x", "go with --mediator tls:HOST:PORT"),
+            ("permit list --as Ib --revocation-list x", "go with --mediator tls:HOST:PORT"),
+            ("login --as Ib --password secret", "unrecognized"),
         ],
     )
     def test_wrong(self, line: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,6 +112,9 @@ class ParserTests:
             "permit --help",
             "permit create --help",
             "permit list --help",
+            "login --help",
+            "logout --help",
+            "disclosures --help",
             "register --help",
             "call --help",
         ],
@@ -112,6 +146,269 @@ class ParserTests:
             cli.main(["--version"])
         assert done.value.code == 0
         assert capsys.readouterr().out == f"broker {broker.__version__}\n"
+
+
+class LimitsTests:
+    """The limits of permits in words."""
+
+    @pytest.mark.parametrize(
+        ("entry", "words"),
+        [
+            ("Ia", "Ia"),
+            ("Ia;uses=1", "Ia (1 call left)"),
+            ("@family;uses=12", "@family (12 calls left)"),
+            ("Ia;expires=1", "Ia (1 s left)"),
+            ("Ia;expires=119", "Ia (119 s left)"),
+            ("Ia;expires=3541;uses=1", "Ia (59 min left, 1 call left)"),
+            ("Ia;expires=7200", "Ia (2 h left)"),
+            ("Ia;expires=172800", "Ia (2 days left)"),
+        ],
+    )
+    def test_words(self, entry: str, words: str) -> None:
+        """As a person says it, never more than there is."""
+        assert cli.limits_in_words(entry) == words
+
+
+class ClearTextTests:
+    """Nothing is said over a network in clear text (I25)."""
+
+    @pytest.mark.parametrize(
+        "command", ["permit list", "login", "disclosures", "register --address 127.0.0.1"]
+    )
+    def test_refused(
+        self, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """It is wrong usage, before anybody is asked, or any connection attempted."""
+        done: list[object] = []
+        monkeypatch.setattr(cli, "run", lambda *_: done.append("run"))
+        monkeypatch.setattr(cli, "ask_password", lambda *_: done.append("asked"))
+        with pytest.raises(SystemExit) as wrong:
+            cli.main([*command.split(), "--as=Ib", "--mediator=tcp:192.0.2.1:1201"])
+        assert wrong.value.code == 2
+        assert "go there in clear text" in capsys.readouterr().err
+        assert done == []
+
+    @pytest.mark.parametrize(
+        ("mediator", "more"),
+        [
+            ("tcp:192.0.2.1:1201", ["--allow-clear-text"]),
+            ("tcp:127.0.0.5:1201", []),
+            ("tcp:localhost:1201", []),
+            ("tls:192.0.2.1:1202", []),
+        ],
+    )
+    def test_not_refused(
+        self, mediator: str, more: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Unless it is allowed, or goes nowhere, or is encrypted."""
+        monkeypatch.setattr(cli, "run", lambda *_: 17)
+        arguments = ["permit", "list", "--as=Ib", f"--mediator={mediator}", *more]
+        assert cli.main(arguments) == 17
+
+
+class LoginTests:
+    """What proves who somebody is: found, shown, asked for, kept."""
+
+    @pytest.fixture(autouse=True)
+    def alone(self, monkeypatch: pytest.MonkeyPatch, no_passwords_of_ours: Path) -> None:
+        """A reactor, an empty keyring, and nobody at a terminal."""
+        self.reactor = FakeReactor()
+        self.keyring = Keyring(no_passwords_of_ours / "broker")
+        self.asked: list[str] = []
+        self.typed: Found | None = None
+
+        def ask(whose: str) -> Found | None:
+            self.asked.append(whose)
+            return self.typed
+
+        monkeypatch.setattr(cli, "ask_password", ask)
+
+    def begin(self, line: str) -> Outcome:
+        """Begin a command."""
+        arguments = make_parser().parse_args(line.split())
+        arguments.password = cli._find_password(arguments)
+        return self.run(arguments)
+
+    def run(self, arguments: argparse.Namespace) -> Outcome:
+        """What becomes of a command."""
+        outcome = Outcome(Deferred.fromCoroutine(cli.as_terminal(self.reactor, arguments)))
+        settle(self.reactor)
+        return outcome
+
+    def mediator(self) -> Client:
+        """Its end of the newest connection."""
+        return self.reactor.dials[-1].accept()
+
+    def answer(self, client: Client, text: str, code: int, serial: int = 1) -> None:
+        """Answer a question."""
+        client.type(f"NOTIFY\n{text}\nTransaction:{serial}\nCode:{code}\n\n")
+        settle(self.reactor)
+
+    def test_a_file(self, tmp_path: Path) -> None:
+        """The password of a file is shown first; then what is asked (A19)."""
+        path = tmp_path / "password"
+        path.write_text("correct horse\n")
+        path.chmod(0o600)
+        outcome = self.begin(f"permit add --as Ib Ia --uses 1 --password-file {path}")
+        mediator = self.mediator()
+        (login,) = mediator.received()
+        assert login.get("Password") == "correct horse"
+        self.answer(mediator, "Registration Completed.", 200)
+        (edit,) = mediator.received()
+        assert edit.edits("Accept") == ["Add Ia;uses=1"]
+        assert edit.get("Password") is None
+        self.answer(mediator, "Registration Completed.", 200, 2)
+        mediator.vanish()
+        assert outcome.error is None
+        assert outcome.done
+
+    def test_kept(self) -> None:
+        """So is the one that is kept for this mediator; not that of another (I26)."""
+        self.keyring.keep("Ib", "tcp:127.0.0.1:1201", "kept")
+        self.begin("permit list --as Ib")
+        assert self.mediator().received()[0].get("Password") == "kept"
+        self.begin("permit list --as Ib --mediator tcp:127.0.0.1:1299")
+        assert self.mediator().received()[0].verb == "QUERY"
+
+    def test_certificate(self) -> None:
+        """With a certificate no password is looked for."""
+        self.keyring.keep("Ib", "tls:localhost:1202", "kept")
+        line = "permit list --as Ib --mediator tls:localhost:1202"
+        arguments = make_parser().parse_args([*line.split(), "--certificate=x", "--private-key=y"])
+        assert cli._find_password(arguments) is None
+
+    def test_certificate_refused(self) -> None:
+        """Where the certificate is not good, no password is asked for: it is told why."""
+        arguments = make_parser().parse_args(["permit", "list", "--as=Ib"])
+        arguments.password, arguments.certificate = None, "x"  # over TLS it would be shown
+        outcome = self.run(arguments)
+        self.answer(self.mediator(), LOGIN_REQUIRED, 401)
+        assert isinstance(outcome.error, LoginRequired)
+        assert outcome.error.cause == "log in first"
+        assert self.asked == []
+
+    def test_nobody_to_ask(self) -> None:
+        """Where there is none and the mediator asks for it, it is said what to do."""
+        outcome = self.begin("permit list --as Ib")
+        self.answer(self.mediator(), LOGIN_REQUIRED, 401)
+        assert isinstance(outcome.error, NotLoggedIn)
+        assert str(outcome.error) == (
+            "the mediator wants a login: log in first: broker login --as Ib --mediator"
+            " tcp:127.0.0.1:1201 asks for the password; or name a --password-file"
+        )
+
+    def test_asked(self) -> None:
+        """A person is asked when the mediator asks, and the command goes on (A19)."""
+        self.typed = Found("typed", None)
+        outcome = self.begin("permit list --as Ib")
+        assert self.asked == []
+        self.answer(self.mediator(), LOGIN_REQUIRED, 401)
+        assert self.asked == ["Ib"]
+        mediator = self.mediator()
+        assert mediator.received()[0].get("Password") == "typed"
+        self.answer(mediator, "Registration Completed.", 200)
+        self.answer(mediator, "Accept:Create", 200, 2)
+        mediator.vanish()
+        assert outcome.error is None
+        assert outcome.done
+
+    def test_asked_once(self) -> None:
+        """A wrong answer is not asked for again; it is status 4."""
+        self.typed = Found("typed", None)
+        outcome = self.begin("permit list --as Ib")
+        self.answer(self.mediator(), LOGIN_REQUIRED, 401)
+        self.answer(self.mediator(), WRONG, 401)
+        assert isinstance(outcome.error, NotLoggedIn)
+        assert str(outcome.error).startswith(
+            "the identifier or the password is wrong: broker login"
+        )
+        assert self.asked == ["Ib"]
+
+    def test_wrong(self) -> None:
+        """A wrong password is told with where it stands (A19)."""
+        path = self.keyring.keep("Ib", "tcp:127.0.0.1:1201", "kept")
+        outcome = self.begin("permit list --as Ib")
+        self.answer(self.mediator(), WRONG, 401)
+        expected = f"the identifier or the password is wrong: it is the one in {path}; broker login"
+        assert str(outcome.error).startswith(expected)
+        assert "kept" not in str(outcome.error).replace(str(path), "")
+        assert self.asked == []
+
+    def log_in(self, text: str, code: int) -> Outcome:
+        """``broker login``, answered so."""
+        self.typed = Found("typed", None)
+        outcome = self.begin("login --as Ib")
+        assert self.asked == ["Ib"]
+        mediator = self.mediator()
+        (message,) = mediator.received()
+        assert message.fields == {"Identifier": "Ib", "Password": "typed", "Transaction": "1"}
+        self.answer(mediator, text, code)
+        mediator.vanish()
+        return outcome
+
+    def test_disclosures(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Who was told is printed a line each, to the last, however many there are."""
+        monkeypatch.setattr("broker.terminal.line.DISCLOSURES_MOST", 1)
+        outcome = self.begin("disclosures --as Ib")
+        mediator = self.mediator()
+        for serial, address in enumerate(("192.0.2.7", "2001:db8::7"), 1):
+            line = f"at=2026-11-21T12:00:0{9 - serial}.000000Z;address={address};port=1203"
+            said = f"Ia;{line};session=S1;by=@family;expires=3600"
+            self.answer(mediator, f"Disclosed:{said}", 200, serial)
+        self.answer(mediator, "Nothing Disclosed.", 200, 3)
+        mediator.vanish()
+        assert outcome.error is None
+        assert capsys.readouterr().out == (
+            "2026-11-21T12:00:08.000000Z\tIa\t192.0.2.7:1203\t@family\n"
+            "2026-11-21T12:00:07.000000Z\tIa\t[2001:db8::7]:1203\t@family\n"
+        )
+
+    def test_login(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """A password that the mediator has taken is kept, for it alone, and not shown (I18)."""
+        outcome = self.log_in("Registration Completed.\nToken:t1", 200)
+        assert outcome.done
+        assert outcome.error is None
+        assert self.keyring.read("Ib", "tcp:127.0.0.1:1201") == "typed"
+        assert "typed" not in capsys.readouterr().out
+
+    def test_login_refused(self) -> None:
+        """A wrong one is not kept; what was kept before is."""
+        self.keyring.keep("Ib", "tcp:127.0.0.1:1201", "kept")
+        outcome = self.log_in(WRONG, 401)
+        assert str(outcome.error) == "the identifier or the password is wrong: nothing is kept"
+        assert self.keyring.read("Ib", "tcp:127.0.0.1:1201") == "kept"
+
+    def test_login_not_checked(self) -> None:
+        """Nor is one that the mediator has not looked at."""
+        outcome = self.log_in("Registration Completed.\nEpoch:e1", 200)
+        assert "did not check the password of Ib" in str(outcome.error)
+        assert self.keyring.read("Ib", "tcp:127.0.0.1:1201") is None
+
+    def test_login_without_anybody(self) -> None:
+        """Where nobody can be asked, nothing is dialled."""
+        outcome = self.begin("login --as Ib")
+        assert "name a --password-file" in str(outcome.error)
+        assert self.reactor.dials == []
+
+    def test_logout(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """What was kept is gone; once more, there is nothing."""
+        self.keyring.keep("Ib", "tcp:127.0.0.1:1201", "kept")
+        for _ in range(2):
+            assert cli.main(["logout", "--as=Ib"]) == 0
+        assert self.keyring.read("Ib", "tcp:127.0.0.1:1201") is None
+        assert capsys.readouterr().out == (
+            "The password of Ib at tcp:127.0.0.1:1201 is kept no longer\n"
+            "No password of Ib at tcp:127.0.0.1:1201 is kept\n"
+        )
+
+    def test_exposed(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """A file that others can read ends the command before anything else (I18)."""
+        path = self.keyring.keep("Ib", "tcp:127.0.0.1:1201", "kept")
+        path.chmod(0o644)
+        assert cli.main(["permit", "list", "--as=Ib"]) == 1
+        assert capsys.readouterr().err.endswith(f": chmod 600 {path}\n")
 
 
 class Tty(io.StringIO):
@@ -171,6 +468,8 @@ class ExitStatusTests:
             (ConnectionLost(), 3, "the mediator has closed the connection"),
             (CallFailed("no answer\n"), 1, "no answer\\u000a"),
             (TransferFailed("half"), 1, "half"),
+            (NotLoggedIn("wrong\u202e"), 4, "wrong\\u202e"),
+            (Unusable("x: others can read it"), 1, "x: others can read it"),
             (FileNotFoundError(2, "No such file", "x"), 1, "x: No such file"),
         ],
     )
@@ -182,6 +481,11 @@ class ExitStatusTests:
         captured: Any = capsys.readouterr()
         assert captured.err == f"broker: {told}\n"
         assert captured.out == ""
+
+    def test_given_up(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Who answers no question has interrupted the command."""
+        assert cli._explain(Failure(NoAnswer())) == 130
+        assert capsys.readouterr().err == ""
 
     def test_our_fault(self, capsys: pytest.CaptureFixture[str]) -> None:
         """What was not foreseen is shown whole, so that it can be mended."""

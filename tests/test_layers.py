@@ -17,13 +17,21 @@ BELOW: dict[str, frozenset[str]] = {
 }
 BELOW["broker.authority"] = frozenset({"broker.wire"})
 BELOW["broker.ca_cli"] = frozenset({"broker.authority", "broker.wire"})
+BELOW["broker.credentials"] = frozenset({"broker.authority", "broker.terminal", "broker.wire"})
 BELOW["broker.store"] = frozenset({"broker.tables", "broker.interfaces"})
 for role in ("broker.mediator", "broker.resolver", "broker.terminal"):
     BELOW[role] = frozenset({"broker.wire", "broker.tables", "broker.store", "broker.interfaces"})
 
 # These put the others together and may import everything.
 ON_TOP = frozenset(
-    {"broker.service", "broker.options", "broker.config", "broker.cli", "broker.__main__"}
+    {
+        "broker.service",
+        "broker.options",
+        "broker.config",
+        "broker.admin_cli",
+        "broker.cli",
+        "broker.__main__",
+    }
 )
 
 # These decide and never wait: no Twisted, neither in them nor in what they import.

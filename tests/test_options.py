@@ -87,12 +87,13 @@ class DefaultTests:
     """What the documents of the product promise of the defaults."""
 
     def test_mediator(self) -> None:
-        """The mediator listens on loopback and gives a person 120 s to log in, a call 5 s."""
+        """The mediator listens on loopback, wants a password, and gives a call 5 s."""
         options = parse(mediator.Options)
         assert [one.text for one in options["listen"]] == ["tcp:1201:interface=127.0.0.1"]
         assert options["udp"] == (1200, "127.0.0.1")
         assert options["resolver"] is None
-        assert options["login-timeout"] == 120
+        assert options["auth"] == "password"
+        assert options["login-timeout"] is None  # as suits how it is proven who somebody is
         assert options["status-timeout"] == 5
         assert options["no-status"] is False
         assert options["causes"] == "distinct"
@@ -147,12 +148,12 @@ class OptionsTests:
         found = errors(
             mediator.Options,
             *("--config", str(file), "--login-timeout", "soon", "--store", "redis:x"),
-            *("--auth", "password", "--listen", "tcp:1201"),
+            *("--auth", "secret", "--listen", "tcp:1201"),
         )
         assert found[:4] == [
             f"broker: {file}: colour: there is no such setting",
             "broker: --store: 'redis:x' is not offered: only memory: or sqlite:PATH",
-            "broker: --auth: 'password' is not offered: only none",
+            "broker: --auth: 'secret' is not offered: only password or certificate or none",
             "broker: --login-timeout: 'soon' is no number",
         ]
         assert len(found) == 5

@@ -9,10 +9,11 @@ from twisted.internet.interfaces import IReactorTime
 from broker.interfaces import IResolver
 from broker.mediator.ledger import Ledger
 from broker.mediator.peer import Peer
-from broker.mediator.permits import Permits
+from broker.mediator.permits import Permits, Use
 from broker.mediator.reach import Reach
 from broker.mediator.sessions import LIFETIME, Sessions
-from broker.tables.addresses import Address, Place
+from broker.tables.addresses import Place
+from broker.tables.disclosures import Disclosure
 from broker.tables.grants import Grant, Randomness, make_grant
 from broker.wire.conversation import Request
 from broker.wire.grammar import NOTIFY, QUERY
@@ -23,6 +24,7 @@ from broker.wire.refusals import (
     CalleeNotFound,
     PermissionDenied,
     Refused,
+    ServiceUnavailable,
 )
 from broker.wire.statements import (
     REQUEST_ACCEPTED,
@@ -58,9 +60,10 @@ class Calls:
 
     async def call(self, caller: Peer, request: Request) -> None:
         """Mediate one call. Each refusal is raised; nothing has then been told of the callee."""
-        callee = request.message.fields["Callee"]
+        callee = self._permits.canonical(request.message.fields["Callee"])
         self._check_permit(caller, callee)  # S1203
         asked = self._reach.turn
+        use: Use | None = None
         try:
             self._sessions.make_room(caller.identifier or "", callee)
             place = await self._resolver.lookup(callee)  # S1204, S1205
@@ -70,28 +73,38 @@ class Calls:
                 await self._ask_status(peer)  # S1606–S1608
             if request.held is not None:  # decide when it can be told, and not before
                 await request.turn()
+            if self._permits.counted(callee, caller.identifier or ""):
+                use = await self._permits.take(callee, caller.identifier or "")  # durable, I7
             while peer.turn > asked:  # it came, or registered anew, since it was looked up
                 asked = self._reach.turn
                 place = await self._resolver.lookup(callee)
+            taken = None if use is None else use.entry
+            basis = self._check_again(caller, callee, peer, place, taken)  # I1, I2: in this turn
+            grant = make_grant(self._randomness)
+            told = self._ledger.record(
+                callee, caller.identifier or "", place.address, grant.session, basis, LIFETIME
+            )
+            if self._ledger.first:
+                await self._ledger.commit(told)
+                self._check_again(caller, callee, peer, place, basis)
+                if peer.turn > asked:
+                    raise CalleeNotConnected  # it moved: its new address was not recorded
+            else:
+                self._ledger.note(told)
+            self._sessions.granted(grant.session, caller.identifier or "", callee, basis)
+            request.reply(REQUEST_ACCEPTED, more=True)  # S1206, fig. 5b
+            peer.stream.send_early(_to_callee(caller, grant))  # S1208, fig. 5e
+            request.reply("", _to_caller(told, grant), code=200)  # S1210, fig. 5d
+            if use is not None:
+                use.spent()
         except (Refused, CancelledError):
             if request.held is not None and not request.done:
                 await request.turn()
             self._check_permit(caller, callee)  # the cause, too, is for whom the callee accepts
             raise
-        basis = self._check_again(caller, callee, peer, place)  # I1, I2: in this very turn
-        grant = make_grant(self._randomness)
-        told = self._ledger.record(
-            callee, caller.identifier or "", place.address, grant.session, basis, LIFETIME
-        )
-        if self._ledger.first:
-            await self._ledger.commit(told)
-            self._check_again(caller, callee, peer, place)
-        else:
-            self._ledger.note(told)
-        self._sessions.granted(grant.session, caller.identifier or "", callee)
-        request.reply(REQUEST_ACCEPTED, more=True)  # S1206, fig. 5b
-        peer.stream.send_early(_to_callee(caller, grant))  # S1208, fig. 5e
-        request.reply("", _to_caller(callee, place.address, grant), code=200)  # S1210, fig. 5d
+        finally:
+            if use is not None:
+                use.give_back()
 
     def _check_permit(self, caller: Peer, callee: str) -> str:
         """Give the entry of the callee's list that permits this, or refuse."""
@@ -110,9 +123,19 @@ class Calls:
         if answer.statement != STATUS_ACCEPTABLE:
             raise CalleeNotConnected  # an answer that says neither is none
 
-    def _check_again(self, caller: Peer, callee: str, peer: Peer, place: Place) -> str:
-        """What was true before the callee was asked must be true as its address is told."""
+    def _check_again(
+        self, caller: Peer, callee: str, peer: Peer, place: Place, taken: str | None
+    ) -> str:
+        """What was true before the callee was asked must be true as its address is told.
+
+        :param taken: the entry that what has been made durable rests on, where anything has
+        :return: the entry that permits it
+        """
         basis = self._check_permit(caller, callee)
+        if taken is not None and taken != basis:
+            if not self._permits.rests(callee, caller.identifier or "", taken):
+                raise ServiceUnavailable  # another one permits it by now
+            basis = taken
         self._ledger.check_room()
         self._sessions.make_room(caller.identifier or "", callee)
         if self._reach.held(callee) is not peer or not peer.stream.connected:
@@ -136,14 +159,15 @@ def _to_callee(caller: Peer, grant: Grant) -> Message:
     )
 
 
-def _to_caller(callee: str, address: Address, grant: Grant) -> dict[str, str]:
+def _to_caller(told: Disclosure, grant: Grant) -> dict[str, str]:
+    """What the ledger has recorded, and nothing else of where the callee is."""
     return {
-        "Callee Address": address.host,
+        "Callee Address": told.host,
         "Password": grant.password,
         "Encrypt Key": grant.key,
-        "Callee Port": str(address.port),
-        "Callee": callee,
-        "Session": grant.session,
-        "Expires": str(LIFETIME),
+        "Callee Port": str(told.port),
+        "Callee": told.whose,
+        "Session": told.session,
+        "Expires": str(told.expires),
         "Reply Password": grant.reply_password,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from twisted.python.failure import Failure
@@ -23,9 +24,20 @@ class Peer(Conversation):
     :ivar identifier: whom it acts as (I4), ``None`` before login
     :ivar address: the address it registered over this connection, if it did
     :ivar turn: which registration that was among all; the latest is the one reached
+    :ivar failures: how many logins have failed on it
+    :ivar greeting: further fields for the answer to its login
+    :ivar leaving: called when it goes while it is being found out who it is
     """
 
-    __slots__ = ("_mediator", "address", "identifier", "turn")
+    __slots__ = (
+        "_mediator",
+        "address",
+        "failures",
+        "greeting",
+        "identifier",
+        "leaving",
+        "turn",
+    )
 
     def __init__(self, stream: Stream, mediator: Mediator) -> None:
         super().__init__(stream)
@@ -33,6 +45,9 @@ class Peer(Conversation):
         self.identifier: str | None = None
         self.address: Address | None = None
         self.turn = 0
+        self.failures = 0
+        self.greeting: dict[str, str] | None = None
+        self.leaving: Callable[[], None] | None = None
 
     def message_received(self, message: Message) -> None:
         """A message came: a report on a session, an answer to a question of ours, or a request."""
@@ -53,7 +68,13 @@ class Peer(Conversation):
     def body_received(self, body: Body) -> None:
         """No request takes a body so far; the one it came with has been refused."""
 
+    def dismiss(self) -> None:
+        """Take nothing more, and close once what was asked is answered."""
+        self.input_ended()
+
     def connection_lost(self, reason: Failure) -> None:
         """The connection is gone: so is all that waited for it."""
         self.lost()
+        if self.leaving is not None:
+            self.leaving()
         self._mediator.lost(self)

@@ -2,58 +2,130 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-from broker.interfaces import IStore, State, StoreFailed
-from broker.mediator.sessions import Sessions
-from broker.tables.permits import ListTooLong, PermitTable
-from broker.wire.refusals import RegistrationFailed
+from broker.interfaces import Change, IStore, State, StoreFailed
+from broker.mediator.expiry import Expiries
+from broker.mediator.sessions import LIFETIME, Sessions
+from broker.mediator.turns import Turns
+from broker.tables.groups import GroupChange, GroupTable
+from broker.tables.permits import (
+    NEVER,
+    NOBODY,
+    ListTooLong,
+    PermitChange,
+    PermitTable,
+    as_edits,
+    withdrawn,
+)
+from broker.tables.sessions import Session
+from broker.wire.message import printable
+from broker.wire.refusals import PermissionDenied, RegistrationFailed, ServiceUnavailable
+
+#: Seconds after which the store is asked again to drop what has expired, where it could not.
+AGAIN_SECONDS: Final = 60.0
+#: Entries that one line of the log names at the most.
+NAMED_MOST: Final = 10
 
 
 class Permits:
     """Who accepts whom, and all that changes it.
 
+    A list is changed by whoever has its turn. What holds the turns of several lists is the
+    operator's, one at a time, so that no two wait for each other.
+
     :ivar table: the lists in force
+    :ivar groups: the groups in force
+    :ivar canonical: gives the identifier that a name stands for; any other text as it is
     """
 
+    log = Logger()
+
     def __init__(
-        self, state: State, store: IStore, sessions: Sessions, wall: Callable[[], float]
+        self,
+        state: State,
+        store: IStore,
+        sessions: Sessions,
+        wall: Callable[[], float],
+        *,
+        canonical: Callable[[str], str] = str,
     ) -> None:
         """
-        :param wall: the time in seconds since 1970, which never goes back
+        :param wall: the time in seconds since 1970, which goes on as the clock of the sessions does
         """
         self.table = PermitTable(state.permits)
+        self.groups = GroupTable(state.groups)
+        self.canonical = canonical
         self._store = store
         self._sessions = sessions
         self._wall = wall
-        self._changing: dict[str, list[Deferred[None]]] = {}
+        self._lists = self.table.lists
+        self._turns = Turns()
+        self._operator = DeferredLock()
+        self._expiries = Expiries(sessions.clock, wall, self._came_due)
+        for change in state.permits:
+            if change.limits:
+                self._expiries.set(change.owner, self.table.expires(change.owner))
+
+    # Who is permitted.
 
     def basis(self, callee: str, caller: str) -> str | None:
-        """The entry of the callee's list that permits the caller; ``None`` where none does."""
-        return caller if self.table.permits(callee, caller) else None
+        """The entry of the callee's list that permits the caller; ``None`` where none does.
+
+        The same work whether or not the callee exists (I6).
+        """
+        if self._lists.get(callee, NOBODY).get(caller, NEVER) is None:
+            return caller  # by name and without a limit, as most are: this is on every call's way
+        return self.table.basis(callee, caller, self.groups.of(caller), self._wall())
+
+    def rests(self, callee: str, caller: str, entry: str) -> bool:
+        """Whether this very entry of the callee's list permits the caller."""
+        if entry != caller and entry not in self.groups.of(caller):
+            return False
+        return self.table.stands(callee, entry, self._wall())
+
+    def counted(self, callee: str, caller: str) -> bool:
+        """Whether what permits the caller permits a number of calls only, as this one would be."""
+        if callee not in self.table.counting:
+            return False
+        entry = self.basis(callee, caller)
+        return entry is not None and self._is_counted(callee, entry)
+
+    def told(self, identifier: str) -> list[str]:
+        """A list as the edits that make it, with what remains of its limits."""
+        return as_edits(self.table.told(identifier, self._wall()))
+
+    # Turns.
 
     def changing(self, identifier: str) -> bool:
         """Whether a change of this list is under way."""
-        return identifier in self._changing
+        return identifier in self._turns
 
     async def begin(self, identifier: str) -> None:
         """Wait for one's turn: a change is worked out from what the one before it leaves."""
-        await self.settled(identifier)
-        self._changing[identifier] = []
+        await self._turns.begin(identifier)
 
     def end(self, identifier: str) -> None:
         """The next one's turn."""
-        for turn in self._changing.pop(identifier):
-            turn.callback(None)
+        self._turns.end(identifier)
 
     async def settled(self, identifier: str) -> None:
-        """Wait until no change of this list is under way."""
-        while identifier in self._changing:
-            turn: Deferred[None] = Deferred()
-            self._changing[identifier].append(turn)
-            await turn
+        """Wait until the changes of this list that were asked for have been made."""
+        await self._turns.settled(identifier)
+
+    # Changes of one list, by whoever has its turn.
+
+    def check(self, identifier: str, edits: Sequence[str]) -> None:
+        """See that a list may be edited so, as it is now.
+
+        :raises ListTooLong: it would be over its limit
+        """
+        self.table.prepare(identifier, edits, self._wall(), self.canonical)
 
     async def edit(self, identifier: str, edits: Sequence[str]) -> None:
         """Edit a list, and void what rested on a permit that is withdrawn (I2).
@@ -61,12 +133,312 @@ class Permits:
         :raises RegistrationFailed: nothing has changed
         """
         try:
-            change = self.table.prepare(identifier, edits)
+            change = self.table.prepare(identifier, edits, self._wall(), self.canonical)
             await self._store.commit([change])
         except (StoreFailed, ListTooLong) as error:
             raise RegistrationFailed(str(error)) from None
-        for caller in self.table.apply(change):
-            self._sessions.withdrawn(caller, identifier)
+        fallen = self._apply(change)
+        named = withdrawn(edits, self.canonical)
+        if not fallen and named is not None and not named:
+            return
+        for session in self._sessions.of(identifier):
+            entry = session.basis  # it may have been used up before, and is withdrawn even so
+            if entry in fallen or named is None or entry in named:
+                self._look_at(session)
+
+    async def take(self, callee: str, caller: str) -> Use:
+        """Take one use of the entry that permits a call, and hold the list's turn with it.
+
+        It is durable before the address leaves: after a crash a use may be lost, never had twice
+        (I7). In force it is once it is spent.
+
+        :raises PermissionDenied: nothing permits it any more
+        :raises ServiceUnavailable: it can't be kept
+        """
+        await self.begin(callee)
+        entry = self.basis(callee, caller)
+        if entry is None:
+            self.end(callee)
+            raise PermissionDenied
+        change = None
+        if self._is_counted(callee, entry):
+            change = self.table.prepare_use(callee, entry, self._wall())
+        use = Use(self, callee, entry, change)
+        if change is not None:
+            try:
+                await self._store.commit([change])
+            except StoreFailed:
+                self.end(callee)
+                raise ServiceUnavailable from None
+            except Exception:  # given up, for one: it may come to be kept all the same
+                use.give_back()
+                raise
+        return use
+
+    def spent(self, callee: str, entry: str, change: PermitChange | None) -> None:
+        """A use that was taken has been had: it is in force, and the list's turn is over."""
+        try:
+            if change is not None:
+                limit = self.table.limit(callee, entry)
+                if entry in self._apply(change, used=entry) and limit is not None:
+                    for session in self._sessions.of(callee):
+                        if session.basis == entry:
+                            session.until = limit.until
+                    self._set_expiry(callee)
+        finally:
+            self.end(callee)
+
+    def give_back(self, callee: str, change: PermitChange | None) -> None:
+        """A use that was taken was not had: it is put back, and then the list's turn is over."""
+        if change is None:
+            self.end(callee)
+        else:
+            self._in_background(self._put_back(callee, change))
+
+    async def _put_back(self, callee: str, taken: PermitChange) -> None:
+        try:
+            change = self.table.prepare_standing(callee, self._wall())
+            try:
+                await self._store.commit([change])
+            except StoreFailed:
+                change = taken  # the use is lost, here as in the store
+            self._apply(change)
+        finally:
+            self.end(callee)
+
+    # What expires.
+
+    def _came_due(self, owner: str) -> None:
+        """An entry of a list has expired: so has what rested on it, whatever becomes of the rest.
+
+        Until it is off the list, it permits nobody by its time.
+        """
+        now = self._wall()
+        for session in self._sessions.of(owner):
+            over = session.until is not None and session.until <= now
+            if over or self.table.expired(owner, session.basis, now):
+                self._look_at(session)
+        self._in_background(self._drop_expired(owner))
+
+    async def _drop_expired(self, owner: str) -> None:
+        await self.begin(owner)
+        try:
+            now = self._wall()
+            if self.table.expires(owner) <= now:
+                change = self.table.prepare_standing(owner, now)
+                try:
+                    await self._store.commit([change])
+                except StoreFailed as error:
+                    self.log.warn(
+                        "What has expired stays on the list of {owner} for now: {why}",
+                        owner=printable(owner),
+                        why=str(error),
+                    )
+                    self._expiries.set(owner, now + AGAIN_SECONDS)
+                    return
+                self._apply(change)
+            else:
+                self._set_expiry(owner)
+        finally:
+            self.end(owner)
+
+    def _set_expiry(self, owner: str) -> None:
+        """Have a list looked at when the first of what it permits expires."""
+        when = self.table.expires(owner)
+        soon = self._wall() + LIFETIME  # no session lasts longer, so later ones don't matter
+        for session in self._sessions.of(owner):
+            if session.until is not None and session.until < min(when, soon):
+                when = session.until
+        self._expiries.set(owner, when)
+
+    # What the operator changes.
+
+    async def regroup(self, name: str, members: Iterable[str] | None) -> None:
+        """Make a group, or change who is in it; ``None`` deletes it, as ``forget`` does.
+
+        :param name: its name, ``@`` included
+        :param members: identifiers, or names of theirs
+        :raises GroupRefused: it can't be so; nothing has changed
+        :raises StoreFailed: it can't be kept; nothing has changed
+        """
+        if members is None:
+            await self.forget(name)
+            return
+        await self._operator.acquire()
+        try:
+            change = self.groups.prepare(name, map(self.canonical, members))
+            await self._store.commit([change])
+            lost = self.groups.apply(change)
+            self._left(name, lost)
+        finally:
+            self._operator.release()
+        self.log.info(
+            "{name} has {count} members; {lost} are in it no longer",
+            name=printable(name),
+            count=len(change.members or ()),
+            lost=len(lost),
+        )
+
+    async def forget(self, entry: str, *more: Change) -> None:
+        """Take an identifier, or a group, out of every list and group, and drop its own.
+
+        All sessions of an identifier are void, and those that rested on a group.
+
+        :param entry: an identifier, or the name of a group
+        :param more: what is to be committed with it, all or nothing
+        :raises StoreFailed: it can't be kept; nothing has changed
+        """
+        await self._operator.acquire()
+        turns: list[str] = []
+        try:
+            await self._take_turns(entry, turns)
+            now = self._wall()
+            lists = [self.table.prepare_without(owner, entry, now) for owner in turns]
+            lists = [change for change in lists if self._holds(change.owner, entry)]
+            if self.table.accepted(entry):
+                lists = [change for change in lists if change.owner != entry]
+                lists.append(PermitChange(entry, ()))
+            groups = self._groups_without(entry)
+            changes: list[Change] = [*lists, *groups, *more]
+            if changes:
+                await self._store.commit(changes)
+            for change in lists:
+                self.table.apply(change)
+                self._set_expiry(change.owner)
+            for group in groups:
+                self.groups.apply(group)
+            self._forgotten(entry)
+        finally:
+            for owner in turns:
+                self.end(owner)
+            self._operator.release()
+        self.log.info(
+            "{entry} is taken out of {lists} lists and {groups} groups",
+            entry=printable(entry),
+            lists=len(lists),
+            groups=len(groups),
+        )
+
+    async def _take_turns(self, entry: str, turns: list[str]) -> None:
+        """Have the turn of every list that holds an entry, of its own, and of those that change.
+
+        Who waits here holds turns, and whoever is waited for holds one, waiting for none.
+        """
+        wanted = {entry, *self._turns, *self.table.holding(entry)}
+        while wanted:
+            for owner in sorted(wanted):
+                await self.begin(owner)
+                turns.append(owner)
+            wanted = set(self.table.holding(entry)).difference(turns)
+
+    def _groups_without(self, entry: str) -> list[GroupChange]:
+        if self.groups.members(entry) is not None:
+            return [GroupChange(entry, None)]
+        changes = []
+        for name in self.groups.of(entry):
+            members = self.groups.members(name) or ()
+            rest = tuple(member for member in members if member != entry)
+            changes.append(GroupChange(name, rest))
+        return changes
+
+    def _forgotten(self, entry: str) -> None:
+        for session in self._sessions.all():
+            if entry in (session.caller, session.callee):
+                self._sessions.void(session)
+            elif session.basis == entry:
+                self._look_at(session)
+
+    def _left(self, group: str, lost: Iterable[str]) -> None:
+        """Some are no longer in a group: so is gone what rested on that."""
+        gone = frozenset(lost)
+        if gone:
+            for session in self._sessions.all():
+                if session.basis == group and session.caller in gone:
+                    self._look_at(session)
 
     def stop(self) -> None:
         """Leave no timer behind."""
+        self._expiries.stop()
+
+    # Inside.
+
+    def _is_counted(self, callee: str, entry: str) -> bool:
+        limit = self.table.limit(callee, entry)
+        return limit is not None and limit.uses is not None
+
+    def _holds(self, owner: str, entry: str) -> bool:
+        return entry in self.table.accepted(owner)
+
+    def _look_at(self, session: Session) -> None:
+        """What a session rested on is gone: it rests on something else, or is void."""
+        entry = self.basis(session.callee, session.caller)
+        if entry is None:
+            self._sessions.void(session)
+        else:
+            session.basis, session.until = entry, None
+
+    def _apply(self, change: PermitChange, used: str = "") -> Iterable[str]:
+        """Put a list in force, and log what is no longer on it, each cause by itself."""
+        now = self._wall()
+        fallen = self.table.apply(change)
+        causes: dict[str, list[str]] = {}
+        for entry, limit in fallen.items():
+            if limit is not None and limit.until is not None and limit.until <= now:
+                cause = "expired"
+            else:
+                cause = "used up" if entry == used else "withdrawn"
+            causes.setdefault(cause, []).append(entry)
+        for cause, entries in causes.items():
+            self.log.info(
+                "{owner} no longer accepts {entries}: {cause}",
+                owner=printable(change.owner),
+                entries=_named(entries),
+                cause=cause,
+            )
+        self._set_expiry(change.owner)
+        return fallen
+
+    def _in_background(self, steps: Coroutine[Deferred[Any], Any, None]) -> None:
+        """Do what nobody waits for; what nobody foresaw goes to the log."""
+        Deferred.fromCoroutine(steps).addErrback(self._not_foreseen)
+
+    def _not_foreseen(self, failure: Failure) -> None:
+        self.log.failure("A list could not be changed", failure)
+
+
+class Use:
+    """A use of an entry, taken in the store; the list's turn is held until it is spent or not.
+
+    :ivar entry: the entry that permits the call
+    """
+
+    __slots__ = ("_callee", "_change", "_over", "_permits", "entry")
+
+    def __init__(
+        self, permits: Permits, callee: str, entry: str, change: PermitChange | None
+    ) -> None:
+        """
+        :param change: the list with one use less; ``None`` where the entry has no need of it
+        """
+        self.entry = entry
+        self._permits = permits
+        self._callee = callee
+        self._change = change
+        self._over = False
+
+    def spent(self) -> None:
+        """The call was granted: in this turn of the reactor, before anybody else is served."""
+        self._over = True
+        self._permits.spent(self._callee, self.entry, self._change)
+
+    def give_back(self) -> None:
+        """The call was not granted; nothing, where it was."""
+        if not self._over:
+            self._over = True
+            self._permits.give_back(self._callee, self._change)
+
+
+def _named(entries: Sequence[str]) -> str:
+    named = ", ".join(printable(entry) for entry in entries[:NAMED_MOST])
+    more = len(entries) - NAMED_MOST
+    return f"{named} and {more} more" if more > 0 else named

@@ -97,6 +97,10 @@ class Reach:
         newest.turn = self.turn  # what was looked up before is the address of the one that is gone
         return newest
 
+    def everybody(self) -> list[Peer]:
+        """All connections that have said who they are."""
+        return [peer for peers in self._bound.values() for peer in peers]
+
     def held(self, identifier: str) -> Peer | None:
         """The connection over which a terminal is reached now, if it holds one."""
         return self._reached.get(identifier)
@@ -132,9 +136,8 @@ class Reach:
 
     def stop(self) -> None:
         """Close every connection."""
-        for peers in list(self._bound.values()):
-            for peer in peers:
-                peer.stream.close()
+        for peer in self.everybody():
+            peer.stream.close()
 
 
 def _name(peer: Peer) -> str:

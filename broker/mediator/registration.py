@@ -21,7 +21,7 @@ from broker.wire.serving import arrived_at, came_from
 from broker.wire.statements import REGISTRATION_COMPLETED
 
 #: Fields of the protocol that this server does not serve: better refused than ignored.
-_NOT_OFFERED: Final = ("Name", "Reject", "Control", "Policy", "UDP", "Public Key", "Token", "Role")
+_NOT_OFFERED: Final = ("Name", "Reject", "Control", "Policy", "UDP", "Public Key", "Role")
 
 
 class Registration:
@@ -66,7 +66,7 @@ class Registration:
         edits = message.edits("Accept")
         try:
             if edits:
-                self._permits.table.prepare(identifier, edits)
+                self._permits.check(identifier, edits)
             address = self._address(peer, message.fields)
         except (ListTooLong, AddressRefused) as error:
             raise RegistrationFailed(str(error)) from None
@@ -100,7 +100,8 @@ class Registration:
             else:
                 await self._place(identifier, address)
             await self._reached(peer, identifier, address)
-        request.reply(REGISTRATION_COMPLETED, None if request.bare else {"Epoch": self._epoch})
+        told = None if request.bare else {"Epoch": self._epoch, **(peer.greeting or {})}
+        request.reply(REGISTRATION_COMPLETED, told)
 
     async def _edit_and_place(self, identifier: str, edits: list[str], address: Address) -> None:
         """Both or neither: the resolver first, since its part can be taken back."""
@@ -151,7 +152,7 @@ class Registration:
                 raise AddressRefused("a Port or Expires goes with an Address")
             return None if expires else Address("", 0, self._now(), 0)
         port = int(fields.get("Port", DEFAULT_PORT))
-        host, dialable = admit(
+        admitted = admit(
             host,
             port,
             source=came_from(peer.stream),
@@ -159,7 +160,8 @@ class Registration:
             allowed=self._allowed,
             own_ports=self._own_ports,
         )
-        return Address(host, port, self._now(), expires, dialable)
+        host, dialable, origin = admitted
+        return Address(host, port, self._now(), expires, dialable, origin)
 
     async def _place(self, identifier: str, address: Address) -> None:
         """Pass an address on to the resolver (A16), or take it back there."""

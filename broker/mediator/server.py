@@ -7,26 +7,29 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Final, cast
 
+from cryptography import x509
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.interfaces import IResolver, IStore, ITrigger, State
+from broker.mediator.accounts import Accounts
 from broker.mediator.call import Calls
-from broker.mediator.ledger import Ledger
+from broker.mediator.ledger import DAYS, Ledger
 from broker.mediator.login import Anybody, Login
+from broker.mediator.passwords import Passwords
 from broker.mediator.peer import Peer
 from broker.mediator.permits import Permits
 from broker.mediator.reach import Reach
 from broker.mediator.registration import Registration
 from broker.mediator.sessions import Sessions
+from broker.tables.accounts import AccountTable
 from broker.tables.addresses import Network
 from broker.tables.grants import Randomness
-from broker.tables.permits import as_edits
 from broker.wire.conversation import Request
 from broker.wire.grammar import QUERY, REGISTER
-from broker.wire.message import Message
+from broker.wire.message import Message, printable
 from broker.wire.refusals import (
     BadRequest,
     CalleeBusy,
@@ -42,6 +45,7 @@ from broker.wire.serving import Serving, declared, refuse
 from broker.wire.statements import BEGIN, DISCLOSURES, PERMITS
 from broker.wire.stream import Exchange, Stream
 from broker.wire.timing import Deadlines
+from broker.wire.tls import certificate_of
 
 #: What ``--causes uniform`` tells as fig. 5c, as the base case of the document does (A20).
 _HIDDEN: Final = (
@@ -53,10 +57,15 @@ _HIDDEN: Final = (
 )
 
 
+#: Fields by which a connection logs in.
+_LOGINS: Final = frozenset(("Password", "Token"))
+
+
 class Mediator:
     """The mediation server 101 (or 111, where it asks for the status).
 
     :ivar counts: how often each outcome was had, for the operator
+    :ivar accounts: who may log in, for the operator
     """
 
     log = Logger()
@@ -71,8 +80,11 @@ class Mediator:
         randomness: Randomness,
         *,
         login: Login | None = None,
+        accounts: AccountTable | None = None,
+        passwords: Passwords | None = None,
         wall: Callable[[], float] = time.time,
         ledger_first: bool = False,
+        ledger_days: float = DAYS,
         status: bool = True,
         status_timeout: float = 5.0,
         uniform: bool = False,
@@ -82,8 +94,11 @@ class Mediator:
         """
         :param state: what the store held at the start
         :param login: how it is proven who a connection acts as; whoever says so, without
+        :param accounts: the table of accounts, where ``login`` has it too
+        :param passwords: what makes the verifiers of the operator's new passwords
         :param wall: the time in seconds since 1970
         :param ledger_first: commit each disclosure before the address leaves
+        :param ledger_days: for so long disclosures are kept
         :param status: ask each callee for its status (fig. 16), or not (fig. 12)
         :param status_timeout: seconds that a call may take to be decided
         :param uniform: tell every refusal as fig. 5c
@@ -95,9 +110,21 @@ class Mediator:
         self.counts: Counter[str] = Counter()
         self.reach = Reach(trigger)
         self.sessions = Sessions(clock, self.reach)
-        self.permits = Permits(state, store, self.sessions, _steady(wall, clock))
-        self.ledger = Ledger(store, wall, first=ledger_first)
+        table = AccountTable(state.accounts) if accounts is None else accounts
+        now = steady(wall, clock)
+        self.permits = Permits(state, store, self.sessions, now, canonical=table.canonical)
+        self.ledger = Ledger(store, clock, wall, first=ledger_first, days=ledger_days)
+        self.accounts = Accounts(
+            table,
+            store,
+            self.permits,
+            self.reach,
+            resolver,
+            Passwords(randomness) if passwords is None else passwords,
+            randomness,
+        )
         self._login: Login = Anybody() if login is None else login
+        self._canonical = table.canonical
         self._resolver = resolver
         self._uniform = uniform
         self._deciding: Deadlines[Serving] = Deadlines(clock, status_timeout, Serving.cancel)
@@ -159,14 +186,28 @@ class Mediator:
         why = declared(_exception(failure), self.log)
         self.log.warn("The resolver did not take an address: {why}", why=why)
 
-    def stop(self) -> None:
-        """Close every connection, and leave no timer behind."""
+    def drop(self, revoked: Callable[[x509.Certificate], bool]) -> None:
+        """Close the connections whose certificate is revoked by now (I2)."""
+        for peer in self.reach.everybody():
+            certificate = certificate_of(peer.stream.transport)
+            if certificate is not None and revoked(certificate):
+                self.log.warn(
+                    "A connection of {identifier} is closed: its certificate has been revoked",
+                    identifier=printable(peer.identifier or ""),
+                )
+                peer.stream.abort()
+
+    def stop(self) -> Deferred[None]:
+        """Close every connection, and leave no timer behind.
+
+        :return: fires when the store has what it is to keep, and not before may it be stopped
+        """
         self.reach.stop()
         self._deciding.stop()
         self.sessions.stop()
         self.permits.stop()
-        self.ledger.stop()
         self.exchange.stop()
+        return self.ledger.stop()
 
     # Serving.
 
@@ -176,36 +217,57 @@ class Mediator:
             raise BadRequest("this message takes no body")
         kind = (message.verb, message.statement)
         if kind == (QUERY, ""):
-            await self._identify(peer, message, PermissionDenied)
+            if not self._speaks_for_itself(peer, message, PermissionDenied):
+                await self._log_in(peer, message, PermissionDenied)
             if "Callee" not in message.fields:
                 raise BadRequest("a QUERY names a Callee")
             await self._calls.call(peer, request)
             self.counts["calls granted"] += 1
         elif kind == (REGISTER, ""):
-            await self._identify(peer, message, RegistrationFailed)
-            await self._registration.register(peer, request)
+            try:
+                if not self._speaks_for_itself(peer, message, RegistrationFailed):
+                    await self._log_in(peer, message, RegistrationFailed)
+                elif not _LOGINS.isdisjoint(message.fields):
+                    raise RegistrationFailed("this connection has logged in already")
+                await self._registration.register(peer, request)
+            finally:
+                peer.greeting = None
             self.counts["registrations"] += 1
         elif kind == (QUERY, PERMITS):
-            identifier = await self._identify(peer, message, PermissionDenied)
+            identifier = await self._identify(peer, message)
             await self.permits.settled(identifier)  # what was asked before has its effect
-            edits = as_edits(self.permits.table.accepted(identifier))
-            request.reply("", {"Accept": "\n".join(edits)}, code=200)
+            told = self.permits.told(identifier)
+            request.reply("", {"Accept": "\n".join(told)}, code=200)
         elif kind == (QUERY, DISCLOSURES):
-            identifier = await self._identify(peer, message, PermissionDenied)
+            identifier = await self._identify(peer, message)
             await self.ledger.answer(identifier, request)
         else:
             raise BadRequest("no request of this kind is known here")
 
-    async def _identify(self, peer: Peer, message: Message, refusal: type[Refused]) -> str:
-        """Who acts (I4): the identifier that this connection is bound to, or binds itself to."""
+    def _speaks_for_itself(self, peer: Peer, message: Message, refusal: type[Refused]) -> bool:
+        """Whether a connection is bound, and a message names whom it is bound to, or nobody (I4).
+
+        What it names beside the identifier is another name of it (C1).
+        """
+        identifier = peer.identifier
+        if identifier is None:
+            return False
         named = message.fields.get("Identifier")
-        if peer.identifier is not None:
-            if named is not None and named != peer.identifier:
-                raise refusal("this connection belongs to another identifier", code=403)
-            return peer.identifier
+        if named is not None and named != identifier and self._canonical(named) != identifier:
+            raise refusal("this connection belongs to another identifier", code=403)
+        return True
+
+    async def _log_in(self, peer: Peer, message: Message, refusal: type[Refused]) -> None:
+        """Bind a connection to whom its first message proves to speak, whatever becomes of that."""
         identifier = await self._login.admit(peer, message)
-        self.reach.bind(peer, identifier)
-        return identifier
+        self.reach.bind(peer, self._canonical(identifier))
+        self._speaks_for_itself(peer, message, refusal)
+
+    async def _identify(self, peer: Peer, message: Message) -> str:
+        """Who asks; refused as fig. 5c where it isn't who it says."""
+        if not self._speaks_for_itself(peer, message, PermissionDenied):
+            await self._log_in(peer, message, PermissionDenied)
+        return peer.identifier or ""
 
     def _refuse(self, raised: Exception, request: Request) -> None:
         """The one place where what went wrong becomes a message."""
@@ -219,7 +281,7 @@ class Mediator:
         refuse(request, error)
 
 
-def _steady(wall: Callable[[], float], clock: IReactorTime) -> Callable[[], float]:
+def steady(wall: Callable[[], float], clock: IReactorTime) -> Callable[[], float]:
     """The wall clock as it stood at the start, going on with the steady one: no step moves it."""
     ahead = wall() - clock.seconds()
     return lambda: clock.seconds() + ahead

@@ -20,9 +20,13 @@ LIFETIME: Final = 3600
 
 
 class Sessions:
-    """Keeps the session table to its deadlines, and tells both sides when a session is void."""
+    """Keeps the session table to its deadlines, and tells both sides when a session is void.
+
+    :ivar clock: what these deadlines go by
+    """
 
     def __init__(self, clock: IReactorTime, reach: Reach) -> None:
+        self.clock = clock
         self._reach = reach
         self._table = SessionTable()
         self._unspent: Deadlines[Session] = Deadlines(clock, UNSPENT_SECONDS, self._table.drop)
@@ -38,9 +42,12 @@ class Sessions:
         if not self._table.room(caller, callee):
             raise TooManyRequests
 
-    def granted(self, identifier: str, caller: str, callee: str) -> None:
-        """A session is granted; the pair's unspent one is void, as the callee knows by itself."""
-        session, replaced = self._table.grant(identifier, caller, callee)
+    def granted(self, identifier: str, caller: str, callee: str, basis: str) -> None:
+        """A session is granted; the pair's unspent one is void, as the callee knows by itself.
+
+        :param basis: the entry of the callee's list that permits it
+        """
+        session, replaced = self._table.grant(identifier, caller, callee, basis)
         if replaced is not None:
             self._unspent.discard(replaced)
         self._unspent.add(session)
@@ -52,7 +59,7 @@ class Sessions:
             # Voided meanwhile, perhaps with the report under way: it must not go on.
             peer.stream.send(_terminate(identifier))
         elif not self._table.begin(session):
-            self._void(session)
+            self.void(session)
         else:
             self._unspent.discard(session)
             self._begun.add(session)
@@ -67,10 +74,24 @@ class Sessions:
         if session is not None and session.callee == peer.identifier:
             self._forget(session)
 
-    def withdrawn(self, caller: str, callee: str) -> None:
-        """The callee no longer accepts the caller: nothing that rested on it goes on (I2)."""
-        for session in self._table.between(caller, callee):
-            self._void(session)
+    def of(self, callee: str) -> list[Session]:
+        """All sessions that rest on a callee's list, the oldest first."""
+        return self._table.of(callee)
+
+    def all(self) -> list[Session]:
+        """Every session, the oldest first."""
+        return self._table.all()
+
+    def void(self, session: Session) -> None:
+        """What a session rested on is gone: it goes no further, and both sides are told (I2)."""
+        self._forget(session)
+        for party in (session.callee, session.caller):
+            peers = self._reach.connections(party)
+            for peer in peers:
+                peer.stream.send(_terminate(session.identifier))
+            if not peers and session.begun:
+                self._owing.setdefault(party, []).append(session.identifier)
+                self._owed.add((party, session.identifier))
 
     def __len__(self) -> int:
         return len(self._table)
@@ -86,16 +107,6 @@ class Sessions:
         for session in self._owing.pop(identifier, ()):
             self._owed.discard((identifier, session))
             peer.stream.send(_terminate(session))
-
-    def _void(self, session: Session) -> None:
-        self._forget(session)
-        for party in (session.callee, session.caller):
-            peers = self._reach.connections(party)
-            for peer in peers:
-                peer.stream.send(_terminate(session.identifier))
-            if not peers and session.begun:
-                self._owing.setdefault(party, []).append(session.identifier)
-                self._owed.add((party, session.identifier))
 
     def _written_off(self, owed: tuple[str, str]) -> None:
         party, session = owed

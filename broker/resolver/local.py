@@ -7,6 +7,7 @@ from twisted.internet.task import LoopingCall
 from zope.interface import implementer
 
 from broker.interfaces import IResolver
+from broker.resolver.whereabouts import Naming
 from broker.tables.addresses import Address, AddressRefused, AddressTable, Place
 from broker.wire.refusals import CalleeNotFound, RegistrationFailed
 
@@ -16,10 +17,22 @@ PRUNE_INTERVAL = 60.0
 
 @implementer(IResolver)
 class LocalResolver:
-    """An address table and the clock it goes by."""
+    """An address table and the clock it goes by.
 
-    def __init__(self, clock: IReactorTime, table: AddressTable | None = None) -> None:
+    :ivar naming: finds out what was registered by name
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        table: AddressTable | None = None,
+        naming: Naming | None = None,
+    ) -> None:
+        """
+        :param naming: without it, IP addresses alone are taken
+        """
         self.table = AddressTable() if table is None else table
+        self.naming = Naming(clock) if naming is None else naming
         self._clock = clock
         self._pruning = LoopingCall(lambda: self.table.prune(clock.seconds()))
         self._pruning.clock = clock
@@ -32,13 +45,20 @@ class LocalResolver:
         """Leave no timer behind."""
         if self._pruning.running:
             self._pruning.stop()
+        self.naming.stop()
 
     async def register(self, identifier: str, address: Address) -> None:
         """Record an address; it holds until it is released."""
+        if address.origin is None:
+            self.naming.overtake(identifier)
+        else:
+            await self.naming.check(identifier, address)
         try:
-            self.table.register(identifier, address, held=True)
+            newest = self.table.register(identifier, address, held=True)
         except AddressRefused as error:
             raise RegistrationFailed(str(error)) from None
+        if not newest:
+            raise RegistrationFailed("a newer address is registered")
 
     def release(self, identifier: str, address: Address) -> None:
         """The connection that registered this address is gone."""
@@ -46,6 +66,7 @@ class LocalResolver:
 
     async def withdraw(self, identifier: str) -> None:
         """Forget an address."""
+        self.naming.overtake(identifier)
         self.table.withdraw(identifier)
 
     async def lookup(self, identifier: str) -> Place:
@@ -53,4 +74,24 @@ class LocalResolver:
         place = self.table.lookup(identifier, self._clock.seconds())
         if place is None:
             raise CalleeNotFound
+        if place.address.origin is not None:
+            return await self.find(identifier, place)
         return place
+
+    async def find(self, identifier: str, place: Place) -> Place:
+        """What stands behind an address that is no IP address, and in force still.
+
+        :raises CalleeNotFound: nothing that may be told
+        :raises ServiceUnavailable: it can't be found out now
+        """
+        while True:
+            address = place.address
+            if address.origin is None:
+                return place
+            told = await self.naming.told(identifier, address)
+            now = self.table.lookup(identifier, self._clock.seconds())
+            if now is None:
+                raise CalleeNotFound
+            if now.address is address:
+                return Place(told, now.until)
+            place = now  # it has registered anew meanwhile

@@ -22,7 +22,17 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.interfaces import IResolver
-from broker.tables.addresses import Address, AddressRefused, Place, usable
+from broker.resolver.whereabouts import Naming
+from broker.tables.addresses import (
+    PROVIDER,
+    Address,
+    AddressRefused,
+    Origin,
+    Place,
+    named,
+    parse_ip,
+    usable,
+)
 from broker.wire.conversation import Conversation
 from broker.wire.decoder import Body
 from broker.wire.grammar import NOTIFY, QUERY, REGISTER
@@ -120,12 +130,15 @@ class RemoteResolver:
         *,
         jitter: Callable[[], float],
         secret: str | None = None,
+        naming: Naming | None = None,
     ) -> None:
         """
         :param jitter: as for a ``Link``
         :param secret: what the resolver wants a mediator to show
+        :param naming: finds out what was registered by domain name; without it, none is taken
         """
         self._clock = exchange.clock
+        self._naming = Naming(exchange.clock) if naming is None else naming
         self._secret = secret
         self._refused = False  # and logged
         self._puzzled = False  # and logged
@@ -165,6 +178,7 @@ class RemoteResolver:
         """Leave it, and leave no timer behind; fires when the link is closed."""
         stopped = self._link.stopService()
         self._questions.stop()
+        self._naming.stop()
         for deadlines in self._fresh.values():
             deadlines.stop()
         return stopped
@@ -172,7 +186,14 @@ class RemoteResolver:
     # As the mediator asks it.
 
     async def register(self, identifier: str, address: Address) -> None:
-        """Pass an address on; it holds until it is released."""
+        """Pass an address on; it holds until it is released.
+
+        A domain name is looked up here first; it is the resolver that asks the provider.
+        """
+        if address.origin is not None and address.host != PROVIDER:
+            await self._naming.check(identifier, address)
+        else:
+            self._naming.overtake(identifier)
         answer = await self._ask(identifier, _registration(identifier, address), undo=True)
         if answer.statement == REGISTRATION_FAILED:
             raise RegistrationFailed(answer.get("Cause") or "")
@@ -195,6 +216,7 @@ class RemoteResolver:
 
     async def withdraw(self, identifier: str) -> None:
         """Have an address forgotten."""
+        self._naming.overtake(identifier)
         answer = await self._ask(identifier, _withdrawal(identifier), undo=False)
         if answer.statement != REGISTRATION_COMPLETED:
             raise self._no_answer(answer)
@@ -204,12 +226,37 @@ class RemoteResolver:
     async def lookup(self, identifier: str) -> Place:
         """Fig. 8, over the link; or without it, where the resolver's answer is known."""
         if identifier in self._sure:
-            return Place(self._held[identifier], inf)
-        question = Message.of(QUERY, {"": LOOKUP, "Callee": identifier})
-        answer = await self._ask(identifier, question)
-        if answer.statement == CALLEE_NOT_FOUND:
-            raise CalleeNotFound
-        return self._place(identifier, answer)
+            held = self._held[identifier]
+            if held.origin is None:
+                return Place(held, inf)
+        return await self._find(identifier)
+
+    async def _find(self, identifier: str) -> Place:
+        """The address of a terminal, where it isn't known to be an IP address and in force."""
+        while True:
+            place = self._known(identifier)
+            known = place is not None
+            if place is None:
+                question = Message.of(QUERY, {"": LOOKUP, "Callee": identifier})
+                answer = await self._ask(identifier, question)
+                if answer.statement == CALLEE_NOT_FOUND:
+                    raise CalleeNotFound
+                place = self._place(identifier, answer)
+            address = place.address
+            if address.origin is None:
+                return place
+            told = await self._naming.told(identifier, address)
+            now = self._known(identifier)
+            if not known if now is None else now.address is address:
+                return Place(told, place.until)
+
+    def _known(self, identifier: str) -> Place | None:
+        """The address in force, where the resolver need not be asked.
+
+        Where the provider says that a terminal is, only the resolver knows.
+        """
+        held = self._held[identifier] if identifier in self._sure else None
+        return None if held is None or held.host == PROVIDER else Place(held, inf)
 
     @property
     def held(self) -> int:
@@ -282,13 +329,18 @@ class RemoteResolver:
         ):
             return Place(held, inf)  # the connection is open, as we know best
         try:
-            host = str(usable(fields["Callee Address"]))
+            name = named(fields["Callee Address"])
+            if name is None or name == PROVIDER:
+                host, origin = str(usable(fields["Callee Address"])), None
+            else:
+                host, origin = name, Origin(str(parse_ip(fields["Source"])))
             port = int(fields["Callee Port"])
             expires = int(fields["Expires"])
         except (KeyError, AddressRefused):
             raise self._no_answer(answer) from None
         now = self._clock.seconds()
-        return Place(Address(host, port, now, expires, "Dial" in fields), now + expires)
+        address = Address(host, port, now, expires, "Dial" in fields, origin)
+        return Place(address, now + expires)
 
     # What the resolver must be told.
 
@@ -419,4 +471,6 @@ def _registration(
         message.fields["Age"] = str(max(0, ceil(now - address.registered)))
     if address.dialable:
         message.fields["Dial"] = "Yes"
+    if address.origin is not None:
+        message.fields["Source"] = address.origin.source
     return message

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hmac
 from collections import Counter
-from collections.abc import Callable, Collection
-from typing import Final
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any, Final
 
 from cryptography import x509
 from twisted.logger import Logger
@@ -17,11 +17,15 @@ from twisted.python.failure import Failure
 
 from broker.resolver.local import LocalResolver
 from broker.tables.addresses import (
+    PROVIDER,
     Address,
     AddressRefused,
     Network,
+    Origin,
+    Place,
     admit,
     kind,
+    named,
     parse_ip,
     usable,
 )
@@ -37,10 +41,13 @@ from broker.wire.refusals import (
     Refused,
     RegistrationFailed,
 )
-from broker.wire.serving import arrived_at, came_from, declared, refuse
+from broker.wire.serving import Serving, arrived_at, came_from, declared, refuse
 from broker.wire.statements import LOOKUP, REGISTRATION_COMPLETED, SUPERSEDED
 from broker.wire.stream import Exchange, Stream
 from broker.wire.tls import CertificateRefused, certificate_of, mediator_of
+
+#: What is left of a request where something must be found out first.
+_Later = Coroutine[Any, Any, None]
 
 #: Connections that one identifier may have; one more closes the oldest.
 CONNECTIONS_AN_IDENTIFIER: Final = 5
@@ -48,7 +55,7 @@ CONNECTIONS_AN_IDENTIFIER: Final = 5
 _TERMINAL: Final = frozenset(
     ("Identifier", "Password", "Address", "Port", "Expires", "Transaction", "")
 )
-_MEDIATOR: Final = _TERMINAL | {"Age", "Dial"}
+_MEDIATOR: Final = _TERMINAL | {"Age", "Dial", "Source"}
 _ROLE: Final = frozenset(("Role", "Password", "Transaction", ""))
 
 
@@ -115,7 +122,9 @@ class ResolverServer:
         """
         self.exchange = exchange
         self.counts: Counter[str] = Counter()
+        self._resolver = resolver
         self._table = resolver.table
+        self._naming = resolver.naming
         self._secret = None if secret is None else secret.encode()
         self._mediators = mediators
         self._allowed = allowed
@@ -148,13 +157,16 @@ class ResolverServer:
     def requested(self, peer: ResolverPeer, request: Request) -> None:
         """A request came: do it, and answer it whatever happens."""
         try:
-            self._serve(peer, request)
+            later = self._serve(peer, request)
         except Refused as error:
             self._refuse(request, error)
             if isinstance(error, _NotAMediator):
                 peer.stream.close(linger=True)
         except Exception as error:
             self._refuse(request, declared(error, self.log))
+        else:
+            if later is not None:
+                Serving(later, request, refused=self._failed, over=lambda _: None).begin()
 
     def lost(self, peer: ResolverPeer) -> None:
         """A connection is gone: what a terminal registered over it expires from now on."""
@@ -174,28 +186,42 @@ class ResolverServer:
 
     # Serving.
 
-    def _serve(self, peer: ResolverPeer, request: Request) -> None:
+    def _serve(self, peer: ResolverPeer, request: Request) -> _Later | None:
+        """Do what need not wait; give what must."""
         message = request.message
         if "Length" in message.fields:
             raise BadRequest("this message takes no body")
         if message.verb == QUERY and message.statement == LOOKUP:
-            self._look_up(peer, request)
-            return
+            return self._look_up(peer, request)
         if message.verb != REGISTER or message.statement:
             raise BadRequest("no request of this kind is known here")
+        later = None
         try:
             if "Role" in message.fields:
                 self._open_link(peer, message.fields)
             elif peer.mediator:
-                self._register_for(peer, message.fields)
+                later = self._register_for(peer, message.fields)
             else:
-                self._register(peer, message.fields)
+                later = self._register(peer, message.fields)
         except AddressRefused as error:
             raise RegistrationFailed(str(error)) from None
+        if later is not None:
+            return self._complete_later(later, request)
+        self._completed(request)
+        return None
+
+    def _completed(self, request: Request) -> None:
         self.counts[REGISTRATION_COMPLETED] += 1
         request.reply(REGISTRATION_COMPLETED)
 
-    def _look_up(self, peer: ResolverPeer, request: Request) -> None:
+    async def _complete_later(self, later: _Later, request: Request) -> None:
+        try:
+            await later
+        except AddressRefused as error:
+            raise RegistrationFailed(str(error)) from None
+        self._completed(request)
+
+    def _look_up(self, peer: ResolverPeer, request: Request) -> _Later | None:
         """Fig. 8, S801–S807: a mediator asks where a terminal is."""
         if not peer.mediator:
             raise PermissionDenied
@@ -206,6 +232,17 @@ class ResolverServer:
         place = self._table.lookup(callee, now)
         if place is None:
             raise CalleeNotFound
+        if place.address.host == PROVIDER:
+            return self._tell_later(callee, place, request)
+        self._tell(place, request)
+        return None
+
+    async def _tell_later(self, callee: str, place: Place, request: Request) -> None:
+        """The provider is asked anew, unless what it said last holds yet (A16)."""
+        self._tell(await self._resolver.find(callee, place), request)
+
+    def _tell(self, place: Place, request: Request) -> None:
+        now = self._now()
         address = place.address
         told = {
             "Callee Address": address.host,
@@ -215,6 +252,8 @@ class ResolverServer:
         }
         if address.dialable:
             told["Dial"] = "Yes"
+        if address.origin is not None:
+            told["Source"] = address.origin.source
         self.counts[LOOKUP] += 1
         request.reply("", told, code=200)
 
@@ -245,7 +284,7 @@ class ResolverServer:
             return hmac.compare_digest(given.encode(), self._secret)
         return not self._mediators and kind(parse_ip(came_from(peer.stream))) == "loopback"
 
-    def _register_for(self, peer: ResolverPeer, fields: dict[str, str]) -> None:
+    def _register_for(self, peer: ResolverPeer, fields: dict[str, str]) -> _Later | None:
         """A mediator registers an address of one of its terminals, or takes it back (A16).
 
         It has judged the address by where the terminal's connection comes from; what is never an
@@ -256,39 +295,58 @@ class ResolverServer:
         if identifier is None:
             raise RegistrationFailed("a mediator says whose address it registers")
         expires = int(fields.get("Expires", DEFAULT_EXPIRES))
+        self._naming.overtake(identifier)
         if not expires:
             self._table.withdraw(identifier)
             self._comes_from(identifier, None, peer)
-            return
-        own = arrived_at(peer.stream)
-        ip = usable(_address_in(fields))
+            return None
         port = int(fields.get("Port", DEFAULT_PORT))
-        if port in self._own_ports and own and ip == parse_ip(own):
-            raise AddressRefused("the address is the server's own")
-        now = self._now()
-        registered = now - int(fields.get("Age", 0))
-        address = Address(str(ip), port, registered, expires, "Dial" in fields)
-        if not self._table.renew(identifier, address, now):
+        registered = self._now() - int(fields.get("Age", 0))
+        host = named(_address_in(fields))
+        if host is None:
+            own = arrived_at(peer.stream)
+            ip = usable(_address_in(fields))
+            if port in self._own_ports and own and ip == parse_ip(own):
+                raise AddressRefused("the address is the server's own")
+            address = Address(str(ip), port, registered, expires, "Dial" in fields)
+        else:
+            if "Source" not in fields:
+                raise AddressRefused("what is no IP address goes with its Source")
+            origin = Origin(str(parse_ip(fields["Source"])))
+            address = Address(host, port, registered, expires, origin=origin)
+            if host == PROVIDER:
+                return self._ask_provider(peer, identifier, address)
+        self._renew(peer, identifier, address)
+        return None
+
+    async def _ask_provider(self, peer: ResolverPeer, identifier: str, address: Address) -> None:
+        await self._naming.check(identifier, address)
+        if not peer.stream.connected:  # and the mediator will tell it again
+            raise RegistrationFailed("the link is gone")
+        self._renew(peer, identifier, address)
+
+    def _renew(self, peer: ResolverPeer, identifier: str, address: Address) -> None:
+        if not self._table.renew(identifier, address, self._now()):
             raise RegistrationFailed("a newer address is registered")
         self._comes_from(identifier, peer, peer)
 
-    def _register(self, peer: ResolverPeer, fields: dict[str, str]) -> None:
+    def _register(self, peer: ResolverPeer, fields: dict[str, str]) -> _Later | None:
         """A terminal registers its own address, which holds while its connection is open (A7)."""
         _only(fields, _TERMINAL)
         identifier = fields.get("Identifier", peer.identifier)
         if identifier is None:
             raise LoginRequired("say who you are: REGISTER with an Identifier")
-        if peer.identifier not in (None, identifier):
-            raise RegistrationFailed("this connection belongs to another identifier", code=403)
+        self._check_bound(peer, identifier)
         expires = int(fields.get("Expires", DEFAULT_EXPIRES))
         if not expires:
+            self._naming.overtake(identifier)
             self._bind(peer, identifier)
             self._table.withdraw(identifier)
             self._comes_from(identifier, None, peer)
             peer.address = None
-            return
+            return None
         port = int(fields.get("Port", DEFAULT_PORT))
-        host, dialable = admit(
+        host, dialable, origin = admit(
             _address_in(fields),
             port,
             source=came_from(peer.stream),
@@ -296,8 +354,28 @@ class ResolverServer:
             allowed=self._allowed,
             own_ports=self._own_ports,
         )
-        address = Address(host, port, self._now(), expires, dialable)
-        self._table.register(identifier, address, held=True)
+        address = Address(host, port, self._now(), expires, dialable, origin)
+        if origin is not None:
+            return self._find_and_place(peer, identifier, address)
+        self._naming.overtake(identifier)
+        self._place(peer, identifier, address)
+        return None
+
+    async def _find_and_place(self, peer: ResolverPeer, identifier: str, address: Address) -> None:
+        """Look a name up before it is registered; whose the connection is may change meanwhile."""
+        await self._naming.check(identifier, address)
+        self._check_bound(peer, identifier)
+        if not peer.stream.connected:  # nothing would ever release it
+            raise RegistrationFailed("the connection is gone")
+        self._place(peer, identifier, address)
+
+    def _check_bound(self, peer: ResolverPeer, identifier: str) -> None:
+        if peer.mediator or peer.identifier not in (None, identifier):
+            raise RegistrationFailed("this connection belongs to another identifier", code=403)
+
+    def _place(self, peer: ResolverPeer, identifier: str, address: Address) -> None:
+        if not self._table.register(identifier, address, held=True):
+            raise AddressRefused("a newer address is registered")
         self._comes_from(identifier, None, peer)
         self._bind(peer, identifier)
         peer.address = address
@@ -325,6 +403,9 @@ class ResolverServer:
             peers[0].stream.close()
             peers = peers[1:]
         self._bound[identifier] = (*peers, peer)
+
+    def _failed(self, raised: Exception, request: Request) -> None:
+        self._refuse(request, declared(raised, self.log))
 
     def _refuse(self, request: Request, error: Refused) -> None:
         self.counts[error.statement] += 1

@@ -4,26 +4,49 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from random import SystemRandom
-from typing import Any
+from typing import Any, Final
 
 from twisted.application.service import IService
-from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
+from twisted.logger import Logger
 
-from broker.config import FLAG, LISTENER, RESOLVER, SECONDS, Server, Setting, Settings, choice
+from broker.config import (
+    FLAG,
+    LISTENER,
+    RESOLVER,
+    SECONDS,
+    Kind,
+    Server,
+    Setting,
+    Settings,
+    choice,
+)
 from broker.interfaces import IStore, StoreFailed
 from broker.mediator.dial import Dialer
-from broker.mediator.server import Mediator
+from broker.mediator.login import Anybody, CertificateLogin, Login, PasswordLogin
+from broker.mediator.operator import Operator
+from broker.mediator.passwords import Passwords
+from broker.mediator.server import Mediator, steady
+from broker.mediator.tokens import Tokens
 from broker.options import RoleOptions
 from broker.resolver.local import LocalResolver
 from broker.resolver.remote import RemoteResolver
-from broker.service import secured, shared
+from broker.service import logins, secured, shared
+from broker.service.admin import ADMIN, AdminSocket
 from broker.service.counting import CountLog
 from broker.service.listening import Listening
+from broker.service.naming import DNS_SERVERS, PROVIDER_ZONE, make_naming
 from broker.service.process import CannotStart, Owner, Role, own_process
 from broker.store.making import make_store
+from broker.tables.accounts import AccountTable
+from broker.wire.grammar import number
 from broker.wire.stream import Exchange, StreamFactory
+
+_days = number(1, 36500)
+DAYS: Final = Kind(lambda text: int(_days(text)), (int,), "a number")
 
 
 class Options(RoleOptions):
@@ -56,9 +79,10 @@ class Options(RoleOptions):
         *secured.TO_RESOLVER,
         shared.secret_setting("the resolver"),
         shared.DURABLE_STORE,
-        shared.AUTH,
+        ADMIN,
+        shared.PROVEN,
         shared.CLEAR_TEXT,
-        shared.LOGIN_TIMEOUT,
+        shared.PROVEN_LOGIN_TIMEOUT,
         Setting(
             "status-timeout",
             SECONDS,
@@ -72,30 +96,65 @@ class Options(RoleOptions):
             "distinct",
             "What a permitted caller is told: distinct causes, or uniform refusals.",
         ),
+        Setting(
+            "ledger",
+            choice("first", "behind"),
+            "behind",
+            "When it is written down who is told an address: first, and only then it is told, or"
+            " behind it.",
+        ),
+        Setting("ledger-days", DAYS, 90, "Days for which that is kept."),
         shared.ALLOW_ADDRESS,
+        DNS_SERVERS,
+        PROVIDER_ZONE,
         shared.TRACE,
     )
 
     def problems(self, settings: Settings) -> Iterator[str]:
         yield from shared.exposed(settings, "resolver")
         yield from secured.server_problems(settings)
+        if settings.values["auth"] == "certificate":
+            yield from _certificate_problems(settings)
         yield from secured.resolver_problems(settings)
         if settings.values["resolver"] is None:
             if settings.values["mediator-secret"] is not None:
                 yield f"{settings.where('mediator-secret')}: goes with a resolver that is apart"
-        elif "udp" in settings.origins:
+            return
+        if "udp" in settings.origins:
             yield (
                 f"{settings.where('udp')}: datagrams go to the resolver: leave this out where"
                 " the resolver is another process"
             )
+        if settings.values["provider-zone"] is not None:
+            yield (
+                f"{settings.where('provider-zone')}: it is the resolver that asks the provider:"
+                " set this there where the resolver is another process"
+            )
+
+
+def _certificate_problems(settings: Settings) -> Iterator[str]:
+    """What is wrong where terminals are to show certificates."""
+    if not settings.values["listen-tls"] or settings.values["client-ca"] is None:
+        yield (
+            f"{settings.where('auth')}: certificates are seen only with --listen-tls and"
+            " --client-ca"
+        )
+    if "listen" in settings.origins and settings.values["listen"]:
+        yield (
+            f"{settings.where('listen')}: nobody can show a certificate there, and so log in:"
+            " leave it out"
+        )
 
 
 class MediatorService(Role):
     """The mediator, its resolver, its store and its ports.
 
     :ivar mediator: the mediator, once the store is loaded
+    :ivar admin: the operator's socket
     :ivar renewal: reads the files of certificates again
     """
+
+    log = Logger()
 
     def __init__(
         self,
@@ -105,20 +164,26 @@ class MediatorService(Role):
         owner: Owner | None = None,
         *,
         stop_store: Callable[[], Awaitable[None]] | None = None,
+        passwords: Passwords | None = None,
     ) -> None:
         """
         :param stop_store: ends the store, where it is this service's alone
+        :param passwords: makes and checks verifiers; in threads of its own, without
         """
         super().__init__(owner)
         self.mediator: Mediator | None = None
-        tls = secured.made(secured.server_side, options)
-        self.listening = Listening(reactor, options["listen"], options["listen-tls"], tls)
+        self._tls = tls = secured.made(secured.server_side, options)
+        # Where certificates are shown, nothing but TLS will do.
+        listeners = [] if options["auth"] == "certificate" else options["listen"]
+        self.listening = Listening(reactor, listeners, options["listen-tls"], tls)
+        self.admin = AdminSocket(reactor, options["admin"])
         self._to_resolver = secured.made(secured.to_resolver, options)
         self.renewal = secured.Renewal(reactor, tls, self._to_resolver)
         self._reactor = reactor
         self._options = options
         self._store = store
         self._stop_store = stop_store
+        self._passwords = logins.in_threads(reactor) if passwords is None else passwords
         self._dialer = Dialer(reactor)
         self._resolver: LocalResolver | RemoteResolver | None = None
         self._link: Exchange | None = None  # to a resolver that is apart
@@ -131,10 +196,13 @@ class MediatorService(Role):
         except StoreFailed as error:
             raise CannotStart(str(error)) from None
         options = self._options
+        table = AccountTable(state.accounts)
+        login = self._make_login(table, state.epoch)
         resolver = self._make_resolver()
+        suits = shared.TYPED_LOGIN if options["auth"] == "none" else shared.PROVEN_LOGIN
         exchange = Exchange(
             self._reactor,
-            login_timeout=options["login-timeout"],
+            login_timeout=options["login-timeout"] or suits,
             trace=shared.log_trace(shared.name_inside) if options["trace"] else None,
         )
         mediator = Mediator(
@@ -144,6 +212,11 @@ class MediatorService(Role):
             resolver,
             self._dialer,
             os.urandom,
+            login=login,
+            accounts=table,
+            passwords=self._passwords,
+            ledger_first=options["ledger"] == "first",
+            ledger_days=options["ledger-days"],
             status=not options["no-status"],
             status_timeout=options["status-timeout"],
             uniform=options["causes"] == "uniform",
@@ -155,34 +228,68 @@ class MediatorService(Role):
             # objects, as is the default, cost a twentieth of a call.
             gc.set_threshold(20_000, 20, 20)
             gc.freeze()  # what was loaded stays: no use in looking through it again and again
-        self.listening.open(StreamFactory(exchange, mediator.peer))
+        self._passwords.start()
+        self.admin.open(Operator(mediator.accounts, mediator.permits, mediator.ledger, self._store))
+        try:
+            self.listening.open(StreamFactory(exchange, mediator.peer))
+        except CannotStart:
+            self.admin.abandon()
+            raise
         self.mediator = mediator
         self._resolver = resolver
+
+    def _make_login(self, table: AccountTable, epoch: str) -> Login:
+        """How terminals prove who they are, as the options say."""
+        options = self._options
+        if options["auth"] == "certificate" and self._tls is not None:
+            return CertificateLogin(table, self._tls.revoked)
+        if options["auth"] == "none":
+            return Anybody()
+        if not len(table):
+            self.log.warn("Nobody can log in yet: broker account add ID makes the first account")
+        key = logins.token_key(options["store"], os.urandom)
+        tokens = Tokens(key, epoch, steady(time.time, self._reactor))
+        return PasswordLogin(
+            table, self._passwords, tokens, self._reactor, clear_text=options["allow-clear-text"]
+        )
 
     def _make_resolver(self) -> LocalResolver | RemoteResolver:
         """The resolver that the options name."""
         options = self._options
         server: Server | None = options["resolver"]
+        inside = server is None
+        naming = make_naming(self._reactor, options, self.listening.ports, provider=inside)
         if server is None:
-            return LocalResolver(self._reactor)
+            return LocalResolver(self._reactor, naming=naming)
         secret = shared.read_secret(options["mediator-secret"])
         trace = shared.log_trace(lambda _: "resolver") if options["trace"] else None
         self._link = Exchange.of_client(self._reactor, trace=trace)
         endpoint = secured.endpoint(self._reactor, server, self._to_resolver)
-        return RemoteResolver(self._link, endpoint, jitter=SystemRandom().random, secret=secret)
+        return RemoteResolver(
+            self._link, endpoint, jitter=SystemRandom().random, secret=secret, naming=naming
+        )
 
     def serve(self) -> None:
         if self.mediator is not None and self._resolver is not None:
             self._resolver.start()
+            self.renewal.renewed = self._drop_revoked
             self.renewal.start()
+            self.mediator.ledger.start()
             self._counting = CountLog(self._reactor, self.mediator.counts)
             self._counting.start()
 
+    def _drop_revoked(self) -> None:
+        """The revocation list may be newer than a connection (I2)."""
+        if self.mediator is not None and self._tls is not None:
+            self.mediator.drop(self._tls.revoked)
+
     def close(self) -> Deferred[Any]:
-        closing = [self.listening.close()]
+        closing = [self.listening.close(), self.admin.close()]
+        handed_over: Deferred[None] = succeed(None)
         self.renewal.stop()
         if self.mediator is not None:
-            self.mediator.stop()
+            handed_over = self.mediator.stop()
+            self._passwords.stop()
         self._dialer.stop()
         if self._resolver is not None:
             stopping: Deferred[Any] = maybeDeferred(self._resolver.stop)
@@ -190,7 +297,9 @@ class MediatorService(Role):
         if self._counting is not None:
             self._counting.stop()
         if self._stop_store is not None:
-            closing.append(maybeDeferred(self._stop_store))
+            stop_store = self._stop_store
+            handed_over.addCallback(lambda _: maybeDeferred(stop_store))
+        closing.append(handed_over)
         return gatherResults(closing)
 
     def _left(self, stopped: object) -> None:

@@ -15,6 +15,7 @@ from broker.resolver.server import ResolverServer
 from broker.service import secured, shared
 from broker.service.counting import CountLog
 from broker.service.listening import Listening
+from broker.service.naming import DNS_SERVERS, PROVIDER_ZONE, make_naming
 from broker.service.process import Owner, Role, own_process
 from broker.wire.stream import Exchange, StreamFactory
 
@@ -25,6 +26,10 @@ MEDIATORS: Final = Setting(
     "The name of a mediator that its certificate proves (broker-mediator:NAME) and that is taken.",
     repeatable=True,
 )
+
+
+#: Seconds in which a name must be known: a mediator waits a second for its answer, and no longer.
+ANSWER_SECONDS: Final = 0.8
 
 
 class Options(RoleOptions):
@@ -53,6 +58,8 @@ class Options(RoleOptions):
         shared.CLEAR_TEXT,
         shared.LOGIN_TIMEOUT,
         shared.ALLOW_ADDRESS,
+        DNS_SERVERS,
+        PROVIDER_ZONE,
         shared.TRACE,
     )
 
@@ -82,7 +89,8 @@ class ResolverService(Role):
         self.renewal = secured.Renewal(reactor, self._tls)
         self._reactor = reactor
         self._options = options
-        self._resolver = LocalResolver(reactor)
+        naming = make_naming(reactor, options, self.listening.ports, patience=ANSWER_SECONDS)
+        self._resolver = LocalResolver(reactor, naming=naming)
         self._counting: CountLog | None = None
 
     async def open(self) -> None:

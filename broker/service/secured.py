@@ -41,6 +41,18 @@ CA: Final = Setting(
 PINNED: Final = Setting(
     "pin", PIN, "", "SHA-256 of the public key of a tls: mediator: no other key will do."
 )
+OWN_CERTIFICATE: Final = Setting(
+    "certificate",
+    PATH,
+    "",
+    "The certificate that proves the terminal to a tls: mediator; no password is looked for then.",
+)
+OWN_KEY: Final = Setting(
+    "private-key", PATH, "", "Its private key, which nobody else may be able to read."
+)
+CA_REVOCATIONS: Final = Setting(
+    "revocation-list", PATH, "", "What the authority named by --ca has revoked."
+)
 RESOLVER_CA: Final = Setting(
     "resolver-ca",
     PATH,
@@ -64,7 +76,7 @@ RESOLVER_KEY: Final = Setting(
 #: The settings of a server's side, after that for where it listens.
 SERVER_SIDE: Final = (CERTIFICATE, PRIVATE_KEY, CLIENT_CA, REVOCATIONS)
 #: Those of a terminal towards its mediator.
-TO_MEDIATOR: Final = (CA, PINNED)
+TO_MEDIATOR: Final = (CA, PINNED, CA_REVOCATIONS, OWN_CERTIFICATE, OWN_KEY)
 #: Those of a mediator towards its resolver.
 TO_RESOLVER: Final = (RESOLVER_CA, RESOLVER_PIN, RESOLVER_CERTIFICATE, RESOLVER_KEY)
 
@@ -101,7 +113,14 @@ def to_mediator(values: Any) -> ClientTls | None:
     server: Server = values["mediator"]
     if not server.tls:
         return None
-    return ClientTls(values["ca"], server.host, pin=values["pin"])
+    return ClientTls(
+        values["ca"],
+        server.host,
+        certificate=values["certificate"],
+        key=values["private-key"],
+        pin=values["pin"],
+        crl=values["revocation-list"],
+    )
 
 
 def to_resolver(values: Any) -> ClientTls | None:

@@ -27,11 +27,29 @@ from broker.wire.grammar import BLANKS
 from broker.wire.message import Message, printable
 from broker.wire.stream import Stream
 
+#: Seconds that a connection has to say who it is: enough for a person who types.
+TYPED_LOGIN: Final = 120
+#: The same where a login is asked for, which is a program's affair.
+PROVEN_LOGIN: Final = 10
 LOGIN_TIMEOUT: Final = Setting(
     "login-timeout",
     SECONDS,
-    120,
+    TYPED_LOGIN,
     "Seconds that a connection has to say who it is.",
+)
+
+
+def _seconds_or_none(text: str) -> object:
+    return None if text == "0" else SECONDS.parse(text)
+
+
+#: The same for a role to which terminals log in.
+PROVEN_LOGIN_TIMEOUT: Final = replace(
+    LOGIN_TIMEOUT,
+    kind=SECONDS._replace(parse=_seconds_or_none),
+    default=0,
+    help="Seconds that a connection has to log in; 0: as many as suit --auth, 120 with none, 10"
+    " otherwise.",
 )
 STORE: Final = Setting(
     "store",
@@ -64,6 +82,14 @@ AUTH: Final = Setting(
     choice("none"),
     "none",
     "How it is proven who somebody is; none believes whoever says so.",
+)
+#: The same for a role that has accounts.
+PROVEN: Final = replace(
+    AUTH,
+    kind=choice("password", "certificate", "none"),
+    default="password",
+    help="How terminals prove who they are: by an account's password, or a certificate; none"
+    " believes whoever says so.",
 )
 CLEAR_TEXT: Final = Setting(
     "allow-clear-text",
@@ -104,6 +130,7 @@ def exposed(settings: Settings, also: str = "") -> Iterator[str]:
     """Listeners and servers beyond this machine that clear text or anybody would reach (I25).
 
     TLS hides what is said, and doesn't prove who says it: with ``auth`` ``none`` it is not enough.
+    Where terminals log in, it is.
 
     :param also: a further setting that names a server, or nothing
     """
@@ -113,15 +140,23 @@ def exposed(settings: Settings, also: str = "") -> Iterator[str]:
         yield f"{settings.where('listen')}: at least one place to listen is needed"
     if settings.values["allow-clear-text"]:
         return
+    anybody = settings.values["auth"] == "none"
     for listener in listeners:
-        if not listener.interface.loopback:
+        if not listener.interface.loopback and anybody:
             yield (
                 f"{settings.where('listen')}: {listener.text} can be reached from other machines,"
                 " and with auth none whoever connects is believed, in clear text:"
                 " listen on interface=127.0.0.1, or say --allow-clear-text"
             )
+        elif not listener.interface.loopback:
+            yield (
+                f"{settings.where('listen')}: {listener.text} can be reached from other machines,"
+                " and passwords and addresses would go there in clear text:"
+                " listen on interface=127.0.0.1 and offer TLS by --listen-tls,"
+                " or say --allow-clear-text"
+            )
     for listener in secured:
-        if not listener.interface.loopback:
+        if not listener.interface.loopback and anybody:
             yield (
                 f"{settings.where('listen-tls')}: {listener.text} can be reached from other"
                 " machines, and with auth none whoever connects is believed, encrypted though it"

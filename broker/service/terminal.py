@@ -29,6 +29,7 @@ from broker.config import (
     Setting,
     Settings,
 )
+from broker.credentials import Keyring, Source
 from broker.options import RoleOptions
 from broker.service import secured, shared
 from broker.service.listening import reason
@@ -38,6 +39,7 @@ from broker.terminal.line import Line
 from broker.terminal.load import CpuLoad
 from broker.terminal.terminal import Terminal
 from broker.wire.stream import Stream
+from broker.wire.tls import Unusable
 
 
 class Options(RoleOptions):
@@ -58,6 +60,14 @@ class Options(RoleOptions):
             "The mediator: tcp:HOST:PORT, or tls:HOST:PORT.",
         ),
         *secured.TO_MEDIATOR,
+        Setting(
+            "password-file",
+            PATH,
+            "",
+            "The file of the password, which nobody else may be able to read; without, what broker"
+            " login keeps.",
+        ),
+        shared.CLEAR_TEXT,
         Setting(
             "listen",
             LISTENER,
@@ -95,6 +105,7 @@ class Options(RoleOptions):
         if values["identifier"] is None:
             yield f"{settings.where('identifier')}: say whom the terminal acts as"
         yield from secured.mediator_problems(settings)
+        yield from _login_problems(settings)
         folder = values["receive"]
         if folder is not None and not os.path.isdir(folder):
             yield f"{settings.where('receive')}: {folder} is no folder"
@@ -104,6 +115,33 @@ class Options(RoleOptions):
     def pidfile(self) -> str:
         """With the identifier in it, since several terminals may run in one folder."""
         return f"{self.role}-{safe_name(self['identifier'])}.pid"
+
+
+def _login_problems(settings: Settings) -> Iterator[str]:
+    """What is wrong with how it would log in."""
+    values = settings.values
+    server: Server = values["mediator"]
+    if not (server.tls or server.loopback or values["allow-clear-text"]):
+        yield (
+            f"{settings.where('mediator')}: {server.text} is another machine, and the login and all"
+            " that is told would go there in clear text: name it as tls:HOST:PORT, or say"
+            " --allow-clear-text"
+        )
+    source = _password(values)
+    if source is not None and values["identifier"] is not None:
+        try:
+            source.find()
+        except Unusable as error:
+            named = values["password-file"] is not None
+            yield f"{settings.where('password-file')}: {error}" if named else str(error)
+
+
+def _password(values: Any) -> Source | None:
+    """Where the password comes from; nowhere, where a certificate is to do."""
+    file = values["password-file"]
+    if values["certificate"] is not None and file is None:
+        return None
+    return Source(values["identifier"], values["mediator"].text, file, Keyring.of(os.environ))
 
 
 class TerminalService(Role):
@@ -142,6 +180,8 @@ class TerminalService(Role):
             listen=serverFromString(reactor, options["listen"].text),
             address=options["address"],
             accept=options["accept"],
+            password=_password(options),
+            allow_clear_text=options["allow-clear-text"],
             handler=handler,
             load=self._load,
             one_at_a_time=options["one-at-a-time"],

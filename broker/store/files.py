@@ -34,6 +34,20 @@ def exists(path: str) -> bool:
         return False
 
 
+def cut_short(path: str) -> bool:
+    """Whether a database ends within a page, and lies there without a log that has the rest.
+
+    SQLite would take what is missing for zeros. Not to be called while this process has it open.
+
+    :raises OSError: it can't be read
+    """
+    with open(path, "rb") as file:
+        page = int.from_bytes(file.read(18)[16:], "big")
+        length = os.fstat(file.fileno()).st_size
+    # A page is a power of two of at least 512 bytes; 65,536 is written as 1.
+    return bool(length % max(page, 512)) and not any(exists(path + log) for log in LOGS)
+
+
 def tighten(path: str) -> None:
     """Let only the owner read and write a database and what lies beside it.
 

@@ -2,19 +2,21 @@
 
 What one turn of the reactor brings goes to the thread together, and what comes while that is at the
 disk is then committed in one transaction: so a change costs a share of a sync and of a change of
-threads, however many there are (I8). Everything but the thread's own work happens in the reactor's
-thread.
+threads, however many there are (I8). Between transactions the thread answers one question. All else
+happens in the reactor's thread.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Final
+from typing import Any, Final, Generic, TypeVar
 
 from twisted.internet.defer import Deferred, execute, fail, succeed
 from twisted.logger import Logger
@@ -22,7 +24,7 @@ from zope.interface import implementer
 
 from broker.interfaces import Change, IStore, State, StoreFailed
 from broker.store import rows
-from broker.store.connection import Connect, code_of, connect
+from broker.store.connection import Connect, Connection, code_of, connect
 from broker.store.database import Database, open_database
 from broker.tables.disclosures import Disclosure
 from broker.tables.grants import Randomness
@@ -31,6 +33,13 @@ from broker.tables.grants import Randomness
 WAITING_MOST: Final = 10_000
 #: How many go into one transaction.
 GROUP_MOST: Final = 2_000
+#: How many questions may wait.
+QUESTIONS_MOST: Final = 1_000
+#: How many disclosures are dropped in one transaction, for which commits wait: some 20 ms, since
+#: those of many terminals lie all over their index.
+SLICE: Final = 1_000
+
+T = TypeVar("T")
 
 #: What is wrong with the database and not with a change: trying each by itself is of no use.
 _HOPELESS: Final = frozenset(
@@ -59,10 +68,15 @@ class _Commit:
 
 
 @dataclass(slots=True, eq=False)
-class _Load:
-    """Somebody wants to know what is kept."""
+class _Question(Generic[T]):
+    """Something that is to be done between transactions: most often to read what is kept.
 
-    done: Deferred[State]
+    :ivar writes: whether it is a transaction itself
+    """
+
+    work: Callable[[Database], T]
+    done: Deferred[T]
+    writes: bool
 
 
 #: What became of a commit: ``None`` if it is durable, else why it is not.
@@ -98,9 +112,10 @@ class SqliteStore:
         self._connect = connect
         self._most = waiting_most
         self._waiting = 0
+        self._asked = 0
         self._failing = False
         self._gathered: list[_Commit] = []
-        self._queue: SimpleQueue[list[_Commit] | _Load | None] = SimpleQueue()
+        self._queue: SimpleQueue[list[_Commit] | _Question[Any] | None] = SimpleQueue()
         self._loaded = False
         self._stopped: Deferred[None] | None = None
 
@@ -111,14 +126,9 @@ class SqliteStore:
 
         :raises StoreFailed: the database must not be used
         """
-        if self._stopped is not None:
-            return fail(StoreFailed("the store is closed"))
-        if not self._loaded:
+        if self._stopped is None and not self._loaded:
             return execute(self._open)
-        self._hand_over()
-        done: Deferred[State] = Deferred()
-        self._queue.put(_Load(done))
-        return done
+        return self._ask(_state_of)
 
     def commit(self, changes: Sequence[Change]) -> Deferred[None]:
         """Keep changes; done when a transaction that holds them is on the disk.
@@ -136,13 +146,46 @@ class SqliteStore:
         self._gathered.append(_Commit(changes, done))
         return done
 
-    async def disclosures(self, whose: str, before: int, most: int) -> Sequence[Disclosure]:
-        """Nothing yet."""
-        return ()
+    def disclosures(self, whose: str, before: int, most: int) -> Deferred[Sequence[Disclosure]]:
+        """What was told of one terminal, the newest first, with all that was committed by now.
 
-    async def prune(self, before: int) -> int:
-        """Nothing yet."""
-        return 0
+        :raises StoreFailed: it can't be read
+        """
+        most = max(0, min(most, rows.DISCLOSURES_MOST))
+        return self._ask(partial(_disclosures_of, whose=whose, before=before, most=most))
+
+    def prune(self, before: int) -> Deferred[int]:
+        """Drop the disclosures that are older than this, in slices, between which others commit.
+
+        :return: how many went, where a failure or the end stopped it half-way too
+        :raises StoreFailed: none of them went
+        """
+        return Deferred.fromCoroutine(self._prune(before))
+
+    async def _prune(self, before: int) -> int:
+        gone = 0
+        while True:
+            try:
+                dropped = await self._ask(partial(_prune, before=before), writes=True)
+            except StoreFailed:
+                if gone:
+                    return gone
+                raise
+            gone += dropped
+            if dropped < SLICE:
+                return gone
+
+    def _ask(self, work: Callable[[Database], T], *, writes: bool = False) -> Deferred[T]:
+        """Have the writer do something once it has committed what was committed before."""
+        if not self._loaded or self._stopped is not None:
+            return fail(StoreFailed("the store is closed"))
+        if self._asked >= QUESTIONS_MOST:
+            return fail(StoreFailed("busy"))
+        self._asked += 1
+        self._hand_over()
+        done: Deferred[T] = Deferred()
+        self._queue.put(_Question(work, done, writes))
+        return done
 
     def _hand_over(self) -> None:
         """Give the writer what this turn of the reactor has brought: it wakes once for all."""
@@ -193,6 +236,23 @@ class SqliteStore:
             else:
                 commit.done.errback(_refusal(error))
 
+    def _answered(self, question: _Question[T], answer: T) -> None:
+        self._asked -= 1
+        if question.writes:
+            self._note(())
+        question.done.callback(answer)
+
+    def _unanswered(self, question: _Question[Any], error: Exception) -> None:
+        self._asked -= 1
+        if question.writes:
+            self._note([error])
+            question.done.errback(_refusal(error))
+            return
+        self.log.error("{path}: can't be read: {error!r}", path=self._path, error=error)
+        refusal = StoreFailed("the server can't read what it keeps at present")
+        refusal.__cause__ = error
+        question.done.errback(refusal)
+
     def _note(self, errors: Sequence[Exception]) -> None:
         """Log when the disk begins to fail and when it is well again, and each bad change."""
         ours = [error for error in errors if code_of(error) in _OURS]
@@ -217,15 +277,16 @@ class SqliteStore:
     # In the writer's thread.
 
     def _work(self, database: Database) -> None:
-        while True:
-            group, then = self._gather()
+        questions: deque[_Question[Any]] = deque()
+        more = True
+        while more or questions:
+            group, more = self._gather(questions) if more else ([], False)
             for start in range(0, len(group), GROUP_MOST):
                 outcomes = _write(database, group[start : start + GROUP_MOST])
                 self._call_from_thread(self._settle, outcomes)
-            if isinstance(then, _Load):
-                self._load(database, then.done)
-            elif then is None:
-                break
+            # No more than one, so that commits need not wait for many.
+            if questions:
+                self._answer(database, questions.popleft())
         problem: Exception | None = None
         try:
             database.close()
@@ -233,32 +294,53 @@ class SqliteStore:
             problem = error
         self._call_from_thread(self._closed, problem)
 
-    def _gather(self) -> tuple[list[_Commit], list[_Commit] | _Load | None]:
-        """Wait for something to do, and take what waits with it.
+    def _gather(self, questions: deque[_Question[Any]]) -> tuple[list[_Commit], bool]:
+        """Take all that has come; wait for something if there is no question to answer.
 
-        :return: commits, and what comes after them; commits once more if nothing does
+        :param questions: those that have come are added
+        :return: commits, and whether more can come
         """
         group: list[_Commit] = []
-        job = self._queue.get()
-        while isinstance(job, list):
-            group += job
-            try:
-                job = self._queue.get_nowait()
-            except Empty:
-                break
-        return group, job
-
-    def _load(self, database: Database, done: Deferred[State]) -> None:
         try:
-            state = _state_of(database)
-        except (StoreFailed, sqlite3.Error) as error:
-            self._call_from_thread(done.errback, StoreFailed(f"{self._path}: {error}"))
+            job = self._queue.get(block=not questions)
+            while job is not None:
+                if isinstance(job, list):
+                    group += job
+                else:
+                    questions.append(job)
+                job = self._queue.get_nowait()
+        except Empty:
+            return group, True
+        return group, False
+
+    def _answer(self, database: Database, question: _Question[Any]) -> None:
+        try:
+            answer = question.work(database)
+        except Exception as error:  # whatever it was, the thread must go on
+            self._call_from_thread(self._unanswered, question, error)
         else:
-            self._call_from_thread(done.callback, state)
+            self._call_from_thread(self._answered, question, answer)
 
 
 def _state_of(database: Database) -> State:
-    return State(database.epoch, tuple(rows.read_permits(database.connection)))
+    connection = database.connection
+    return State(
+        database.epoch,
+        tuple(rows.read_permits(connection)),
+        tuple(rows.read_accounts(connection)),
+        tuple(rows.read_groups(connection)),
+    )
+
+
+def _disclosures_of(
+    database: Database, whose: str, before: int, most: int
+) -> tuple[Disclosure, ...]:
+    return rows.read_disclosures(database.connection, whose, before, most)
+
+
+def _prune(database: Database, before: int) -> int:
+    """Drop one slice of what is older than this."""
+    return _transact(database, partial(rows.prune, before=before, most=SLICE))
 
 
 def _write(database: Database, group: Sequence[_Commit]) -> list[_Outcome]:
@@ -277,17 +359,25 @@ def _write(database: Database, group: Sequence[_Commit]) -> list[_Outcome]:
 
 
 def _try(database: Database, changes: Sequence[Change]) -> Exception | None:
-    """One transaction; what failed, if it did. Whatever it was, the thread must go on."""
+    """Keep changes; what failed, if it did. Whatever it was, the thread must go on."""
     try:
-        _transact(database, changes)
+        _transact(database, partial(rows.write, changes=changes))
     except Exception as error:
-        if database.mark.void:
-            _overwrite(database)
         return error
     return None
 
 
-def _transact(database: Database, changes: Sequence[Change]) -> None:
+def _transact(database: Database, work: Callable[[Connection], T]) -> T:
+    """Do something in one transaction; if it fails, nothing of it is found later."""
+    try:
+        return _attempt(database, work)
+    except Exception:
+        if database.mark.void:
+            _overwrite(database)
+        raise
+
+
+def _attempt(database: Database, work: Callable[[Connection], T]) -> T:
     connection = database.connection
     sequence = database.sequence + 1
     committing = False
@@ -295,7 +385,7 @@ def _transact(database: Database, changes: Sequence[Change]) -> None:
         if connection.in_transaction:  # the one before could not be rolled back then
             connection.execute("ROLLBACK")
         connection.execute("BEGIN IMMEDIATE")
-        rows.write(connection, changes)
+        done = work(connection)
         connection.execute("UPDATE store SET sequence = ?", (sequence,))
         committing = True
         connection.execute("COMMIT")
@@ -311,6 +401,7 @@ def _transact(database: Database, changes: Sequence[Change]) -> None:
     # It is durable now, whatever becomes of the mark: one that stays behind is still true.
     with suppress(OSError):
         database.mark.write(database.epoch, sequence)
+    return done
 
 
 def _overwrite(database: Database) -> None:
@@ -318,7 +409,7 @@ def _overwrite(database: Database) -> None:
     # If that fails too, the mark stays void until a transaction succeeds; a crash before that leads
     # to a new epoch.
     with suppress(sqlite3.Error, OSError):
-        _transact(database, ())
+        _attempt(database, lambda connection: None)
 
 
 def _refusal(error: Exception) -> StoreFailed:

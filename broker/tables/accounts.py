@@ -1,8 +1,21 @@
-"""Accounts: who may log in, how that is checked, and other names of theirs (A19, C1)."""
+"""Accounts: who may log in, how that is checked, and other names of theirs (A19, C1).
+
+Identifiers and names share one namespace: what one account is called, no other can be. As with
+permits, a change is first *prepared*, then committed by a store, then *applied*.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+#: How many other names one account may have.
+NAMES_MOST: Final = 16
+
+
+class AccountRefused(ValueError):
+    """What the operator asks for can't be; the text says why, and nothing has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,3 +34,109 @@ class AccountChange:
     verifier: str | None
     generation: str = ""
     names: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Without the verifier, which says more of the password than a log should (I18)."""
+        kept = "removed" if self.verifier is None else "…"
+        return (
+            f"AccountChange(identifier={self.identifier!r}, verifier={kept},"
+            f" generation={self.generation!r}, names={self.names!r})"
+        )
+
+
+class AccountTable:
+    """The accounts there are, and what each is called."""
+
+    __slots__ = ("_accounts", "_named")
+
+    def __init__(self, accounts: Iterable[AccountChange] = ()) -> None:
+        self._accounts: dict[str, AccountChange] = {}
+        self._named: dict[str, str] = {}
+        for account in accounts:
+            self.apply(account)
+
+    def get(self, identifier: str) -> AccountChange | None:
+        """The account of an identifier, as it was last applied."""
+        return self._accounts.get(identifier)
+
+    def canonical(self, name: str) -> str:
+        """The identifier that a name stands for; any other text as it is."""
+        return self._named.get(name, name)
+
+    def __len__(self) -> int:
+        return len(self._accounts)
+
+    def __iter__(self) -> Iterator[AccountChange]:
+        return iter(self._accounts.values())
+
+    # What the operator may change.
+
+    def add(self, identifier: str, verifier: str, generation: str) -> AccountChange:
+        """Prepare a new account.
+
+        :raises AccountRefused: there is one, or somebody is called so
+        """
+        self._check_free(identifier)
+        return AccountChange(identifier, verifier, generation)
+
+    def reset(self, identifier: str, verifier: str, generation: str) -> AccountChange:
+        """Prepare another password for an account.
+
+        :raises AccountRefused: there is no such account
+        """
+        return replace(self._known(identifier), verifier=verifier, generation=generation)
+
+    def remove(self, identifier: str) -> AccountChange:
+        """Prepare the end of an account, and of its names.
+
+        :raises AccountRefused: there is no such account
+        """
+        self._known(identifier)
+        return AccountChange(identifier, None)
+
+    def add_name(self, identifier: str, name: str) -> AccountChange:
+        """Prepare a further name for an account.
+
+        :raises AccountRefused: somebody is called so, or the account has too many
+        """
+        account = self._known(identifier)
+        self._check_free(name)
+        if len(account.names) >= NAMES_MOST:
+            raise AccountRefused(f"an account has at most {NAMES_MOST} names")
+        return replace(account, names=(*account.names, name))
+
+    def remove_name(self, identifier: str, name: str) -> AccountChange:
+        """Prepare the end of one of an account's names.
+
+        :raises AccountRefused: it is not called so
+        """
+        account = self._known(identifier)
+        if name not in account.names:
+            raise AccountRefused(f"{name} is no name of {identifier}")
+        return replace(account, names=tuple(one for one in account.names if one != name))
+
+    def apply(self, change: AccountChange) -> None:
+        """Put a prepared change in force."""
+        before = self._accounts.pop(change.identifier, None)
+        if before is not None:
+            for name in before.names:
+                del self._named[name]
+        if change.verifier is None:
+            return
+        self._accounts[change.identifier] = change
+        for name in change.names:
+            self._named[name] = change.identifier
+
+    def _known(self, identifier: str) -> AccountChange:
+        account = self._accounts.get(identifier)
+        if account is None:
+            whose = self._named.get(identifier)
+            more = "" if whose is None else f": that is a name of {whose}"
+            raise AccountRefused(f"there is no account {identifier}{more}")
+        return account
+
+    def _check_free(self, name: str) -> None:
+        if name in self._accounts:
+            raise AccountRefused(f"there is an account {name} already")
+        if name in self._named:
+            raise AccountRefused(f"{name} is a name of {self._named[name]} already")

@@ -1,13 +1,21 @@
-"""The address table (fig. 7): identifier to where it is now. The newest wins; the old expires."""
+"""The address table (fig. 7): identifier to where it is now. The newest wins; the old expires.
+
+In place of an IP address a domain name may stand, or ``Provider`` (¶77–78). It is kept as it is,
+and found out anew each time it is told; what is found is judged as an IP address would have been
+that the terminal had registered.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from math import inf
 from typing import Final, NamedTuple
+
+import idna
 
 Ip = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -16,22 +24,54 @@ Network = IPv4Network | IPv6Network
 ADDRESSES_MOST: Final = 1_000_000
 #: "This network" (RFC 1122): a host that is dialled there is none, or the dialling one itself.
 _THIS_NETWORK: Final = IPv4Network("0.0.0.0/8")
+#: What some versions of ``ipaddress`` take for public, and isn't: protocol assignments, site-local
+#: addresses, documentation.
+_NOT_PUBLIC: Final[tuple[Network, ...]] = (
+    IPv4Network("192.0.0.0/24"),
+    IPv6Network("fec0::/10"),
+    IPv6Network("3fff::/20"),
+)
+#: NAT64 (RFC 6052): the last 32 bits are the IPv4 address that a translator sends to.
+_NAT64: Final = IPv6Network("64:ff9b::/96")
+
+#: Stands in place of an address that the resolver is to ask the provider for (A16).
+PROVIDER: Final = "Provider"
+#: What a domain name has at the most, in its ASCII form, without the root's dot.
+DOMAIN_BYTES: Final = 253
+_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+#: Names that are not DNS's to tell, or mean each machine itself (RFC 6761, 6762, 7686, 9476).
+_SPECIAL: Final = frozenset(
+    ("localhost", "localdomain", "local", "arpa", "onion", "alt", "invalid")
+)
 
 
 class AddressRefused(ValueError):
     """An address may not be registered; the text says why."""
 
 
+@dataclass(slots=True)
+class Origin:
+    """How an address came to be registered that is no IP address: what is found is judged by it.
+
+    :ivar source: the IP address that the connection came from
+    :ivar checked: something admissible was found once; shared by all copies of the address
+    """
+
+    source: str
+    checked: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """Where a terminal said it is.
 
-    :ivar host: an IP address
+    :ivar host: an IP address; a domain name, or ``Provider``, where there is an ``origin``
     :ivar port: the port its callers turn to
     :ivar registered: when, in seconds of the table's clock
     :ivar expires: seconds for which it holds
     :ivar dialable: the registration came from this very address, or the operator allowed the
         network to be dialled
+    :ivar origin: what stands there must be found out before it is told, and is judged by this
     """
 
     host: str
@@ -39,6 +79,26 @@ class Address:
     registered: float
     expires: int
     dialable: bool = False
+    origin: Origin | None = None
+
+
+class Located(NamedTuple):
+    """An address that was found by a name.
+
+    :ivar host: an IP address
+    :ivar seconds: for how long it may be taken for so
+    """
+
+    host: str
+    seconds: float
+
+
+class Admitted(NamedTuple):
+    """What a terminal may register, as an ``Address`` holds it."""
+
+    host: str
+    dialable: bool
+    origin: Origin | None = None
 
 
 class Place(NamedTuple):
@@ -144,7 +204,14 @@ def parse_ip(text: str) -> Ip:
 
 @lru_cache(maxsize=4096)
 def kind(ip: Ip) -> str:
-    """Of which kind an address is: ``loopback``, ``link``, ``private``, ``public``, or ``none``."""
+    """Of which kind an address is: ``loopback``, ``link``, ``private``, ``public``, or ``none``.
+
+    One that carries IPv4 addresses is public if they all are; else it would lead to where nobody
+    outside may be led, and so is none.
+    """
+    carried = _carried(ip)
+    if carried:
+        return "public" if all(kind(one) == "public" for one in carried) else "none"
     if ip.is_unspecified or ip.is_multicast or (ip.is_reserved and not ip.is_loopback):
         return "none"
     if ip.version == 4 and ip in _THIS_NETWORK:
@@ -153,7 +220,18 @@ def kind(ip: Ip) -> str:
         return "loopback"
     if ip.is_link_local:
         return "link"
-    return "public" if ip.is_global else "private"
+    return "public" if ip.is_global and not within(ip, _NOT_PUBLIC) else "private"
+
+
+def _carried(ip: Ip) -> tuple[IPv4Address, ...]:
+    """The IPv4 addresses by which an IPv6 one leads somewhere: of NAT64, 6to4 and Teredo."""
+    if ip.version == 4:
+        return ()
+    if ip in _NAT64:
+        return (IPv4Address(int(ip) & 0xFFFFFFFF),)
+    if ip.sixtofour is not None:
+        return (ip.sixtofour,)
+    return ip.teredo or ()
 
 
 def usable(host: str) -> Ip:
@@ -164,11 +242,50 @@ def usable(host: str) -> Ip:
     ip = parse_ip(host)
     if kind(ip) == "none":
         raise AddressRefused("an unspecified, multicast, broadcast or reserved address")
+    if ip.version == 6 and ip.is_link_local:
+        raise AddressRefused("an IPv6 link-local address leads nowhere from another machine")
     return ip
 
 
+def domain(text: str) -> str:
+    """The canonical form of a domain name: ASCII (IDNA), lower case, without the root's dot.
+
+    :raises AddressRefused: it is none, or none that DNS could tell to others
+    """
+    name = text
+    if not name.isascii():
+        try:
+            name = idna.encode(name[:DOMAIN_BYTES], uts46=True).decode("ascii")
+        except UnicodeError:
+            raise AddressRefused("the Address is no domain name") from None
+    name = name.lower().removesuffix(".")
+    labels = name.split(".")
+    if len(name) > DOMAIN_BYTES or not all(map(_LABEL.fullmatch, labels)):
+        raise AddressRefused("the Address is no domain name")
+    if len(labels) == 1 or not labels[-1][0].isalpha():
+        raise AddressRefused("the Address is no whole domain name")
+    if labels[-1] in _SPECIAL:
+        raise AddressRefused(f"a name under {labels[-1]} means nothing to others")
+    return name
+
+
+def named(text: str) -> str | None:
+    """What stands in place of an IP address, in its canonical form; ``None`` if one is meant.
+
+    :raises AddressRefused: a domain name is meant, and it is none
+    """
+    if not text.isascii():
+        return domain(text)
+    if text.lower() == PROVIDER.lower():
+        return PROVIDER
+    top = text.removesuffix(".").rpartition(".")
+    if not top[1] or not top[2][:1].isalpha() or ":" in text:
+        return None  # a name of one label is nobody's but a machine's own
+    return domain(text)
+
+
 def check(host: str, source: str, allowed: Collection[Network] = ()) -> str:
-    """The canonical form of an address that may be registered (I12).
+    """The canonical form of an IP address that may be registered (I12).
 
     It must be of the same kind (loopback, private, public) as the address its connection comes
     from; the operator may allow more by network.
@@ -177,12 +294,21 @@ def check(host: str, source: str, allowed: Collection[Network] = ()) -> str:
     :raises AddressRefused: it may not
     """
     ip = usable(host)
+    _check_kind(ip, kind(parse_ip(source)), allowed)
+    return str(ip)
+
+
+def _check_kind(ip: Ip, wanted: str, allowed: Collection[Network]) -> None:
     its = kind(ip)
-    if kind(parse_ip(source)) != its and not within(ip, allowed):
+    if its != wanted and not within(ip, allowed):
         raise AddressRefused(
             f"a {its} address is not taken from a connection that comes from elsewhere"
         )
-    return str(ip)
+
+
+def _check_own(ip: Ip, port: int, own: Collection[Ip], own_ports: Collection[int]) -> None:
+    if port in own_ports and (ip in own or any(one in own for one in _carried(ip))):
+        raise AddressRefused("the address is the server's own")
 
 
 def admit(
@@ -193,8 +319,10 @@ def admit(
     own: str,
     allowed: Collection[Network] = (),
     own_ports: Collection[int] = (),
-) -> tuple[str, bool]:
+) -> Admitted:
     """Judge an address that a terminal registers over its own connection (I12).
+
+    What stands in place of an IP address is judged by ``settle``, once it is found out.
 
     :param source: the address that the connection comes from
     :param own: the address at which it arrived, or the empty text where it has none
@@ -203,12 +331,49 @@ def admit(
     :return: its canonical form, and whether it may be dialled
     :raises AddressRefused: it may not be registered
     """
+    comes_from = parse_ip(source)
+    name = named(host)
+    if name is not None:
+        return Admitted(name, False, Origin(str(comes_from)))
     host = check(host, source, allowed)
     ip = parse_ip(host)
-    is_source = ip == parse_ip(source)
-    if port in own_ports and (is_source or (own and ip == parse_ip(own))):
-        raise AddressRefused("the address is the server's own")
-    return host, is_source or within(ip, allowed)
+    ours = (comes_from, parse_ip(own)) if own else (comes_from,)
+    _check_own(ip, port, ours, own_ports)
+    return Admitted(host, ip == comes_from or within(ip, allowed))
+
+
+def settle(
+    address: Address,
+    hosts: Collection[str],
+    *,
+    own: Collection[Ip] = (),
+    allowed: Collection[Network] = (),
+    own_ports: Collection[int] = (),
+) -> Address:
+    """An address that is no IP address, as it is told: the first of those found that may be (I12).
+
+    A domain name leads to addresses of the kind from which it was registered; the provider, to
+    public ones; both to what the operator allowed. Those of the source's family come first.
+
+    :param hosts: what was found
+    :param own: the addresses of this machine
+    :raises AddressRefused: none of them may be told
+    """
+    if address.origin is None:
+        raise ValueError("an IP address is settled")
+    source = parse_ip(address.origin.source)
+    wanted = "public" if address.host == PROVIDER else kind(source)
+    for host in sorted(hosts, key=lambda one: (":" in one) != (source.version == 6)):
+        try:
+            ip = usable(host)
+            _check_kind(ip, wanted, allowed)
+            _check_own(ip, address.port, (source, *own), own_ports)
+        except AddressRefused:
+            continue
+        dialable = ip == source or within(ip, allowed)
+        return replace(address, host=str(ip), dialable=dialable, origin=None)
+    who = "the provider" if address.host == PROVIDER else "the domain name"
+    raise AddressRefused(f"{who} has no address that may be registered from where you are")
 
 
 def within(ip: Ip, networks: Collection[Network]) -> bool:

@@ -1,4 +1,4 @@
-"""The permit table (fig. 4): identifier to the identifiers it accepts.
+"""The permit table (fig. 4): identifier to the identifiers, and groups, that it accepts.
 
 A registration is first *prepared*, which decides everything and changes nothing, then committed by
 a store, then *applied*. So a refusal changes nothing (I5), and what is applied is durable (I8).
@@ -6,16 +6,19 @@ a store, then *applied*. So a refusal changes nothing (I5), and what is applied 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, inf
 from typing import Final
 
-#: How many identifiers one list may hold.
+#: How many entries one list may hold.
 LIST_MOST: Final = 1000
 #: How many bytes they may have together, so that a list can be told in one message.
 LIST_BYTES_MOST: Final = 60_000
 #: What one line that tells a list may hold, its field name set aside.
 LINE_BYTES: Final = 1000
+#: The most seconds that are told to remain of an entry; more, and a terminal could not read them.
+EXPIRES_MOST: Final = 10 * 365 * 86400
 
 
 class ListTooLong(ValueError):
@@ -48,68 +51,211 @@ class PermitChange:
     limits: tuple[tuple[str, Limit], ...] = ()
 
 
-class PermitTable:
-    """Who may reach whom; nobody, where nothing is said (I3)."""
+#: The list of whoever has none.
+NOBODY: Final[dict[str, Limit | None]] = {}
+#: The limit of what is on no list: it permits nobody, ever.
+NEVER: Final = Limit(until=-inf, uses=0)
 
-    __slots__ = ("_accepted",)
+
+class PermitTable:
+    """Who may reach whom; nobody, where nothing is said (I3).
+
+    :ivar lists: each list by its owner, every entry with its limit; ``None`` for no limit
+    :ivar counting: whose lists hold an entry that permits a number of calls
+    """
+
+    __slots__ = ("counting", "lists")
 
     def __init__(self, lists: Iterable[PermitChange] = ()) -> None:
-        self._accepted: dict[str, dict[str, None]] = {}
+        self.lists: dict[str, dict[str, Limit | None]] = {}
+        self.counting: set[str] = set()
         for change in lists:
             self.apply(change)
 
-    def permits(self, callee: str, caller: str) -> bool:
-        """Whether the callee accepts the caller (S1203). The same work whether or not it exists."""
-        return caller in self._accepted.get(callee, _NOBODY)
+    def basis(self, callee: str, caller: str, groups: Iterable[str], now: float) -> str | None:
+        """The entry of the callee's list that permits the caller; ``None`` where none does.
+
+        The caller itself comes before its groups. What has expired permits nobody.
+
+        :param groups: those that the caller is in
+        :param now: seconds since 1970
+        """
+        entries = self.lists.get(callee, NOBODY)
+        if _counts(entries.get(caller, NEVER), now):
+            return caller
+        found = None
+        for group in groups:
+            if _counts(entries.get(group, NEVER), now) and found is None:
+                found = group
+        return found
+
+    def limit(self, owner: str, entry: str) -> Limit | None:
+        """The limit of an entry, ``None`` if it has none; what is no entry has long expired."""
+        return self.lists.get(owner, NOBODY).get(entry, NEVER)
+
+    def stands(self, owner: str, entry: str, now: float) -> bool:
+        """Whether a list holds an entry that has not expired."""
+        return _counts(self.limit(owner, entry), now)
+
+    def expired(self, owner: str, entry: str, now: float) -> bool:
+        """Whether a list holds an entry that has expired."""
+        limit = self.lists.get(owner, NOBODY).get(entry)
+        return not _counts(limit, now)
 
     def accepted(self, owner: str) -> tuple[str, ...]:
         """The list of one identifier, in the order in which it was made."""
-        return tuple(self._accepted.get(owner, _NOBODY))
+        return tuple(self.lists.get(owner, NOBODY))
 
-    def prepare(self, owner: str, edits: Sequence[str]) -> PermitChange:
+    def told(self, owner: str, now: float) -> list[str]:
+        """The same, each entry with what remains of its limit, without those that have expired."""
+        entries = self.lists.get(owner, NOBODY)
+        return [_text(name, limit, now) for name, limit in entries.items() if _counts(limit, now)]
+
+    def holding(self, entry: str) -> list[str]:
+        """Whose lists hold an entry; looks at every list."""
+        return [owner for owner, entries in self.lists.items() if entry in entries]
+
+    def expires(self, owner: str) -> float:
+        """When the first entry of a list expires, or has; infinity where none does."""
+        limits = self.lists.get(owner, NOBODY).values()
+        untils = [limit.until for limit in limits if limit is not None and limit.until is not None]
+        return min(untils, default=inf)
+
+    def prepare(
+        self,
+        owner: str,
+        edits: Sequence[str],
+        now: float,
+        canonical: Callable[[str], str] = str,
+    ) -> PermitChange:
         """Work out what edits make of a list (fig. 3a–d), in the order of their lines.
 
-        :param edits: as ``grammar.edit`` gives them: ``'Create Ib,If'``, ``'Delete If'``
+        What has expired goes with any change. An entry that is added again has the limit that it
+        is added with, none included.
+
+        :param edits: as ``grammar.edit`` gives them: ``'Create Ib,If;uses=1'``, ``'Delete If'``
+        :param now: seconds since 1970
+        :param canonical: gives the identifier that a name stands for
         :raises ListTooLong: the list would be over its limit
         """
-        entries = dict(self._accepted.get(owner, _NOBODY))
+        entries = self._standing(owner, now)
         for edit in edits:
-            word, _, rest = edit.partition(" ")
-            names = rest.split(",") if rest else []
+            word, given = _read(edit, now, canonical)
             if word == "Create":
-                entries = dict.fromkeys(names)
+                entries = given
             elif word == "Add":
-                entries.update(dict.fromkeys(names))
+                entries.update(given)
             else:
-                for name in names:
+                for name in given:
                     entries.pop(name, None)
         if len(entries) > LIST_MOST:
             raise ListTooLong(f"a list holds at most {LIST_MOST} identifiers")
-        if sum(len(name.encode()) + 1 for name in entries) > LIST_BYTES_MOST:
+        told = (_text(name, limit, now) for name, limit in entries.items())
+        if sum(len(text.encode()) + 1 for text in told) > LIST_BYTES_MOST:
             raise ListTooLong(f"a list holds at most {LIST_BYTES_MOST} bytes")
-        return PermitChange(owner, tuple(entries))
+        return _change(owner, entries)
 
-    def apply(self, change: PermitChange) -> tuple[str, ...]:
+    def prepare_use(self, owner: str, entry: str, now: float) -> PermitChange:
+        """The list once a call has been permitted by an entry that permits a number of them."""
+        entries = self._standing(owner, now)
+        limit = entries[entry]
+        if limit is None or limit.uses is None:
+            raise ValueError("this entry permits any number of calls")
+        if limit.uses > 1:
+            entries[entry] = replace(limit, uses=limit.uses - 1)
+        else:
+            del entries[entry]
+        return _change(owner, entries)
+
+    def prepare_standing(self, owner: str, now: float) -> PermitChange:
+        """The list without what has expired."""
+        return _change(owner, self._standing(owner, now))
+
+    def prepare_without(self, owner: str, entry: str, now: float) -> PermitChange:
+        """The list without one entry."""
+        entries = self._standing(owner, now)
+        entries.pop(entry, None)
+        return _change(owner, entries)
+
+    def apply(self, change: PermitChange) -> dict[str, Limit | None]:
         """Put a prepared list in force.
 
-        :return: those who were accepted before and no longer are
+        :return: the entries that were in it and no longer are, with their limits
         """
-        before = self._accepted.pop(change.owner, _NOBODY)
-        after = dict.fromkeys(change.accepted)
+        owner = change.owner
+        before = self.lists.pop(owner, NOBODY)
+        after: dict[str, Limit | None] = dict.fromkeys(change.accepted)
+        self.counting.discard(owner)
+        for name, limit in change.limits:
+            after[name] = limit
+            if limit.uses is not None:
+                self.counting.add(owner)
         if after:
-            self._accepted[change.owner] = after
-        return tuple(name for name in before if name not in after)
+            self.lists[owner] = after
+        return {name: limit for name, limit in before.items() if name not in after}
 
     def __len__(self) -> int:
-        return len(self._accepted)
+        return len(self.lists)
+
+    def _standing(self, owner: str, now: float) -> dict[str, Limit | None]:
+        entries = self.lists.get(owner, NOBODY)
+        return {name: limit for name, limit in entries.items() if _counts(limit, now)}
 
 
-_NOBODY: Final[dict[str, None]] = {}
+def _counts(limit: Limit | None, now: float) -> bool:
+    return limit is None or limit.until is None or limit.until > now
+
+
+def _change(owner: str, entries: Mapping[str, Limit | None]) -> PermitChange:
+    limits = tuple((name, limit) for name, limit in entries.items() if limit is not None)
+    return PermitChange(owner, tuple(entries), limits)
+
+
+def _read(
+    edit: str, now: float, canonical: Callable[[str], str]
+) -> tuple[str, dict[str, Limit | None]]:
+    """One edit: its word, and the entries that it names, each with its limit."""
+    word, _, rest = edit.partition(" ")
+    entries: dict[str, Limit | None] = {}
+    for text in rest.split(",") if rest else ():
+        name, _, limits = text.partition(";")
+        until = uses = None
+        for limit in limits.split(";") if limits else ():
+            key, _, number = limit.partition("=")
+            if key == "expires":
+                until = now + int(number)
+            else:
+                uses = int(number)
+        entries[canonical(name)] = Limit(until, uses) if limits else None
+    return word, entries
+
+
+def _text(name: str, limit: Limit | None, now: float) -> str:
+    """An entry as it is told: ``Ic;expires=3541;uses=1``."""
+    if limit is None:
+        return name
+    if limit.until is not None:
+        remaining = ceil(round(limit.until - now, 3))  # else 3600 could come back as 3601
+        name += f";expires={min(max(remaining, 1), EXPIRES_MOST)}"
+    return name if limit.uses is None else f"{name};uses={limit.uses}"
+
+
+def withdrawn(edits: Sequence[str], canonical: Callable[[str], str] = str) -> frozenset[str] | None:
+    """The entries that edits take off by name, there or not; ``None`` for all: one is a Create."""
+    names: set[str] = set()
+    for edit in edits:
+        word, given = _read(edit, 0, canonical)
+        if word == "Create":
+            return None
+        if word == "Delete":
+            names.update(given)
+    return frozenset(names)
 
 
 def as_edits(names: Sequence[str], word: str = "Create") -> list[str]:
     """The edits that name so many, each within one line.
 
+    :param names: entries, with their limits where they have any
     :param word: the first edit's; a ``Create`` that goes beyond one line goes on with ``Add``
     """
     edits: list[str] = []

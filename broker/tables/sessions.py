@@ -22,46 +22,55 @@ class Session:
     """One session.
 
     :ivar identifier: what both sides know it by
+    :ivar basis: what it rests on: the entry of the callee's list that permits it
     :ivar begun: the callee has said that the caller came
+    :ivar until: when that entry would have expired had it not been used up, in seconds since 1970
     """
 
     identifier: str
     caller: str
     callee: str
+    basis: str = ""
     begun: bool = False
+    until: float | None = None
 
 
 class SessionTable:
     """All sessions that a withdrawal could end (I2)."""
 
-    __slots__ = ("_begun", "_pairs", "_sessions", "_unspent")
+    __slots__ = ("_begun", "_callees", "_sessions", "_unspent", "_waiting")
 
     def __init__(self) -> None:
         self._sessions: dict[str, Session] = {}
-        self._pairs: dict[tuple[str, str], list[Session]] = {}
+        self._callees: dict[str, dict[str, Session]] = {}  # each by its identifier
+        self._waiting: dict[tuple[str, str], Session] = {}  # the unspent one of caller and callee
         self._unspent: dict[str, int] = {}  # by caller
         self._begun: dict[str, int] = {}  # by callee
 
     def room(self, caller: str, callee: str) -> bool:
         """Whether the caller may be granted one more; a new one for a pair replaces its unspent."""
         unspent = self._unspent.get(caller, 0)
-        return unspent < UNSPENT_A_CALLER or self._waiting(caller, callee) is not None
+        return unspent < UNSPENT_A_CALLER or (caller, callee) in self._waiting
 
-    def grant(self, identifier: str, caller: str, callee: str) -> tuple[Session, Session | None]:
+    def grant(
+        self, identifier: str, caller: str, callee: str, basis: str = ""
+    ) -> tuple[Session, Session | None]:
         """Record a session, and drop the pair's unspent one, whose credentials it replaces.
 
         :return: the new session, and the one it replaces
         """
-        replaced = self._waiting(caller, callee)
+        pair = (caller, callee)
+        replaced = self._waiting.get(pair)
         if replaced is not None:
             self.drop(replaced)
-        session = Session(identifier, caller, callee)
+        session = Session(identifier, caller, callee, basis)
         self._sessions[identifier] = session
-        pair = self._pairs.get((caller, callee))
-        if pair is None:
-            self._pairs[caller, callee] = [session]
+        self._waiting[pair] = session
+        sessions = self._callees.get(callee)
+        if sessions is None:
+            self._callees[callee] = {identifier: session}
         else:
-            pair.append(session)
+            sessions[identifier] = session
         self._unspent[caller] = self._unspent.get(caller, 0) + 1
         return session, replaced
 
@@ -74,7 +83,7 @@ class SessionTable:
             return True
         if self._begun.get(session.callee, 0) >= BEGUN_A_CALLEE:
             return False
-        _less(self._unspent, session.caller)
+        self._spend(session)
         self._begun[session.callee] = self._begun.get(session.callee, 0) + 1
         session.begun = True
         return True
@@ -86,31 +95,36 @@ class SessionTable:
             return None
         return session
 
-    def between(self, caller: str, callee: str) -> list[Session]:
-        """All sessions that rest on the callee accepting the caller."""
-        return list(self._pairs.get((caller, callee), ()))
+    def of(self, callee: str) -> list[Session]:
+        """All sessions that rest on a callee's list, the oldest first."""
+        return list(self._callees.get(callee, _NONE).values())
+
+    def all(self) -> list[Session]:
+        """Every session, the oldest first."""
+        return list(self._sessions.values())
 
     def drop(self, session: Session) -> None:
         """Forget a session, if it is still known."""
         if self._sessions.pop(session.identifier, None) is None:
             return
-        pair = self._pairs[session.caller, session.callee]
-        pair.remove(session)
-        if not pair:
-            del self._pairs[session.caller, session.callee]
+        sessions = self._callees[session.callee]
+        del sessions[session.identifier]
+        if not sessions:
+            del self._callees[session.callee]
         if session.begun:
             _less(self._begun, session.callee)
         else:
-            _less(self._unspent, session.caller)
+            self._spend(session)
 
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def _waiting(self, caller: str, callee: str) -> Session | None:
-        for session in self._pairs.get((caller, callee), ()):
-            if not session.begun:
-                return session
-        return None
+    def _spend(self, session: Session) -> None:
+        del self._waiting[session.caller, session.callee]
+        _less(self._unspent, session.caller)
+
+
+_NONE: Final[dict[str, Session]] = {}
 
 
 def _less(counts: dict[str, int], name: str) -> None:

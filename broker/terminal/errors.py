@@ -1,8 +1,17 @@
-"""How a call can fail once the mediator has granted it."""
+"""How a login can fail before anything is sent, and a call once the mediator has granted it."""
 
 from __future__ import annotations
 
 from twisted.internet.error import ConnectionAborted, ConnectionLost
+
+from broker.wire.refusals import Refused
+from broker.wire.statements import LOGIN_REQUIRED
+
+
+class CannotLogIn(Refused):
+    """The terminal itself refuses to log in, or can't; the cause says why. Nothing was sent."""
+
+    statement = LOGIN_REQUIRED
 
 
 class CallFailed(Exception):

@@ -7,6 +7,7 @@ connection to the mediator that it is configured with.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ipaddress import ip_address
 from typing import Final, Protocol
 
 from twisted.internet.defer import Deferred, TimeoutError, fail
@@ -15,6 +16,8 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
+from broker.tables.disclosures import Disclosure, format_time, parse_line
+from broker.terminal.errors import CannotLogIn
 from broker.terminal.expected import ExpectedCall, expected_call
 from broker.wire.conversation import Conversation
 from broker.wire.decoder import Body
@@ -23,6 +26,8 @@ from broker.wire.message import Malformed, Message
 from broker.wire.refusals import BadRequest, ServiceUnavailable, refusal_in
 from broker.wire.statements import (
     BEGIN,
+    DISCLOSURES,
+    NOTHING_DISCLOSED,
     PERMITS,
     REGISTRATION_COMPLETED,
     STATUS,
@@ -32,9 +37,12 @@ from broker.wire.statements import (
     TERMINATE,
 )
 from broker.wire.stream import Exchange, Stream, Trace
+from broker.wire.tls import is_encrypted
 
 #: Seconds for which the mediator may take to answer.
 ANSWER_TIMEOUT: Final = 15.0
+#: Where a question for disclosures ends, with the page that comes to so many.
+DISCLOSURES_MOST: Final = 10_000
 #: What a call can't be made without.
 _CREDENTIALS: Final = (
     "Callee Address",
@@ -92,10 +100,22 @@ class Line(Conversation):
     :ivar gone: fires with ``None`` when the connection is gone
     """
 
-    __slots__ = ("_clock", "_told", "gone", "identifier")
+    __slots__ = ("_allow_clear_text", "_clock", "_told", "gone", "identifier")
 
-    def __init__(self, stream: Stream, clock: IReactorTime, identifier: str, told: Told) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        clock: IReactorTime,
+        identifier: str,
+        told: Told,
+        *,
+        allow_clear_text: bool = False,
+    ) -> None:
+        """
+        :param allow_clear_text: whether a password or a token may go to another machine in clear
+        """
         super().__init__(stream, transactions=True)
+        self._allow_clear_text = allow_clear_text
         self.identifier = identifier
         self.gone: Deferred[None] = Deferred()
         self._clock = clock
@@ -110,14 +130,28 @@ class Line(Conversation):
         address: str | None = None,
         port: int | None = None,
         expires: int | None = None,
+        password: str | None = None,
+        token: str | None = None,
     ) -> Deferred[Message]:
         """Register permits, or where the terminal is, or both; or only who it is.
 
+        With a password, or with the token of an earlier login, it logs in besides: the first
+        message of a connection does, where the mediator asks for it. The answer then brings a
+        ``Token`` for the next time.
+
         :param edits: ``'Create Ib,If'``, ``'Add Ic'``, ``'Delete If'``, in order
-        :return: fires with the answer; fails with a ``Refused``, or with the connection
+        :return: fires with the answer; fails with a ``Refused``, or with the connection;
+            ``CannotLogIn`` where others could read the password or the token, of which nothing
+            has left then (I25)
         :raises ValueError: one of these can't be said
         """
         message = Message(REGISTER, Identifier=self.identifier)
+        if password is not None:
+            message.fields["Password"] = _said("Password", password)
+        if token is not None:
+            message.fields["Token"] = _said("Token", token)
+        if (password is not None or token is not None) and not self.is_private:
+            return fail(CannotLogIn("what proves who it is would leave this machine in clear text"))
         if address is not None:
             message.fields["Address"] = _said("Address", address)
         if port is not None:
@@ -145,6 +179,46 @@ class Line(Conversation):
             return names
 
         return self._asked(Message(QUERY, PERMITS, Identifier=self.identifier)).addCallback(read)
+
+    def disclosures(self, before: int | None = None) -> Deferred[list[Disclosure]]:
+        """Who was told where this terminal is, the newest first; ``DISCLOSURES_MOST`` or so.
+
+        What is older still is asked for with the time of the last one as ``before``.
+
+        :param before: only what was told earlier than this, in microseconds since 1970
+        :return: fails as ``register`` does
+        :raises OverflowError: ``before`` can't be told
+        """
+        earlier = None if before is None else format_time(before)
+
+        async def walk(earlier: str | None) -> list[Disclosure]:
+            told: list[Disclosure] = []
+            while len(told) < DISCLOSURES_MOST:
+                question = Message(QUERY, DISCLOSURES, Identifier=self.identifier)
+                if earlier is not None:
+                    question.fields["Before"] = earlier
+                page = self._read_page(await self._asked(question))
+                if not page:
+                    break
+                last = format_time(page[-1].at)
+                if earlier is not None and last >= earlier:  # else it would go on for ever
+                    raise BadRequest("the mediator's answer makes no sense")
+                told += page
+                earlier = last
+            return told
+
+        return Deferred.fromCoroutine(walk(earlier))
+
+    def _read_page(self, answer: Message) -> list[Disclosure]:
+        if answer.statement == NOTHING_DISCLOSED:
+            return []
+        lines = answer.get("Disclosed")
+        if lines is None:
+            raise BadRequest("the mediator's answer makes no sense")
+        try:
+            return [parse_line(self.identifier, line) for line in lines.split("\n")]
+        except ValueError as error:
+            raise BadRequest(f"the mediator told of no disclosure: {error}") from None
 
     def query(self, callee: str) -> Deferred[Message]:
         """Ask for a callee (S1101).
@@ -177,6 +251,15 @@ class Line(Conversation):
         host = getattr(transport.getHost(), "host", None) if transport is not None else None
         return str(host).partition("%")[0] if host else "127.0.0.1"
 
+    @property
+    def is_private(self) -> bool:
+        """Whether a secret may be sent: over TLS, within this machine, or where that is allowed."""
+        transport = self.stream.transport
+        if transport is None or self._allow_clear_text or is_encrypted(transport):
+            return True
+        host = getattr(transport.getPeer(), "host", None)  # a socket of the file system has none
+        return host is None or ip_address(host).is_loopback
+
     def close(self) -> None:
         """Close the connection."""
         self.stream.close()
@@ -192,6 +275,7 @@ class Line(Conversation):
         def settle(answer: Message) -> Message:
             refusal = refusal_in(answer)
             if refusal is not None:
+                refusal.code = int(answer.get("Code") or 0)
                 raise refusal
             return answer
 
@@ -244,7 +328,10 @@ def _said(name: str, value: str) -> str:
     """
     if "\n" in value or "\r" in value:
         raise ValueError(f"{name}: the end of a line")
-    return FIELDS[name](value)
+    try:
+        return FIELDS[name](value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def dial(
@@ -252,23 +339,41 @@ def dial(
     endpoint: IStreamClientEndpoint,
     identifier: str,
     *,
+    password: str | None = None,
+    allow_clear_text: bool = False,
     told: Told | None = None,
     trace: Trace | None = None,
 ) -> Deferred[Line]:
     """Connect to a mediator once, to ask something there.
 
-    :return: fires with the line; fails as the endpoint does
-    :raises ValueError: nobody can be called that
+    :param password: what to log in with first
+    :param allow_clear_text: whether it may go to another machine in clear
+    :return: fires with the line, which is logged in where there is a password; fails as the
+        endpoint does, and as ``Line.register`` does
+    :raises ValueError: nobody can be called that, or that can be no password
     """
     identifier = _said("Identifier", identifier)
+    if password is not None:
+        password = _said("Password", password)
     exchange = Exchange.of_client(clock, trace=trace)
-    stream = Stream(exchange, lambda stream: Line(stream, clock, identifier, told or Nobody()))
+    stream = Stream(
+        exchange,
+        lambda stream: Line(
+            stream, clock, identifier, told or Nobody(), allow_clear_text=allow_clear_text
+        ),
+    )
 
-    def line(connected: Stream) -> Line:
-        receiver = connected.receiver
-        if not isinstance(receiver, Line):
-            raise TypeError(receiver)
-        return receiver
+    async def log_in() -> Line:
+        connected = await connectProtocol(endpoint, stream)
+        line = connected.receiver
+        if not isinstance(line, Line):
+            raise TypeError(line)
+        if password is not None:
+            try:
+                await line.register(password=password)
+            except BaseException:
+                line.close()
+                raise
+        return line
 
-    dialled: Deferred[Line] = connectProtocol(endpoint, stream).addCallback(line)
-    return dialled
+    return Deferred.fromCoroutine(log_in())

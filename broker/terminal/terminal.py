@@ -23,20 +23,31 @@ from broker.tables.permits import as_edits
 from broker.terminal.calling import direct_exchange, place_call
 from broker.terminal.calls import Calls
 from broker.terminal.doors import Doors
+from broker.terminal.errors import CannotLogIn
 from broker.terminal.expected import Expected, ExpectedCall
-from broker.terminal.line import Line
+from broker.terminal.line import ANSWER_TIMEOUT, Line
 from broker.terminal.load import Unlimited
 from broker.wire.grammar import DEFAULT_PORT
 from broker.wire.grammar import identifier as canonical
 from broker.wire.link import Link
 from broker.wire.message import Message, printable
-from broker.wire.refusals import Refused, ServiceUnavailable
+from broker.wire.refusals import LoginRequired, Refused, ServiceUnavailable
 from broker.wire.stream import Exchange, Trace
 
 #: Seconds for which a call waits for the connection to the mediator.
 LINE_TIMEOUT: Final = 10.0
 #: Seconds in which a stranger's word makes it connect at once only one time.
 WOKEN_INTERVAL: Final = 1.0
+#: Seconds that logging in and registering may take: a token that is refused, then the password.
+LOGIN_PATIENCE: Final = 2 * ANSWER_TIMEOUT
+
+#: The code of a login that is refused: what was shown is not good, or nothing was.
+_NOT_PROVEN: Final = 401
+#: The code of one that is not even looked at, since too many have failed; its cause counts seconds.
+_TOO_MANY: Final = 429
+#: The codes of refusals that the next attempt will have again, and that are counted (I23): what was
+#: shown is not good, or proves another; too many attempts already.
+_IN_VAIN: Final = frozenset((_NOT_PROVEN, 403, _TOO_MANY))
 
 
 class Terminal(Service):
@@ -60,6 +71,8 @@ class Terminal(Service):
         address: str | None = None,
         port: int | None = None,
         accept: Sequence[str] = (),
+        password: str | Callable[[], str | None] | None = None,
+        allow_clear_text: bool = False,
         handler: ICallHandler | None = None,
         load: ILoad | None = None,
         one_at_a_time: bool = False,
@@ -73,6 +86,10 @@ class Terminal(Service):
         :param address: what it registers; by default our own address on the mediator's connection
         :param port: what it registers; by default the one it listens on
         :param accept: whom it permits, once for each epoch of the mediator's store
+        :param password: what it logs in with, or what gives that each time it is needed: ``None``
+            where there is none, ``ValueError`` raised where it can't be had. It is needed at first,
+            and whenever the mediator no longer takes the token of the last login
+        :param allow_clear_text: whether password and token may go to another machine in clear
         :param handler: the application that takes calls
         :param load: how it decides its status
         :param one_at_a_time: it is busy while it is in a call (A25)
@@ -93,6 +110,9 @@ class Terminal(Service):
         self._one_at_a_time = one_at_a_time
         self._expected = Expected()
         self._epoch: str | None = None
+        self._password = password
+        self._token: str | None = None
+        self._refusal: str | None = None  # of the last login, so that it is logged once
         self._locks: dict[str, DeferredLock] = {}
         self._placing: set[Deferred[IProtocol]] = set()
         self._next_woken = 0.0
@@ -113,9 +133,12 @@ class Terminal(Service):
         self._link: Link[Line] = Link(
             mediator,
             self._exchange,
-            lambda stream: Line(stream, reactor, identifier, self),
+            lambda stream: Line(
+                stream, reactor, identifier, self, allow_clear_text=allow_clear_text
+            ),
             prepare=self._log_in,
             jitter=jitter,
+            patience=LOGIN_PATIENCE,
         )
 
     # As a service.
@@ -218,27 +241,61 @@ class Terminal(Service):
     # Registering.
 
     async def _log_in(self, line: Line) -> None:
-        """Register where we are, and once for each epoch whom we permit."""
+        """Say who and where we are, and once for each epoch whom we permit."""
         try:
-            if self._opened_port is None:
-                answer = await line.register()
-            else:
-                host = line.local_host if self._address is None else self._address
-                port = self._port or getattr(self._opened_port.getHost(), "port", DEFAULT_PORT)
-                answer = await line.register(address=host, port=port)
+            answer = await self._register(line)
             epoch = answer.get("Epoch")
+            # A token is good for one epoch: none is kept beyond it.
+            self._token = answer.get("Token") or (self._token if epoch == self._epoch else None)
             if self._accept and epoch != self._epoch:
                 await line.register(edits=as_edits(self._accept, "Add"))
             self._epoch = epoch
         except Refused as refusal:
-            self.log.warn(
-                "The mediator refused the registration of {identifier}: {statement} {cause}",
-                identifier=printable(self.identifier),
-                statement=refusal.statement,
-                cause=printable(refusal.cause),
-            )
+            self._refused(refusal)
             raise
+        self._refusal = None
         self.log.info("{identifier} is registered", identifier=printable(self.identifier))
+
+    async def _register(self, line: Line) -> Message:
+        """Log in and register where we are, in one message: by the token, else the password."""
+        where: dict[str, Any] = {}
+        if self._opened_port is not None:
+            where["address"] = line.local_host if self._address is None else self._address
+            where["port"] = self._port or getattr(self._opened_port.getHost(), "port", DEFAULT_PORT)
+        if self._token is not None:
+            try:
+                return await line.register(token=self._token, **where)
+            except Refused as refusal:
+                if refusal.code != _NOT_PROVEN:
+                    raise
+                self._token = None
+        try:
+            password = self._password() if callable(self._password) else self._password
+            return await line.register(password=password, **where)
+        except ValueError as error:  # there is none to be had, or it is none
+            raise CannotLogIn(str(error)) from None
+
+    def _refused(self, refusal: Refused) -> None:
+        """Say so; a login that is refused as the last one was, only once."""
+        told = "The mediator refused the registration of {identifier}: {statement} {cause}"
+        cause = refusal.cause
+        if refusal.code in _IN_VAIN or isinstance(refusal, CannotLogIn):
+            self._link.slow_down()
+            told = (
+                "{identifier} could not log in, and tries again now and then: {statement} {cause}"
+            )
+            if isinstance(refusal, LoginRequired) and self._password is not None:
+                cause += "; no password is at hand: name a file, or do broker login"
+            said = refusal.statement if refusal.code == _TOO_MANY else cause
+            if said == self._refusal:
+                return
+            self._refusal = said
+        self.log.warn(
+            told,
+            identifier=printable(self.identifier),
+            statement=refusal.statement,
+            cause=printable(cause),
+        )
 
     # Told by the mediator.
 
@@ -273,7 +330,7 @@ class Terminal(Service):
 
     def _woken(self) -> None:
         now = self._reactor.seconds()
-        if now >= self._next_woken:
+        if now >= self._next_woken and self._refusal is None:  # else it would be refused as often
             self._next_woken = now + WOKEN_INTERVAL
             self._link.retry_now()
 

@@ -7,8 +7,11 @@ or raises ``ValueError`` with a cause that may be shown to the peer.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
 from functools import lru_cache
 from typing import Final
 
@@ -131,6 +134,20 @@ def visible(most: int) -> Rule:
     return rule
 
 
+def moment(value: str) -> str:
+    """A time in UTC, to the microsecond: ``2026-11-21T12:00:05.123456Z``; less may be typed."""
+    found = _MOMENT.fullmatch(value)
+    if found is not None:
+        day, time, fraction = found.groups(default="")
+        with suppress(ValueError):  # the 30th of February
+            second = datetime.fromisoformat(f"{day}T{time}")
+            return f"{second.isoformat()}.{fraction:0<6}Z"
+    raise ValueError("must be a time such as 2026-11-21T12:00:05.123456Z")
+
+
+_MOMENT: Final = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d{1,6}))?[Zz]", re.ASCII)
+
+
 def one_of(*words: str) -> Rule:
     """A rule for one of a few words, taken without ASCII case and given back as written here."""
     known = {fold(word): word for word in words}
@@ -213,6 +230,7 @@ FIELDS: Final[dict[str, Rule]] = {
     "Reply Password": visible(512),
     "Encrypt Key": hexadecimal(32),
     "Address": visible(253),
+    "Source": visible(45),
     "Port": number(1, 65535),
     "Callee Address": visible(253),
     "Callee Port": number(1, 65535),
@@ -229,9 +247,16 @@ FIELDS: Final[dict[str, Rule]] = {
     "Cause": visible(512),
     "Role": one_of("Mediator"),
     "Dial": one_of("Yes"),
+    "Key ID": token,
+    "Registration Key": hexadecimal(32),
+    "Interval": number(1, 86400),
+    "Sequence": number(0, 10**15 - 1),
+    "Challenge": token,
+    "Signature": hexadecimal(32),
+    "Padding": visible(1000),
     "End": one_of("Completed", "Expired", "Terminated", "Failed"),
     "Disclosed": visible(1000),
-    "Before": visible(32),
+    "Before": moment,
     "Received": number(0, 10**15 - 1),
     "Digest": hexadecimal(32),
 }
@@ -241,4 +266,6 @@ FIELD_NAMES: Final = {name: name for name in FIELDS} | {fold(name): name for nam
 VERB_NAMES: Final = {verb: verb for verb in VERBS} | {fold(verb): verb for verb in VERBS}
 
 #: Fields whose value is never shown in a log or a trace (I18).
-SECRETS: Final = frozenset(("Password", "Reply Password", "Encrypt Key", "Token"))
+SECRETS: Final = frozenset(
+    ("Password", "Reply Password", "Encrypt Key", "Token", "Registration Key")
+)

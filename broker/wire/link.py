@@ -25,6 +25,8 @@ from broker.wire.stream import Exchange, Receiver, Stream
 
 #: By what the wait grows from one attempt to the next.
 FACTOR: Final = 2.0
+#: So many attempts that the wait is the longest, whatever it began with.
+_SLOWEST: Final = 64
 
 
 class _Conversation(Receiver, Protocol):
@@ -126,6 +128,10 @@ class Link(Service, Generic[C]):
             self._retry_at = 0.0
             self._service.stopService()
             self._service.startService()
+
+    def slow_down(self) -> None:
+        """Take the longest wait before the next attempt, and from there on: it would be in vain."""
+        self._attempts = _SLOWEST
 
     # From the connection.
 

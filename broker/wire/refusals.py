@@ -57,6 +57,13 @@ class RegistrationFailed(Refused):
     statement = statements.REGISTRATION_FAILED
 
 
+class LoginFailed(RegistrationFailed):
+    """Who it says it is has not been proven; its connection is bound to nobody."""
+
+    def __init__(self, cause: str, code: int = 401) -> None:
+        super().__init__(cause, code)
+
+
 class LoginRequired(Refused):
     """The connection has not said who it is."""
 

@@ -29,7 +29,9 @@ SERVICE_UNAVAILABLE: Final = "Service Unavailable."
 
 PERMITS: Final = "PERMITS"
 DISCLOSURES: Final = "DISCLOSURES"
+NOTHING_DISCLOSED: Final = "Nothing Disclosed."
 LOOKUP: Final = "LOOKUP"
+ADDRESS: Final = "ADDRESS"
 CONNECTION_REQUESTED: Final = "Connection Requested."
 SUPERSEDED: Final = "Superseded."
 BEGIN: Final = "Begin."
@@ -39,6 +41,7 @@ TERMINATE: Final = "Terminate."
 CODES: Final[dict[str, int]] = {
     REQUEST_ACCEPTED: 100,
     REGISTRATION_COMPLETED: 200,
+    NOTHING_DISCLOSED: 200,
     BAD_MESSAGE: 400,
     REGISTRATION_FAILED: 400,
     LOGIN_REQUIRED: 401,
@@ -59,6 +62,7 @@ _KNOWN: Final = (
     PERMITS,
     DISCLOSURES,
     LOOKUP,
+    ADDRESS,
     CONNECTION_REQUESTED,
     SUPERSEDED,
     BEGIN,

@@ -27,6 +27,7 @@ from zope.interface import implementer
 
 from broker.wire.decoder import KNOWN, STRANGER, Body, Decoder, Limits, Signal
 from broker.wire.message import Malformed, Message
+from broker.wire.sending import send_at_once
 from broker.wire.timing import Deadlines
 from broker.wire.tls import TlsFailed, explain, is_encrypted
 
@@ -312,7 +313,7 @@ class Stream:
         if transport is None:
             return
         if self._plain:
-            data = _send_at_once(transport, data)
+            data = send_at_once(transport, data)
             if not data:
                 return
         if self._stalled >= 0:
@@ -514,23 +515,6 @@ class Stream:
                 self._read(True)  # TLS ends once the peer's own end has been read
             self.transport.unregisterProducer()
             self.transport.loseConnection()
-
-
-def _send_at_once(transport: Connection, data: bytes) -> bytes:
-    """Write to the socket itself where nothing is queued before it; give back what is left.
-
-    Saves two calls of epoll and a turn of the reactor for each message (they cost half a call). An
-    error is left to the transport, which meets it again and tells it in its own way.
-    """
-    if transport.dataBuffer or transport._tempDataBuffer:  # noqa: SLF001 - no public way to ask
-        return data
-    if transport.disconnecting or not transport.connected:
-        return data
-    try:
-        sent = transport.socket.send(data)
-    except OSError:
-        return data
-    return data[sent:]
 
 
 class Sources:

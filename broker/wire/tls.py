@@ -37,6 +37,7 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import connectionDone
+from twisted.internet.tcp import Connection
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -59,6 +60,7 @@ from broker.wire.certificates import (
 )
 from broker.wire.grammar import hexadecimal
 from broker.wire.message import printable
+from broker.wire.sending import send_at_once
 from broker.wire.timing import Deadlines
 
 __all__ = [
@@ -462,6 +464,18 @@ class _TlsProtocol(TLSMemoryBIOProtocol):
     def makeConnection(self, transport: Any) -> None:
         self.factory.handshakes.add(self)
         TLSMemoryBIOProtocol.makeConnection(self, transport)
+
+    def _flushSendBIO(self) -> None:
+        """Write what there is at once, where that can be: a sixth of a call's cost goes with it."""
+        try:
+            data = self._tlsConnection.bio_read(2**15)
+        except SSL.WantReadError:
+            return
+        transport: Any = self.transport
+        if isinstance(transport, Connection):
+            data = send_at_once(transport, data)
+        if data and transport is not None:
+            transport.write(data)
 
     def dataReceived(self, data: bytes) -> None:
         TLSMemoryBIOProtocol.dataReceived(self, data)

@@ -5,66 +5,131 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
+from math import isnan
 from pathlib import Path
 
 import pytest
 
+from benchmarks.counting import Load, Result, Tally, percentile
+from benchmarks.credentials import add_accounts
 from benchmarks.echo import END, REPLY, REQUEST
-from benchmarks.load import Caller, Tally, percentile
-from benchmarks.plan import Row
-from benchmarks.report import met
+from benchmarks.meter import Row
+from benchmarks.parts import durable
+from benchmarks.peers import PASSWORD, Caller, Entrant, Registrar
+from benchmarks.report import met, tables
+from benchmarks.scratch import file_system, scratch_folder, sync_time
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = ("--callers=4", "--depths=2", "--repeats=1", "--calls=60", "--terminals=40")
+TINY = (
+    "--callers=4",
+    "--depths=2",
+    "--waiting=8",
+    "--entrants=2",
+    "--repeats=1",
+    "--calls=60",
+    "--seconds=0.5",
+    "--terminals=40",
+)
+#: Where the databases are that are measured, as a row says it.
+WHERE = durable.where(scratch_folder())
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the bench to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 @pytest.mark.integration
 class BenchTests:
-    """The whole of it, as small as it goes."""
+    """Each part of it, as small as it goes."""
 
-    def test_tiny_run(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("part", "expected"),
+        [
+            (
+                "calls",
+                {
+                    "call, 4 × 2": "REF",
+                    "call with status, 4 × 2": "REF",
+                    "call with status, resolver apart, 4 × 2": "REF",
+                    "adds: call with status, resolver apart, 4 × 2": "REF",
+                    "call with status, at half load, even arrivals": "echo",
+                },
+            ),
+            (
+                "memory",
+                {
+                    "memory of an idle terminal, 40 of them": "KiB",
+                    "memory of an idle terminal over TLS, 10 of them": "KiB",
+                },
+            ),
+            (
+                "durable",
+                {
+                    f"durable registration, 8 waiting, {WHERE}": "REF",
+                    f"call with status, ledger behind, {WHERE}, 4 × 2": "REF",
+                    f"call with status, ledger first, {WHERE}, 4 × 2": "REF",
+                    f"p99 of a call with status, ledger behind, {WHERE}, at the same rate": "ms",
+                    f"p99 of a call with status, ledger first, {WHERE}, at the same rate": "ms",
+                },
+            ),
+            ("tls", {"call over TLS, 4 × 2": "REF", "call with status over TLS, 4 × 2": "REF"}),
+            (
+                "logins",
+                {
+                    "login of whoever it is, in clear text": "REF",
+                    "login of whoever it is, over TLS 1.3": "REF",
+                    "login by certificate, over TLS 1.3": "REF",
+                    "login by resume token, in clear text": "REF",
+                    "login by password, in clear text": "REF",
+                    "p99 of a call with status, no logins beside it": "ms",
+                    "p99 of a call with status, a flood of logins by password beside it": "ms",
+                    "the logins of that flood": "",
+                },
+            ),
+        ],
+    )
+    def test_part(self, tmp_path: Path, part: str, expected: dict[str, str]) -> None:
         """A run over real processes completes and gives each measure, as a table and as JSON."""
         path = tmp_path / "results"
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks", *TINY, "--json", str(path)],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        done = bench(*TINY, f"--only={part}", "--json", str(path))
         assert done.returncode == 0, done.stderr
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        titles = [row["title"] for row in rows]
-        for expected in (
-            "REF: the bare echo",
-            "call, 4 × 2",
-            "call with status, 4 × 2",
-            "call with status, resolver apart, 4 × 2",
-            "adds: call with status, resolver apart, 4 × 2",
-            "call with status, at half load, even arrivals",
-            "memory of an idle terminal, 40 of them",
-        ):
-            assert expected in titles
-            assert expected in done.stdout
-        for row in rows:
-            assert all(result["calls"] >= 60 for result in row["results"])
-            assert all(result["errors"] == 0 for result in row["results"])
+        rows = {row["title"]: row for row in json.loads(path.read_text(encoding="utf-8"))}
+        assert "REF: the bare echo" in rows
+        for title, unit in expected.items():
+            assert title in done.stdout
+            row = rows[title]
+            assert row["unit"] == unit
+            assert row["results"] or row["values"]
+            assert len(row["values"]) == (1 if unit else 0)
+            assert all(isinstance(value, float) for value in row["values"])
+        for row in rows.values():
+            for result in row["results"]:
+                assert result["calls"] >= 1
+                assert result["errors"] == 0
+                assert result["p50"] <= result["p99"]
+
+    def test_unknown_part(self) -> None:
+        """A part that there is not is refused by name before anything is measured."""
+        done = bench("--only", "tls,nothing")
+        assert done.returncode == 2
+        assert "no part is called nothing" in done.stderr
 
     def test_profile(self) -> None:
         """The profile names the functions of a call with the status query."""
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks", "--profile", "--seconds", "0.3"],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        done = bench("--profile", "--seconds", "0.3")
         assert done.returncode == 0, done.stderr
         assert "calls under the profiler" in done.stdout
         assert "(_ask_status)" in done.stdout
@@ -130,6 +195,110 @@ class CallerTests:
         assert self.answered(self.ACCEPTED, self.CREDENTIALS, self.CREDENTIALS).done == 1
 
 
+class RegistrarTests:
+    """The load of durable registrations takes an acknowledgement for one registration."""
+
+    def test_registrations(self) -> None:
+        """Each changes the list, and only an acknowledgement of an open one counts."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            tally = Tally()
+            registrar = Registrar(ours, tally, "Ia")
+            registrar.ask(2, 0.0)
+            first, second, rest = theirs.recv(1000).split(END)
+            assert b"\r\nAccept:Create " in first
+            assert first.partition(b"Transaction:")[0] != second.partition(b"Transaction:")[0]
+            assert rest == b""
+            completed = b"NOTIFY\r\nRegistration Completed.\r\nTransaction:1\r\nCode:200\r\n\r\n"
+            registrar.received(completed)
+            assert (tally.done, tally.errors, registrar.open()) == (1, 0, 1)
+            registrar.received(completed)
+            assert tally.errors == 1
+            registrar.received(
+                b"NOTIFY\r\nRegistration Failed.\r\nTransaction:2\r\nCode:400\r\n\r\n"
+            )
+            assert (tally.errors, registrar.open()) == (2, 0)
+
+
+class EntrantTests:
+    """The load of logins shows what it is to prove itself with, and believes no refusal."""
+
+    COMPLETED = (
+        b"NOTIFY\r\nRegistration Completed.\r\nToken:t2\r\nTransaction:1\r\nCode:200\r\n\r\n"
+    )
+
+    def entered(
+        self, proof: str, *answers: bytes, token: bytes = b""
+    ) -> tuple[bytes, Entrant, Tally]:
+        """What one says that logs in once, and what it makes of these answers."""
+        tally = Tally(may_refuse=True)
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            load = Load("login", server.getsockname()[1], proof=proof)
+            entrant = Entrant(load, tally, "Ia", None, lambda connection: None)
+            entrant.token = token
+            entrant.ask(1, 0.0)
+            theirs, _ = server.accept()
+            with theirs:
+                said = theirs.recv(1000)
+                for answer in answers:
+                    entrant.received(answer)
+        entrant.socket.close()
+        return said, entrant, tally
+
+    def test_password(self) -> None:
+        """A login by password counts once it is acknowledged."""
+        said, entrant, tally = self.entered("password", self.COMPLETED)
+        assert f"Identifier:Ia\r\nPassword:{PASSWORD}\r\n".encode() in said
+        assert (tally.done, tally.errors, entrant.open()) == (1, 0, False)
+
+    def test_token(self) -> None:
+        """A login by token brings the token of the next."""
+        said, entrant, tally = self.entered("", self.COMPLETED, token=b"t1")
+        assert b"Identifier:Ia\r\nToken:t1\r\n" in said
+        assert (entrant.token, tally.done) == (b"t2", 1)
+
+    def test_refused(self) -> None:
+        """A server that has too much to do refuses; any other refusal is an error."""
+        late = b"NOTIFY\r\nService Unavailable.\r\nTransaction:1\r\nCode:503\r\n\r\n"
+        _, _, tally = self.entered("password", late)
+        assert (tally.done, tally.refused, tally.errors) == (0, 1, 0)
+        wrong = b"NOTIFY\r\nRegistration Failed.\r\nTransaction:1\r\nCode:401\r\n\r\n"
+        _, _, tally = self.entered("password", wrong)
+        assert (tally.done, tally.refused, tally.errors) == (0, 0, 1)
+
+
+class ScratchTests:
+    """Where syncs are measured."""
+
+    def test_file_system(self) -> None:
+        """The type is the system's own word; what only looks like a file is told apart."""
+        assert file_system(scratch_folder()) not in {"", "unknown"}
+        if Path("/proc/self").exists():
+            assert file_system(Path("/proc/self")) == "proc"
+
+    def test_sync(self, tmp_path: Path) -> None:
+        """A sync takes some time."""
+        assert sync_time(tmp_path) > 0
+
+    def test_in_memory(self) -> None:
+        """A row says so where a sync costs nothing."""
+        if file_system(Path("/dev/shm")) == "tmpfs":
+            assert durable.where(Path("/dev/shm")) == "on tmpfs, WHERE A SYNC COSTS NOTHING"
+
+
+@pytest.mark.integration
+class AccountTests:
+    """Accounts that a load logs in to."""
+
+    def test_kept(self, tmp_path: Path) -> None:
+        """They are in the database when the bench says so."""
+        path = tmp_path / "broker.db"
+        add_accounts(path, ["Ia", "Ib"])
+        with closing(sqlite3.connect(path)) as database:
+            rows = database.execute("SELECT identifier FROM accounts ORDER BY 1").fetchall()
+        assert rows == [("Ia",), ("Ib",)]
+
+
 class ReportTests:
     """What the table says of a result."""
 
@@ -144,6 +313,17 @@ class ReportTests:
     def test_without_goal(self) -> None:
         """Where nothing is asked, nothing is said."""
         assert met(Row("call", values=[1.0])) == ""
+
+    def test_note(self) -> None:
+        """What is said of several lines stands below the table, once."""
+        shown = tables([Row("one", note="on a disk"), Row("other", note="on a disk")])
+        assert "one; other: on a disk." in shown
+
+    def test_unknown_cost(self) -> None:
+        """A result without servers has no processor time, and the table none."""
+        result = Result(10, 1.0, {}, 0.5, 0.001, 0.002, 0, 0, [])
+        assert isnan(result.cpu)
+        assert "nan" not in tables([Row("calls", "ms", values=[2.0], results=[result])])
 
     def test_percentile(self) -> None:
         """Of 200 values, two are above the p99."""

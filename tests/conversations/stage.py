@@ -3,10 +3,11 @@
 What can happen (``--``), besides what is said:
 
 - ``twistd broker --causes uniform``: the role that is under test, with its own options; without
-  such a line it is the mediator as it comes
+  such a line it is the mediator as it comes, but for ``--auth none``
 - ``Ib connects``, ``Ib connects from 192.0.2.7``: a connection, named as its lines are
 - ``Ib is registered at 127.0.0.1``, ``… and accepts Ia``: it connects and registers so
 - ``Ia calls Ib and is granted {session}``: by a query, an acceptable status and what follows
+- ``the operator adds Ia with the password secret``, ``the operator gives Ia the password new``
 - ``Ib vanishes``: it is lost; ``Ib sends nothing more``: it half-closes
 - ``Ib is closed``: the server has closed it, or sends nothing more over it
 - ``5 s pass``, ``2 min pass``
@@ -31,6 +32,7 @@ from twisted.internet.defer import Deferred, execute
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IProtocolFactory
 
+from broker.mediator.accounts import Accounts
 from broker.resolver.local import LocalResolver
 from broker.resolver.remote import RemoteResolver
 from broker.resolver.server import ResolverServer
@@ -49,7 +51,7 @@ from broker.wire.statements import (
 )
 from broker.wire.stream import Exchange, StreamFactory
 from tests.conversations.script import Script, Step
-from tests.fakes import Client, FakeReactor, a_mediator, advance, connect, settle
+from tests.fakes import Client, FakeReactor, a_mediator, advance, connect, result_of, settle
 
 #: What a placeholder stands for, by the first word of its name; any line, where none is said.
 KINDS: Final = {
@@ -81,6 +83,7 @@ class Stage:
         self._folder = folder
         self._say = say
         self._factory: IProtocolFactory | None = None
+        self._accounts: Accounts | None = None
         self._port = 1201
         self._clients: dict[str, Client] = {}
         self._heard: dict[str, bytes] = {}
@@ -236,6 +239,14 @@ class Stage:
         assert placeholder[1:-1] not in self._bound, f"{placeholder} is known already"
         self._bound[placeholder[1:-1]] = told.fields["Session"]
 
+    def _add_account(self, identifier: str, password: str) -> None:
+        assert self._accounts is not None, "no mediator is under test"
+        result_of(self._accounts.add(identifier, password))
+
+    def _reset_account(self, identifier: str, password: str) -> None:
+        assert self._accounts is not None, "no mediator is under test"
+        result_of(self._accounts.reset(identifier, password))
+
     def _vanish(self, who: str) -> None:
         self._client(who).vanish()
 
@@ -305,7 +316,8 @@ class Stage:
 
     def _start_mediator(self, arguments: list[str]) -> None:
         options = mediator_service.Options()
-        options.parseOptions(arguments)
+        options.parseOptions(["--auth=none", *arguments])
+        timeout = 120 if options["auth"] == "none" else 10
         given: dict[str, Any] = {}
         if options["resolver"] is not None:
             exchange = Exchange.of_client(self.clock)
@@ -315,7 +327,8 @@ class Stage:
             resolver.start()
         fake = a_mediator(
             self.clock,
-            exchange={"login_timeout": options["login-timeout"]},
+            exchange={"login_timeout": options["login-timeout"] or timeout},
+            accounts={} if options["auth"] == "password" else None,
             status=not options["no-status"],
             status_timeout=options["status-timeout"],
             uniform=options["causes"] == "uniform",
@@ -324,6 +337,7 @@ class Stage:
             **given,
         )
         self._factory = fake.factory
+        self._accounts = fake.mediator.accounts
 
     def _start_resolver(self, arguments: list[str]) -> None:
         options = resolver_service.Options()
@@ -353,6 +367,8 @@ class Stage:
         (r"(\w+) connects(?: from (\S+))?", _connect),
         (r"(\w+) is registered at (\S+?)(?: and accepts (\S+))?", _register),
         (r"(\w+) calls (\w+) and is granted (\{.+\})", _grant),
+        (r"the operator adds (\w+) with the password (.+)", _add_account),
+        (r"the operator gives (\w+) the password (.+)", _reset_account),
         (r"(\w+) vanishes", _vanish),
         (r"(\w+) is closed", _is_closed),
         (r"(\w+) sends nothing more", _send_no_more),

@@ -124,7 +124,8 @@ class ProgramsTests:
         line = start(
             programs,
             *("-m", "twisted", "--log-format=text", "broker"),
-            *("--listen", "tcp:0:interface=127.0.0.1", "--store", "memory:"),
+            *("--listen", "tcp:0:interface=127.0.0.1", "--store", "memory:", "--auth", "none"),
+            *("--admin", "none"),
             says="Listening on",
         )
         mediator = line.strip().rpartition(":")[2]

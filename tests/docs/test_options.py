@@ -21,7 +21,9 @@ ROLES: Final[tuple[type[RoleOptions], ...]] = (
     terminal.Options,
 )
 _COMMAND: Final = re.compile(
-    r"^\s*broker ((?:permit|register|call|backup|ca) .*?)(?:\s{2,}.*)?$", re.M
+    r"^\s*broker ((?:login|logout|permit|disclosures|register|call|backup|ca|account|group"
+    r"|who-knows|check-config) .*?)(?:\s{2,}.*)?$",
+    re.M,
 )
 
 
@@ -62,6 +64,9 @@ class OptionsTests:
             parsed = make_parser().parse_args(arguments)
             kinds.add((parsed.command, getattr(parsed, "change", "")))
         assert kinds == {
+            ("login", ""),
+            ("logout", ""),
+            ("disclosures", ""),
             ("permit", "create"),
             ("permit", "add"),
             ("permit", "delete"),
@@ -70,4 +75,10 @@ class OptionsTests:
             ("call", ""),
             ("backup", ""),
             ("ca", "init"),
+            ("account", "add"),
+            ("account", "list"),
+            ("group", "create"),
+            ("permit", "show"),
+            ("who-knows", ""),
+            ("check-config", ""),
         }

@@ -149,7 +149,9 @@ class Processes:
 
     def mediator(self, *arguments: str) -> tuple[Running, int]:
         """Start a mediator on a port that is free; wait until it listens; give its port."""
-        running = self.twistd("broker", "--listen=tcp:0:interface=127.0.0.1", *arguments)
+        running = self.twistd(
+            "broker", "--listen=tcp:0:interface=127.0.0.1", "--auth=none", *arguments
+        )
         return running, listening(running)
 
     def resolver(self, *arguments: str) -> tuple[Running, int]:

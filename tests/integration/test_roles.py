@@ -97,7 +97,8 @@ class StartTests:
     def test_as_a_daemon(self, processes: Processes) -> None:
         """Without ``-n`` it goes into the background; its port is open when twistd returns."""
         starting = processes.start(
-            *TWISTD, "--logfile=broker.log", "broker", "--listen=tcp:0:interface=127.0.0.1"
+            *(*TWISTD, "--logfile=broker.log", "broker", "--auth=none"),
+            "--listen=tcp:0:interface=127.0.0.1",
         )
         assert starting.wait() == 0, starting.said
         log = (processes.folder / "broker.log").read_text()
@@ -117,7 +118,7 @@ class StartTests:
     def test_configured_by_a_file(self, processes: Processes) -> None:
         """A configuration file does what the options do."""
         (processes.folder / "mine.toml").write_text(
-            'listen = ["tcp:0:interface=127.0.0.1"]\ncauses = "uniform"\ntrace = true\n'
+            'listen = ["tcp:0:interface=127.0.0.1"]\nauth = "none"\ntrace = true\n'
         )
         running = processes.twistd("broker", "--config=mine.toml")
         with Typing(listening(running)) as typing:

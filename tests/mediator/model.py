@@ -99,6 +99,14 @@ class Change:
     withdraws: bool = False
 
 
+@dataclass(eq=False)
+class Regroup:
+    """The operator changes a group."""
+
+    name: str
+    members: list[str]
+
+
 CODES = {
     "Permission Denied.": 403,
     "Callee not Found.": 404,
@@ -137,6 +145,7 @@ class Model:
         self.reads: defaultdict[str, str] = defaultdict(str)
         self.connections: list[Connection] = []  # in the order in which they were bound
         self.permits: dict[str, list[str]] = {}
+        self.groups: dict[str, list[str]] = {}
         self.reached: dict[str, Connection] = {}
         self.places: dict[str, tuple[int, float]] = {}
         self.dials: dict[str, Dial] = {}
@@ -145,7 +154,8 @@ class Model:
         self.sessions: list[Session] = []
         self.owed: dict[str, list[int]] = {}
         self.changing: dict[str, list[Change]] = {}  # the first of each is being made
-        self.committing: list[Change] = []
+        self.committing: list[Change | Regroup] = []
+        self.regrouping: list[Regroup] = []  # the first is being made
         self.turn = 0
         self.number = 0
 
@@ -178,6 +188,12 @@ class Model:
             self._begin(change)
         else:
             self._change(change)
+
+    def regroups(self, name: str, members: list[str]) -> None:
+        """The operator says who is in a group."""
+        self.regrouping.append(Regroup(name, members))
+        if len(self.regrouping) == 1:
+            self._begin_regroup()
 
     def refused(
         self, connection: Connection, transaction: str | None, answer: str, code: int
@@ -234,12 +250,18 @@ class Model:
     def commits(self) -> None:
         """The oldest commit is done."""
         change = self.committing.pop(0)
+        if isinstance(change, Regroup):
+            self._regroup(change)
+            return
         self._change(change)
         self._next(change)
 
     def commit_fails(self) -> None:
         """The oldest commit has failed, because of ``why``."""
         change = self.committing.pop(0)
+        if isinstance(change, Regroup):
+            self._next_regroup()
+            return
         self._next(change)
         self._reply(change.request, "NOTIFY\nRegistration Failed.\nCause:why\n\n", 400)
 
@@ -300,7 +322,9 @@ class Model:
 
     def accepts(self, callee: str, caller: str) -> bool:
         """Whether a caller is permitted now."""
-        return caller in self.permits.get(callee, [])
+        accepted = self.permits.get(callee, [])
+        groups = [name for name in accepted if caller in self.groups.get(name, [])]
+        return caller in accepted or bool(groups)
 
     def take(self) -> dict[str, str]:
         """What was read, and begin anew."""
@@ -470,20 +494,37 @@ class Model:
         self._reply(change.request, f"NOTIFY\nRegistration Completed.\n{epoch}\n", 200)
 
     def _edit(self, identifier: str, edits: list[str]) -> None:
-        before = self.permits.get(identifier, [])
-        after = self.permits[identifier] = edited(before, edits)
-        for caller in [name for name in before if name not in after]:
-            pair = [
-                one for one in self.sessions if (one.caller, one.callee) == (caller, identifier)
-            ]
-            for session in pair:
-                self.sessions.remove(session)
-                for party in (identifier, caller):
-                    peers = self._of(party)
-                    for peer in peers:
-                        self._tell(peer, self._terminate(session.number))
-                    if not peers and session.begun:
-                        self.owed.setdefault(party, []).append(session.number)
+        self.permits[identifier] = edited(self.permits.get(identifier, []), edits)
+        self._void_what_falls()
+
+    def _begin_regroup(self) -> None:
+        if self.slow:
+            self.committing.append(self.regrouping[0])
+        else:
+            self._regroup(self.regrouping[0])
+
+    def _regroup(self, change: Regroup) -> None:
+        self.groups[change.name] = list(dict.fromkeys(change.members))
+        self._void_what_falls()
+        self._next_regroup()
+
+    def _next_regroup(self) -> None:
+        self.regrouping.pop(0)
+        if self.regrouping:
+            self._begin_regroup()
+
+    def _void_what_falls(self) -> None:
+        """No session goes on that is not permitted any more."""
+        for session in list(self.sessions):
+            if self.accepts(session.callee, session.caller):
+                continue
+            self.sessions.remove(session)
+            for party in (session.callee, session.caller):
+                peers = self._of(party)
+                for peer in peers:
+                    self._tell(peer, self._terminate(session.number))
+                if not peers and session.begun:
+                    self.owed.setdefault(party, []).append(session.number)
 
     def _register(self, connection: Connection, change: Change) -> None:
         identifier = connection.identifier

@@ -18,6 +18,7 @@ from broker.interfaces import Change, IResolver, IStore, ITrigger, State
 from broker.resolver.local import LocalResolver
 from broker.tables.addresses import Address, Place
 from broker.tables.disclosures import Disclosure
+from broker.tables.groups import GroupChange
 from broker.tables.permits import PermitChange
 from broker.wire.stream import Stream
 from tests.fakes import Client, Dial, FakeMediator, FakeReactor, a_mediator, connect, settle
@@ -35,6 +36,9 @@ CAN: Final = "NOTIFY\nSTATUS Acceptable.\n\n"
 CANT: Final = "NOTIFY\nSTATUS Busy.\n\n"
 SUPERSEDED: Final = "NOTIFY\nSuperseded.\n\n"
 REQUESTED: Final = "NOTIFY\nConnection Requested.\n\n"
+
+#: Seconds since 1970 at which every scene begins; a whole number, so that times are exact.
+TODAY: Final = 1_800_000_000
 
 _SHAPES: Final = {
     "password": r"[A-Za-z0-9!#$%&*+\-./=?@^_~]{16}",
@@ -130,6 +134,8 @@ class Scene:
         self.drawn: dict[str, str] = {}
         self.clients: dict[str, Client] = {}
         exchange = {"trace": self._traced, **options.pop("exchange", {})}
+        clock = options.setdefault("clock", FakeReactor())
+        options.setdefault("wall", lambda: TODAY + clock.seconds())
         self.broker: FakeMediator = a_mediator(exchange=exchange, **options)
         self.mediator = self.broker.mediator
         self.clock: FakeReactor = self.broker.clock
@@ -281,13 +287,26 @@ class Scene:
                 dial.refuse()
         self.broker.advance(4 * 3600)
         assert self.kept() == {}
+        self.mediator.permits.stop()  # an entry may expire in ten years
         assert self.clock.getDelayedCalls() == []
         assert len(self.broker.exchange.sources._counts) == 0
 
 
 #: What outlives connections by right: counts for the operator, permits, settings.
 _MAY_STAY: Final = frozenset(
-    ("counts", "permits", "_permits", "table", "_own_ports", "_allowed", "_epoch", "woken")
+    (
+        "_allowed",
+        "_epoch",
+        "_lists",
+        "_own_ports",
+        "_permits",
+        "canonical",
+        "counts",
+        "groups",
+        "permits",
+        "table",
+        "woken",
+    )
 )
 
 
@@ -299,32 +318,46 @@ class SlowStore:
     :ivar pending: the commits that are not done yet
     :ivar at_once: commits are done at once
     :ivar told: the disclosures, which are kept at once
+    :ivar slow_ledger: commits of disclosures, too, are done when the test says so
     """
 
-    def __init__(self, *permits: PermitChange) -> None:
+    def __init__(self, *permits: PermitChange, groups: Sequence[GroupChange] = ()) -> None:
         self.commits: list[tuple[Change, ...]] = []
         self.pending: list[Deferred[None]] = []
         self.at_once = False
         self.told: list[Disclosure] = []
-        self._permits = permits
+        self.slow_ledger = False
+        self._permits = {change.owner: change for change in permits}
+        self._groups = {change.name: change for change in groups}
 
     async def load(self) -> State:
-        """What it was made with."""
-        return State("epoch-1", self._permits)
+        """What it was made with, and what has been kept since."""
+        return State("epoch-1", list(self._permits.values()), groups=list(self._groups.values()))
 
     def commit(self, changes: Sequence[Change]) -> Deferred[None]:
         """Wait for the test."""
         told = [change for change in changes if isinstance(change, Disclosure)]
-        if told:
+        if told and not self.slow_ledger:
             self.told += told
             return succeed(None)
-        self.commits.append(tuple(changes))
+        if not told:
+            self.commits.append(tuple(changes))
         commit: Deferred[None] = Deferred()
+        commit.addCallback(lambda _: self._keep(changes))
         if self.at_once:
             commit.callback(None)
         else:
             self.pending.append(commit)
         return commit
+
+    def _keep(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            if isinstance(change, PermitChange):
+                self._permits[change.owner] = change
+            elif isinstance(change, GroupChange):
+                self._groups[change.name] = change
+            elif isinstance(change, Disclosure):
+                self.told.append(change)
 
     async def disclosures(self, whose: str, before: int, most: int) -> Sequence[Disclosure]:
         """The newest of those that were told."""

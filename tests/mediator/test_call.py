@@ -1006,8 +1006,8 @@ class FaultsTests:
         seen: list[str] = []
         granted = scene.mediator.sessions.granted
 
-        def fail(identifier: str, caller: str, callee: str) -> None:
-            granted(identifier, caller, callee)
+        def fail(identifier: str, caller: str, callee: str, basis: str) -> None:
+            granted(identifier, caller, callee, basis)
             seen.append(identifier)
             raise RuntimeError("a bug")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import Counter
 from typing import Any
 
 from hypothesis import settings
@@ -20,6 +21,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from twisted.internet.defer import Deferred
 
 from broker.interfaces import StoreFailed
 from broker.wire.message import Message
@@ -34,6 +36,8 @@ MACHINE_EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", EXAMPLES))
 NAMES = ("Ia", "Ib", "Ic")
 #: Who may be asked for: one of them never registers.
 CALLEES = (*NAMES, "Id")
+#: What a list may name beside them.
+GROUPS = ("@f", "@w")
 CONNECTIONS_MOST = 5
 #: What only the parties of a permitted call may ever read.
 TOLD = {"Callee Address", "Callee Port", "Caller ID", "Password", "Encrypt Key", "Reply Password"}
@@ -49,7 +53,7 @@ CAUSES = {
 DENIED = ["NOTIFY", "Permission Denied."]
 
 identifiers = st.sampled_from(NAMES)
-lists = st.lists(st.sampled_from(CALLEES), min_size=1, max_size=3).map(",".join)
+lists = st.lists(st.sampled_from((*CALLEES, *GROUPS)), min_size=1, max_size=3).map(",".join)
 words = st.sampled_from(["Add", "Add", "Add", "Delete", "Delete", "Create"])
 edits = st.builds("{} {}".format, words, lists) | st.just("Create")
 marks = st.booleans()
@@ -68,6 +72,8 @@ class Ledger:
         self.marked: dict[tuple[str, str], str] = {}
         self.passwords: dict[str, str] = {}  # by session
         self.ports: dict[str, str] = {}  # whose each is
+        #: Each address that somebody has read: whose, who read it, host, port, session.
+        self.read: Counter[tuple[str, str, str, int, str]] = Counter()
 
     def asks(self, connection: Connection, transaction: str | None, callee: str = "") -> None:
         """A request goes out; ``callee`` only if it is a call."""
@@ -115,6 +121,8 @@ class Ledger:
             assert fields["Callee"] == callee, "told in answer to another question (I11)"
             owner = self.ports[fields["Callee Port"]]
             assert owner == callee, "told another's address (I1, I12)"
+            where = (fields["Callee Address"], int(fields["Callee Port"]))
+            self.read[callee, connection.identifier, *where, fields["Session"]] += 1
         if callee and not permitted:
             lines = message.encode().decode().split("\r\n")[:-2]
             end = [] if transaction is None else [f"Transaction:{transaction}", "Code:403"]
@@ -134,7 +142,7 @@ class MediatorMachine(RuleBasedStateMachine):
     @initialize(
         slow=marks,
         status=st.sampled_from([True, True, True, False]),
-        accepted=st.tuples(*[st.sampled_from(["Ia,Ib,Ic", "Ia,Ib,Ic", "Ib", "Ic,Id"])] * 3),
+        accepted=st.tuples(*[st.sampled_from(["Ia,Ib,Ic", "@f", "Ib,@f", "Ic,Id"])] * 3),
         marked=st.tuples(marks, marks, marks),
     )
     def begin(
@@ -149,6 +157,7 @@ class MediatorMachine(RuleBasedStateMachine):
         self.scene = Scene(store=self.store, status=status, exchange={"login_timeout": None})
         self.model = Model(slow=False, status=status)
         self.ledger = Ledger(self.model)
+        self._regroups("@f", list(NAMES))
         for name, names, mark in zip(NAMES, accepted, marked, strict=True):
             connection = self._connect(name, self._token(mark))
             self._is_at(connection, None, 3600, [f"Create {names}"])
@@ -202,6 +211,19 @@ class MediatorMachine(RuleBasedStateMachine):
         """It edits its permits."""
         lines = [f"Accept:{changes[0]}", *changes[1:]]
         self._registers(self._some(pick), self._token(marked), *lines, edits=changes)
+
+    @rule(
+        name=st.sampled_from(GROUPS), members=st.lists(identifiers, max_size=3) | st.just([*NAMES])
+    )
+    def regroups(self, name: str, members: list[str]) -> None:
+        """The operator says who is in a group."""
+        self._regroups(name, members)
+
+    def _regroups(self, name: str, members: list[str]) -> None:
+        doing = Deferred.fromCoroutine(self.scene.mediator.permits.regroup(name, members))
+        doing.addErrback(lambda failure: failure.trap(StoreFailed))
+        self.model.regroups(name, members)
+        settle(self.scene.clock)
 
     @precondition(lambda self: self._any)
     @rule(
@@ -429,6 +451,7 @@ class MediatorMachine(RuleBasedStateMachine):
         for name in self.scene.clients:
             self._read(name)
         self.scene.reads(**expected)
+        assert self._disclosed() <= self.ledger.read, "written down as told, and not told (I9)"
         values = list(self.scene.drawn.values())
         assert len(values) == len(set(values)), "something drawn at random came twice (A10)"
 
@@ -449,6 +472,11 @@ class MediatorMachine(RuleBasedStateMachine):
             assert held is (None if client is None else client.protocol.receiver)
         assert len(self.scene.mediator.sessions) == len(self.model.sessions)
 
+    def _disclosed(self) -> Counter[tuple[str, str, str, int, str]]:
+        return Counter(
+            (told.whose, told.told, told.host, told.port, told.session) for told in self.store.told
+        )
+
     def teardown(self) -> None:
         """Nothing stays behind, and no commit waits for ever (I15)."""
         if not hasattr(self, "model"):
@@ -457,7 +485,10 @@ class MediatorMachine(RuleBasedStateMachine):
         while self.store.pending:
             self.store.pending.pop(0).callback(None)
             settle(self.scene.clock)
-        self.scene.finish()
+        for name in self.scene.clients:
+            self._read(name)
+        self.scene.finish()  # others may be told something as one leaves, and nobody reads that
+        assert self.ledger.read <= self._disclosed(), "told, and not written down (I9)"
 
 
 class MachineTests:

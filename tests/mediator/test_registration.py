@@ -204,6 +204,13 @@ REFUSED = {
         bad("Address stands twice"),
     ),
     "a body": (["Accept:Create", "Length:4"], bad("this message takes no body")),
+    **{
+        f"a {name}": (
+            ["Accept:Create", f"{name}:x"],
+            failed("this connection has logged in already"),
+        )
+        for name in ("Password", "Token")
+    },
     "a statement": (["Accept:Create", "STATUS"], bad("no request of this kind is known here")),
     **{
         f"a {name}": (
@@ -217,7 +224,6 @@ REFUSED = {
             "Policy": "Ask",
             "UDP": "Yes",
             "Public Key": "k",
-            "Token": "t",
             "Role": "Mediator",
         }.items()
     },

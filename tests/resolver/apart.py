@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 from broker.resolver.local import LocalResolver
 from broker.resolver.remote import RemoteResolver
 from broker.resolver.server import ResolverServer
+from broker.resolver.whereabouts import Naming
 from broker.tables.addresses import Address, AddressTable
 from broker.wire.message import Message
 from broker.wire.stream import Exchange, StreamFactory
@@ -67,12 +68,18 @@ class FakeResolver:
     """
 
     def __init__(
-        self, clock: FakeReactor, *, secret: str | None = None, most: int = 1000, **options: Any
+        self,
+        clock: FakeReactor,
+        *,
+        secret: str | None = None,
+        most: int = 1000,
+        naming: Naming | None = None,
+        **options: Any,
     ) -> None:
         self.clock = clock
         self.heard: list[Message] = []
         self.exchange = Exchange(clock, trace=self._trace)
-        self.local = LocalResolver(clock, AddressTable(most))
+        self.local = LocalResolver(clock, AddressTable(most), naming)
         self.server = ResolverServer(
             self.exchange, self.local, secret=secret, own_ports=[PORT], **options
         )
@@ -107,22 +114,30 @@ class Apart:
     """
 
     def __init__(
-        self, clock: FakeReactor | None = None, *, secret: str | None = None, **options: Any
+        self,
+        clock: FakeReactor | None = None,
+        *,
+        secret: str | None = None,
+        naming: Naming | None = None,
+        **options: Any,
     ) -> None:
         """
         :param secret: what the mediator shows
-        :param options: those of ``FakeResolver``, its secret as ``wants``
+        :param naming: what the mediator finds names out by
+        :param options: those of ``FakeResolver``, its secret as ``wants``, its naming as ``theirs``
         """
         self.clock = clock or FakeReactor()
         reactor: Any = self.clock
         self.options = {**options, "secret": options.pop("wants", secret)}
         self.options.pop("wants", None)
+        self.options["naming"] = self.options.pop("theirs", None)
         self.resolver = FakeResolver(self.clock, **self.options)
         self.remote = RemoteResolver(
             Exchange.of_client(self.clock),
             TCP4ClientEndpoint(reactor, "127.0.0.1", PORT),
             jitter=random.Random(1).random,
             secret=secret,
+            naming=naming,
         )
         self.pairs: list[Pair] = []
         self.away = False

@@ -79,3 +79,15 @@ class LocalResolverTests:
         resolver.stop()
         resolver.stop()
         assert not clock.getDelayedCalls()
+
+    def test_older(self) -> None:
+        """What is older than what is in force is refused, not passed over in silence (I10)."""
+        clock = FakeReactor()
+        resolver = LocalResolver(clock)
+        old = address(clock)
+        clock.advance(1)
+        new = address(clock, "127.0.0.2")
+        result_of(resolver.register("Ib", new))
+        with pytest.raises(RegistrationFailed, match="a newer address is registered"):
+            result_of(resolver.register("Ib", old))
+        assert result_of(resolver.lookup("Ib")).address is new

@@ -11,6 +11,7 @@ from twisted.internet.defer import execute
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
+from broker.credentials import Keyring
 from broker.options import RoleOptions
 from broker.service import mediator, resolver, secured, terminal
 from broker.service.process import CannotStart
@@ -89,10 +90,10 @@ class SettingsTests:
     @SERVERS
     def test_beyond_this_machine(self, role: type[RoleOptions], own: Files) -> None:
         """TLS hides what is said, and doesn't prove who says it: it must be allowed (I25)."""
-        (error,) = errors(role, "--listen-tls=tcp:1202", *pair(own))
+        (error,) = errors(role, "--listen-tls=tcp:1202", *pair(own), "--auth=none")
         assert "whoever connects is believed, encrypted though it is" in error
         assert "in clear text:" not in error
-        parse(role, "--listen-tls=tcp:1202", *pair(own), "--allow-clear-text")
+        parse(role, "--listen-tls=tcp:1202", *pair(own), "--auth=none", "--allow-clear-text")
 
     def test_tls_alone(self, own: Files, tmp_path: Path) -> None:
         """A server may do without a place for clear text."""
@@ -117,6 +118,22 @@ class SettingsTests:
         assert secured.to_mediator(options) is not None
         (error,) = errors(terminal.Options, "--identifier=Ib", f"--ca={pki.ca}")
         assert error.endswith("--ca: goes with a mediator that is called as tls:HOST:PORT")
+
+    def test_a_terminals_certificate(
+        self, pki: Pki, own: Files, no_passwords_of_ours: Path
+    ) -> None:
+        """A terminal may prove itself by a certificate; no password is looked for then (A19)."""
+        keyring = Keyring(no_passwords_of_ours / "broker")
+        keyring.keep("Ib", "tls:localhost:1202", "kept").chmod(0o644)  # which would be refused
+        files = pki.terminal("Ib")
+        options = ["--mediator=tls:localhost:1202", f"--ca={pki.ca}", *pair(files)]
+        parse(terminal.Options, *options, f"--revocation-list={pki.crl}")
+        (error,) = errors(terminal.Options, "--identifier=Ib", *options[:3])
+        assert error.endswith("a certificate needs its private key, and the key its certificate")
+        (error,) = errors(terminal.Options, "--identifier=Ib", *options[:2], *pair(own))
+        assert error.endswith(f"{own.certificate}: is not a certificate for a client")
+        (error,) = errors(terminal.Options, "--identifier=Ib", *pair(files)[:1])
+        assert error.endswith("--certificate: goes with a mediator that is called as tls:HOST:PORT")
 
     def test_mediators(self) -> None:
         """Names that no certificate could prove are a mistake."""

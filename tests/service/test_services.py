@@ -13,6 +13,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
+from broker.credentials import Keyring
 from broker.interfaces import Change, State, StoreFailed
 from broker.options import RoleOptions
 from broker.service import counting, mediator, resolver, terminal
@@ -20,7 +21,7 @@ from broker.service.counting import CountLog
 from broker.service.process import CannotStart
 from broker.store.memory import MemoryStore
 from broker.tables.permits import PermitChange
-from tests.fakes import Client, FakeReactor, advance, connect, settle
+from tests.fakes import Client, FakeReactor, advance, cheap_passwords, connect, settle
 
 Service = mediator.MediatorService | resolver.ResolverService | terminal.TerminalService
 
@@ -51,9 +52,12 @@ def a_mediator(
     *arguments: str, reactor: FakeReactor | None = None, store: Any = None
 ) -> mediator.MediatorService:
     """A mediator's service, not started."""
-    options = options_of(mediator.Options, *arguments)
+    options = options_of(mediator.Options, "--auth=none", *arguments)
     return mediator.MediatorService(
-        reactor or FakeReactor(), options, store or MemoryStore(lambda count: b"r" * count)
+        reactor or FakeReactor(),
+        options,
+        store or MemoryStore(lambda count: b"r" * count),
+        passwords=cheap_passwords(),
     )
 
 
@@ -358,8 +362,47 @@ class TerminalServiceTests:
     def test_clear_text_is_told(self) -> None:
         """A mediator on another machine is told of in the log: it is spoken to in clear (I25)."""
         with capturedLogs() as events:
-            start(self.a_terminal(FakeReactor(), "--mediator=tcp:192.0.2.1:1201"))
+            elsewhere = "--mediator=tcp:192.0.2.1:1201"
+            start(self.a_terminal(FakeReactor(), elsewhere, "--allow-clear-text"))
         assert "tcp:192.0.2.1:1201 is not encrypted" in formatEvent(events[0])
+
+    def shown(self, *arguments: str) -> str | None:
+        """The password that is shown to the mediator."""
+        reactor = FakeReactor()
+        start(self.a_terminal(reactor, *arguments))
+        (message,) = reactor.dials[0].accept().received()
+        return message.get("Password")
+
+    def test_password_file(self, tmp_path: Path) -> None:
+        """``--password-file`` is what it logs in with (A19)."""
+        path = tmp_path / "password"
+        path.write_text("correct horse\n")
+        path.chmod(0o600)
+        assert self.shown(f"--password-file={path}") == "correct horse"
+        path.chmod(0o640)
+        with pytest.raises(SystemExit) as given_up:
+            self.a_terminal(FakeReactor(), f"--password-file={path}")
+        assert str(given_up.value.code).endswith(f"can read or change it: chmod 600 {path}")
+
+    def test_kept_password(self, no_passwords_of_ours: Path) -> None:
+        """Else it is what ``broker login`` keeps, for that mediator alone (A19, I26)."""
+        keyring = Keyring(no_passwords_of_ours / "broker")
+        path = keyring.keep("Ib", "tcp:127.0.0.1:1201", "kept")
+        keyring.keep("Ia", "tcp:127.0.0.1:1201", "another's")
+        assert self.shown() == "kept"
+        assert self.shown("--mediator=tcp:127.0.0.1:1299") is None
+        path.chmod(0o640)
+        with pytest.raises(SystemExit) as given_up:
+            self.a_terminal(FakeReactor())
+        assert str(given_up.value.code).startswith(f"broker-terminal: {path}: others can read")
+
+    def test_clear_text_is_refused(self) -> None:
+        """A mediator on another machine must be called over TLS, unless it is allowed (I25)."""
+        with pytest.raises(SystemExit) as given_up:
+            self.a_terminal(FakeReactor(), "--mediator=tcp:192.0.2.1:1201")
+        assert "would go there in clear text" in str(given_up.value.code)
+        for server in ("tcp:localhost:1201", "tls:192.0.2.1:1202", r"tcp:\:\:1:1201"):
+            self.a_terminal(FakeReactor(), f"--mediator={server}")
 
     def test_leaves_nothing_behind(self, tmp_path: Path) -> None:
         """Stopped, it has closed its connection and left no timer, the load's included."""

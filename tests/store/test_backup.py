@@ -15,6 +15,7 @@ from broker import cli
 from broker.interfaces import StoreFailed
 from broker.store import backup
 from broker.store.backup import back_up
+from tests.store.numbered import commit_of
 from tests.store.waiting import Keeping, Stores
 
 
@@ -43,6 +44,16 @@ class BackupTests:
             *("copy", "broker.db", "broker.db-wal", "broker.db-shm", "broker.db-mark")
         }
         assert stores.look("copy")[1] == {"Ia": "Ib", "Ib": "Ia"}
+
+    def test_every_kind(self, stores: Stores) -> None:
+        """Lists, accounts, groups and the ledger: all of it, in whole commits (I9)."""
+        store, _ = stores.open()
+        for number in range(1, 60):
+            stores.pump.result(store.commit(commit_of(number)))
+        back_up_here(stores)
+        stores.pump.result(store.commit(commit_of(60)))
+        stores.pump.result(store.prune(60))
+        assert stores.commits("copy")[1] == 59
 
     def test_of_one_moment(self, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
         """What is written while it is made is not in it, and doesn't make it begin again (I9)."""

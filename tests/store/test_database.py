@@ -18,12 +18,17 @@ from typing import Any, Final
 import pytest
 from twisted.logger import capturedLogs, formatEvent
 
-from broker.interfaces import StoreFailed
+from broker.interfaces import Change, StoreFailed
 from broker.store import versions
 from broker.store.backup import back_up
 from broker.store.connection import connect
 from broker.store.database import open_database
 from broker.store.files import application_of
+from broker.tables.accounts import AccountChange
+from broker.tables.groups import GroupChange
+from broker.tables.permits import PermitChange
+from tests.store.contract import EVER, disclosure, held_of, made_of
+from tests.store.numbered import TOLD, commit_of
 from tests.store.waiting import Keeping, Stores, failure
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -55,9 +60,11 @@ def refusal(stores: Stores, name: str = "broker.db", **more: Any) -> str:
 
 
 def filled(stores: Stores, lists: int = 600) -> Path:
-    """A database of several pages that is closed."""
+    """A database of several pages that is closed; something is in every table."""
     store, _ = stores.open()
     stores.commit(store, **{f"I{n}": f"Ia,Ib,I{n + 1}" for n in range(lists)})
+    more: list[Change] = [AccountChange("I7", "v", "0" * 16, ("anna",)), GroupChange("@a", ("I7",))]
+    stores.pump.result(store.commit([*more, *(disclosure(n, f"I{n}") for n in range(lists // 4))]))
     stores.stop(store)
     return stores.folder / "broker.db"
 
@@ -164,6 +171,15 @@ class RefusedTests:
             path.write_bytes(content[:length])
             assert "is damaged" in refusal(stores), length
 
+    def test_cut_with_its_log(self, stores: Stores) -> None:
+        """One that a crash left within a page, when its log was written back, is no damaged one."""
+        store, state = stores.open()
+        stores.commit(store, Ia="Ib")
+        for suffix, more in {"": b"half a page", "-wal": b"", "-mark": b""}.items():
+            content = (stores.folder / f"broker.db{suffix}").read_bytes()
+            (stores.folder / f"crashed.db{suffix}").write_bytes(content + more)
+        assert stores.look("crashed.db") == (state.epoch, {"Ia": "Ib"})
+
     def test_overwritten(self, stores: Stores) -> None:
         """One into which something else was written, in whichever page."""
         path = filled(stores)
@@ -181,17 +197,56 @@ class RefusedTests:
             '["Ib", 1, "Ic"]',
             '["Ib" "Ic"]',
             '["',
+            "[]",
+            "x",
+            '{"Ib": 1}',
+            '["Ib", ["Ic"]]',
+            '["Ib", ["Ic", 1]]',
+            '["Ib", [null, 1, 1]]',
+            '["Ib", ["Ic", "1", 1]]',
+            '["Ib", ["Ic", 1, 1.5]]',
+            '["Ib", ["Ic", 1, 0]]',
+            '["Ib", ["Ic", 1, -1]]',
+            '["Ib", ["Ic", true, 1]]',
+            '["Ib", ["Ic", 1, true]]',
+            '["Ib", ["Ic", 1e999, 1]]',
+            '["Ib", ["Ic", NaN, 1]]',
+            f'["Ib", ["Ic", 1{"0" * 400}, 1]]',
+            '["Ib", ["Ic", 1, 1, 1]]',
+            "[" * 1500 + '"Ib"' + "]" * 1500,
         ],
     )
     def test_a_list_that_is_none(self, stores: Stores, accepted: str) -> None:
         """One with a list in it that nobody has made: whom it permits can't be told (I3)."""
-        path = filled(stores)
-        edit(
-            path,
-            "PRAGMA ignore_check_constraints = ON",
-            f"UPDATE permits SET accepted = '{accepted}' WHERE owner = 'I7'",
-        )
-        assert "a list in it can't be read" in refusal(stores) or "is damaged" in refusal(stores)
+        self.spoil(stores, f"UPDATE permits SET accepted = '{accepted}' WHERE owner = 'I7'", "list")
+
+    @pytest.mark.parametrize(
+        "setting",
+        [
+            *(f"names = '{names}'" for names in ('["anna", 1]', '["anna"', "", '{"anna": 1}')),
+            *("verifier = ''", "generation = '7'", "generation = 'not hexadecimal.'"),
+        ],
+    )
+    def test_an_account_that_is_none(self, stores: Stores, setting: str) -> None:
+        """One with an account in it that nobody has made (I3)."""
+        self.spoil(stores, f"UPDATE accounts SET {setting}", "account")
+
+    @pytest.mark.parametrize(
+        "setting",
+        [
+            *(f"members = '{members}'" for members in ('["I7", 1]', '["I7"', "", '{"I7": 1}')),
+            *("name = ''", "name = '@'", "name = 'family'"),
+        ],
+    )
+    def test_a_group_that_is_none(self, stores: Stores, setting: str) -> None:
+        """One with a group in it that nobody has made: whom it holds can't be told (I3)."""
+        self.spoil(stores, f"UPDATE groups SET {setting}", "group")
+
+    def spoil(self, stores: Stores, statement: str, what: str) -> None:
+        """See that a database is refused in which something of this kind is wrong."""
+        edit(filled(stores, 10), "PRAGMA ignore_check_constraints = ON", statement)
+        said = refusal(stores)
+        assert f" {what} in it can't be read" in said or "is damaged" in said
 
     def test_used_by_another_program(self, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
         """One that another program is writing to."""
@@ -394,7 +449,7 @@ class UpgradeTests:
         epoch, lists = stores.look()
         assert self.open_later(path) == lists
         assert self.open_later(path) == lists
-        assert "newer broker (its schema is version 3" in refusal(stores)
+        assert "newer broker (its schema is version 4" in refusal(stores)
         self.open_later(stores.folder / "made.db")
         assert shape(path) == shape(stores.folder / "made.db")
         with closing(connect(str(path))) as connection:
@@ -405,7 +460,7 @@ class UpgradeTests:
         path = filled(stores)
         epoch, lists = stores.look()
         self.open_later(path)
-        saved = stores.folder / "broker.db-v1"
+        saved = stores.folder / "broker.db-v2"
         assert mode(saved) == 0o600
         saved.rename(path)
         again = stores.look()
@@ -424,11 +479,55 @@ class UpgradeTests:
         before = stores.look()
         broken = tmp_path / "broken"
         shutil.copytree(LATER, broken)
-        with (broken / "upgrade-2-to-3.sql").open("a") as file:
+        with (broken / "upgrade-3-to-4.sql").open("a") as file:
             file.write("INSERT INTO nowhere VALUES (1);\n")
         with pytest.raises(StoreFailed, match="nowhere"):
             open_database(str(path), connect=connect, randomness=os.urandom, schema=broken)
         assert stores.look() == before
+
+    def old(self, stores: Stores, tmp_path: Path, lists: dict[str, str]) -> str:
+        """Make a database of version 1, as its broker did; give its epoch."""
+        schema = tmp_path / "schema"
+        schema.mkdir()
+        (schema / "v1.sql").write_text((versions.SCHEMA / "v1.sql").read_text("utf-8"))
+        path = stores.folder / "broker.db"
+        database = open_database(str(path), connect=connect, randomness=os.urandom, schema=schema)
+        for item in lists.items():
+            database.connection.execute("INSERT INTO permits VALUES (?, ?)", item)
+        database.close()
+        assert sqlite_version(path) == 1
+        return database.epoch
+
+    def test_from_version_1(self, stores: Stores, tmp_path: Path) -> None:
+        """A database of version 1 is taken over with every list, its order and its epoch (A6).
+
+        It keeps all kinds of change from then on, and is as if made by this version.
+        """
+        names = {f"I{n}": ["Ib", "山田太郎 大阪府門真市", f"I{n}", 'a"]'] for n in range(3000)}
+        epoch = self.old(stores, tmp_path, {owner: json.dumps(a) for owner, a in names.items()})
+        store, state = stores.open()
+        assert state.epoch == epoch
+        before = [PermitChange(owner, tuple(accepted)) for owner, accepted in names.items()]
+        assert held_of(state) == made_of(before)
+        stores.pump.result(store.commit(commit_of(1)))
+        stores.stop(store)
+        store, state = stores.open()
+        assert held_of(state) == made_of([*before, *commit_of(1)])
+        assert stores.pump.result(store.disclosures(TOLD, EVER, 10)) == (disclosure(1, TOLD),)
+        stores.open("made.db")
+        assert schema_of(stores.folder / "broker.db") == schema_of(stores.folder / "made.db")
+        assert sqlite_version(stores.folder / "broker.db") == 2
+        assert sqlite_version(stores.folder / "broker.db-v1") == 1
+
+    @pytest.mark.parametrize("accepted", ['["Ib" "Ic"]', '[""Ib"]'])
+    def test_version_1_with_a_list_that_is_none(
+        self, stores: Stores, tmp_path: Path, accepted: str
+    ) -> None:
+        """A list that can't be read is refused on the way as well, and left as it is (I3)."""
+        self.old(stores, tmp_path, {"Ia": '["Ib"]', "Ib": accepted})
+        for _ in range(2):
+            assert "is damaged" in refusal(stores)
+        assert sqlite_version(stores.folder / "broker.db") == 1
 
     def test_every_step(self) -> None:
         """There is a step from each version of the schema to the next."""
@@ -444,6 +543,26 @@ class UpgradeTests:
         for above, line in pairwise(lines):
             if line.startswith(("CREATE TABLE", "    ")) and not line.strip().startswith("--"):
                 assert above.strip().startswith("--"), line
+
+
+def sqlite_version(path: Path) -> int:
+    """The version of a database's schema."""
+    with closing(connect(str(path))) as connection:
+        ((version,),) = connection.execute("PRAGMA user_version")
+    return int(version)
+
+
+def schema_of(path: Path) -> set[tuple[str, str]]:
+    """The statements that would make a database, but for their comments."""
+    with closing(connect(str(path))) as connection:
+        found = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
+        return {
+            (
+                name,
+                "\n".join(line for line in sql.splitlines() if not line.lstrip().startswith("--")),
+            )
+            for name, sql in found
+        }
 
 
 def shape(path: Path) -> set[tuple[str, str, str]]:

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from broker.interfaces import StoreFailed
 from broker.service import mediator
-from tests.fakes import Client, FakeReactor, connect
+from tests.fakes import Client, FakeReactor, cheap_passwords, connect
+from tests.store.contract import disclosure
+from tests.store.numbered import commit_of
 from tests.store.waiting import Keeping, Stores
 
 
@@ -18,12 +21,14 @@ class Serving:
 
     def __init__(self, stores: Stores) -> None:
         options = mediator.Options()
-        options.parseOptions([])
+        options.parseOptions(["--auth=none"])
         self.stores = stores
-        self.keeping = Keeping(max_page_count=12)
+        self.keeping = Keeping(max_page_count=18)
         self.reactor = FakeReactor()
         store = stores.make(connect=self.keeping)
-        self.service = mediator.MediatorService(self.reactor, options, store, stop_store=store.stop)
+        self.service = mediator.MediatorService(
+            self.reactor, options, store, stop_store=store.stop, passwords=cheap_passwords()
+        )
         self.service.privilegedStartService()
         self.service.startService()
 
@@ -118,3 +123,23 @@ class FullTests:
         _, lists = serving.stores.look()
         assert set(lists) == {"Ic"}
         assert set(lists["Ic"].split(",")) == set(re.findall(r"[0-9]+-[0-9]+-x+", after))
+
+
+def test_every_kind(stores: Stores) -> None:
+    """Changes of all kinds fail whole, and are kept again with space (A5, I9)."""
+    keeping = Keeping(max_page_count=18)
+    store, state = stores.open(connect=keeping)
+    number = 0
+    with pytest.raises(StoreFailed, match="no space left"):  # noqa: PT012
+        while number < 5000:
+            stores.pump.result(store.commit(commit_of(number + 1)))
+            number += 1
+    with pytest.raises(StoreFailed, match="no space left"):
+        stores.pump.result(store.commit([disclosure(n) for n in range(1000)]))
+    stores.stop(store)
+    assert number > 10
+    assert stores.commits() == (state.epoch, number)
+    store, _ = stores.open()
+    stores.pump.result(store.commit(commit_of(number + 1)))
+    stores.stop(store)
+    assert stores.commits() == (state.epoch, number + 1)

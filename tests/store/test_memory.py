@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from broker.interfaces import IStore
+from broker.store import memory
 from broker.store.memory import MemoryStore
 from broker.tables.permits import PermitChange
 from tests.fakes import result_of
-from tests.store.contract import StoreContract, permits_of
+from tests.store.contract import StoreContract, disclosure
 
 
 class MemoryStoreTests(StoreContract):
@@ -23,7 +26,18 @@ class MemoryStoreTests(StoreContract):
     def test_forgets(self) -> None:
         """A new process knows nothing, and shows it by another epoch."""
         store = self.new()
-        result_of(store.commit([PermitChange("Ia", ("Ib",))]))
+        self.commit(store, PermitChange("Ia", ("Ib",)), disclosure(1))
         again = self.reopened(store)
-        assert permits_of(result_of(again.load())) == {}
+        assert self.held(again) == ({}, {}, {})
+        assert self.told(again) == []
         assert result_of(again.load()).epoch != result_of(store.load()).epoch
+
+    def test_remembers_the_last(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its memory is bounded: the oldest disclosures make room for the newest (I15)."""
+        monkeypatch.setattr(memory, "REMEMBERED_MOST", 3)
+        store = self.new()
+        self.commit(store, *map(disclosure, range(5)))
+        assert [one.at for one in self.told(store)] == [4, 3, 2]
+        assert self.result(store.prune(3)) == 1
+        self.commit(store, *map(disclosure, range(5, 8)))
+        assert [one.at for one in self.told(store)] == [7, 6, 5]

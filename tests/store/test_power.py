@@ -19,14 +19,18 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from broker.interfaces import StoreFailed
+from broker.store import sqlite
+from tests.store.contract import EVER, held_of
 from tests.store.lossy import Apsw, Disk, survivors
-from tests.store.numbered import commit_of, commits_in
+from tests.store.numbered import TOLD, commit_of
 from tests.store.waiting import Stores, changes_of
 
 #: How the store says that every commit is synced.
 FULL: Final = "PRAGMA synchronous = FULL"
 #: How often power fails in each test; more often shows more.
 FAILURES: Final = int(os.environ.get("BROKER_POWER_FAILURES", "30"))
+#: How many disclosures there are to prune, all but one.
+PRUNED: Final = 60
 
 
 class Powered:
@@ -54,6 +58,11 @@ class Powered:
         with Stores(self.before) as stores:
             yield stores
         self.disk.unregister()
+
+    def commits(self) -> tuple[str, int]:
+        """What the next process finds of numbered commits: epoch, and the last one."""
+        with Stores(self.after) as stores:
+            return stores.commits()
 
     def found(self) -> tuple[str, dict[str, str]]:
         """What the next process finds after the power failure: epoch and lists."""
@@ -97,8 +106,46 @@ def power_failure(folder: Path, seed: int, instead: dict[str, str]) -> tuple[int
                     stores.pump.result(done)
                 except StoreFailed:
                     assert failed
-    epoch, lists = powered.found()
-    return acknowledged[-1], commits_in(lists), epoch == state.epoch
+    epoch, last = powered.commits()
+    return acknowledged[-1], last, epoch == state.epoch
+
+
+def pruned(folder: Path, randomness: Random) -> tuple[int, list[int], bool]:
+    """Prune until power fails at some write or sync.
+
+    :return: how many were said to have gone, the times of those found, the oldest first, and
+        whether all else is as it was
+    """
+    powered = Powered(folder)
+    disk = powered.disk
+    with powered.running() as stores:
+        store, before = stores.open(connect=powered.connect)
+        for number in range(1, PRUNED + 1):
+            store.commit(commit_of(number))
+        before = stores.pump.result(store.load())
+        last = disk.operations + randomness.randrange(1, 60)
+        failed = False
+
+        def fail(kind: str, path: str) -> None:
+            nonlocal failed
+            if not failed and disk.operations >= last:
+                failed = True
+                disk.fail_power(powered.after, survivors(randomness))
+            if failed:
+                raise apsw.exception_for(apsw.SQLITE_IOERR)
+
+        disk.before = fail
+        try:
+            said = stores.pump.result(store.prune(PRUNED))
+        except StoreFailed:
+            said = 0
+        if not failed:  # it was done sooner
+            disk.fail_power(powered.after, survivors(randomness))
+    with Stores(powered.after) as stores:
+        store, after = stores.open()
+        told = stores.pump.result(store.disclosures(TOLD, EVER, PRUNED))
+    same = after.epoch == before.epoch and held_of(after) == held_of(before)
+    return said, [one.at for one in reversed(told)], same
 
 
 class PowerTests:
@@ -113,6 +160,18 @@ class PowerTests:
             assert same, seed
             acknowledged += said
         assert acknowledged > 10 * FAILURES
+
+    def test_while_pruning(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What was said to be dropped is gone, the oldest first; nothing else is, nor the epoch."""
+        monkeypatch.setattr(sqlite, "SLICE", 5)
+        cut = []
+        for seed in range(FAILURES):
+            said, left, same = pruned(tmp_path / str(seed), Random(seed))
+            assert left == list(range(PRUNED + 1 - len(left), PRUNED + 1)), seed
+            assert PRUNED - len(left) >= said, seed
+            assert same, seed
+            cut.append(PRUNED - len(left))
+        assert any(0 < gone < PRUNED - 1 for gone in cut)
 
     def test_normal(self, tmp_path: Path) -> None:
         """Without a sync for each commit changes are lost; the mark knows, and the epoch changes.

@@ -18,6 +18,8 @@ from broker.interfaces import State
 from broker.store.connection import Connection, connect
 from broker.store.sqlite import SqliteStore
 from broker.tables.permits import PermitChange
+from tests.store.contract import EVER
+from tests.store.numbered import TOLD, TOLD_MOST, commits_in
 
 T = TypeVar("T")
 #: Seconds after which something that should happen is taken for hung.
@@ -106,6 +108,13 @@ class Stores:
     def commit(self, store: SqliteStore, **lists: str) -> None:
         """Commit lists, and wait: ``Ia="Ib,Ic"``."""
         self.pump.result(store.commit(changes_of(**lists)))
+
+    def commits(self, name: str = "broker.db") -> tuple[str, int]:
+        """What a store that is closed holds of numbered commits: its epoch, and the last one."""
+        store, state = self.open(name)
+        told = self.pump.result(store.disclosures(TOLD, EVER, TOLD_MOST))
+        self.stop(store)
+        return state.epoch, commits_in(state, told)
 
     def look(self, name: str = "broker.db") -> tuple[str, dict[str, str]]:
         """What a store that is closed holds, as the next process finds it: epoch and lists."""

@@ -16,8 +16,9 @@ from random import Random
 from twisted.internet.defer import Deferred
 
 from broker.store.sqlite import SqliteStore
-from tests.store.numbered import commit_of, commits_in
-from tests.store.waiting import Pump, lists_of
+from tests.store.contract import EVER
+from tests.store.numbered import TOLD, TOLD_MOST, commit_of, commits_in
+from tests.store.waiting import Pump
 
 
 def say(text: object) -> None:
@@ -29,7 +30,8 @@ def commit_for_ever(path: str) -> None:
     """Commit waves of numbered commits, and acknowledge each."""
     pump = Pump()
     store = SqliteStore(path, pump.call, os.urandom)
-    number = commits_in(lists_of(pump.result(store.load())))
+    state = pump.result(store.load())
+    number = commits_in(state, pump.result(store.disclosures(TOLD, EVER, TOLD_MOST)))
     sizes = Random(number)
     waiting: deque[Deferred[None]] = deque()
     while True:

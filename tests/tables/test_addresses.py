@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 from math import inf
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.tables.addresses import (
+    PROVIDER,
     Address,
     AddressRefused,
     AddressTable,
+    Origin,
     admit,
     check,
+    domain,
     kind,
+    named,
     parse_ip,
+    settle,
     usable,
 )
 
@@ -197,7 +203,6 @@ class KindTests:
             ("::1", "loopback"),
             ("::ffff:127.0.0.1", "loopback"),
             ("169.254.1.1", "link"),
-            ("fe80::1", "link"),
             ("10.1.2.3", "private"),
             ("172.16.0.1", "private"),
             ("192.168.1.1", "private"),
@@ -207,6 +212,27 @@ class KindTests:
             ("202.224.186.82", "public"),
             ("::ffff:202.224.186.82", "public"),
             ("2400:4000::1", "public"),
+            ("192.0.0.8", "private"),
+            ("198.51.100.1", "private"),
+            ("2001:db8::1", "private"),
+            ("3fff::1", "private"),
+            ("fec0::1", "private"),
+            # those that carry an IPv4 address: NAT64, 6to4, Teredo (server and client)
+            ("64:ff9b::202.224.186.82", "public"),
+            ("64:ff9b::127.0.0.1", "none"),
+            ("64:ff9b::192.168.1.1", "none"),
+            ("64:ff9b::169.254.169.254", "none"),
+            ("64:ff9b::0.0.0.0", "none"),
+            ("64:ff9b:1::1", "none"),
+            ("2002:cae0:ba52::1", "public"),
+            ("2002:7f00:1::1", "none"),
+            ("2002:c0a8:101::1", "none"),
+            ("2002:a00:1::1", "none"),
+            ("2001:0:4136:e378:8000:63bf:351f:45ad", "public"),
+            ("2001:0:4136:e378:8000:63bf:80ff:fffe", "none"),
+            ("2001:0:a00:1:8000:63bf:351f:45ad", "none"),
+            ("::202.224.186.82", "none"),
+            ("::127.0.0.1", "none"),
             ("0.0.0.0", "none"),
             ("0.1.2.3", "none"),
             ("::", "none"),
@@ -286,6 +312,11 @@ class AdmitTests:
             ("192.168.1.5", "202.224.186.90"),
             ("202.224.186.82", "192.168.1.5"),
             ("169.254.1.1", "192.168.1.5"),
+            ("fd00::1", "2400:4000::1"),
+            ("::1", "2400:4000::1"),
+            ("2400:4000::1", "fd00::1"),
+            ("fe80::1", "fe80::2"),
+            ("fe80::1", "169.254.1.1"),
         ],
     )
     def test_of_another_kind(self, host: str, source: str) -> None:
@@ -296,16 +327,16 @@ class AdmitTests:
     def test_allowed_networks(self) -> None:
         """The operator may allow networks: they are taken from anywhere, and may be dialled."""
         told = admit("192.168.1.5", 1203, source="202.224.186.90", own="", allowed=PRIVATE)
-        assert told == ("192.168.1.5", True)
+        assert told == ("192.168.1.5", True, None)
         with pytest.raises(AddressRefused):
             admit("10.0.0.1", 1203, source="202.224.186.90", own="", allowed=PRIVATE)
 
     def test_dialable(self) -> None:
         """Only the very address that a connection comes from may be dialled, in any clothing."""
-        assert admit("10.0.0.1", 1203, source="10.0.0.1", own="") == ("10.0.0.1", True)
-        assert admit("::ffff:10.0.0.1", 1, source="10.0.0.1", own="") == ("10.0.0.1", True)
-        assert admit("10.0.0.1", 1203, source="::ffff:10.0.0.1", own="") == ("10.0.0.1", True)
-        assert admit("10.0.0.2", 1203, source="10.0.0.1", own="") == ("10.0.0.2", False)
+        assert admit("10.0.0.1", 1203, source="10.0.0.1", own="")[:2] == ("10.0.0.1", True)
+        assert admit("::ffff:10.0.0.1", 1, source="10.0.0.1", own="")[:2] == ("10.0.0.1", True)
+        assert admit("10.0.0.1", 1203, source="::ffff:10.0.0.1", own="")[:2] == ("10.0.0.1", True)
+        assert admit("10.0.0.2", 1203, source="10.0.0.1", own="")[:2] == ("10.0.0.2", False)
 
     @pytest.mark.parametrize(
         ("host", "own"),
@@ -313,6 +344,9 @@ class AdmitTests:
             ("202.224.186.1", "202.224.186.1"),
             ("::ffff:202.224.186.1", "202.224.186.1"),
             ("202.224.186.1", "::ffff:202.224.186.1"),
+            ("2400:4000::1", "2400:4000::1"),
+            ("2400:4000:0:0::1", "2400:4000::1"),
+            ("64:ff9b::202.224.186.1", "202.224.186.1"),
         ],
     )
     def test_never_the_server(self, host: str, own: str) -> None:
@@ -320,9 +354,181 @@ class AdmitTests:
         source = "202.224.186.90"
         with pytest.raises(AddressRefused):
             admit(host, 1201, source=source, own=own, own_ports=[1201])
-        assert admit(host, 1203, source=source, own=own, own_ports=[1201])[1] is False
+        assert not admit(host, 1203, source=source, own=own, own_ports=[1201]).dialable
 
     def test_never_the_server_on_the_same_machine(self) -> None:
         """A terminal that shares the server's machine doesn't register the server's port."""
         with pytest.raises(AddressRefused):
             admit("127.0.0.1", 1201, source="127.0.0.1", own="127.0.0.1", own_ports=[1201])
+
+
+class NamesTests:
+    """What may stand in place of an IP address (A16, A17)."""
+
+    @pytest.mark.parametrize(
+        ("text", "name"),
+        [
+            ("host.example.jp", "host.example.jp"),
+            ("Host.Example.JP", "host.example.jp"),
+            ("host.example.jp.", "host.example.jp"),
+            ("例え.テスト.jp", "xn--r8jz45g.xn--zckzah.jp"),
+            ("例え。テスト。jp", "xn--r8jz45g.xn--zckzah.jp"),
+            ("bücher.example", "xn--bcher-kva.example"),
+            ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+            ("1.2.3.4.example", "1.2.3.4.example"),
+            (".".join(["a" * 63] * 3 + ["a" * 61]), ".".join(["a" * 63] * 3 + ["a" * 61])),
+            ("Provider", PROVIDER),
+            ("PROVIDER", PROVIDER),
+        ],
+    )
+    def test_taken(self, text: str, name: str) -> None:
+        """Each has one canonical form, international ones that of DNS; none may be dialled yet."""
+        assert named(text) == name
+        told = admit(text, 1203, source="::ffff:10.0.0.1", own="10.0.0.9")
+        assert told == (name, False, Origin("10.0.0.1"))
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "-a.example.jp",
+            "a-.example.jp",
+            "a_b.example.jp",
+            "a b.example.jp",
+            "a..example.jp",
+            ".example.jp",
+            "a" * 64 + ".jp",
+            ".".join(["a" * 63] * 3 + ["a" * 62]),
+            "例え_.jp",
+            "例え.127",
+            "テスト",
+            "ｌｏｃａｌｈｏｓｔ",
+            "１２７.0.0.1",
+            "printer.local",
+            "a.LOCAL",
+            "a.local.",
+            "ａ.ｌｏｃａｌ",
+            "www.localhost",
+            "localhost.localdomain",
+            "1.0.0.127.in-addr.arpa",
+            "home.arpa",
+            "a.onion",
+            "a.invalid",
+            "a.jp\0",
+        ],
+    )
+    def test_bad_names(self, text: str) -> None:
+        """What DNS could not tell to others is refused, however it is written (I12)."""
+        with pytest.raises(AddressRefused):
+            named(text)
+        with pytest.raises(AddressRefused):
+            domain(text)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "localhost",
+            "localhost.",
+            "jp",
+            "1.2.3",
+            "0x7f.1",
+            "0x7f.0.0.0x1",
+            "1.2.3.4.",
+            "a.jp:80",
+            "example.jp..",
+        ],
+    )
+    def test_no_names(self, text: str) -> None:
+        """What looks like a number, or has one label, is no name, nor an address (I12)."""
+        assert named(text) is None
+        with pytest.raises(AddressRefused):
+            admit(text, 1203, source="10.0.0.1", own="")
+
+    @settings(deadline=None)
+    @given(st.text(max_size=260))
+    def test_any_text(self, text: str) -> None:
+        """Whatever is given, what is taken is a plain name whose canonical form is itself (I24)."""
+        try:
+            name = named(text)
+        except AddressRefused:
+            return
+        if name is not None:
+            assert named(name) == name
+            assert name.isascii()
+            assert len(name) <= 253
+
+
+class SettleTests:
+    """What is told for a name: judged as if it had been registered (I12)."""
+
+    def told(self, source: str, *hosts: str, name: str = "a.jp", **options: Any) -> Address:
+        """What is told of these, for a name that was registered from there."""
+        address = Address(name, 1203, 5, 60, origin=Origin(source, True))
+        return settle(address, hosts, **options)
+
+    def test_the_whole(self) -> None:
+        """All but host, dialling and origin is as it was registered."""
+        told = self.told("202.224.186.90", "202.224.186.82")
+        assert told == Address("202.224.186.82", 1203, 5, 60)
+
+    @pytest.mark.parametrize(
+        "host",
+        [
+            "127.0.0.1",
+            "10.0.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "100.64.0.1",
+            "::",
+            "::1",
+            "fe80::1",
+            "fd00::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::10.0.0.1",
+            "2002:7f00:1::1",
+            "no address",
+        ],
+    )
+    def test_rebinding(self, host: str) -> None:
+        """A name registered from outside never leads inside, nor the provider (I12)."""
+        for source in ("202.224.186.90", "2400:4000::1"):
+            for name in ("a.jp", PROVIDER):
+                with pytest.raises(AddressRefused):
+                    self.told(source, host, name=name)
+                good = self.told(source, host, "2600::1", name=name)
+                assert good.host == "2600::1"
+
+    def test_kinds(self) -> None:
+        """A name leads to the kind of its source; the provider, from anywhere, to public ones."""
+        assert self.told("10.0.0.9", "202.224.186.82", "10.0.0.1").host == "10.0.0.1"
+        assert self.told("127.0.0.1", "127.0.0.2").host == "127.0.0.2"
+        assert self.told("10.0.0.9", "10.0.0.1", "2600::1", name=PROVIDER).host == "2600::1"
+        allowed = [ip_network("10.0.0.0/8")]
+        assert self.told("2600::1", "10.0.0.1", name=PROVIDER, allowed=allowed).host == "10.0.0.1"
+
+    def test_family(self) -> None:
+        """Of several, those of the source's family come first, in the order in which they came."""
+        four, six = ("202.224.186.82", "202.224.186.83"), ("2600::1", "2600::2")
+        assert self.told("202.224.186.90", *six, *four).host == four[0]
+        assert self.told("2400:4000::1", *four, *six).host == six[0]
+        assert self.told("2400:4000::1", *four).host == four[0]
+
+    def test_dialable(self) -> None:
+        """It is dialled only if it equals the source, or the operator allowed it."""
+        assert self.told("202.224.186.90", "202.224.186.90").dialable
+        assert not self.told("202.224.186.90", "202.224.186.91").dialable
+        allowed = [ip_network("202.224.186.0/24")]
+        assert self.told("202.224.186.90", "202.224.186.91", allowed=allowed).dialable
+
+    def test_never_the_server(self) -> None:
+        """The server's own ports are never told, at whichever of its addresses."""
+        own = [parse_ip("202.224.186.1"), parse_ip("2600::5")]
+        for host in ("202.224.186.1", "2600::5", "64:ff9b::202.224.186.1", "202.224.186.90"):
+            with pytest.raises(AddressRefused):
+                self.told("202.224.186.90", host, own=own, own_ports=[1203])
+            told = self.told("202.224.186.90", host, own=own, own_ports=[1201])
+            assert parse_ip(told.host) == parse_ip(host)

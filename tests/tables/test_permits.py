@@ -7,45 +7,94 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from broker.tables.permits import (
+    EXPIRES_MOST,
     LINE_BYTES,
     LIST_BYTES_MOST,
     LIST_MOST,
+    Limit,
     ListTooLong,
     PermitChange,
     PermitTable,
     as_edits,
+    withdrawn,
 )
-from broker.wire.grammar import edit
+from broker.wire.grammar import SECONDS_MOST, USES_MOST, edit
 
-NAMES = ["Ia", "Ib", "Ic", "Id", "Ie", "If", "@family", "山田太郎", "taro@example.jp"]
+NAMES = ["Ia", "Ib", "Ic", "Id", "Ie", "If", "@family", "@work", "山田太郎", "taro@example.jp"]
+#: Names that stand for identifiers.
+ALIASES = {"taro": "Ia", "mother": "Ib"}
+#: The groups of those who are in any.
+GROUPS = {"Ic": ("@family", "@work"), "Id": ("@work",), "Ie": ("@nobody",)}
+NOW = 1_800_000_000.0
 
 owners = st.sampled_from(["Ia", "Ib", "Ic"])
-names = st.lists(st.sampled_from(NAMES), max_size=5)
+names = st.sampled_from([*NAMES, *ALIASES])
+limits = st.builds(
+    lambda expires, uses: (
+        (f";expires={expires}" if expires else "") + (f";uses={uses}" if uses else "")
+    ),
+    st.sampled_from([0, 0, 1, 60, 3600]),
+    st.sampled_from([0, 0, 1, 2]),
+)
+entries = st.lists(st.tuples(names, st.just("") | limits).map("".join), max_size=5)
+deleted = st.lists(names, min_size=1, max_size=5)
 #: So many names at once that lists come to their limit.
 crowds = st.integers(0, LIST_MOST + 1).map(lambda many: [f"t{n}" for n in range(many)])
 edits = st.one_of(
-    st.builds(lambda some: f"Create {','.join(some)}".strip(), names),
-    st.builds(lambda some: f"Add {','.join(some)}", names.filter(bool)),
-    st.builds(lambda some: f"Delete {','.join(some)}", names.filter(bool)),
+    st.builds(lambda some: f"Create {','.join(some)}".strip(), entries),
+    st.builds(lambda some: f"Add {','.join(some)}", entries.filter(bool)),
+    st.builds(lambda some: f"Delete {','.join(some)}", deleted),
     st.builds(lambda some: f"Add {','.join(some)}", crowds.filter(bool)),
 )
-changes = st.lists(st.tuples(owners, st.lists(edits, min_size=1, max_size=4)), max_size=8)
+#: What happens: a list is edited, one use of an entry is had, or an entry goes; then time passes.
+events = st.lists(
+    st.tuples(
+        owners,
+        st.one_of(st.lists(edits, min_size=1, max_size=4), st.sampled_from(NAMES)),
+        st.sampled_from([0, 0.5, 1, 59, 3600]),
+    ),
+    max_size=8,
+)
+
+#: An entry of the model: its name, when it expires, how many uses it has left.
+Entry = tuple[str, float, float]
+ENDLESS = float("inf")
 
 
-def model(before: list[str], lines: list[str]) -> list[str]:
-    """What edits make of a list, without a thought for speed or limits."""
-    after = list(before)
+def canonical(name: str) -> str:
+    """The identifier that a name stands for."""
+    return ALIASES.get(name, name)
+
+
+def model(before: list[Entry], lines: list[str], now: float) -> list[Entry]:
+    """What edits make of a list, without a thought for speed or size."""
+    after = [entry for entry in before if entry[1] > now]
     for line in lines:
         word, _, rest = line.partition(" ")
-        some = rest.split(",") if rest else []
         if word == "Create":
             after = []
-        for name in some:
+        for text in rest.split(",") if rest else []:
+            name, *some = text.split(";")
+            told = dict(limit.split("=") for limit in some)
+            until = now + int(told["expires"]) if "expires" in told else ENDLESS
+            entry = (canonical(name), until, float(told.get("uses", ENDLESS)))
+            places = [n for n, one in enumerate(after) if one[0] == entry[0]]
             if word == "Delete":
-                after = [one for one in after if one != name]
-            elif name not in after:
-                after.append(name)
+                after = [one for one in after if one[0] != entry[0]]
+            elif places:
+                after[places[0]] = entry
+            else:
+                after.append(entry)
     return after
+
+
+def permitting(entries: list[Entry], caller: str, now: float) -> str | None:
+    """The entry of a list that permits a caller."""
+    standing = [name for name, until, _ in entries if until > now]
+    for name in (caller, *GROUPS.get(caller, ())):
+        if name in standing:
+            return name
+    return None
 
 
 def table_of(**lists: str) -> PermitTable:
@@ -55,35 +104,66 @@ def table_of(**lists: str) -> PermitTable:
     )
 
 
+def permits(table: PermitTable, callee: str, caller: str) -> bool:
+    """Whether the callee accepts the caller by name."""
+    return table.basis(callee, caller, (), NOW) is not None
+
+
 class PermitsTests:
     """Who may reach whom."""
 
-    @settings(deadline=None, max_examples=60)
-    @given(changes)
-    def test_edits_as_the_model(self, every: list[tuple[str, list[str]]]) -> None:
-        """After any edits the lists are the model's, order kept; past a limit nothing changes.
+    @settings(deadline=None, max_examples=100)
+    @given(events)
+    def test_as_the_model(self, every: list[tuple[str, list[str] | str, float]]) -> None:
+        """After anything the lists are the model's, order kept; past a limit nothing changes.
 
-        And who is on a list is permitted, nobody else is (A1–A4, A6, I3, I5).
+        Who is on a list, or in a group on it, is permitted until its limit, nobody else is; and
+        the changes alone make the same table (A1–A4, A6, A18, I3, I5).
         """
         table = PermitTable()
-        lists: dict[str, list[str]] = {}
-        for owner, lines in every:
+        kept: dict[str, PermitChange] = {}
+        lists: dict[str, list[Entry]] = {}
+        now = NOW
+        for owner, what, seconds in every:
             before = lists.get(owner, [])
-            after = model(before, lines)
-            if len(after) > LIST_MOST:
-                with pytest.raises(ListTooLong):
-                    table.prepare(owner, lines)
+            if isinstance(what, str):  # an entry is used, or taken off
+                after = [one for one in before if one[1] > now]
+                used = next((one for one in after if one[0] == what), None)
+                place = 0 if used is None else after.index(used)
+                if used is not None and used[2] != ENDLESS:
+                    change = table.prepare_use(owner, what, now)
+                    less = [(used[0], used[1], used[2] - 1)] if used[2] > 1 else []
+                    after[place : place + 1] = less
+                else:
+                    change = table.prepare_without(owner, what, now)
+                    after = [one for one in after if one[0] != what]
             else:
-                change = table.prepare(owner, lines)
-                assert table.accepted(owner) == tuple(before), "preparing changed the list"
-                withdrawn = table.apply(change)
-                assert list(withdrawn) == [name for name in before if name not in after]
-                lists[owner] = after
+                after = model(before, what, now)
+                if len(after) > LIST_MOST:
+                    with pytest.raises(ListTooLong):
+                        table.prepare(owner, what, now, canonical)
+                    continue
+                change = table.prepare(owner, what, now, canonical)
+            assert table.accepted(owner) == tuple(one[0] for one in before), "preparing changed it"
+            fallen = table.apply(change)
+            stays = [one[0] for one in after]
+            assert list(fallen) == [one[0] for one in before if one[0] not in stays]
+            lists[owner] = after
+            kept[owner] = change
+            now += seconds
+            again = PermitTable(kept.values())
             for one in ("Ia", "Ib", "Ic"):
                 expected = lists.get(one, [])
-                assert table.accepted(one) == tuple(expected)
-                for name in NAMES:
-                    assert table.permits(one, name) == (name in expected)
+                for same in (table, again):
+                    assert same.accepted(one) == tuple(entry[0] for entry in expected)
+                    assert same.expires(one) == min((e[1] for e in expected), default=ENDLESS)
+                    assert (one in same.counting) == any(e[2] != ENDLESS for e in expected)
+                    for name in NAMES:
+                        found = permitting(expected, name, now)
+                        assert same.basis(one, name, GROUPS.get(name, ()), now) == found
+                        assert same.stands(one, name, now) == any(
+                            entry[0] == name and entry[1] > now for entry in expected
+                        )
         assert len(table) == sum(1 for accepted in lists.values() if accepted)
 
     def test_figures(self) -> None:
@@ -96,38 +176,75 @@ class PermitsTests:
             (["Add If", "Delete Ib,Ie"], ("Ic", "If")),
             (["Create Id"], ("Id",)),
         ):
-            table.apply(table.prepare("Ia", lines))
+            table.apply(table.prepare("Ia", lines, NOW))
             assert table.accepted("Ia") == expected
 
     def test_nobody_is_permitted_by_default(self) -> None:
         """No list, an empty list, and one's own identifier permit nobody (I3)."""
         table = table_of(Ib="Ia")
-        table.apply(table.prepare("Ib", ["Create"]))
-        assert not table.permits("Ib", "Ia")
-        assert not table.permits("Ix", "Ia")
-        assert not table.permits("Ia", "Ia")
+        table.apply(table.prepare("Ib", ["Create"], NOW))
+        assert not permits(table, "Ib", "Ia")
+        assert not permits(table, "Ix", "Ia")
+        assert not permits(table, "Ia", "Ia")
         assert len(table) == 0
 
     def test_equality_only(self) -> None:
         """An entry is no pattern, no prefix, and heeds case (I4)."""
         table = table_of(Ib="Ia,*,.*")
-        assert table.permits("Ib", "Ia")
-        assert not any(table.permits("Ib", name) for name in ("ia", "I", "Iab", "", "anyone"))
+        assert permits(table, "Ib", "Ia")
+        assert not any(permits(table, "Ib", name) for name in ("ia", "I", "Iab", "", "anyone"))
 
     def test_a_permit_has_a_direction(self) -> None:
         """That Ib accepts Ia does not let Ib reach Ia (A9)."""
         table = table_of(Ib="Ia")
-        assert table.permits("Ib", "Ia")
-        assert not table.permits("Ia", "Ib")
+        assert permits(table, "Ib", "Ia")
+        assert not permits(table, "Ia", "Ib")
+
+    def test_a_group_is_for_its_members(self) -> None:
+        """A group on a list permits who is in it, and not whoever takes its name (A18, I4)."""
+        table = table_of(Ib="@family")
+        assert table.basis("Ib", "Ia", ("@work", "@family"), NOW) == "@family"
+        assert table.basis("Ib", "Ia", ("@work",), NOW) is None
+        assert table.basis("Ib", "family", (), NOW) is None
+
+    def test_oneself_before_a_group(self) -> None:
+        """Who is permitted both ways is so by name."""
+        table = table_of(Ib="@family,Ia")
+        assert table.basis("Ib", "Ia", ("@family",), NOW) == "Ia"
+
+    def test_expired(self) -> None:
+        """An entry permits until its time has come, whatever else has been done by then (I3)."""
+        table = PermitTable()
+        table.apply(table.prepare("Ib", ["Add Ia;expires=60,@family;expires=61"], NOW))
+        for seconds, expected in ((0, "Ia"), (59.9, "Ia"), (60, "@family"), (61, None)):
+            assert table.basis("Ib", "Ia", ("@family",), NOW + seconds) == expected
+
+    def test_a_limit_is_replaced(self) -> None:
+        """Who is added again has the limit that he is added with; without one, none."""
+        table = PermitTable()
+        for line, limit in (
+            ("Add Ia;expires=60;uses=1", Limit(NOW + 60, 1)),
+            ("Add Ia;uses=5", Limit(None, 5)),
+            ("Add Ia", None),
+            ("Add Ia;expires=9", Limit(NOW + 9, None)),
+        ):
+            table.apply(table.prepare("Ib", [line], NOW))
+            assert table.limit("Ib", "Ia") == limit
+        assert not table.counting
+
+    def test_a_use_of_what_is_unlimited(self) -> None:
+        """There is none to take."""
+        with pytest.raises(ValueError, match="any number"):
+            table_of(Ib="Ia").prepare_use("Ib", "Ia", NOW)
 
     def test_the_limit_is_on_what_stands_after(self) -> None:
         """A full list takes one more where the same message makes room for it (A4, I15)."""
         table = PermitTable()
         full = ",".join(f"t{n}" for n in range(LIST_MOST))
-        table.apply(table.prepare("Ia", [f"Create {full}"]))
+        table.apply(table.prepare("Ia", [f"Create {full}"], NOW))
         with pytest.raises(ListTooLong):
-            table.prepare("Ia", ["Add one-more"])
-        change = table.prepare("Ia", ["Add one-more", "Delete t0"])
+            table.prepare("Ia", ["Add one-more"], NOW)
+        change = table.prepare("Ia", ["Add one-more", "Delete t0"], NOW)
         assert len(change.accepted) == LIST_MOST
         assert change.accepted[-1] == "one-more"
 
@@ -135,10 +252,47 @@ class PermitsTests:
         """A list that could not be told in one message is refused, by UTF-8 bytes (I15)."""
         table = PermitTable()
         names = [f"{n:03}" + "あ" * 41 for n in range(LIST_BYTES_MOST // 127)]  # 126 bytes each
-        table.apply(table.prepare("Ia", ["Create " + ",".join(names)]))
+        table.apply(table.prepare("Ia", ["Create " + ",".join(names)], NOW))
         with pytest.raises(ListTooLong):
-            table.prepare("Ia", ["Add " + "x" * 128])
+            table.prepare("Ia", ["Add " + "x" * 128], NOW)
         assert table.accepted("Ia") == tuple(names)
+
+    def test_limits_take_room(self) -> None:
+        """The text of a limit is told with its entry, and counts (I15)."""
+        table = PermitTable()
+        limit = f";expires={SECONDS_MOST};uses={USES_MOST}"
+        names = [f"{n:04}" + "x" * 46 + limit for n in range(900)]
+        with pytest.raises(ListTooLong, match="bytes"):
+            table.prepare("Ia", ["Create " + ",".join(names)], NOW)
+        table.prepare("Ia", ["Create " + ",".join(name.partition(";")[0] for name in names)], NOW)
+
+    def test_told(self) -> None:
+        """What remains is told: seconds rounded up, uses; what has expired is not (¶32)."""
+        table = PermitTable()
+        line = "Create Ia,Ib;expires=60,Ic;uses=2,@work;expires=3600;uses=1"
+        table.apply(table.prepare("Ix", [line], NOW + 0.3))
+        assert as_edits(table.told("Ix", NOW + 0.3)) == [line]
+        later = ["Ia", "Ib;expires=1", "Ic;uses=2", "@work;expires=3541;uses=1"]
+        assert table.told("Ix", NOW + 59.9) == later
+        assert table.told("Ix", NOW + 60.3) == ["Ia", "Ic;uses=2", "@work;expires=3540;uses=1"]
+
+    def test_told_as_it_can_be_read(self) -> None:
+        """However the clock was set, what is told is what a terminal takes."""
+        far = PermitChange("Ix", ("Ia",), (("Ia", Limit(NOW * 2, None)),))
+        [told] = PermitTable([far]).told("Ix", NOW)
+        assert edit(f"Add {told}") == f"Add Ia;expires={SECONDS_MOST}"
+        assert EXPIRES_MOST == SECONDS_MOST
+
+
+class WithdrawnTests:
+    """What edits take off by name."""
+
+    def test_named(self) -> None:
+        """Those that are deleted, there or not; everybody, where a list is made anew (A3)."""
+        assert withdrawn(["Add Ia,Ib;uses=1"]) == frozenset()
+        some = withdrawn(["Delete taro,@work", "Add Ic", "Delete Id"], canonical)
+        assert some == frozenset(("Ia", "@work", "Id"))
+        assert withdrawn(["Delete Ia", "Create Ib"]) is None
 
 
 class AsEditsTests:
@@ -151,7 +305,7 @@ class AsEditsTests:
         """Applied to any list, the edits make this one, and each line fits its limit."""
         lines = as_edits(some)
         table = table_of(Ia="what,was,there")
-        table.apply(table.prepare("Ia", lines))
+        table.apply(table.prepare("Ia", lines, NOW))
         assert table.accepted("Ia") == tuple(some)
         assert lines[0].startswith("Create")
         assert all(len(line.encode()) <= LINE_BYTES for line in lines)
@@ -178,12 +332,12 @@ class EditsTests:
         """What doesn't fit a line goes on several, and means the same."""
         names = [f"terminal-{count:04d}" for count in range(900)]
         table = PermitTable()
-        before = table.prepare("Ib", as_edits([*names[::2], "Ix"]))
+        before = table.prepare("Ib", as_edits([*names[::2], "Ix"]), NOW)
         table.apply(before)
         lines = as_edits(names, change)
         assert len(lines) > 1
         assert all(len(f"Accept:{line}") <= 1024 for line in lines)
-        after = table.prepare("Ib", [edit(line) for line in lines])
+        after = table.prepare("Ib", [edit(line) for line in lines], NOW)
         expected = {
             "Create": set(names),
             "Add": {*names, "Ix"},

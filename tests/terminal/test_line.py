@@ -9,6 +9,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import ConnectError, ConnectionLost
 from twisted.python.failure import Failure
 
+from broker.tables.disclosures import Disclosure, format_line, format_time
 from broker.tables.sessions import UNSPENT_SECONDS
 from broker.terminal.expected import ExpectedCall
 from broker.terminal.line import ANSWER_TIMEOUT, Line, Nobody, dial
@@ -293,6 +294,80 @@ class RegisterTests:
         assert wire.line.local_host == "192.0.2.99"
         wire.mediator.vanish()
         assert wire.line.local_host == "127.0.0.1"
+
+
+def told(number: int) -> Disclosure:
+    """A disclosure at that microsecond."""
+    return Disclosure(CALLER, "Ic", "203.0.113.5", 1203, "S1", "@family", number, 3600)
+
+
+def page(transaction: int, *numbers: int) -> str:
+    """The answer that tells these."""
+    lines = "".join(f"Disclosed:{format_line(told(number))}\n" for number in numbers)
+    return f"NOTIFY\n{lines or NOTHING}Transaction:{transaction}\nCode:200\n\n"
+
+
+NOTHING = "Nothing Disclosed.\n"
+
+
+class DisclosuresTests:
+    """Asking who was told where one is."""
+
+    def test_pages(self) -> None:
+        """Page after page is asked for, until nothing is left."""
+        wire = Wire()
+        outcome, question = wire.ask(wire.line.disclosures())
+        assert question.fields == {"": "DISCLOSURES", "Identifier": CALLER, "Transaction": "1"}
+        wire.mediator.type(page(1, 9, 7))
+        (question,) = wire.mediator.received()
+        assert question.fields["Before"] == format_time(7)
+        wire.mediator.type(page(2, 6))
+        wire.mediator.received()
+        assert not outcome.done
+        wire.mediator.type(page(3))
+        assert outcome.value == [told(9), told(7), told(6)]
+
+    def test_nobody(self) -> None:
+        """An empty ledger is one; it may be asked from some time back."""
+        wire = Wire()
+        outcome, question = wire.ask(wire.line.disclosures(before=1_000_000))
+        assert question.fields["Before"] == "1970-01-01T00:00:01.000000Z"
+        wire.mediator.type(page(1))
+        assert outcome.value == []
+
+    def test_no_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It ends at a bound, however much there is (I15)."""
+        monkeypatch.setattr("broker.terminal.line.DISCLOSURES_MOST", 3)
+        wire = Wire()
+        outcome, _ = wire.ask(wire.line.disclosures())
+        wire.mediator.type(page(1, 9, 8))
+        wire.mediator.type(page(2, 7, 6))
+        assert outcome.value == [told(9), told(8), told(7), told(6)]
+
+    @pytest.mark.parametrize(
+        "second",
+        [
+            page(2, 7),
+            page(2, 9),
+            "NOTIFY\nSTATUS Acceptable.\nTransaction:2\n\n",
+            "NOTIFY\nTransaction:2\nCode:200\n\n",
+            page(2, 6).replace("port=1203", "port=x"),
+        ],
+    )
+    def test_no_sense(self, second: str) -> None:
+        """A page that goes on for ever, or is none, is an error and no part of an answer (I3)."""
+        wire = Wire()
+        outcome, _ = wire.ask(wire.line.disclosures())
+        wire.mediator.type(page(1, 9, 7))
+        wire.mediator.type(second)
+        assert isinstance(outcome.error, BadRequest)
+
+    def test_refused(self) -> None:
+        """A refusal is raised."""
+        wire = Wire()
+        outcome, _ = wire.ask(wire.line.disclosures())
+        wire.mediator.type("NOTIFY\nService Unavailable.\nTransaction:1\nCode:503\n\n")
+        assert isinstance(outcome.error, ServiceUnavailable)
 
 
 class QueryTests:

@@ -1,11 +1,12 @@
 """A small server over real sockets, to be run as a process: ``python -m tests.wire.server``.
 
-It listens on a free port of 127.0.0.1, says which on standard output, and ends with its standard
-input, or by itself after a minute.
+It listens on a free port of 127.0.0.1, over TLS if it is given the files of a certificate and its
+key, says which on standard output, and ends with its standard input, or by itself after a minute.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from twisted.internet.endpoints import TCP4ServerEndpoint
@@ -15,6 +16,7 @@ from twisted.python.failure import Failure
 
 from broker.wire.message import Message
 from broker.wire.stream import Exchange, Stream, StreamFactory
+from broker.wire.tls import ServerTls, TlsFactory
 from tests.wire.recorder import Talk
 
 #: What ``QUERY`` / ``LOOKUP`` is answered with: more than a connection's buffers take.
@@ -56,7 +58,11 @@ def main() -> None:
     reactor: Any = imported
     exchange = Exchange(reactor)
     endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
-    listening = endpoint.listen(StreamFactory(exchange, Server))
+    factory: Any = StreamFactory(exchange, Server)
+    if len(sys.argv) > 1:
+        certificate, key = sys.argv[1:]
+        factory = TlsFactory(ServerTls(certificate, key), factory, reactor)
+    listening = endpoint.listen(factory)
     listening.addCallback(lambda port: print(port.getHost().port, flush=True))
     listening.addErrback(lambda failure: failure.printTraceback())
     StandardIO(Until(reactor))

@@ -115,6 +115,50 @@ class IdentifierTests:
             assert len(canonical.encode()) <= 128
 
 
+class MomentTests:
+    """A time of day, in a `Before`."""
+
+    @pytest.mark.parametrize(
+        ("typed", "kept"),
+        [
+            ("2026-11-21T12:00:05.123456Z", "2026-11-21T12:00:05.123456Z"),
+            ("2026-11-21T12:00:05Z", "2026-11-21T12:00:05.000000Z"),
+            ("2026-11-21t12:00:05.5z", "2026-11-21T12:00:05.500000Z"),
+            ("2024-02-29T00:00:00.000001Z", "2024-02-29T00:00:00.000001Z"),
+            ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00.000000Z"),
+        ],
+    )
+    def test_good(self, typed: str, kept: str) -> None:
+        """To the microsecond; less may be typed."""
+        assert FIELDS["Before"](typed) == kept == FIELDS["Before"](kept)
+
+    @pytest.mark.parametrize(
+        "bad",
+        [
+            "",
+            "yesterday",
+            "2026-11-21",
+            "2026-11-21T12:00Z",
+            "2026-11-21T12:00:05",
+            "2026-11-21T12:00:05+00:00",
+            "2026-11-21 12:00:05Z",
+            "2026-11-21T12:00:05.1234567Z",
+            "2026-11-21T12:00:05.Z",
+            "2026-11-21T12:00:05.١Z",
+            "2026-02-29T12:00:05Z",
+            "2026-11-21T24:00:00Z",
+            "2026-11-21T12:00:60Z",
+            "0000-01-01T00:00:00Z",
+            "٢٠٢٦-11-21T12:00:05Z",
+            "2026-11-21T12:00:05Z\n",
+        ],
+    )
+    def test_bad(self, bad: str) -> None:
+        """What is no time, or none in UTC, or of no calendar."""
+        with pytest.raises(ValueError, match="must be a time"):
+            FIELDS["Before"](bad)
+
+
 class EditTests:
     """The edits of a list (fig. 3)."""
 
@@ -249,7 +293,8 @@ class TablesTests:
 
     def test_secrets(self) -> None:
         """Every field that holds a secret is known as one (I18)."""
-        assert {"Password", "Reply Password", "Encrypt Key", "Token"} == SECRETS
+        keys = {"Encrypt Key", "Registration Key"}
+        assert {"Password", "Reply Password", "Token"} | keys == SECRETS
         assert set(FIELDS) >= SECRETS
 
     def test_names(self) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.certificates import Pki
 from tests.fakes import parse_all
 from tests.wire.server import MUCH
 
@@ -24,8 +27,15 @@ pytestmark = pytest.mark.integration
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     """The port of a server that runs."""
+    with serving() as port:
+        yield port
+
+
+@contextmanager
+def serving(*files: str) -> Iterator[int]:
+    """A server that runs, over TLS where it has files for that."""
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.wire.server"],
+        [sys.executable, "-m", "tests.wire.server", *files],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -119,3 +129,19 @@ class SocketsTests:
             connection.shutdown(socket.SHUT_WR)
             replies, _ = parse_all(read_all(connection))
         assert [reply.get("Cause") for reply in replies] == ["Ib"]
+
+    def test_much_to_read_over_tls(self, tmp_path: Path) -> None:
+        """Over TLS too all arrives, in order, though the socket takes but a part at a time."""
+        pki = Pki(tmp_path)
+        files = pki.server()
+        context = ssl.create_default_context(cafile=pki.ca)
+        with (
+            serving(files.certificate, files.key) as port,
+            connect(port, receive_buffer=65536) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as connection,
+        ):
+            connection.sendall(b"QUERY\nCallee:Ia\n\nQUERY\nLOOKUP\n\nQUERY\nCallee:\xff\n\n")
+            data = read_all(connection)
+        first, _, rest = data.partition(b"x" * MUCH)
+        replies, _ = parse_all(first + rest)
+        assert [reply.get("Cause") for reply in replies] == ["Ia", "not UTF-8"]

@@ -1,0 +1,54 @@
+"""One thread for calls that wait, and a bound to how many of them wait for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Protocol
+
+
+class Worker(Protocol):
+    """Threads, such as ``twisted.python.threadpool.ThreadPool``; no more than one is used."""
+
+    def start(self) -> object:
+        """Take work from now on."""
+
+    def stop(self) -> object:
+        """Take no more."""
+
+    def callInThread(self, func: Callable[..., object], *args: Any) -> object:
+        """Call a function in one of them."""
+
+
+class OneThread:
+    """A thread that does its work in order.
+
+    What a router can keep waiting must not keep this process from ending: the thread is not waited
+    for, neither when it is stopped nor at the end.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._started = False
+
+    def start(self) -> None:
+        """Take work; the thread is made when there is some."""
+
+    def stop(self) -> None:
+        """End the thread once what it has been given is done."""
+        if self._started:
+            self._started = False
+            self._jobs.put(None)
+
+    def callInThread(self, func: Callable[..., object], *args: Any) -> None:
+        """Have a function called, which must not raise."""
+        if not self._started:
+            self._started = True
+            Thread(target=self._run, name=self._name, daemon=True).start()
+        self._jobs.put(lambda: func(*args))
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()

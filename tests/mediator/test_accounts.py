@@ -1,0 +1,371 @@
+"""The operator's acts on accounts (broker.mediator.accounts)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from broker.interfaces import StoreFailed
+from broker.mediator.accounts import Accounts, Listed
+from broker.tables.accounts import AccountChange, AccountRefused
+from broker.tables.permits import PermitChange
+from broker.wire.refusals import ServiceUnavailable
+from tests.fakes import FakePool, cheap_passwords, result_of
+from tests.mediator.conftest import Logged
+from tests.mediator.scene import (
+    DENIED,
+    DONE,
+    NOT_FOUND,
+    STATUS,
+    Scene,
+    SlowStore,
+    failed,
+    permits,
+    query,
+    register,
+    terminate,
+    with_resolver,
+    with_store,
+)
+
+WRONG = failed("the identifier or the password is wrong")
+PERMITS = "QUERY\nPERMITS\n\n"
+
+
+def login(who: str, password: str, *lines: str) -> str:
+    """A ``REGISTER`` with a password."""
+    return register(who, f"Password:{password}", *lines)
+
+
+class Act:
+    """An act of the operator that is under way.
+
+    :ivar failed: what it raised
+    """
+
+    def __init__(self, step: Awaitable[None]) -> None:
+        self.over: Any = False  # lest mypy think that it stays so
+        self.failed: BaseException | None = None
+
+        async def run() -> None:
+            try:
+                await step
+            except Exception as error:
+                self.failed = error
+            self.over = True
+
+        Deferred.fromCoroutine(run())
+
+
+def kept(*lists: PermitChange, **options: Any) -> tuple[Scene, SlowStore]:
+    """A scene of Ia and Ib, with passwords, whose next commits are done when the test says so."""
+    store = SlowStore(*lists)
+    store.at_once = True
+    scene = Scene(store=store, accounts={"Ia": "of Ia", "Ib": "of Ib"}, **options)
+    store.at_once = False
+    store.commits.clear()
+    return scene, store
+
+
+ACTS: dict[str, Callable[[Accounts], Awaitable[None]]] = {
+    "add": lambda accounts: accounts.add("Ix", "of Ix"),
+    "reset": lambda accounts: accounts.reset("Ia", "new"),
+    "remove": lambda accounts: accounts.remove("Ia"),
+    "add a name": lambda accounts: accounts.add_name("Ia", "taro"),
+}
+
+
+class DurableTests:
+    """What the operator is told is done is durable, and in force (I8)."""
+
+    @pytest.mark.parametrize("act", ACTS)
+    def test_first_kept(self, act: str) -> None:
+        """Nothing is in force before it is kept, and all is as soon as the operator is told."""
+        scene, store = kept()
+        table = scene.mediator.accounts.table
+        before = [*table]
+        doing = Act(ACTS[act](scene.mediator.accounts))
+        assert not doing.over
+        assert [*table] == before
+        (pending,) = store.pending
+        scene.fires(pending)
+        assert doing.over
+        assert doing.failed is None
+        assert [*table] != before
+        (change,) = [one for one in store.commits[0] if isinstance(one, AccountChange)]
+        assert table.get(change.identifier) == (None if change.verifier is None else change)
+
+    @pytest.mark.parametrize("act", ACTS)
+    def test_not_kept(self, act: str) -> None:
+        """What can't be kept changes nothing: no table, no connection, no list, no token (I9)."""
+        scene, store = kept(PermitChange("Ib", ("Ia",)), PermitChange("Ia", ("Ib",)))
+        scene.new_says("a", login("Ia", "of Ia", "Address:127.0.0.1"), DONE)
+        before = [*scene.mediator.accounts.table]
+        doing = Act(ACTS[act](scene.mediator.accounts))
+        scene.fires(store.pending.pop(), StoreFailed("the disk is full"))
+        assert isinstance(doing.failed, StoreFailed)
+        assert [*scene.mediator.accounts.table] == before
+        assert not scene.clients["a"].ended
+        assert scene.address("Ia") == ("127.0.0.1", 1203)
+        scene.says("a", PERMITS, a=permits("Create Ib"))
+        scene.new_says("a2", login("Ia", "of Ia"), DONE)
+
+    def test_one_after_the_other(self) -> None:
+        """Two at once don't undo each other: the second sees what the first has made."""
+        scene, store = kept()
+        accounts = scene.mediator.accounts
+        named, renamed = Act(accounts.add_name("Ia", "taro")), Act(accounts.add_name("Ib", "taro"))
+        reset = Act(accounts.reset("Ia", "new"))
+        scene.fires(store.pending.pop())
+        assert named.over
+        assert isinstance(renamed.failed, AccountRefused)
+        scene.fires(store.pending.pop())
+        assert reset.over
+        assert reset.failed is None
+        account = accounts.table.get("Ia")
+        assert account is not None
+        assert account.names == ("taro",)
+
+    def test_read_again(self) -> None:
+        """After a restart the accounts are those that were kept."""
+        first = Scene(accounts={"Ia": "of Ia"})
+        result_of(first.mediator.accounts.add_name("Ia", "taro"))
+        again = Scene(store=first.broker.store, accounts={})
+        again.new_says("a", login("taro", "of Ia"), DONE)
+
+
+class RefusedTests:
+    """What can't be is refused with words for the operator, and changes nothing."""
+
+    @pytest.mark.parametrize(
+        ("act", "why"),
+        [
+            (lambda a: a.add("Ia", "x"), "there is an account Ia already"),
+            (lambda a: a.add("taro", "x"), "taro is a name of Ia already"),
+            (lambda a: a.add("@group", "x"), "an identifier begins with @"),
+            (lambda a: a.add("a,b", "x"), "an identifier holds a comma or a semicolon"),
+            (lambda a: a.add("Ix", ""), "a password has 1 to 512 characters"),
+            (lambda a: a.add("Ix", "x "), "a password begins or ends with a blank"),
+            (lambda a: a.reset("Ix", "x"), "there is no account Ix"),
+            (lambda a: a.reset("taro", "x"), "there is no account taro: that is a name of Ia"),
+            (lambda a: a.reset("Ia", "x\n"), "a password holds a control character"),
+            (lambda a: a.remove("Ix"), "there is no account Ix"),
+            (lambda a: a.add_name("Ix", "x"), "there is no account Ix"),
+            (lambda a: a.add_name("Ia", "Ib"), "there is an account Ib already"),
+            (lambda a: a.add_name("Ib", "taro"), "taro is a name of Ia already"),
+            (lambda a: a.add_name("Ib", "@x"), "an identifier begins with @"),
+            (lambda a: a.remove_name("Ib", "taro"), "taro is no name of Ib"),
+        ],
+    )
+    def test_refused(self, act: Callable[[Accounts], Awaitable[None]], why: str) -> None:
+        """Told why; nothing is committed."""
+        scene, store = kept()
+        store.at_once = True
+        result_of(scene.mediator.accounts.add_name("Ia", "taro"))
+        store.commits.clear()
+        with pytest.raises(AccountRefused, match=f"^{why}$"):
+            result_of(act(scene.mediator.accounts))
+        assert store.commits == []
+
+    def test_no_work_for_nothing(self) -> None:
+        """What is refused anyway costs no hash."""
+        pool = FakePool()
+        scene = Scene(passwords=cheap_passwords(pool=pool))
+        assert isinstance(Act(scene.mediator.accounts.reset("Ix", "x")).failed, AccountRefused)
+        assert pool.jobs == []
+
+    def test_meanwhile(self) -> None:
+        """Hashed elsewhere, it is worked out from what there is then; and it is refused if busy."""
+        pool = FakePool()
+        scene = Scene(passwords=cheap_passwords(pool=pool, waiting=1))
+        first, second = (Act(scene.mediator.accounts.add("Ia", "x")) for _ in range(2))
+        pool.run()
+        assert first.over
+        assert first.failed is None
+        assert isinstance(second.failed, AccountRefused)
+        passwords = scene.mediator.accounts._passwords
+        for source in "st":
+            Deferred.fromCoroutine(passwords.check("x", None, source))
+        busy = Act(scene.mediator.accounts.add("Ix", "x"))
+        assert isinstance(busy.failed, AccountRefused)
+        pool.run(2)
+
+
+class ResetTests:
+    """Another password."""
+
+    def test_reset(self) -> None:
+        """The old password logs in no more, the new one does; connections are closed (I2)."""
+        scene = Scene(accounts={"Ia": "of Ia", "Ib": "of Ib"})
+        scene.new_says("a", login("Ia", "of Ia", "Accept:Create Ib"), DONE)
+        scene.new_says("a2", login("Ia", "of Ia"), DONE)
+        scene.new_says("b", login("Ib", "of Ib"), DONE)
+        result_of(scene.mediator.accounts.reset("Ia", "new"))
+        for name in ("a", "a2"):
+            assert scene.clients[name].ended
+            scene.clients[name].type(register("Ia", "Accept:Create Ix"))
+        scene.says("b", PERMITS, b=permits("Create"))
+        scene.new_says("a3", login("Ia", "of Ia"), WRONG)
+        scene.says("a3", login("Ia", "new") + PERMITS, a3=DONE + permits("Create Ib"))
+
+    def test_generation(self) -> None:
+        """Each password has a generation of its own, of 16 hexadecimal digits."""
+        scene = Scene(accounts={"Ia": "x"})
+        seen = set()
+        for _ in range(5):
+            account = scene.mediator.accounts.table.get("Ia")
+            assert account is not None
+            assert len(bytes.fromhex(account.generation)) == 8
+            seen.add(account.generation)
+            result_of(scene.mediator.accounts.reset("Ia", "x"))
+        assert len(seen) == 5
+
+    def test_log(self, logged: Logged) -> None:
+        """The log has what was done to whom, a line each, whatever the identifier holds (I19)."""
+        scene = Scene(accounts={})
+        accounts = scene.mediator.accounts
+        strange = "I\u3000{x}é"
+        result_of(accounts.add(strange, "x"))
+        result_of(accounts.reset(strange, "y"))
+        result_of(accounts.add_name(strange, "n"))
+        result_of(accounts.remove_name(strange, "n"))
+        result_of(accounts.remove(strange))
+        told = [text.partition("] ")[2] for text in logged.texts()]
+        told = [text for text in told if text.startswith("Account")]
+        assert told == [
+            f"Account {strange} {what}"
+            for what in (
+                "is added",
+                "has another password",
+                "has a further name",
+                "has lost a name",
+                "is removed",
+            )
+        ]
+
+
+class RemoveTests:
+    """The end of an account."""
+
+    def test_all_of_it(self) -> None:
+        """Connections, address, names, lists both ways: gone, and not for a successor (I2)."""
+        scene = Scene(accounts={"Ia": "of Ia", "Ib": "of Ib"})
+        accounts = scene.mediator.accounts
+        result_of(accounts.add_name("Ib", "taro"))
+        scene.new_says("b", login("Ib", "of Ib", "Address:127.0.0.1", "Accept:Create Ia"), DONE)
+        scene.new_says("a", login("Ia", "of Ia", "Accept:Create taro"), DONE)
+        result_of(accounts.remove("Ib"))
+        assert scene.clients["b"].ended
+        assert scene.address("Ib") is None
+        scene.says("a", PERMITS, a=permits("Create"))
+        scene.says("a", query("Ia", "Ib") + query("Ia", "taro"), a=DENIED * 2)
+        scene.new_says("x", login("Ib", "of Ib"), WRONG)
+        result_of(accounts.add("Ib", "another"))
+        scene.says("x", login("Ib", "another") + PERMITS, x=DONE + permits("Create"))
+        scene.says("x", query("Ib", "Ia"), x=DENIED)
+        scene.says("a", query("Ia", "Ib"), a=DENIED)
+
+    def test_one_commit(self) -> None:
+        """The account and what names it go together (I9)."""
+        scene, store = kept(PermitChange("Ib", ("Ia", "Ix")), PermitChange("Ia", ("Ib",)))
+        doing = Act(scene.mediator.accounts.remove("Ia"))
+        scene.fires(store.pending.pop())
+        assert doing.over
+        (changes,) = store.commits
+        assert AccountChange("Ia", None) in changes
+        assert PermitChange("Ib", ("Ix",)) in changes
+        assert PermitChange("Ia", ()) in changes
+
+    def test_sessions(self) -> None:
+        """A session of its is void, and the other side is told (I2)."""
+        scene = Scene(accounts={"Ia": "of Ia", "Ib": "of Ib"})
+        scene.new_says("b", login("Ib", "of Ib", "Address:127.0.0.1", "Accept:Create Ia"), DONE)
+        scene.new_says("a", login("Ia", "of Ia"), DONE)
+        scene.calls("a", "b", port=1203)
+        result_of(scene.mediator.accounts.remove("Ia"))
+        scene.reads(b=terminate(), a=terminate())
+        assert scene.clients["a"].ended
+
+    def test_a_call_under_way(self) -> None:
+        """A call that waits for its callee as its caller is removed tells nothing (I1)."""
+        scene = Scene(accounts={"Ia": "of Ia", "Ib": "of Ib"})
+        scene.new_says("b", login("Ib", "of Ib", "Address:127.0.0.1", "Accept:Create Ia"), DONE)
+        scene.new_says("a", login("Ia", "of Ia"), DONE)
+        scene.says("a", query("Ia", "Ib"), b=STATUS)
+        result_of(scene.mediator.accounts.remove("Ia"))
+        scene.says("b", "NOTIFY\nSTATUS Acceptable.\n\n")
+        assert scene.clients["a"].ended
+
+    def test_a_registration_under_way(self) -> None:
+        """A list's edit that waits for its turn brings nothing back (I2)."""
+        scene, store = kept()
+        scene.new_says("a", login("Ia", "of Ia"), DONE)
+        scene.says("a", register("Ia", "Accept:Create Ib", "Transaction:1"))
+        scene.says("a", register("Ia", "Accept:Add Ix", "Address:127.0.0.1", "Transaction:2"))
+        doing = Act(scene.mediator.accounts.remove("Ia"))
+        scene.says("a", register("Ia", "Accept:Add Iy", "Transaction:3"))
+        store.at_once = True
+        while store.pending:
+            store.pending.pop(0).callback(None)
+        told = scene.heard("a")
+        assert told.count("Registration Completed.") == 2  # those that came before
+        assert doing.over
+        assert doing.failed is None
+        assert scene.mediator.permits.table.accepted("Ia") == ()
+        assert scene.address("Ia") is None
+        assert scene.mediator.accounts.table.get("Ia") is None
+        assert scene.clients["a"].ended
+
+    def test_a_resolver_away(self, logged: Logged) -> None:
+        """Where its address can't be withdrawn it is removed all the same, and the log says so."""
+        scene, resolver = with_resolver(accounts={"Ia": "of Ia"})
+        scene.new_says("a", login("Ia", "of Ia", "Address:127.0.0.1"), DONE)
+        resolver.errors["withdraw"] = ServiceUnavailable()
+        result_of(scene.mediator.accounts.remove("Ia"))
+        assert scene.mediator.accounts.table.get("Ia") is None
+        assert any("something of it stays" in text for text in logged.texts())
+
+
+class NamesTests:
+    """Other names (C1)."""
+
+    def test_everywhere(self) -> None:
+        """A name is good as callee, as oneself and in lists, which keep whose it is."""
+        scene = Scene(accounts={"Ia": "of Ia", "Ib": "of Ib"})
+        accounts = scene.mediator.accounts
+        result_of(accounts.add_name("Ib", "花子"))
+        result_of(accounts.add_name("Ia", "太郎"))
+        scene.new_says("b", login("花子", "of Ib", "Accept:Create 太郎"), DONE)
+        scene.says("b", PERMITS, b=permits("Create Ia"))
+        scene.new_says("a", login("Ia", "of Ia"), DONE)
+        scene.says("a", query("太郎", "花子"), a=NOT_FOUND)
+        result_of(accounts.remove_name("Ib", "花子"))
+        scene.says("a", query("Ia", "花子") + query("Ia", "Ib"), a=DENIED + NOT_FOUND)
+
+    def test_with_anybody(self) -> None:
+        """So it is where whoever says so is believed."""
+        scene, store = with_store()
+        store.at_once = True
+        result_of(scene.mediator.accounts.add("Ia", "x"))
+        result_of(scene.mediator.accounts.add_name("Ia", "taro"))
+        scene.new_says("a", register("taro", "Accept:Create Ib"), DONE)
+        scene.says("a", register("Ia") + register("taro"), a=DONE * 2)
+        assert scene.mediator.permits.table.accepted("Ia") == ("Ib",)
+
+
+class ListedTests:
+    """What the operator sees."""
+
+    def test_listed(self) -> None:
+        """All accounts, with their names and who is connected, by identifier."""
+        scene = Scene(accounts={"Ib": "of Ib", "Ia": "of Ia"})
+        result_of(scene.mediator.accounts.add_name("Ia", "taro"))
+        scene.new_says("b", login("Ib", "of Ib", "Address:127.0.0.1"), DONE)
+        scene.new_says("b2", login("Ib", "of Ib"), DONE)
+        assert scene.mediator.accounts.listed() == [
+            Listed("Ia", ("taro",), 0, False),
+            Listed("Ib", (), 2, True),
+        ]

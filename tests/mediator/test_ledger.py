@@ -1,0 +1,729 @@
+"""The ledger of disclosures: when records are kept, who is told of them, when they go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from broker.interfaces import Change, StoreFailed
+from broker.mediator.ledger import (
+    AGAIN_MOST,
+    AT_ONCE,
+    DELAY,
+    FIRST_PRUNING,
+    PAGE_BYTES,
+    PAGE_LINES,
+    PRUNING,
+    Ledger,
+)
+from broker.service.mediator import MediatorService, Options
+from broker.tables.addresses import Address
+from broker.tables.disclosures import Disclosure, format_line, format_time, parse_line
+from broker.wire.refusals import ServiceUnavailable
+from tests.fakes import FakeReactor, cheap_passwords, result_of, settle
+from tests.mediator.conftest import Logged
+from tests.mediator.scene import (
+    ACCEPTED,
+    CAN,
+    DENIED,
+    DONE,
+    STATUS,
+    TODAY,
+    TOO_MANY,
+    UNAVAILABLE,
+    Scene,
+    SlowStore,
+    bad,
+    query,
+    register,
+    to_callee,
+    to_caller,
+    with_store,
+)
+from tests.service.test_services import options_of
+
+WHERE: Final = Address("203.0.113.5", 1203, 0.0, 3600)
+NOTHING: Final = "NOTIFY\nNothing Disclosed.\n\n"
+ASK: Final = "QUERY\nDISCLOSURES\n\n"
+
+
+class Store(SlowStore):
+    """A store whose commits of disclosures wait for the test, and whose pruning may fail.
+
+    :ivar batches: how many changes each commit has, oldest first
+    :ivar asked: whose disclosures were asked for
+    :ivar pruned: each time before which it was to drop what it had
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow_ledger = True
+        self.pruned: list[int] = []
+        self.error: Exception | None = None
+        self.batches: list[int] = []
+        self.asked: list[str] = []
+
+    def commit(self, changes: Sequence[Change]) -> Deferred[None]:
+        """Note how many there are, and wait."""
+        self.batches.append(len(changes))
+        return super().commit(changes)
+
+    def done(self) -> None:
+        """The oldest commit is on the disk."""
+        self.pending.pop(0).callback(None)
+
+    def fails(self, error: Exception | None = None) -> None:
+        """The oldest commit is not."""
+        self.pending.pop(0).errback(error or StoreFailed("the disk is full"))
+
+    async def disclosures(self, whose: str, before: int, most: int) -> Sequence[Disclosure]:
+        self.asked.append(whose)
+        return await super().disclosures(whose, before, most)
+
+    async def prune(self, before: int) -> int:
+        self.pruned.append(before)
+        if self.error is not None:
+            raise self.error
+        return 7
+
+
+class Desk:
+    """A ledger by itself."""
+
+    def __init__(self, **options: Any) -> None:
+        self.clock = Clock()
+        self.ahead = float(TODAY)
+        self.store = Store()
+        self.ledger = Ledger(self.store, self.clock, self.wall, **options)
+        self.noted: list[Disclosure] = []
+
+    def wall(self) -> float:
+        """The time of day."""
+        return self.ahead + self.clock.seconds()
+
+    def note(self, count: int = 1) -> None:
+        """So many addresses are told."""
+        for _ in range(count):
+            self.ledger.check_room()
+            told = self.ledger.record("Ib", "Ia", WHERE, f"S{len(self.noted)}", "Ia", 3600)
+            self.noted.append(told)
+            self.ledger.note(told)
+
+    def full(self) -> bool:
+        """Whether nothing more may be told."""
+        try:
+            self.ledger.check_room()
+        except ServiceUnavailable:
+            return True
+        return False
+
+
+def fired(deferred: Deferred[None]) -> bool:
+    """Whether it is done."""
+    return deferred.called
+
+
+class BehindTests:
+    """Records that are written behind their addresses."""
+
+    def test_together(self) -> None:
+        """What is told within a quarter of a second is one commit, and one timer (I15)."""
+        desk = Desk()
+        assert desk.clock.getDelayedCalls() == []
+        desk.note(3)
+        desk.clock.advance(DELAY / 2)
+        desk.note(2)
+        assert len(desk.clock.getDelayedCalls()) == 1
+        desk.clock.advance(DELAY / 2 - 0.01)
+        assert desk.store.batches == []
+        desk.clock.advance(0.01)
+        assert desk.store.batches == [5]
+        desk.store.done()
+        assert desk.store.told == desk.noted
+        assert desk.clock.getDelayedCalls() == []
+
+    def test_many_do_not_wait(self) -> None:
+        """A thousand are committed as they are there."""
+        desk = Desk()
+        desk.note(AT_ONCE - 1)
+        assert desk.store.batches == []
+        desk.note()
+        assert desk.store.batches == [AT_ONCE]
+        assert desk.clock.getDelayedCalls() == []
+
+    def test_one_commit_at_a_time(self) -> None:
+        """What comes meanwhile follows as soon as it is done, when it is due."""
+        desk = Desk()
+        desk.note()
+        desk.clock.advance(DELAY)
+        desk.note(2)
+        desk.clock.advance(DELAY)
+        assert desk.store.batches == [1]
+        desk.note()
+        desk.store.done()
+        assert desk.store.batches == [1, 3]
+        desk.store.done()
+        desk.clock.advance(DELAY)
+        assert desk.store.told == desk.noted
+        assert desk.store.batches == [1, 3]
+        assert desk.clock.getDelayedCalls() == []
+
+    def test_what_is_not_due_waits_on(self) -> None:
+        """A commit that is done soon hurries nobody."""
+        desk = Desk()
+        desk.note()
+        desk.clock.advance(DELAY)
+        desk.note()
+        desk.store.done()
+        assert desk.store.batches == [1]
+        desk.clock.advance(DELAY)
+        assert desk.store.batches == [1, 1]
+
+    def test_a_thousand_during_a_commit(self) -> None:
+        """They follow it at once."""
+        desk = Desk()
+        desk.note()
+        desk.clock.advance(DELAY)
+        desk.note(AT_ONCE + 5)
+        assert desk.store.batches == [1]
+        desk.store.done()
+        assert desk.store.batches == [1, AT_ONCE + 5]
+
+    def test_a_failure(self, logged: Logged) -> None:
+        """It is tried again and again, ever less often; nothing is lost, and two lines say so."""
+        desk = Desk()
+        desk.note(2)
+        desk.clock.advance(DELAY)
+        waits = []
+        for _ in range(7):
+            desk.store.fails()
+            desk.note()
+            (timer,) = desk.clock.getDelayedCalls()
+            waits.append(timer.getTime() - desk.clock.seconds())
+            desk.clock.advance(waits[-1] - 0.01)
+            assert not desk.store.pending
+            desk.clock.advance(0.02)
+        assert waits == pytest.approx([1, 2, 4, 8, 16, AGAIN_MOST, AGAIN_MOST])
+        desk.store.done()
+        assert desk.store.told == desk.noted
+        (begun,) = logged.failures()
+        assert "can't be written" in begun
+        assert "the disk is full" in begun
+        assert [text for text in logged.texts() if "written again: 9 were" in text]
+        desk.note()
+        desk.clock.advance(DELAY)
+        desk.store.fails()
+        assert len(logged.failures()) == 1
+        (timer,) = desk.clock.getDelayedCalls()
+        assert timer.getTime() - desk.clock.seconds() == pytest.approx(1)
+
+    def test_many_while_it_fails(self, logged: Logged) -> None:
+        """A thousand more do not hurry a store that fails."""
+        desk = Desk()
+        desk.note()
+        desk.clock.advance(DELAY)
+        desk.store.fails()
+        desk.note(2 * AT_ONCE)
+        assert desk.store.batches == [1]
+        desk.clock.advance(1)
+        assert desk.store.batches == [1, 2 * AT_ONCE + 1]
+        assert len(logged.failures()) == 1
+
+    def test_unforeseen(self, logged: Logged) -> None:
+        """Whatever is wrong with the store, what was noted waits, and the log has all of it."""
+        desk = Desk()
+        desk.note()
+        desk.clock.advance(DELAY)
+        desk.store.fails(ZeroDivisionError("odd"))
+        (failure,) = logged.failures()
+        assert "ZeroDivisionError" in failure
+        desk.clock.advance(1)
+        desk.store.done()
+        assert desk.store.told == desk.noted
+
+    def test_no_room(self, logged: Logged) -> None:
+        """So many may wait, those of the commit under way included; then nothing is told (I1)."""
+        desk = Desk(waiting_most=5)
+        desk.note(2)
+        desk.clock.advance(DELAY)
+        assert not desk.full()
+        desk.note(3)
+        assert desk.full()
+        desk.store.fails()
+        assert desk.full()
+        desk.clock.advance(1)
+        desk.store.done()
+        assert not desk.full()
+        logged.failures()
+
+
+class TimeTests:
+    """The times of records."""
+
+    def test_unique(self) -> None:
+        """Two of one moment differ; pages part them."""
+        desk = Desk()
+        desk.note(4)
+        start = TODAY * 1_000_000
+        assert [one.at for one in desk.noted] == [start, start + 1, start + 2, start + 3]
+        desk.clock.advance(1)
+        desk.note()
+        assert desk.noted[-1].at == start + 1_000_000
+
+    def test_a_clock_put_back(self) -> None:
+        """What the clock says is written down, a step of it too."""
+        desk = Desk()
+        desk.note()
+        desk.ahead -= 3600
+        desk.note(2)
+        back = (TODAY - 3600) * 1_000_000
+        assert [one.at for one in desk.noted[1:]] == [back, back + 1]
+
+
+class StopTests:
+    """A clean stop loses nothing."""
+
+    def test_nothing_waits(self) -> None:
+        """Then it is over at once."""
+        desk = Desk()
+        assert fired(desk.ledger.stop())
+        assert desk.full()
+
+    def test_handed_over(self) -> None:
+        """What waits is committed at once, and waited for; no timer stays, nothing more is told."""
+        desk = Desk()
+        desk.ledger.start()
+        desk.note(2)
+        stopped = desk.ledger.stop()
+        assert desk.store.batches == [2]
+        assert desk.clock.getDelayedCalls() == []
+        assert desk.full()
+        assert not fired(stopped)
+        desk.store.done()
+        assert fired(stopped)
+        assert desk.store.told == desk.noted
+
+    def test_during_a_commit(self) -> None:
+        """The one under way is waited for, and then the one after it."""
+        desk = Desk()
+        desk.note()
+        desk.clock.advance(DELAY)
+        desk.note(2)
+        stopped = desk.ledger.stop()
+        desk.store.done()
+        assert not fired(stopped)
+        assert desk.store.batches == [1, 2]
+        desk.store.done()
+        assert fired(stopped)
+        assert desk.clock.getDelayedCalls() == []
+
+    def test_the_commit_under_way_fails(self, logged: Logged) -> None:
+        """All of it is tried once more, with what came after it."""
+        desk = Desk()
+        desk.note()
+        desk.clock.advance(DELAY)
+        desk.note(2)
+        stopped = desk.ledger.stop()
+        desk.store.fails()
+        assert desk.store.batches == [1, 3]
+        desk.store.done()
+        assert fired(stopped)
+        assert desk.store.told == desk.noted
+        assert len(logged.failures()) == 1
+
+    def test_only_the_commit_under_way_fails(self, logged: Logged) -> None:
+        """Where nothing has come after it, it is tried once more all the same."""
+        desk = Desk()
+        desk.note()
+        desk.clock.advance(DELAY)
+        stopped = desk.ledger.stop()
+        desk.store.fails()
+        desk.store.done()
+        assert fired(stopped)
+        assert desk.store.told == desk.noted
+        assert len(logged.failures()) == 1
+
+    def test_lost(self, logged: Logged) -> None:
+        """What the store does not take then is lost, and counted in the log."""
+        desk = Desk()
+        desk.note(3)
+        stopped = desk.ledger.stop()
+        desk.store.fails()
+        assert fired(stopped)
+        assert desk.clock.getDelayedCalls() == []
+        assert "3 disclosures are lost" in logged.failures()[-1]
+
+    def test_while_it_fails(self, logged: Logged) -> None:
+        """The wait for the next try is cut short."""
+        desk = Desk()
+        desk.note()
+        desk.clock.advance(DELAY)
+        desk.store.fails()
+        stopped = desk.ledger.stop()
+        assert desk.clock.getDelayedCalls() == []
+        desk.store.done()
+        assert fired(stopped)
+        assert desk.store.told == desk.noted
+        logged.failures()
+
+
+class FirstTests:
+    """Records that are committed before their addresses leave."""
+
+    def call(self) -> tuple[Scene, Store]:
+        """A call that has come so far that the ledger is asked."""
+        store = Store()
+        scene = Scene(store=store, ledger_first=True)
+        store.at_once = True
+        scene.on_line("b", "Accept:Create Ia")
+        store.at_once = False
+        scene.new_says("a", register("Ia"), DONE)
+        scene.says("a", query("Ia", "Ib"), b=STATUS)
+        scene.says("b", CAN)
+        return scene, store
+
+    def test_committed_first(self) -> None:
+        """Nobody is told anything before it is durable, and then both are (A11)."""
+        scene, store = self.call()
+        assert len(store.pending) == 1
+        scene.passes(1)
+        scene.fires(store.pending.pop(), b=to_callee("Ia"), a=ACCEPTED + to_caller("Ib"))
+        (told,) = store.told
+        assert (told.whose, told.told, told.host, told.port) == ("Ib", "Ia", "127.0.0.1", 1203)
+        assert (told.session, told.basis) == (scene.drawn["session"], "Ia")
+
+    def test_not_committed(self) -> None:
+        """Then nobody is told anything (I1)."""
+        scene, store = self.call()
+        scene.fires(store.pending.pop(), StoreFailed("the disk is full"), a=UNAVAILABLE)
+        assert store.told == []
+
+
+def of(count: int, whose: str = "Ib", *, told: str = "Ia") -> list[Disclosure]:
+    """So many disclosures, the oldest first."""
+    return [
+        Disclosure(whose, told, "203.0.113.5", 1203, f"S{n}", "@family", 1_000_000 + n, 3600)
+        for n in range(count)
+    ]
+
+
+def page(told: Sequence[Disclosure]) -> str:
+    """The answer that tells these."""
+    lines = "".join(f"Disclosed:{format_line(one)}\n" for one in told)
+    return f"NOTIFY\n{lines}\n"
+
+
+def before(at: int, *lines: str) -> str:
+    """The question for what was told before."""
+    return "\n".join(["QUERY", "DISCLOSURES", f"Before:{format_time(at)}", *lines, "", ""])
+
+
+class AnswerTests:
+    """``QUERY`` / ``DISCLOSURES``."""
+
+    def asked_by(self, *told: Disclosure) -> tuple[Scene, SlowStore]:
+        """A terminal Ib whose ledger holds these."""
+        scene, store = with_store()
+        store.told += told
+        store.at_once = True
+        scene.new_says("b", register("Ib"), DONE)
+        return scene, store
+
+    def test_nothing(self) -> None:
+        """Where nobody was told, that is said."""
+        scene, _ = self.asked_by()
+        scene.says("b", ASK, b=NOTHING)
+        scene.says(
+            "b",
+            "QUERY\nDISCLOSURES\nTransaction:1\n\n",
+            b="NOTIFY\nNothing Disclosed.\nTransaction:1\nCode:200\n\n",
+        )
+
+    def test_ones_own(self) -> None:
+        """The newest first, and only one's own, whoever one says to be (I4)."""
+        told = of(3)
+        scene, _ = self.asked_by(*of(2, "Ia"), *told, *of(1, "Ic"))
+        scene.says("b", ASK, b=page(told[::-1]))
+        scene.says("b", "QUERY\nDISCLOSURES\nIdentifier:Ia\n\n", b=DENIED)
+
+    def test_first_message(self) -> None:
+        """It may be the first thing that a connection says."""
+        told = of(1)
+        scene, store = with_store()
+        store.told += told
+        scene.new_says("b", "QUERY\nDISCLOSURES\nIdentifier:Ib\n\n", page(told))
+
+    def test_a_call(self) -> None:
+        """Who has just been told is in it: what waits to be written is written first."""
+        store = Store()
+        store.at_once = True
+        scene = Scene(store=store)
+        scene.on_line("b", "Accept:Create Ia", port=4000)
+        scene.new_says("a", register("Ia"), DONE)
+        session = scene.calls("a", "b", port=4000)
+        store.at_once = False
+        scene.says("b", ASK)
+        at = format_time(TODAY * 1_000_000)
+        line = f"Ia;at={at};address=127.0.0.1;port=4000;session={session};by=Ia;expires=3600"
+        scene.fires(store.pending.pop(), b=f"NOTIFY\nDisclosed:{line}\n\n")
+        scene.says("a", ASK, a=NOTHING)
+
+    def test_pages(self) -> None:
+        """Page by page, none twice and none lost."""
+        told = of(2 * PAGE_LINES + 1)[::-1]
+        scene, _ = self.asked_by(*told[::-1])
+        scene.says("b", ASK, b=page(told[:PAGE_LINES]))
+        asked = before(told[PAGE_LINES - 1].at)
+        scene.says("b", asked, b=page(told[PAGE_LINES : 2 * PAGE_LINES]))
+        scene.says("b", before(told[-2].at), b=page(told[-1:]))
+        scene.says("b", before(told[-1].at), b=NOTHING)
+
+    def test_bytes(self) -> None:
+        """A page of long lines is shorter; still none is lost."""
+        told = of(PAGE_LINES, told="\U0001f4de" * 32)
+        told = [
+            Disclosure("Ib", one.told, "2001:db8::1", 1, "s" * 64, "@" + "x" * 127, one.at, 1)
+            for one in told
+        ]
+        scene, _ = self.asked_by(*told)
+        found: list[Disclosure] = []
+        question = ASK
+        while len(found) < len(told):
+            scene.clients["b"].type(question)
+            text = scene.heard("b")
+            assert PAGE_BYTES / 2 < len(text.encode()) <= PAGE_BYTES or found
+            lines = [line for line in text.split("\n") if line.startswith("Disclosed:")]
+            assert lines
+            found += [parse_line("Ib", line.partition(":")[2]) for line in lines]
+            question = before(found[-1].at)
+        assert found == told[::-1]
+
+    def test_of_one_time(self) -> None:
+        """A page does not end amid several of one time, as a clock that was put back may make."""
+        told = of(PAGE_LINES + 3)[::-1]
+        for n in (-6, -5, -4, -3):  # the page would end between the two in the middle
+            one = told[n]
+            told[n] = Disclosure(
+                one.whose, one.told, one.host, 1, one.session, "Ia", told[-4].at, one.expires
+            )
+        scene, _ = self.asked_by(*told[::-1])
+        scene.says("b", ASK, b=page(told[:-6]))
+        scene.says("b", before(told[-7].at), b=page(told[-6:]))
+
+    def test_no_time(self) -> None:
+        """What is no time is told to be none."""
+        scene, _ = self.asked_by(*of(1))
+        wrong = bad("Before: must be a time such as 2026-11-21T12:00:05.123456Z")
+        scene.says("b", "QUERY\nDISCLOSURES\nBefore:yesterday\n\n", b=wrong)
+
+    def test_one_at_a_time(self, logged: Logged) -> None:
+        """A second question before the first is answered is one too many (I16); then it isn't."""
+        store = Store()
+        store.at_once = True
+        scene = Scene(store=store)
+        scene.on_line("b", "Accept:Create Ia")
+        scene.new_says("a", register("Ia"), DONE)
+        scene.calls("a", "b")
+        store.at_once = False
+        scene.says("b", "QUERY\nDISCLOSURES\nTransaction:1\n\n")
+        many = TOO_MANY.removesuffix("\n") + "Transaction:2\nCode:429\n\n"
+        scene.says("b", "QUERY\nDISCLOSURES\nTransaction:2\n\n", b=many)
+        scene.fires(store.pending.pop(), StoreFailed("full"), b=_marked(UNAVAILABLE, 1, 503))
+        assert len(logged.failures()) == 1
+
+    def test_while_it_fails(self, logged: Logged) -> None:
+        """Not all can be told then, so nothing is; afterwards it is."""
+        store = Store()
+        store.at_once = True
+        scene = Scene(store=store)
+        scene.on_line("b", "Accept:Create Ia")
+        scene.new_says("a", register("Ia"), DONE)
+        scene.calls("a", "b")
+        store.at_once = False
+        scene.says("b", ASK)
+        scene.fires(store.pending.pop(), StoreFailed("full"), b=UNAVAILABLE)
+        scene.says("b", ASK, b=UNAVAILABLE)
+        assert len(logged.failures()) == 1
+        scene.passes(1)
+        store.done()
+        scene.says("b", ASK, b=page(store.told))
+
+    def test_not_read(self) -> None:
+        """What the store can't read it does not tell."""
+
+        class Unreadable(SlowStore):
+            async def disclosures(self, whose: str, before: int, most: int) -> Sequence[Disclosure]:
+                raise StoreFailed("busy")
+
+        scene = Scene(store=Unreadable())
+        scene.new_says("b", "QUERY\nDISCLOSURES\nIdentifier:Ib\n\n", UNAVAILABLE)
+
+    def test_in_its_turn(self) -> None:
+        """A question behind a bare one waits without reading; both answers come in order (I11)."""
+        store = Store()
+        store.at_once = True
+        scene = Scene(store=store)
+        scene.on_line("b", "Accept:Create Ia")
+        scene.new_says("a", register("Ia"), DONE)
+        store.at_once = False
+        scene.says("a", query("Ia", "Ib") + ASK, b=STATUS)
+        assert store.asked == []
+        scene.says("b", CAN, b=to_callee("Ia"), a=ACCEPTED + to_caller("Ib"))
+        scene.fires(store.pending.pop(), a=NOTHING)
+        assert store.asked == ["Ia"]
+
+    def test_gone(self, logged: Logged) -> None:
+        """Who asks and goes leaves nothing behind, and may ask again."""
+        store = Store()
+        store.at_once = True
+        scene = Scene(store=store)
+        scene.on_line("b", "Accept:Create Ia")
+        scene.new_says("a", register("Ia"), DONE)
+        scene.calls("a", "b")
+        store.at_once = False
+        scene.says("b", ASK)
+        scene.leaves("b")
+        scene.new_says("b2", "QUERY\nDISCLOSURES\nIdentifier:Ib\n\n", "")
+        store.done()
+        settle(scene.clock)
+        scene.reads(b2=page(store.told))
+        assert len(store.told) == 1
+        assert logged.failures() == []
+
+
+def _marked(answer: str, transaction: int, code: int) -> str:
+    return f"{answer.removesuffix(chr(10))}Transaction:{transaction}\nCode:{code}\n\n"
+
+
+class SettledTests:
+    """Waiting until what was noted is kept."""
+
+    def test_at_once(self) -> None:
+        """Where nothing waits there is nothing to wait for."""
+        desk = Desk()
+        result_of(desk.ledger.settled())
+        assert desk.store.batches == []
+
+    def test_what_was_noted_before(self) -> None:
+        """Not what comes after it."""
+        desk = Desk()
+        desk.note()
+        desk.clock.advance(DELAY)
+        desk.note()
+        settled = Deferred.fromCoroutine(desk.ledger.settled())
+        desk.note()
+        desk.store.done()
+        assert not fired(settled)
+        desk.store.done()
+        assert fired(settled)
+        desk.note()
+        assert desk.store.batches == [1, 2]
+
+    def test_under_way(self) -> None:
+        """A commit that has begun already is enough where it holds everything."""
+        desk = Desk()
+        desk.note()
+        desk.clock.advance(DELAY)
+        settled = Deferred.fromCoroutine(desk.ledger.settled())
+        desk.note()
+        desk.store.done()
+        assert fired(settled)
+        assert desk.store.batches == [1]
+
+    def test_given_up(self) -> None:
+        """Who gives up spoils nothing for the others."""
+        desk = Desk()
+        desk.note()
+        one, other = (Deferred.fromCoroutine(desk.ledger.settled()) for _ in range(2))
+        one.addErrback(lambda _: None)
+        one.cancel()
+        desk.store.done()
+        assert fired(other)
+        assert desk.store.told == desk.noted
+
+
+class PruneTests:
+    """What is too old is dropped."""
+
+    def desk(self) -> Desk:
+        """A ledger that has been started."""
+        desk = Desk(days=2.0)
+        desk.ledger.start()
+        return desk
+
+    def before(self, desk: Desk) -> int:
+        """Two days ago."""
+        return int((TODAY + desk.clock.seconds() - 2 * 86_400) * 1_000_000)
+
+    def test_daily(self, logged: Logged) -> None:
+        """After a minute, then each day; and the log has how many."""
+        desk = self.desk()
+        desk.clock.advance(FIRST_PRUNING - 1)
+        assert desk.store.pruned == []
+        desk.clock.advance(1)
+        assert desk.store.pruned == [self.before(desk)]
+        desk.clock.advance(PRUNING)
+        assert desk.store.pruned[1:] == [self.before(desk)]
+        told = [text for text in logged.texts() if "7 disclosures older than 2 days" in text]
+        assert len(told) == 2
+        desk.ledger.stop()
+        assert desk.clock.getDelayedCalls() == []
+
+    def test_failure(self, logged: Logged) -> None:
+        """It is logged, and tried again the next day."""
+        desk = self.desk()
+        desk.store.error = StoreFailed("the disk is full")
+        desk.clock.advance(FIRST_PRUNING)
+        (failure,) = logged.failures()
+        assert "can't be dropped" in failure
+        assert "the disk is full" in failure
+        desk.store.error = None
+        desk.clock.advance(PRUNING)
+        assert len(desk.store.pruned) == 2
+
+    def test_a_clock_put_forward(self) -> None:
+        """It takes nothing away that isn't old (I10); one put back takes less."""
+        desk = self.desk()
+        desk.ahead += 10 * 365 * 86_400
+        desk.clock.advance(FIRST_PRUNING)
+        assert desk.store.pruned == [self.before(desk)]
+        desk.ahead = TODAY - 86_400.0
+        desk.clock.advance(PRUNING)
+        assert desk.store.pruned[1] == self.before(desk) - 86_400 * 1_000_000
+
+
+class ServiceTests:
+    """The ledger as the mediator's service runs it."""
+
+    def test_started_and_stopped(self) -> None:
+        """It drops what is old by itself; the store is stopped after it has taken what waited."""
+        reactor, store = FakeReactor(), Store()
+        stopped: list[int] = []
+
+        async def stop_store() -> None:
+            stopped.append(len(store.told))
+
+        service = MediatorService(
+            reactor,
+            options_of(Options, "--auth=none"),
+            store,
+            stop_store=stop_store,
+            passwords=cheap_passwords(),
+        )
+        service.privilegedStartService()
+        service.startService()
+        assert service.mediator is not None
+        ledger = service.mediator.ledger
+        reactor.advance(FIRST_PRUNING)
+        assert len(store.pruned) == 1
+        ledger.note(ledger.record("Ib", "Ia", WHERE, "S1", "Ia", 3600))
+        stopping = service.stopService()
+        assert stopped == []
+        store.done()
+        settle(reactor)
+        assert stopped == [1]
+        assert stopping is not None

@@ -1,0 +1,668 @@
+"""Logging in: with a password, a token or a certificate, and what becomes of who can't (A19)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from broker.mediator import login as module
+from broker.mediator.login import CertificateLogin
+from broker.tables.accounts import AccountChange, AccountTable
+from broker.tables.permits import PermitChange
+from broker.wire.stream import Stream
+from broker.wire.tls import CertificateRefused
+from tests.fakes import FakePool, cheap_passwords, result_of
+from tests.mediator.conftest import Logged
+from tests.mediator.scene import (
+    DENIED,
+    DONE,
+    STATUS,
+    SUPERSEDED,
+    Scene,
+    failed,
+    permits,
+    query,
+    register,
+    with_store,
+)
+
+WRONG = failed("the identifier or the password is wrong")
+STALE = failed("the token is not good, or not any more: log in with the password")
+ALREADY = failed("this connection has logged in already")
+CLEAR = failed("no login is taken in clear text from another machine")
+PERMITS = "QUERY\nPERMITS\n\n"
+#: Each account's password says whose it is.
+ACCOUNTS = {"Ia": "of Ia", "Ib": "of Ib"}
+
+
+def required(cause: str) -> str:
+    """The answer to who has to log in first."""
+    return f"NOTIFY\nLogin Required.\nCause:{cause}\n\n"
+
+
+FIRST = required("log in first: REGISTER with an Identifier and a Password or Token")
+
+
+def too_many(seconds: int) -> str:
+    """The answer to who has guessed too often."""
+    cause = f"too many logins of this identifier have failed: try again in {seconds} seconds"
+    return f"NOTIFY\nToo Many Requests.\nCause:{cause}\n\n"
+
+
+def login(who: str, password: str, *lines: str) -> str:
+    """A ``REGISTER`` with a password."""
+    return register(who, f"Password:{password}", *lines)
+
+
+def a_scene(**options: Any) -> Scene:
+    """A mediator that wants passwords, of Ia and Ib."""
+    return Scene(accounts=ACCOUNTS, **options)
+
+
+def in_threads(**options: Any) -> tuple[Scene, FakePool]:
+    """The same, where passwords are checked when the test says so."""
+    pool = FakePool(at_once=True)
+    scene = a_scene(passwords=cheap_passwords(pool=pool), **options)
+    pool.at_once = False
+    return scene, pool
+
+
+def token_of(scene: Scene, name: str, who: str = "Ia") -> str:
+    """Log in with the password, and give the token."""
+    scene.connect(name)
+    scene.clients[name].type(login(who, f"of {who}", "Transaction:t"))
+    found = re.search("^Token:(.+)$", scene.heard(name), re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+#: What is said first on a connection, and the answer; nobody is logged in by it.
+REFUSED = {
+    "the wrong password": (login("Ia", "x"), WRONG),
+    "another's password": (login("Ia", "of Ib"), WRONG),
+    "nobody's account": (login("Ix", "of Ia"), WRONG),
+    "a password in other case": (login("Ia", "OF IA"), WRONG),
+    "no identifier": ("REGISTER\nPassword:of Ia\n\n", failed("a login names an Identifier")),
+    "both": (
+        login("Ia", "of Ia", "Token:x"),
+        failed("a login has a Password or a Token, not both"),
+    ),
+    "a token that is none": (register("Ia", "Token:x"), STALE),
+    "a token for nobody": (register("Ix", "Token:9999999999.x"), STALE),
+    "a bare REGISTER": (register("Ia"), FIRST),
+    "an address alone": (register("Ia", "Address:127.0.0.1"), FIRST),
+    "a call": (query("Ia", "Ib"), FIRST),
+    "a call with a password": (query("Ia", "Ib", "Password:of Ia"), FIRST),
+    "PERMITS": ("QUERY\nPERMITS\nIdentifier:Ia\n\n", FIRST),
+    "DISCLOSURES": ("QUERY\nDISCLOSURES\nIdentifier:Ia\n\n", FIRST),
+}
+
+
+class PasswordTests:
+    """``--auth password``."""
+
+    @pytest.mark.parametrize("case", REFUSED)
+    def test_refused(self, case: str) -> None:
+        """Whoever proves nothing acts as nobody: nothing is changed or told (I1, I4, I5)."""
+        said, answer = REFUSED[case]
+        scene, store = with_store(PermitChange("Ia", ("Ib",)), accounts={})
+        store.at_once = True
+        for identifier, password in ACCOUNTS.items():
+            result_of(scene.mediator.accounts.add(identifier, password))
+        before = len(store.commits)
+        scene.new_says("a", said, answer)
+        scene.says("a", PERMITS, a=FIRST)
+        assert len(store.commits) == before
+        assert scene.mediator.reach.everybody() == []
+        assert scene.address("Ia") is None
+
+    @pytest.mark.parametrize("case", REFUSED)
+    def test_with_a_transaction(self, case: str) -> None:
+        """The code says which it is: 401 not proven, 400 not said as it must be."""
+        said, answer = REFUSED[case]
+        scene = a_scene()
+        scene.connect("a")
+        scene.clients["a"].type(said[:-1] + "Transaction:7\n\n")
+        code = "400" if "names an" in answer or "not both" in answer else "401"
+        assert scene.heard("a") == answer[:-1] + f"Transaction:7\nCode:{code}\n\n"
+
+    def test_all_at_once(self) -> None:
+        """One message logs in, edits the list and tells the address (A1, A7, A19)."""
+        scene = a_scene()
+        lines = ("Address:127.0.0.1", "Port:2000", "Accept:Create Ia")
+        scene.new_says("b", login("Ib", "of Ib", *lines), DONE)
+        assert scene.address("Ib") == ("127.0.0.1", 2000)
+        scene.says("b", PERMITS, b=permits("Create Ia"))
+        scene.new_says("a", login("Ia", "of Ia"), DONE)
+        scene.says("a", query("Ia", "Ib"), b=STATUS)
+
+    def test_the_rest_fails(self) -> None:
+        """Where the rest of a login's message is refused the login stands, and nothing else."""
+        scene = a_scene()
+        refused = failed("an unspecified, multicast, broadcast or reserved address")
+        lines = ("Address:0.0.0.0", "Accept:Create Ib", "Transaction:1")
+        scene.connect("a")
+        scene.says(
+            "a", login("Ia", "of Ia", *lines), a=refused[:-1] + "Transaction:1\nCode:400\n\n"
+        )
+        scene.says("a", PERMITS, a=permits("Create"))
+        scene.clients["a"].type("REGISTER\nTransaction:2\n\n")
+        assert "Token" not in scene.heard("a")
+
+    def test_what_it_brings(self) -> None:
+        """With a transaction a login's answer has the epoch and a token; no other has a token."""
+        scene = a_scene()
+        scene.connect("a")
+        scene.clients["a"].type(login("Ia", "of Ia", "Transaction:1"))
+        answer = r"NOTIFY\nRegistration Completed\.\nEpoch:\S+\nToken:\S+\nTransaction:1\nCode:200"
+        assert re.fullmatch(answer + r"\n\n", scene.heard("a"))
+        scene.clients["a"].type("REGISTER\nTransaction:2\n\n")
+        assert "Token" not in scene.heard("a")
+        scene.new_says("b", login("Ib", "of Ib"), DONE)
+        scene.clients["b"].type("REGISTER\nTransaction:2\n\n")
+        assert "Token" not in scene.heard("b")
+
+    @pytest.mark.parametrize("field", ["Password:of Ia", "Token:x", "Password:of Ib"])
+    def test_twice(self, field: str) -> None:
+        """A connection that is logged in is not logged in again, nor as another (I4)."""
+        scene = a_scene()
+        scene.new_says("a", login("Ia", "of Ia"), DONE)
+        scene.says("a", f"REGISTER\n{field}\nAccept:Create Ib\n\n", a=ALREADY)
+        other = "this connection belongs to another identifier"
+        scene.says("a", register("Ib", field, "Accept:Create Ia"), a=failed(other))
+        scene.says("a", PERMITS, a=permits("Create"))
+
+    def test_by_name(self) -> None:
+        """A name logs in as the identifier that it stands for, and goes on doing so (C1)."""
+        scene = a_scene()
+        result_of(scene.mediator.accounts.add_name("Ia", "太郎"))
+        scene.new_says("b", login("Ib", "of Ib", "Accept:Create Ia"), DONE)
+        scene.new_says("a", login("太郎", "of Ia"), DONE)
+        scene.says("a", register("太郎", "Accept:Create Ib"), a=DONE)
+        scene.says("a", register("Ia"), a=DONE)
+        scene.says("a", query("太郎", "Ib"), a="NOTIFY\nCallee not Found.\n\n")
+        assert scene.mediator.permits.table.accepted("Ia") == ("Ib",)
+
+    def test_normal_form(self) -> None:
+        """A password is the same, composed or not."""
+        scene = Scene(accounts={"Ia": "caf\u00e9"})
+        scene.new_says("a", login("Ia", "cafe\u0301"), DONE)
+
+    def test_takeover_is_logged(self, logged: Logged) -> None:
+        """Who comes with the password takes the terminal's calls, and the log says so."""
+        scene = a_scene(clear_text=True)
+        scene.new_says("b", login("Ib", "of Ib", "Address:127.0.0.1"), DONE)
+        scene.connect("b2", host="192.0.2.9")
+        scene.says("b2", login("Ib", "of Ib", "Address:192.0.2.9"), b2=DONE, b=SUPERSEDED)
+        expected = "Ib is now reached over a connection from 192.0.2.9, no longer from 127.0.0.1"
+        assert any(expected in text for text in logged.texts())
+
+    def test_same_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whether there is such an account takes one hash and the same answer (I6)."""
+        scene = a_scene()
+        passwords = scene.mediator.accounts._passwords
+        hashed: list[tuple[str, bool]] = []
+        check = passwords.check
+
+        async def counted(password: str, verifier: str | None, source: str) -> bool:
+            hashed.append((password, verifier is None))
+            return await check(password, verifier, source)
+
+        monkeypatch.setattr(passwords, "check", counted)
+        scene.new_says("a", login("Ia", "x"), WRONG)
+        scene.new_says("x", login("Ix", "x"), WRONG)
+        assert hashed == [("x", False), ("x", True)]
+
+
+class ClearTextTests:
+    """Clear text carries no login beyond loopback (I25)."""
+
+    @pytest.mark.parametrize("field", ["Password:of Ia", "Password:x", "Token:x"])
+    def test_refused(self, field: str) -> None:
+        """It is refused without being looked at, right or wrong."""
+        scene = a_scene()
+        scene.new_says("a", register("Ia", field), CLEAR, host="192.0.2.1")
+        scene.says("a", query("Ia", "Ib"), a=FIRST)
+        assert len(login_of(scene).attempts) == 0
+
+    def test_code(self) -> None:
+        """It is forbidden (403), rather than wrong."""
+        scene = a_scene()
+        scene.connect("a", host="2001:db8::1")
+        scene.clients["a"].type(login("Ia", "of Ia", "Transaction:1"))
+        assert scene.heard("a").endswith("Transaction:1\nCode:403\n\n")
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "127.9.9.9", "::ffff:127.0.0.1"])
+    def test_loopback(self, host: str) -> None:
+        """On this machine it is taken."""
+        scene = a_scene()
+        scene.new_says("a", login("Ia", "of Ia"), DONE, host=host)
+
+    def test_allowed(self) -> None:
+        """So is it from anywhere where the operator allows that by name."""
+        scene = a_scene(clear_text=True)
+        scene.new_says("a", login("Ia", "of Ia"), DONE, host="192.0.2.1")
+
+    def test_encrypted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """And over TLS."""
+        monkeypatch.setattr(Stream, "secure", property(lambda self: True))
+        scene = a_scene()
+        scene.new_says("a", login("Ia", "of Ia"), DONE, host="192.0.2.1")
+
+
+def login_of(scene: Scene) -> Any:
+    """How a scene's mediator finds out who speaks."""
+    return scene.mediator._login
+
+
+class ThreadsTests:
+    """What happens while a password is checked elsewhere."""
+
+    def test_in_one_piece(self) -> None:
+        """What is sent behind a login waits for it, and acts as whom it proves, in order."""
+        scene, pool = in_threads()
+        scene.connect("a")
+        said = login("Ia", "of Ia", "Accept:Create Ib") + PERMITS + register("Ia", "Accept:Add Ix")
+        scene.says("a", said + PERMITS)
+        assert len(pool.jobs) == 1
+        pool.run()
+        scene.reads(a=DONE + permits("Create Ib") + DONE + permits("Create Ib,Ix"))
+
+    def test_in_one_piece_and_wrong(self) -> None:
+        """Behind a login that fails, nothing else is done."""
+        scene, pool = in_threads()
+        scene.connect("a")
+        scene.says("a", login("Ia", "x", "Accept:Create Ib") + query("Ia", "Ib") + PERMITS)
+        pool.run()
+        scene.reads(a=WRONG + FIRST + FIRST)
+        scene.says("a", login("Ia", "of Ia") + PERMITS)
+        pool.run()
+        scene.reads(a=DONE + permits("Create"))
+
+    def test_nothing_more_is_read(self) -> None:
+        """While it is checked the connection's bytes stay where they are (I14)."""
+        scene, pool = in_threads()
+        scene.connect("a")
+        scene.says("a", login("Ia", "of Ia"))
+        scene.says("a", PERMITS * 1000)
+        assert scene.clients["a"].transport.waiting == len(PERMITS) * 1000
+        pool.run()
+        assert scene.heard("a").count("Accept:Create") == 1000
+
+    def test_half_closed(self) -> None:
+        """Whoever sends nothing more is answered before the connection is closed."""
+        scene, pool = in_threads()
+        scene.connect("a")
+        scene.says("a", login("Ia", "of Ia") + PERMITS)
+        scene.clients["a"].end_input()
+        pool.run()
+        scene.reads(a=DONE + permits("Create"))
+        assert scene.clients["a"].ended
+
+    def test_gone(self) -> None:
+        """Who goes meanwhile is not checked, and leaves nothing behind (I15)."""
+        scene, pool = in_threads()
+        scene.connect("x", "a")
+        scene.says("x", login("Ix", "x"))
+        scene.says("a", login("Ia", "of Ia"))
+        scene.leaves("a")
+        scene.leaves("x")
+        assert scene.mediator.accounts._passwords.waiting == 0
+        pool.run()
+        assert pool.jobs == []
+        assert scene.mediator.reach.everybody() == []
+
+    def test_login_timeout(self) -> None:
+        """The time to log in goes on: who isn't checked within it is cut off (I14)."""
+        scene, pool = in_threads()
+        scene.connect("a")
+        scene.says("a", login("Ia", "of Ia"))
+        scene.passes(10.1)
+        assert scene.clients["a"].closed
+        pool.run()
+        assert scene.mediator.reach.everybody() == []
+
+    @pytest.mark.parametrize("act", ["reset", "remove"])
+    def test_changed_meanwhile(self, act: str) -> None:
+        """A password that is right no longer by the time it is checked is wrong (I2)."""
+        scene, pool = in_threads()
+        scene.connect("a")
+        scene.says("a", login("Ia", "of Ia"))
+        table = scene.mediator.accounts.table
+        if act == "remove":
+            table.apply(table.remove("Ia"))
+        else:
+            table.apply(table.reset("Ia", result_of(cheap_passwords().make("x")), "new"))
+        pool.run()
+        scene.reads(a=WRONG)
+
+    def test_flood(self) -> None:
+        """A flood from one source holds the owner up by one check, not by all of its (I16)."""
+        scene, pool = in_threads(clear_text=True)
+        flood = [f"f{number}" for number in range(20)]
+        for name in flood:
+            scene.connect(name, host="192.0.2.66")
+            scene.says(name, login(f"I{name}", "guess"))
+        scene.connect("a", host="192.0.2.1")
+        scene.says("a", login("Ia", "of Ia"))
+        pool.run(3)  # the one that runs, the one whose turn it is, and then the owner's
+        scene.reads(a=DONE, f0=WRONG, f1=WRONG)
+
+    def test_too_many_wait(self) -> None:
+        """Who finds no room is told to come again, and it doesn't count as a failure."""
+        pool = FakePool(at_once=True)
+        scene = a_scene(passwords=cheap_passwords(pool=pool, waiting=2))
+        pool.at_once = False
+        cause = "too many passwords wait to be checked: try again in a few seconds"
+        scene.connect(*"abcd")
+        for name in "abc":
+            scene.says(name, login("Ia", "of Ia"))
+        scene.says("d", login("Ia", "x"), d=f"NOTIFY\nToo Many Requests.\nCause:{cause}\n\n")
+        assert login_of(scene).attempts._tries["this machine", "Ia"].count == 3
+        pool.run(3)
+        scene.reads(a=DONE, b=DONE, c=DONE)
+
+
+class FailuresTests:
+    """Guessing is slow, and keeps nobody else out (I23)."""
+
+    def guess(self, scene: Scene, times: int, host: str = "192.0.2.66") -> None:
+        """Guess wrongly, each on a connection of its own."""
+        for _ in range(times):
+            scene.new_says("guesser", login("Ia", "guess"), WRONG, host=host)
+            scene.leaves("guesser")
+
+    def test_delay(self, logged: Logged) -> None:
+        """After ten failures a password is not looked at for a while, right or wrong."""
+        scene = a_scene(clear_text=True)
+        self.guess(scene, 10)
+        scene.new_says("g", login("Ia", "of Ia"), too_many(1), host="192.0.2.66")
+        scene.passes(1)
+        scene.says("g", login("Ia", "x"), g=WRONG)
+        scene.says("g", login("Ia", "of Ia"), g=too_many(2))
+        scene.passes(2)
+        scene.new_says("h", login("Ia", "of Ia"), DONE, host="192.0.2.66")
+        self.guess(scene, 1)
+        lines = [text for text in logged.texts() if "fail again and again" in text]
+        assert len(lines) == 1
+        assert "Logins as Ia from 192.0.2.66" in lines[0]
+
+    def test_no_hash(self) -> None:
+        """What is delayed costs no work."""
+        scene, pool = in_threads(clear_text=True)
+        for number in range(10):
+            scene.connect(f"g{number}", host="192.0.2.66")
+            scene.says(f"g{number}", login("Ia", "x"))
+        assert len(pool.jobs) + scene.mediator.accounts._passwords.waiting == 10
+        scene.new_says("g", login("Ia", "x"), too_many(1), host="192.0.2.66")
+        assert len(pool.jobs) + scene.mediator.accounts._passwords.waiting == 10
+
+    def test_no_lockout(self) -> None:
+        """Others' failures keep the owner out neither elsewhere nor with a token from there."""
+        scene = a_scene(clear_text=True)
+        token = token_of(scene, "a")
+        self.guess(scene, 10)
+        scene.new_says("g", login("Ia", "of Ia"), too_many(1), host="192.0.2.66")
+        scene.new_says("owner", login("Ia", "of Ia"), DONE, host="192.0.2.67")
+        scene.new_says("same", register("Ia", f"Token:{token}"), DONE, host="192.0.2.66")
+        scene.new_says("other", login("Ib", "of Ib"), DONE, host="192.0.2.66")
+
+    def test_names_are_no_further_guesses(self) -> None:
+        """Guesses count for the account, by whatever name it is called."""
+        scene = a_scene(clear_text=True)
+        result_of(scene.mediator.accounts.add_name("Ia", "taro"))
+        self.guess(scene, 10)
+        scene.new_says("g", login("taro", "x"), too_many(1), host="192.0.2.66")
+
+    def test_a_network_is_one_source(self) -> None:
+        """All of an IPv6 /56 are one (I16)."""
+        scene = a_scene(clear_text=True)
+        for number in range(10):
+            self.guess(scene, 1, f"2001:db8:0:{number}::1")
+        scene.new_says("g", login("Ia", "x"), too_many(1), host="2001:db8:0:ff::1")
+        scene.new_says("h", login("Ia", "x"), WRONG, host="2001:db8:0:100::1")
+
+    @pytest.mark.parametrize("said", [login("Ia", "x"), register("Ia", "Token:x")])
+    def test_three_a_connection(self, said: str) -> None:
+        """The third login that fails closes the connection, after its answer."""
+        scene = a_scene()
+        scene.connect("a")
+        answer = STALE if "Token" in said else WRONG
+        scene.says("a", said * 2 + query("Ia", "Ib"), a=answer * 2 + FIRST)
+        assert not scene.clients["a"].ended
+        scene.says("a", said + PERMITS, a=answer)
+        assert scene.clients["a"].ended
+
+
+class TokenTests:
+    """Resuming."""
+
+    def resume(self, scene: Scene, name: str, token: str, who: str = "Ia") -> str:
+        """Show a token on a new connection; the answer."""
+        scene.connect(name)
+        scene.clients[name].type(register(who, f"Token:{token}"))
+        return scene.heard(name)
+
+    def test_resumes(self) -> None:
+        """A token logs in without a hash, and is answered by another."""
+        scene, pool = in_threads()
+        pool.at_once = True
+        token = token_of(scene, "a")
+        pool.at_once = False
+        scene.passes(5)
+        scene.connect("b")
+        said = register("Ia", f"Token:{token}", "Accept:Create Ib", "Transaction:1")
+        scene.clients["b"].type(said + PERMITS)
+        answer = scene.heard("b")
+        assert "Registration Completed." in answer
+        assert f"Token:{token}" not in answer
+        assert "Token:" in answer
+        assert answer.endswith(permits("Create Ib"))
+        assert pool.jobs == []
+
+    def test_another_account(self) -> None:
+        """It logs in as nobody else (I4)."""
+        scene = a_scene()
+        assert self.resume(scene, "b", token_of(scene, "a"), "Ib") == STALE
+
+    def test_reset(self) -> None:
+        """Another password voids it (I2)."""
+        scene = a_scene()
+        token = token_of(scene, "a")
+        result_of(scene.mediator.accounts.reset("Ia", "new"))
+        assert self.resume(scene, "b", token) == STALE
+        scene.says("b", login("Ia", "of Ia") + login("Ia", "new"), b=WRONG + DONE)
+
+    def test_removed_and_added(self) -> None:
+        """So does the account's end, and another of its name doesn't bring it back (I2)."""
+        scene = a_scene()
+        token = token_of(scene, "a")
+        result_of(scene.mediator.accounts.remove("Ia"))
+        assert self.resume(scene, "b", token) == STALE
+        result_of(scene.mediator.accounts.add("Ia", "of Ia"))
+        assert self.resume(scene, "c", token) == STALE
+
+    def test_epoch(self) -> None:
+        """A store that may have lost changes takes no token from before (I2)."""
+        first = a_scene(seed=1)
+        token = token_of(first, "a")
+        assert self.resume(first, "b", token) == DONE
+        assert self.resume(a_scene(seed=2), "b", token) == STALE
+
+    def test_restart(self) -> None:
+        """With the same key and store it is good after a restart, and with another key it isn't.
+
+        I20: the store alone logs nobody in.
+        """
+        first = a_scene()
+        token = token_of(first, "a")
+        store = first.broker.store
+        assert self.resume(Scene(store=store, accounts={}), "b", token) == DONE
+        stolen = Scene(store=store, accounts={}, key=b"another".ljust(32))
+        assert self.resume(stolen, "b", token) == STALE
+
+    def test_expires(self) -> None:
+        """It is good for 30 days, whatever the wall clock does meanwhile (I10)."""
+        now = [1e9]
+        scene = a_scene(wall=lambda: now[0])
+        token = token_of(scene, "a")
+        now[0] -= 86400
+        scene.passes(30 * 86400 - 1)
+        assert self.resume(scene, "b", token) == DONE
+        scene.passes(1)
+        assert self.resume(scene, "c", token) == STALE
+
+
+class StolenStoreTests:
+    """What the store holds (I20)."""
+
+    def test_verifiers_only(self) -> None:
+        """No password, token or key is in what it is given, and a verifier is no password."""
+        scene, store = with_store(accounts={})
+        store.at_once = True
+        result_of(scene.mediator.accounts.add("Ia", "of Ia"))
+        token = token_of(scene, "a")
+        (change,) = [one for commit in store.commits for one in commit]
+        assert isinstance(change, AccountChange)
+        kept = f"{change.identifier} {change.verifier} {change.generation} {change.names}"
+        for secret in ("of Ia", token, token.partition(".")[2], "k" * 32):
+            assert secret not in kept
+        scene.new_says("x", login("Ia", change.verifier or ""), WRONG)
+        scene.says("x", register("Ia", f"Token:{change.generation}"), x=STALE)
+
+
+class SecretsTests:
+    """Nothing secret is in a log or a ``repr`` (I18)."""
+
+    def test_logs(self, logged: Logged) -> None:
+        """Not in a whole conversation, right and wrong, with its failures and delays."""
+        scene = Scene(accounts={"Ia": "sesame-right"})
+        token = token_of_with(scene, "a", "sesame-right")
+        scene.new_says("b", register("Ia", f"Token:{token}"), DONE)
+        for _ in range(10):
+            scene.new_says("g", login("Ia", "sesame-wrong"), WRONG)
+            scene.leaves("g")
+        scene.new_says("g", register("Ia", "Token:sesame-token"), STALE)
+        result_of(scene.mediator.accounts.reset("Ia", "sesame-new"))
+        told = " ".join(logged.texts()) + repr(logged.events)
+        assert "delayed" in told
+        assert "has another password" in told
+        for secret in ("sesame", token, "$argon2id$"):
+            assert secret not in told
+
+    def test_a_bug(self, logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nor in the traceback of what nobody foresaw, whose detail the peer isn't told."""
+
+        def broken(*_: object) -> bool:
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr("broker.mediator.passwords._matches", broken)
+        scene = a_scene()
+        scene.new_says("a", login("Ia", "sesame"), "NOTIFY\nService Unavailable.\n\n")
+        (text,) = logged.failures()
+        assert "a bug" in text
+        assert "sesame" not in text
+
+    def test_reprs(self) -> None:
+        """Not in those of the parts."""
+        scene = a_scene()
+        token = token_of(scene, "a")
+        parts = [scene.mediator.accounts, login_of(scene), login_of(scene)._tokens]
+        parts += [*scene.mediator.accounts.table, *scene.mediator.reach.everybody()]
+        told = repr(parts) + repr([vars(part) for part in parts if hasattr(part, "__dict__")])
+        for secret in ("of Ia", token, "$argon2id$"):
+            assert secret not in told
+
+
+def token_of_with(scene: Scene, name: str, password: str) -> str:
+    """Log in as Ia with this password, and give the token."""
+    scene.connect(name)
+    scene.clients[name].type(login("Ia", password, "Transaction:t"))
+    found = re.search("^Token:(.+)$", scene.heard(name), re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+class Shown:
+    """A certificate, for the few things that are asked of it here."""
+
+    def __init__(self, identifier: str) -> None:
+        self.identifier = identifier
+
+
+class CertificateTests:
+    """``--auth certificate``; what a certificate must be is in tests/wire/test_tls.py."""
+
+    @pytest.fixture
+    def shows(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Scene]:
+        """A scene whose connections all show one certificate, or none."""
+
+        def make(shown: str | None, *accounts: AccountChange, revoked: bool = False) -> Scene:
+            def identifier_of(certificate: Shown) -> str:
+                if not certificate.identifier:
+                    raise CertificateRefused("its name is for nobody")
+                return certificate.identifier
+
+            certificate = None if shown is None else Shown(shown)
+            monkeypatch.setattr(module, "certificate_of", lambda transport: certificate)
+            monkeypatch.setattr(module, "identifier_of", identifier_of)
+            table = AccountTable(accounts)
+            login = CertificateLogin(table, lambda one: revoked)
+            return Scene(login=login, accounts=None) if not accounts else _with(table, login)
+
+        return make
+
+    @pytest.mark.parametrize(
+        ("said", "answer"),
+        [
+            (register("Ia"), DONE),
+            ("REGISTER\n\n", DONE),
+            (PERMITS, permits("Create")),
+            (query("Ia", "Ib"), DENIED),
+            ("QUERY\nCallee:Ib\n\n", DENIED),
+            (register("Ib"), failed("this connection belongs to another identifier")),
+            (query("Ib", "Ia"), DENIED),
+        ],
+    )
+    def test_acts(self, shows: Callable[..., Scene], said: str, answer: str) -> None:
+        """The connection acts as whom it is for, whatever it says first, and as nobody else."""
+        scene = shows("Ia")
+        scene.new_says("a", said, answer)
+        (peer,) = scene.mediator.reach.everybody()
+        assert peer.identifier == "Ia"
+
+    @pytest.mark.parametrize(
+        ("shown", "revoked", "cause"),
+        [
+            (None, False, "show a certificate: this server takes no other login"),
+            ("", False, "the certificate does not serve: its name is for nobody"),
+            ("Ia", True, "the certificate has been revoked"),
+            ("taro", False, "the certificate's identifier is another's name here"),
+        ],
+    )
+    def test_refused(
+        self, shows: Callable[..., Scene], shown: str | None, revoked: bool, cause: str
+    ) -> None:
+        """Without one that serves nobody acts (I3, I4)."""
+        scene = shows(shown, AccountChange("Ix", "v", "g", ("taro",)), revoked=revoked)
+        for number, said in enumerate((register("Ia"), query("Ia", "Ib"), PERMITS)):
+            scene.new_says(f"a{number}", said, required(cause))
+        assert scene.mediator.reach.everybody() == []
+
+    @pytest.mark.parametrize("field", ["Password:x", "Token:x"])
+    def test_no_passwords(self, shows: Callable[..., Scene], field: str) -> None:
+        """A password is of no use there, and not passed over in silence."""
+        scene = shows("Ia")
+        cause = "this server takes certificates, no Password and no Token"
+        scene.new_says("a", register("Ia", field), failed(cause))
+        assert scene.mediator.reach.everybody() == []
+
+
+def _with(table: AccountTable, login: CertificateLogin) -> Scene:
+    """A scene whose mediator shares a table with its login."""
+    scene = Scene(login=login)
+    scene.mediator._canonical = table.canonical
+    return scene

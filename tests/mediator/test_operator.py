@@ -1,0 +1,374 @@
+"""What the operator can ask of a mediator: what it does at once, what it tells, what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred, succeed
+
+from broker.interfaces import StoreFailed
+from broker.mediator import operator as module
+from broker.mediator.operator import Operator, Row
+from broker.tables.accounts import AccountRefused
+from broker.tables.disclosures import Disclosure
+from broker.tables.groups import GroupRefused
+from broker.tables.permits import PermitChange
+from tests.fakes import result_of, settle
+from tests.mediator.conftest import Logged
+from tests.mediator.scene import (
+    DENIED,
+    DONE,
+    TODAY,
+    Scene,
+    begin,
+    query,
+    register,
+    terminate,
+    with_store,
+)
+
+T = TypeVar("T")
+
+
+def operator_of(scene: Scene) -> Operator:
+    """The operator of a scene's mediator."""
+    mediator = scene.mediator
+    return Operator(mediator.accounts, mediator.permits, mediator.ledger, scene.broker.store)
+
+
+def told(act: Callable[..., Awaitable[Row]], *arguments: Any, **more: Any) -> list[Row]:
+    """The rows of an act that lists something."""
+    rows: list[Row] = []
+
+    async def tell(row: Row) -> None:
+        rows.append(row)
+
+    result_of(act(*arguments, tell=tell, **more))
+    return rows
+
+
+def begun(act: Awaitable[T]) -> list[Any]:
+    """What comes of an act that has to wait; empty until then."""
+
+    async def done() -> T:
+        return await act
+
+    outcome: list[Any] = []
+    Deferred.fromCoroutine(done()).addBoth(outcome.append)
+    return outcome
+
+
+class AccountTests:
+    """Accounts and their names (A19, C1)."""
+
+    def test_list(self) -> None:
+        """Each account is told with its names, groups and connections, by identifier."""
+        scene = Scene(accounts={"Ib": "secret", "Ia": "secret"})
+        operator = operator_of(scene)
+        assert result_of(operator.add_name("Ia", "taro")) == {}
+        result_of(operator.create_group("@family", ["taro"]))
+        scene.connect("b")
+        scene.says("b", register("Ib", "Password:secret", "Address:127.0.0.1"), b=DONE)
+        assert told(operator.list_accounts) == [
+            {
+                "identifier": "Ia",
+                "names": ("taro",),
+                "groups": ["@family"],
+                "connections": 0,
+                "reached": False,
+            },
+            {"identifier": "Ib", "names": (), "groups": [], "connections": 1, "reached": True},
+        ]
+
+    def test_password(self) -> None:
+        """An account is made with a password, and given another; its connections end then."""
+        scene = Scene(accounts={})
+        operator = operator_of(scene)
+        result_of(operator.add_account("Ib", "first"))
+        scene.connect("b")
+        scene.says("b", register("Ib", "Password:first"), b=DONE)
+        result_of(operator.reset_account("Ib", "second"))
+        assert scene.clients.pop("b").closed
+        scene.connect("b")
+        scene.says("b", register("Ib", "Password:second"), b=DONE)
+
+    def test_removal(self) -> None:
+        """Who is removed is in no list and no group any more; it is told how many named it."""
+        scene = Scene(accounts={"Ib": "secret", "If": "secret"})
+        operator = operator_of(scene)
+        result_of(operator.create_group("@family", ["If", "Ib"]))
+        scene.connect("b")
+        scene.says("b", register("Ib", "Password:secret", "Accept:Create If,Ic"), b=DONE)
+        assert result_of(operator.remove_account("If")) == {"lists": 1, "groups": 1}
+        assert told(operator.list_members, "@family") == [{"identifier": "Ib"}]
+        assert [row["caller"] for row in told(operator.show_permits, "Ib")] == ["Ic"]
+
+    def test_names(self) -> None:
+        """A name is given and taken; one that is somebody's is refused."""
+        operator = operator_of(Scene(accounts={"Ia": "secret", "Ib": "secret"}))
+        result_of(operator.add_name("Ia", "taro"))
+        with pytest.raises(AccountRefused, match="taro is a name of Ia already"):
+            result_of(operator.add_name("Ib", "taro"))
+        result_of(operator.remove_name("Ia", "taro"))
+        result_of(operator.add_name("Ib", "taro"))
+        assert [row["names"] for row in told(operator.list_accounts)] == [(), ("taro",)]
+
+
+class GroupTests:
+    """Groups (A18)."""
+
+    def test_members(self) -> None:
+        """A group is made, added to and taken from; each is told how many are in it then."""
+        operator = operator_of(Scene())
+        assert result_of(operator.create_group("@family", ["Ia", "Ic"])) == {"members": 2}
+        assert result_of(operator.add_members("@family", ["If", "Ia"])) == {"members": 3}
+        assert result_of(operator.remove_members("@family", ["Ic"])) == {"members": 2}
+        assert told(operator.list_members, "@family") == [
+            {"identifier": "Ia"},
+            {"identifier": "If"},
+        ]
+        result_of(operator.create_group("@empty", []))
+        assert told(operator.list_groups) == [
+            {"group": "@family", "members": 2},
+            {"group": "@empty", "members": 0},
+        ]
+
+    def test_by_name(self) -> None:
+        """Who is named by a name is in it by the identifier, and is taken out by either (C1)."""
+        operator = operator_of(Scene(accounts={"Ia": "secret"}))
+        result_of(operator.add_name("Ia", "taro"))
+        result_of(operator.create_group("@family", ["taro", "Ia"]))
+        assert told(operator.list_members, "@family") == [{"identifier": "Ia"}]
+        assert result_of(operator.remove_members("@family", ["taro"])) == {"members": 0}
+
+    def test_refused(self) -> None:
+        """What can't be is refused, and changes nothing (I5)."""
+        operator = operator_of(Scene())
+        result_of(operator.create_group("@family", ["Ia"]))
+        for act, arguments, why in (
+            (operator.create_group, ("@family", ["Ic"]), "there is a group @family already"),
+            (operator.create_group, ("@other", ["@family"]), "identifiers alone"),
+            (operator.add_members, ("@none", ["Ic"]), "there is no group @none"),
+            (operator.remove_members, ("@none", ["Ic"]), "there is no group @none"),
+            (operator.remove_members, ("@family", ["Ia", "Ic"]), "Ic is not in @family"),
+            (operator.delete_group, ("@none",), "there is no group @none"),
+        ):
+            doing: Any = act
+            with pytest.raises(GroupRefused, match=why):
+                result_of(doing(*arguments))
+        with pytest.raises(GroupRefused, match="there is no group @none"):
+            told(operator.list_members, "@none")
+        assert told(operator.list_groups) == [{"group": "@family", "members": 1}]
+        assert told(operator.list_members, "@family") == [{"identifier": "Ia"}]
+
+    def test_ends_what_rests_on_it(self) -> None:
+        """Out of a group, one is refused from then on, and what rested on it ends (I1, I2)."""
+        scene = Scene()
+        operator = operator_of(scene)
+        result_of(operator.create_group("@family", ["Ia"]))
+        scene.on_line("b", "Accept:Create @family")
+        scene.connect("a")
+        scene.says("b", begin(scene.calls("a", "b")))
+        assert result_of(operator.remove_members("@family", ["Ia"])) == {"members": 0}
+        scene.reads(a=terminate(), b=terminate())
+        scene.says("a", query("Ia", "Ib"), a=DENIED)
+        result_of(operator.add_members("@family", ["Ia"]))
+        scene.forget()
+        scene.calls("a", "b")
+
+    def test_deleted(self) -> None:
+        """A deleted group is in no list any more, and one made later is another (I3)."""
+        scene = Scene()
+        operator = operator_of(scene)
+        result_of(operator.create_group("@family", ["Ia", "Ic"]))
+        scene.on_line("b", "Accept:Create @family")
+        scene.on_line("f", "Accept:Create Ix,@family")
+        assert result_of(operator.delete_group("@family")) == {"members": 2, "lists": 2}
+        result_of(operator.create_group("@family", ["Ia"]))
+        scene.new_says("a", query("Ia", "Ib"), DENIED)
+
+    def test_two_at_once(self) -> None:
+        """Of two that add to a group at one time neither undoes the other."""
+        scene, store = with_store()
+        operator = operator_of(scene)
+        outcomes = begun(operator.create_group("@family", ["Ia"]))
+        outcomes += (first := begun(operator.add_members("@family", ["Ic"])))
+        second = begun(operator.add_members("@family", ["If"]))
+        while store.pending:
+            store.pending.pop(0).callback(None)
+        assert (first, second) == ([{"members": 2}], [{"members": 3}])
+        members = [row["identifier"] for row in told(operator.list_members, "@family")]
+        assert members == ["Ia", "Ic", "If"]
+
+    def test_added_to_while_one_is_removed(self) -> None:
+        """Who is removed does not come back with a change of its group under way (I2)."""
+        scene, store = with_store(accounts={})
+        store.at_once = True
+        operator = operator_of(scene)
+        result_of(operator.add_account("Ia", "secret"))
+        result_of(operator.create_group("@family", ["Ia"]))
+        store.at_once = False
+        removed = begun(operator.remove_account("Ia"))
+        added = begun(operator.add_members("@family", ["Ic"]))
+        while store.pending:
+            store.pending.pop(0).callback(None)
+        assert (removed, added) == ([{"lists": 0, "groups": 1}], [{"members": 1}])
+        assert told(operator.list_members, "@family") == [{"identifier": "Ic"}]
+
+    def test_not_kept(self) -> None:
+        """What the store does not keep is not in force, and the next act has its turn (I8)."""
+        scene, store = with_store()
+        operator = operator_of(scene)
+        failing = begun(operator.create_group("@family", ["Ia"]))
+        store.pending.pop().errback(StoreFailed("busy"))
+        assert failing.pop().check(StoreFailed)
+        assert told(operator.list_groups) == []
+        store.at_once = True
+        assert result_of(operator.create_group("@family", ["Ia"])) == {"members": 1}
+
+
+class PermitTests:
+    """Who may call (A6)."""
+
+    def test_expanded(self) -> None:
+        """Each who may call now is told, with the entry that says so and what is left of it."""
+        scene = Scene()
+        operator = operator_of(scene)
+        result_of(operator.create_group("@family", ["Ia", "Ic"]))
+        result_of(operator.create_group("@empty", []))
+        entries = "Ia;expires=3600;uses=2,@family;uses=5,@empty,@none,If;expires=10"
+        scene.new_says("b", register("Ib", f"Accept:Create {entries}"), DONE)
+        scene.passes(60)
+        assert told(operator.show_permits, "Ib") == [
+            {"caller": "Ia", "entry": "Ia", "expires": 3540, "uses": 2},
+            {"caller": "Ia", "entry": "@family", "expires": None, "uses": 5},
+            {"caller": "Ic", "entry": "@family", "expires": None, "uses": 5},
+            {"caller": None, "entry": "@empty", "expires": None, "uses": None, "group": "empty"},
+            {"caller": None, "entry": "@none", "expires": None, "uses": None, "group": "none"},
+        ]
+
+    def test_long(self) -> None:
+        """A list that would not stand on one line of a message is told whole."""
+        names = tuple(f"terminal-{n}" for n in range(500))
+        scene, _ = with_store(PermitChange("Ib", names))
+        rows = told(operator_of(scene).show_permits, "Ib")
+        assert tuple(row["caller"] for row in rows) == names
+
+    def test_by_name(self) -> None:
+        """A list is found by a name of whose it is (C1); who has none accepts nobody."""
+        scene = Scene(accounts={"Ib": "secret"})
+        operator = operator_of(scene)
+        result_of(operator.add_name("Ib", "hanako"))
+        scene.connect("b")
+        scene.says("b", register("Ib", "Password:secret", "Accept:Create Ia"), b=DONE)
+        rows: list[Row] = []
+
+        async def tell(row: Row) -> None:
+            rows.append(row)
+
+        end = result_of(operator.show_permits("hanako", tell))
+        assert end == {"identifier": "Ib", "entries": 1}
+        assert [row["caller"] for row in rows] == ["Ia"]
+        assert told(operator.show_permits, "Ix") == []
+
+
+class Ledger:
+    """A store of disclosures alone.
+
+    :ivar asked: how many were asked for each time
+    """
+
+    def __init__(self, kept: Sequence[Disclosure]) -> None:
+        self.kept = sorted(kept, key=lambda one: one.at)
+        self.asked: list[int] = []
+
+    async def disclosures(self, whose: str, before: int, most: int) -> Sequence[Disclosure]:
+        """The newest first; what is of one moment always in the same order."""
+        self.asked.append(most)
+        found = [one for one in self.kept if one.whose == whose and one.at < before]
+        return found[: -most - 1 : -1]
+
+
+def disclosure(number: int, at: int) -> Disclosure:
+    """One of many."""
+    return Disclosure("Ib", "Ia", "127.0.0.1", 1203, f"S{number}", "Ia", at, 3600)
+
+
+class WhoKnowsTests:
+    """Who was told an address."""
+
+    def test_calls(self) -> None:
+        """Each address told is there: when, to whom, which, by what entry; the newest first."""
+        scene = Scene()
+        operator = operator_of(scene)
+        result_of(operator.create_group("@family", ["Ic"]))
+        scene.on_line("b", "Accept:Create Ia,@family", port=1300)
+        scene.connect("a", "c")
+        first = scene.calls("a", "b", "1", port=1300)
+        scene.passes(1.5)
+        second = scene.calls("c", "b", "2", port=1300)
+        rows = told(operator.who_knows, "Ib")
+        assert rows == [
+            {
+                "at": "2027-01-15T08:00:01.500000Z",
+                "told": "Ic",
+                "address": "127.0.0.1",
+                "port": 1300,
+                "entry": "@family",
+                "session": second,
+                "until": "2027-01-15T09:00:01.500000Z",
+            },
+            {
+                "at": "2027-01-15T08:00:00.000000Z",
+                "told": "Ia",
+                "address": "127.0.0.1",
+                "port": 1300,
+                "entry": "Ia",
+                "session": first,
+                "until": "2027-01-15T09:00:00.000000Z",
+            },
+        ]
+        assert told(operator.who_knows, "Ia") == []
+        assert told(operator.who_knows, "Ib", since=TODAY + 1) == rows[:1]
+        assert told(operator.who_knows, "Ib", most=1) == rows[:1]
+
+    def test_what_waits_to_be_written(self, logged: Logged) -> None:
+        """What was told a moment ago is there too; where it can't be written that is said (I3)."""
+        scene, store = with_store()
+        store.at_once = store.slow_ledger = True
+        operator = operator_of(scene)
+        scene.on_line("b", "Accept:Create Ia")
+        scene.connect("a")
+        session = scene.calls("a", "b")
+        assert [row["session"] for row in told(operator.who_knows, "Ib")] == [session]
+        store.at_once = False
+        scene.forget()
+        scene.calls("a", "b")
+        asking = begun(operator.who_knows("Ib", tell=lambda _: succeed(None)))
+        store.pending.pop().errback(StoreFailed("busy"))
+        assert asking.pop().check(StoreFailed)
+        assert len(logged.failures()) == 1
+        store.at_once = True
+
+    @given(st.lists(st.integers(0, 12), max_size=40), st.integers(0, 12), st.integers(1, 45))
+    def test_pages(self, moments: list[int], since: int, most: int) -> None:
+        """However many are of one moment, each is told once, and few are held at a time."""
+        store: Any = Ledger(
+            [disclosure(n, at * 1_000_000) for n, at in enumerate(moments)],
+        )
+        scene = Scene()
+        settle(scene.clock)
+        operator = Operator(
+            scene.mediator.accounts, scene.mediator.permits, scene.mediator.ledger, store
+        )
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(module, "PAGE", 4)
+            rows = told(operator.who_knows, "Ib", since=since, most=most)
+        expected = [one.session for one in reversed(store.kept) if one.at >= since * 1_000_000]
+        assert [row["session"] for row in rows] == expected[:most]
+        ties = max((moments.count(moment) for moment in moments), default=0)
+        assert max(store.asked) <= 4 + ties

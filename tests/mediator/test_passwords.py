@@ -1,0 +1,225 @@
+"""Passwords in threads that many may not crowd (broker.mediator.passwords)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable
+from typing import Any
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+
+from broker.mediator import passwords as module
+from broker.mediator.passwords import Cost, PasswordRefused, Passwords
+from broker.wire.refusals import ServiceUnavailable, TooManyRequests
+from tests.fakes import CHEAP, FakePool, cheap_passwords, result_of
+
+
+class Asked:
+    """A step that is under way.
+
+    :ivar outcome: what it gave or raised, once it is over
+    """
+
+    def __init__(self, step: Awaitable[Any]) -> None:
+        self.outcome: list[Any] = []
+
+        async def run() -> Any:
+            return await step
+
+        self.doing = Deferred.fromCoroutine(run())
+        self.doing.addBoth(self._over)
+
+    def _over(self, result: Any) -> None:
+        self.outcome.append(result.type if isinstance(result, Failure) else result)
+
+
+class Hashing:
+    """Passwords with a pool that works when the test says so."""
+
+    def __init__(self, **options: Any) -> None:
+        self.pool = FakePool()
+        self.passwords = cheap_passwords(pool=self.pool, **options)
+        self.passwords.start()
+
+    def ask(self, source: str = "s", password: str = "x") -> Asked:
+        """Have one checked."""
+        return Asked(self.passwords.check(password, None, source))
+
+
+class VerifierTests:
+    """What a password is made into."""
+
+    def test_made_and_checked(self) -> None:
+        """The password is right, any other is wrong, and each verifier is salted by itself."""
+        passwords = cheap_passwords()
+        one, two = (result_of(passwords.make("correct horse")) for _ in range(2))
+        assert one != two
+        assert "correct horse" not in one
+        assert result_of(passwords.check("correct horse", one, "s"))
+        assert not result_of(passwords.check("correct horsf", one, "s"))
+        assert not result_of(passwords.check("", one, "s"))
+
+    def test_cost(self) -> None:
+        """What operators get unless they embed it otherwise: argon2id, 19 MiB, two passes (I20)."""
+        made = result_of(Passwords(lambda size: b"r" * size).make("x"))
+        assert made.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+
+    def test_old_ones(self) -> None:
+        """A verifier of other parameters goes on working when the cost is changed."""
+        old = result_of(cheap_passwords().make("secret"))
+        newer = Passwords(lambda size: b"r" * size, cost=Cost(16, 2))
+        assert result_of(newer.check("secret", old, "s"))
+        assert not result_of(newer.check("other", old, "s"))
+
+    def test_normal_form(self) -> None:
+        """The same characters, composed or not, are the same password."""
+        passwords = cheap_passwords()
+        made = result_of(passwords.make("caf\u00e9"))
+        assert result_of(passwords.check("cafe\u0301", made, "s"))
+
+    @pytest.mark.parametrize(
+        "password", ["", "x" * 513, " x", "x\t", "x\n", "a\x00b", "\ud800"], ids=ascii
+    )
+    def test_refused(self, password: str) -> None:
+        """What can't be said in a message is no password, and is not in the words that say so."""
+        with pytest.raises(PasswordRefused) as raised:
+            result_of(cheap_passwords().make(password))
+        assert not password or password not in str(raised.value)
+
+    def test_no_verifier(self) -> None:
+        """Where there is no account nothing is right (I3)."""
+        passwords = cheap_passwords()
+        assert not result_of(passwords.check("x", None, "s"))
+        for broken in ("", "x", "$argon2id$v=19$m=8,t=1,p=1$$", "$argon2i$v=19$m=8,t=1,p=1$YQ$YQ"):
+            assert not result_of(passwords.check("x", broken, "s"))
+
+    def test_same_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An account that isn't costs what one that is costs: one hash of the same cost (I6)."""
+        passwords = cheap_passwords()
+        made = result_of(passwords.make("secret"))
+        seen: list[list[str]] = []
+        real = module._matches
+
+        def matches(octets: bytes, verifier: str) -> bool:
+            seen.append(verifier.split("$")[:4])
+            return real(octets, verifier)
+
+        monkeypatch.setattr(module, "_matches", matches)
+        assert not result_of(passwords.check("wrong", made, "s"))
+        assert not result_of(passwords.check("wrong", None, "s"))
+        assert len(seen) == 2
+        assert seen[0] == seen[1]
+        dummy = passwords._dummy.split("$")
+        assert [len(part) for part in dummy] == [len(part) for part in made.split("$")]
+
+
+class TurnsTests:
+    """Who is served when not all can be (I15, I16)."""
+
+    def test_no_more_than_threads(self) -> None:
+        """As many run at a time as there are threads; the others wait."""
+        hashing = Hashing(threads=2)
+        asked = [hashing.ask() for _ in range(5)]
+        assert len(hashing.pool.jobs) == 2
+        assert hashing.passwords.waiting == 3
+        hashing.pool.run()
+        assert len(hashing.pool.jobs) == 2
+        assert [one.outcome for one in asked] == [[False], [], [], [], []]
+
+    def test_turns(self) -> None:
+        """A flood of one source holds up another by one of its checks, not by all of them."""
+        hashing = Hashing()
+        flood = [hashing.ask("flood") for _ in range(50)]
+        owner = hashing.ask("owner")
+        other = [hashing.ask("other") for _ in range(2)]
+        for _ in range(4):
+            hashing.pool.run()
+        assert owner.outcome
+        assert other[0].outcome
+        assert sum(bool(one.outcome) for one in flood) == 2
+
+    def test_room_for_others(self) -> None:
+        """When no more may wait, who has most waiting gives up its newest for who has none."""
+        hashing = Hashing(waiting=5)
+        flood = [hashing.ask("flood") for _ in range(6)]
+        assert hashing.passwords.waiting == 5
+        assert hashing.ask("flood").outcome == [TooManyRequests]
+        owner = hashing.ask("owner")
+        assert flood[-1].outcome == [TooManyRequests]
+        assert not any(one.outcome for one in flood[:-1])
+        assert hashing.passwords.waiting == 5
+        hashing.pool.run(3)
+        assert owner.outcome == [False]
+
+    def test_no_room(self) -> None:
+        """Where each has one waiting, nobody gives it up for a newcomer."""
+        hashing = Hashing(waiting=3)
+        waiting = [hashing.ask(f"s{number}") for number in range(4)]
+        assert hashing.ask("late").outcome == [TooManyRequests]
+        assert not any(one.outcome for one in waiting)
+
+    def test_given_up(self) -> None:
+        """Who goes while waiting is not checked; who goes while checked disturbs nothing."""
+        hashing = Hashing()
+        running, waiting, last = hashing.ask(), hashing.ask(), hashing.ask()
+        waiting.doing.cancel()
+        running.doing.cancel()
+        assert waiting.outcome == running.outcome == [CancelledError]
+        assert hashing.passwords.waiting == 1
+        hashing.pool.run(2)
+        assert last.outcome == [False]
+        assert hashing.pool.jobs == []
+
+    def test_a_bug(self) -> None:
+        """What goes wrong in a thread is told to who asked, and the next has its turn (I24)."""
+        hashing = Hashing()
+        broken = Asked(hashing.passwords._in_turn(lambda: 1 // 0, "s"))
+        after = hashing.ask()
+        hashing.pool.run(2)
+        assert broken.outcome == [ZeroDivisionError]
+        assert after.outcome == [False]
+
+    def test_stopped(self) -> None:
+        """Stopped, it tells those who wait and begins nothing; what still ends is no harm."""
+        hashing = Hashing()
+        running, waiting = hashing.ask(), hashing.ask()
+        hashing.passwords.stop()
+        assert not hashing.pool.started
+        assert waiting.outcome == [ServiceUnavailable]
+        assert hashing.ask().outcome == [ServiceUnavailable]
+        hashing.pool.run()
+        assert running.outcome == [False]
+        assert hashing.pool.jobs == []
+
+    @pytest.mark.integration
+    def test_real_threads(self) -> None:
+        """In threads of Twisted's pool, off the one that asks."""
+        calls: list[tuple[Any, ...]] = []
+        came = threading.Semaphore(0)
+        names: set[str] = set()
+
+        def call(function: Any, *arguments: Any) -> None:
+            names.add(threading.current_thread().name)
+            calls.append((function, *arguments))
+            came.release()
+
+        pool = ThreadPool(minthreads=0, maxthreads=2, name="passwords")
+        passwords = Passwords(
+            lambda size: b"r" * size, pool=pool, call_from_thread=call, threads=2, cost=CHEAP
+        )
+        passwords.start()
+        try:
+            made = result_of(cheap_passwords().make("secret"))
+            asked = [Asked(passwords.check(word, made, "s")) for word in ("secret", "x") * 10]
+            for _ in asked:
+                assert came.acquire(timeout=30)
+                function, *arguments = calls.pop(0)
+                function(*arguments)
+        finally:
+            passwords.stop()
+        assert [one.outcome for one in asked] == [[True], [False]] * 10
+        assert threading.current_thread().name not in names
+        assert pool.working == []

@@ -1,0 +1,74 @@
+"""Sources of addresses that say what a test has them say, when it says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from broker.interfaces import IAddressSource
+from broker.resolver.whereabouts import Naming, Remembered
+from broker.tables.addresses import Located, Network, parse_ip
+from tests.fakes import FakeReactor
+
+
+@implementer(IAddressSource)
+class FakeSource:
+    """Records by name.
+
+    :ivar records: what each name has
+    :ivar errors: what is raised for a name instead
+    :ivar asked: each question, oldest first
+    :ivar hold: questions wait until ``answer``
+    """
+
+    def __init__(self, **records: Sequence[str]) -> None:
+        self.records: dict[str, Sequence[str]] = dict(records)
+        self.seconds = 60.0
+        self.errors: dict[str, Exception] = {}
+        self.asked: list[str] = []
+        self.hold = False
+        self.held: list[Deferred[None]] = []
+        self.stopped = False
+
+    async def locate(self, name: str) -> list[Located]:
+        self.asked.append(name)
+        if self.hold:
+            waiting: Deferred[None] = Deferred()
+            self.held.append(waiting)
+            await waiting
+        if name in self.errors:
+            raise self.errors[name]
+        return [Located(host, self.seconds) for host in self.records.get(name, ())]
+
+    def answer(self) -> None:
+        """Answer the oldest question that waits."""
+        self.held.pop(0).callback(None)
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+class Whereabouts:
+    """DNS and a provider in memory, and a ``Naming`` that asks them."""
+
+    def __init__(
+        self,
+        clock: FakeReactor,
+        *,
+        provider: bool = True,
+        allowed: Sequence[Network] = (),
+        own_ports: Sequence[int] = (),
+    ) -> None:
+        self.dns = FakeSource()
+        self.provider = FakeSource()
+        self.own = ["198.51.100.5"]
+        self.naming = Naming(
+            clock,
+            Remembered(self.dns, clock),
+            Remembered(self.provider, clock) if provider else None,
+            allowed=allowed,
+            own=lambda: [parse_ip(one) for one in self.own],
+            own_ports=own_ports,
+        )

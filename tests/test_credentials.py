@@ -1,0 +1,321 @@
+"""Where passwords come from: files, what is kept for one mediator, a person at a terminal."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+
+from broker.credentials import (
+    Found,
+    Keyring,
+    Source,
+    ask_password,
+    check_password,
+    read_password,
+)
+from broker.wire.certificates import Unusable
+
+MEDIATOR = "tls:signal.example:1202"
+PASSWORD = "correct horse"
+
+
+@pytest.fixture
+def keyring(tmp_path: Path) -> Keyring:
+    """A keyring with nothing in it."""
+    return Keyring(tmp_path / "config" / "broker")
+
+
+def a_file(folder: Path, content: bytes = b"correct horse\n", mode: int = 0o600) -> str:
+    """A password's file."""
+    path = folder / "password"
+    path.write_bytes(content)
+    path.chmod(mode)
+    return str(path)
+
+
+class FileTests:
+    """``--password-file``."""
+
+    @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+    def test_one_line(self, tmp_path: Path, end: bytes) -> None:
+        """The one line is the password, without what would not arrive (A19)."""
+        path = a_file(tmp_path, b" correct horse\t" + end)
+        assert read_password(path) == PASSWORD
+
+    @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o666])
+    def test_others_can_read_it(self, tmp_path: Path, mode: int) -> None:
+        """A file that others can read or change is refused, with what to do (I18)."""
+        path = a_file(tmp_path, mode=mode)
+        with pytest.raises(Unusable) as refused:
+            read_password(path)
+        assert str(refused.value) == f"{path}: others can read or change it: chmod 600 {path}"
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+    def test_of_another_user(self, tmp_path: Path) -> None:
+        """One that belongs to somebody else can be read by him (I18)."""
+        path = a_file(tmp_path)
+        os.chown(path, 65534, -1)
+        with pytest.raises(Unusable, match="belongs to another user"):
+            read_password(path)
+
+    @pytest.mark.parametrize(
+        "content", [b"", b"\n", b"two\nlines\n", b"\xff\n", b"x" * 513, b"x" * 100_000, b"a\x1bb"]
+    )
+    def test_no_password(self, tmp_path: Path, content: bytes) -> None:
+        """What holds no password is named, and what it holds is not."""
+        path = a_file(tmp_path, content)
+        with pytest.raises(Unusable) as refused:
+            read_password(path)
+        text = f"{path}: holds no password: one line of 1 to 512 characters"
+        assert str(refused.value) == text
+
+    def test_no_file(self, tmp_path: Path) -> None:
+        """So is what isn't there, or is none; a pipe that nobody writes to is not waited for."""
+        with pytest.raises(Unusable, match="nowhere: No such file"):
+            read_password(str(tmp_path / "nowhere"))
+        os.mkfifo(tmp_path / "pipe", 0o600)
+        with pytest.raises(Unusable, match="pipe: is no file"):
+            read_password(str(tmp_path / "pipe"))
+
+    def test_what_can_be_sent(self) -> None:
+        """Characters of any language are good."""
+        assert check_password("合言葉\u3000ひみつ") == "合言葉\u3000ひみつ"
+
+
+class KeyringTests:
+    """What ``broker login`` keeps."""
+
+    def test_kept(self, keyring: Keyring) -> None:
+        """A password that is kept is found again; another takes its place."""
+        assert keyring.read("Ib", MEDIATOR) is None
+        keyring.keep("Ib", MEDIATOR, "old")
+        keyring.keep("Ib", MEDIATOR, PASSWORD)
+        assert keyring.read("Ib", MEDIATOR) == PASSWORD
+
+    def test_private(self, keyring: Keyring, tmp_path: Path) -> None:
+        """Nobody else can read it, whatever the umask; nothing else is left there (I18)."""
+        before = os.umask(0)
+        try:
+            path = keyring.keep("Ib", MEDIATOR, PASSWORD)
+        finally:
+            os.umask(before)
+        assert path.stat().st_mode & 0o777 == 0o600
+        ours = tmp_path / "config" / "broker"
+        for folder in (ours, ours / "passwords", path.parent):
+            assert folder.stat().st_mode & 0o777 == 0o700
+        assert list(path.parent.iterdir()) == [path]
+
+    @pytest.mark.parametrize(
+        ("identifier", "mediator"),
+        [
+            ("Ic", MEDIATOR),
+            ("Ib", "tls:signal.example:1203"),
+            ("Ib", "tls:signal2.example:1202"),
+            ("Ib", "tcp:signal.example:1202"),
+        ],
+    )
+    def test_for_one_mediator(self, keyring: Keyring, identifier: str, mediator: str) -> None:
+        """It is found for nobody else, at no other host or port, and not without TLS (I26)."""
+        keyring.keep("Ib", MEDIATOR, PASSWORD)
+        assert keyring.read(identifier, mediator) is None
+
+    def test_a_record_in_the_wrong_place(self, keyring: Keyring) -> None:
+        """A record names its mediator: copied to another's place it is still not for that (I26)."""
+        other = "tcp:192.0.2.1:1201"
+        path = keyring.keep("Ib", MEDIATOR, PASSWORD)
+        place = keyring.keep("Ib", other, "x")
+        place.write_bytes(path.read_bytes())
+        assert keyring.read("Ib", other) is None
+        keyring.path("Ic", MEDIATOR).write_bytes(path.read_bytes())
+        keyring.path("Ic", MEDIATOR).chmod(0o600)
+        assert keyring.read("Ic", MEDIATOR) is None
+
+    @pytest.mark.parametrize("name", ["..", "/etc/passwd", "山田太郎" * 10, "a/../../b", "x" * 128])
+    def test_any_identifier(self, keyring: Keyring, name: str, tmp_path: Path) -> None:
+        """No identifier leads out of the folder, or is too long for a file's name (A18)."""
+        path = keyring.keep(name, MEDIATOR, PASSWORD)
+        assert path.resolve().is_relative_to(tmp_path / "config" / "broker" / "passwords")
+        assert keyring.read(name, MEDIATOR) == PASSWORD
+
+    def test_others_can_read_it(self, keyring: Keyring) -> None:
+        """A record that others can read, or a folder they can look into, is refused (I18)."""
+        path = keyring.keep("Ib", MEDIATOR, PASSWORD)
+        path.chmod(0o640)
+        with pytest.raises(Unusable, match=f"{path}: others can read .*: chmod 600 {path}"):
+            keyring.read("Ib", MEDIATOR)
+        path.chmod(0o600)
+        for folder in (path.parent, path.parent.parent, path.parent.parent.parent):
+            folder.chmod(0o750)
+            with pytest.raises(Unusable, match=f"{folder}: others can look .*: chmod 700 {folder}"):
+                keyring.read("Ib", MEDIATOR)
+            with pytest.raises(Unusable, match="chmod 700"):
+                keyring.keep("Ib", MEDIATOR, "new")
+            folder.chmod(0o700)
+        assert keyring.read("Ib", MEDIATOR) == PASSWORD
+
+    @pytest.mark.parametrize(
+        "content", [b"", b"[]", b"{}", b"\xff", b'{"identifier": "Ib", "mediator": 1}', b"7"]
+    )
+    def test_damaged(self, keyring: Keyring, content: bytes) -> None:
+        """What isn't a record is told, and what to do."""
+        path = keyring.keep("Ib", MEDIATOR, PASSWORD)
+        path.write_bytes(content)
+        if b"mediator" in content:
+            assert keyring.read("Ib", MEDIATOR) is None
+        else:
+            with pytest.raises(Unusable, match="is damaged: do broker login again"):
+                keyring.read("Ib", MEDIATOR)
+
+    def test_no_password_in_it(self, keyring: Keyring) -> None:
+        """Nor is one whose password is none."""
+        path = keyring.keep("Ib", MEDIATOR, PASSWORD)
+        kept = json.loads(path.read_text())
+        path.write_text(json.dumps(kept | {"password": 7}))
+        with pytest.raises(Unusable, match="is damaged"):
+            keyring.read("Ib", MEDIATOR)
+
+    def test_forgotten(self, keyring: Keyring) -> None:
+        """What is forgotten is gone; those of others stay."""
+        keyring.keep("Ib", MEDIATOR, PASSWORD)
+        keyring.keep("Ic", MEDIATOR, "other")
+        assert keyring.forget("Ib", MEDIATOR)
+        assert keyring.read("Ib", MEDIATOR) is None
+        assert not keyring.forget("Ib", MEDIATOR)
+        assert keyring.read("Ic", MEDIATOR) == "other"
+        assert keyring.forget("Ic", MEDIATOR)
+        assert not keyring.path("Ic", MEDIATOR).parent.exists()
+
+    def test_whose(self, tmp_path: Path) -> None:
+        """It is in the folder that the environment names, else in the home's ``.config``."""
+
+        def folder(**environ: str) -> Path:
+            return Keyring.of(environ).path("Ib", MEDIATOR).parents[2]
+
+        home = str(tmp_path)
+        assert folder(XDG_CONFIG_HOME="/a/b", HOME=home) == Path("/a/b/broker")
+        assert folder(XDG_CONFIG_HOME="a/b", HOME=home) == tmp_path / ".config" / "broker"
+        assert folder(HOME=home) == tmp_path / ".config" / "broker"
+
+
+class SourceTests:
+    """Which of them counts."""
+
+    def test_order(self, keyring: Keyring, tmp_path: Path) -> None:
+        """A file that is named wins; it is read anew each time."""
+        path = a_file(tmp_path)
+        kept = keyring.keep("Ib", MEDIATOR, "kept")
+        named = Source("Ib", MEDIATOR, path, keyring)
+        assert named.find() == Found(PASSWORD, path)
+        Path(path).write_text("new\n")
+        assert named() == "new"
+        assert Source("Ib", MEDIATOR, None, keyring).find() == Found("kept", str(kept))
+        assert Source("Ic", MEDIATOR, None, keyring)() is None
+
+    def test_a_bad_file_is_no_reason_for_another(self, keyring: Keyring, tmp_path: Path) -> None:
+        """Where the named file is not good, nothing else is taken in its place (I3)."""
+        keyring.keep("Ib", MEDIATOR, "kept")
+        with pytest.raises(Unusable):
+            Source("Ib", MEDIATOR, str(tmp_path / "nowhere"), keyring)()
+
+    def test_repr(self, keyring: Keyring, tmp_path: Path) -> None:
+        """No repr shows it (I18)."""
+        source = Source("Ib", MEDIATOR, a_file(tmp_path), keyring)
+        assert PASSWORD not in repr(source) + repr(source.find()) + repr(vars(source))
+
+
+ASK = """\
+from broker.credentials import NoAnswer, Unusable, ask_password
+try:
+    found = ask_password("Ib")
+    print("nobody" if found is None else "got %d" % len(found.password))
+except (NoAnswer, Unusable) as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.integration
+class PromptTests:
+    """A person at a terminal is asked."""
+
+    def ask(self, *typed: bytes) -> str:
+        """All that is on the terminal once the prompt was answered."""
+        process, terminal = pty.fork()
+        if not process:
+            os.execv(sys.executable, [sys.executable, "-c", ASK])
+        shown = b""
+        deadline = time.monotonic() + 30
+        waiting = list(typed)
+        try:
+            while time.monotonic() < deadline:
+                if select.select([terminal], [], [], 0.1)[0]:
+                    try:
+                        shown += os.read(terminal, 4096)
+                    except OSError:  # it has ended
+                        break
+                if waiting and b"Password of Ib: " in shown:
+                    os.write(terminal, waiting.pop(0))
+        finally:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+            os.close(terminal)
+        return shown.decode()
+
+    def test_not_shown(self) -> None:
+        """What is typed is taken, and not shown (I18)."""
+        shown = self.ask(b"correct horse\n")
+        assert shown.split("\r\n")[1:] == ["got 13", ""]
+        assert "horse" not in shown
+
+    @pytest.mark.parametrize("typed", [b"\x03", b"\x04"], ids=["interrupt", "end"])
+    def test_given_up(self, typed: bytes) -> None:
+        """Who types ^C or ^D gives up."""
+        assert "NoAnswer" in self.ask(typed)
+
+    def test_no_password(self) -> None:
+        """What can be none is told, without it."""
+        assert "Unusable what was typed can be no password" in self.ask(b"\n")
+
+    def test_nobody_there(self) -> None:
+        """Without a terminal nobody is asked, and nothing is waited for."""
+        done = subprocess.run(
+            [sys.executable, "-c", ASK],
+            input=b"secret\n",
+            capture_output=True,
+            timeout=30,
+            check=True,
+            start_new_session=True,
+        )
+        assert done.stdout == b"nobody\n"
+
+    def test_never_shown(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where what is typed would be shown, nobody is asked (I18)."""
+
+        def shows(prompt: str) -> str:
+            warnings.warn("it may be echoed", getpass.GetPassWarning, stacklevel=1)
+            return "seen by all"
+
+        monkeypatch.setattr(os, "open", lambda *_: os.dup(0))
+        monkeypatch.setattr("getpass.getpass", shows)
+        assert ask_password("Ib") is None
+
+    def test_handlers_are_put_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """^C is again what it was, once the question is over."""
+        monkeypatch.setattr(os, "open", lambda *_: os.dup(0))
+        monkeypatch.setattr("getpass.getpass", lambda prompt: "x")
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            assert ask_password("Ib") == Found("x", None)
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        finally:
+            signal.signal(signal.SIGINT, before)

@@ -1,0 +1,389 @@
+"""No other way for an address to leave exists than through the ledger (I1).
+
+Read from the source: each place that names a field of an address, or reads a host. And tried: what
+was sent to whom, in conversations of many kinds, against what had been recorded by then.
+"""
+
+from __future__ import annotations
+
+import ast
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from broker.interfaces import StoreFailed
+from broker.mediator.ledger import Ledger
+from broker.tables.disclosures import Disclosure
+from tests.fakes import FakeTransport, settle
+from tests.mediator.scene import CAN, CANT, SCENES, Scene, SlowStore, identifier, query, register
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+
+#: The fields of messages that tell where somebody is.
+FIELDS: Final = frozenset(
+    f"{whose}{what}" for whose in ("", "callee ", "caller ") for what in ("address", "port")
+)
+#: Attributes that hold where somebody is.
+ATTRIBUTES: Final = frozenset(("host",))
+
+#: Where each may stand, and why nothing of a callee leaves there.
+ALLOWED: Final[dict[str, str]] = {
+    # The way itself.
+    "broker.mediator.ledger.Ledger.record": "makes the record of what is about to be told",
+    "broker.mediator.call._to_caller": "tells a caller what the ledger recorded, from the record",
+    # A record, told to whom it is about, or to the operator.
+    "broker.tables.disclosures": "what the fields of a record are called in a line",
+    "broker.store.rows": "the columns of a record in the database",
+    "broker.mediator.operator._row": "a record, at the operator's socket, which is the machine's",
+    "broker.cli.disclosures": "prints a terminal's own records where it asked for them",
+    # Between the mediator and its resolver, which is no terminal.
+    "broker.resolver.remote.RemoteResolver._known": "compares",
+    "broker.resolver.remote.RemoteResolver._place": "reads the resolver's answer",
+    "broker.resolver.remote.RemoteResolver.register": "compares",
+    "broker.resolver.remote._registration": "a mediator registers at its resolver",
+    "broker.resolver.server": "the names of the fields that a registration may have",
+    "broker.resolver.server.ResolverServer._look_up": "compares",
+    "broker.resolver.server.ResolverServer._tell": "answers a mediator that has proven to be one",
+    "broker.resolver.server.ResolverServer._register": "reads a registration",
+    "broker.resolver.server.ResolverServer._register_for": "reads a registration",
+    "broker.resolver.server._address_in": "reads a registration",
+    "broker.resolver.registrar.Registrar._asks": "tells a sender its own source",
+    "broker.resolver.names.Dns.locate": "what DNS has said, kept",
+    "broker.resolver.names._located": "what DNS has said, kept",
+    "broker.resolver.whereabouts.Naming._find": "asks DNS about a domain name",
+    "broker.resolver.whereabouts.Naming.check": "compares",
+    "broker.resolver.whereabouts._hosts": "what DNS has said",
+    # Decides by an address, or dials it, and says it to nobody.
+    "broker.mediator.dial.Dialer._dial": "dials a terminal, which is told no address",
+    "broker.mediator.registration.Registration._address": "reads a registration",
+    "broker.tables.addresses.AddressTable.renew": "compares",
+    "broker.tables.addresses.settle": "judges an address",
+    "broker.wire.stream.source_of": "whose share a connection is counted to",
+    "broker.wire.serving.came_from": "where a connection comes from, to judge what it registers",
+    "broker.wire.serving.arrived_at": "our own address",
+    # The operator's own: settings, listeners and the log.
+    "broker.config.Interface.loopback": "a setting",
+    "broker.config.Server.loopback": "a setting",
+    "broker.config.parse_server": "a setting",
+    "broker.service.listening.Listening._open_one": "logs where this server listens",
+    "broker.service.secured.to_mediator": "a setting",
+    "broker.service.secured.to_resolver": "a setting",
+    "broker.service.shared.address_of": "a peer's source, in the trace of whoever asked for one",
+    # A terminal: what it says of itself, and what its mediator has told it.
+    "broker.service.terminal.TerminalService.open": "logs where this terminal listens",
+    "broker.terminal.calling._way_to": "dials where its mediator said",
+    "broker.terminal.calling.place_call": "tells its own application where it dials",
+    "broker.terminal.line": "what an answer must have",
+    "broker.terminal.line.Line.is_private": "where its mediator is",
+    "broker.terminal.line.Line.local_host": "its own address",
+    "broker.terminal.line.Line.register": "registers its own address",
+    "broker.wire.grammar": "the rules of all fields",
+    "broker.wire.statements": "a question for one's own source (Registrar._asks)",
+}
+
+
+def _names_a_field(text: str) -> bool:
+    """Whether a text is such a name, or has its line in it; ``address`` is a word like others."""
+    text = text.replace("_", " ")
+    told = text.casefold()
+    if any(f"{name}:" in told for name in FIELDS if " " in name):
+        return True
+    if any(line.startswith(("Address:", "Port:")) for line in text.split("\n")):
+        return True
+    return told in FIELDS and (" " in told or text[0].isupper())
+
+
+class Ways(ast.NodeVisitor):
+    """Finds the functions of a module in which an address could be put into a message."""
+
+    def __init__(self, module: str) -> None:
+        self.found: set[str] = set()
+        self._inside = [module]
+
+    def _enter(self, node: Any) -> None:
+        documented = node.body and isinstance(node.body[0], ast.Expr)
+        if documented and isinstance(node.body[0].value, ast.Constant):
+            node.body = node.body[1:]
+        if isinstance(node, ast.Module):
+            self.generic_visit(node)
+        else:
+            self._inside.append(node.name)
+            self.generic_visit(node)
+            self._inside.pop()
+
+    visit_Module = visit_ClassDef = visit_FunctionDef = visit_AsyncFunctionDef = _enter
+
+    def _note(self) -> None:
+        self.found.add(".".join(self._inside))
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        """``address.host``"""
+        if node.attr in ATTRIBUTES:
+            self._note()
+        self.generic_visit(node)
+
+    def visit_Constant(self, node: ast.Constant) -> None:
+        """``fields["Callee Address"]``, ``"Callee Address:…"``, ``getattr(address, "host")``"""
+        value = node.value
+        text = value.decode("latin-1") if isinstance(value, bytes) else value
+        if isinstance(text, str) and (_names_a_field(text) or text in ATTRIBUTES):
+            self._note()
+
+    def visit_keyword(self, node: ast.keyword) -> None:
+        """``Message(NOTIFY, Callee_Address=…)``"""
+        if node.arg is not None and node.arg[:1].isupper() and _names_a_field(node.arg):
+            self._note()
+        self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        """Whatever takes a whole address apart."""
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        if name in {"astuple", "asdict", "attrgetter"}:
+            self._note()
+        self.generic_visit(node)
+
+
+def ways_of(source: str, module: str) -> set[str]:
+    """The functions of a source, by their whole names, in which an address could leave."""
+    ways = Ways(module)
+    ways.visit(ast.parse(source))
+    return ways.found
+
+
+def ways_in(root: Path) -> Iterator[str]:
+    """Those of every module below ``root/broker``."""
+    for path in sorted(root.glob("broker/**/*.py")):
+        module = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        yield from sorted(ways_of(path.read_text(encoding="utf-8"), module))
+
+
+#: A module with every way that was thought of, one a function, and some that are none.
+SLY: Final = """
+def one(request, place):
+    request.reply("", {"Callee Address": where(place)})
+def two(peer, place):
+    peer.send(Message(NOTIFY, Callee_Address=where(place)))
+def three(place):
+    return place.address.host
+def four(place):
+    return getattr(place.address, "host")
+def five(place):
+    return f"NOTIFY\\nCallee Address:{place}"
+def six(place):
+    return b"caller address:" + place
+def seven(place):
+    message.fields["Caller Port"] = place
+def eight(place):
+    return astuple(place.address)
+class Peer:
+    async def nine(self):
+        return [one.host for one in self.places]
+def ten(place):
+    return {"Address": place}
+def eleven(place):
+    return f"REGISTER\\nAddress:{place}"
+def none(place):
+    '''Callee Address:1.2.3.4, host'''
+    return "the address", place.address, "port", "an address: none"
+"""
+
+
+class CodeTests:
+    """What the source says."""
+
+    def test_no_other_way(self) -> None:
+        """Each place is known and has its reason: a new one is looked at before it is let in."""
+        found = set(ways_in(ROOT))
+        assert found - ALLOWED.keys() == set(), "could tell an address: through the ledger?"
+        assert ALLOWED.keys() - found == set(), "no such place is there any more"
+
+    def test_it_would_be_found(self) -> None:
+        """The check does fail where there is another way."""
+        numbers = ("one", "two", "three", "four", "five", "six", "seven", "eight", "Peer.nine")
+        expected = {f"sly.{name}" for name in (*numbers, "ten", "eleven")}
+        assert ways_of(SLY, "sly") == expected
+
+    def test_in_a_copy(self, tmp_path: Path) -> None:
+        """It does fail with one line more in the mediator's own code."""
+        source = (ROOT / "broker/mediator/call.py").read_text(encoding="utf-8")
+        end_of = "    def _check_permit("
+        more = f"    def _tell(self, place):\n        return place.address.host\n\n{end_of}"
+        assert source.count(end_of) == 1
+        target = tmp_path / "broker" / "mediator" / "call.py"
+        target.parent.mkdir(parents=True)
+        target.write_text(source.replace(end_of, more), encoding="utf-8")
+        assert set(ways_in(tmp_path)) - ALLOWED.keys() == {"broker.mediator.call.Calls._tell"}
+
+
+#: Where the terminals are: no text but an address has this in it.
+HOSTS: Final = {name: f"203.0.113.{77 + n}" for n, name in enumerate("abcd")}
+
+
+QUESTIONS: Final = (
+    "QUERY\nDISCLOSURES\n\n",
+    "QUERY\nPERMITS\n\n",
+    "QUERY\nLOOKUP\nCallee:I{other}\n\n",
+)
+
+
+class Watch:
+    """Sees each write to a connection, and what had been recorded by then.
+
+    :ivar told: how many writes told an address, as they may
+    :ivar wrong: those that did and may not
+    """
+
+    def __init__(self, patched: pytest.MonkeyPatch, *, first: bool) -> None:
+        self.told = 0
+        self.wrong: list[tuple[str, str]] = []
+        self.noted: list[Disclosure] = []
+        self.store = Store()
+        self._first = first
+        self.scene = Scene(store=self.store, ledger_first=first)
+        patched.setattr(self.scene.mediator.ledger, "note", self._note)
+        write, sequence = FakeTransport.write, FakeTransport.writeSequence
+
+        def see(transport: FakeTransport, data: bytes) -> None:
+            self._see(transport, data)
+            write(transport, data)
+
+        def see_all(transport: FakeTransport, data: Any) -> None:
+            self._see(transport, b"".join(data))
+            sequence(transport, data)
+
+        patched.setattr(FakeTransport, "write", see)
+        patched.setattr(FakeTransport, "writeSequence", see_all)
+
+    def _note(self, disclosure: Disclosure) -> None:
+        self.noted.append(disclosure)
+        Ledger.note(self.scene.mediator.ledger, disclosure)
+
+    def _see(self, transport: FakeTransport, data: bytes) -> None:
+        recorded = self.store.told if self._first else self.noted
+        for name, client in self.scene.clients.items():
+            if client.transport is not transport:
+                continue
+            for whose, host in HOSTS.items():
+                if whose == name[0] or host.encode() not in data:
+                    continue
+                if (identifier(whose), identifier(name), host) in {
+                    (one.whose, one.told, one.host) for one in recorded
+                }:
+                    self.told += 1
+                else:
+                    self.wrong.append((name, whose))
+
+
+class Store(SlowStore):
+    """A store that is slow with disclosures too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow_ledger = True
+
+
+def converse(watch: Watch, seed: int) -> None:
+    """A conversation of some length, of whatever terminals say."""
+    drawn = random.Random(seed)
+    scene, store = watch.scene, watch.store
+    for name in HOSTS:
+        scene.connect(name, host=HOSTS[name])
+        permits = ",".join(identifier(other) for other in HOSTS if other != name)
+        scene.clients[name].type(
+            register(identifier(name), f"Address:{HOSTS[name]}", f"Accept:Create {permits}")
+        )
+    for _ in range(60):
+        name, other = drawn.choice(list(scene.clients)), drawn.choice("abcdx")
+        client, own = scene.clients[name], identifier(name)
+        mark = [f"Transaction:{drawn.randrange(10**6)}"] if drawn.random() < 0.5 else []
+        what = drawn.randrange(12)
+        if what <= 4:
+            client.type(query(own, f"I{other}", *mark))
+        elif what == 5:
+            edit = drawn.choice(["Add", "Delete"])
+            client.type(register(own, f"Accept:{edit} I{other}", *mark))
+        elif what == 6:
+            client.type(drawn.choice(QUESTIONS).format(other=other))
+        elif what == 8:
+            scene.broker.advance(drawn.choice([0.1, 0.3, 2, 6]))
+        elif what == 9 and len(scene.clients) > 2:
+            scene.clients.pop(name).vanish()
+        elif what == 10 and name in HOSTS:
+            client.type(register(own, f"Address:{HOSTS[name]}", f"Port:{drawn.randrange(1, 9999)}"))
+        for _ in range(drawn.randrange(3)):  # the callees answer what they are asked
+            each = drawn.choice(list(scene.clients))
+            if "STATUS\n" in scene.heard(each).replace("\r", ""):
+                scene.clients[each].type(drawn.choice([CAN, CAN, CAN, CANT]))
+        while store.pending and drawn.random() < 0.8:
+            _decide(store.pending.pop(0), fails=drawn.random() < 0.15)
+            settle(scene.clock)
+    while store.pending:
+        _decide(store.pending.pop(0), fails=False)
+        settle(scene.clock)
+
+
+def _decide(commit: Deferred[None], *, fails: bool) -> None:
+    if fails:
+        commit.errback(StoreFailed("the disk is full"))
+    else:
+        commit.callback(None)
+
+
+@pytest.fixture(autouse=True)
+def _no_scenes() -> Iterator[None]:
+    yield
+    SCENES.clear()
+
+
+class ConversationTests:
+    """What is sent."""
+
+    @pytest.mark.parametrize("first", [False, True], ids=["behind", "first"])
+    def test_recorded_before(self, first: bool) -> None:
+        """No byte of an address goes to anybody for whom there is no record by then (I1).
+
+        First: none that is not on the disk.
+        """
+        told = 0
+        for seed in range(40):
+            with pytest.MonkeyPatch.context() as patched:
+                watch = Watch(patched, first=first)
+                converse(watch, seed)
+                assert watch.wrong == [], seed
+                told += watch.told
+        assert told > 40, "nobody was told anything: this proves nothing"
+
+    @pytest.mark.parametrize("broken", ["no record", "another's", "behind"])
+    def test_it_would_be_seen(self, broken: str) -> None:
+        """The watch does see an address without its record."""
+
+        async def at_once(ledger: Ledger, disclosure: Disclosure) -> None:
+            Deferred.fromCoroutine(_kept(ledger, disclosure)).addErrback(lambda _: None)
+
+        async def _kept(ledger: Ledger, disclosure: Disclosure) -> None:
+            await ledger._store.commit([disclosure])
+
+        async def nothing(ledger: Ledger, disclosure: Disclosure) -> None:
+            pass
+
+        def another(ledger: Ledger, whose: str, told: str, *rest: Any) -> Disclosure:
+            return record(ledger, whose, "Ix", *rest)
+
+        record = Ledger.record
+        wrong = 0
+        for seed in range(10):
+            with pytest.MonkeyPatch.context() as patched:
+                if broken == "no record":
+                    patched.setattr(Ledger, "commit", nothing)
+                elif broken == "behind":
+                    patched.setattr(Ledger, "commit", at_once)
+                else:
+                    patched.setattr(Ledger, "record", another)
+                watch = Watch(patched, first=True)
+                converse(watch, seed)
+                wrong += len(watch.wrong)
+        assert wrong
