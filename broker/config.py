@@ -86,16 +86,21 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server to connect to, as a Twisted endpoint string that was looked at."""
+    """A server to connect to, as a Twisted endpoint string that was looked at.
+
+    :ivar text: the string, by which two are told apart
+    :ivar host: its address, or its domain name
+    :ivar tls: whether it is spoken to over TLS
+    :ivar timeout: seconds that connecting may take
+    :ivar bind: our own address on the connection; any, where it is empty
+    """
 
     text: str
     host: str
     tls: bool = False
-
-    @property
-    def plain(self) -> str:
-        """The endpoint string of the TCP connection, without TLS."""
-        return "tcp:" + _escaped(self.text).partition(":")[2]
+    port: int = field(default=0, compare=False)
+    timeout: int = field(default=30, compare=False)
+    bind: str = field(default="", compare=False)
 
     @property
     def loopback(self) -> bool:
@@ -314,7 +319,14 @@ def parse_server(text: str) -> Server:
         raise ValueError(f"{text!r}: the timeout must be a number of seconds")
     if not arguments["host"].isascii() or " " in arguments["host"]:
         raise ValueError(f"{text!r}: the host is an address or a domain name")
-    return Server(text, arguments["host"], text.startswith("tls:"))
+    return Server(
+        text,
+        arguments["host"],
+        text.startswith("tls:"),
+        int(arguments["port"]),
+        int(arguments.get("timeout", 30)),
+        arguments.get("bindAddress", ""),
+    )
 
 
 def parse_udp(text: str) -> Interface:

@@ -95,6 +95,12 @@ class IResolver(Interface):
         :raises ServiceUnavailable: the resolver is away
         """
 
+    def kept(identifier: str) -> Awaitable[Place]:
+        """The same as it was registered: what is no IP address stands there by its name.
+
+        Raises as ``lookup``, but nobody else is asked what the name means.
+        """
+
     def lookup(identifier: str) -> Awaitable[Place]:
         """The present address of a terminal (S1204).
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from ipaddress import ip_address
 from types import FrameType
 from typing import Any, Final, TypeVar
 
-from twisted.internet.endpoints import clientFromString
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+)
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -150,7 +155,14 @@ def made(make: Callable[[Any], T], values: Any) -> T:
 
 def endpoint(reactor: Any, server: Server, tls: ClientTls | None) -> IStreamClientEndpoint:
     """How a server is connected to."""
-    plain = clientFromString(reactor, server.plain)
+    bind = (server.bind, 0) if server.bind else None
+    made: Callable[..., IStreamClientEndpoint] = TCP4ClientEndpoint
+    try:
+        if ip_address(server.host).version == 6:
+            made = TCP6ClientEndpoint
+    except ValueError:
+        made = HostnameEndpoint  # which tries all addresses of a name, of both families
+    plain = made(reactor, server.host, server.port, server.timeout, bind)
     return plain if tls is None else TlsEndpoint(tls, plain, reactor)
 
 

@@ -8,9 +8,15 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import execute
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+)
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
+from broker.config import parse_server
 from broker.credentials import Keyring
 from broker.options import RoleOptions
 from broker.service import mediator, resolver, secured, terminal
@@ -185,12 +191,12 @@ class ServingTests:
         """It registers over TLS once the server is verified (D2)."""
         reactor = FakeReactor()
         options = options_of(
-            terminal.Options, "--identifier=Ib", "--mediator=tls:localhost:1202", f"--ca={pki.ca}"
+            terminal.Options, "--identifier=Ib", "--mediator=tls:127.0.0.1:1202", f"--ca={pki.ca}"
         )
         service = terminal.TerminalService(reactor, options, execute)
         start(service)
         (dial,) = reactor.dials
-        assert (dial.host, dial.port) == ("localhost", 1202)
+        assert (dial.host, dial.port) == ("127.0.0.1", 1202)
         line = dial.accept()
         foreign = foreign_server(own)
         foreign.talk(line)
@@ -289,3 +295,20 @@ class RenewalTests:
         renewal.start()
         assert clock.getDelayedCalls() == []
         renewal.stop()
+
+
+class EndpointTests:
+    """How a server is connected to."""
+
+    @pytest.mark.parametrize(
+        ("text", "made"),
+        [
+            ("tcp:192.0.2.1:1201", TCP4ClientEndpoint),
+            ("tcp:[2001:db8::1]:1201", TCP6ClientEndpoint),
+            ("tcp:signal.example.com:1201:timeout=5", HostnameEndpoint),
+        ],
+    )
+    def test_kinds(self, text: str, made: type[object]) -> None:
+        """A name may have addresses of both families; an address is what it is."""
+        found = secured.endpoint(FakeReactor(), parse_server(text), None)
+        assert isinstance(found, made)
