@@ -106,7 +106,7 @@ class Registration:
     async def _edit_and_place(self, identifier: str, edits: list[str], address: Address) -> None:
         """Both or neither: the resolver first, since its part can be taken back."""
         try:
-            before: Place | None = await self._resolver.lookup(identifier)
+            before: Place | None = await self._resolver.kept(identifier)
         except CalleeNotFound:
             before = None
         await self._place(identifier, address)

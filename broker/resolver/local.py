@@ -69,6 +69,13 @@ class LocalResolver:
         self.naming.overtake(identifier)
         self.table.withdraw(identifier)
 
+    async def kept(self, identifier: str) -> Place:
+        """The address as it was registered."""
+        place = self.table.lookup(identifier, self._clock.seconds())
+        if place is None:
+            raise CalleeNotFound
+        return place
+
     async def lookup(self, identifier: str) -> Place:
         """Fig. 8: the address, or that there is none."""
         place = self.table.lookup(identifier, self._clock.seconds())

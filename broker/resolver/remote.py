@@ -234,14 +234,8 @@ class RemoteResolver:
     async def _find(self, identifier: str) -> Place:
         """The address of a terminal, where it isn't known to be an IP address and in force."""
         while True:
-            place = self._known(identifier)
-            known = place is not None
-            if place is None:
-                question = Message.of(QUERY, {"": LOOKUP, "Callee": identifier})
-                answer = await self._ask(identifier, question)
-                if answer.statement == CALLEE_NOT_FOUND:
-                    raise CalleeNotFound
-                place = self._place(identifier, answer)
+            known = self._known(identifier) is not None
+            place = self._known(identifier) or await self._told(identifier)
             address = place.address
             if address.origin is None:
                 return place
@@ -249,6 +243,20 @@ class RemoteResolver:
             now = self._known(identifier)
             if not known if now is None else now.address is address:
                 return Place(told, place.until)
+
+    async def kept(self, identifier: str) -> Place:
+        """The address as it was registered."""
+        if identifier in self._sure:
+            return Place(self._held[identifier], inf)
+        return await self._told(identifier)
+
+    async def _told(self, identifier: str) -> Place:
+        """What the resolver says."""
+        question = Message.of(QUERY, {"": LOOKUP, "Callee": identifier})
+        answer = await self._ask(identifier, question)
+        if answer.statement == CALLEE_NOT_FOUND:
+            raise CalleeNotFound
+        return self._place(identifier, answer)
 
     def _known(self, identifier: str) -> Place | None:
         """The address in force, where the resolver need not be asked.

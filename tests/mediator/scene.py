@@ -408,6 +408,9 @@ class SlowResolver:
         await self.inside.withdraw(identifier)
         await self._answered("withdraw")
 
+    async def kept(self, identifier: str) -> Place:
+        return await self.lookup(identifier)
+
     async def lookup(self, identifier: str) -> Place:
         self._asked("lookup", identifier)
         place = await self.inside.lookup(identifier)
