@@ -275,7 +275,7 @@ class Mediator:
             error: Refused = CalleeNotConnected()
         else:
             error = declared(raised, self.log)
-        if self._uniform and isinstance(error, _HIDDEN) and request.message.verb == QUERY:
+        if self._uniform and isinstance(error, _HIDDEN) and "Callee" in request.message.fields:
             error = PermissionDenied()
         self.counts[error.statement] += 1
         refuse(request, error)

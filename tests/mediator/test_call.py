@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from broker.interfaces import StoreFailed
+from broker.tables.disclosures import Disclosure
 from broker.tables.grants import PASSWORD_ALPHABET
 from broker.tables.permits import PermitChange
 from broker.wire.refusals import ServiceUnavailable
@@ -307,6 +308,16 @@ class RefusalsTests:
             StoreFailed("no room"),
             a="NOTIFY\nRegistration Failed.\nCause:no room\n\n",
         )
+
+    def test_uniform_names_a_callee(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What one asks of oneself hides nothing: a store that is away is told as such."""
+        scene, store = with_store(uniform=True)
+
+        async def fails(whose: str, before: int, most: int) -> list[Disclosure]:
+            raise StoreFailed("the server can't read at present")
+
+        monkeypatch.setattr(store, "disclosures", fails)
+        scene.new_says("a", "QUERY\nIdentifier:Ia\nDISCLOSURES\n\n", UNAVAILABLE)
 
     def test_time_allowed(self) -> None:
         """The callee has five seconds for its status, not less and not more (A24)."""
