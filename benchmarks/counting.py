@@ -20,10 +20,11 @@ Cpu = tuple[float, float]
 class Load:
     """What to do.
 
-    :ivar kind: ``echo``, ``call``, ``register``, ``login`` or ``idle``
+    :ivar kind: ``echo``, ``call``, ``register``, ``login``, ``keepalive`` or ``idle``
     :ivar port: where the server listens on the loopback address
     :ivar resolver: where a resolver listens at which the callees register as well, so that the
         mediator has to ask it in each call; 0 for none
+    :ivar udp: where it takes datagrams; 0 where none are sent
     :ivar callers: how many connections ask; in a call, each has a callee on another connection
     :ivar depth: requests that each has in flight; of logins, each has one
     :ivar callees: how many callees each caller calls in turn, 16 at the most (a caller's unspent
@@ -47,6 +48,7 @@ class Load:
     kind: str
     port: int
     resolver: int = 0
+    udp: int = 0
     callers: int = 50
     depth: int = 1
     callees: int = 1

@@ -25,6 +25,7 @@ from typing import Final
 import psutil
 
 from benchmarks.counting import Broken, Cpu, Load, Result, Tally, cpu_of, percentile
+from benchmarks.datagrams import keepers
 from benchmarks.peers import (
     PATIENCE,
     Asking,
@@ -66,6 +67,11 @@ def registrars(load: Load, tally: Tally) -> Parties:
         Registrar(sock, tally, name) for name, sock in zip(who, socks, strict=True)
     ]
     return asking, []
+
+
+def keeping_alive(load: Load, tally: Tally) -> Parties:
+    """Those that send keepalives by UDP."""
+    return [*keepers(load, tally)], []
 
 
 def entrants_of(load: Load, tally: Tally, watch: Callable[[Connection], None]) -> list[Asking]:
@@ -269,6 +275,7 @@ KINDS: Final[dict[str, Callable[[Load, Tally], Parties]]] = {
     "echo": echo_callers,
     "call": callers_of,
     "register": registrars,
+    "keepalive": keeping_alive,
 }
 
 

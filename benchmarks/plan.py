@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from benchmarks.meter import Extent, Meter, Row
-from benchmarks.parts import calls, durable, logins, memory, tls
+from benchmarks.parts import calls, durable, keepalives, logins, memory, tls
 from benchmarks.processes import raise_limit
 from benchmarks.scratch import scratch_folder
 
@@ -17,6 +17,7 @@ PARTS: Final[dict[str, Callable[[Meter], None]]] = {
     "durable": durable.run,
     "tls": tls.run,
     "logins": logins.run,
+    "keepalives": keepalives.run,
 }
 
 

@@ -178,6 +178,7 @@ def start_mediator(
     secured: Sequence[str] = (),
     store: str = "memory:",
     auth: str = "none",
+    udp: int | None = None,
     scratch: Path | None = None,
     prepare: Callable[[Path], object] = lambda folder: None,
     profile: Path | None = None,
@@ -190,6 +191,7 @@ def start_mediator(
     :param secured: the options of its certificate: with them it is TLS that it offers
     :param store: what it keeps in, a path of ``sqlite:`` being one in its folder
     :param auth: how it is proven to it who somebody is
+    :param udp: the port at which terminals register by UDP
     :param scratch: where to make that folder
     :param prepare: called with the folder before it starts
     :param profile: where it is to write how often and how long each function ran
@@ -198,9 +200,11 @@ def start_mediator(
     more = ["--store", store, "--auth", auth, *([] if status else ["--no-status"]), *options]
     if apart:
         port = free_port()
-        command = _twistd("broker-resolver", ["--listen", _loopback(port)])
+        command = _twistd("broker-resolver", ["--listen", _loopback(port), "--udp", "none"])
         servers.append(Server("resolver", command, port))
         more += ["--resolver", f"tcp:127.0.0.1:{port}"]
+    else:
+        more += ["--udp", "none" if udp is None else f"{udp}:127.0.0.1"]
     port = free_port()
     if secured:
         more += [*secured, "--listen-tls", _loopback(port)]

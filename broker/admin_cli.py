@@ -245,7 +245,9 @@ def list_groups(arguments: argparse.Namespace) -> None:
 
 def show_permits(arguments: argparse.Namespace) -> None:
     """Print whom a terminal accepts now."""
-    _do(arguments, _show_permit, do="permit show", identifier=arguments.identifier)
+    end = _do(arguments, _show_permit, do="permit show", identifier=arguments.identifier)
+    if "policy" in end:
+        _say(arguments, f"{end['identifier']} has no list in force: its policy is {end['policy']}")
 
 
 def _show_permit(row: Row) -> None:

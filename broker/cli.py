@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, BinaryIO, Final, TextIO, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 from twisted.internet.protocol import Factory
 from twisted.internet.stdio import StandardIO
@@ -25,17 +26,20 @@ from twisted.python.failure import Failure
 
 import broker
 from broker import admin_cli, ca_cli
-from broker.config import Server, parse_server
-from broker.credentials import Found, Keyring, NoAnswer, Source, ask_password
+from broker.config import Server, parse_listener, parse_place, parse_server
+from broker.credentials import Found, Keyring, NoAnswer, Source, ask_password, read_password
 from broker.interfaces import StoreFailed
 from broker.service import secured
 from broker.service.process import handle_signals
 from broker.service.shared import make_trace, parse_store
 from broker.service.terminal import name_outside
 from broker.store.backup import back_up
+from broker.tables.consents import NoConsent
 from broker.tables.disclosures import format_time
 from broker.tables.permits import as_edits
 from broker.terminal.calling import place_call
+from broker.terminal.connectback import place_call_back
+from broker.terminal.consent import ACCEPT, REJECT, edit_file, read_lists
 from broker.terminal.errors import CallFailed, CannotLogIn
 from broker.terminal.expected import ExpectedCall
 from broker.terminal.files import FileSender, Receipt, TransferFailed
@@ -68,6 +72,8 @@ exit status: 0 done, 1 failed, 2 wrong usage, 3 the server can't be reached, 4 r
 on standard error), 130 interrupted
 """
 
+#: The options that say how a callee is to connect back.
+BACK_OPTIONS: Final = ("call_password_file", "listen", "outside")
 #: The options that say how a tls: mediator is to be spoken to.
 TLS_OPTIONS: Final = ("ca", "pin", "revocation-list", "certificate", "private-key")
 
@@ -80,6 +86,8 @@ examples:
   broker disclosures --as Ib            who was told where Ib is
   broker call --as Ia Ib --send a.wav   send a file to Ib; done when Ib has it
   broker call --as Ia Ib <in >out       the same from a pipe, and what Ib says into another
+  broker call --as Ia Ib --connect-back --send a.wav
+                                        the same, by Ib's call password: Ib connects to you
 
 {EXIT_STATUS}"""
 
@@ -105,6 +113,12 @@ async def permit(reactor: Any, arguments: argparse.Namespace) -> None:
     if arguments.change == "list":
         for one in await line.accepted():
             print(printable(one if arguments.plain else limits_in_words(one)))
+    elif arguments.change == "policy":
+        await line.register(policy=arguments.policy.capitalize())
+        print(REGISTRATION_COMPLETED)
+    elif arguments.change in _REJECTS:
+        await line.register(reject=as_edits(arguments.identifiers, _REJECTS[arguments.change]))
+        print(REGISTRATION_COMPLETED)
     else:
         said = {name: getattr(arguments, name, None) for name in LIMITS}
         limits = "".join(f";{name}={most}" for name, most in said.items() if most is not None)
@@ -112,6 +126,31 @@ async def permit(reactor: Any, arguments: argparse.Namespace) -> None:
         await line.register(edits=as_edits(entries, arguments.change.capitalize()))
         print(REGISTRATION_COMPLETED)
     await _close(line)
+
+
+#: Edits of the list of those who are refused.
+_REJECTS: Final = {"refuse": "Add", "relent": "Delete"}
+
+
+def consent(arguments: argparse.Namespace) -> int:
+    """Edit or list a terminal's own lists; needs no server, and no reactor."""
+    try:
+        if arguments.change == "list":
+            lists = read_lists(arguments.file)
+            for sign, names in ((ACCEPT, lists.accepted), (REJECT, lists.rejected)):
+                for name in names:
+                    print(printable(f"{sign} {name}"))
+        else:
+            edit_file(arguments.file, arguments.identifiers, _SIGNS[arguments.change])
+            print(f"{printable(arguments.file)} says so")
+    except NoConsent as error:
+        return _say(printable(str(error)), FAILED)
+    except OSError as error:
+        return _say(f"{printable(arguments.file)}: {error.strerror}", FAILED)
+    return DONE
+
+
+_SIGNS: Final = {"allow": ACCEPT, "refuse": REJECT, "drop": None}
 
 
 async def disclosures(reactor: Any, arguments: argparse.Namespace) -> None:
@@ -224,7 +263,20 @@ async def _call(
 ) -> Receipt:
     line = await _connect(reactor, arguments)
     # A protocol's outcome is also told when it has failed before it is waited for.
-    await place_call(reactor, line, arguments.callee, _Once(protocol), trace=_trace(arguments))
+    callee, factory, trace = arguments.callee, _Once(protocol), _trace(arguments)
+    if arguments.connect_back:
+        await place_call_back(
+            reactor,
+            line,
+            callee,
+            factory,
+            password=arguments.call_password.password,
+            listen=serverFromString(reactor, arguments.listen.text),
+            address=arguments.outside,
+            trace=trace,
+        )
+    else:
+        await place_call(reactor, line, callee, factory, trace=trace)
     receipt = await protocol.done
     await deferLater(reactor, 0, lambda: None)  # the end of the call is reported first
     await _close(line)
@@ -362,6 +414,24 @@ def _find_password(arguments: argparse.Namespace) -> Found | None:
     return Source(arguments.identifier, arguments.mediator.text, file, _keyring()).find()
 
 
+def _find_call_password(arguments: argparse.Namespace) -> Found | None:
+    """The callee's call password, where it is to connect back.
+
+    :raises Unusable: it can't be had
+    """
+    if not vars(arguments).get("connect_back"):
+        return None
+    file = arguments.call_password_file
+    if file is not None:
+        return Found(read_password(file), file)
+    found = ask_password(arguments.callee, "Call password")
+    if found is None:
+        raise Unusable(
+            "there is no terminal to ask for the call password at: name a --call-password-file"
+        )
+    return found
+
+
 class Progress:
     """A bar that grows, on a terminal; nothing at all elsewhere."""
 
@@ -431,6 +501,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     _add_login(commands)
     permits = _add_permit(commands)
+    _add_consent(commands)
     _add_register(commands)
     _add_call(commands)
     _add_disclosures(commands)
@@ -584,12 +655,61 @@ def _add_permit(commands: Any) -> Any:
                 help="for so many calls each only",
             )
         parser.set_defaults(run=permit)
+    for name, brief in (
+        ("refuse", "let these never call, whoever else lets them"),
+        ("relent", "refuse these no longer"),
+    ):
+        parser = _add_command(changes, name, brief)
+        parser.add_argument(
+            "identifiers",
+            metavar="ID",
+            nargs="+",
+            type=_argument(entry, "identifier"),
+            help="a terminal, or a group: @family",
+        )
+        parser.set_defaults(run=permit)
+    parser = _add_command(changes, "policy", "say who decides: the list, or the terminal each time")
+    parser.add_argument("policy", choices=["list", "ask"], help="who decides")
+    parser.set_defaults(run=permit)
     parser = _add_command(changes, "list", "print who may call, one a line")
     parser.add_argument(
         "--plain", action="store_true", help="limits as the mediator has them: Ia;expires=60;uses=1"
     )
     parser.set_defaults(run=permit)
     return changes
+
+
+def _add_consent(commands: Any) -> None:
+    brief = "say who may call a terminal that is asked each time"
+    group = commands.add_parser(
+        "consent",
+        help=brief,
+        description=f"{brief[0].upper()}{brief[1:]}, in the file of its --consent-file.",
+    )
+    changes = group.add_subparsers(dest="change", metavar="change", required=True)
+    for name, help_text in (
+        ("allow", "let these call"),
+        ("refuse", "let these not call, whoever else lets them"),
+        ("drop", "say nothing of these"),
+        ("list", "print what the file says"),
+    ):
+        parser = changes.add_parser(
+            name,
+            help=help_text,
+            description=f"{help_text[0].upper()}{help_text[1:]}.",
+            epilog="exit status: 0 done, 1 failed, 2 wrong usage\n",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.add_argument("--file", metavar="FILE", required=True, help="the terminal's file")
+        if name != "list":
+            parser.add_argument(
+                "identifiers",
+                metavar="ID",
+                nargs="+",
+                type=_argument(entry, "identifier"),
+                help="a terminal, by its identifier or name, or a group: @family",
+            )
+        parser.set_defaults(local=consent)
 
 
 def _add_register(commands: Any) -> None:
@@ -632,6 +752,32 @@ def _add_call(commands: Any) -> None:
         "callee", metavar="CALLEE", type=_argument(identifier, "identifier"), help="whom to call"
     )
     parser.add_argument("--send", metavar="FILE", help="send this file instead")
+    back = parser.add_argument_group(
+        "connecting back", "Whoever knows a terminal's call password needs no permit."
+    )
+    back.add_argument(
+        "--connect-back",
+        action="store_true",
+        help="ask CALLEE to connect to you; you are asked for its call password",
+    )
+    back.add_argument(
+        "--call-password-file",
+        metavar="FILE",
+        help="the file of its call password, which nobody else may be able to read",
+    )
+    back.add_argument(
+        "--listen",
+        metavar="tcp:PORT",
+        type=_argument(parse_listener, "listener"),
+        help="where it is to connect: tcp:PORT[:interface=ADDRESS] (any free port without)",
+    )
+    back.add_argument(
+        "--outside",
+        metavar="HOST:PORT",
+        type=_argument(parse_place, "address"),
+        help="the IP address and port by which that is reached from outside; without, the address"
+        " by which you reach the mediator, and the port that you listen on",
+    )
     parser.set_defaults(run=call)
 
 
@@ -685,8 +831,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if not (server.tls or server.loopback or arguments.allow_clear_text):
         parser.error(f"{server.text} {IN_CLEAR}")
+    if not vars(arguments).get("connect_back"):
+        named = [one for one in BACK_OPTIONS if vars(arguments).get(one) is not None]
+        if named:
+            parser.error(f"--{named[0].replace('_', '-')} goes with --connect-back")
+    elif arguments.listen is None:
+        arguments.listen = parse_listener("tcp:0")
     try:
         arguments.password = _find_password(arguments)
+        arguments.call_password = _find_call_password(arguments)
     except (Unusable, NoAnswer):
         return _explain(Failure())
     from twisted.internet import reactor

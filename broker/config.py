@@ -337,6 +337,18 @@ def parse_udp(text: str) -> Interface:
     return Interface(_port(port), _address(host.removeprefix("[").removesuffix("]")))
 
 
+def parse_place(text: str) -> tuple[str, int]:
+    """An IP address and a port: ``203.0.113.9:4000``, ``[2001:db8::9]:4000``."""
+    host, _, port = text.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    if (":" in bare) != (host == f"[{bare}]"):
+        raise ValueError(f"{text!r} is neither IPv4:PORT nor [IPv6]:PORT")
+    try:
+        return str(ip_address(bare)), _port(port, 1)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is neither IPv4:PORT nor [IPv6]:PORT") from error
+
+
 def _optional(parse: Callable[[str], object], absent: str = "") -> Callable[[str], object]:
     """The same, or ``None`` for the text that means there is none."""
     return lambda text: None if text == absent else parse(text)
@@ -440,7 +452,7 @@ FLAG: Final = Kind(str, (bool,), "true or false")
 LISTENER: Final = Kind(parse_listener)
 SERVER: Final = Kind(parse_server)
 RESOLVER: Final = Kind(_optional(parse_server, "inside"))
-UDP: Final = Kind(parse_udp)
+UDP: Final = Kind(_optional(parse_udp, "none"))
 IDENTIFIER: Final = Kind(_optional(identifier))
 ENTRY: Final = Kind(entry)
 ADDRESS: Final = Kind(_optional(_ip))

@@ -19,7 +19,7 @@ from typing import Final
 
 from broker.authority import write_file
 from broker.terminal.files import safe_name
-from broker.wire.certificates import Unusable, key_exposure
+from broker.wire.certificates import Unusable, read_private
 from broker.wire.grammar import BLANKS, FIELDS
 from broker.wire.message import printable
 
@@ -80,7 +80,7 @@ class Keyring:
         """
         path = self.path(identifier, mediator)
         try:
-            data = _read_private(path)
+            data = read_private(str(path), _FILE_BYTES)
             for folder in self._folders(path):
                 _check_private(folder, folder.stat())
         except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -167,7 +167,7 @@ def read_password(path: str) -> str:
     :raises Unusable: others can read it, or it holds none
     """
     try:
-        text = _read_private(Path(path)).decode("utf-8")
+        text = read_private(path, _FILE_BYTES).decode("utf-8")
         return check_password(text.removesuffix("\n").removesuffix("\r"))
     except OSError as error:
         raise Unusable(f"{path}: {error.strerror}") from None
@@ -177,11 +177,12 @@ def read_password(path: str) -> str:
         raise Unusable(f"{path}: holds no password: one line of 1 to 512 characters") from None
 
 
-def ask_password(whose: str) -> Found | None:
+def ask_password(whose: str, what: str = "Password") -> Found | None:
     """Ask the person at the process's terminal for a password, which is not shown.
 
     It waits: nothing else goes on meanwhile.
 
+    :param what: what the person knows it as
     :return: ``None`` where there is nobody to ask
     :raises NoAnswer: the person gave up
     :raises Unusable: what was typed can be no password
@@ -194,7 +195,7 @@ def ask_password(whose: str) -> Found | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", getpass.GetPassWarning)  # it would be shown as typed
-            answer = getpass.getpass(f"Password of {printable(whose)}: ")
+            answer = getpass.getpass(f"{what} of {printable(whose)}: ")
         return Found(check_password(answer), None)
     except (KeyboardInterrupt, EOFError):
         raise NoAnswer from None
@@ -215,22 +216,6 @@ def check_password(text: str) -> str:
     if not text.replace("\u3000", "").isprintable():
         raise ValueError("a password holds a character that cannot be seen")
     return FIELDS["Password"](text)
-
-
-def _read_private(path: Path) -> bytes:
-    """What a file holds that nobody else can read (I18).
-
-    It is looked at once it is open, lest another be put in its place in between; what would make
-    us wait, such as a pipe, is opened all the same, and refused.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        exposure = key_exposure(found.st_mode, found.st_uid, os.geteuid())
-        if exposure is not None:
-            why, mended, _ = exposure.partition(": chmod 600")
-            raise Unusable(f"{path}: {why}" + (f": chmod 600 {path}" if mended else ""))
-        return file.read(_FILE_BYTES)
 
 
 def _check_private(folder: Path, found: os.stat_result) -> None:

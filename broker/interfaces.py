@@ -14,6 +14,7 @@ from zope.interface import Attribute, Interface
 
 from broker.tables.accounts import AccountChange
 from broker.tables.addresses import Address, Located, Place
+from broker.tables.consents import Lists
 from broker.tables.disclosures import Disclosure
 from broker.tables.groups import GroupChange
 from broker.tables.permits import PermitChange
@@ -95,6 +96,26 @@ class IResolver(Interface):
         :raises ServiceUnavailable: the resolver is away
         """
 
+    def add_key(
+        identifier: str, key_id: str, key: bytes, port: int, expires: int
+    ) -> Awaitable[None]:
+        """Take datagrams that are signed with this key for a terminal's (fig. 7, D1).
+
+        It is good until it is released, and for its expiry after that.
+
+        :param key: 32 bytes
+        :param port: the port at which the terminal takes calls, where its datagrams come from
+        :param expires: seconds for which the key outlives its connection
+        :raises ServiceUnavailable: the resolver is away
+        :raises RegistrationFailed: it refused
+        """
+
+    def release_key(identifier: str, key_id: str) -> None:
+        """The connection over which a key was given out is gone: from now on it expires."""
+
+    def drop_keys(identifier: str) -> None:
+        """No key of a terminal is good from now on (I2)."""
+
     def kept(identifier: str) -> Awaitable[Place]:
         """The same as it was registered: what is no IP address stands there by its name.
 
@@ -102,9 +123,16 @@ class IResolver(Interface):
         """
 
     def lookup(identifier: str) -> Awaitable[Place]:
-        """The present address of a terminal (S1204).
+        """The present address of a terminal (S1204); without one, where its datagrams come from.
 
         :raises CalleeNotFound: it has none (S807)
+        :raises ServiceUnavailable: the resolver is away
+        """
+
+    def trigger(identifier: str) -> Awaitable[bool]:
+        """Ask a terminal once, along the ways its datagrams take, to connect (fig. 8a, E1).
+
+        :return: whether there is such a way; nobody knows whether it arrives
         :raises ServiceUnavailable: the resolver is away
         """
 
@@ -131,10 +159,32 @@ class ITrigger(Interface):
     """A way to make a terminal that holds no connection open one."""
 
     def wake(identifier: str, address: Address) -> Awaitable[None]:
-        """Tell it that a connection is asked for, and nothing else (I26). Done when it was told.
+        """Tell it that a connection is asked for, and nothing else (I26).
 
-        :raises CalleeNotConnected: it could not be told
+        Done when nothing more is to be done than to wait; cancelled when it has come, or nobody
+        waits any more.
+
+        :raises CalleeNotConnected: it can't be told
         """
+
+
+class IPortOpener(Interface):
+    """Has a port of this host opened to the outside, such as in its router, for a call (D9)."""
+
+    def open(port: int) -> Awaitable[tuple[str, int]]:
+        """Open one, until it is closed.
+
+        :param port: the TCP port that is listened on here
+        :return: the host and port by which it is reached from outside
+        :raises PortNotOpened: it can't be
+        """
+
+    def close(port: int) -> Awaitable[None]:
+        """It is wanted no longer, or is given up before it is open; nothing fails."""
+
+
+class PortNotOpened(Exception):
+    """There is no way in from outside; the text says what was tried."""
 
 
 class ILoad(Interface):
@@ -142,6 +192,17 @@ class ILoad(Interface):
 
     def acceptable() -> bool:
         """Whether a call can be taken now."""
+
+
+class IConsent(Interface):
+    """Whom a terminal accepts, where it is asked each time (C3); its user may be asked in turn."""
+
+    def lists() -> Awaitable[Lists]:
+        """Whom it accepts and whom it refuses now; a pair of two sequences does.
+
+        Identifiers, names and groups with their ``@``. Who asks, it does not learn. There are some
+        seconds, else nobody is accepted; nor is anybody where this fails.
+        """
 
 
 class ICallHandler(Interface):

@@ -92,6 +92,10 @@ class RoleOptions(usage.Options):
         folder = os.path.dirname(os.path.abspath(path))
         if path and not os.access(folder, os.W_OK):
             return f"{path}: no file can be written in {folder}: name another with --pidfile"
+        # Who is killed before it has written its number leaves an empty file, over which twistd
+        # would refuse to start.
+        if path and os.path.isfile(path) and os.path.getsize(path) == 0:
+            os.remove(path)
         return None
 
     def getSynopsis(self) -> str:

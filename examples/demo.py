@@ -1,6 +1,7 @@
 """The demonstration behind ``bin/demo``: real programs, a real call, a real file.
 
-Every step is a command that you could type yourself; it is printed before it runs.
+Every step is a command that you could type yourself; it is printed before it runs. It is the
+secured way, as over the Internet: TLS with an authority of one's own, and a password for each.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import hashlib
 import math
 import queue
 import re
+import secrets
 import shlex
 import signal
 import struct
@@ -23,12 +25,23 @@ from pathlib import Path
 
 #: Seconds that any one step may take.
 PATIENCE = 30.0
+#: Seconds of silence after which nothing more is expected of the processes.
+SILENCE = 0.15
 RATE = 44100
 #: The tune: (frequency in hertz, beats).
 TUNE = ((392, 1), (440, 1), (494, 1), (587, 2), (494, 1), (440, 1), (392, 3), (330, 1), (392, 4))
-BEAT = 0.7
+BEAT = 0.3
 
 PYTHON = [sys.executable, "-P"]
+
+#: The mediator's settings: TLS alone, on ports that are free, with what ``broker ca`` has issued.
+SETTINGS = """\
+listen = []
+listen-tls = ["tcp:0:interface=127.0.0.1"]
+certificate = "server-localhost.pem"
+private-key = "server-localhost.key"
+udp = "none"
+"""
 
 
 class Failed(Exception):
@@ -45,7 +58,7 @@ def main() -> int:
             say(f"It did not work: {failure}")
             stage.show_logs()
             return 1
-    say("Done: the permitted call went through, the other did not.")
+    say("\nDone: the permitted call went through, the others did not.")
     return 0
 
 
@@ -55,56 +68,76 @@ def play(stage: Stage) -> None:
     compose(song)
     say(f"A piece of music was made: {song.stat().st_size:,} bytes of audio.")
 
-    scene("1. The mediator starts. It will decide who may reach whom.")
-    broker = stage.start(
-        "broker", "--listen", "tcp:0:interface=127.0.0.1", "--auth", "none", "--trace"
-    )
-    port = stage.wait_for(broker, r"Listening on 127\.0\.0\.1:(\d+)").group(1)
-    mediator = f"tcp:127.0.0.1:{port}"
+    scene("1. An authority of our own issues a certificate for the mediator.")
+    stage.command("ca", "init")
+    stage.command("ca", "issue", "--server", "localhost")
+
+    scene("2. The mediator starts. It will decide who may reach whom, and is spoken to over TLS.")
+    stage.write("broker.toml", SETTINGS)
+    broker = stage.start("broker", "--config", "broker.toml", "--trace")
+    port = stage.wait_for(broker, r"Listening for TLS on 127\.0\.0\.1:(\d+)").group(1)
+    mediator = ("--mediator", f"tls:localhost:{port}", "--ca", "ca/authority.pem")
     broker.narrate = narrate
 
-    scene("2. Two terminals register where they are. Nobody may call them yet.")
+    def logged_in(name: str) -> tuple[str, ...]:
+        """The options of somebody who speaks with the mediator."""
+        return *mediator, "--password-file", f"{name}.password"
+
+    scene("3. The operator makes accounts. Passwords stand in files that nobody else can read.")
+    stage.keep_secret("Ia.password", secrets.token_urlsafe(16))
+    stage.command("account", "add", "Ia", "--password-file", "Ia.password")
+    for name in ("Ib", "Ix"):
+        told = stage.command("account", "add", name, "--generate")
+        stage.keep_secret(f"{name}.password", told.split()[-1])
+
+    scene("4. Ib's terminal logs in and registers where it is. Nobody may call it yet.")
     inbox = stage.folder / "inbox"
-    for name in ("Ia", "Ib"):
-        (inbox / name).mkdir(parents=True)
-        terminal = stage.start(
-            "broker-terminal",
-            *("--identifier", name, "--mediator", mediator),
-            *("--listen", "tcp:0:interface=127.0.0.1", "--receive", str(inbox / name), "--trace"),
-        )
-        stage.wait_for(terminal, f"{name} is registered")
-        terminal.narrate = narrate_directly
-        stage.catch_up()
+    inbox.mkdir()
+    terminal = stage.start(
+        *("broker-terminal", "--identifier", "Ib", *logged_in("Ib")),
+        *("--listen", "tcp:0:interface=127.0.0.1", "--receive", "inbox", "--trace"),
+    )
+    stage.wait_for(terminal, "Ib is registered")
+    terminal.narrate = narrate_directly
+    stage.catch_up()
 
-    scene("3. Ib permits Ia to call it.")
-    stage.command("permit", "add", "--as", "Ib", "Ia", "--mediator", mediator)
+    scene("5. Ib permits Ia to call it.")
+    stage.command("permit", "add", "--as", "Ib", "Ia", *logged_in("Ib"))
 
-    scene("4. Ia calls Ib and sends the music, directly and encrypted.")
-    stage.command("call", "--as", "Ia", "Ib", "--send", str(song), "--mediator", mediator)
-    received = [path for path in (inbox / "Ib").iterdir() if path.suffix != ".part"]
+    scene("6. Ia calls Ib and sends the music, directly and encrypted.")
+    stage.command("call", "--as", "Ia", "Ib", "--send", "song.wav", *logged_in("Ia"))
+    compare(song, inbox)
+
+    scene("7. Ix, whom Ib has not permitted, tries the same, and learns nothing.")
+    stage.command(*("call", "--as", "Ix", "Ib", "--send", "song.wav", *logged_in("Ix")), expected=4)
+    say("Whether Ib exists, or is there, Ix can't tell: somebody unknown gives the same answer.")
+    stage.command(
+        *("call", "--as", "Ix", "nobody", "--send", "song.wav", *logged_in("Ix")), expected=4
+    )
+
+    scene("8. Ib withdraws the permit; now Ia is refused as well.")
+    stage.command("permit", "delete", "--as", "Ib", "Ia", *logged_in("Ib"))
+    stage.command(*("call", "--as", "Ia", "Ib", "--send", "song.wav", *logged_in("Ia")), expected=4)
+
+    scene("9. Ib looks who was told where it is. Ia was, once; nobody else ever was.")
+    told = stage.command("disclosures", "--as", "Ib", *logged_in("Ib"))
+    if [line.split("\t")[1] for line in told.splitlines()] != ["Ia"]:
+        raise Failed("Ia alone should have been told, and once")
+    say("The operator sees the same, with the session for which it was told.")
+    stage.command("who-knows", "Ib")
+
+
+def compare(sent: Path, inbox: Path) -> None:
+    """See that what was sent has arrived, and nothing else."""
+    received = [path for path in inbox.iterdir() if path.suffix != ".part"]
     if len(received) != 1:
         raise Failed(f"Ib should have one file, and has {len(received)}")
-    sent_digest, received_digest = digest(song), digest(received[0])
+    sent_digest, received_digest = digest(sent), digest(received[0])
     print(f"    sent      sha256 {sent_digest}")
     print(f"    received  sha256 {received_digest}")
     if sent_digest != received_digest:
         raise Failed("what arrived is not what was sent")
     print("    the same, bit by bit")
-
-    scene("5. Ix, whom Ib has not permitted, tries the same, and learns nothing.")
-    stage.command(
-        *("call", "--as", "Ix", "Ib", "--send", str(song), "--mediator", mediator), expected=4
-    )
-    say("Whether Ib exists, or is there, Ix can't tell: somebody unknown gives the same answer.")
-    stage.command(
-        *("call", "--as", "Ix", "nobody", "--send", str(song), "--mediator", mediator), expected=4
-    )
-
-    scene("6. Ib withdraws the permit; now Ia is refused as well.")
-    stage.command("permit", "delete", "--as", "Ib", "Ia", "--mediator", mediator)
-    stage.command(
-        *("call", "--as", "Ia", "Ib", "--send", str(song), "--mediator", mediator), expected=4
-    )
 
 
 class Stage:
@@ -132,8 +165,24 @@ class Stage:
         self._players.append(player)
         return player
 
-    def command(self, *arguments: str, expected: int = 0) -> None:
-        """Run ``broker`` with these arguments, and see that it exits as expected."""
+    def write(self, name: str, text: str) -> None:
+        """Write a file, and show it."""
+        show("cat", name)
+        (self.folder / name).write_text(text, encoding="utf-8")
+        for line in text.splitlines():
+            print(f"    {line}")
+
+    def keep_secret(self, name: str, password: str) -> None:
+        """Write a password to a file that nobody else can read."""
+        path = self.folder / name
+        path.touch(mode=0o600)
+        path.write_text(f"{password}\n", encoding="utf-8")
+
+    def command(self, *arguments: str, expected: int = 0) -> str:
+        """Run ``broker`` with these arguments, and see that it exits as expected.
+
+        :return: what it printed
+        """
         show("broker", *arguments)
         done = subprocess.run(
             [*PYTHON, "-m", "broker.cli", *arguments],
@@ -146,10 +195,12 @@ class Stage:
         )
         self.catch_up()
         for line in (done.stdout + done.stderr).splitlines():
-            print(f"    {line}")
-        print(f"    exit code {done.returncode}")
+            print(f"    {mask(line)}")
+        if done.returncode:
+            print(f"    exit code {done.returncode}")
         if done.returncode != expected:
             raise Failed(f"the exit code should be {expected}")
+        return done.stdout
 
     def hear(self, player: Player, line: str) -> None:
         """A process has said a line."""
@@ -168,7 +219,7 @@ class Stage:
 
     def catch_up(self) -> None:
         """Hear what has been said meanwhile, until all are silent for a moment."""
-        while self._next(0.3) is not None:
+        while self._next(SILENCE) is not None:
             pass
 
     def _next(self, seconds: float) -> tuple[Player, str] | None:
@@ -225,6 +276,12 @@ class Player:
         if self._process.stdout is not None:
             for line in self._process.stdout:
                 self._stage.hear(self, line.rstrip())
+
+
+def mask(line: str) -> str:
+    """What a command says, without the password that it says once."""
+    said, found, _ = line.partition("not shown again: ")
+    return f"{said}{found}…" if found else line
 
 
 _TRACED = re.compile(r"\[broker\.trace#\w+\] (?P<peer>.*?) (?P<way>[<>]) (?P<message>[A-Z]+.*)")

@@ -840,7 +840,7 @@ def a_mediator(
     :param accounts: identifiers and passwords; with them, and be it none, whoever connects must log
         in with a password or a token
     :param key: what its tokens are made with
-    :param clear_text: take logins in clear text from other machines too
+    :param clear_text: take logins, and give out keys, in clear text to other machines too
     :param options: those of ``Mediator``
     """
     clock = clock or FakeReactor()
@@ -859,6 +859,7 @@ def a_mediator(
         tokens = Tokens(key, state.epoch, now)
         options["accounts"] = table
         options["login"] = PasswordLogin(table, passwords, tokens, clock, clear_text=clear_text)
+    options["clear_text"] = clear_text
     mediator = Mediator(
         shared, store, state, resolver, trigger, randomness, passwords=passwords, **options
     )

@@ -239,3 +239,39 @@ class KindTests:
         """What other machines reach is never taken for loopback (I25)."""
         assert Interface(1, host).loopback is loopback
         assert Server("", host).loopback is loopback
+
+
+class PlaceTests:
+    """An IP address with a port."""
+
+    @pytest.mark.parametrize(
+        ("text", "place"),
+        [
+            ("203.0.113.9:4000", ("203.0.113.9", 4000)),
+            ("[2001:DB8::9]:65535", ("2001:db8::9", 65535)),
+        ],
+    )
+    def test_taken(self, text: str, place: tuple[str, int]) -> None:
+        """An IPv6 address stands in brackets, and no other does."""
+        assert config.parse_place(text) == place
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "203.0.113.9",
+            "203.0.113.9:0",
+            "203.0.113.9:70000",
+            "203.0.113.9:",
+            ":4000",
+            "[203.0.113.9]:4000",
+            "2001:db8::9:4000",
+            "[2001:db8::9]",
+            "host.example:4000",
+            "[2001:db8::9:4000",
+        ],
+    )
+    def test_refused(self, text: str) -> None:
+        """Anything else, and a name, is refused with the form that it should have."""
+        with pytest.raises(ValueError, match=r"neither IPv4:PORT nor \[IPv6\]:PORT"):
+            config.parse_place(text)

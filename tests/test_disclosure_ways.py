@@ -19,7 +19,18 @@ from broker.interfaces import StoreFailed
 from broker.mediator.ledger import Ledger
 from broker.tables.disclosures import Disclosure
 from tests.fakes import FakeTransport, settle
-from tests.mediator.scene import CAN, CANT, SCENES, Scene, SlowStore, identifier, query, register
+from tests.mediator.scene import (
+    ACCEPTED,
+    CAN,
+    CANT,
+    DENIED,
+    SCENES,
+    Scene,
+    SlowStore,
+    identifier,
+    query,
+    register,
+)
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -35,6 +46,9 @@ ALLOWED: Final[dict[str, str]] = {
     # The way itself.
     "broker.mediator.ledger.Ledger.record": "makes the record of what is about to be told",
     "broker.mediator.call._to_caller": "tells a caller what the ledger recorded, from the record",
+    "broker.mediator.call._to_callee": "tells a callee where its caller is, from the record (C7)",
+    "broker.mediator.connectback._to_callee": "tells a callee where its caller waits, who has asked"
+    " for that; from the record",
     # A record, told to whom it is about, or to the operator.
     "broker.tables.disclosures": "what the fields of a record are called in a line",
     "broker.store.rows": "the columns of a record in the database",
@@ -45,11 +59,13 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.resolver.remote.RemoteResolver._place": "reads the resolver's answer",
     "broker.resolver.remote.RemoteResolver.register": "compares",
     "broker.resolver.remote._registration": "a mediator registers at its resolver",
+    "broker.resolver.remote._handing": "a mediator hands a terminal's key to its resolver",
     "broker.resolver.server": "the names of the fields that a registration may have",
     "broker.resolver.server.ResolverServer._look_up": "compares",
     "broker.resolver.server.ResolverServer._tell": "answers a mediator that has proven to be one",
     "broker.resolver.server.ResolverServer._register": "reads a registration",
     "broker.resolver.server.ResolverServer._register_for": "reads a registration",
+    "broker.resolver.server.ResolverServer._take_key": "reads what a mediator hands over",
     "broker.resolver.server._address_in": "reads a registration",
     "broker.resolver.registrar.Registrar._asks": "tells a sender its own source",
     "broker.resolver.names.Dns.locate": "what DNS has said, kept",
@@ -60,6 +76,9 @@ ALLOWED: Final[dict[str, str]] = {
     # Decides by an address, or dials it, and says it to nobody.
     "broker.mediator.dial.Dialer._dial": "dials a terminal, which is told no address",
     "broker.mediator.registration.Registration._address": "reads a registration",
+    "broker.mediator.connectback.ConnectBack._where": "reads where a caller says that it waits",
+    "broker.mediator.registration.Registration._check_udp": "reads a registration",
+    "broker.mediator.registration.Registration._give_key": "hands the port to the resolver",
     "broker.tables.addresses.AddressTable.renew": "compares",
     "broker.tables.addresses.settle": "judges an address",
     "broker.wire.stream.source_of": "whose share a connection is counted to",
@@ -69,7 +88,8 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.config.Interface.loopback": "a setting",
     "broker.config.Server.loopback": "a setting",
     "broker.config.parse_server": "a setting",
-    "broker.service.listening.Listening._open_one": "logs where this server listens",
+    "broker.service.listening.Listening._log": "logs where this server listens",
+    "broker.service.listening.Listening.open_udp": "opens a port of this server",
     "broker.service.secured.to_mediator": "a setting",
     "broker.service.secured.to_resolver": "a setting",
     "broker.service.shared.address_of": "a peer's source, in the trace of whoever asked for one",
@@ -79,8 +99,16 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.terminal.calling.place_call": "tells its own application where it dials",
     "broker.terminal.line": "what an answer must have",
     "broker.terminal.line.Line.is_private": "where its mediator is",
+    "broker.terminal.connectback.Comings._why_not": "judges where it is to call back",
+    "broker.terminal.connectback.Comings.come": "dials where its caller waits",
+    "broker.terminal.expected.wanted_call": "reads where that is, told by its mediator",
+    "broker.terminal.line.Line.connect_back": "tells its mediator where it waits itself",
     "broker.terminal.line.Line.local_host": "its own address",
     "broker.terminal.line.Line.register": "registers its own address",
+    "broker.terminal.line.Line.remote_host": "where its mediator is, to send datagrams there",
+    "broker.terminal.keepalive.Keepalive._received": "reads its own address, as it is seen",
+    "broker.terminal.keepalive.Keepalive._looks": "reads its own address, and logs it",
+    "broker.terminal.presence._Found.addressResolved": "what DNS has said of its resolver",
     "broker.wire.grammar": "the rules of all fields",
     "broker.wire.statements": "a question for one's own source (Registrar._asks)",
 }
@@ -297,33 +325,45 @@ def converse(watch: Watch, seed: int) -> None:
             register(identifier(name), f"Address:{HOSTS[name]}", f"Accept:Create {permits}")
         )
     for _ in range(60):
-        name, other = drawn.choice(list(scene.clients)), drawn.choice("abcdx")
-        client, own = scene.clients[name], identifier(name)
-        mark = [f"Transaction:{drawn.randrange(10**6)}"] if drawn.random() < 0.5 else []
-        what = drawn.randrange(12)
-        if what <= 4:
-            client.type(query(own, f"I{other}", *mark))
-        elif what == 5:
-            edit = drawn.choice(["Add", "Delete"])
-            client.type(register(own, f"Accept:{edit} I{other}", *mark))
-        elif what == 6:
-            client.type(drawn.choice(QUESTIONS).format(other=other))
-        elif what == 8:
-            scene.broker.advance(drawn.choice([0.1, 0.3, 2, 6]))
-        elif what == 9 and len(scene.clients) > 2:
-            scene.clients.pop(name).vanish()
-        elif what == 10 and name in HOSTS:
-            client.type(register(own, f"Address:{HOSTS[name]}", f"Port:{drawn.randrange(1, 9999)}"))
+        _speak(scene, drawn, drawn.choice(list(scene.clients)))
         for _ in range(drawn.randrange(3)):  # the callees answer what they are asked
             each = drawn.choice(list(scene.clients))
-            if "STATUS\n" in scene.heard(each).replace("\r", ""):
+            heard = scene.heard(each).replace("\r", "")
+            if "STATUS\n" in heard:
                 scene.clients[each].type(drawn.choice([CAN, CAN, CAN, CANT]))
+            if "REQUEST\n" in heard:
+                scene.clients[each].type(drawn.choice([ACCEPTED, DENIED]))
         while store.pending and drawn.random() < 0.8:
             _decide(store.pending.pop(0), fails=drawn.random() < 0.15)
             settle(scene.clock)
     while store.pending:
         _decide(store.pending.pop(0), fails=False)
         settle(scene.clock)
+
+
+def _speak(scene: Scene, drawn: random.Random, name: str) -> None:
+    """One terminal says something, or goes, or time passes."""
+    client, own, other = scene.clients[name], identifier(name), drawn.choice("abcdx")
+    mark = [f"Transaction:{drawn.randrange(10**6)}"] if drawn.random() < 0.5 else []
+    what = drawn.randrange(14)
+    if what <= 4:
+        client.type(query(own, f"I{other}", *mark))
+    elif what == 5:
+        edit = drawn.choice(["Add", "Delete"])
+        client.type(register(own, f"Accept:{edit} I{other}", *mark))
+    elif what == 6:
+        client.type(drawn.choice(QUESTIONS).format(other=other))
+    elif what == 7:
+        client.type(register(own, f"Policy:{drawn.choice(['List', 'Password'])}"))
+    elif what == 8:
+        scene.broker.advance(drawn.choice([0.1, 0.3, 2, 6]))
+    elif what == 9 and len(scene.clients) > 2:
+        scene.clients.pop(name).vanish()
+    elif what == 10 and name in HOSTS:
+        client.type(register(own, f"Address:{HOSTS[name]}", f"Port:{drawn.randrange(1, 9999)}"))
+    elif what > 10 and name in HOSTS:
+        wish = (f"Callee:I{other}", "Password:x", f"Address:{HOSTS[name]}", *mark)
+        client.type("\n".join(["REQUEST", *wish, "", ""]))
 
 
 def _decide(commit: Deferred[None], *, fails: bool) -> None:

@@ -21,6 +21,8 @@ BELOW["broker.credentials"] = frozenset({"broker.authority", "broker.terminal", 
 BELOW["broker.store"] = frozenset({"broker.tables", "broker.interfaces"})
 for role in ("broker.mediator", "broker.resolver", "broker.terminal"):
     BELOW[role] = frozenset({"broker.wire", "broker.tables", "broker.store", "broker.interfaces"})
+BELOW["broker.nat"] = frozenset()
+BELOW["broker.terminal"] |= {"broker.nat"}
 
 # These put the others together and may import everything.
 ON_TOP = frozenset(

@@ -262,6 +262,15 @@ class PidfileTests:
         with pytest.raises(SystemExit, match=r"\Abroker: /no/where/x.pid: no file can be written"):
             parse(mediator.Options, pidfile="/no/where/x.pid")
 
+    def test_empty_pidfile(self, tmp_path: Path) -> None:
+        """One that was left empty by a kill is no reason not to start; any other file stays."""
+        empty, other = tmp_path / "empty.pid", tmp_path / "other.pid"
+        empty.touch()
+        other.write_text("not a number")
+        parse(mediator.Options, pidfile=str(empty))
+        parse(mediator.Options, pidfile=str(other))
+        assert (empty.exists(), other.exists()) == (False, True)
+
     def test_under_another_runner(self) -> None:
         """``twist``, which writes no pid file, runs the roles too."""
         options = parse(mediator.Options, logfile=None)

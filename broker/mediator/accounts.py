@@ -90,12 +90,13 @@ class Accounts:
         self._told(identifier, "is added")
 
     async def reset(self, identifier: str, password: str) -> None:
-        """Give an account another password: with the old one go its tokens and connections."""
+        """Give an account another password: with the old go tokens, connections and sessions."""
         identifier = _checked(identifier)
         async with self._one_at_a_time():
             self.table.reset(identifier, "", "")
             verifier = await self._verifier(password)
             await self._commit(self.table.reset(identifier, verifier, self._generation()))
+            self._permits.end_all(identifier)
             self._disconnect(identifier)
         self._told(identifier, "has another password")
 
@@ -130,6 +131,7 @@ class Accounts:
         identifier, name = _checked(identifier), _checked(name)
         async with self._one_at_a_time():
             await self._commit(self.table.add_name(identifier, name))
+            self._permits.renamed()
         self._told(identifier, "has a further name")
 
     async def remove_name(self, identifier: str, name: str) -> None:
@@ -166,6 +168,7 @@ class Accounts:
     def _disconnect(self, identifier: str) -> None:
         for peer in self._reach.connections(identifier):
             peer.stream.close()
+        self._resolver.drop_keys(identifier)
 
     def _told(self, identifier: str, what: str) -> None:
         self.log.info("Account {identifier} {what}", identifier=printable(identifier), what=what)

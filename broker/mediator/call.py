@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IReactorTime
 
 from broker.interfaces import IResolver
+from broker.mediator.consent import Consent
 from broker.mediator.ledger import Ledger
-from broker.mediator.peer import Peer
+from broker.mediator.peer import Peer, called_otherwise
 from broker.mediator.permits import Permits, Use
 from broker.mediator.reach import Reach
 from broker.mediator.sessions import LIFETIME, Sessions
 from broker.tables.addresses import Place
-from broker.tables.disclosures import Disclosure
+from broker.tables.disclosures import CALLING, CONSENT, Disclosure
 from broker.tables.grants import Grant, Randomness, make_grant
+from broker.tables.sessions import CONSENT as BY_CONSENT
 from broker.wire.conversation import Request
 from broker.wire.grammar import NOTIFY, QUERY
 from broker.wire.message import Message
@@ -45,6 +50,7 @@ class Calls:
         reach: Reach,
         sessions: Sessions,
         ledger: Ledger,
+        consent: Consent,
         randomness: Randomness,
         *,
         status: bool = True,
@@ -55,63 +61,134 @@ class Calls:
         self._reach = reach
         self._sessions = sessions
         self._ledger = ledger
+        self._consent = consent
         self._randomness = randomness
         self._status = status
 
     async def call(self, caller: Peer, request: Request) -> None:
         """Mediate one call. Each refusal is raised; nothing has then been told of the callee."""
+        begun = self._clock.seconds()
         callee = self._permits.canonical(request.message.fields["Callee"])
-        self._check_permit(caller, callee)  # S1203
+        try:
+            consented = self._permits.asks(callee)
+            if consented:
+                await self._consent.ask(caller.identifier or "", callee)  # S2002–S2005
+            await self._mediate(caller, callee, request, consented=consented)
+        except PermissionDenied:
+            if not request.done:  # it is, where the caller has gone
+                await self._consent.wait_out(begun)
+            raise
+
+    async def _mediate(
+        self, caller: Peer, callee: str, request: Request, *, consented: bool
+    ) -> None:
+        """Fig. 12.
+
+        :param consented: the callee has just said, of this request, that it accepts the caller
+        """
+        self._check_permit(caller, callee, consented)  # S1203
         asked = self._reach.turn
         use: Use | None = None
         try:
-            self._sessions.make_room(caller.identifier or "", callee)
-            place = await self._resolver.lookup(callee)  # S1204, S1205
-            peer = await self._reach.get(callee, place.address)  # S1901, S1902
-            if self._status:
-                self._check_permit(caller, callee)  # what is refused is told to nobody (I5)
-                await self._ask_status(peer)  # S1606–S1608
+            place, peer = await self._get(caller, callee, consented)
             if request.held is not None:  # decide when it can be told, and not before
                 await request.turn()
             if self._permits.counted(callee, caller.identifier or ""):
                 use = await self._permits.take(callee, caller.identifier or "")  # durable, I7
+            seen = await self._look_for(caller) if consented else None  # S2006: both addresses
             while peer.turn > asked:  # it came, or registered anew, since it was looked up
                 asked = self._reach.turn
                 place = await self._resolver.lookup(callee)
             taken = None if use is None else use.entry
-            basis = self._check_again(caller, callee, peer, place, taken)  # I1, I2: in this turn
+            # I1, I2: in this turn
+            basis = self._check_again(caller, callee, peer, place, taken, consented=consented)
             grant = make_grant(self._randomness)
-            told = self._ledger.record(
-                callee, caller.identifier or "", place.address, grant.session, basis, LIFETIME
-            )
+            records = self._records(caller, callee, place, seen, grant, basis)
             if self._ledger.first:
-                await self._ledger.commit(told)
-                self._check_again(caller, callee, peer, place, basis)
+                await self._ledger.commit(*records)
+                self._check_again(caller, callee, peer, place, basis, consented=consented)
                 if peer.turn > asked:
                     raise CalleeNotConnected  # it moved: its new address was not recorded
+                if not self._is_there(caller, seen):
+                    del records[1:]
             else:
-                self._ledger.note(told)
+                self._ledger.note(*records)
             self._sessions.granted(grant.session, caller.identifier or "", callee, basis)
             request.reply(REQUEST_ACCEPTED, more=True)  # S1206, fig. 5b
-            peer.stream.send_early(_to_callee(caller, grant))  # S1208, fig. 5e
-            request.reply("", _to_caller(told, grant), code=200)  # S1210, fig. 5d
+            peer.stream.send_early(_to_callee(caller, grant, records[1:]))  # S1208, S2009, fig. 5e
+            credentials = _to_caller(records[0], grant)
+            credentials.update(called_otherwise(caller, request))
+            request.reply("", credentials, code=200)  # S1210, S2008, fig. 5d
             if use is not None:
                 use.spent()
         except (Refused, CancelledError):
             if request.held is not None and not request.done:
                 await request.turn()
-            self._check_permit(caller, callee)  # the cause, too, is for whom the callee accepts
+            # The cause, too, is for whom the callee accepts.
+            self._check_permit(caller, callee, consented)
             raise
         finally:
             if use is not None:
                 use.give_back()
 
-    def _check_permit(self, caller: Peer, callee: str) -> str:
-        """Give the entry of the callee's list that permits this, or refuse."""
-        basis = self._permits.basis(callee, caller.identifier or "")
+    async def _get(self, caller: Peer, callee: str, consented: bool) -> tuple[Place, Peer]:
+        """Where a callee is, and the connection over which it said that it takes the call."""
+        self._sessions.make_room(caller.identifier or "", callee)
+        place = await self._resolver.lookup(callee)  # S1204, S1205
+        peer = await self._reach.get(callee, place.address)  # S1901, S1902
+        if self._status:
+            self._check_permit(caller, callee, consented)  # what is refused is told to nobody (I5)
+            await self._ask_status(peer)  # S1606–S1608
+        return place, peer
+
+    def _records(
+        self, caller: Peer, callee: str, place: Place, seen: _Seen | None, grant: Grant, basis: str
+    ) -> list[Disclosure]:
+        """What the caller is told of the callee's address, and the callee perhaps of its."""
+        identifier, session = caller.identifier or "", grant.session
+        by = CONSENT if basis == BY_CONSENT else basis
+        record = self._ledger.record
+        told = record(callee, identifier, place.address, session, by, LIFETIME)
+        if seen is None or not self._is_there(caller, seen):
+            return [told]
+        return [told, record(identifier, callee, seen.place.address, session, CALLING, LIFETIME)]
+
+    def _check_permit(self, caller: Peer, callee: str, consented: bool) -> str:
+        """Give the entry of the callee's list that permits this, or refuse.
+
+        :param consented: the callee has said yes, and is to have nothing against it since
+        """
+        identifier = caller.identifier or ""
+        if consented:
+            if not self._permits.asks(callee) or self._permits.rejects(callee, identifier):
+                raise PermissionDenied
+            return BY_CONSENT
+        basis = self._permits.basis(callee, identifier)
         if basis is None:
             raise PermissionDenied
         return basis
+
+    async def _look_for(self, caller: Peer) -> _Seen | None:
+        """Where a caller is, which its callee is told (C7); ``None`` where nobody knows.
+
+        What has been granted to it does not hang on that.
+        """
+        identifier = caller.identifier or ""
+        holder = self._reach.held(identifier)
+        turn = 0 if holder is None else holder.turn
+        try:
+            return _Seen(await self._resolver.lookup(identifier), holder, turn)
+        except CalleeNotFound:
+            return None
+
+    def _is_there(self, caller: Peer, seen: _Seen | None) -> bool:
+        """Whether a caller was looked up, and is still there (I10)."""
+        if seen is None:
+            return False
+        holder = self._reach.held(caller.identifier or "")
+        if holder is not seen.holder or (holder is not None and holder.turn != seen.turn):
+            return False
+        return seen.place.until > self._clock.seconds()
 
     async def _ask_status(self, callee: Peer) -> None:
         try:
@@ -124,19 +201,26 @@ class Calls:
             raise CalleeNotConnected  # an answer that says neither is none
 
     def _check_again(
-        self, caller: Peer, callee: str, peer: Peer, place: Place, taken: str | None
+        self,
+        caller: Peer,
+        callee: str,
+        peer: Peer,
+        place: Place,
+        taken: str | None,
+        *,
+        consented: bool,
     ) -> str:
         """What was true before the callee was asked must be true as its address is told.
 
         :param taken: the entry that what has been made durable rests on, where anything has
         :return: the entry that permits it
         """
-        basis = self._check_permit(caller, callee)
+        basis = self._check_permit(caller, callee, consented)
         if taken is not None and taken != basis:
             if not self._permits.rests(callee, caller.identifier or "", taken):
                 raise ServiceUnavailable  # another one permits it by now
             basis = taken
-        self._ledger.check_room()
+        self._ledger.check_room(2 if consented else 1)
         self._sessions.make_room(caller.identifier or "", callee)
         if self._reach.held(callee) is not peer or not peer.stream.connected:
             raise CalleeNotConnected
@@ -145,13 +229,30 @@ class Calls:
         return basis
 
 
-def _to_callee(caller: Peer, grant: Grant) -> Message:
+class _Seen(NamedTuple):
+    """Where a caller was looked up.
+
+    :ivar holder: the connection over which it was reached then, if it was
+    :ivar turn: that connection's turn then
+    """
+
+    place: Place
+    holder: Peer | None
+    turn: int
+
+
+def _to_callee(caller: Peer, grant: Grant, records: Sequence[Disclosure]) -> Message:
+    """What the ledger has recorded of where the caller is, if it has, and nothing else of it."""
+    where: dict[str, str] = {}
+    for shown in records:
+        where |= {"Caller Address": shown.host, "Caller Port": str(shown.port)}
     return Message.of(
         NOTIFY,
         {
             "Caller ID": caller.identifier or "",
             "Password": grant.password,
             "Encrypt Key": grant.key,
+            **where,
             "Session": grant.session,
             "Expires": str(LIFETIME),
             "Reply Password": grant.reply_password,

@@ -58,13 +58,16 @@ class Dialer:
         self._reactor = reactor
         self._under_way: dict[str, Deferred[bool]] = {}
         self._recent: Deadlines[str] = Deadlines(reactor, DIAL_INTERVAL, lambda _: None)
+        self._told: Deadlines[str] = Deadlines(reactor, DIAL_INTERVAL, lambda _: None)
 
     async def wake(self, identifier: str, address: Address) -> None:
-        """Dial a terminal, unless that was done just now."""
+        """Dial a terminal, unless that was done just now; who was told then may be on its way."""
         if not address.dialable:
             raise CalleeNotConnected
         dial = self._under_way.get(identifier)
         if dial is None:
+            if identifier in self._told:
+                return
             if identifier in self._recent:
                 raise CalleeNotConnected
             if len(self._under_way) >= DIALS_MOST:
@@ -85,7 +88,10 @@ class Dialer:
 
         def over(result: object) -> bool:
             self._under_way.pop(identifier, None)
-            return not isinstance(result, Failure)
+            if isinstance(result, Failure):
+                return False
+            self._told.add(identifier)
+            return True
 
         dial: Deferred[bool] = connecting.addBoth(over)
         if not dial.called:
@@ -95,6 +101,7 @@ class Dialer:
     def stop(self) -> None:
         """Leave no timer and no dial behind."""
         self._recent.stop()
+        self._told.stop()
         for dial in list(self._under_way.values()):
             dial.cancel()
 

@@ -104,33 +104,33 @@ class Ledger:
         self._last = at
         return Disclosure(whose, told, address.host, address.port, session, basis, at, expires)
 
-    async def commit(self, disclosure: Disclosure) -> None:
-        """Keep a record; only then may its address leave.
+    async def commit(self, *disclosures: Disclosure) -> None:
+        """Keep records, all or none; only then may their addresses leave.
 
-        :raises ServiceUnavailable: it can't be kept
+        :raises ServiceUnavailable: they can't be kept
         """
         try:
-            await self._store.commit([disclosure])
+            await self._store.commit(disclosures)
         except StoreFailed:
             raise ServiceUnavailable from None
 
-    def check_room(self) -> None:
-        """See that one more record can be written behind its address.
+    def check_room(self, records: int = 1) -> None:
+        """See that so many more records can be written behind their addresses.
 
         :raises ServiceUnavailable: too many wait to be written already
         """
-        if len(self._waiting) + len(self._writing) >= self._waiting_most:
+        if len(self._waiting) + len(self._writing) + records > self._waiting_most:
             raise ServiceUnavailable
         if self._stopped is not None:
             raise ServiceUnavailable
 
-    def note(self, disclosure: Disclosure) -> None:
-        """Have a record written behind its address, which leaves in this turn."""
+    def note(self, *disclosures: Disclosure) -> None:
+        """Have records written behind their addresses, which leave in this turn."""
         waiting = self._waiting
-        waiting.append(disclosure)
+        waiting += disclosures
         if self._timer is None:
             self._wait(DELAY)
-        elif len(waiting) == AT_ONCE and not self._backoff:
+        elif len(waiting) >= AT_ONCE and not self._backoff:
             self._write()
 
     async def settled(self) -> None:

@@ -87,7 +87,7 @@ class PasswordLogin:
         if message.verb != REGISTER or (password is None and token is None):
             raise LoginRequired("log in first: REGISTER with an Identifier and a Password or Token")
         try:
-            if not self._clear_text and not _hidden(peer):
+            if not self._clear_text and not hidden(peer):
                 raise LoginFailed("no login is taken in clear text from another machine", code=403)
             named = fields.get("Identifier")
             if named is None:
@@ -185,6 +185,6 @@ class CertificateLogin:
 _NO_CERTIFICATE: Final = frozenset(("Password", "Token"))
 
 
-def _hidden(peer: Peer) -> bool:
+def hidden(peer: Peer) -> bool:
     """Whether nobody on the way reads what is said: it is encrypted, or stays here (I25)."""
     return peer.stream.secure or kind(parse_ip(came_from(peer.stream))) == "loopback"

@@ -15,6 +15,7 @@ from broker.mediator.ledger import Ledger
 from broker.mediator.permits import Permits
 from broker.tables.disclosures import Disclosure
 from broker.tables.groups import GroupRefused
+from broker.tables.permits import LIST
 from broker.wire.refusals import ServiceUnavailable
 
 #: How many records of the ledger are held at a time.
@@ -158,10 +159,15 @@ class Operator:
         """Whom a terminal accepts now, by which entry of its list, and with what limits left.
 
         A group is told as its members, each in a row; as one row without a caller if it has none.
+        Whom the terminal refuses is left out.
 
-        :return: ``identifier``: whose list it is; ``entries``: how many it has
+        :return: ``identifier``: whose list it is; ``entries``: how many it has; ``policy``, where
+            it is not in force, and what is instead
         """
         whose = self._permits.canonical(identifier)
+        policy = self._permits.table.policy(whose)
+        if policy != LIST:
+            return {"identifier": whose, "entries": 0, "policy": policy}
         edits = self._permits.told(whose)
         entries = [entry for edit in edits for entry in edit.partition(" ")[2].split(",") if entry]
         for told in entries:
@@ -172,12 +178,10 @@ class Operator:
                 "expires": int(left["expires"]) if "expires" in left else None,
                 "uses": int(left["uses"]) if "uses" in left else None,
             }
-            if entry[0] != "@":
-                await tell({"caller": entry, **row})
-                continue
-            members = self._permits.groups.members(entry)
+            members = self._permits.groups.members(entry) if entry[0] == "@" else (entry,)
             for member in members or ():
-                await tell({"caller": member, **row})
+                if not self._permits.rejects(whose, member):
+                    await tell({"caller": member, **row})
             if not members:
                 await tell({"caller": None, **row, "group": "none" if members is None else "empty"})
         return {"identifier": whose, "entries": len(entries)}

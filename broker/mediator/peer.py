@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from twisted.python.failure import Failure
 
 from broker.tables.addresses import Address
-from broker.wire.conversation import Conversation
+from broker.wire.conversation import Conversation, Request
 from broker.wire.decoder import Body
 from broker.wire.grammar import NOTIFY
 from broker.wire.message import Malformed, Message
@@ -23,6 +23,7 @@ class Peer(Conversation):
 
     :ivar identifier: whom it acts as (I4), ``None`` before login
     :ivar address: the address it registered over this connection, if it did
+    :ivar key: the Key ID of the registration key that was given out over it, if one was
     :ivar turn: which registration that was among all; the latest is the one reached
     :ivar failures: how many logins have failed on it
     :ivar greeting: further fields for the answer to its login
@@ -35,6 +36,7 @@ class Peer(Conversation):
         "failures",
         "greeting",
         "identifier",
+        "key",
         "leaving",
         "turn",
     )
@@ -44,6 +46,7 @@ class Peer(Conversation):
         self._mediator = mediator
         self.identifier: str | None = None
         self.address: Address | None = None
+        self.key: str | None = None
         self.turn = 0
         self.failures = 0
         self.greeting: dict[str, str] | None = None
@@ -78,3 +81,15 @@ class Peer(Conversation):
         if self.leaving is not None:
             self.leaving()
         self._mediator.lost(self)
+
+
+def called_otherwise(peer: Peer, request: Request) -> dict[str, str]:
+    """What tells a terminal that calls itself by another name its identifier (C1).
+
+    That is how the other side of its calls is told who it is; nothing to whom knows it, or can't
+    be told since the figure holds no more.
+    """
+    identifier = peer.identifier or ""
+    if request.bare or request.message.fields.get("Identifier", identifier) == identifier:
+        return {}
+    return {"Identifier": identifier}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, DeferredLock
@@ -11,26 +11,28 @@ from twisted.python.failure import Failure
 
 from broker.interfaces import Change, IStore, State, StoreFailed
 from broker.mediator.expiry import Expiries
+from broker.mediator.fallen import Fallen
 from broker.mediator.sessions import LIFETIME, Sessions
 from broker.mediator.turns import Turns
 from broker.tables.groups import GroupChange, GroupTable
 from broker.tables.permits import (
+    LIST,
     NEVER,
     NOBODY,
+    PASSWORD,
+    LimitedRejection,
     ListTooLong,
     PermitChange,
     PermitTable,
     as_edits,
     withdrawn,
 )
-from broker.tables.sessions import Session
+from broker.tables.sessions import NO_LIST, Session
 from broker.wire.message import printable
 from broker.wire.refusals import PermissionDenied, RegistrationFailed, ServiceUnavailable
 
 #: Seconds after which the store is asked again to drop what has expired, where it could not.
 AGAIN_SECONDS: Final = 60.0
-#: Entries that one line of the log names at the most.
-NAMED_MOST: Final = 10
 
 
 class Permits:
@@ -54,13 +56,16 @@ class Permits:
         wall: Callable[[], float],
         *,
         canonical: Callable[[str], str] = str,
+        names: Callable[[str], Collection[str]] = lambda _: (),
     ) -> None:
         """
         :param wall: the time in seconds since 1970, which goes on as the clock of the sessions does
+        :param names: gives what else an identifier is called
         """
         self.table = PermitTable(state.permits)
         self.groups = GroupTable(state.groups)
         self.canonical = canonical
+        self._names = names
         self._store = store
         self._sessions = sessions
         self._wall = wall
@@ -68,6 +73,7 @@ class Permits:
         self._turns = Turns()
         self._operator = DeferredLock()
         self._expiries = Expiries(sessions.clock, wall, self._came_due)
+        self._fallen = Fallen(sessions.clock)
         for change in state.permits:
             if change.limits:
                 self._expiries.set(change.owner, self.table.expires(change.owner))
@@ -77,17 +83,52 @@ class Permits:
     def basis(self, callee: str, caller: str) -> str | None:
         """The entry of the callee's list that permits the caller; ``None`` where none does.
 
-        The same work whether or not the callee exists (I6).
+        No list does while its owner is asked each time. The same work whether or not the callee
+        exists (I6).
         """
+        if self._overrules(callee, caller):
+            return None
         if self._lists.get(callee, NOBODY).get(caller, NEVER) is None:
             return caller  # by name and without a limit, as most are: this is on every call's way
         return self.table.basis(callee, caller, self.groups.of(caller), self._wall())
 
     def rests(self, callee: str, caller: str, entry: str) -> bool:
         """Whether this very entry of the callee's list permits the caller."""
+        if self._overrules(callee, caller):
+            return False
         if entry != caller and entry not in self.groups.of(caller):
             return False
         return self.table.stands(callee, entry, self._wall())
+
+    def asks(self, callee: str) -> bool:
+        """Whether the callee wants to be asked for its consent each time (C3)."""
+        return callee in self.table.asked
+
+    def by_password(self, callee: str) -> bool:
+        """Whether the callee wants to be reached by whoever knows its call password (D3)."""
+        return self.table.policy(callee) == PASSWORD
+
+    @property
+    def asking(self) -> bool:
+        """Whether anybody does."""
+        return bool(self.table.asked)
+
+    def rejects(self, callee: str, caller: str) -> bool:
+        """Whether the callee refuses the caller, whatever else is said (C5)."""
+        if callee not in self.table.rejected:
+            return False
+        return self.table.rejects(callee, self.called(caller))
+
+    def called(self, caller: str) -> Collection[str]:
+        """All that stands for a caller in a list: its identifier, its names, its groups."""
+        return {caller, *self._names(caller), *self.groups.of(caller)}
+
+    def _overrules(self, callee: str, caller: str) -> bool:
+        """Whether the callee's list permits nobody, or not this one, whatever stands on it."""
+        table = self.table
+        if callee in table.policies:
+            return True
+        return callee in table.rejected and self.rejects(callee, caller)
 
     def counted(self, callee: str, caller: str) -> bool:
         """Whether what permits the caller permits a number of calls only, as this one would be."""
@@ -100,15 +141,25 @@ class Permits:
         """A list as the edits that make it, with what remains of its limits."""
         return as_edits(self.table.told(identifier, self._wall()))
 
+    def told_besides(self, identifier: str) -> dict[str, str]:
+        """Whom it refuses, and its policy: fields, each where there is anything to say."""
+        told = {}
+        rejected = self.table.rejected.get(identifier)
+        if rejected is not None:
+            told["Reject"] = "\n".join(as_edits(rejected))
+        if identifier in self.table.policies:
+            told["Policy"] = self.table.policy(identifier)
+        return told
+
     # Turns.
 
     def changing(self, identifier: str) -> bool:
         """Whether a change of this list is under way."""
         return identifier in self._turns
 
-    async def begin(self, identifier: str) -> None:
+    def begin(self, identifier: str) -> Awaitable[None]:
         """Wait for one's turn: a change is worked out from what the one before it leaves."""
-        await self._turns.begin(identifier)
+        return self._turns.begin(identifier)
 
     def end(self, identifier: str) -> None:
         """The next one's turn."""
@@ -120,30 +171,59 @@ class Permits:
 
     # Changes of one list, by whoever has its turn.
 
-    def check(self, identifier: str, edits: Sequence[str]) -> None:
-        """See that a list may be edited so, as it is now.
+    def check(self, identifier: str, edits: Sequence[str], reject: Sequence[str] = ()) -> None:
+        """See that lists may be edited so, as they are now.
 
-        :raises ListTooLong: it would be over its limit
+        :param reject: edits of the list of those who are refused
+        :raises ListTooLong: one would be over its limit
+        :raises LimitedRejection: somebody would be refused within limits
         """
-        self.table.prepare(identifier, edits, self._wall(), self.canonical)
+        self.table.prepare(identifier, edits, self._wall(), self.canonical, reject=reject)
 
-    async def edit(self, identifier: str, edits: Sequence[str]) -> None:
-        """Edit a list, and void what rested on a permit that is withdrawn (I2).
+    async def edit(
+        self,
+        identifier: str,
+        edits: Sequence[str],
+        *,
+        reject: Sequence[str] = (),
+        policy: str | None = None,
+    ) -> None:
+        """Edit lists, and void what rested on a permit that is withdrawn (I2).
 
+        So is what a rejection overrules, and, once its owner is asked each time, what rested on its
+        list. What it was asked for goes on, unless it is rejected.
+
+        :param reject: edits of the list of those who are refused
+        :param policy: how its consent is had from now on
         :raises RegistrationFailed: nothing has changed
         """
+        before = self.table.policy(identifier)
+        if policy == before and not edits and not reject:
+            return  # a terminal says it each time that it comes
         try:
-            change = self.table.prepare(identifier, edits, self._wall(), self.canonical)
+            change = self.table.prepare(
+                identifier, edits, self._wall(), self.canonical, reject=reject, policy=policy
+            )
             await self._store.commit([change])
-        except (StoreFailed, ListTooLong) as error:
+        except (StoreFailed, ListTooLong, LimitedRejection) as error:
             raise RegistrationFailed(str(error)) from None
         fallen = self._apply(change)
-        named = withdrawn(edits, self.canonical)
-        if not fallen and named is not None and not named:
+        if change.policy != before:
+            self.log.info(
+                "{owner} gives its consent by another policy: {policy}",
+                owner=printable(identifier),
+                policy=change.policy,
+            )
+        sessions = self._sessions.of(identifier)
+        if not sessions:
             return
-        for session in self._sessions.of(identifier):
+        named = withdrawn(edits, self.canonical)
+        stricter = bool(reject) or change.policy != before
+        for session in sessions:
             entry = session.basis  # it may have been used up before, and is withdrawn even so
-            if entry in fallen or named is None or entry in named:
+            if stricter and self._is_overruled(session):
+                self._sessions.void(session)
+            elif entry in fallen or named is None or entry in named:
                 self._look_at(session)
 
     async def take(self, callee: str, caller: str) -> Use:
@@ -245,9 +325,9 @@ class Permits:
     def _set_expiry(self, owner: str) -> None:
         """Have a list looked at when the first of what it permits expires."""
         when = self.table.expires(owner)
-        soon = self._wall() + LIFETIME  # no session lasts longer, so later ones don't matter
         for session in self._sessions.of(owner):
-            if session.until is not None and session.until < min(when, soon):
+            # No session lasts longer than its lifetime, so what ends later doesn't matter.
+            if session.until is not None and session.until < min(when, self._wall() + LIFETIME):
                 when = session.until
         self._expiries.set(owner, when)
 
@@ -270,6 +350,7 @@ class Permits:
             await self._store.commit([change])
             lost = self.groups.apply(change)
             self._left(name, lost)
+            self.renamed()
         finally:
             self._operator.release()
         self.log.info(
@@ -282,7 +363,8 @@ class Permits:
     async def forget(self, entry: str, *more: Change) -> None:
         """Take an identifier, or a group, out of every list and group, and drop its own.
 
-        All sessions of an identifier are void, and those that rested on a group.
+        Whoever has refused it goes on to do so, should there be one again. All sessions of an
+        identifier are void, and those that rested on a group.
 
         :param entry: an identifier, or the name of a group
         :param more: what is to be committed with it, all or nothing
@@ -295,7 +377,7 @@ class Permits:
             now = self._wall()
             lists = [self.table.prepare_without(owner, entry, now) for owner in turns]
             lists = [change for change in lists if self._holds(change.owner, entry)]
-            if self.table.accepted(entry):
+            if self.table.holds(entry):
                 lists = [change for change in lists if change.owner != entry]
                 lists.append(PermitChange(entry, ()))
             groups = self._groups_without(entry)
@@ -341,6 +423,12 @@ class Permits:
             changes.append(GroupChange(name, rest))
         return changes
 
+    def end_all(self, identifier: str) -> None:
+        """Whoever acts as a terminal may be another: none of its sessions goes on."""
+        for session in self._sessions.all():
+            if identifier in (session.caller, session.callee):
+                self._sessions.void(session)
+
     def _forgotten(self, entry: str) -> None:
         for session in self._sessions.all():
             if entry in (session.caller, session.callee):
@@ -356,9 +444,17 @@ class Permits:
                 if session.basis == group and session.caller in gone:
                     self._look_at(session)
 
+    def renamed(self) -> None:
+        """Somebody is in a further group, or called by a further name, and so perhaps refused."""
+        if self.table.rejected:
+            for session in self._sessions.all():
+                if self.rejects(session.callee, session.caller):
+                    self._sessions.void(session)
+
     def stop(self) -> None:
         """Leave no timer behind."""
         self._expiries.stop()
+        self._fallen.stop()
 
     # Inside.
 
@@ -371,30 +467,25 @@ class Permits:
 
     def _look_at(self, session: Session) -> None:
         """What a session rested on is gone: it rests on something else, or is void."""
+        if session.basis in NO_LIST and not self._is_overruled(session):
+            return  # it never rested on a list
         entry = self.basis(session.callee, session.caller)
         if entry is None:
             self._sessions.void(session)
         else:
             session.basis, session.until = entry, None
 
+    def _is_overruled(self, session: Session) -> bool:
+        """Whether a session is void, whatever the list says that it rested on, if it did."""
+        if session.basis not in NO_LIST and self.table.policy(session.callee) != LIST:
+            return True
+        return self.rejects(session.callee, session.caller)
+
     def _apply(self, change: PermitChange, used: str = "") -> Iterable[str]:
-        """Put a list in force, and log what is no longer on it, each cause by itself."""
-        now = self._wall()
+        """Put a list in force, and log what is no longer on it."""
         fallen = self.table.apply(change)
-        causes: dict[str, list[str]] = {}
-        for entry, limit in fallen.items():
-            if limit is not None and limit.until is not None and limit.until <= now:
-                cause = "expired"
-            else:
-                cause = "used up" if entry == used else "withdrawn"
-            causes.setdefault(cause, []).append(entry)
-        for cause, entries in causes.items():
-            self.log.info(
-                "{owner} no longer accepts {entries}: {cause}",
-                owner=printable(change.owner),
-                entries=_named(entries),
-                cause=cause,
-            )
+        if fallen:
+            self._fallen.tell(change.owner, fallen, self._wall(), used)
         self._set_expiry(change.owner)
         return fallen
 
@@ -436,9 +527,3 @@ class Use:
         if not self._over:
             self._over = True
             self._permits.give_back(self._callee, self._change)
-
-
-def _named(entries: Sequence[str]) -> str:
-    named = ", ".join(printable(entry) for entry in entries[:NAMED_MOST])
-    more = len(entries) - NAMED_MOST
-    return f"{named} and {more} more" if more > 0 else named

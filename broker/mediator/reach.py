@@ -9,6 +9,7 @@ from typing import Final
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from broker.interfaces import ITrigger
 from broker.mediator.peer import Peer
@@ -23,6 +24,28 @@ from broker.wire.statements import SUPERSEDED
 CONNECTIONS_AN_IDENTIFIER: Final = 5
 
 
+class _Waking:
+    """A terminal is being woken, for all who wait for it at the time."""
+
+    __slots__ = ("doing", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: list[Deferred[Peer]] = []
+        self.doing: Deferred[None] | None = None
+
+    def failed(self, failure: Failure) -> None:
+        """It can't be woken; nobody waits any more where it was given up."""
+        for waiting in list(self.waiting):
+            if not waiting.called:
+                waiting.errback(failure)
+
+    def left(self, waiting: Deferred[Peer]) -> None:
+        """One waits no more; the last one ends it."""
+        self.waiting.remove(waiting)
+        if not self.waiting and self.doing is not None:
+            self.doing.cancel()
+
+
 class Reach:
     """Who is connected, and over which connection each identifier is reached."""
 
@@ -33,6 +56,7 @@ class Reach:
         self._bound: dict[str, tuple[Peer, ...]] = {}
         self._reached: dict[str, Peer] = {}
         self._waiting: dict[str, list[Deferred[Peer]]] = {}
+        self._waking: dict[str, _Waking] = {}
         #: How often a connection came to be the one that is reached.
         self.turn = 0
 
@@ -47,10 +71,14 @@ class Reach:
             oldest.stream.close()
         self._bound[identifier] = (*peers, peer)
 
-    def registered(self, peer: Peer, address: Address) -> None:
-        """A connection has registered an address: the terminal is reached there from now on."""
+    def registered(self, peer: Peer, address: Address | None) -> None:
+        """A connection has registered: the terminal is reached there from now on.
+
+        :param address: the address, unless it is where the terminal's datagrams come from
+        """
         identifier = _name(peer)
-        peer.address = address
+        if address is not None:
+            peer.address = address
         self.turn += 1
         peer.turn = self.turn
         displaced = self._reached.get(identifier)
@@ -70,7 +98,7 @@ class Reach:
         """The address of a terminal is withdrawn: over no connection is it reached any more."""
         self._reached.pop(identifier, None)
         for peer in self._bound.get(identifier, ()):
-            peer.address = None
+            peer.address = peer.key = None
 
     def lost(self, peer: Peer) -> Peer | None:
         """A connection is gone; return the one that is reached in its stead, if that is new."""
@@ -88,7 +116,7 @@ class Reach:
             return None
         del self._reached[identifier]
         others = self._bound.get(identifier, ())
-        registered = [one for one in others if one.address is not None]
+        registered = [one for one in others if one.address is not None or one.key is not None]
         if not registered:
             return None
         newest = max(registered, key=lambda one: one.turn)
@@ -120,10 +148,17 @@ class Reach:
         return await self._wake(identifier, address)
 
     async def _wake(self, identifier: str, address: Address) -> Peer:
+        """Wait for a terminal; those who wait at the same time have it woken once."""
         came: Deferred[Peer] = Deferred()
         self._waiting.setdefault(identifier, []).append(came)
+        waking = self._waking.get(identifier)
+        if waking is not None:
+            waking.waiting.append(came)
+        else:
+            waking = self._waking[identifier] = _Waking()
+            waking.waiting.append(came)
+            self._begin(waking, identifier, address)
         try:
-            await self._trigger.wake(identifier, address)
             return await came
         except CancelledError:
             raise CalleeNotConnected from None
@@ -133,6 +168,16 @@ class Reach:
                 waiting.remove(came)
                 if not waiting:
                     del self._waiting[identifier]
+            waking.left(came)
+
+    def _begin(self, waking: _Waking, identifier: str, address: Address) -> None:
+        async def wake() -> None:
+            try:
+                await self._trigger.wake(identifier, address)
+            finally:
+                del self._waking[identifier]  # whoever comes later has it woken anew
+
+        waking.doing = Deferred.fromCoroutine(wake()).addErrback(waking.failed)
 
     def stop(self) -> None:
         """Close every connection."""

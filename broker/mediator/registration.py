@@ -2,26 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from base64 import urlsafe_b64encode
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from math import inf
-from typing import Final
+from typing import Final, NamedTuple
 
 from broker.interfaces import IResolver
-from broker.mediator.peer import Peer
+from broker.mediator.login import hidden
+from broker.mediator.names import Names
+from broker.mediator.peer import Peer, called_otherwise
 from broker.mediator.permits import Permits
 from broker.mediator.reach import Reach
 from broker.mediator.sessions import Sessions
 from broker.tables.addresses import Address, AddressRefused, Network, Place, admit
-from broker.tables.permits import ListTooLong
+from broker.tables.grants import Randomness
+from broker.tables.permits import LimitedRejection, ListTooLong
 from broker.wire.conversation import Request
 from broker.wire.grammar import DEFAULT_EXPIRES, DEFAULT_PORT
+from broker.wire.message import Message
 from broker.wire.refusals import CalleeNotFound, RegistrationFailed
 from broker.wire.serving import arrived_at, came_from
 from broker.wire.statements import REGISTRATION_COMPLETED
 
 #: Fields of the protocol that this server does not serve: better refused than ignored.
-_NOT_OFFERED: Final = ("Name", "Reject", "Control", "Policy", "UDP", "Public Key", "Role")
+_NOT_OFFERED: Final = ("Control", "Public Key", "Role")
+#: Fields of a registration that changes more than lists, before those.
+_NOT_ALONE: Final = frozenset(("Name", "UDP"))
+#: Seconds from one datagram of a terminal to the next, where the operator says nothing else: less
+#: than routers keep a way open for at which nothing passes.
+UDP_INTERVAL: Final = 25
+#: Bytes of a registration key, and of what its name is drawn from.
+_KEY_BYTES: Final = 32
+_NAME_BYTES: Final = 16
+
+
+class GivenKey(NamedTuple):
+    """A registration key on its way to its terminal; never in a log, nor in its own ``repr`` (I18).
+
+    :ivar name: its Key ID
+    :ivar secret: the key itself
+    """
+
+    name: str
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return f"<GivenKey {self.name}>"
+
+
+class Lists(NamedTuple):
+    """What a registration says of who may reach its terminal; nothing at all, it may be.
+
+    :ivar accept: edits of the list of those who may
+    :ivar reject: edits of the list of those who may not
+    :ivar policy: how the terminal's consent is had from now on
+    """
+
+    accept: Sequence[str]
+    reject: Sequence[str]
+    policy: str | None
+
+    def __bool__(self) -> bool:
+        return bool(self.accept or self.reject or self.policy)
 
 
 class Registration:
@@ -30,6 +73,8 @@ class Registration:
     :param now: gives the time in seconds
     :param own_ports: the ports of this server, which no terminal is told to be at
     :param allowed: networks whose addresses may be registered from anywhere
+    :param udp_interval: seconds from one datagram of a terminal to the next
+    :param clear_text: give registration keys to other machines in clear text, too
     """
 
     def __init__(
@@ -39,8 +84,12 @@ class Registration:
         resolver: IResolver,
         reach: Reach,
         sessions: Sessions,
+        names: Names,
         now: Callable[[], float],
+        randomness: Randomness,
         *,
+        udp_interval: int = UDP_INTERVAL,
+        clear_text: bool = False,
         allowed: Collection[Network] = (),
         own_ports: Collection[int] = (),
     ) -> None:
@@ -49,7 +98,11 @@ class Registration:
         self._resolver = resolver
         self._reach = reach
         self._sessions = sessions
+        self._names = names
         self._now = now
+        self._randomness = randomness
+        self._udp_interval = udp_interval
+        self._clear_text = clear_text
         self._allowed = allowed
         self._own_ports = own_ports
 
@@ -63,23 +116,72 @@ class Registration:
         for name in _NOT_OFFERED:
             if name in message.fields:
                 raise RegistrationFailed(f"{name} is not offered by this server")
-        edits = message.edits("Accept")
+        lists = _lists(message)
         try:
-            if edits:
-                self._permits.check(identifier, edits)
             address = self._address(peer, message.fields)
-        except (ListTooLong, AddressRefused) as error:
+            if "UDP" in message.fields:
+                self._check_udp(peer, request)
+            # Where the edit comes at once, and alone, it checks by itself.
+            alone = address is None and _NOT_ALONE.isdisjoint(message.fields)
+            if lists and (not alone or self._permits.changing(identifier)):
+                self._permits.check(identifier, lists.accept, lists.reject)
+        except (ListTooLong, LimitedRejection, AddressRefused) as error:
             raise RegistrationFailed(str(error)) from None
-        if edits or self._permits.changing(identifier):
+        called = message.fields.get("Name")
+        taken = called is not None and await self._names.take(identifier, called)
+        try:
+            await self._in_turn(peer, request, lists, address)
+        except BaseException:
+            if called is not None and taken:
+                self._names.give_back(identifier, called)
+            raise
+
+    async def _in_turn(
+        self, peer: Peer, request: Request, lists: Lists, address: Address | None
+    ) -> None:
+        identifier = peer.identifier or ""
+        if lists or self._permits.changing(identifier):
             await self._permits.begin(identifier)
             try:
                 if address is not None:
                     address = replace(address, registered=self._now())
-                await self._change(peer, request, edits, address)
+                await self._change(peer, request, lists, address)
             finally:
                 self._permits.end(identifier)
         else:
-            await self._change(peer, request, edits, address)
+            await self._change(peer, request, lists, address)
+
+    # Keys for registration by UDP.
+
+    def _check_udp(self, peer: Peer, request: Request) -> None:
+        """Whether a key may be given out (D1)."""
+        fields = request.message.fields
+        if request.bare:
+            raise RegistrationFailed("UDP goes with a Transaction, in whose answer the key comes")
+        if not self._clear_text and not hidden(peer):
+            raise RegistrationFailed("no key is given out in clear text", code=403)
+        if fields.get("Expires") == "0":
+            raise RegistrationFailed("what is withdrawn is not registered by UDP")
+        if int(fields.get("Port", DEFAULT_PORT)) in self._own_ports:
+            raise AddressRefused("the address is the server's own")
+
+    async def _give_key(self, identifier: str, fields: dict[str, str]) -> GivenKey:
+        """Draw a key, and hand it to the resolver first: it is told once it is good (D1)."""
+        drawn = self._randomness(_KEY_BYTES + _NAME_BYTES)
+        name = urlsafe_b64encode(drawn[_KEY_BYTES:]).decode("ascii").rstrip("=")
+        given = GivenKey(f"K{name}", drawn[:_KEY_BYTES])
+        port = int(fields.get("Port", DEFAULT_PORT))
+        expires = int(fields.get("Expires", DEFAULT_EXPIRES))
+        await self._resolver.add_key(identifier, given.name, given.secret, port, expires)
+        return given
+
+    def _took_key(self, peer: Peer, identifier: str, given: GivenKey) -> None:
+        """A key goes to its terminal; one that it got over the same connection is no more held."""
+        before, peer.key = peer.key, given.name
+        if before is not None:
+            self._resolver.release_key(identifier, before)
+
+    # Addresses.
 
     async def renew(self, identifier: str, holder: Peer) -> None:
         """Register anew the address of the connection over which a terminal is reached again."""
@@ -88,22 +190,43 @@ class Registration:
             await self._resolver.register(identifier, holder.address)
 
     async def _change(
-        self, peer: Peer, request: Request, edits: list[str], address: Address | None
+        self, peer: Peer, request: Request, lists: Lists, address: Address | None
     ) -> None:
         identifier = peer.identifier or ""
-        if address is None:
-            if edits:
-                await self._permits.edit(identifier, edits)
-        else:
-            if edits:
-                await self._edit_and_place(identifier, edits, address)
+        fields = request.message.fields
+        given = await self._give_key(identifier, fields) if "UDP" in fields else None
+        try:
+            if address is None:
+                if lists:
+                    await self._edit(identifier, lists)
+            elif lists:
+                await self._edit_and_place(identifier, lists, address)
             else:
                 await self._place(identifier, address)
-            await self._reached(peer, identifier, address)
-        told = None if request.bare else {"Epoch": self._epoch, **(peer.greeting or {})}
+        except Exception:
+            if given is not None:  # nobody ever knows it
+                self._resolver.release_key(identifier, given.name)
+            raise
+        if address is not None or given is not None:
+            await self._reached(peer, identifier, address, given)
+        told = None
+        if not request.bare:
+            told = {
+                "Epoch": self._epoch,
+                **(peer.greeting or {}),
+                **called_otherwise(peer, request),
+            }
+        if told is not None and given is not None:
+            told["Key ID"] = given.name
+            told["Registration Key"] = given.secret.hex()
+            told["Interval"] = str(self._udp_interval)
         request.reply(REGISTRATION_COMPLETED, told)
 
-    async def _edit_and_place(self, identifier: str, edits: list[str], address: Address) -> None:
+    def _edit(self, identifier: str, lists: Lists) -> Awaitable[None]:
+        accept, reject, policy = lists
+        return self._permits.edit(identifier, accept, reject=reject, policy=policy)
+
+    async def _edit_and_place(self, identifier: str, lists: Lists, address: Address) -> None:
         """Both or neither: the resolver first, since its part can be taken back."""
         try:
             before: Place | None = await self._resolver.kept(identifier)
@@ -111,7 +234,7 @@ class Registration:
             before = None
         await self._place(identifier, address)
         try:
-            await self._permits.edit(identifier, edits)
+            await self._edit(identifier, lists)
         except Exception:
             await self._put_back(identifier, before)
             raise
@@ -132,13 +255,23 @@ class Registration:
         else:
             self._resolver.release(identifier, again)
 
-    async def _reached(self, peer: Peer, identifier: str, address: Address) -> None:
-        if not address.expires:
+    async def _reached(
+        self, peer: Peer, identifier: str, address: Address | None, given: GivenKey | None
+    ) -> None:
+        if address is not None and not address.expires:
             self._reach.withdrawn(identifier)
-        elif peer.stream.connected:
+            self._resolver.drop_keys(identifier)
+            return
+        if peer.stream.connected:
+            if given is not None:
+                self._took_key(peer, identifier, given)
             self._reach.registered(peer, address)
             self._sessions.deliver(peer, identifier)
-        else:  # as if it had gone a moment later: reach returns
+            return
+        # As if it had gone a moment later: reach returns.
+        if given is not None:
+            self._resolver.release_key(identifier, given.name)
+        if address is not None:
             self._resolver.release(identifier, address)
             holder = self._reach.held(identifier)
             if holder is not None:
@@ -148,6 +281,8 @@ class Registration:
         host = fields.get("Address")
         expires = int(fields.get("Expires", DEFAULT_EXPIRES))
         if host is None:
+            if "UDP" in fields:
+                return None  # it is where its datagrams come from
             if "Port" in fields or ("Expires" in fields and expires):
                 raise AddressRefused("a Port or Expires goes with an Address")
             return None if expires else Address("", 0, self._now(), 0)
@@ -169,3 +304,9 @@ class Registration:
             await self._resolver.register(identifier, address)
         else:
             await self._resolver.withdraw(identifier)
+
+
+def _lists(message: Message) -> Lists:
+    """What a message says of who may reach its terminal."""
+    policy = message.fields.get("Policy")
+    return Lists(message.edits("Accept"), message.edits("Reject"), policy)

@@ -16,19 +16,22 @@ from twisted.python.failure import Failure
 from broker.interfaces import IResolver, IStore, ITrigger, State
 from broker.mediator.accounts import Accounts
 from broker.mediator.call import Calls
+from broker.mediator.connectback import ConnectBack
+from broker.mediator.consent import Consent
 from broker.mediator.ledger import DAYS, Ledger
 from broker.mediator.login import Anybody, Login
+from broker.mediator.names import Names
 from broker.mediator.passwords import Passwords
 from broker.mediator.peer import Peer
 from broker.mediator.permits import Permits
 from broker.mediator.reach import Reach
-from broker.mediator.registration import Registration
+from broker.mediator.registration import UDP_INTERVAL, Registration
 from broker.mediator.sessions import Sessions
 from broker.tables.accounts import AccountTable
 from broker.tables.addresses import Network
 from broker.tables.grants import Randomness
 from broker.wire.conversation import Request
-from broker.wire.grammar import QUERY, REGISTER
+from broker.wire.grammar import QUERY, REGISTER, REQUEST
 from broker.wire.message import Message, printable
 from broker.wire.refusals import (
     BadRequest,
@@ -87,6 +90,8 @@ class Mediator:
         ledger_days: float = DAYS,
         status: bool = True,
         status_timeout: float = 5.0,
+        udp_interval: int = UDP_INTERVAL,
+        clear_text: bool = False,
         uniform: bool = False,
         allowed: Collection[Network] = (),
         own_ports: Collection[int] = (),
@@ -101,6 +106,8 @@ class Mediator:
         :param ledger_days: for so long disclosures are kept
         :param status: ask each callee for its status (fig. 16), or not (fig. 12)
         :param status_timeout: seconds that a call may take to be decided
+        :param udp_interval: seconds from one datagram of a terminal to the next
+        :param clear_text: give registration keys to other machines in clear text, too
         :param uniform: tell every refusal as fig. 5c
         :param allowed: networks whose addresses may be registered from anywhere, and dialled
         :param own_ports: the ports of this server
@@ -112,7 +119,9 @@ class Mediator:
         self.sessions = Sessions(clock, self.reach)
         table = AccountTable(state.accounts) if accounts is None else accounts
         now = steady(wall, clock)
-        self.permits = Permits(state, store, self.sessions, now, canonical=table.canonical)
+        self.permits = Permits(
+            state, store, self.sessions, now, canonical=table.canonical, names=table.names
+        )
         self.ledger = Ledger(store, clock, wall, first=ledger_first, days=ledger_days)
         self.accounts = Accounts(
             table,
@@ -134,7 +143,17 @@ class Mediator:
             resolver,
             self.reach,
             self.sessions,
+            Names(
+                table,
+                self.permits,
+                self.reach,
+                resolver,
+                claimed=isinstance(self._login, Anybody),
+            ),
             clock.seconds,
+            randomness,
+            udp_interval=udp_interval,
+            clear_text=clear_text,
             allowed=allowed,
             own_ports=own_ports,
         )
@@ -145,8 +164,29 @@ class Mediator:
             self.reach,
             self.sessions,
             self.ledger,
+            Consent(
+                clock,
+                self.permits,
+                resolver,
+                self.reach,
+                self.counts,
+                patience=status_timeout,
+            ),
             randomness,
             status=status,
+        )
+        self._connect_back = ConnectBack(
+            clock,
+            self.permits,
+            resolver,
+            self.reach,
+            self.sessions,
+            self.ledger,
+            self.counts,
+            randomness,
+            patience=status_timeout,
+            allowed=allowed,
+            own_ports=own_ports,
         )
 
     def peer(self, stream: Stream) -> Peer:
@@ -159,7 +199,7 @@ class Mediator:
         """A request came: do it, and answer it whatever happens."""
         steps = self._serve(peer, request)
         serving = Serving(steps, request, refused=self._refuse, over=self._deciding.discard)
-        if serving.begin() and request.message.verb == QUERY:
+        if serving.begin() and request.message.verb != REGISTER:
             self._deciding.add(serving)
             request.abandoned = serving.cancel
 
@@ -177,6 +217,8 @@ class Mediator:
             return
         if peer.address is not None:
             self._resolver.release(peer.identifier, peer.address)
+        if peer.key is not None:
+            self._resolver.release_key(peer.identifier, peer.key)
         returned = self.reach.lost(peer)
         if returned is not None:
             renewing = Deferred.fromCoroutine(self._registration.renew(peer.identifier, returned))
@@ -196,6 +238,7 @@ class Mediator:
                     identifier=printable(peer.identifier or ""),
                 )
                 peer.stream.abort()
+                self._resolver.drop_keys(peer.identifier or "")
 
     def stop(self) -> Deferred[None]:
         """Close every connection, and leave no timer behind.
@@ -224,25 +267,37 @@ class Mediator:
             await self._calls.call(peer, request)
             self.counts["calls granted"] += 1
         elif kind == (REGISTER, ""):
-            try:
-                if not self._speaks_for_itself(peer, message, RegistrationFailed):
-                    await self._log_in(peer, message, RegistrationFailed)
-                elif not _LOGINS.isdisjoint(message.fields):
-                    raise RegistrationFailed("this connection has logged in already")
-                await self._registration.register(peer, request)
-            finally:
-                peer.greeting = None
+            await self._register(peer, request)
             self.counts["registrations"] += 1
+        elif kind == (REQUEST, "") and "Password" in message.fields:
+            await self._identify(peer, message)
+            await self._connect_back.request(peer, request)
+            self.counts["connect-backs granted"] += 1
         elif kind == (QUERY, PERMITS):
             identifier = await self._identify(peer, message)
             await self.permits.settled(identifier)  # what was asked before has its effect
             told = self.permits.told(identifier)
-            request.reply("", {"Accept": "\n".join(told)}, code=200)
+            fields = {"Accept": "\n".join(told)}
+            if not request.bare:
+                fields |= self.permits.told_besides(identifier)
+            request.reply("", fields, code=200)
         elif kind == (QUERY, DISCLOSURES):
             identifier = await self._identify(peer, message)
             await self.ledger.answer(identifier, request)
         else:
             raise BadRequest("no request of this kind is known here")
+
+    async def _register(self, peer: Peer, request: Request) -> None:
+        """Log in, where that is still to be done, and register."""
+        message = request.message
+        try:
+            if not self._speaks_for_itself(peer, message, RegistrationFailed):
+                await self._log_in(peer, message, RegistrationFailed)
+            elif not _LOGINS.isdisjoint(message.fields):
+                raise RegistrationFailed("this connection has logged in already")
+            await self._registration.register(peer, request)
+        finally:
+            peer.greeting = None
 
     def _speaks_for_itself(self, peer: Peer, message: Message, refusal: type[Refused]) -> bool:
         """Whether a connection is bound, and a message names whom it is bound to, or nobody (I4).

@@ -57,7 +57,7 @@ class Sessions:
         session = self._table.find(identifier, peer.identifier or "")
         if session is None or session.callee != peer.identifier:
             # Voided meanwhile, perhaps with the report under way: it must not go on.
-            peer.stream.send(_terminate(identifier))
+            peer.stream.send(terminate(identifier))
         elif not self._table.begin(session):
             self.void(session)
         else:
@@ -88,7 +88,7 @@ class Sessions:
         for party in (session.callee, session.caller):
             peers = self._reach.connections(party)
             for peer in peers:
-                peer.stream.send(_terminate(session.identifier))
+                peer.stream.send(terminate(session.identifier))
             if not peers and session.begun:
                 self._owing.setdefault(party, []).append(session.identifier)
                 self._owed.add((party, session.identifier))
@@ -106,7 +106,7 @@ class Sessions:
         """A terminal is back: tell it which of its sessions were voided while it was away."""
         for session in self._owing.pop(identifier, ()):
             self._owed.discard((identifier, session))
-            peer.stream.send(_terminate(session))
+            peer.stream.send(terminate(session))
 
     def _written_off(self, owed: tuple[str, str]) -> None:
         party, session = owed
@@ -121,5 +121,6 @@ class Sessions:
         self._table.drop(session)
 
 
-def _terminate(session: str) -> Message:
+def terminate(session: str) -> Message:
+    """What tells a terminal that a session is void."""
     return Message.of(NOTIFY, {"Session": session, "": TERMINATE})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail, succeed
 from twisted.internet.interfaces import IDelayedCall
@@ -13,12 +13,14 @@ from twisted.python.failure import Failure
 from broker.nat.pcp import RouterPort
 from broker.nat.place import NoRouter, find_gateway, is_public, local_address
 from broker.nat.upnp import MakeIgd, Upnp, find_miniupnpc
-from broker.nat.ways import Kind, NotOpened, Opening, Way, Wish
+from broker.nat.ways import LIFETIME_MOST, Kind, NotOpened, Opening, Way, Wish
 from broker.nat.worker import OneThread, Worker
+
+T = TypeVar("T")
 
 #: Seconds for which a port is asked for, unless told otherwise.
 LIFETIME: Final = 3600
-#: Seconds after which a port that no router has opened is given up.
+#: Seconds after which what a router was asked for is given up.
 PATIENCE: Final = 15.0
 #: Seconds that stopping takes at the most.
 STOP_PATIENCE: Final = 5.0
@@ -63,6 +65,8 @@ class NotMapped(Exception):
         self.causes = causes
 
 
+_NO_END: Final = f"no end after {PATIENCE:g} seconds"
+
 Key = tuple[Kind, int]
 #: Told what was open, what is instead (``None``, if nothing is), and why.
 Changed = Callable[[Key, Mapped, Mapped | None, str], object]
@@ -74,6 +78,7 @@ class _Place:
     def __init__(self, gateway: str, local: str) -> None:
         self.key = (gateway, local)
         self.ways: list[Way] = []
+        self.forgot_at: float | None = None
 
 
 class _Race:
@@ -82,7 +87,7 @@ class _Race:
     def __init__(self, key: Key) -> None:
         self.key = key
         self.over = False
-        self.causes: list[str] = []
+        self.causes: dict[Way, str] = {}
         self.pending: dict[Way, tuple[Wish, Deferred[Opening]]] = {}
         self.timer: IDelayedCall | None = None
         self.done: Deferred[Mapped]
@@ -137,7 +142,7 @@ class PortMapper:
         self._places: dict[tuple[str, str], _Place] = {}
         self._races: dict[Key, _Race] = {}
         self._losers: set[Deferred[Any]] = set()
-        self._closing: set[Deferred[None]] = set()
+        self._closing: dict[Deferred[None], Deferred[None]] = {}
         self._held: dict[Key, _Held] = {}
         self._started = False
         self._stopping: list[Deferred[None]] | None = None
@@ -149,11 +154,12 @@ class PortMapper:
 
         :param protocol: ``TCP`` or ``UDP``
         :param port: ours, on which someone listens
-        :param lifetime: seconds to ask for at a time
+        :param lifetime: seconds to ask for at a time, a day at the most
         :return: fails with ``NotMapped``; cancel it to give up
         :raises ValueError: there is no such port, or it is mapped already
         """
-        if protocol not in ("TCP", "UDP") or not 0 < port < 65536 or lifetime < 1:
+        possible = 0 < port < 65536 and 0 < lifetime <= LIFETIME_MOST
+        if protocol not in ("TCP", "UDP") or not possible:
             raise ValueError(f"no port to map: {protocol} {port} for {lifetime} s")
         key: Key = ("TCP" if protocol == "TCP" else "UDP", port)
         if key in self._races or key in self._held:
@@ -166,11 +172,11 @@ class PortMapper:
             return fail(NotMapped(str(error)))
         race = self._races[key] = _Race(key)
         race.done = Deferred(lambda _: self._end_race(race))
-        race.timer = self._reactor.callLater(PATIENCE, self._too_late, race)
-        starting = [(way, Wish(key[0], port, lifetime)) for way in place.ways]
-        for way, wish in starting:
-            opened = way.open(wish)
-            race.pending[way] = (wish, opened)
+        race.timer = self._reactor.callLater(PATIENCE, self._give_up, race)
+        for way in place.ways:
+            wish = Wish(key[0], port, lifetime)
+            race.causes[way] = _NO_END
+            race.pending[way] = (wish, way.open(wish))
         for way, (_, opened) in list(race.pending.items()):
             self._losers.add(opened)
             opened.addBoth(self._opened, race, way, opened)
@@ -227,6 +233,8 @@ class PortMapper:
         return done
 
     def _stopped(self) -> None:
+        for closing in list(self._closing.values()):
+            closing.cancel()
         for place in self._places.values():
             for way in place.ways:
                 way.stop().addErrback(self._unexpected)
@@ -304,15 +312,14 @@ class PortMapper:
     def _not_opened(self, failure: Failure, race: _Race, way: Way) -> None:
         if not failure.check(NotOpened, CancelledError):
             self._unexpected(failure)
-        race.causes.append(f"{way.name}: {failure.getErrorMessage()}")
+        race.causes[way] = failure.getErrorMessage()
         if not race.over and not race.pending:
-            self._end_race(race)
-            race.done.errback(NotMapped(*race.causes))
+            self._give_up(race)
 
-    def _too_late(self, race: _Race) -> None:
-        pending = [f"{way.name}: no end after {PATIENCE:g} seconds" for way in race.pending]
+    def _give_up(self, race: _Race) -> None:
         self._end_race(race)
-        race.done.errback(NotMapped(*race.causes, *pending))
+        causes = [f"{way.name}: {cause}" for way, cause in race.causes.items()]
+        race.done.errback(NotMapped(*causes))
 
     def _end_race(self, race: _Race) -> None:
         race.over = True
@@ -345,7 +352,6 @@ class PortMapper:
 
     def _renew_later(self, held: _Held) -> None:
         left = held.until - self._reactor.seconds()
-        self._unschedule(held)
         held.timer = self._reactor.callLater(max(RENEWAL_LEAST, left / 2), self._renew, held)
 
     @staticmethod
@@ -358,7 +364,7 @@ class PortMapper:
         if held.renewing is not None:
             held.renewing.cancel()
         self._unschedule(held)
-        renewing = held.renewing = held.way.renew(held.opening)
+        renewing = held.renewing = self._bounded(held.way.renew(held.opening))
 
         def renewed(opening: Opening) -> None:
             held.renewing = None
@@ -376,6 +382,8 @@ class PortMapper:
             left = held.until - self._reactor.seconds()
             if forgotten or left < RENEWAL_LEAST:
                 self._drop(held)
+                if not held.opening.lifetime:  # it would stay open for ever
+                    self._close(held.way, held.opening)
                 self._tell(held.key, held.opening, None, failure.getErrorMessage())
             else:
                 self._renew_later(held)
@@ -383,7 +391,14 @@ class PortMapper:
         renewing.addCallbacks(renewed, failed)
 
     def _router_forgot(self, place: _Place) -> None:
-        """A router's clock shows that it has lost what was asked of it by PCP and NAT-PMP."""
+        """A router's clock shows that it has lost what was asked of it by PCP and NAT-PMP.
+
+        A clock that is always astray must not keep us busy.
+        """
+        now = self._reactor.seconds()
+        if place.forgot_at is not None and now - place.forgot_at < RENEWAL_LEAST:
+            return
+        place.forgot_at = now
         for held in list(self._held.values()):
             if held.way is place.ways[0]:
                 self._renew(held, forgotten=True)
@@ -391,7 +406,7 @@ class PortMapper:
     def _tell(self, key: Key, before: Opening, now: Opening | None, why: str) -> None:
         try:
             self._changed(key, _mapped(before), None if now is None else _mapped(now), why)
-        except Exception:  # noqa: BLE001 - the owner's fault is not ours
+        except Exception:
             self._unexpected(Failure())
 
     # Closing.
@@ -406,10 +421,9 @@ class PortMapper:
     def _close(self, way: Way, opening: Opening) -> Deferred[None]:
         """Have it closed; what comes of it is only logged."""
         done: Deferred[None] = Deferred()
-        self._closing.add(done)
 
         def closed(failure: Failure | None) -> None:
-            self._closing.discard(done)
+            del self._closing[done]
             if failure is not None and failure.check(NotOpened):
                 where = f"{opening.kind} {opening.external}"
                 why = failure.getErrorMessage()
@@ -418,8 +432,17 @@ class PortMapper:
                 self._unexpected(failure)
             done.callback(None)
 
-        way.close(opening).addBoth(closed)
+        closing = self._closing[done] = self._bounded(way.close(opening))
+        closing.addBoth(closed)
         return done
+
+    def _bounded(self, doing: Deferred[T]) -> Deferred[T]:
+        """Let it fail if it takes too long, as a thread may that a router keeps waiting."""
+
+        def too_long(_: object, __: float) -> T:
+            raise NotOpened(_NO_END)
+
+        return doing.addTimeout(PATIENCE, self._reactor, too_long)
 
     def _unexpected(self, failure: Failure) -> None:
         self._log.failure("a port of the router's", failure=failure)

@@ -1,4 +1,4 @@
-"""PCP and NAT-PMP: one UDP port, from which the router is asked in the newer of the two it speaks."""
+"""PCP and NAT-PMP: one UDP port, from which a router is asked in the newer that it speaks."""
 
 from __future__ import annotations
 
@@ -343,6 +343,12 @@ class RouterPort(DatagramProtocol):
     def connectionRefused(self) -> None:
         """Nobody listens there."""
         self._fail(f"the router {self._gateway} does not offer it")
+
+    def stopProtocol(self) -> None:
+        """The port is gone: some reactors close a connected one when nobody listens there."""
+        if self._port is not None:
+            self._port = None
+            self.connectionRefused()
 
     def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
         """An answer: one of the router's, to a question of ours, or nothing."""

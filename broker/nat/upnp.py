@@ -27,11 +27,10 @@ PORTS_TRIED: Final = 5
 DESCRIPTION: Final = "broker"
 
 _PORTS_FROM: Final = 1024
-# The texts that miniupnpc has for the errors 718 and 725.
+# The texts that miniupnpc has for the errors 718 and 725, and for what isn't open any more.
 _CONFLICT: Final = "ConflictInMappingEntry"
 _PERMANENT_ONLY: Final = "OnlyPermanentLeasesSupported"
-# Those that tell that the device itself was reached, and refuses.
-_NOT_THERE: Final = ("NoSuchEntryInArray", "PortMappingNotFound", "NoSuchEntry")
+_NOT_THERE: Final = ("NoSuchEntry", "PortMappingNotFound")
 
 #: Makes one of miniupnpc's ``UPnP``.
 MakeIgd = Callable[..., Any]
@@ -81,6 +80,7 @@ class Upnp:
         self._randomness = randomness
         self._igd: Any = None
         self._running = 0
+        self._awaited: set[object] = set()  # the jobs of which something may come
         self._stopped: Deferred[None] | None = None
 
     # As a way.
@@ -88,31 +88,30 @@ class Upnp:
     def open(self, wish: Wish) -> Deferred[Opening]:
         """Have a port opened; cancel to take it back, whether it was or not."""
         lease = min(max(wish.lifetime, LEASE_LEAST), LEASE_MOST)
-        cancelled = False
 
         def given_up(_: object) -> None:
-            nonlocal cancelled
-            cancelled = True
             wish.wanted = False
+            if not wish.asking:  # and, not being wanted, it won't
+                self._ended(wish)
 
-        def opened(opening: Opening | NotOpened) -> None:
-            if cancelled and isinstance(opening, Opening):
-                self._submit(lambda: self._close(opening), lambda _: None)
+        def too_late(outcome: Opening | NotOpened) -> None:
+            if isinstance(outcome, Opening):
+                self._submit(object(), lambda: self._close(outcome), lambda _: None)
 
         done: Deferred[Opening] = Deferred(given_up)
-        return self._do(lambda: self._open(wish, lease), done, opened)
+        return self._do(wish, lambda: self._open(wish, lease), done, too_late)
 
     def renew(self, opening: Opening) -> Deferred[Opening]:
         """Have it kept open, at the same port."""
-        return self._do(lambda: self._renew(opening), Deferred())
+        return self._do(object(), lambda: self._renew(opening), Deferred())
 
     def close(self, opening: Opening) -> Deferred[None]:
         """Have it closed."""
-        return self._do(lambda: self._close(opening), Deferred())
+        return self._do(object(), lambda: self._close(opening), Deferred())
 
     def stop(self) -> Deferred[None]:
-        """Fires when the thread has nothing more to do."""
-        if not self._running:
+        """Fires when nothing can come any more of what the thread does."""
+        if not self._awaited:
             return succeed(None)
         if self._stopped is None:
             self._stopped = Deferred()
@@ -122,9 +121,10 @@ class Upnp:
 
     def _do(
         self,
+        name: object,
         job: Callable[[], Any],
         done: Deferred[Any],
-        before: Callable[[Any], object] = lambda _: None,
+        too_late: Callable[[Any], object] = lambda _: None,
     ) -> Deferred[Any]:
         if self._make is None:
             return fail(NotOpened("miniupnpc is not installed"))
@@ -132,24 +132,24 @@ class Upnp:
             return fail(NotOpened("too much waits for the router"))
 
         def came(outcome: Any) -> None:
-            before(outcome)
-            if isinstance(outcome, Exception):
+            if done.called:  # it was cancelled
+                too_late(outcome)
+            elif isinstance(outcome, Exception):
                 done.errback(outcome)
             else:
                 done.callback(outcome)
 
-        self._submit(job, came)
+        self._submit(name, job, came)
         return done
 
-    def _submit(self, job: Callable[[], Any], came: Callable[[Any], object]) -> None:
+    def _submit(self, name: object, job: Callable[[], Any], came: Callable[[Any], object]) -> None:
         self._running += 1
+        self._awaited.add(name)
 
         def ended(outcome: Any) -> None:
             came(outcome)
             self._running -= 1
-            if not self._running and self._stopped is not None:
-                stopped, self._stopped = self._stopped, None
-                stopped.callback(None)
+            self._ended(name)
 
         def run() -> None:
             outcome: Any
@@ -157,12 +157,18 @@ class Upnp:
                 outcome = job()
             except NotOpened as error:
                 outcome = error
-            except Exception as error:  # noqa: BLE001 - miniupnpc has no other
+            except Exception as error:
                 self._igd = None
                 outcome = NotOpened(f"the router {self._gateway} fails: {_words(error)}")
             self._call(ended, outcome)
 
         self._worker.callInThread(run)
+
+    def _ended(self, name: object) -> None:
+        self._awaited.discard(name)
+        if not self._awaited and self._stopped is not None:
+            stopped, self._stopped = self._stopped, None
+            stopped.callback(None)
 
     # In the thread.
 
@@ -183,12 +189,13 @@ class Upnp:
         igd = self._find(wish)
         address = self._outside(igd)
         opening = Opening(wish.kind, wish.port, address, wish.port, lease, lease, self.name)
+        wish.asking = True  # first this, then the look whether it is wanted
         for _ in range(PORTS_TRIED):
             if not wish.wanted:
                 raise NotOpened("another way was faster")
             try:
                 return self._add(igd, opening)
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 if _CONFLICT not in str(error):
                     raise NotOpened(self._refusal(error, address)) from None
             opening = replace(opening, external=self._some_port())
@@ -199,7 +206,7 @@ class Upnp:
         address = self._outside(igd)
         try:
             return self._add(igd, replace(opening, address=address, lifetime=opening.asked))
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             self._igd = None
             raise NotOpened(self._refusal(error, address)) from None
 
@@ -221,14 +228,14 @@ class Upnp:
         igd = self._make(multicastif=self._local, discoverdelay=DISCOVERY)
         try:
             found = igd.discover()
-        except Exception:  # noqa: BLE001 - its text is "Success"
+        except Exception:
             found = 0
         if not found:
             raise NotOpened("no router answers")
         try:
             url = igd.selectigd()
             host = urlsplit(url or "").hostname
-        except Exception:  # noqa: BLE001 - also what isn't a URL
+        except Exception:
             host = None
         if host is None:
             raise NotOpened("no router is among the devices that answer")
@@ -246,7 +253,10 @@ class Upnp:
             address = IPv4Address(0)
         if not int(address):
             self._igd = None
-            raise NotOpened(f"the router {self._gateway} has no address outside")
+            raise NotOpened(
+                f"the router {self._gateway} has no public address:"
+                " it is not connected, or behind another router"
+            )
         return str(address)
 
     def _add(self, igd: Any, opening: Opening) -> Opening:

@@ -17,18 +17,20 @@ class NotOpened(Exception):
     """A port was not opened; the text says why."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Wish:
     """A port that is to be opened.
 
     :ivar lifetime: seconds
     :ivar wanted: false once another way was faster
+    :ivar asking: whether the router may have been asked already; only UPnP tells
     """
 
     kind: Kind
     port: int
     lifetime: int
     wanted: bool = True
+    asking: bool = False
 
 
 @dataclass(frozen=True)

@@ -32,18 +32,21 @@ class OneThread:
         self._name = name
         self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._started = False
+        self._stopped = False
 
     def start(self) -> None:
         """Take work; the thread is made when there is some."""
 
     def stop(self) -> None:
         """End the thread once what it has been given is done."""
+        self._stopped = True
         if self._started:
-            self._started = False
             self._jobs.put(None)
 
     def callInThread(self, func: Callable[..., object], *args: Any) -> None:
-        """Have a function called, which must not raise."""
+        """Have a function called, which must not raise; once stopped, none is."""
+        if self._stopped:
+            return
         if not self._started:
             self._started = True
             Thread(target=self._run, name=self._name, daemon=True).start()

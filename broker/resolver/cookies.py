@@ -35,9 +35,8 @@ class Cookies:
     def good(self, cookie: str, source: Source, name: str) -> bool:
         """Whether a cookie is one that was made for this source and this name not long ago."""
         minute = int(self._now() // COOKIE_SECONDS)
-        given = cookie.encode()
         return any(
-            hmac.compare_digest(self._cookie(source, name, when).encode(), given)
+            hmac.compare_digest(self._cookie(source, name, when), cookie)
             for when in (minute, minute - 1)
         )
 

@@ -7,8 +7,10 @@ from twisted.internet.task import LoopingCall
 from zope.interface import implementer
 
 from broker.interfaces import IResolver
+from broker.resolver.registrar import Registrar
 from broker.resolver.whereabouts import Naming
 from broker.tables.addresses import Address, AddressRefused, AddressTable, Place
+from broker.tables.keys import Key, KeyRefused
 from broker.wire.refusals import CalleeNotFound, RegistrationFailed
 
 #: Seconds between two sweeps of what has expired.
@@ -20,6 +22,7 @@ class LocalResolver:
     """An address table and the clock it goes by.
 
     :ivar naming: finds out what was registered by name
+    :ivar registrar: takes registrations by UDP, where they are offered
     """
 
     def __init__(
@@ -27,10 +30,12 @@ class LocalResolver:
         clock: IReactorTime,
         table: AddressTable | None = None,
         naming: Naming | None = None,
+        registrar: Registrar | None = None,
     ) -> None:
         """
         :param naming: without it, IP addresses alone are taken
         """
+        self.registrar = registrar
         self.table = AddressTable() if table is None else table
         self.naming = Naming(clock) if naming is None else naming
         self._clock = clock
@@ -77,13 +82,54 @@ class LocalResolver:
         return place
 
     async def lookup(self, identifier: str) -> Place:
-        """Fig. 8: the address, or that there is none."""
+        """Fig. 8: the address, or where its datagrams come from, or that there is neither."""
         place = self.table.lookup(identifier, self._clock.seconds())
         if place is None:
-            raise CalleeNotFound
+            seen = self.seen(identifier)
+            if seen is None:
+                raise CalleeNotFound
+            return seen
         if place.address.origin is not None:
             return await self.find(identifier, place)
         return place
+
+    # Terminals that register by UDP.
+
+    async def add_key(
+        self, identifier: str, key_id: str, key: bytes, port: int, expires: int
+    ) -> None:
+        """Take a key in; it holds until it is released."""
+        self.keep(Key(key_id, identifier, key, port, expires))
+
+    def keep(self, key: Key) -> None:
+        """Take a key in, or anew.
+
+        :raises RegistrationFailed: there is no port for datagrams, or no room for the key
+        """
+        if self.registrar is None:
+            raise RegistrationFailed("UDP is not offered by this server")
+        try:
+            self.registrar.add_key(key)
+        except KeyRefused as error:
+            raise RegistrationFailed(str(error)) from None
+
+    def release_key(self, identifier: str, key_id: str) -> None:
+        """The connection of a key is gone."""
+        if self.registrar is not None:
+            self.registrar.keys.release(key_id, self._clock.seconds())
+
+    def drop_keys(self, identifier: str) -> None:
+        """No key of a terminal is good any more."""
+        if self.registrar is not None:
+            self.registrar.drop_keys(identifier)
+
+    async def trigger(self, identifier: str) -> bool:
+        """Ask a terminal to connect."""
+        return self.registrar is not None and self.registrar.notify(identifier)
+
+    def seen(self, identifier: str) -> Place | None:
+        """Where a terminal's datagrams come from, if any do."""
+        return None if self.registrar is None else self.registrar.seen(identifier)
 
     async def find(self, identifier: str, place: Place) -> Place:
         """What stands behind an address that is no IP address, and in force still.

@@ -2,7 +2,8 @@
 
 What is registered is kept here too for as long as a terminal's connection is open, and told to the
 resolver again: at half its expiry, once more when the connection closes, and whenever the link was
-lost, since the resolver may have forgotten it.
+lost, since the resolver may have forgotten it. So are keys, and they for as long as they are good,
+since many a terminal that has one holds no connection.
 
 While the link is up, an address that the resolver has taken from here is in force until it says
 otherwise, which it does unasked; so that look-up needs no question.
@@ -17,6 +18,7 @@ from typing import Any, Final
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -33,9 +35,10 @@ from broker.tables.addresses import (
     parse_ip,
     usable,
 )
+from broker.tables.keys import Key, KeyRefused, KeyTable
 from broker.wire.conversation import Conversation
 from broker.wire.decoder import Body
-from broker.wire.grammar import NOTIFY, QUERY, REGISTER
+from broker.wire.grammar import NOTIFY, QUERY, REGISTER, REQUEST
 from broker.wire.link import Link
 from broker.wire.message import Malformed, Message
 from broker.wire.refusals import (
@@ -46,11 +49,14 @@ from broker.wire.refusals import (
 )
 from broker.wire.serving import refuse
 from broker.wire.statements import (
+    CALLEE_NOT_CONNECTED,
     CALLEE_NOT_FOUND,
+    CONNECTION_REQUESTED,
     LOOKUP,
     PERMISSION_DENIED,
     REGISTRATION_COMPLETED,
     REGISTRATION_FAILED,
+    REQUEST_ACCEPTED,
     SUPERSEDED,
 )
 from broker.wire.stream import Exchange, Stream
@@ -66,6 +72,8 @@ BATCH: Final = 64
 SILENT_SECONDS: Final = 3.0
 #: Seconds between two attempts to make the link, at the least and at the most.
 RETRY_SECONDS: Final = (0.1, 2.0)
+#: Seconds between two sweeps of keys that have expired.
+PRUNE_INTERVAL: Final = 60.0
 
 
 class _Question:
@@ -164,6 +172,12 @@ class RemoteResolver:
         #: Those held whose address the resolver has taken, and not said to be superseded since.
         self._sure: set[str] = set()
         self._left: dict[str, Place] = {}
+        # Keys, of connections that are open and of those that are gone; and the terminals none of
+        # whose keys may be good at the resolver but those that are here.
+        self._keys = KeyTable()
+        self._void: set[str] = set()
+        self._pruning = LoopingCall(lambda: self._keys.prune(self._clock.seconds()))
+        self._pruning.clock = exchange.clock
         #: What the resolver is still to be told of; whether it must forget it first, because it
         #: may have recorded what we have refused.
         self._owed: dict[str, bool] = {}
@@ -173,12 +187,15 @@ class RemoteResolver:
     def start(self) -> None:
         """Connect to the resolver."""
         self._link.startService()
+        self._pruning.start(PRUNE_INTERVAL, now=False)
 
     def stop(self) -> Deferred[None]:
         """Leave it, and leave no timer behind; fires when the link is closed."""
         stopped = self._link.stopService()
         self._questions.stop()
         self._naming.stop()
+        if self._pruning.running:
+            self._pruning.stop()
         for deadlines in self._fresh.values():
             deadlines.stop()
         return stopped
@@ -202,7 +219,7 @@ class RemoteResolver:
         self._left.pop(identifier, None)
         self._held[identifier] = address
         self._sure.add(identifier)
-        self._is_fresh(identifier, address)
+        self._is_fresh(identifier)
         if identifier in self._telling.values():  # and may come to be undone behind this
             self._owe(identifier)
 
@@ -248,13 +265,56 @@ class RemoteResolver:
         """The address as it was registered."""
         if identifier in self._sure:
             return Place(self._held[identifier], inf)
-        return await self._told(identifier)
+        return await self._told(identifier, registered=True)
 
-    async def _told(self, identifier: str) -> Place:
-        """What the resolver says."""
+    async def add_key(
+        self, identifier: str, key_id: str, key: bytes, port: int, expires: int
+    ) -> None:
+        """Hand a key over, and keep it to tell it again."""
+        kept = Key(key_id, identifier, key, port, expires)
+        answer = await self._ask(identifier, _handing(kept, expires))
+        if answer.statement == REGISTRATION_FAILED:
+            raise RegistrationFailed(answer.get("Cause") or "")
+        if answer.statement != REGISTRATION_COMPLETED:
+            raise self._no_answer(answer)
+        try:
+            self._keys.add(kept)
+        except KeyRefused as error:
+            raise RegistrationFailed(str(error)) from None
+        self._is_fresh(identifier)
+
+    def release_key(self, identifier: str, key_id: str) -> None:
+        """The connection of a key is gone: tell it once more."""
+        now = self._clock.seconds()
+        if self._keys.get(key_id, now) is not None:
+            self._keys.release(key_id, now)
+            self._is_fresh(identifier)
+            self._owe(identifier)
+
+    def drop_keys(self, identifier: str) -> None:
+        """No key is good any more, here or there; at the resolver as soon as it can be told."""
+        for key in self._keys.of(identifier, self._clock.seconds()):
+            self._keys.drop(key)
+        self._is_fresh(identifier)
+        self._void.add(identifier)
+        self._owe(identifier)
+
+    async def trigger(self, identifier: str) -> bool:
+        """Have a terminal asked to connect."""
+        message = Message.of(REQUEST, {"": CONNECTION_REQUESTED, "Callee": identifier})
+        answer = await self._ask(identifier, message)
+        if answer.statement not in (REQUEST_ACCEPTED, CALLEE_NOT_CONNECTED):
+            raise self._no_answer(answer)
+        return answer.statement == REQUEST_ACCEPTED
+
+    async def _told(self, identifier: str, *, registered: bool = False) -> Place:
+        """What the resolver says.
+
+        :param registered: where datagrams come from is not meant
+        """
         question = Message.of(QUERY, {"": LOOKUP, "Callee": identifier})
         answer = await self._ask(identifier, question)
-        if answer.statement == CALLEE_NOT_FOUND:
+        if answer.statement == CALLEE_NOT_FOUND or (registered and "UDP" in answer.fields):
             raise CalleeNotFound
         return self._place(identifier, answer)
 
@@ -376,6 +436,8 @@ class RemoteResolver:
         """The link is up: the resolver may have forgotten everything."""
         for identifier in self._held:
             self._owed.setdefault(identifier, False)
+        for key in self._keys:
+            self._owed.setdefault(key.identifier, False)
         self._tell_some()
 
     def _owe(self, identifier: str, *, undo: bool = False) -> None:
@@ -394,6 +456,7 @@ class RemoteResolver:
         if self._owed.pop(identifier):
             self._order(conversation, identifier, _withdrawal(identifier), undo=True)
         now = self._clock.seconds()
+        self._tell_keys(conversation, identifier, now)
         address = self._held.get(identifier)
         if address is not None:
             self._order(conversation, identifier, _registration(identifier, address, now))
@@ -403,6 +466,17 @@ class RemoteResolver:
             message = _registration(identifier, left.address, now, int(left.until - now))
             self._order(conversation, identifier, message, left=left)
 
+    def _tell_keys(self, conversation: Conversation, identifier: str, now: float) -> None:
+        """Tell the resolver which keys of a terminal are good."""
+        if identifier in self._void:
+            self._void.discard(identifier)
+            self._order(conversation, identifier, _dropping(identifier), void=True)
+        for key in self._keys.of(identifier, now):
+            lasts = key.expires if key.until == inf else int(key.until - now)
+            if lasts >= 1:
+                self._order(conversation, identifier, _handing(key, lasts), key=True)
+                self._is_fresh(identifier)
+
     def _order(
         self,
         conversation: Conversation,
@@ -411,7 +485,16 @@ class RemoteResolver:
         *,
         undo: bool = False,
         left: Place | None = None,
+        key: bool = False,
+        void: bool = False,
     ) -> None:
+        """Tell the resolver one thing; if no answer comes, it is still to be told.
+
+        :param undo: it is a withdrawal
+        :param left: it is this address, whose connection is gone
+        :param key: it is a key
+        :param void: it is that no key is good
+        """
         question = _Question()
         question.waiting = answering = self._send(conversation, message)
         self._questions.add(question)
@@ -425,17 +508,26 @@ class RemoteResolver:
                 self._owed[identifier] = undo or self._owed.get(identifier, False)
                 if left is not None and address is None:
                     self._left.setdefault(identifier, left)
-            elif address is not None and not undo:
+                if void:
+                    self._void.add(identifier)
+            elif address is not None and not (undo or key or void):
                 if answer.statement == REGISTRATION_COMPLETED:
                     self._sure.add(identifier)
-                self._is_fresh(identifier, address)
+                self._is_fresh(identifier)
             self._tell_some()
 
         answering.addBoth(over)
 
-    def _is_fresh(self, identifier: str, address: Address) -> None:
-        """Tell an address again in good time: after a quarter to the half of its expiry."""
-        seconds = 2.0 ** (address.expires.bit_length() - 2)
+    def _is_fresh(self, identifier: str) -> None:
+        """Tell what is held again in good time: after a quarter to the half of its expiry."""
+        address = self._held.get(identifier)
+        lasts = [key.expires for key in self._keys.of(identifier, -inf) if key.until == inf]
+        if address is not None:
+            lasts.append(address.expires)
+        if not lasts:
+            self._is_stale(identifier)
+            return
+        seconds = 2.0 ** (min(lasts).bit_length() - 2)
         fresh = self._fresh.get(seconds)
         if fresh is None:
             fresh = self._fresh[seconds] = Deadlines(self._clock, seconds, self._owe)
@@ -452,12 +544,28 @@ class RemoteResolver:
     def _forget(self, identifier: str) -> None:
         self._held.pop(identifier, None)
         self._sure.discard(identifier)
+        self._is_fresh(identifier)
+
+    def _is_stale(self, identifier: str) -> None:
         for fresh in self._fresh.values():
             fresh.discard(identifier)
 
 
 def _withdrawal(identifier: str) -> Message:
     return Message(REGISTER, Identifier=identifier, Expires=0)
+
+
+def _dropping(identifier: str) -> Message:
+    """The message that says that no key of a terminal is good."""
+    return Message(REGISTER, Identifier=identifier, UDP="Yes", Expires=0)
+
+
+def _handing(key: Key, lasts: int) -> Message:
+    """The message that hands a key over; it is good for so many seconds from now on."""
+    message = Message(REGISTER, Identifier=key.identifier, Port=key.port, Expires=lasts)
+    message.fields["Key ID"] = key.name
+    message.fields["Registration Key"] = key.secret.hex()
+    return message
 
 
 def _registration(

@@ -29,12 +29,21 @@ from broker.tables.addresses import (
     parse_ip,
     usable,
 )
+from broker.tables.keys import Key
 from broker.wire.conversation import Conversation, Request
 from broker.wire.decoder import Body
-from broker.wire.grammar import DEFAULT_EXPIRES, DEFAULT_PORT, NOTIFY, QUERY, REGISTER
+from broker.wire.grammar import (
+    DEFAULT_EXPIRES,
+    DEFAULT_PORT,
+    NOTIFY,
+    QUERY,
+    REGISTER,
+    REQUEST,
+)
 from broker.wire.message import Malformed, Message
 from broker.wire.refusals import (
     BadRequest,
+    CalleeNotConnected,
     CalleeNotFound,
     LoginRequired,
     PermissionDenied,
@@ -42,7 +51,13 @@ from broker.wire.refusals import (
     RegistrationFailed,
 )
 from broker.wire.serving import Serving, arrived_at, came_from, declared, refuse
-from broker.wire.statements import LOOKUP, REGISTRATION_COMPLETED, SUPERSEDED
+from broker.wire.statements import (
+    CONNECTION_REQUESTED,
+    LOOKUP,
+    REGISTRATION_COMPLETED,
+    REQUEST_ACCEPTED,
+    SUPERSEDED,
+)
 from broker.wire.stream import Exchange, Stream
 from broker.wire.tls import CertificateRefused, certificate_of, mediator_of
 
@@ -56,6 +71,11 @@ _TERMINAL: Final = frozenset(
     ("Identifier", "Password", "Address", "Port", "Expires", "Transaction", "")
 )
 _MEDIATOR: Final = _TERMINAL | {"Age", "Dial", "Source"}
+_KEY: Final = frozenset(
+    ("Identifier", "Key ID", "Registration Key", "Port", "Expires", "Transaction", "")
+)
+_NO_KEYS: Final = frozenset(("Identifier", "UDP", "Expires", "Transaction", ""))
+_ABOUT_KEYS: Final = frozenset(("Key ID", "Registration Key", "UDP"))
 _ROLE: Final = frozenset(("Role", "Password", "Transaction", ""))
 
 
@@ -193,12 +213,16 @@ class ResolverServer:
             raise BadRequest("this message takes no body")
         if message.verb == QUERY and message.statement == LOOKUP:
             return self._look_up(peer, request)
+        if message.verb == REQUEST and message.statement == CONNECTION_REQUESTED:
+            return self._wake(peer, request)
         if message.verb != REGISTER or message.statement:
             raise BadRequest("no request of this kind is known here")
         later = None
         try:
             if "Role" in message.fields:
                 self._open_link(peer, message.fields)
+            elif peer.mediator and not _ABOUT_KEYS.isdisjoint(message.fields):
+                self._take_key(message.fields)
             elif peer.mediator:
                 later = self._register_for(peer, message.fields)
             else:
@@ -231,7 +255,11 @@ class ResolverServer:
         now = self._now()
         place = self._table.lookup(callee, now)
         if place is None:
-            raise CalleeNotFound
+            seen = self._resolver.seen(callee)
+            if seen is None:
+                raise CalleeNotFound
+            self._tell(seen, request, seen=True)
+            return None
         if place.address.host == PROVIDER:
             return self._tell_later(callee, place, request)
         self._tell(place, request)
@@ -241,7 +269,18 @@ class ResolverServer:
         """The provider is asked anew, unless what it said last holds yet (A16)."""
         self._tell(await self._resolver.find(callee, place), request)
 
-    def _tell(self, place: Place, request: Request) -> None:
+    async def _wake(self, peer: ResolverPeer, request: Request) -> None:
+        """A mediator asks a terminal to connect, along the ways its datagrams take (fig. 8a)."""
+        if not peer.mediator:
+            raise PermissionDenied
+        callee = request.message.fields.get("Callee")
+        if callee is None:
+            raise BadRequest("a request for a connection names a Callee")
+        if not await self._resolver.trigger(callee):
+            raise CalleeNotConnected
+        request.reply(REQUEST_ACCEPTED, code=200)
+
+    def _tell(self, place: Place, request: Request, *, seen: bool = False) -> None:
         now = self._now()
         address = place.address
         told = {
@@ -254,6 +293,8 @@ class ResolverServer:
             told["Dial"] = "Yes"
         if address.origin is not None:
             told["Source"] = address.origin.source
+        if seen:
+            told["UDP"] = "Yes"
         self.counts[LOOKUP] += 1
         request.reply("", told, code=200)
 
@@ -283,6 +324,31 @@ class ResolverServer:
             given = fields.get("Password", "")
             return hmac.compare_digest(given.encode(), self._secret)
         return not self._mediators and kind(parse_ip(came_from(peer.stream))) == "loopback"
+
+    def _take_key(self, fields: dict[str, str]) -> None:
+        """A mediator hands a key of one of its terminals over, or says that none is good.
+
+        A key is good for its ``Expires`` seconds from now on: the mediator tells it again in time.
+        """
+        identifier = fields.get("Identifier")
+        if identifier is None:
+            raise RegistrationFailed("a mediator says whose key it is")
+        expires = int(fields.get("Expires", DEFAULT_EXPIRES))
+        if "UDP" in fields:
+            _only(fields, _NO_KEYS)
+            if expires:
+                raise RegistrationFailed("a key comes with its Key ID and Registration Key")
+            self._resolver.drop_keys(identifier)
+            return
+        _only(fields, _KEY)
+        if "Key ID" not in fields or "Registration Key" not in fields:
+            raise RegistrationFailed("a key has a Key ID and a Registration Key")
+        secret = bytes.fromhex(fields["Registration Key"])
+        port = int(fields.get("Port", DEFAULT_PORT))
+        if port in self._own_ports:
+            raise AddressRefused("the address is the server's own")
+        until = self._now() + expires
+        self._resolver.keep(Key(fields["Key ID"], identifier, secret, port, expires, until))
 
     def _register_for(self, peer: ResolverPeer, fields: dict[str, str]) -> _Later | None:
         """A mediator registers an address of one of its terminals, or takes it back (A16).

@@ -9,18 +9,20 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.config import Listener
+from broker.config import Interface, Listener
 from broker.service.process import CannotStart
+from broker.wire.datagram import DatagramPort, open_port
 from broker.wire.tls import ServerTls, TlsFactory
 
 
 class Listening:
     """The listening ports of a role.
 
-    :ivar ports: the numbers of those that are open
+    :ivar ports: the numbers of those that are open, but for the one for datagrams
     """
 
     log = Logger()
@@ -41,7 +43,7 @@ class Listening:
         self._listeners = listeners
         self._secured = secured
         self._tls = tls
-        self._open: list[IListeningPort] = []
+        self._open: list[IListeningPort | DatagramPort] = []
 
     def open(self, factory: IProtocolFactory) -> None:
         """Open them all.
@@ -64,8 +66,26 @@ class Listening:
         self._open.append(port)
         address: Any = port.getHost()
         self.ports.add(address.port)
+        self._log(what, port)
+
+    def _log(self, what: str, port: Any) -> None:
+        address: Any = port.getHost()
         host = f"[{address.host}]" if ":" in address.host else address.host
         self.log.info("{what} on {host}:{port}", what=what, host=host, port=address.port)
+
+    def open_udp(self, interface: Interface, protocol: DatagramProtocol) -> None:
+        """Open the port for datagrams.
+
+        :raises CannotStart: it can't be opened; none of them is open then
+        """
+        try:
+            port = open_port(self._reactor, protocol, interface.port, interface.host)
+        except CannotListenError as error:
+            self.close()
+            where = f"{interface.port}:{interface.host}"
+            raise CannotStart(f"cannot listen on udp:{where}: {reason(error)}") from None
+        self._open.append(port)
+        self._log("Listening for datagrams", port)
 
     def close(self) -> Deferred[Any]:
         """Close them all; fires when that is done."""

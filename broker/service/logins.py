@@ -14,7 +14,7 @@ from broker.mediator.tokens import KEY_BYTES
 from broker.service.process import CannotStart
 from broker.store.files import put_in_place
 from broker.tables.grants import Randomness
-from broker.wire.certificates import key_exposure
+from broker.wire.certificates import Unusable, read_private
 
 #: What is added to the path of a database for the file of the key.
 KEY: Final = "-key"
@@ -50,15 +50,11 @@ def token_key(database: str | None, randomness: Randomness) -> bytes:
 def _read(path: str) -> bytes | None:
     """The key that a file holds; ``None`` if there is no file."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        key = read_private(path, KEY_BYTES + 1, follow=False)
     except FileNotFoundError:
         return None
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        why = key_exposure(status.st_mode, status.st_uid, os.geteuid())
-        if why is not None:
-            raise CannotStart(f"{path}: {why}")
-        key = file.read(KEY_BYTES + 1)
+    except Unusable as error:
+        raise CannotStart(str(error)) from None
     if len(key) != KEY_BYTES:
         raise CannotStart(
             f"{path}: holds no key of {KEY_BYTES} bytes; without the file another is made, and"

@@ -29,10 +29,13 @@ from broker.mediator.dial import Dialer
 from broker.mediator.login import Anybody, CertificateLogin, Login, PasswordLogin
 from broker.mediator.operator import Operator
 from broker.mediator.passwords import Passwords
+from broker.mediator.registration import UDP_INTERVAL
 from broker.mediator.server import Mediator, steady
 from broker.mediator.tokens import Tokens
+from broker.mediator.triggers import Triggers
 from broker.options import RoleOptions
 from broker.resolver.local import LocalResolver
+from broker.resolver.registrar import Registrar
 from broker.resolver.remote import RemoteResolver
 from broker.service import logins, secured, shared
 from broker.service.admin import ADMIN, AdminSocket
@@ -47,6 +50,8 @@ from broker.wire.stream import Exchange, StreamFactory
 
 _days = number(1, 36500)
 DAYS: Final = Kind(lambda text: int(_days(text)), (int,), "a number")
+_interval = number(1, 3600)
+INTERVAL: Final = Kind(lambda text: int(_interval(text)), (int,), "a number")
 
 
 class Options(RoleOptions):
@@ -69,6 +74,13 @@ class Options(RoleOptions):
         secured.listen_setting(1202),
         *secured.SERVER_SIDE,
         shared.UDP_PORT,
+        Setting(
+            "udp-interval",
+            INTERVAL,
+            UDP_INTERVAL,
+            "Seconds from one datagram of a terminal to the next: less than routers keep a way open"
+            " for.",
+        ),
         Setting(
             "resolver",
             RESOLVER,
@@ -188,6 +200,7 @@ class MediatorService(Role):
         self._resolver: LocalResolver | RemoteResolver | None = None
         self._link: Exchange | None = None  # to a resolver that is apart
         self._counting: CountLog | None = None
+        self._datagrams: CountLog | None = None  # of those that come by UDP
 
     async def open(self) -> None:
         """Load what the store holds, then open the ports."""
@@ -210,7 +223,7 @@ class MediatorService(Role):
             self._store,
             state,
             resolver,
-            self._dialer,
+            Triggers(self._reactor, resolver, self._dialer),
             os.urandom,
             login=login,
             accounts=table,
@@ -219,6 +232,8 @@ class MediatorService(Role):
             ledger_days=options["ledger-days"],
             status=not options["no-status"],
             status_timeout=options["status-timeout"],
+            udp_interval=options["udp-interval"],
+            clear_text=options["allow-clear-text"],
             uniform=options["causes"] == "uniform",
             allowed=options["allow-address"],
             own_ports=self.listening.ports,
@@ -232,6 +247,9 @@ class MediatorService(Role):
         self.admin.open(Operator(mediator.accounts, mediator.permits, mediator.ledger, self._store))
         try:
             self.listening.open(StreamFactory(exchange, mediator.peer))
+            if isinstance(resolver, LocalResolver) and resolver.registrar is not None:
+                self.listening.open_udp(options["udp"], resolver.registrar)
+                self._datagrams = CountLog(self._reactor, resolver.registrar.counts)
         except CannotStart:
             self.admin.abandon()
             raise
@@ -260,7 +278,8 @@ class MediatorService(Role):
         inside = server is None
         naming = make_naming(self._reactor, options, self.listening.ports, provider=inside)
         if server is None:
-            return LocalResolver(self._reactor, naming=naming)
+            registrar = None if options["udp"] is None else Registrar(self._reactor, os.urandom)
+            return LocalResolver(self._reactor, naming=naming, registrar=registrar)
         secret = shared.read_secret(options["mediator-secret"])
         trace = shared.log_trace(lambda _: "resolver") if options["trace"] else None
         self._link = Exchange.of_client(self._reactor, trace=trace)
@@ -277,6 +296,8 @@ class MediatorService(Role):
             self.mediator.ledger.start()
             self._counting = CountLog(self._reactor, self.mediator.counts)
             self._counting.start()
+            if self._datagrams is not None:
+                self._datagrams.start()
 
     def _drop_revoked(self) -> None:
         """The revocation list may be newer than a connection (I2)."""
@@ -294,8 +315,9 @@ class MediatorService(Role):
         if self._resolver is not None:
             stopping: Deferred[Any] = maybeDeferred(self._resolver.stop)
             closing.append(stopping.addCallback(self._left))
-        if self._counting is not None:
-            self._counting.stop()
+        for counting in (self._counting, self._datagrams):
+            if counting is not None:
+                counting.stop()
         if self._stop_store is not None:
             stop_store = self._stop_store
             handed_over.addCallback(lambda _: maybeDeferred(stop_store))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import resource
+import select
 import signal
 import sys
 import time
@@ -140,7 +141,9 @@ def own_process(options: RoleOptions) -> tuple[Any, Owner]:
     - Its clock is the monotonic one, so that a step of the wall clock fires no timer early or late.
     - It may have as many connections open as the operator's hard limit allows.
     - SIGINT and SIGTERM are the ordinary way to end it, and so lead to exit status 0.
+    - On Linux its reactor is ``service.reactor``'s, unless the operator has chosen one.
     """
+    _choose_reactor()
     from twisted.internet import reactor
 
     the_reactor: Any = reactor
@@ -148,6 +151,13 @@ def own_process(options: RoleOptions) -> tuple[Any, Owner]:
     raise_limit()
     handle_signals(the_reactor, partial(_stop, the_reactor))
     return the_reactor, Owner(the_reactor, options.role, logs_here=options.logs_here)
+
+
+def _choose_reactor() -> None:
+    if "twisted.internet.reactor" not in sys.modules and hasattr(select, "epoll"):
+        from broker.service.reactor import install
+
+        install()
 
 
 def raise_limit() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from twisted.internet.defer import Deferred
 from broker.config import LISTENER, TOKEN, Setting, Settings
 from broker.options import RoleOptions
 from broker.resolver.local import LocalResolver
+from broker.resolver.registrar import Registrar
 from broker.resolver.server import ResolverServer
 from broker.service import secured, shared
 from broker.service.counting import CountLog
@@ -90,8 +92,9 @@ class ResolverService(Role):
         self._reactor = reactor
         self._options = options
         naming = make_naming(reactor, options, self.listening.ports, patience=ANSWER_SECONDS)
-        self._resolver = LocalResolver(reactor, naming=naming)
-        self._counting: CountLog | None = None
+        self._registrar = None if options["udp"] is None else Registrar(reactor, os.urandom)
+        self._resolver = LocalResolver(reactor, naming=naming, registrar=self._registrar)
+        self._counting: list[CountLog] = []
 
     async def open(self) -> None:
         """Read the secret, then open the ports."""
@@ -110,6 +113,8 @@ class ResolverService(Role):
             own_ports=self.listening.ports,
         )
         self.listening.open(StreamFactory(exchange, server.peer))
+        if self._registrar is not None:
+            self.listening.open_udp(options["udp"], self._registrar)
         self.server = server
 
     def serve(self) -> None:
@@ -117,8 +122,12 @@ class ResolverService(Role):
             self._resolver.start()
             self.renewal.renewed = self._drop_revoked
             self.renewal.start()
-            self._counting = CountLog(self._reactor, self.server.counts)
-            self._counting.start()
+            counts = [self.server.counts]
+            if self._registrar is not None:
+                counts.append(self._registrar.counts)
+            self._counting = [CountLog(self._reactor, one) for one in counts]
+            for counting in self._counting:
+                counting.start()
 
     def _drop_revoked(self) -> None:
         """The revocation list may be newer than a mediator's link (I2)."""
@@ -131,8 +140,8 @@ class ResolverService(Role):
         if self.server is not None:
             self.server.stop()
         self._resolver.stop()
-        if self._counting is not None:
-            self._counting.stop()
+        for counting in self._counting:
+            counting.stop()
         return closing
 
 

@@ -23,6 +23,7 @@ from broker.config import (
     choice,
 )
 from broker.service.process import CannotStart
+from broker.wire.certificates import Unusable, read_private
 from broker.wire.grammar import BLANKS
 from broker.wire.message import Message, printable
 from broker.wire.stream import Stream
@@ -102,7 +103,7 @@ UDP_PORT: Final = Setting(
     "udp",
     UDP,
     "1200:127.0.0.1",
-    "The port, and the interface, for datagrams: PORT[:INTERFACE]. Nothing answers there yet.",
+    "The port, and the interface, at which terminals register by UDP: PORT[:INTERFACE]; or none.",
 )
 ALLOW_ADDRESS: Final = Setting(
     "allow-address",
@@ -116,13 +117,18 @@ TRACE: Final = Setting(
 )
 
 
+#: More than the file of a secret ever has.
+_SECRET_BYTES: Final = 4096
+
+
 def secret_setting(other: str) -> Setting:
     """The setting for the file of the secret that a mediator and a resolver share."""
     return Setting(
         "mediator-secret",
         PATH,
         "",
-        f"A file that holds the secret which {other} holds too.",
+        f"A file that holds the secret which {other} holds too, and which nobody else may be able"
+        " to read.",
     )
 
 
@@ -173,15 +179,16 @@ def exposed(settings: Settings, also: str = "") -> Iterator[str]:
 def read_secret(path: str | None) -> str | None:
     """The secret that a file holds: its one line, without blanks at the ends.
 
-    :raises CannotStart: it can't be read, or holds none
+    :raises CannotStart: it can't be read, others can read it, or it holds none
     """
     if path is None:
         return None
     try:
-        with open(path, encoding="utf-8") as file:
-            secret = file.read(4096).rstrip("\r\n").strip(BLANKS)
+        secret = read_private(path, _SECRET_BYTES).decode("utf-8").rstrip("\r\n").strip(BLANKS)
     except OSError as error:
         raise CannotStart(f"{path}: {error.strerror}") from None
+    except Unusable as error:
+        raise CannotStart(str(error)) from None
     except UnicodeDecodeError:
         secret = ""
     if not secret.isprintable() or not 1 <= len(secret) <= 512:

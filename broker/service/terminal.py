@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -21,25 +22,53 @@ from broker.config import (
     FLAG,
     IDENTIFIER,
     LISTENER,
+    NETWORK,
     PATH,
     PERCENT,
+    SECONDS,
     SERVER,
     SIZE,
+    Kind,
     Server,
     Setting,
     Settings,
 )
-from broker.credentials import Keyring, Source
+from broker.credentials import Keyring, Source, read_password
 from broker.options import RoleOptions
 from broker.service import secured, shared
 from broker.service.listening import reason
 from broker.service.process import CannotStart, Owner, Role, own_process
+from broker.tables.consents import NoConsent
+from broker.tables.permits import ASK, LIST, PASSWORD
+from broker.terminal.connectback import knows
+from broker.terminal.consent import ConsentFile, read_lists
 from broker.terminal.files import FileReceiver, InThread, safe_name
 from broker.terminal.line import Line
 from broker.terminal.load import CpuLoad
 from broker.terminal.terminal import Terminal
 from broker.wire.stream import Stream
 from broker.wire.tls import Unusable
+
+#: The port for datagrams, where a resolver is told no other.
+UDP_PORT: Final = 1200
+
+
+def parse_udp_server(text: str) -> tuple[str | None, int] | None:
+    """Where datagrams are sent: ``HOST:PORT``, ``[IPv6]:PORT``; ``auto`` where the mediator is."""
+    if text in ("", "auto"):
+        return (None, UDP_PORT) if text else None
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^][: ]+)):([0-9]{1,5})", text, re.ASCII)
+    if found is None or not 0 < int(found[3]) <= 65535 or not text.isascii():
+        raise ValueError(f"{text!r} is neither HOST:PORT nor auto")
+    return found[1] or found[2], int(found[3])
+
+
+def parse_policy(text: str) -> str | None:
+    """How its consent is had: ``list``, ``ask``, ``password``; for the empty text, as it was."""
+    found = {"": None, "list": LIST, "ask": ASK, "password": PASSWORD}
+    if text not in found:
+        raise ValueError(f"{text!r} is neither list nor ask nor password")
+    return found[text]
 
 
 class Options(RoleOptions):
@@ -82,11 +111,68 @@ class Options(RoleOptions):
             " mediator.",
         ),
         Setting(
+            "udp",
+            Kind(parse_udp_server),
+            "",
+            "Where it registers by UDP besides: HOST:PORT, or auto for port 1200 where the mediator"
+            " is. Without --address, callers are given the address that its datagrams come from.",
+        ),
+        Setting(
+            "no-hold",
+            FLAG,
+            False,
+            "With --udp: close the connection to the mediator while there is nothing to do; what"
+            " comes along the datagrams' way has it made again.",
+        ),
+        Setting("linger", SECONDS, 15, "With --no-hold: seconds before it is closed."),
+        Setting(
+            "keepalive-most",
+            SECONDS,
+            300,
+            "With --udp: seconds from one datagram to the next, at the most.",
+        ),
+        Setting(
             "accept",
             ENTRY,
             [],
             "Somebody who may call. Added once a run; what is withdrawn meanwhile stays withdrawn.",
             repeatable=True,
+        ),
+        Setting(
+            "policy",
+            Kind(parse_policy),
+            "",
+            "Who may call is said by the list that the mediator keeps (list), or by this terminal"
+            " each time (ask); or whoever knows its call password may ask it to call back"
+            " (password). Without, as it was said before.",
+        ),
+        Setting(
+            "consent-file",
+            PATH,
+            "",
+            "With --policy ask: the file that says who may call, and who may not; read each time.",
+        ),
+        Setting(
+            "call-password-file",
+            PATH,
+            "",
+            "With --policy password: the file of the call password, which nobody else may be able"
+            " to read; read each time.",
+        ),
+        Setting(
+            "call-back-to",
+            NETWORK,
+            [],
+            "A network, such as 192.168.0.0/16, where it calls back to besides the Internet, and"
+            " the kind of network in which the mediator is.",
+            repeatable=True,
+        ),
+        Setting(
+            "name",
+            IDENTIFIER,
+            "",
+            "A further name as which it may be called; where there are accounts, one that the"
+            " operator has given it.",
         ),
         Setting("receive", PATH, "", "The folder for what callers send: a file for each call."),
         Setting("max-size", SIZE, "1G", "The most bytes that one file may have; K, M, G, T."),
@@ -106,6 +192,10 @@ class Options(RoleOptions):
             yield f"{settings.where('identifier')}: say whom the terminal acts as"
         yield from secured.mediator_problems(settings)
         yield from _login_problems(settings)
+        yield from _consent_problems(settings)
+        yield from _call_password_problems(settings)
+        if values["no-hold"] and values["udp"] is None:
+            yield f"{settings.where('no-hold')}: goes with udp, or nobody could wake the terminal"
         folder = values["receive"]
         if folder is not None and not os.path.isdir(folder):
             yield f"{settings.where('receive')}: {folder} is no folder"
@@ -115,6 +205,36 @@ class Options(RoleOptions):
     def pidfile(self) -> str:
         """With the identifier in it, since several terminals may run in one folder."""
         return f"{self.role}-{safe_name(self['identifier'])}.pid"
+
+
+def _consent_problems(settings: Settings) -> Iterator[str]:
+    """What is wrong with how it would say who may call."""
+    file = settings.values["consent-file"]
+    asked = settings.values["policy"] == ASK
+    if asked and file is None:
+        yield f"{settings.where('policy')}: ask goes with a consent-file, which says who may call"
+    elif file is not None and not asked:
+        yield f"{settings.where('consent-file')}: goes with the policy ask"
+    elif file is not None:
+        try:
+            read_lists(file)
+        except NoConsent as error:
+            yield f"{settings.where('consent-file')}: {error}"
+
+
+def _call_password_problems(settings: Settings) -> Iterator[str]:
+    """What is wrong with how it would know whom to call back."""
+    file = settings.values["call-password-file"]
+    by_password = settings.values["policy"] == PASSWORD
+    if by_password and file is None:
+        yield f"{settings.where('policy')}: password goes with a call-password-file"
+    elif file is not None and not by_password:
+        yield f"{settings.where('call-password-file')}: goes with the policy password"
+    elif file is not None:
+        try:
+            read_password(file)
+        except Unusable as error:
+            yield f"{settings.where('call-password-file')}: {error}"
 
 
 def _login_problems(settings: Settings) -> Iterator[str]:
@@ -173,6 +293,8 @@ class TerminalService(Role):
         tls = secured.made(secured.to_mediator, options)
         self.renewal = secured.Renewal(reactor, tls)
         self._load = CpuLoad(reactor, limit) if limit is not None else None
+        consent_file = options["consent-file"]
+        call_password_file = options["call-password-file"]
         self.terminal = Terminal(
             reactor,
             options["identifier"],
@@ -180,8 +302,21 @@ class TerminalService(Role):
             listen=serverFromString(reactor, options["listen"].text),
             address=options["address"],
             accept=options["accept"],
+            name=options["name"],
+            policy=options["policy"],
+            consent=None if consent_file is None else ConsentFile(consent_file),
+            call_password=(
+                None
+                if call_password_file is None
+                else knows(partial(read_password, call_password_file))
+            ),
+            call_back_to=options["call-back-to"],
             password=_password(options),
             allow_clear_text=options["allow-clear-text"],
+            udp=options["udp"],
+            hold=not options["no-hold"],
+            keepalive_most=options["keepalive-most"],
+            linger=options["linger"],
             handler=handler,
             load=self._load,
             one_at_a_time=options["one-at-a-time"],

@@ -60,7 +60,7 @@ class MemoryStore:
                     self._disclosures.append(change)
                 case PermitChange():
                     self._permits[change.owner] = change
-                    if not change.accepted:
+                    if change.is_default:
                         del self._permits[change.owner]
                 case AccountChange():
                     self._accounts[change.identifier] = change

@@ -14,13 +14,18 @@ from broker.store.connection import Connection, value_of
 from broker.tables.accounts import AccountChange
 from broker.tables.disclosures import Disclosure
 from broker.tables.groups import GroupChange
-from broker.tables.permits import Limit, PermitChange
+from broker.tables.permits import LIST, Limit, PermitChange
 
 _SET_PERMITS: Final = """\
 INSERT INTO permits (owner, accepted) VALUES (?, ?)
 ON CONFLICT (owner) DO UPDATE SET accepted = excluded.accepted"""
 _DROP_PERMITS: Final = "DELETE FROM permits WHERE owner = ?"
 _PERMITS: Final = "SELECT owner, accepted FROM permits"
+_SET_POLICY: Final = """\
+INSERT INTO policies (owner, policy, rejected) VALUES (?, ?, ?)
+ON CONFLICT (owner) DO UPDATE SET policy = excluded.policy, rejected = excluded.rejected"""
+_DROP_POLICY: Final = "DELETE FROM policies WHERE owner = ?"
+_POLICIES: Final = "SELECT owner, policy, rejected FROM policies"
 
 _SET_ACCOUNT: Final = """\
 INSERT INTO accounts (identifier, verifier, generation, names) VALUES (?, ?, ?, ?)
@@ -71,6 +76,10 @@ def _write_permits(connection: Connection, changes: Iterable[PermitChange]) -> N
     rows = [(owner, _entries(change)) for owner, change in latest.items() if change.accepted]
     dropped = [(owner,) for owner, change in latest.items() if not change.accepted]
     _put(connection, _SET_PERMITS, rows, _DROP_PERMITS, dropped)
+    said = [one for one in latest.values() if one.rejected or one.policy != LIST]
+    policies = [(one.owner, one.policy, _to_json(one.rejected)) for one in said]
+    unsaid = [(owner,) for owner in latest.keys() - {one.owner for one in said}]
+    _put(connection, _SET_POLICY, policies, _DROP_POLICY, unsaid)
 
 
 def _write_accounts(connection: Connection, changes: Iterable[AccountChange]) -> None:
@@ -131,10 +140,14 @@ def _entries(change: PermitChange) -> str:
 
 
 def read_permits(connection: Connection) -> Iterator[PermitChange]:
-    """Every list.
+    """Every list, with whom its owner refuses and how its consent is had.
 
     :raises StoreFailed: one is none: whom it permits can't be told (I3)
     """
+    policies = {
+        owner: (policy, _texts(rejected, "list"))
+        for owner, policy, rejected in connection.execute(_POLICIES)
+    }
     for owner, accepted in connection.execute(_PERMITS):
         entries = _array(accepted, "list")
         limits: tuple[tuple[str, Limit], ...] = ()
@@ -145,7 +158,10 @@ def read_permits(connection: Connection) -> Iterator[PermitChange]:
                 raise _unreadable("list") from None
             entries = [name for name, _ in read]
             limits = tuple((name, limit) for name, limit in read if limit is not None)
-        yield PermitChange(owner, tuple(entries), limits)
+        policy, rejected = policies.pop(owner, (LIST, ()))
+        yield PermitChange(owner, tuple(entries), limits, rejected, policy)
+    for owner, (policy, rejected) in policies.items():
+        yield PermitChange(owner, (), (), rejected, policy)
 
 
 def read_accounts(connection: Connection) -> Iterator[AccountChange]:

@@ -12,6 +12,8 @@ from typing import Final
 
 #: How many other names one account may have.
 NAMES_MOST: Final = 16
+#: How many names may be claimed where nobody has to prove who it is (I15).
+CLAIMS_MOST: Final = 10_000
 
 
 class AccountRefused(ValueError):
@@ -47,11 +49,13 @@ class AccountChange:
 class AccountTable:
     """The accounts there are, and what each is called."""
 
-    __slots__ = ("_accounts", "_named")
+    __slots__ = ("_accounts", "_claimed", "_claims", "_named")
 
     def __init__(self, accounts: Iterable[AccountChange] = ()) -> None:
         self._accounts: dict[str, AccountChange] = {}
         self._named: dict[str, str] = {}
+        self._claimed: dict[str, list[str]] = {}  # by the identifier whose they are
+        self._claims = 0
         for account in accounts:
             self.apply(account)
 
@@ -62,6 +66,12 @@ class AccountTable:
     def canonical(self, name: str) -> str:
         """The identifier that a name stands for; any other text as it is."""
         return self._named.get(name, name)
+
+    def names(self, identifier: str) -> tuple[str, ...]:
+        """What else an identifier is called."""
+        account = self._accounts.get(identifier)
+        given = () if account is None else account.names
+        return (*given, *self._claimed.get(identifier, ()))
 
     def __len__(self) -> int:
         return len(self._accounts)
@@ -114,6 +124,31 @@ class AccountTable:
         if name not in account.names:
             raise AccountRefused(f"{name} is no name of {identifier}")
         return replace(account, names=tuple(one for one in account.names if one != name))
+
+    # What an identifier that has proven nothing may take, for as long as the process lives.
+
+    def claim(self, identifier: str, name: str) -> None:
+        """Call an identifier by a further name from now on.
+
+        :raises AccountRefused: somebody is called so, or there are too many
+        """
+        self._check_free(name)
+        if len(self.names(identifier)) >= NAMES_MOST:
+            raise AccountRefused(f"an identifier has at most {NAMES_MOST} names")
+        if self._claims >= CLAIMS_MOST:
+            raise AccountRefused(f"at most {CLAIMS_MOST} names are claimed")
+        self._claimed.setdefault(identifier, []).append(name)
+        self._named[name] = identifier
+        self._claims += 1
+
+    def unclaim(self, identifier: str, name: str) -> None:
+        """Take a claimed name back."""
+        names = self._claimed[identifier]
+        names.remove(name)
+        if not names:
+            del self._claimed[identifier]
+        del self._named[name]
+        self._claims -= 1
 
     def apply(self, change: AccountChange) -> None:
         """Put a prepared change in force."""

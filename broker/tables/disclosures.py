@@ -16,6 +16,12 @@ _FIELDS: Final = {
     "by": "basis",
     "expires": "expires",
 }
+#: What a record rests on where no entry of a list permitted it: the callee was asked, and said yes;
+CONSENT: Final = "consent"
+#: or it tells where a caller is, who has called (C7).
+CALLING: Final = "calling"
+#: or where a caller waits that asked to be connected back (D6).
+CONNECT_BACK: Final = "connect-back"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -30,7 +36,7 @@ class Disclosure:
     :ivar port: the port that goes with it
     :ivar session: the session it was told for
     :ivar basis: what it rested on: the entry of the list that permitted it, such as ``Ia`` or
-        ``@family``
+        ``@family``; ``CONSENT``, ``CALLING`` or ``CONNECT_BACK`` where there was none
     :ivar at: when, in microseconds since 1970 (UTC), by the wall clock
     :ivar expires: seconds after which the session ends
     """

@@ -5,6 +5,7 @@ A key is a connection's: it holds for as long as that is open, and for its expir
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
 from typing import Final
@@ -22,24 +23,31 @@ class Key:
     :ivar name: its Key ID
     :ivar identifier: whose it is
     :ivar secret: the key itself, 32 bytes; kept in memory alone (I20)
-    :ivar until: when it expires, in seconds of the table's clock; never, while it is held
+    :ivar port: the port at which its terminal takes calls
+    :ivar expires: seconds for which it outlives its connection
+    :ivar until: when it expires, in seconds of the table's clock: never, while it is held; long
+        ago, once it is dropped
     :ivar heard: the highest sequence that has been accepted under it; only rises (I10)
-    :ivar told: the sequence of the last notice that was signed with it
+    :ivar told: the sequence of the last notice that was signed with it; only rises (E3)
+    :ivar noticed: when that notice was sent
     """
 
     name: str
     identifier: str
     secret: bytes
+    port: int
+    expires: int
     until: float = inf
     heard: int = -1
     told: int = 0
+    noticed: float = -inf
 
     def __repr__(self) -> str:
         return f"<Key {self.name}>"  # and never the secret (I18)
 
 
-class TooManyKeys(Exception):
-    """The table is full."""
+class KeyRefused(Exception):
+    """A key can't be kept; the text says why."""
 
 
 class KeyTable:
@@ -52,27 +60,28 @@ class KeyTable:
         self._of: dict[str, tuple[Key, ...]] = {}
         self._most = most
 
-    def add(self, name: str, identifier: str, secret: bytes, until: float = inf) -> Key:
-        """Keep a key; one of the same name, if it is the same terminal's, is replaced.
+    def add(self, key: Key) -> Key:
+        """Keep a key. One that is told again stays as it is, but for when it expires, and where.
 
-        :raises TooManyKeys: the table is full, or the name is another terminal's
+        So how far it has come isn't forgotten, and nothing may be replayed.
+
+        :return: the one that is kept
+        :raises KeyRefused: the table is full, or there is another key of this name
         """
-        before = self._keys.get(name)
+        before = self._keys.get(key.name)
         if before is not None:
-            if before.identifier != identifier:
-                raise TooManyKeys("a key of this name is another terminal's")
-            self.drop(before)
-        elif len(self._keys) >= self._most:
-            raise TooManyKeys("the table of keys is full")
-        key = Key(name, identifier, secret, until)
-        if before is not None and before.secret == secret:
-            key.heard, key.told = before.heard, before.told  # told again: nothing may be replayed
-        keys = self._of.get(identifier, ())
+            if before.identifier != key.identifier or before.secret != key.secret:
+                raise KeyRefused("there is another key of this name")
+            before.port, before.expires, before.until = key.port, key.expires, key.until
+            return before
+        keys = self._of.get(key.identifier, ())
         if len(keys) >= KEYS_AN_IDENTIFIER:
-            del self._keys[keys[0].name]
+            self.drop(keys[0])
             keys = keys[1:]
-        self._keys[name] = key
-        self._of[identifier] = (*keys, key)
+        elif len(self._keys) >= self._most:
+            raise KeyRefused("the table of keys is full")
+        self._keys[key.name] = key
+        self._of[key.identifier] = (*keys, key)
         return key
 
     def get(self, name: str, now: float) -> Key | None:
@@ -84,14 +93,15 @@ class KeyTable:
         """The good keys of a terminal, oldest first."""
         return tuple(key for key in self._of.get(identifier, ()) if key.until > now)
 
-    def release(self, name: str, until: float) -> None:
-        """The connection of a key is gone: it expires."""
+    def release(self, name: str, now: float) -> None:
+        """The connection of a key is gone: its expiry begins to run."""
         key = self._keys.get(name)
         if key is not None and key.until == inf:
-            key.until = until
+            key.until = now + key.expires
 
     def drop(self, key: Key) -> None:
-        """Forget a key."""
+        """Forget a key; whoever still holds it sees that it is good no more (I2)."""
+        key.until = -inf
         if self._keys.get(key.name) is not key:
             return
         del self._keys[key.name]
@@ -107,6 +117,9 @@ class KeyTable:
         for key in gone:
             self.drop(key)
         return len(gone)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._keys.values())
 
     def __len__(self) -> int:
         return len(self._keys)

@@ -1,12 +1,13 @@
 """The permit table (fig. 4): identifier to the identifiers, and groups, that it accepts.
 
-A registration is first *prepared*, which decides everything and changes nothing, then committed by
-a store, then *applied*. So a refusal changes nothing (I5), and what is applied is durable (I8).
+With it, whom an identifier refuses whatever else is said, and how its consent is had. A
+registration is first *prepared*, which decides everything and changes nothing, then committed by a
+store, then *applied*. So a refusal changes nothing (I5), and what is applied is durable (I8).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, inf
 from typing import Final
@@ -17,12 +18,23 @@ LIST_MOST: Final = 1000
 LIST_BYTES_MOST: Final = 60_000
 #: What one line that tells a list may hold, its field name set aside.
 LINE_BYTES: Final = 1000
+#: How the consent of an identifier is had: its list gives it,
+LIST: Final = "List"
+#: or it says itself, each time, whom it accepts (C3). Its list is not in force then.
+ASK: Final = "Ask"
+#: or whoever knows its call password has it, which it checks itself (D3). Nor is its list then.
+PASSWORD: Final = "Password"
+
 #: The most seconds that are told to remain of an entry; more, and a terminal could not read them.
 EXPIRES_MOST: Final = 10 * 365 * 86400
 
 
 class ListTooLong(ValueError):
     """A list would hold more than it may."""
+
+
+class LimitedRejection(ValueError):
+    """An entry of those who are refused has limits: after them it would refuse nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +56,21 @@ class PermitChange:
     :ivar owner: whose list it is
     :ivar accepted: the whole list after the change, in order: identifiers, and groups' names
     :ivar limits: the limits of those entries that have one
+    :ivar rejected: whom it refuses, whatever else is said, in order: identifiers, and groups' names
+    :ivar policy: how its consent is had: ``LIST``, ``ASK``, or what this version doesn't know, by
+        which nobody is accepted
     """
 
     owner: str
     accepted: tuple[str, ...]
     limits: tuple[tuple[str, Limit], ...] = ()
+    rejected: tuple[str, ...] = ()
+    policy: str = LIST
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it says no more than is true of whoever has said nothing."""
+        return not (self.accepted or self.rejected) and self.policy == LIST
 
 
 #: The list of whoever has none.
@@ -62,13 +84,19 @@ class PermitTable:
 
     :ivar lists: each list by its owner, every entry with its limit; ``None`` for no limit
     :ivar counting: whose lists hold an entry that permits a number of calls
+    :ivar rejected: whom each refuses, by its owner
+    :ivar policies: how each one's consent is had, where not by its list
+    :ivar asked: whose consent is asked for each time
     """
 
-    __slots__ = ("counting", "lists")
+    __slots__ = ("asked", "counting", "lists", "policies", "rejected")
 
     def __init__(self, lists: Iterable[PermitChange] = ()) -> None:
         self.lists: dict[str, dict[str, Limit | None]] = {}
         self.counting: set[str] = set()
+        self.rejected: dict[str, tuple[str, ...]] = {}
+        self.policies: dict[str, str] = {}
+        self.asked: set[str] = set()
         for change in lists:
             self.apply(change)
 
@@ -102,6 +130,18 @@ class PermitTable:
         limit = self.lists.get(owner, NOBODY).get(entry)
         return not _counts(limit, now)
 
+    def policy(self, owner: str) -> str:
+        """How an identifier's consent is had."""
+        return self.policies.get(owner, LIST)
+
+    def rejects(self, owner: str, called: Iterable[str]) -> bool:
+        """Whether an identifier refuses a caller, whatever else it has said.
+
+        :param called: all that stands for the caller: its identifier, its names, its groups
+        """
+        rejected = self.rejected.get(owner)
+        return rejected is not None and not set(rejected).isdisjoint(called)
+
     def accepted(self, owner: str) -> tuple[str, ...]:
         """The list of one identifier, in the order in which it was made."""
         return tuple(self.lists.get(owner, NOBODY))
@@ -112,14 +152,15 @@ class PermitTable:
         return [_text(name, limit, now) for name, limit in entries.items() if _counts(limit, now)]
 
     def holding(self, entry: str) -> list[str]:
-        """Whose lists hold an entry; looks at every list."""
+        """Whose lists of those they accept hold an entry; looks at every list."""
         return [owner for owner, entries in self.lists.items() if entry in entries]
 
     def expires(self, owner: str) -> float:
         """When the first entry of a list expires, or has; infinity where none does."""
-        limits = self.lists.get(owner, NOBODY).values()
-        untils = [limit.until for limit in limits if limit is not None and limit.until is not None]
-        return min(untils, default=inf)
+        limits = [limit for limit in self.lists.get(owner, NOBODY).values() if limit is not None]
+        if not limits:
+            return inf
+        return min(inf if limit.until is None else limit.until for limit in limits)
 
     def prepare(
         self,
@@ -127,6 +168,9 @@ class PermitTable:
         edits: Sequence[str],
         now: float,
         canonical: Callable[[str], str] = str,
+        *,
+        reject: Sequence[str] = (),
+        policy: str | None = None,
     ) -> PermitChange:
         """Work out what edits make of a list (fig. 3a–d), in the order of their lines.
 
@@ -136,7 +180,10 @@ class PermitTable:
         :param edits: as ``grammar.edit`` gives them: ``'Create Ib,If;uses=1'``, ``'Delete If'``
         :param now: seconds since 1970
         :param canonical: gives the identifier that a name stands for
-        :raises ListTooLong: the list would be over its limit
+        :param reject: likewise, for whom it refuses
+        :param policy: how its consent is had from now on; as before, without
+        :raises ListTooLong: a list would be over its limit
+        :raises LimitedRejection: whom it refuses would be refused for a time, or a number of times
         """
         entries = self._standing(owner, now)
         for edit in edits:
@@ -148,12 +195,35 @@ class PermitTable:
             else:
                 for name in given:
                     entries.pop(name, None)
-        if len(entries) > LIST_MOST:
+        rejected: Collection[str] = self.rejected.get(owner, ())
+        if reject:
+            rejected = self._rejected(rejected, reject, canonical)
+        if max(len(entries), len(rejected)) > LIST_MOST:
             raise ListTooLong(f"a list holds at most {LIST_MOST} identifiers")
-        told = (_text(name, limit, now) for name, limit in entries.items())
-        if sum(len(text.encode()) + 1 for text in told) > LIST_BYTES_MOST:
-            raise ListTooLong(f"a list holds at most {LIST_BYTES_MOST} bytes")
-        return _change(owner, entries)
+        change = self._change(owner, entries, rejected, policy)
+        if change.limits or rejected or _bytes_at_most(entries) > LIST_BYTES_MOST:
+            told = [_text(name, limit, now) for name, limit in entries.items()]
+            if sum(len(text.encode()) + 1 for text in (*told, *rejected)) > LIST_BYTES_MOST:
+                raise ListTooLong(f"a list holds at most {LIST_BYTES_MOST} bytes")
+        return change
+
+    def _rejected(
+        self, before: Iterable[str], edits: Sequence[str], canonical: Callable[[str], str]
+    ) -> Collection[str]:
+        """What edits make of the list of those who are refused."""
+        rejected = dict.fromkeys(before)
+        for edit in edits:
+            word, given = _read(edit, 0, canonical)
+            if any(limit is not None for limit in given.values()):
+                raise LimitedRejection("who is refused is refused without limits")
+            if word == "Create":
+                rejected = {}
+            for name in given:
+                if word == "Delete":
+                    rejected.pop(name, None)
+                else:
+                    rejected[name] = None
+        return rejected
 
     def prepare_use(self, owner: str, entry: str, now: float) -> PermitChange:
         """The list once a call has been permitted by an entry that permits a number of them."""
@@ -165,17 +235,17 @@ class PermitTable:
             entries[entry] = replace(limit, uses=limit.uses - 1)
         else:
             del entries[entry]
-        return _change(owner, entries)
+        return self._change(owner, entries)
 
     def prepare_standing(self, owner: str, now: float) -> PermitChange:
         """The list without what has expired."""
-        return _change(owner, self._standing(owner, now))
+        return self._change(owner, self._standing(owner, now))
 
     def prepare_without(self, owner: str, entry: str, now: float) -> PermitChange:
         """The list without one entry."""
         entries = self._standing(owner, now)
         entries.pop(entry, None)
-        return _change(owner, entries)
+        return self._change(owner, entries)
 
     def apply(self, change: PermitChange) -> dict[str, Limit | None]:
         """Put a prepared list in force.
@@ -186,6 +256,7 @@ class PermitTable:
         before = self.lists.pop(owner, NOBODY)
         after: dict[str, Limit | None] = dict.fromkeys(change.accepted)
         self.counting.discard(owner)
+        self._apply_policy(change)
         for name, limit in change.limits:
             after[name] = limit
             if limit.uses is not None:
@@ -194,8 +265,39 @@ class PermitTable:
             self.lists[owner] = after
         return {name: limit for name, limit in before.items() if name not in after}
 
+    def holds(self, owner: str) -> bool:
+        """Whether anything is kept for an identifier."""
+        return owner in self.lists or owner in self.rejected or owner in self.policies
+
     def __len__(self) -> int:
         return len(self.lists)
+
+    def _apply_policy(self, change: PermitChange) -> None:
+        owner = change.owner
+        self.rejected.pop(owner, None)
+        if change.rejected:
+            self.rejected[owner] = change.rejected
+        self.policies.pop(owner, None)
+        self.asked.discard(owner)
+        if change.policy != LIST:
+            self.policies[owner] = change.policy
+        if change.policy == ASK:
+            self.asked.add(owner)
+
+    def _change(
+        self,
+        owner: str,
+        entries: Mapping[str, Limit | None],
+        rejected: Iterable[str] | None = None,
+        policy: str | None = None,
+    ) -> PermitChange:
+        """A list with other entries; whom it refuses, and how its consent is had, as before."""
+        limits = [(name, limit) for name, limit in entries.items() if limit is not None]
+        if rejected is None:
+            rejected = self.rejected.get(owner, ())
+        if policy is None:
+            policy = self.policies.get(owner, LIST)
+        return PermitChange(owner, tuple(entries), tuple(limits), tuple(rejected), policy)
 
     def _standing(self, owner: str, now: float) -> dict[str, Limit | None]:
         entries = self.lists.get(owner, NOBODY)
@@ -206,9 +308,9 @@ def _counts(limit: Limit | None, now: float) -> bool:
     return limit is None or limit.until is None or limit.until > now
 
 
-def _change(owner: str, entries: Mapping[str, Limit | None]) -> PermitChange:
-    limits = tuple((name, limit) for name, limit in entries.items() if limit is not None)
-    return PermitChange(owner, tuple(entries), limits)
+def _bytes_at_most(names: Collection[str]) -> int:
+    """What names without limits could have at the most: no character has more than four bytes."""
+    return 4 * sum(map(len, names)) + len(names)
 
 
 def _read(

@@ -13,6 +13,12 @@ from typing import Final
 UNSPENT_SECONDS: Final = 30.0
 #: Unspent sessions that one caller may have, each with another callee.
 UNSPENT_A_CALLER: Final = 16
+#: The basis of a session that rests on no list: the callee was asked, and said yes (C3).
+CONSENT: Final = ""
+#: The same: the caller knew the callee's call password (D7). No entry of a list holds a semicolon.
+PASSWORD: Final = ";password"
+#: Both.
+NO_LIST: Final = frozenset((CONSENT, PASSWORD))
 #: Sessions that one callee may have begun.
 BEGUN_A_CALLEE: Final = 1000
 
@@ -22,7 +28,8 @@ class Session:
     """One session.
 
     :ivar identifier: what both sides know it by
-    :ivar basis: what it rests on: the entry of the callee's list that permits it
+    :ivar basis: what it rests on: the entry of the callee's list that permits it, or ``CONSENT``,
+        or ``PASSWORD``
     :ivar begun: the callee has said that the caller came
     :ivar until: when that entry would have expired had it not been used up, in seconds since 1970
     """

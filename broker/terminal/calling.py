@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -85,7 +86,10 @@ def _way_to(reactor: Any, told: Message) -> IStreamClientEndpoint:
 
 
 class Knock:
-    """One connection to the callee, until it is a channel."""
+    """One connection to the callee, until it is a channel.
+
+    :ivar opened: it has become one, and so the session is spent
+    """
 
     def __init__(
         self,
@@ -96,10 +100,14 @@ class Knock:
         told: Message,
         factory: IProtocolFactory,
         calls: Calls,
+        *,
+        over: Callable[[], object] = lambda: None,
     ) -> None:
         """
         :param told: the credentials (fig. 5d)
+        :param over: called when the channel is gone, if there was one
         """
+        self.opened = False
         self._stream = stream
         self._clock = clock
         self._identifier = identifier
@@ -107,6 +115,7 @@ class Knock:
         self._told = told.fields
         self._factory = factory
         self._calls = calls
+        self._over = over
         self._session = told.fields["Session"]
         self._handshake = Handshake(
             self._session, identifier, callee, told.fields["Encrypt Key"], initiator=True
@@ -166,6 +175,7 @@ class Knock:
             closed=lambda reason: self._closed(channel, reason),
             initiator=True,
         )
+        self.opened = True
         self._factory.doStart()
         self._stream.hand_over(channel)
         if self._answered.called:
@@ -180,6 +190,7 @@ class Knock:
         return self._factory.buildProtocol(channel.getPeer())
 
     def _closed(self, channel: Channel, reason: Failure) -> None:
+        self._over()  # first: whoever waits for the end of all calls waits for what this begins
         self._calls.closed(channel, reason)
         self._factory.doStop()
 

@@ -46,6 +46,7 @@ class Doors:
     """All connections to the terminal's direct listener, and what they may become.
 
     :ivar handler: the application that takes calls; ``None`` takes none
+    :ivar identifier: whom callers know the terminal as
     """
 
     log = Logger()
@@ -77,7 +78,7 @@ class Doors:
             trace=trace,
         )
         self._clock = clock
-        self._identifier = identifier
+        self.identifier = identifier
         self._expected = expected
         self._calls = calls
         self._woken = woken
@@ -86,6 +87,8 @@ class Doors:
         self._unproven: set[Door] = set()
         self._attempts: dict[str, list[Channel]] = {}
         self._held: dict[str, list[Door]] = {}
+        #: Told that somebody has come for a session, as a callee does whom we asked to (D7).
+        self.came: Callable[[Door, str], object] = lambda door, session: door.stream.abort()
         self._holding: Deadlines[Door] = Deadlines(clock, HOLD_SECONDS, self._held_too_long)
         self._proving: Deadlines[Channel] = Deadlines(
             clock, HANDSHAKE_TIMEOUT, lambda channel: channel.abortConnection()
@@ -124,6 +127,10 @@ class Doors:
             self._holding.discard(door)
             self.requested(door, call.session, door.body)
 
+    def leave(self, door: Door) -> None:
+        """A connection is somebody else's to look after from now on."""
+        self._unproven.discard(door)
+
     # From a door.
 
     def woken(self) -> None:
@@ -139,7 +146,7 @@ class Doors:
         if len(self._attempts.get(session, ())) >= HANDSHAKES:
             door.stream.abort()
             return
-        handshake = Handshake(session, call.caller, self._identifier, call.key, initiator=False)
+        handshake = Handshake(session, call.caller, self.identifier, call.key, initiator=False)
         try:
             request = handshake.read(body)
         except HandshakeFailed:
@@ -188,7 +195,7 @@ class Doors:
         channel = Channel(
             self._clock,
             Records(handshake.cipher()),
-            identifier=self._identifier,
+            identifier=self.identifier,
             peer=call.caller,
             session=call.session,
             opened=lambda: self._proven(door, channel, call),
@@ -236,28 +243,40 @@ class _DoorFactory(StreamFactory):
 
 
 class Door:
-    """One connection from outside, until it is a call."""
+    """One connection from outside, or to a caller that wants us to come, until it is a call."""
 
-    __slots__ = ("_doors", "body", "session", "stream")
+    __slots__ = ("_doors", "_only", "body", "session", "stream")
 
     def __init__(self, stream: Stream, doors: Doors) -> None:
         self.stream = stream
         self.session = ""
         self.body = b""
         self._doors = doors
+        self._only = ""  # we have come for this session, and for no other
+
+    def come(self, session: str) -> None:
+        """Say for which session we have come; the caller speaks next, as in any call."""
+        self._only = session
+        self.stream.send(Message(NOTIFY, Session=session))
 
     def message_received(self, message: Message) -> None:
         """A head came: a REQUEST with its body to follow, or a mediator's wake-up."""
         if message.verb == NOTIFY and message.statement == CONNECTION_REQUESTED:
             self._doors.woken()
             self.stream.close()
-        elif (
-            message.verb == REQUEST
-            and not self.session
-            and "Session" in message.fields
-            and message.length
-        ):
+        elif self.session or "Session" not in message.fields:
+            self.stream.abort()
+        elif message.verb == REQUEST and message.length:
+            self._take(message.fields["Session"])
+        elif message.verb == NOTIFY and not (message.statement or message.length or self._only):
             self.session = message.fields["Session"]
+            self._doors.came(self, self.session)
+        else:
+            self.stream.abort()
+
+    def _take(self, session: str) -> None:
+        if self._only in ("", session):
+            self.session = session
         else:
             self.stream.abort()
 

@@ -36,6 +36,28 @@ class ExpectedCall:
         return hmac.compare_digest(password.encode("utf-8"), self.password.encode("utf-8")) & right
 
 
+@dataclass(eq=False, slots=True, repr=False)
+class WantedCall:
+    """A caller that wants the callee to come to it (fig. 8c).
+
+    :ivar call: the call, whose password is the callee's own, if it is right
+    :ivar host: where the caller waits: an IP address, as far as is known
+    """
+
+    call: ExpectedCall
+    host: str
+    port: int
+
+
+def wanted_call(message: Message, now: float) -> WantedCall | None:
+    """The call that a mediator's ``REQUEST`` asks for, or ``None`` if it is none."""
+    call = expected_call(message, now)
+    host, port = message.get("Address"), message.get("Port")
+    if call is None or host is None or port is None:
+        return None
+    return WantedCall(call, host, int(port))
+
+
 def expected_call(message: Message, now: float) -> ExpectedCall | None:
     """The call that a mediator's ``NOTIFY`` (fig. 5e) announces, or ``None`` if it is none."""
     fields = message.fields

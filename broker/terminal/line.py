@@ -10,26 +10,31 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Final, Protocol
 
-from twisted.internet.defer import Deferred, TimeoutError, fail
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, fail
 from twisted.internet.endpoints import connectProtocol
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
+from broker.tables.consents import NOBODY_ACCEPTED, Lists
 from broker.tables.disclosures import Disclosure, format_time, parse_line
+from broker.tables.permits import as_edits
 from broker.terminal.errors import CannotLogIn
-from broker.terminal.expected import ExpectedCall, expected_call
-from broker.wire.conversation import Conversation
+from broker.terminal.expected import ExpectedCall, WantedCall, expected_call, wanted_call
+from broker.wire.conversation import Conversation, Request
 from broker.wire.decoder import Body
-from broker.wire.grammar import FIELDS, NOTIFY, QUERY, REGISTER
+from broker.wire.grammar import FIELDS, NOTIFY, QUERY, REGISTER, REQUEST
 from broker.wire.message import Malformed, Message
 from broker.wire.refusals import BadRequest, ServiceUnavailable, refusal_in
 from broker.wire.statements import (
+    ACCEPT,
     BEGIN,
     DISCLOSURES,
     NOTHING_DISCLOSED,
+    PERMISSION_DENIED,
     PERMITS,
     REGISTRATION_COMPLETED,
+    REQUEST_ACCEPTED,
     STATUS,
     STATUS_ACCEPTABLE,
     STATUS_BUSY,
@@ -41,6 +46,8 @@ from broker.wire.tls import is_encrypted
 
 #: Seconds for which the mediator may take to answer.
 ANSWER_TIMEOUT: Final = 15.0
+#: Seconds for which whoever says whom the terminal accepts may take: the mediator waits no longer.
+CONSENT_TIMEOUT: Final = 30.0
 #: Where a question for disclosures ends, with the page that comes to so many.
 DISCLOSURES_MOST: Final = 10_000
 #: What a call can't be made without.
@@ -54,14 +61,29 @@ _CREDENTIALS: Final = (
 )
 
 
+#: What a callee that comes can't be known by without.
+_COMING: Final = ("Session", "Encrypt Key", "Reply Password")
+
+
 class Told(Protocol):
     """Who acts on what the mediator says."""
 
     def acceptable(self) -> bool:
         """Whether a call can be taken now (fig. 17)."""
 
+    async def lists(self) -> Lists:
+        """Whom the terminal accepts, and whom it refuses (C3)."""
+        ...
+
     def announced(self, call: ExpectedCall) -> None:
         """A call will come (fig. 5e)."""
+
+    async def comes(self, line: Line, wanted: WantedCall) -> bool:
+        """Whether the terminal comes to a caller that shows a call password (D7)."""
+        ...
+
+    def come(self, wanted: WantedCall) -> None:
+        """It has said that it does."""
 
     def terminated(self, session: str) -> None:
         """A session is void, or must end."""
@@ -80,8 +102,19 @@ class Nobody:
         """Nothing is listening here."""
         return False
 
+    async def lists(self) -> Lists:
+        """Nobody is accepted here."""
+        return NOBODY_ACCEPTED
+
     def announced(self, call: ExpectedCall) -> None:
         """Nobody waits for it."""
+
+    async def comes(self, line: Line, wanted: WantedCall) -> bool:
+        """There is nobody who could."""
+        return False
+
+    def come(self, wanted: WantedCall) -> None:
+        """It has not said so."""
 
     def terminated(self, session: str) -> None:
         """Nothing goes on here."""
@@ -96,7 +129,8 @@ class Nobody:
 class Line(Conversation):
     """One connection to the mediator, as one identifier.
 
-    :ivar identifier: whom the terminal acts as
+    :ivar identifier: whom the terminal acts as; where it has called itself by another name, what
+        the mediator has told it instead
     :ivar gone: fires with ``None`` when the connection is gone
     """
 
@@ -127,11 +161,15 @@ class Line(Conversation):
         self,
         *,
         edits: Sequence[str] = (),
+        reject: Sequence[str] = (),
+        policy: str | None = None,
+        name: str | None = None,
         address: str | None = None,
         port: int | None = None,
         expires: int | None = None,
         password: str | None = None,
         token: str | None = None,
+        udp: bool = False,
     ) -> Deferred[Message]:
         """Register permits, or where the terminal is, or both; or only who it is.
 
@@ -140,6 +178,10 @@ class Line(Conversation):
         ``Token`` for the next time.
 
         :param edits: ``'Create Ib,If'``, ``'Add Ic'``, ``'Delete If'``, in order
+        :param reject: the same, of the list of those who are refused
+        :param policy: how consent is had: ``'List'`` or ``'Ask'``
+        :param name: a further name, as which it may be called
+        :param udp: ask for a key to register by UDP with, which the answer then brings (D1)
         :return: fires with the answer; fails with a ``Refused``, or with the connection;
             ``CannotLogIn`` where others could read the password or the token, of which nothing
             has left then (I25)
@@ -150,20 +192,29 @@ class Line(Conversation):
             message.fields["Password"] = _said("Password", password)
         if token is not None:
             message.fields["Token"] = _said("Token", token)
-        if (password is not None or token is not None) and not self.is_private:
+        secret = password is not None or token is not None or udp
+        if secret and not self.is_private:
             return fail(CannotLogIn("what proves who it is would leave this machine in clear text"))
-        if address is not None:
-            message.fields["Address"] = _said("Address", address)
-        if port is not None:
-            message.fields["Port"] = _said("Port", str(port))
-        if expires is not None:
-            message.fields["Expires"] = _said("Expires", str(expires))
-        if edits:
-            message.fields["Accept"] = "\n".join(_said("Accept", edit) for edit in edits)
+        if udp:
+            message.fields["UDP"] = "Yes"
+        said = {
+            "Address": address,
+            "Port": port,
+            "Expires": expires,
+            "Policy": policy,
+            "Name": name,
+        }
+        for field, value in said.items():
+            if value is not None:
+                message.fields[field] = _said(field, str(value))
+        for field, changes in (("Accept", edits), ("Reject", reject)):
+            if changes:
+                message.fields[field] = "\n".join(_said(field, edit) for edit in changes)
 
         def check(answer: Message) -> Message:
             if answer.statement != REGISTRATION_COMPLETED:
                 raise BadRequest("the mediator's answer makes no sense")
+            self._called(answer)
             return answer
 
         return self._asked(message).addCallback(check)
@@ -231,9 +282,35 @@ class Line(Conversation):
             for name in _CREDENTIALS:
                 if name not in answer.fields:
                     raise BadRequest(f"the mediator's answer has no {name}")
+            self._called(answer)
             return answer
 
         message = Message(QUERY, Identifier=self.identifier, Callee=_said("Callee", callee))
+        return self._asked(message).addCallback(check)
+
+    def connect_back(self, callee: str, password: str, host: str, port: int) -> Deferred[Message]:
+        """Ask a callee to connect to us (D3).
+
+        :param password: the callee's call password
+        :param host: the IP address at which we wait, as it is seen from outside
+        :return: fires, once the callee has said that it comes, with what it is known by; fails as
+            ``register`` does
+        :raises ValueError: nobody can be called that, or that can be no password or no address
+        """
+        message = Message(REQUEST, Identifier=self.identifier)
+        said = {"Callee": callee, "Password": password, "Address": host, "Port": str(port)}
+        for field, value in said.items():
+            message.fields[field] = _said(field, value)
+        if not self.is_private:
+            return fail(CannotLogIn("the call password would leave this machine in clear text"))
+
+        def check(answer: Message) -> Message:
+            for name in _COMING:
+                if name not in answer.fields:
+                    raise BadRequest(f"the mediator's answer has no {name}")
+            self._called(answer)
+            return answer
+
         return self._asked(message).addCallback(check)
 
     def began(self, session: str) -> None:
@@ -250,6 +327,13 @@ class Line(Conversation):
         transport = self.stream.transport
         host = getattr(transport.getHost(), "host", None) if transport is not None else None
         return str(host).partition("%")[0] if host else "127.0.0.1"
+
+    @property
+    def remote_host(self) -> str:
+        """The mediator's address on this connection."""
+        transport = self.stream.transport
+        host = getattr(transport.getPeer(), "host", None) if transport is not None else None
+        return str(host or "127.0.0.1")
 
     @property
     def is_private(self) -> bool:
@@ -282,6 +366,10 @@ class Line(Conversation):
         asked = self.ask(message).addTimeout(ANSWER_TIMEOUT, self._clock)
         return asked.addErrback(late).addCallback(settle)
 
+    def _called(self, answer: Message) -> None:
+        """The mediator may know the terminal, by the name it gave, as another (C1)."""
+        self.identifier = answer.get("Identifier") or self.identifier
+
     # What it is told.
 
     def message_received(self, message: Message) -> None:
@@ -289,12 +377,59 @@ class Line(Conversation):
         if message.verb == QUERY and message.statement == STATUS:
             status = STATUS_ACCEPTABLE if self._told.acceptable() else STATUS_BUSY
             self.asked(message).reply(status, code=200)
+        elif message.verb == QUERY and message.statement == ACCEPT:
+            self._tell_lists(self.asked(message))
+        elif message.verb == REQUEST and "Caller ID" in message.fields:
+            self._tell_whether_it_comes(self.asked(message))
         elif message.verb != NOTIFY:
             self.asked(message).reply(BadRequest.statement, {"Cause": "a terminal takes no such"})
         elif message.transaction is None:
             self._notified(message)
         else:
             self.answered(message)
+
+    def _tell_lists(self, request: Request) -> None:
+        """Say whom we accept (S4003), whole: it is the mediator that compares."""
+
+        def tell(lists: Lists) -> None:
+            fields = {"Accept": "\n".join(as_edits(lists.accepted))}
+            if lists.rejected:
+                fields["Reject"] = "\n".join(as_edits(lists.rejected))
+            request.abandoned = None
+            request.reply("", fields, code=200)
+
+        def late(failure: Failure) -> Lists:
+            failure.trap(TimeoutError, CancelledError)
+            return NOBODY_ACCEPTED
+
+        asked = Deferred.fromCoroutine(self._told.lists())
+        request.abandoned = asked.cancel
+        asked.addTimeout(CONSENT_TIMEOUT, self._clock).addErrback(late).addCallback(tell)
+
+    def _tell_whether_it_comes(self, request: Request) -> None:
+        """Say whether we come to a caller, and only then go (D7)."""
+        wanted = wanted_call(request.message, self._clock.seconds())
+        if wanted is None:
+            request.reply(PERMISSION_DENIED)
+            return
+
+        def tell(comes: bool) -> None:
+            request.abandoned = None
+            if request.done:  # the line is gone, and nobody would know
+                return
+            if comes:
+                request.reply(REQUEST_ACCEPTED, code=200)
+                self._told.come(wanted)
+            else:
+                request.reply(PERMISSION_DENIED)
+
+        def late(failure: Failure) -> bool:
+            failure.trap(TimeoutError, CancelledError)
+            return False
+
+        asked = Deferred.fromCoroutine(self._told.comes(self, wanted))
+        request.abandoned = asked.cancel
+        asked.addTimeout(CONSENT_TIMEOUT, self._clock).addErrback(late).addCallback(tell)
 
     def _notified(self, message: Message) -> None:
         session = message.get("Session")

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Final
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredLock, TimeoutError, maybeDeferred
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    DeferredLock,
+    TimeoutError,
+    maybeDeferred,
+    succeed,
+)
 from twisted.internet.interfaces import (
     IListeningPort,
     IProtocol,
@@ -18,16 +26,22 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.interfaces import ICallHandler, ILoad
+from broker.interfaces import ICallHandler, IConsent, ILoad, IPortOpener
+from broker.tables.addresses import Network
+from broker.tables.consents import NOBODY_ACCEPTED, Lists, check_lists
+from broker.tables.grants import Randomness
 from broker.tables.permits import as_edits
 from broker.terminal.calling import direct_exchange, place_call
 from broker.terminal.calls import Calls
+from broker.terminal.connectback import Admits, CallBacks, Comings, knows
 from broker.terminal.doors import Doors
 from broker.terminal.errors import CannotLogIn
-from broker.terminal.expected import Expected, ExpectedCall
+from broker.terminal.expected import Expected, ExpectedCall, WantedCall
 from broker.terminal.line import ANSWER_TIMEOUT, Line
 from broker.terminal.load import Unlimited
-from broker.wire.grammar import DEFAULT_PORT
+from broker.terminal.pace import MOST
+from broker.terminal.presence import LINGER, Presence
+from broker.wire.grammar import DEFAULT_PORT, entry
 from broker.wire.grammar import identifier as canonical
 from broker.wire.link import Link
 from broker.wire.message import Message, printable
@@ -53,7 +67,7 @@ _IN_VAIN: Final = frozenset((_NOT_PROVEN, 403, _TOO_MANY))
 class Terminal(Service):
     """One terminal.
 
-    :ivar identifier: whom it acts as
+    :ivar identifier: whom it acts as; once it has logged in by another name, its identifier
     :ivar calls: those it is in
     :ivar listening: fires with the direct listener's port; fails where it can't be opened. Each
         start of the service has a new one
@@ -71,12 +85,22 @@ class Terminal(Service):
         address: str | None = None,
         port: int | None = None,
         accept: Sequence[str] = (),
+        name: str | None = None,
+        policy: str | None = None,
+        consent: IConsent | None = None,
+        call_password: str | Admits | None = None,
+        call_back_to: Collection[Network] = (),
         password: str | Callable[[], str | None] | None = None,
         allow_clear_text: bool = False,
         handler: ICallHandler | None = None,
         load: ILoad | None = None,
         one_at_a_time: bool = False,
+        udp: tuple[str | None, int] | None = None,
+        hold: bool = True,
+        keepalive_most: float = MOST,
+        linger: float = LINGER,
         jitter: Callable[[], float] = random.random,
+        randomness: Randomness = os.urandom,
         trace: Trace | None = None,
     ) -> None:
         """
@@ -86,6 +110,14 @@ class Terminal(Service):
         :param address: what it registers; by default our own address on the mediator's connection
         :param port: what it registers; by default the one it listens on
         :param accept: whom it permits, once for each epoch of the mediator's store
+        :param name: a further name that it registers (C1)
+        :param policy: how its consent is had, which it registers: ``'List'``, ``'Ask'`` or
+            ``'Password'``; as it was, without
+        :param consent: says whom it accepts where it is asked (C3); nobody, without
+        :param call_password: by which whoever knows it is called back (D7), or what decides that,
+            given the caller and what it shows; nobody is, without
+        :param call_back_to: networks where it calls back to, besides the Internet and the kind of
+            network in which the mediator is
         :param password: what it logs in with, or what gives that each time it is needed: ``None``
             where there is none, ``ValueError`` raised where it can't be had. It is needed at first,
             and whenever the mediator no longer takes the token of the last login
@@ -93,6 +125,12 @@ class Terminal(Service):
         :param handler: the application that takes calls
         :param load: how it decides its status
         :param one_at_a_time: it is busy while it is in a call (A25)
+        :param udp: where it registers by UDP (D1), a host and a port; without a host, where the
+            mediator is. It is then found where its datagrams come from, unless there is an address
+        :param hold: keep the connection to the mediator; else it is closed while there is nothing
+            to do, and made when a notice or a call asks for it
+        :param keepalive_most: the longest interval between datagrams, in seconds
+        :param linger: seconds for which a connection is kept that has nothing to do
         :param jitter: spreads reconnections, from 0 to 1
         :raises ValueError: that is no identifier
         """
@@ -105,6 +143,9 @@ class Terminal(Service):
         self._address = address
         self._port = port
         self._accept = tuple(accept)
+        self._name = name
+        self._policy = policy
+        self._consent = consent
         self._handler = handler
         self._load = Unlimited() if load is None else load
         self._one_at_a_time = one_at_a_time
@@ -128,6 +169,17 @@ class Terminal(Service):
             may_take=self._idle_enough,
             trace=trace,
         )
+        self._comings = Comings(
+            reactor,
+            self._doors,
+            self._expected,
+            admits=knows(call_password) if isinstance(call_password, str) else call_password,
+            acceptable=self.acceptable,
+            listening=self._listening_at,
+            failed=self._ended,
+            allowed=call_back_to,
+        )
+        self._call_backs = CallBacks(reactor, self._doors, self.calls)
         self._calling = direct_exchange(reactor, trace)
         self._exchange = Exchange.of_client(reactor, trace=trace)
         self._link: Link[Line] = Link(
@@ -140,6 +192,20 @@ class Terminal(Service):
             jitter=jitter,
             patience=LOGIN_PATIENCE,
         )
+        self._presence: Presence | None = None
+        if udp is not None:
+            self._presence = Presence(
+                reactor,
+                self._link,
+                lambda line: line.register(**self._where(line)),
+                server=udp,
+                randomness=randomness,
+                busy=self._busy,
+                woken=self._woken,
+                hold=hold,
+                most=keepalive_most,
+                linger=linger,
+            )
 
     # As a service.
 
@@ -165,9 +231,13 @@ class Terminal(Service):
             await maybeDeferred(port.stopListening)
         for placing in list(self._placing):
             placing.cancel()
+        self._comings.stop()
         self._doors.stop()
         self.calls.end_all("the terminal stops")
         await self.calls.none()  # and so their ends are reported
+        await self._call_backs.stop()
+        if self._presence is not None:
+            await self._presence.stop()
         await maybeDeferred(self._link.stopService)
         self._calling.stop()
         self._exchange.stop()
@@ -184,7 +254,9 @@ class Terminal(Service):
     # For its application.
 
     def ready(self) -> Deferred[None]:
-        """Fires once the terminal is connected and registered."""
+        """Fires once the terminal is connected and registered, or is so by UDP alone."""
+        if self._presence is not None and self._presence.quiet:
+            return succeed(None)
         return self._link.wait().addCallback(lambda _: None)
 
     def call(self, callee: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
@@ -196,7 +268,58 @@ class Terminal(Service):
         :return: fires with that protocol; fails with a ``Refused``, ``CallFailed``, or
             ``ConnectionLost`` where the connection to the mediator goes; cancel to give up
         """
-        placing = Deferred.fromCoroutine(self._call(callee, factory))
+        return self._place(
+            callee,
+            lambda line: place_call(
+                self._reactor,
+                line,
+                callee,
+                factory,
+                calls=self.calls,
+                exchange=self._calling,
+            ),
+        )
+
+    def call_back(
+        self,
+        callee: str,
+        factory: IProtocolFactory,
+        *,
+        password: str,
+        address: tuple[str, int] | None = None,
+        listen: IStreamServerEndpoint | None = None,
+        opener: IPortOpener | None = None,
+    ) -> Deferred[IProtocol]:
+        """Ask a terminal to connect to us for a call (D3): its call password is the permission.
+
+        It comes to the direct listener, or to one that is opened for this call alone. The protocol
+        that the factory makes speaks over the channel, as in ``call``.
+
+        :param password: the callee's call password
+        :param address: the host and port by which it reaches us from outside; by default our own
+            address on the mediator's connection, and the listener's port
+        :param listen: where it is to come, if not to the direct listener
+        :param opener: opens a port to the outside for this call, where there is no ``address``
+        :return: as of ``call``; ``PermissionDenied``, whatever the callee has against it
+        """
+        return self._place(
+            callee,
+            lambda line: self._call_backs.call(
+                line,
+                callee,
+                factory,
+                password=password,
+                listen=listen,
+                port=self._opened_port,
+                address=address,
+                opener=opener,
+            ),
+        )
+
+    def _place(
+        self, callee: str, place: Callable[[Line], Coroutine[Deferred[Any], Any, IProtocol]]
+    ) -> Deferred[IProtocol]:
+        placing = Deferred.fromCoroutine(self._one_by_one(callee, place))
         self._placing.add(placing)
 
         def over(result: object) -> object:
@@ -214,18 +337,14 @@ class Terminal(Service):
         """The terminal's permits, as the mediator has them."""
         return self._connected().addCallback(lambda line: line.accepted())
 
-    async def _call(self, callee: str, factory: IProtocolFactory) -> IProtocol:
+    async def _one_by_one(
+        self, callee: str, place: Callable[[Line], Coroutine[Deferred[Any], Any, IProtocol]]
+    ) -> IProtocol:
+        """Place a call when those to the same callee before it stand, or have failed."""
         lock = self._locks.setdefault(callee, DeferredLock())
         await lock.acquire()
         try:
-            return await place_call(
-                self._reactor,
-                await self._connected(),
-                callee,
-                factory,
-                calls=self.calls,
-                exchange=self._calling,
-            )
+            return await place(await self._connected())
         finally:
             lock.release()
             if not lock.locked:
@@ -236,7 +355,9 @@ class Terminal(Service):
             failure.trap(TimeoutError)
             raise ServiceUnavailable("there is no connection to the mediator")
 
-        return self._link.wait().addTimeout(LINE_TIMEOUT, self._reactor).addErrback(late)
+        awake = succeed(None) if self._presence is None else self._presence.awake()
+        wait = awake.addCallback(lambda _: self._link.wait())
+        return wait.addTimeout(LINE_TIMEOUT, self._reactor).addErrback(late)
 
     # Registering.
 
@@ -244,12 +365,15 @@ class Terminal(Service):
         """Say who and where we are, and once for each epoch whom we permit."""
         try:
             answer = await self._register(line)
+            self.identifier = self._doors.identifier = line.identifier
             epoch = answer.get("Epoch")
             # A token is good for one epoch: none is kept beyond it.
             self._token = answer.get("Token") or (self._token if epoch == self._epoch else None)
             if self._accept and epoch != self._epoch:
                 await line.register(edits=as_edits(self._accept, "Add"))
             self._epoch = epoch
+            if self._presence is not None:
+                await self._presence.registered(line, answer)
         except Refused as refusal:
             self._refused(refusal)
             raise
@@ -258,10 +382,7 @@ class Terminal(Service):
 
     async def _register(self, line: Line) -> Message:
         """Log in and register where we are, in one message: by the token, else the password."""
-        where: dict[str, Any] = {}
-        if self._opened_port is not None:
-            where["address"] = line.local_host if self._address is None else self._address
-            where["port"] = self._port or getattr(self._opened_port.getHost(), "port", DEFAULT_PORT)
+        where = {**self._where(line), "name": self._name, "policy": self._policy}
         if self._token is not None:
             try:
                 return await line.register(token=self._token, **where)
@@ -274,6 +395,17 @@ class Terminal(Service):
             return await line.register(password=password, **where)
         except ValueError as error:  # there is none to be had, or it is none
             raise CannotLogIn(str(error)) from None
+
+    def _where(self, line: Line) -> dict[str, Any]:
+        """What it says of where it is; by UDP it is where its datagrams come from."""
+        where: dict[str, Any] = {}
+        if self._presence is not None:
+            where["udp"] = True
+        if self._opened_port is not None:
+            where["port"] = self._port or getattr(self._opened_port.getHost(), "port", DEFAULT_PORT)
+            if self._address is not None or self._presence is None:
+                where["address"] = self._address or line.local_host
+        return where
 
     def _refused(self, refusal: Refused) -> None:
         """Say so; a login that is refused as the last one was, only once."""
@@ -301,19 +433,59 @@ class Terminal(Service):
 
     def acceptable(self) -> bool:
         """The status (fig. 18)."""
+        self._touch()
         return self._handler is not None and self._idle_enough() and self._load.acceptable()
+
+    async def lists(self) -> Lists:
+        """Whom it accepts now; nobody, where that can't be had (I3)."""
+        self._touch()
+        if self._consent is None:
+            return NOBODY_ACCEPTED
+        try:
+            accepted, rejected = await self._consent.lists()
+            lists = Lists([*map(entry, accepted)], [*map(entry, rejected)])
+            return check_lists(lists)
+        except CancelledError:  # nobody waits any more
+            raise
+        except Exception:
+            self.log.failure("It can't be told whom {who} accepts", who=printable(self.identifier))
+            return NOBODY_ACCEPTED
 
     def announced(self, call: ExpectedCall) -> None:
         """Fig. 5e."""
+        self._touch()
         self._doors.expect(call)
+
+    async def comes(self, line: Line, wanted: WantedCall) -> bool:
+        """Whether it comes to a caller that shows its call password (D7)."""
+        self._touch()
+        return await self._comings.comes(line, wanted)
+
+    def come(self, wanted: WantedCall) -> None:
+        """It has said that it does."""
+        self._touch()
+        self._comings.come(wanted)
+
+    def _listening_at(self, line: Line) -> list[tuple[str, int]]:
+        """Where it takes calls itself."""
+        if self._opened_port is None:
+            return []
+        where = self._where(line)
+        hosts = {line.local_host, where.get("address", line.local_host)}
+        ports = {where["port"], getattr(self._opened_port.getHost(), "port", DEFAULT_PORT)}
+        return [(host, port) for host in hosts for port in ports]
 
     def terminated(self, session: str) -> None:
         """A session is void, or must end."""
         self._expected.void(session)
+        self._comings.terminated(session)
+        self._call_backs.terminated(session)
         self.calls.terminate(session)
 
     def superseded(self) -> None:
         """Somebody else registered as us; that is worth an operator's look."""
+        if self._presence is not None:
+            self._presence.superseded()
         self.log.warn(
             "{identifier} is now reached elsewhere: another connection has registered its address",
             identifier=printable(self.identifier),
@@ -332,7 +504,17 @@ class Terminal(Service):
         now = self._reactor.seconds()
         if now >= self._next_woken and self._refusal is None:  # else it would be refused as often
             self._next_woken = now + WOKEN_INTERVAL
+            if self._presence is not None:
+                self._presence.wake()
             self._link.retry_now()
+
+    def _busy(self) -> bool:
+        """Whether a call is on, or on its way."""
+        return bool(len(self.calls) or self._placing or len(self._expected))
+
+    def _touch(self) -> None:
+        if self._presence is not None:
+            self._presence.touch()
 
     def _began(self, session: str) -> None:
         line = self._link.conversation
@@ -340,6 +522,7 @@ class Terminal(Service):
             line.began(session)
 
     def _ended(self, session: str, how: str) -> None:
+        self._touch()
         line = self._link.conversation
         if line is not None:
             line.ended(session, how)

@@ -46,6 +46,10 @@ PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519Public
 _AnyKey = PublicKey | ed448.Ed448PublicKey
 
 
+#: What is wrong with a file that is too open, which its owner can mend.
+_OPEN: Final = "others can read or change it"
+
+
 class Unusable(ValueError):
     """A file can't be used; the text says which, why, and what to do where that isn't plain."""
 
@@ -262,13 +266,7 @@ def read_key(path: str) -> Key:
     :raises Unusable: others can read it, or it is no key that serves
     """
     try:
-        # Looked at once it is open, lest another file be put in its place in between.
-        with open(path, "rb") as file:
-            found = os.fstat(file.fileno())
-            exposure = key_exposure(found.st_mode, found.st_uid, os.geteuid())
-            if exposure is not None:
-                raise Unusable(f"{path}: {exposure}")
-            data = file.read(FILE_BYTES)
+        data = read_private(path)
     except OSError as error:
         raise Unusable(f"{path}: {error.strerror}") from None
     try:
@@ -282,8 +280,28 @@ def read_key(path: str) -> Key:
     return key
 
 
-def key_exposure(mode: int, owner: int, user: int) -> str | None:
-    """Why the file of a private key is not private to a user, or ``None`` if it is.
+def read_private(path: str, most: int = FILE_BYTES, *, follow: bool = True) -> bytes:
+    """What a file holds that nobody else can read: a key, a password, a secret (I18).
+
+    It is looked at once it is open, lest another be put in its place in between; what would make
+    us wait, such as a pipe, is opened all the same, and refused.
+
+    :param most: so many bytes at the most; what is beyond them is not read
+    :param follow: whether it may be named by a symbolic link
+    :raises Unusable: it is not private
+    :raises OSError: it can't be read
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    with open(os.open(path, flags), "rb") as file:
+        found = os.fstat(file.fileno())
+        why = exposure(found.st_mode, found.st_uid, os.geteuid())
+        if why is not None:
+            raise Unusable(f"{path}: {why}" + (f": chmod 600 {path}" if why == _OPEN else ""))
+        return file.read(most)
+
+
+def exposure(mode: int, owner: int, user: int) -> str | None:
+    """Why a file is not private to a user, or ``None`` if it is.
 
     Its owner's group may read it where the owner is root and the user isn't: so do service
     managers, and groups made for the purpose, hand a key to a server.
@@ -294,7 +312,7 @@ def key_exposure(mode: int, owner: int, user: int) -> str | None:
         return "belongs to another user, who can read it"
     allowed = 0o640 if owner == 0 and user != 0 else 0o600
     if stat.S_IMODE(mode) & 0o077 & ~allowed:
-        return "others can read or change it: chmod 600 it, and make a new key if it is not new"
+        return _OPEN
     return None
 
 

@@ -186,7 +186,7 @@ def limited(value: str) -> str:
 def edit(value: str) -> str:
     """One edit of a list, ``Create Ib,If``; a further rule for a list's own line (fig. 3)."""
     word, _, rest = value.partition(" ")
-    known = _EDIT.get(fold(word))
+    known = _EDIT.get(word) or _EDIT.get(fold(word))
     if known is None:
         raise ValueError("must begin with Create, Add or Delete")
     rule = limited if known != DELETE else entry
@@ -196,7 +196,7 @@ def edit(value: str) -> str:
     return f"{known} {','.join(names)}" if names else known
 
 
-_EDIT: Final = {fold(word): word for word in EDITS}
+_EDIT: Final = {word: word for word in EDITS} | {fold(word): word for word in EDITS}
 
 SECONDS_MOST: Final = 10 * 365 * 86400
 

@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from broker.wire.message import printable
 from broker.wire.refusals import Refused
 from broker.wire.stream import Exchange, Receiver, Stream
 
@@ -179,7 +180,8 @@ class Link(Service, Generic[C]):
         if failure.check(Refused, ConnectionLost) is None:
             self.log.failure("A connection could not be prepared", failure)
         else:
-            self.log.info("A connection was not taken up: {why}", why=failure.value)
+            why = printable(str(failure.value))  # a refusal's is the server's text
+            self.log.info("A connection was not taken up: {why}", why=why)
         stream.abort()
 
     def _stop_preparing(self) -> None:

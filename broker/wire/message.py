@@ -26,6 +26,10 @@ from broker.wire.statements import STATEMENTS
 #: Fields whose values may spread over several lines.
 _SPREAD: Final = LISTS | REPEATED
 _EDIT_WORDS: Final = frozenset(fold(word) for word in EDITS)
+#: What a line may begin with that edits one.
+_EDIT_STARTS: Final = frozenset(
+    {*BLANKS, *(start[0] for start in EDITS), *(word[0] for word in _EDIT_WORDS)}
+)
 #: Bytes that have no place in a line: all of C0 but TAB and LF (a CR has gone by then), and DEL.
 _CONTROLS: Final = bytes(set(range(32)) - {9, 10}) + b"\x7f"
 
@@ -119,8 +123,10 @@ class Message:
         spread = not _SPREAD.isdisjoint(fields)
         if spread:
             fields = {name: _repeat(name, value) for name, value in fields.items()}
-        lines = [f"{name}:{value}" if name else value for name, value in fields.items()]
-        text = "\r\n".join((self.verb, *lines, "\r\n"))
+        text = f"{self.verb}\r\n"
+        for name, value in fields.items():
+            text += f"{name}:{value}\r\n" if name else f"{value}\r\n"
+        text += "\r\n"
         if spread:  # further edits stand on lines of their own
             text = text.replace("\r\n", "\n").replace("\n", "\r\n")
         return text.encode("utf-8")
@@ -243,6 +249,8 @@ def _statement(line: str) -> str:
 
 def _is_edit(line: str) -> bool:
     """Whether a line edits a list: it goes on with the list above it, whatever colons it holds."""
+    if line[:1] not in _EDIT_STARTS:
+        return False  # most are quickly seen
     return fold(line.strip(BLANKS).partition(" ")[0]) in _EDIT_WORDS
 
 

@@ -28,6 +28,7 @@ TOO_MANY_REQUESTS: Final = "Too Many Requests."
 SERVICE_UNAVAILABLE: Final = "Service Unavailable."
 
 PERMITS: Final = "PERMITS"
+ACCEPT: Final = "ACCEPT"
 DISCLOSURES: Final = "DISCLOSURES"
 NOTHING_DISCLOSED: Final = "Nothing Disclosed."
 LOOKUP: Final = "LOOKUP"
@@ -60,6 +61,7 @@ _KNOWN: Final = (
     STATUS_ACCEPTABLE,
     STATUS_BUSY,
     PERMITS,
+    ACCEPT,
     DISCLOSURES,
     LOOKUP,
     ADDRESS,

@@ -15,6 +15,7 @@ What can happen (``--``), besides what is said:
 - ``Ia sends a line of 2000 bytes``, ``Ia sends 70 lines``, ``Ia sends 9000 bytes of lines``
 - ``Ia speaks with Ib by {session} and {key}``: what the lines ``Ia>*`` are encrypted with
 - ``Ia sends the record DATA hello``, ``Ia gets the record END``: after the handshake
+- ``DIR/name holds text``: a file of one line, which nobody else may read
 - ``nothing is said``
 
 Whatever is sent to anybody must stand in the conversation before anything else happens.
@@ -297,6 +298,11 @@ class Stage:
         got = next(iter(self._records[who]), None)
         assert got == (Kind[kind], expected), f"{who} got {got!r}"
 
+    def _hold(self, name: str, text: str) -> None:
+        path = self._folder / name
+        path.write_text(f"{text}\n", encoding="utf-8")
+        path.chmod(0o600)
+
     def _stay_silent(self) -> None:
         """As ``_nothing_more`` has just found."""
 
@@ -380,5 +386,6 @@ class Stage:
         (r"(\w+) speaks with (\w+) by (\{.+\}|\S+) and (\{.+\}|\S+)", _seal),
         (r"(\w+) sends the record ([A-Z]+)(?: (.+))?", _send_record),
         (r"(\w+) gets the record ([A-Z]+)(?: (.+))?", _get_record),
+        (r"DIR/(\S+) holds (.+)", _hold),
         (r"nothing is said", _stay_silent),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
@@ -115,6 +116,20 @@ def start(programs: list[subprocess.Popen[str]], *arguments: str, says: str) -> 
     pytest.fail(f"{arguments} never said {says!r}: {''.join(lines)}")
 
 
+def broker(*arguments: str) -> None:
+    """Run the ``broker`` command, which must succeed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "broker.cli", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        cwd=EXAMPLES.parent,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.integration
 class ProgramsTests:
     """The same, as somebody runs them."""
@@ -125,10 +140,45 @@ class ProgramsTests:
             programs,
             *("-m", "twisted", "--log-format=text", "broker"),
             *("--listen", "tcp:0:interface=127.0.0.1", "--store", "memory:", "--auth", "none"),
-            *("--admin", "none"),
+            *("--admin", "none", "--udp", "none"),
             says="Listening on",
         )
         mediator = line.strip().rpartition(":")[2]
         start(programs, "examples/say.py", "Too early", mediator, says="Permission Denied.")
         start(programs, "examples/echo.py", mediator, "0", says="Ib is registered")
         start(programs, "examples/say.py", "Good morning", mediator, says="Good morning")
+
+    def test_programs_log_in(self, programs: list[subprocess.Popen[str]], tmp_path: Path) -> None:
+        """Both log in with what ``broker login`` keeps, as their docstring says (A19)."""
+        admin = f"--admin=unix:{tmp_path}/admin"
+        line = start(
+            programs,
+            *("-m", "twisted", "--log-format=text", "broker", admin),
+            *("--listen", "tcp:0:interface=127.0.0.1", "--udp", "none", "--store", "memory:"),
+            says="Listening on",
+        )
+        mediator = line.strip().rpartition(":")[2]
+        secret = tmp_path / "password"
+        secret.touch(0o600)
+        secret.write_text("correct horse\n")
+        for name in ("Ia", "Ib"):
+            broker("account", "add", name, admin, "--password-file", str(secret))
+            server = f"--mediator=tcp:127.0.0.1:{mediator}"
+            broker("login", "--as", name, server, "--password-file", str(secret))
+        start(programs, "examples/echo.py", mediator, "0", says="Ib is registered")
+        start(programs, "examples/say.py", "Good morning", mediator, says="Good morning")
+
+    def test_inside(self, programs: list[subprocess.Popen[str]], tmp_path: Path) -> None:
+        """A mediator and two terminals in one program, over TLS and with passwords (A19, A21)."""
+        broker("ca", "init", "--folder", str(tmp_path / "ca"))
+        certificate = (
+            "--folder",
+            str(tmp_path / "ca"),
+            "--out",
+            str(tmp_path / "server-localhost"),
+        )
+        broker("ca", "issue", "--server", "localhost", *certificate)
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = str(taken.getsockname()[1])
+        program = ("-m", "examples.inside", str(tmp_path), port)
+        start(programs, *program, says="Is anybody there?")

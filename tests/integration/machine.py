@@ -39,7 +39,8 @@ mount --bind "$lab" /opt/lab
 mount --bind "$root" /opt/root
 mount --bind "$packages" /opt/packages
 mkdir /opt/etc
-for file in ld.so.cache ld.so.conf ld.so.conf.d localtime nsswitch.conf ssl protocols services; do
+for file in ld.so.cache ld.so.conf ld.so.conf.d localtime login.defs nsswitch.conf pam.d protocols \
+    security services ssl; do
     [ ! -e "/etc/$file" ] || cp -a "/etc/$file" /opt/etc/
 done
 for folder in /run /tmp /var /etc; do mount -t tmpfs -o mode=755 tmpfs $folder; done
@@ -47,7 +48,7 @@ cp -a /opt/etc/. /etc/
 printf '%s\n' root:x:0:0::/root:/bin/sh broker:x:990:990::/:/bin/false \
     nobody:x:65534:65534::/:/bin/false > /etc/passwd
 printf 'root:x:0:\nbroker:x:990:\nnogroup:x:65534:\n' > /etc/group
-printf '127.0.0.1 localhost\n' > /etc/hosts
+printf '127.0.0.1 localhost signal.example.com\n' > /etc/hosts
 chmod 1777 /tmp
 mkdir -p /var/lib /var/tmp /run/systemd/system
 ip link set lo up
@@ -56,7 +57,9 @@ printf 'home = /usr/bin\n' > /opt/broker/pyvenv.cfg
 printf '/opt/root\n/opt/packages\n' > /opt/broker/lib/VERSION/site-packages/broker.pth
 printf '%s\n' '#!/opt/broker/bin/python' 'from twisted.scripts.twistd import run' 'run()' \
     > /opt/broker/bin/twistd
-chmod 755 /opt/broker/bin/twistd
+printf '%s\n' '#!/opt/broker/bin/python' 'import sys' 'from broker.cli import main' \
+    'sys.exit(main())' > /opt/broker/bin/broker
+chmod 755 /opt/broker/bin/twistd /opt/broker/bin/broker
 cp -r /opt/lab/etc/. /etc/
 cp -r /opt/lab/units/. /run/systemd/system/
 chown -R root:broker /etc/broker
@@ -103,7 +106,7 @@ class Machine:
         self._process: subprocess.Popen[bytes] | None = None
 
     def unit(self, path: Path, *, output: str) -> None:
-        """Install a unit as it is; what it writes goes to a file of the folder.
+        """Install a unit as it is; what a service writes goes to a file of the folder.
 
         :param output: the file's name
         """
@@ -111,9 +114,9 @@ class Machine:
         changes = self.folder / "units" / f"{path.name}.d"
         changes.mkdir()
         # There is no journal there, and nothing else has to be up first.
+        service = f"[Service]\nStandardOutput=append:/opt/lab/{output}\nStandardError=inherit\n"
         (changes / "lab.conf").write_text(
-            "[Unit]\nDefaultDependencies=no\n"
-            f"[Service]\nStandardOutput=append:/opt/lab/{output}\nStandardError=inherit\n"
+            "[Unit]\nDefaultDependencies=no\n" + (service if path.suffix == ".service" else "")
         )
 
     def __enter__(self) -> Machine:
@@ -159,6 +162,16 @@ class Machine:
             timeout=PATIENCE,
             check=False,
         )
+
+    def type(self, folder: str, lines: str) -> str:
+        """Type lines into root's shell there; each must succeed.
+
+        :param folder: where
+        :return: all that they print
+        """
+        done = self.run("sh", "-exc", f"PATH={PREFIX}/bin:$PATH\ncd {folder}\n{lines}")
+        assert done.returncode == 0, done.stdout + done.stderr + self.console()
+        return done.stdout
 
     def wait_until(self, *command: str) -> None:
         """Run a command there until it succeeds."""

@@ -144,7 +144,13 @@ class Processes:
         return running
 
     def twistd(self, role: str, *arguments: str) -> Running:
-        """Start a role in the foreground; it may not be ready yet."""
+        """Start a role in the foreground; it may not be ready yet.
+
+        Where nothing else is said its port for datagrams is any that is free.
+        """
+        said = any(one.startswith(("--udp", "--resolver")) for one in arguments)
+        if role in ("broker", "broker-resolver") and not said:
+            arguments = (*arguments, "--udp=0:127.0.0.1")
         return self.start(*TWISTD, "-n", role, *arguments)
 
     def mediator(self, *arguments: str) -> tuple[Running, int]:

@@ -1,14 +1,25 @@
-"""The messages of the figures typed into the programs that people have: telnet and nc."""
+"""The messages of the figures typed into the programs that people have: telnet, openssl, nc."""
 
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
+from typing import Final
 
 import pytest
 
-from tests.integration.processes import PATIENCE, Processes, Running
+from tests.integration.processes import (
+    BROKER,
+    PATIENCE,
+    ROOT,
+    TWISTD,
+    Processes,
+    Running,
+    environment,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -24,28 +35,42 @@ def program(name: str) -> str:
 
 
 class Typist:
-    """A person at a telnet."""
+    """A person at a telnet, or at another program of the kind."""
 
-    def __init__(self, processes: Processes, port: int) -> None:
-        self._telnet: Running = processes.start(program("telnet"), "127.0.0.1", str(port))
-        self._telnet.wait_for("Escape character")
+    def __init__(self, processes: Processes, *arguments: str) -> None:
+        self._program: Running = processes.start(program(arguments[0]), *arguments[1:])
+        if arguments[0] == "telnet":
+            self._program.wait_for("Escape character")
 
     def type(self, *lines: str) -> None:
         """Type lines, then the empty one."""
-        stdin = self._telnet.process.stdin
-        assert stdin is not None
         for line in (*lines, ""):
-            stdin.write(line + "\n")
-            stdin.flush()
+            self.type_line(line)
+
+    def type_line(self, line: str) -> None:
+        """Type one line."""
+        stdin = self._program.process.stdin
+        assert stdin is not None
+        stdin.write(line + "\n")
+        stdin.flush()
+
+    def read_line(self) -> str:
+        """The next line that is shown."""
+        return self._program.wait_for("").string.rstrip("\r")
 
     def reads(self, *lines: str) -> None:
         """The next message has exactly these lines; ``…`` at a line's end stands for anything."""
         for line in (*lines, ""):
-            shown = self._telnet.wait_for("").string.rstrip("\r")
+            shown = self.read_line()
             if line.endswith("…"):
                 assert shown.startswith(line[:-1])
             else:
                 assert shown == line
+
+
+def telnet(processes: Processes, port: int) -> Typist:
+    """A person at a telnet."""
+    return Typist(processes, "telnet", "127.0.0.1", str(port))
 
 
 class TelnetTests:
@@ -56,7 +81,7 @@ class TelnetTests:
         (A1, A5, A7, A9–A11, A13), as fig. 3a, 5a, 17a, 17b, 5b, 5e and 5d print them.
         """
         _, port = processes.mediator("--status-timeout=60")
-        callee, caller = Typist(processes, port), Typist(processes, port)
+        callee, caller = telnet(processes, port), telnet(processes, port)
         callee.type("REGISTER", "Identifier:Ib", "Address:127.0.0.1")
         callee.reads("NOTIFY", "Registration Completed.")
         callee.type("REGISTER", "Identifier:Ib", "Accept:Create Ia,If")
@@ -75,7 +100,7 @@ class TelnetTests:
     def test_refusals(self, processes: Processes) -> None:
         """Who is not permitted reads fig. 5c; a permitted caller reads 17d, 5g (A20)."""
         _, port = processes.mediator("--status-timeout=60")
-        callee, caller = Typist(processes, port), Typist(processes, port)
+        callee, caller = telnet(processes, port), telnet(processes, port)
         callee.type("REGISTER", "Identifier:Ib", "Address:127.0.0.1", "Accept:Create Ia")
         callee.reads("NOTIFY", "Registration Completed.")
         caller.type("QUERY", "Identifier:Ia", "Callee:Nobody")
@@ -92,7 +117,7 @@ class TelnetTests:
     def test_a_slip(self, processes: Processes) -> None:
         """A mistyped message is answered with what is wrong, and the connection goes on."""
         _, port = processes.mediator()
-        typist = Typist(processes, port)
+        typist = telnet(processes, port)
         typist.type("REGISTR", "Identifier:Ib")
         typist.reads(
             *("NOTIFY", "Bad Message."),
@@ -121,3 +146,100 @@ class NcTests:
         )
         answers = done.stdout.decode().replace("\r\n", "\n")
         assert answers == "NOTIFY\nRegistration Completed.\n\nNOTIFY\nPermission Denied.\n\n" * 250
+
+
+#: A line of a session: where it happens, a name or nothing; what kind it is; and the text.
+_LINE: Final = re.compile(r"(?P<who>[A-Za-z]*)(?P<kind>[$<>])(?: (?P<text>.*))?")
+_BLOCK: Final = re.compile(r"^```session\n(.*?)^```", re.M | re.S)
+_BLANK: Final = re.compile(r"\{([^}]*)\}")
+
+
+class Session:
+    """A session as a document prints it, done again: each line is typed, or must be shown.
+
+    ``$`` begins a command, ``Ib$`` one that Ib types into, ``Ib>`` what he types, ``Ib<`` what he
+    is shown, and any other line what the command before has printed. ``{what}`` stands for a text
+    that comes new each time. Ports are those that the mediator happens to get.
+    """
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+        self._people: dict[str, Typist] = {}
+        self._filled: dict[str, str] = {}
+        self._ports: dict[str, str] = {}
+        self._printed = ""
+
+    def play(self, text: str) -> None:
+        """Do what a text says, from its first line to its last."""
+        for line in filter(None, text.splitlines()):
+            found = _LINE.fullmatch(line)
+            if found is None:
+                assert self._matches(line, self._printed), self._printed
+                continue
+            who, kind, said = found["who"], found["kind"], found["text"] or ""
+            if kind == "<":
+                shown = self._people[who].read_line()
+                assert self._matches(said, shown), (said, shown)
+            elif kind == ">":
+                self._people[who].type_line(self._fill(said))
+            elif who:
+                self._people[who] = Typist(self._processes, *self._command(said))
+            else:
+                self._run(self._command(said))
+
+    def _run(self, command: list[str]) -> None:
+        if command[0] == "twistd":
+            self._listen(command[1:])
+            return
+        assert command[0] == "broker"
+        done = subprocess.run(
+            [*BROKER, *command[1:]],
+            cwd=self._processes.folder,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        self._printed = done.stdout
+
+    def _listen(self, options: list[str]) -> None:
+        """Start the mediator on ports that are free."""
+        free = [option.replace("tcp:1202:", "tcp:0:") for option in options]
+        free += ["--listen=tcp:0:interface=127.0.0.1", "--udp=none"]
+        running = self._processes.start(*TWISTD, *free)
+        for port, what in (("1201", "Listening on"), ("1202", "Listening for TLS on")):
+            self._ports[port] = running.wait_for(rf"{what} .*:(\d+)$")[1]
+
+    def _command(self, text: str) -> list[str]:
+        for port, real in self._ports.items():
+            text = re.sub(rf"\b{port}\b", real, text)
+        return shlex.split(text)
+
+    def _fill(self, text: str) -> str:
+        return _BLANK.sub(lambda found: self._filled[found[1]], text)
+
+    def _matches(self, expected: str, shown: str) -> bool:
+        """Whether such a line is there; what it leaves open is kept for later."""
+        parts = _BLANK.split(expected)
+        pattern = "".join(
+            "(.+)" if index % 2 else re.escape(part) for index, part in enumerate(parts)
+        )
+        found = re.search(rf"^{pattern}$", shown, re.M)
+        if found is not None:
+            self._filled.update(zip(parts[1::2], found.groups(), strict=True))
+        return found is not None
+
+
+class ReadmeTests:
+    """The sessions with passwords in README.md."""
+
+    def test_with_passwords(self, processes: Processes) -> None:
+        """They work as they stand there, with openssl over TLS and with telnet (A19, A21, I25)."""
+        sessions = _BLOCK.findall((ROOT / "README.md").read_text("utf-8"))
+        assert len(sessions) == 2
+        session = Session(processes)
+        for text in sessions:
+            session.play(text)

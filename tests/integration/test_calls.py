@@ -44,7 +44,9 @@ class WholeCallTests:
     def start(self, processes: Processes, apart: bool, *arguments: str) -> int:
         """Start the servers; give the mediator's port."""
         if apart:
-            (processes.folder / "secret").write_text("correct horse battery\n")
+            secret = processes.folder / "secret"
+            secret.write_text("correct horse battery\n")
+            secret.chmod(0o600)
             _, resolver = processes.resolver("--mediator-secret=secret")
             arguments = (
                 *arguments,

@@ -27,6 +27,7 @@ from tests.integration.processes import (
     environment,
     listening,
 )
+from tests.integration.test_operator import operate
 from tests.integration.test_tls import LOOPBACK, listening_for_tls, server_options
 from tests.store.waiting import Pump
 
@@ -112,6 +113,41 @@ class PasswordTests:
         assert received.read_bytes() == (processes.folder / "sent").read_bytes()
         for said in (running.said, callee.said, done.stdout, done.stderr):
             assert PASSWORD not in said
+
+    def test_call_by_name(self, processes: Processes) -> None:
+        """Each side logs in by a name of its, and calls by one; what they agree on holds (C1, A12).
+
+        So it does when the callee comes back with its token.
+        """
+        account(processes.folder, "Ia", "Ib")
+        secret = password_file(processes.folder)
+        running, port = mediator(processes)
+        operate(processes.folder, "account", "name", "add", "Ia", "taro@example.jp")
+        operate(processes.folder, "account", "name", "add", "Ib", "the office")
+        (processes.folder / "in").mkdir()
+        (processes.folder / "sent").write_bytes(b"hello")
+        callee = processes.terminal(
+            "the office", port, "--receive=in", "--accept=taro@example.jp", secret
+        )
+        server = f"tcp:127.0.0.1:{port}"
+
+        def call() -> None:
+            done = broker(
+                processes,
+                server,
+                *("call", "--as=taro@example.jp", "the office", "--send=sent", secret),
+            )
+            assert done.returncode == 0, done.stderr
+
+        call()
+        running.end(signal.SIGKILL)
+        again, _ = processes.mediator(
+            "--auth=password", DATABASE, "--trace", f"--listen=tcp:{port}:interface=127.0.0.1"
+        )
+        callee.wait_for(r"is registered$")
+        call()
+        assert len(list((processes.folder / "in").iterdir())) == 2
+        assert any("< REGISTER / Identifier:the office / Token:" in line for line in again.out)
 
     def test_wrong(self, processes: Processes) -> None:
         """A wrong password, and somebody whom nobody knows, are refused in the same words, status 4

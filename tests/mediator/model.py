@@ -56,7 +56,6 @@ class Asked:
     peer: Connection | None = None
     waits_for: str = ""
     dial: Dial | None = None
-    came: Connection | None = None
     decided: str | None = None
 
 
@@ -150,6 +149,7 @@ class Model:
         self.places: dict[str, tuple[int, float]] = {}
         self.dials: dict[str, Dial] = {}
         self.dialled: dict[str, float] = {}
+        self.told: dict[str, float] = {}
         self.calls: list[Asked] = []  # undecided or waiting for their turn, oldest first
         self.sessions: list[Session] = []
         self.owed: dict[str, list[int]] = {}
@@ -275,8 +275,8 @@ class Model:
             if not told:
                 call.waits_for = ""
                 self._decide(call, NOT_CONNECTED)
-            elif call.came is not None:
-                self._ask(call, call.came)
+        if told:
+            self.told[identifier] = self.now
 
     def begins(self, connection: Connection, number: int) -> None:
         """``Begin.``"""
@@ -441,6 +441,9 @@ class Model:
         callee = call.callee
         dial = self.dials.get(callee)
         if dial is None:
+            if self.now - self.told.get(callee, -DIAL_PAUSE) < DIAL_PAUSE:
+                call.waits_for = callee
+                return
             if self.now - self.dialled.get(callee, -DIAL_PAUSE) < DIAL_PAUSE:
                 self._decide(call, NOT_CONNECTED)
                 return
@@ -541,10 +544,10 @@ class Model:
             self._tell(displaced, "NOTIFY\nSuperseded.\n\n")
         for call in [call for call in self.calls if call.waits_for == identifier]:
             call.waits_for = ""
-            if call.dial is None:
-                self._ask(call, connection)
-            else:
-                call.came = connection
+            if call.dial is not None:
+                call.dial.calls.remove(call)
+                call.dial = None
+            self._ask(call, connection)
         for number in self.owed.pop(identifier, []):
             self._tell(connection, self._terminate(number))
 

@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from broker.interfaces import Change, IResolver, IStore, ITrigger, State
 from broker.resolver.local import LocalResolver
+from broker.resolver.registrar import Registrar
 from broker.tables.addresses import Address, Place
 from broker.tables.disclosures import Disclosure
 from broker.tables.groups import GroupChange
@@ -385,8 +386,8 @@ class SlowResolver:
     :ivar lasts: seconds for which what is looked up holds, where not as the table says
     """
 
-    def __init__(self, clock: FakeReactor) -> None:
-        self.inside = LocalResolver(clock)
+    def __init__(self, clock: FakeReactor, registrar: Registrar | None = None) -> None:
+        self.inside = LocalResolver(clock, registrar=registrar)
         self.table = self.inside.table
         self.asked: list[tuple[str, str]] = []
         self.hold: set[str] = set()
@@ -407,6 +408,25 @@ class SlowResolver:
         self._asked("withdraw", identifier)
         await self.inside.withdraw(identifier)
         await self._answered("withdraw")
+
+    async def add_key(
+        self, identifier: str, key_id: str, key: bytes, port: int, expires: int
+    ) -> None:
+        self._asked("add_key", identifier)
+        await self.inside.add_key(identifier, key_id, key, port, expires)
+        await self._answered("add_key")
+
+    def release_key(self, identifier: str, key_id: str) -> None:
+        self.inside.release_key(identifier, key_id)
+
+    def drop_keys(self, identifier: str) -> None:
+        self.inside.drop_keys(identifier)
+
+    async def trigger(self, identifier: str) -> bool:
+        self._asked("trigger", identifier)
+        there = await self.inside.trigger(identifier)
+        await self._answered("trigger")
+        return there
 
     async def kept(self, identifier: str) -> Place:
         return await self.lookup(identifier)

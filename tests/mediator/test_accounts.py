@@ -22,6 +22,7 @@ from tests.mediator.scene import (
     STATUS,
     Scene,
     SlowStore,
+    begin,
     failed,
     permits,
     query,
@@ -210,6 +211,19 @@ class ResetTests:
         scene.says("b", PERMITS, b=permits("Create"))
         scene.new_says("a3", login("Ia", "of Ia"), WRONG)
         scene.says("a3", login("Ia", "new") + PERMITS, a3=DONE + permits("Create Ib"))
+
+    def test_sessions(self) -> None:
+        """What was granted to the account, or to others for it, is void on both sides (I2)."""
+        scene = Scene(accounts={"Ia": "of Ia", "Ib": "of Ib"})
+        where = "Address:127.0.0.1"
+        scene.new_says("a", login("Ia", "of Ia", where, "Accept:Create Ib"), DONE)
+        scene.new_says("b", login("Ib", "of Ib", where, "Accept:Create Ia"), DONE)
+        session = scene.calls("a", "b")
+        scene.says("b", begin(session))
+        act = Act(scene.mediator.accounts.reset("Ia", "new"))
+        assert act.over
+        scene.reads(b=terminate(), a=terminate())
+        assert len(scene.mediator.sessions) == 0
 
     def test_generation(self) -> None:
         """Each password has a generation of its own, of 16 hexadecimal digits."""

@@ -186,6 +186,38 @@ class PasswordTests:
         scene.says("a", query("太郎", "Ib"), a="NOTIFY\nCallee not Found.\n\n")
         assert scene.mediator.permits.table.accepted("Ia") == ("Ib",)
 
+    def test_told_by_name(self) -> None:
+        """Who calls itself by a name is told its identifier, with a transaction alone (C1)."""
+        scene = a_scene()
+        result_of(scene.mediator.accounts.add_name("Ia", "太郎"))
+        scene.connect("a")
+        told = r"NOTIFY\nRegistration Completed\.\nEpoch:\S+\n(?:Token:\S+\n)?Identifier:Ia\n"
+        scene.clients["a"].type(login("太郎", "of Ia", "Transaction:1"))
+        assert re.match(told, scene.heard("a"))
+        scene.clients["a"].type(register("太郎", "Transaction:2"))
+        assert re.match(told, scene.heard("a"))
+        for again in (register("Ia", "Transaction:3"), "REGISTER\nTransaction:4\n\n"):
+            scene.clients["a"].type(again)
+            assert "Identifier" not in scene.heard("a")
+        scene.says("a", register("太郎"), a=DONE)
+
+    def test_called_by_name(self) -> None:
+        """A caller that asks by its name is told its identifier with the credentials (C1)."""
+        scene = a_scene(status=False)
+        result_of(scene.mediator.accounts.add_name("Ia", "太郎"))
+        scene.new_says("b", login("Ib", "of Ib", "Address:127.0.0.1", "Accept:Create 太郎"), DONE)
+        scene.new_says("a", login("太郎", "of Ia"), DONE)
+        for name, transaction, told in (("太郎", "1", 1), ("Ia", "2", 0)):
+            scene.clients["a"].type(query(name, "Ib", f"Transaction:{transaction}"))
+            heard = scene.heard("a")
+            assert "Callee Address:" in heard
+            assert heard.count("\nIdentifier:Ia\n") == told
+            assert "\nCaller ID:Ia\n" in scene.heard("b")
+        scene.clients["a"].type(query("太郎", "Ib"))
+        heard = scene.heard("a")
+        assert "Callee Address:" in heard
+        assert "Identifier" not in heard
+
     def test_normal_form(self) -> None:
         """A password is the same, composed or not."""
         scene = Scene(accounts={"Ia": "caf\u00e9"})

@@ -402,8 +402,8 @@ class MediatorMachine(RuleBasedStateMachine):
                 400,
             ),
             (
-                register(who, "Accept:Create", "Reject:Create Ix"),
-                "Registration Failed.\nCause:Reject is not offered by this server\n",
+                register(who, "Accept:Create", "Control:Create Ix"),
+                "Registration Failed.\nCause:Control is not offered by this server\n",
                 400,
             ),
             (

@@ -251,6 +251,28 @@ class PermitTests:
             {"caller": None, "entry": "@none", "expires": None, "uses": None, "group": "none"},
         ]
 
+    def test_rejected(self) -> None:
+        """Whom the terminal refuses may not call, whatever its list says (C5)."""
+        scene = Scene()
+        operator = operator_of(scene)
+        result_of(operator.create_group("@family", ["Ia", "Ic"]))
+        lists = ("Accept:Create @family,If,Ig", "Reject:Create Ic,If")
+        scene.new_says("b", register("Ib", *lists), DONE)
+        assert [row["caller"] for row in told(operator.show_permits, "Ib")] == ["Ia", "Ig"]
+
+    def test_not_in_force(self) -> None:
+        """Where the terminal is asked each time nobody may call by its list (C3)."""
+        scene = Scene()
+        operator = operator_of(scene)
+        scene.new_says("b", register("Ib", "Accept:Create Ia", "Policy:Ask"), DONE)
+        rows: list[Row] = []
+
+        async def tell(row: Row) -> None:
+            rows.append(row)
+
+        end = result_of(operator.show_permits("Ib", tell))
+        assert (end, rows) == ({"identifier": "Ib", "entries": 0, "policy": "Ask"}, [])
+
     def test_long(self) -> None:
         """A list that would not stand on one line of a message is told whole."""
         names = tuple(f"terminal-{n}" for n in range(500))

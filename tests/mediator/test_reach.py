@@ -83,9 +83,9 @@ class DialTests:
         """A callee that comes by itself while it is dialled is taken."""
         scene = away()
         scene.says("a", query("Ia", "Ib"))
-        scene.on_line("b")
+        scene.connect("b")
+        scene.says("b", register("Ib", *HERE), b=STATUS + DONE)
         assert scene.dials[0].accept().text() == REQUESTED
-        scene.reads(b=STATUS)
         scene.says("b", CAN, b=to_callee("Ia"), a=ACCEPTED + to_caller("Ib"))
 
     def test_comes_without_an_address(self) -> None:
@@ -100,10 +100,10 @@ class DialTests:
         """A callee that comes and goes again while it is dialled: 5h."""
         scene = away()
         scene.says("a", query("Ia", "Ib"))
-        scene.on_line("b")
-        scene.leaves("b")
+        scene.connect("b")
+        scene.says("b", register("Ib", *HERE), b=STATUS + DONE)
+        scene.leaves("b", a=NOT_CONNECTED)
         scene.dials[0].accept()
-        scene.reads(a=NOT_CONNECTED)
 
     def test_someone_else_comes(self) -> None:
         """Another terminal that registers at the same place is not the callee (I4)."""
@@ -206,6 +206,20 @@ class DialTests:
         scene.passes(0.1)
         scene.says("a", query("Ia", "Ib"))
         assert len(scene.dials) == 2
+
+    def test_told_just_now(self) -> None:
+        """Who was told within the last five seconds is not told again: it may be on its way."""
+        scene = away()
+        scene.says("a", query("Ia", "Ib"))
+        scene.dials[0].accept()
+        scene.passes(3)
+        scene.says("c", query("Ic", "Ib"))
+        assert len(scene.dials) == 1
+        scene.passes(1)
+        scene.connect("b")
+        scene.says("b", register("Ib", *HERE), b=STATUS + STATUS + DONE)
+        scene.says("b", CAN, b=to_callee("Ia", "1"), a=ACCEPTED + to_caller("Ib", n="1"))
+        scene.says("b", CAN, b=to_callee("Ic", "2"), c=ACCEPTED + to_caller("Ib", n="2"))
 
     def test_of_several_terminals(self) -> None:
         """The pause after a dial is each terminal's own."""

@@ -133,8 +133,8 @@ class ListsTests:
         )
         scene.says(
             "a",
-            register("Ia", "Name:x", "Transaction:t.3"),
-            a="NOTIFY\nRegistration Failed.\nCause:Name is not offered by this server\n"
+            register("Ia", "Role:Mediator", "Transaction:t.3"),
+            a="NOTIFY\nRegistration Failed.\nCause:Role is not offered by this server\n"
             "Transaction:t.3\nCode:400\n\n",
         )
         scene.says(
@@ -211,6 +211,10 @@ REFUSED = {
         )
         for name in ("Password", "Token")
     },
+    "UDP without a transaction": (
+        ["Accept:Create", "UDP:Yes"],
+        failed("UDP goes with a Transaction, in whose answer the key comes"),
+    ),
     "a statement": (["Accept:Create", "STATUS"], bad("no request of this kind is known here")),
     **{
         f"a {name}": (
@@ -218,11 +222,7 @@ REFUSED = {
             failed(f"{name} is not offered by this server"),
         )
         for name, value in {
-            "Name": "taro",
-            "Reject": "Create Ib",
             "Control": "Create Ib",
-            "Policy": "Ask",
-            "UDP": "Yes",
             "Public Key": "k",
             "Role": "Mediator",
         }.items()

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Final, NamedTuple
 
 from tests.integration.processes import PATIENCE, Running
 
@@ -224,7 +224,8 @@ class Lab:
 
     def start(self, place: str, *command: str) -> Running:
         """Start a program at a place; it ends with the laboratory."""
-        running = Running([*_DIES, *self.enter(place), *command], self.folder)
+        here = ("env", "-C", str(self.folder))  # to enter is to leave the working directory
+        running = Running([*_DIES, *self.enter(place), *here, *command], self.folder)
         self._running.append(running)
         return running
 
@@ -412,3 +413,48 @@ while True:
     s.sendto(("%s:%d" % source).encode(), source)
 """
 PYTHON: Final = (sys.executable, "-c")
+#: A program that writes each frame of an interface, in hexadecimal: ``sniff INTERFACE``.
+SNIFF: Final = """\
+import socket, sys
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+s.bind((sys.argv[1], 0))
+print("ready", flush=True)
+while True:
+    print(s.recv(65536).hex(), flush=True)
+"""
+#: A program that sends a datagram as if it came from elsewhere: ``spoof FROM PORT TO PORT HEX``.
+SPOOF: Final = """\
+import socket, struct, sys
+source, sport, to, port, data = sys.argv[1:]
+data = bytes.fromhex(data)
+udp = struct.pack("!HHHH", int(sport), int(port), 8 + len(data), 0) + data
+ends = socket.inet_aton(source) + socket.inet_aton(to)
+ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0) + ends
+s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+s.sendto(ip + udp, (to, 0))
+"""
+
+
+class Datagram(NamedTuple):
+    """A datagram that was seen.
+
+    :ivar source: the address and port that it came from
+    :ivar to: those that it went to
+    """
+
+    source: tuple[str, int]
+    to: tuple[str, int]
+    data: bytes
+
+
+def datagrams(lines: Sequence[str]) -> list[Datagram]:
+    """Those among the frames that ``SNIFF`` has written; none may be in fragments."""
+    found = []
+    for line in list(lines)[1:]:
+        frame = bytes.fromhex(line)
+        if frame[12:14] == b"\x08\x00" and frame[23] == 17:
+            udp = frame[14 + 4 * (frame[14] & 15) :]
+            ports = [int.from_bytes(udp[at : at + 2], "big") for at in (0, 2, 4)]
+            hosts = [".".join(map(str, frame[at : at + 4])) for at in (26, 30)]
+            found.append(Datagram((hosts[0], ports[0]), (hosts[1], ports[1]), udp[8 : ports[2]]))
+    return found

@@ -11,6 +11,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.python.failure import Failure
 
 from broker.resolver.local import LocalResolver
+from broker.resolver.registrar import Registrar
 from broker.resolver.remote import RemoteResolver
 from broker.resolver.server import ResolverServer
 from broker.resolver.whereabouts import Naming
@@ -74,12 +75,17 @@ class FakeResolver:
         secret: str | None = None,
         most: int = 1000,
         naming: Naming | None = None,
+        udp: bool = False,
         **options: Any,
     ) -> None:
+        """
+        :param udp: it takes registrations by UDP, too
+        """
         self.clock = clock
         self.heard: list[Message] = []
         self.exchange = Exchange(clock, trace=self._trace)
-        self.local = LocalResolver(clock, AddressTable(most), naming)
+        registrar = Registrar(clock, random.Random(1).randbytes) if udp else None
+        self.local = LocalResolver(clock, AddressTable(most), naming, registrar)
         self.server = ResolverServer(
             self.exchange, self.local, secret=secret, own_ports=[PORT], **options
         )

@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import ConnectionLost
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 
 from broker.wire.conversation import Conversation
@@ -18,7 +18,7 @@ from broker.wire.decoder import Body
 from broker.wire.grammar import NOTIFY, REGISTER
 from broker.wire.link import Link
 from broker.wire.message import Malformed, Message
-from broker.wire.refusals import PermissionDenied
+from broker.wire.refusals import PermissionDenied, RegistrationFailed
 from broker.wire.stream import Exchange, Stream
 from tests.fakes import Client, FakeReactor, advance, settle
 from tests.resolver.apart import Outcome
@@ -125,6 +125,18 @@ class LinkTests:
         assert said(server) == ["Hello."]
         server.type("NOTIFY\nGood day.\n\n")
         assert [message.statement for message in talk.came] == ["Good day."]
+
+    def test_refused(self) -> None:
+        """The log holds a refusal's cause on one line, whatever it would do to a screen (I19)."""
+
+        async def refuse(talk: Talk) -> None:
+            raise RegistrationFailed("no\u2028\x9b2Jm\u202eore")
+
+        world = World(prepare=refuse).start()
+        with capturedLogs() as events:
+            world.accept()
+        told = [formatEvent(event) for event in events]
+        assert r"A connection was not taken up: no\u2028\u009b2Jm\u202eore" in told
 
     def test_lost(self) -> None:
         """When it is lost there is none, before its questions fail; then it dials again."""

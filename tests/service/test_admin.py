@@ -500,7 +500,8 @@ class OpenTests:
         for arguments, paths in ((["--admin=unix:/nowhere/x"], ["/nowhere/x"]), ([], None)):
             reactor = FakeReactor()
             options: Any = mediator.Options()
-            options.parseOptions(["--store=memory:", *(arguments or ["--admin=none"])])
+            usual = ["--store=memory:", "--udp=none"]
+            options.parseOptions([*usual, *(arguments or ["--admin=none"])])
             store = MemoryStore(lambda count: b"r" * count)
             service = mediator.MediatorService(reactor, options, store, passwords=cheap_passwords())
             service.privilegedStartService()

@@ -24,7 +24,7 @@ from broker.service.process import CannotStart
 from broker.wire.tls import ServerTls
 from tests.certificates import Files, Pki, foreign_client, foreign_server, meet
 from tests.fakes import Client, FakeReactor, advance, connect, settle
-from tests.service.test_services import a_mediator, options_of, start
+from tests.service.test_services import a_mediator, a_secret, options_of, start
 from tests.test_options import errors, parse
 
 LOOPBACK = "--listen-tls=tcp:1202:interface=127.0.0.1"
@@ -218,8 +218,7 @@ class ServingTests:
         self, pki: Pki, own: Files, tmp_path: Path, whose: str, secret: str, taken: bool
     ) -> None:
         """A listed mediator's certificate, or without any the secret; a terminal's never (A15)."""
-        path = tmp_path / "secret"
-        path.write_text("correct horse\n")
+        path = a_secret(tmp_path)
         reactor = FakeReactor()
         options = options_of(
             resolver.Options,

@@ -29,6 +29,9 @@ Service = mediator.MediatorService | resolver.ResolverService | terminal.Termina
 def options_of(role: type[RoleOptions], *arguments: str) -> Any:
     """A role's options."""
     options = role()
+    said = any(argument.startswith(("--udp", "--resolver")) for argument in arguments)
+    if role is not terminal.Options and not said:
+        arguments = ("--udp=none", *arguments)  # whose port would be a real one
     options.parseOptions(list(arguments))
     return options
 
@@ -59,6 +62,14 @@ def a_mediator(
         store or MemoryStore(lambda count: b"r" * count),
         passwords=cheap_passwords(),
     )
+
+
+def a_secret(folder: Path, content: bytes = b"correct horse\n") -> Path:
+    """The file of a secret that a mediator and a resolver share."""
+    path = folder / "secret"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    return path
 
 
 def start(service: Service) -> None:
@@ -201,8 +212,7 @@ class MediatorServiceTests:
 
     def test_a_resolver_apart(self, tmp_path: Path) -> None:
         """With ``--resolver`` it asks there, and shows the secret it shares (A15)."""
-        secret = tmp_path / "secret"
-        secret.write_text("correct horse\n")
+        secret = a_secret(tmp_path)
         reactor = FakeReactor()
         service = a_mediator(
             "--resolver=tcp:127.0.0.1:1200", f"--mediator-secret={secret}", reactor=reactor
@@ -222,6 +232,16 @@ class MediatorServiceTests:
         path = tmp_path / "none"
         service = a_mediator("--resolver=tcp:127.0.0.1:1200", f"--mediator-secret={path}")
         with pytest.raises(CannotStart, match=f"{path}: No such file or directory"):
+            service.privilegedStartService()
+
+    @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602])
+    def test_a_secret_that_others_can_read(self, tmp_path: Path, mode: int) -> None:
+        """Where others could read or change the secret it doesn't start, and says why (I18)."""
+        path = a_secret(tmp_path)
+        path.chmod(mode)
+        service = a_mediator("--resolver=tcp:127.0.0.1:1200", f"--mediator-secret={path}")
+        why = f"^{path}: others can read or change it: chmod 600 {path}$"
+        with pytest.raises(CannotStart, match=why):
             service.privilegedStartService()
 
     def test_traced(self) -> None:
@@ -276,8 +296,7 @@ class ResolverServiceTests:
 
     def test_wants_the_secret(self, tmp_path: Path) -> None:
         """With a secret, who doesn't show it is no mediator."""
-        path = tmp_path / "secret"
-        path.write_text("correct horse\n")
+        path = a_secret(tmp_path)
         reactor = FakeReactor()
         self.a_resolver(reactor, f"--mediator-secret={path}")
         wrong, right = client(reactor), client(reactor)
@@ -289,8 +308,7 @@ class ResolverServiceTests:
     @pytest.mark.parametrize("content", [b"", b"\n", b"two\nlines\n", b"\xff\n", b"x" * 600])
     def test_no_secret(self, tmp_path: Path, content: bytes) -> None:
         """A file that holds no secret is why it doesn't start (I3)."""
-        path = tmp_path / "secret"
-        path.write_bytes(content)
+        path = a_secret(tmp_path, content)
         with pytest.raises(CannotStart, match=f"{path}: holds no secret"):
             self.a_resolver(FakeReactor(), f"--mediator-secret={path}")
 

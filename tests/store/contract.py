@@ -18,7 +18,7 @@ from broker.interfaces import Change, IStore, State, StoreFailed
 from broker.tables.accounts import AccountChange
 from broker.tables.disclosures import Disclosure
 from broker.tables.groups import GroupChange
-from broker.tables.permits import Limit, PermitChange
+from broker.tables.permits import ASK, LIST, Limit, PermitChange
 from tests.fakes import result_of
 
 #: Later than anything that is told of.
@@ -31,15 +31,20 @@ untils = st.none() | st.floats(0, 1e11) | st.integers(0, 10**11)
 limits = st.none() | st.builds(Limit, untils, st.none() | st.integers(1, 1_000_000))
 
 
-def _change_of(owner: str, entries: list[tuple[str, Limit | None]]) -> PermitChange:
+def _change_of(
+    owner: str, entries: list[tuple[str, Limit | None]], rejected: list[str], policy: str
+) -> PermitChange:
     limited = tuple((name, limit) for name, limit in entries if limit is not None)
-    return PermitChange(owner, tuple(name for name, _ in entries), limited)
+    accepted = tuple(name for name, _ in entries)
+    return PermitChange(owner, accepted, limited, tuple(rejected), policy)
 
 
 permits = st.builds(
     _change_of,
     owners,
     st.lists(st.tuples(names, limits), max_size=5, unique_by=lambda entry: entry[0]),
+    st.lists(names, max_size=2, unique=True),
+    st.sampled_from([LIST, LIST, ASK, "Password"]),
 )
 accounts = st.builds(
     AccountChange,
@@ -79,6 +84,7 @@ class Held(NamedTuple):
     """What a store holds, to be compared: each list, account and group by what it is called."""
 
     permits: dict[str, tuple[tuple[str, ...], dict[str, Limit]]]
+    policies: dict[str, tuple[str, tuple[str, ...]]]
     accounts: dict[str, AccountChange]
     groups: dict[str, GroupChange]
 
@@ -86,11 +92,16 @@ class Held(NamedTuple):
 def held_of(state: State) -> Held:
     """What is in a state, where each stands once."""
     held = Held(
-        {change.owner: (change.accepted, dict(change.limits)) for change in state.permits},
+        {one.owner: (one.accepted, dict(one.limits)) for one in state.permits if one.accepted},
+        {
+            one.owner: (one.policy, one.rejected)
+            for one in state.permits
+            if one.rejected or one.policy != LIST
+        },
         {change.identifier: change for change in state.accounts},
         {change.name: change for change in state.groups},
     )
-    assert len(held.permits) == len(state.permits)
+    assert len(held.permits.keys() | held.policies.keys()) == len(state.permits)
     assert len(held.accounts) == len(state.accounts)
     assert len(held.groups) == len(state.groups)
     return held
@@ -98,17 +109,19 @@ def held_of(state: State) -> Held:
 
 def made_of(done: Iterable[Change]) -> Held:
     """What a store should hold after changes, told independently of any store."""
-    held = Held({}, {}, {})
+    held = Held({}, {}, {}, {})
     for change in done:
         match change:
             case PermitChange():
                 held.permits[change.owner] = (change.accepted, dict(change.limits))
+                held.policies[change.owner] = (change.policy, change.rejected)
             case AccountChange():
                 held.accounts[change.identifier] = change
             case GroupChange():
                 held.groups[change.name] = change
     return Held(
         {owner: kept for owner, kept in held.permits.items() if kept[0]},
+        {owner: kept for owner, kept in held.policies.items() if kept != (LIST, ())},
         {whose: kept for whose, kept in held.accounts.items() if kept.verifier is not None},
         {name: kept for name, kept in held.groups.items() if kept.members is not None},
     )
@@ -162,7 +175,7 @@ class StoreContract:
         """A new store holds nothing, and has an epoch that a message can carry."""
         store = self.new()
         state = self.result(store.load())
-        assert held_of(state) == ({}, {}, {})
+        assert held_of(state) == ({}, {}, {}, {})
         assert self.told(store) == []
         assert self.result(store.prune(EVER)) == 0
         assert 1 <= len(state.epoch) <= 64
@@ -217,13 +230,13 @@ class StoreContract:
         """An empty commit changes nothing."""
         store = self.new()
         self.commit(store)
-        assert self.held(store) == ({}, {}, {})
+        assert self.held(store) == ({}, {}, {}, {})
 
     def test_apart(self) -> None:
         """What is committed to one store is in no other."""
         one, other = self.new(), self.new()
         self.commit(one, PermitChange("Ia", ("Ib",)), disclosure(1))
-        assert self.held(other) == ({}, {}, {})
+        assert self.held(other) == ({}, {}, {}, {})
         assert self.told(other) == []
 
     def test_limits(self) -> None:

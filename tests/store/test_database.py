@@ -26,7 +26,7 @@ from broker.store.database import open_database
 from broker.store.files import application_of
 from broker.tables.accounts import AccountChange
 from broker.tables.groups import GroupChange
-from broker.tables.permits import PermitChange
+from broker.tables.permits import ASK, Limit, PermitChange
 from tests.store.contract import EVER, disclosure, held_of, made_of
 from tests.store.numbered import TOLD, commit_of
 from tests.store.waiting import Keeping, Stores, failure
@@ -449,7 +449,7 @@ class UpgradeTests:
         epoch, lists = stores.look()
         assert self.open_later(path) == lists
         assert self.open_later(path) == lists
-        assert "newer broker (its schema is version 4" in refusal(stores)
+        assert "newer broker (its schema is version 5" in refusal(stores)
         self.open_later(stores.folder / "made.db")
         assert shape(path) == shape(stores.folder / "made.db")
         with closing(connect(str(path))) as connection:
@@ -460,7 +460,7 @@ class UpgradeTests:
         path = filled(stores)
         epoch, lists = stores.look()
         self.open_later(path)
-        saved = stores.folder / "broker.db-v2"
+        saved = stores.folder / "broker.db-v3"
         assert mode(saved) == 0o600
         saved.rename(path)
         again = stores.look()
@@ -479,23 +479,24 @@ class UpgradeTests:
         before = stores.look()
         broken = tmp_path / "broken"
         shutil.copytree(LATER, broken)
-        with (broken / "upgrade-3-to-4.sql").open("a") as file:
+        with (broken / "upgrade-4-to-5.sql").open("a") as file:
             file.write("INSERT INTO nowhere VALUES (1);\n")
         with pytest.raises(StoreFailed, match="nowhere"):
             open_database(str(path), connect=connect, randomness=os.urandom, schema=broken)
         assert stores.look() == before
 
-    def old(self, stores: Stores, tmp_path: Path, lists: dict[str, str]) -> str:
-        """Make a database of version 1, as its broker did; give its epoch."""
+    def old(self, stores: Stores, tmp_path: Path, lists: dict[str, str], version: int = 1) -> str:
+        """Make a database of an earlier version, as its broker did; give its epoch."""
         schema = tmp_path / "schema"
         schema.mkdir()
-        (schema / "v1.sql").write_text((versions.SCHEMA / "v1.sql").read_text("utf-8"))
+        name = f"v{version}.sql"
+        (schema / name).write_text((versions.SCHEMA / name).read_text("utf-8"))
         path = stores.folder / "broker.db"
         database = open_database(str(path), connect=connect, randomness=os.urandom, schema=schema)
         for item in lists.items():
             database.connection.execute("INSERT INTO permits VALUES (?, ?)", item)
         database.close()
-        assert sqlite_version(path) == 1
+        assert sqlite_version(path) == version
         return database.epoch
 
     def test_from_version_1(self, stores: Stores, tmp_path: Path) -> None:
@@ -516,8 +517,30 @@ class UpgradeTests:
         assert stores.pump.result(store.disclosures(TOLD, EVER, 10)) == (disclosure(1, TOLD),)
         stores.open("made.db")
         assert schema_of(stores.folder / "broker.db") == schema_of(stores.folder / "made.db")
-        assert sqlite_version(stores.folder / "broker.db") == 2
+        assert sqlite_version(stores.folder / "broker.db") == 3
         assert sqlite_version(stores.folder / "broker.db-v1") == 1
+
+    def test_from_version_2(self, stores: Stores, tmp_path: Path) -> None:
+        """Whose list gave its consent, and who refused nobody, is taken over as such (A6).
+
+        It keeps policies from then on, and is as if made by this version.
+        """
+        epoch = self.old(stores, tmp_path, {"Ia": '["Ib",["@f",null,2]]'}, version=2)
+        store, state = stores.open()
+        assert state.epoch == epoch
+        assert held_of(state) == made_of(
+            [PermitChange("Ia", ("Ib", "@f"), (("@f", Limit(None, 2)),))]
+        )
+        changes = [
+            PermitChange("Ia", (), (), ("Ix", "@g"), ASK),
+            PermitChange("Ib", ("Ia",), (), (), ASK),
+        ]
+        stores.pump.result(store.commit(changes))
+        stores.stop(store)
+        assert held_of(stores.open()[1]) == made_of(changes)
+        stores.open("made.db")
+        assert schema_of(stores.folder / "broker.db") == schema_of(stores.folder / "made.db")
+        assert sqlite_version(stores.folder / "broker.db-v2") == 2
 
     @pytest.mark.parametrize("accepted", ['["Ib" "Ic"]', '[""Ib"]'])
     def test_version_1_with_a_list_that_is_none(

@@ -28,7 +28,7 @@ class MemoryStoreTests(StoreContract):
         store = self.new()
         self.commit(store, PermitChange("Ia", ("Ib",)), disclosure(1))
         again = self.reopened(store)
-        assert self.held(again) == ({}, {}, {})
+        assert self.held(again) == ({}, {}, {}, {})
         assert self.told(again) == []
         assert result_of(again.load()).epoch != result_of(store.load()).epoch
 

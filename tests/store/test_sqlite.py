@@ -205,7 +205,8 @@ class DurableTests:
         keeping.last.said.clear()
         stores.pump.result(store.commit(done))
         said = [sql.split()[:3] for sql in keeping.last.said]
-        assert len(said) == 3 + 6  # begin, sequence, commit; accounts and groups are dropped too
+        # Begin, sequence, commit; what accounts, groups and policies say no more is dropped too.
+        assert len(said) == 3 + 7
         assert said.count(["INSERT", "INTO", "disclosures"]) == 1
         assert said.count(["INSERT", "INTO", "permits"]) == 1
 

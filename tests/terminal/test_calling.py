@@ -54,10 +54,17 @@ class Try:
     :ivar reports: what the mediator is told of how it ended
     """
 
-    def __init__(self, maker: Any = None, *, callee: str = CALLEE, counted: bool = True) -> None:
+    def __init__(
+        self,
+        maker: Any = None,
+        *,
+        caller: str = CALLER,
+        callee: str = CALLEE,
+        counted: bool = True,
+    ) -> None:
         self.clock = FakeReactor()
         reactor: Any = self.clock
-        dialled = dial(reactor, TCP4ClientEndpoint(reactor, "127.0.0.1", 1201), CALLER)
+        dialled = dial(reactor, TCP4ClientEndpoint(reactor, "127.0.0.1", 1201), caller)
         self.mediator = self.clock.dials[0].accept()
         line: Line = result_of(dialled)
         self.maker: Any = maker or Maker()
@@ -191,6 +198,12 @@ class PlacedTests:
     def test_called_by_another_name(self) -> None:
         """The handshake names the callee as the mediator does, whatever it was called by (A18)."""
         call = Try(callee="the office").granted(Callee=CALLEE)
+        call.reached().answer(an_answer())
+        assert call.outcome.value.transport.peer == CALLEE
+
+    def test_calling_by_another_name(self) -> None:
+        """So is the caller, whatever it called itself (C1)."""
+        call = Try(caller="太郎").granted(Identifier=CALLER)
         call.reached().answer(an_answer())
         assert call.outcome.value.transport.peer == CALLEE
 

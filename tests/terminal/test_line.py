@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import ConnectError, ConnectionLost
 from twisted.python.failure import Failure
 
+from broker.tables.consents import Lists
 from broker.tables.disclosures import Disclosure, format_line, format_time
 from broker.tables.sessions import UNSPENT_SECONDS
-from broker.terminal.expected import ExpectedCall
+from broker.terminal.expected import ExpectedCall, WantedCall
 from broker.terminal.line import ANSWER_TIMEOUT, Line, Nobody, dial
 from broker.wire.grammar import NOTIFY, QUERY
 from broker.wire.message import Message
@@ -43,20 +45,36 @@ class Listener:
 
     :ivar free: whether a call can be taken
     :ivar told: everything, in order
+    :ivar asked: gives whom it accepts
     """
 
     def __init__(self) -> None:
         self.free = True
         self.told: list[tuple[Any, ...]] = []
+        self.asked: Callable[[], Awaitable[Lists]] = Nobody().lists
 
     def acceptable(self) -> bool:
         """Whether it is free."""
         self.told.append(("status",))
         return self.free
 
+    async def lists(self) -> Lists:
+        """What the test says."""
+        self.told.append(("lists",))
+        return await self.asked()
+
     def announced(self, call: ExpectedCall) -> None:
         """Note it."""
         self.told.append(("announced", call))
+
+    async def comes(self, line: Line, wanted: WantedCall) -> bool:
+        """It does not."""
+        self.told.append(("comes", wanted))
+        return False
+
+    def come(self, wanted: WantedCall) -> None:
+        """Note it."""
+        self.told.append(("come", wanted))
 
     def terminated(self, session: str) -> None:
         """Note it."""
@@ -209,6 +227,24 @@ class RegisterTests:
         assert question.fields == {"Identifier": "山田太郎", "Transaction": "1"}
         wire.mediator.type("NOTIFY\nRegistration Completed.\nEpoch:e1\nTransaction:1\nCode:200\n\n")
         assert outcome.value.get("Epoch") == "e1"
+
+    def test_by_name(self) -> None:
+        """Who calls itself by another name acts as the mediator says from then on (C1)."""
+        wire = Wire("太郎")
+        _, question = wire.ask(wire.line.register())
+        assert question.get("Identifier") == "太郎"
+        wire.mediator.type(
+            "NOTIFY\nRegistration Failed.\nIdentifier:Ix\nTransaction:1\nCode:400\n\n"
+        )
+        assert wire.line.identifier == "太郎"
+        _, question = wire.ask(wire.line.register())
+        done = (
+            "NOTIFY\nRegistration Completed.\nEpoch:e1\nIdentifier:Ia\nTransaction:2\nCode:200\n\n"
+        )
+        wire.mediator.type(done)
+        assert wire.line.identifier == "Ia"
+        _, question = wire.ask(wire.line.accepted())
+        assert question.get("Identifier") == "Ia"
 
     def test_everything(self) -> None:
         """Address, port, life and edits go in one message, the edits in order (A4, A7, A22)."""

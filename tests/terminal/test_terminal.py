@@ -371,6 +371,28 @@ class CallTests:
         assert ends == ["Completed", "Completed"]
         assert len(world.mediator.mediator.sessions) == 0
 
+    def test_by_names(self) -> None:
+        """Both log in by a name, and it calls by one: they agree on who they are (C1, A12)."""
+        world = World(accounts={"Ia": "of Ia", "Ib": "of Ib"})
+        accounts = world.mediator.mediator.accounts
+        for identifier, name in (("Ia", "太郎"), ("Ib", "the office")):
+            result_of(accounts.add_name(identifier, name))
+        handler = Handler(Echo)
+        ib = world.terminal("the office", PORT, handler=handler, accept=["太郎"], password="of Ib")
+        ia = world.terminal("太郎", password="of Ia")
+        assert (ia.identifier, ib.identifier) == ("Ia", "Ib")
+        for callee in ("the office", "Ib"):
+            protocol = called(world, ia, callee)
+            assert protocol.transport.peer == "Ib"
+            protocol.transport.write(b"hello")
+            world.run()
+            assert protocol.received == b"hello"
+        assert [caller for caller, _, _ in handler.calls] == ["Ia", "Ia"]
+        world.lose_line("Ib")
+        world.advance(1)
+        assert world.has_line("Ib")
+        assert called(world, ia, "the office").transport.peer == "Ib"
+
     def test_data_passes_the_mediator_by(self) -> None:
         """What is said goes directly; the mediator has only the messages of the call (A12)."""
         world = World()

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet.protocol import DatagramProtocol
 
-from broker.wire.datagram import DATAGRAM_BYTES, DatagramMessages, parse_datagram
+from broker.wire.datagram import (
+    DATAGRAM_BYTES,
+    DATAGRAMS_A_TURN,
+    DatagramMessages,
+    DatagramPort,
+    parse_datagram,
+)
 from broker.wire.message import Malformed, Message, parse
 from tests.fakes import FakeReactor
 from tests.wire import strategies
@@ -113,3 +122,73 @@ class DatagramMessagesTests:
         with pytest.raises(ValueError, match="1201"):
             self.protocol.send(fits, SOURCE)
         assert len(self.port.sent) == 1
+
+
+class Socket:
+    """A socket from which datagrams come without end."""
+
+    def __init__(self, datagram: bytes) -> None:
+        self.datagram = datagram
+        self.read = 0
+        self.error: OSError | None = None
+
+    def recvfrom(self, most: int) -> tuple[bytes, tuple[str, int]]:
+        """One more, cut off where it is longer."""
+        if self.error is not None:
+            raise self.error
+        self.read += 1
+        return self.datagram[:most], SOURCE
+
+
+class PortTests:
+    """The port that datagrams come through."""
+
+    @staticmethod
+    def port(received: list[bytes], sock: Socket) -> DatagramPort:
+        """A port that was opened on such a socket."""
+
+        class Receiver(DatagramProtocol):
+            def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
+                received.append(datagram)
+                if datagram == b"boom":
+                    raise RuntimeError(datagram)
+
+        making: Any = DatagramPort
+        port: Any = making(0, Receiver(), "127.0.0.1", 1201, FakeReactor())
+        port.socket = sock
+        opened: DatagramPort = port
+        return opened
+
+    @pytest.mark.parametrize("datagram", [b"", b"x" * 1200])
+    def test_a_flood(self, datagram: bytes) -> None:
+        """So many are read in one turn and no more, however short they are (I24)."""
+        sock, received = Socket(datagram), list[bytes]()
+        self.port(received, sock).doRead()
+        assert sock.read == len(received) == DATAGRAMS_A_TURN
+
+    def test_too_long(self) -> None:
+        """One that is too long is seen to be, and not taken for what it begins with."""
+        received: list[bytes] = []
+        self.port(received, Socket(b"x" * 5000)).doRead()
+        with pytest.raises(Malformed, match="at most 1200 bytes"):
+            parse_datagram(received[0])
+
+    def test_nothing_there(self) -> None:
+        """With nothing to read, or an error of an earlier datagram, the turn is over."""
+        sock, received = Socket(b""), list[bytes]()
+        sock.error = ConnectionRefusedError()
+        self.port(received, sock).doRead()
+        assert received == []
+
+    def test_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What can't be served is logged, and the next one is (I24)."""
+        logged: list[str] = []
+
+        class Log:
+            def failure(self, text: str) -> None:
+                logged.append(text)
+
+        monkeypatch.setattr(DatagramPort, "log", Log())
+        sock, received = Socket(b"boom"), list[bytes]()
+        self.port(received, sock).doRead()
+        assert len(received) == len(logged) == DATAGRAMS_A_TURN

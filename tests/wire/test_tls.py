@@ -27,8 +27,8 @@ from zope.interface import implementer
 
 from broker.authority import new_key
 from broker.wire.certificates import (
+    exposure,
     key_digest,
-    key_exposure,
     mediator_uri,
     terminal_uri,
     utc_now,
@@ -645,8 +645,8 @@ class FilesTests:
     )
     def test_exposure(self, mode: int, owner: int, user: int, good: bool) -> None:
         """Root may hand a key to a server's group; nobody else may share one."""
-        assert (key_exposure(stat.S_IFREG | mode, owner, user) is None) == good
-        assert key_exposure(stat.S_IFDIR | mode, owner, user) is not None
+        assert (exposure(stat.S_IFREG | mode, owner, user) is None) == good
+        assert exposure(stat.S_IFDIR | mode, owner, user) is not None
 
     def test_mismatch(self, own: Files, pki: Pki) -> None:
         """The key of another certificate is refused, and both files are named."""

@@ -1,0 +1,110 @@
+"""Consent on demand: the callee says for each request whom it accepts (C3, C6).
+
+It is reached, asked for its lists (S2002, S2003), and the caller looked for in them (S2004). It is
+not told who asks. Whatever goes wrong, the caller learns one thing, at one time (S2010).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import suppress
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from broker.interfaces import IResolver
+from broker.mediator.permits import Permits
+from broker.mediator.reach import Reach
+from broker.tables.consents import NoConsent, consents, lists_of
+from broker.tables.prompts import PromptTable
+from broker.wire.grammar import QUERY
+from broker.wire.message import Message, printable
+from broker.wire.refusals import PermissionDenied, Refused
+from broker.wire.statements import ACCEPT
+
+
+class Consent:
+    """Asks callees whom they accept.
+
+    :ivar prompts: how often callees have been asked of late
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        permits: Permits,
+        resolver: IResolver,
+        reach: Reach,
+        counts: Counter[str],
+        *,
+        patience: float,
+    ) -> None:
+        """
+        :param counts: how often each outcome was had, for the operator
+        :param patience: seconds in which a call is decided, and after which it is refused
+        """
+        self.prompts = PromptTable()
+        self._clock = clock
+        self._permits = permits
+        self._resolver = resolver
+        self._reach = reach
+        self._counts = counts
+        self._patience = patience
+
+    async def ask(self, caller: str, callee: str) -> None:
+        """Have a callee say whether it accepts a caller; that decides this one request.
+
+        :raises PermissionDenied: it doesn't, or can't be asked, or not now, or says nothing that
+            can be understood: whatever it was (C6, I6)
+        """
+        try:
+            await self._ask(caller, callee)
+        except (Refused, CancelledError, ConnectionLost, NoConsent) as error:
+            why = "refused" if isinstance(error, PermissionDenied) else "not had"
+            self._counts[f"consent {why}"] += 1
+            raise PermissionDenied from None
+        except Exception:
+            self.log.failure(
+                "{callee} could not be asked whom it accepts", callee=printable(callee)
+            )
+            raise PermissionDenied from None
+        self._counts["consent given"] += 1
+
+    async def _ask(self, caller: str, callee: str) -> None:
+        self._check(caller, callee)
+        if not self.prompts.take(caller, callee, self._clock.seconds()):  # I17
+            self._counts["consent not asked for: too often"] += 1
+            raise PermissionDenied
+        place = await self._resolver.lookup(callee)
+        peer = await self._reach.get(callee, place.address)  # S2002
+        self._check(caller, callee)
+        answer = await peer.ask(Message(QUERY, ACCEPT))
+        if answer.statement:
+            raise NoConsent("the answer is another's")
+        lists = lists_of(answer.edits("Accept"), answer.edits("Reject"))  # S2003
+        if not consents(lists, self._permits.called(caller)):  # S2004, S2005
+            raise PermissionDenied
+
+    def _check(self, caller: str, callee: str) -> None:
+        """Whom the callee has refused once and for all it is not asked about (I5)."""
+        if not self._permits.asks(callee) or self._permits.rejects(callee, caller):
+            raise PermissionDenied
+
+    async def wait_out(self, begun: float) -> None:
+        """Wait until a refused call has taken as long as a callee may take to say no.
+
+        As long as nobody is asked for consent there is nothing to hide. Else every refusal waits,
+        be its callee one who is asked, one whose list refused, or nobody at all (I6).
+
+        :param begun: when the call began
+        """
+        left = begun + self._patience - self._clock.seconds()
+        if self._permits.asking and left > 0:
+            timer = self._clock.callLater(left, lambda: over.callback(None))
+            over: Deferred[None] = Deferred(lambda _: timer.cancel())
+            with suppress(CancelledError):  # the time to decide is over, or the caller has gone
+                await over

@@ -1,0 +1,511 @@
+"""Connect-back at the mediator: the password is passed on, and a refusal tells nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from broker.interfaces import StoreFailed
+from broker.tables.disclosures import CONNECT_BACK
+from broker.tables.guesses import A_PAIR, WINDOW
+from broker.wire.refusals import ServiceUnavailable
+from tests.fakes import settle
+from tests.mediator.conftest import Logged
+from tests.mediator.scene import (
+    CAN,
+    DENIED,
+    DONE,
+    REQUESTED,
+    STATUS,
+    TOO_MANY,
+    Scene,
+    SlowStore,
+    Waker,
+    bad,
+    begin,
+    query,
+    register,
+    terminate,
+    with_resolver,
+)
+from tests.terminal.test_doors import the_log
+
+#: Seconds in which a request is decided.
+PATIENCE = 5.0
+SECRET = "open sesame"
+
+
+def wish(
+    caller: str = "Ia",
+    callee: str = "Ib",
+    *lines: str,
+    password: str = SECRET,
+    host: str = "127.0.0.1",
+    port: int = 4000,
+) -> str:
+    """A caller's REQUEST to be connected back (fig. 7c)."""
+    return "\n".join(
+        [
+            "REQUEST",
+            f"Identifier:{caller}",
+            f"Callee:{callee}",
+            f"Password:{password}",
+            f"Address:{host}",
+            f"Port:{port}",
+            *lines,
+            "",
+            "",
+        ]
+    )
+
+
+def asked(
+    caller: str = "Ia",
+    *,
+    password: str = SECRET,
+    host: str = "127.0.0.1",
+    port: int = 4000,
+    n: str = "",
+    transaction: str = "",
+) -> str:
+    """What the callee is asked (fig. 8c)."""
+    return (
+        f"REQUEST\nCaller ID:{caller}\nPassword:{password}\nAddress:{host}\nPort:{port}\n"
+        f"Session:{{session{n}}}\nEncrypt Key:{{key{n}}}\nExpires:3600\n"
+        f"Reply Password:{{reply{n}}}\n"
+        + (f"Transaction:{transaction}\n" if transaction else "")
+        + "\n"
+    )
+
+
+def granted(callee: str = "Ib", n: str = "", transaction: str = "") -> str:
+    """What the caller is answered."""
+    return (
+        f"NOTIFY\nRequest Accepted.\nSession:{{session{n}}}\nEncrypt Key:{{key{n}}}\n"
+        f"Callee:{callee}\nExpires:3600\nReply Password:{{reply{n}}}\n"
+        + (f"Transaction:{transaction}\nCode:200\n" if transaction else "")
+        + "\n"
+    )
+
+
+YES = "NOTIFY\nRequest Accepted.\n\n"
+NO = "NOTIFY\nPermission Denied.\n\n"
+
+
+def a_scene(**options: Any) -> Scene:
+    """Ib waits for calls by its password; Ia is connected."""
+    scene = Scene(**options)
+    scene.on_line("b", "Policy:Password")
+    scene.connect("a")
+    return scene
+
+
+def denied_after(scene: Scene, text: str, **reads: str) -> float:
+    """Seconds after which Ia is denied what it asks; others read what they read at once."""
+    began = scene.clock.seconds()
+    scene.says("a", text, **reads)
+    for _ in range(100):
+        scene.broker.advance(0.125)
+        heard = scene.heard("a")
+        if heard:
+            assert heard == DENIED
+            return round(scene.clock.seconds() - began, 3)
+    raise AssertionError("it is never answered")
+
+
+class GrantedTests:
+    """The callee says yes (D3, D5–D7)."""
+
+    def test_whole_way(self) -> None:
+        """Nobody is on Ib's list; its password alone decides, and Ib alone checks it (D3)."""
+        scene = a_scene()
+        scene.says("a", wish(), b=asked())
+        scene.says("b", YES, a=granted())
+        assert scene.mediator.counts["connect-backs granted"] == 1
+        scene.finish()
+
+    def test_with_transactions(self) -> None:
+        """Both sides' questions and answers are told apart where they can be (I11)."""
+        scene = Scene()
+        scene.connect("b", "a")
+        scene.clients["b"].type(
+            register("Ib", "Address:127.0.0.1", "Policy:Password", "Transaction:1")
+        )
+        scene.heard("b")
+        scene.says("a", wish("Ia", "Ib", "Transaction:7"), b=asked(transaction="1"))
+        answer = "NOTIFY\nRequest Accepted.\nTransaction:1\nCode:200\n\n"
+        scene.says("b", answer, a=granted(transaction="7"))
+
+    def test_credentials_are_fresh(self) -> None:
+        """Session, key and reply password differ from call to call (I7)."""
+        scene = a_scene()
+        for n in "12":
+            scene.says("a", wish(), b=asked(n=n))
+            scene.says("b", YES, a=granted(n=n))
+        assert len(set(scene.drawn.values())) == len(scene.drawn) == 6
+
+    def test_a_callee_that_is_quiet_is_woken(self) -> None:
+        """It is reached as in a call: once it has come it is asked (D4, D5)."""
+        trigger = Waker()
+        scene = a_scene(trigger=trigger)
+        scene.leaves("b")
+        scene.says("a", wish())
+        assert trigger.woken == [("Ib", "127.0.0.1", 1203)]
+        scene.passes(2)
+        scene.connect("b2")
+        scene.says("b2", register("Ib", "Address:127.0.0.1"), b2=asked() + DONE)
+        scene.says("b2", YES, a=granted())
+
+    def test_a_dial_wakes_it(self) -> None:
+        """By a dial it is told only that a connection is asked for: no password, no address."""
+        scene = a_scene()
+        scene.leaves("b")
+        scene.says("a", wish())
+        (dial,) = scene.dials
+        assert dial.accept().text() == REQUESTED
+
+    def test_by_name(self) -> None:
+        """A callee may be called by its name, and is told by its identifier (C1)."""
+        scene = Scene()
+        scene.on_line("b", "Policy:Password", "Name:the office")
+        scene.connect("a")
+        scene.says("a", wish("Ia", "the office"), b=asked())
+        scene.says("b", YES, a=granted("Ib"))
+
+    def test_the_disclosure_is_recorded(self) -> None:
+        """It is the caller whose address is told, and to whom that was is written down (I1)."""
+        store = SlowStore()
+        store.at_once = True
+        scene = a_scene(store=store)
+        scene.says("a", wish(port=4001), b=asked(port=4001))
+        scene.says("b", YES, a=granted())
+        scene.passes(1)
+        (told,) = store.told
+        assert (told.whose, told.told, told.host, told.port) == ("Ia", "Ib", "127.0.0.1", 4001)
+        assert (told.basis, told.session) == (CONNECT_BACK, scene.drawn["session"])
+
+    def test_recorded_first(self) -> None:
+        """With ``--ledger first`` nothing leaves before it is kept."""
+        store = SlowStore()
+        store.at_once = store.slow_ledger = True
+        scene = a_scene(store=store, ledger_first=True)
+        store.at_once = False
+        scene.says("a", wish())
+        assert store.told == []
+        scene.fires(store.pending.pop(), b=asked())
+        assert len(store.told) == 1
+
+    def test_what_can_not_be_recorded_is_not_told(self) -> None:
+        """The callee is asked nothing, and the caller learns no more than ever."""
+        store = SlowStore()
+        store.at_once = store.slow_ledger = True
+        scene = a_scene(store=store, ledger_first=True)
+        store.at_once = False
+        scene.says("a", wish())
+        scene.fires(store.pending.pop(), StoreFailed("the disk is full"))
+        scene.passes(PATIENCE - 0.1)
+        scene.passes(0.1, a=DENIED)
+
+    def test_policy_is_changed_while_it_is_recorded(self) -> None:
+        """Who no longer wants to be reached so is not asked (I2)."""
+        store = SlowStore()
+        store.at_once = store.slow_ledger = True
+        scene = a_scene(store=store, ledger_first=True)
+        store.slow_ledger, store.at_once = True, False
+        scene.says("a", wish())
+        (kept,) = store.pending
+        store.pending.clear()
+        store.at_once = True
+        scene.says("b", register("Ib", "Policy:List"), b=DONE)
+        scene.fires(kept)
+        scene.passes(PATIENCE, a=DENIED)
+
+    def test_bare_answers_leave_in_order(self) -> None:
+        """Who types on reads the grant in its turn, and it still holds then."""
+        scene = a_scene()
+        scene.on_line("c", "Accept:Create Ia", port=1300)
+        scene.says("a", query("Ia", "Ic") + wish(), b=asked(), c=STATUS)
+        scene.says("b", YES)
+        scene.clients["c"].type(CAN)
+        heard = scene.heard("a")
+        assert heard.index("Callee Address:127.0.0.1") < heard.index("Callee:Ib")
+
+    def test_decided_when_it_can_be_told(self) -> None:
+        """What waits behind another answer is not granted before, but as things are then (I2)."""
+        scene = a_scene()
+        scene.on_line("c", "Accept:Create Ia", port=1300)
+        scene.says("a", query("Ia", "Ic") + wish(), b=asked(), c=STATUS)
+        scene.says("b", YES)
+        scene.says("b", register("Ib", "Reject:Create Ia"), b=DONE)
+        scene.clients["c"].type(CAN)
+        assert (
+            "Reply Password" not in scene.heard("a").partition("Callee:Ic")[2].partition("\n\n")[2]
+        )
+        assert scene.heard("b").count("Terminate.") == 1
+        scene.heard("c")
+        scene.passes(PATIENCE, a=DENIED)
+
+
+class RefusedTests:
+    """Whatever stands in the way, the caller learns one thing at one time (I6)."""
+
+    def time_of(self, scene: Scene, text: str, answer: str = "") -> float:
+        """Seconds until Ia is denied; whoever is asked meanwhile answers at once."""
+        began = scene.clock.seconds()
+        scene.clients["a"].type(text)
+        if answer:
+            assert "Password:" in scene.heard("b")
+            scene.clients["b"].type(answer)
+        while not (heard := scene.heard("a")):
+            assert scene.clock.seconds() - began < 60
+            scene.broker.advance(0.125)
+        assert heard == DENIED
+        scene.heard("b")
+        return round(scene.clock.seconds() - began, 3)
+
+    def test_same_bytes_at_the_same_time(self) -> None:
+        """A wrong password, a busy callee, one that is off line, or asks a list, or is nobody."""
+        scene = a_scene()
+        scene.on_line("c", "Accept:Create Ia", port=1300)
+        scene.on_line("d", "Policy:Password", "Reject:Create Ia", port=1400)
+        times = {
+            "refused by the callee": self.time_of(scene, wish(), NO),
+            "nonsense": self.time_of(scene, wish(), "NOTIFY\nSTATUS Busy.\n\n"),
+            "no answer": self.time_of(scene, wish(), "\n"),
+            "a callee with a list": self.time_of(scene, wish("Ia", "Ic")),
+            "a callee that refuses the caller": self.time_of(scene, wish("Ia", "Id")),
+            "nobody": self.time_of(scene, wish("Ia", "Ix")),
+        }
+        scene.leaves("b")
+        scene.connect("b")
+        times["off line"] = self.time_of(scene, wish())
+        assert times == dict.fromkeys(times, PATIENCE)
+
+    def test_the_answer_of_a_callee_that_goes(self) -> None:
+        """Its connection breaks while it is asked."""
+        scene = a_scene()
+        scene.says("a", wish(), b=asked())
+        scene.leaves("b")
+        scene.passes(PATIENCE - 0.1)
+        scene.passes(0.1, a=DENIED)
+
+    def test_a_resolver_that_is_away(self) -> None:
+        """Only for a callee that is reached by its password is it asked at all."""
+        scene, resolver = with_resolver()
+        scene.on_line("b", "Policy:Password")
+        scene.connect("a")
+        resolver.errors["lookup"] = ServiceUnavailable()
+        assert denied_after(scene, wish()) == PATIENCE
+
+    def test_something_fails_here(self, logged: Logged) -> None:
+        """What nobody foresaw goes to the log whole, and tells the caller nothing."""
+        scene, resolver = with_resolver()
+        scene.on_line("b", "Policy:Password")
+        scene.connect("a")
+        resolver.errors["lookup"] = RuntimeError("a fault")
+        assert denied_after(scene, wish()) == PATIENCE
+        (failure,) = logged.failures()
+        assert "a fault" in failure
+
+    def test_a_late_answer(self) -> None:
+        """Who says yes too late is told that the session is void, and the caller nothing more."""
+        scene = a_scene()
+        scene.says("a", wish(), b=asked())
+        scene.passes(PATIENCE, a=DENIED, b=terminate())
+        scene.says("b", YES)
+
+    def test_the_caller_goes(self) -> None:
+        """Then nobody comes for it: the callee is told."""
+        scene = a_scene()
+        scene.says("a", wish(), b=asked())
+        scene.leaves("a", b=terminate())
+        scene.says("b", YES)
+        scene.finish()
+
+    def test_who_said_no_is_told_nothing_more(self) -> None:
+        """It expects nobody."""
+        scene = a_scene()
+        scene.says("a", wish(), b=asked())
+        scene.says("b", NO)
+        scene.passes(PATIENCE, a=DENIED)
+
+    def test_rejected_while_it_is_asked(self) -> None:
+        """Whom the callee has come to refuse gets nothing, whatever its password (C5, I2)."""
+        scene = a_scene()
+        scene.says("a", wish(), b=asked())
+        scene.says("b", register("Ib", "Reject:Create Ia"), b=DONE)
+        scene.says("b", YES, b=terminate())
+        scene.passes(PATIENCE, a=DENIED)
+
+    def test_reached_elsewhere_meanwhile(self) -> None:
+        """The word of a connection that is no longer the callee's counts for nothing."""
+        scene = a_scene()
+        scene.says("a", wish(), b=asked())
+        scene.connect("b2")
+        again = register("Ib", "Address:127.0.0.1")
+        scene.says("b2", again, b2=DONE, b="NOTIFY\nSuperseded.\n\n")
+        scene.says("b", YES, b=terminate())
+        scene.passes(PATIENCE, a=DENIED)
+
+    def test_the_password_is_in_no_log(self) -> None:
+        """Neither in a line nor in what an event holds (I18)."""
+        with the_log() as lines:
+            scene = a_scene()
+            scene.says("a", wish(), b=asked())
+            scene.says("b", NO)
+            scene.passes(PATIENCE, a=DENIED)
+        assert not any(SECRET in line for line in lines)
+
+
+class OwnFaultTests:
+    """What is wrong with the caller's own words is told at once: it says nothing of anybody."""
+
+    @pytest.mark.parametrize(
+        ("text", "cause"),
+        [
+            (
+                wish(host="203.0.113.9"),
+                "a private address is not taken from a connection that comes from elsewhere",
+            ),
+            (wish(host="0.0.0.0"), "an unspecified, multicast, broadcast or reserved address"),
+            (wish(host="224.0.0.1"), "an unspecified, multicast, broadcast or reserved address"),
+            (wish(host="www.example.com"), "the Address to connect back to is an IP address"),
+            (wish(host="Provider"), "the Address to connect back to is an IP address"),
+            (wish(port=1201), "the address is the server's own"),
+            (
+                "REQUEST\nIdentifier:Ia\nCallee:Ib\nPassword:x\n\n",
+                "a REQUEST to be connected back has a Address",
+            ),
+            (
+                "REQUEST\nIdentifier:Ia\nPassword:x\nAddress:127.0.0.1\n\n",
+                "a REQUEST to be connected back has a Callee",
+            ),
+        ],
+    )
+    def test_its_address(self, text: str, cause: str) -> None:
+        """An address is judged as one that is registered (I12); nobody is asked."""
+        scene = a_scene(own_ports=(1201,))
+        scene.says("a", text, a=bad(cause))
+
+    def test_another_kind_of_request(self) -> None:
+        """A REQUEST without a password is none of these."""
+        scene = a_scene()
+        text = "REQUEST\nIdentifier:Ia\nCallee:Ib\n\n"
+        scene.says("a", text, a=bad("no request of this kind is known here"))
+
+    def test_as_somebody_else(self) -> None:
+        """A connection asks for itself alone (I4)."""
+        scene = a_scene()
+        scene.says("a", wish("Ia", "Ix"))
+        scene.passes(PATIENCE, a=DENIED)
+        scene.says("a", wish("Ic"), a=DENIED)
+
+    def test_without_a_login(self) -> None:
+        """A callee's call password logs nobody in (D3)."""
+        scene = Scene(accounts={"Ib": SECRET, "Ia": "pass of Ia"})
+        scene.connect("a")
+        cause = "log in first: REGISTER with an Identifier and a Password or Token"
+        scene.says("a", wish("Ib", "Ib"), a=f"NOTIFY\nLogin Required.\nCause:{cause}\n\n")
+
+
+class PeaceTests:
+    """Guessing is slow, and soon not heard of by the callee (I17)."""
+
+    def guess(self, scene: Scene, who: str = "a", *, heard: bool = True) -> None:
+        """A wrong password, which takes its time."""
+        asks = f"I{who}"
+        if heard:
+            scene.says(who, wish(asks), b=asked(asks))
+            scene.forget()
+            scene.says("b", NO)
+        else:
+            scene.says(who, wish(asks))
+        scene.passes(PATIENCE, **{who: DENIED})
+
+    def test_too_many_are_not_asked_about(self) -> None:
+        """After five in a minute the callee is left in peace; the caller can't tell."""
+        scene = a_scene()
+        for _ in range(A_PAIR):
+            self.guess(scene)
+        self.guess(scene, heard=False)
+        scene.passes(WINDOW - PATIENCE * (A_PAIR + 1))
+        self.guess(scene)
+
+    def test_others_are_heard(self) -> None:
+        """One caller's guesses keep nobody else out (I23)."""
+        scene = a_scene()
+        for _ in range(A_PAIR):
+            self.guess(scene)
+        self.guess(scene, "a", heard=False)
+        scene.connect("c")
+        self.guess(scene, "c")
+
+    def test_right_ones_do_not_count(self) -> None:
+        """Who knows the password may call as often as it likes."""
+        scene = a_scene()
+        for _ in range(3 * A_PAIR):
+            scene.forget()
+            scene.says("a", wish(), b=asked())
+            scene.says("b", YES, a=granted())
+            scene.says("b", begin(scene.drawn["session"]))
+
+    def test_one_at_a_time(self) -> None:
+        """A second one for the same callee is refused, and not heard of, while one is open."""
+        scene = a_scene()
+        scene.says("a", wish("Ia", "Ib", "Transaction:1"), b=asked())
+        scene.says("a", wish("Ia", "Ib", "Transaction:2"))
+        scene.says("b", YES, a=granted(transaction="1"))
+        denied = "NOTIFY\nPermission Denied.\nTransaction:2\nCode:403\n\n"
+        scene.passes(PATIENCE, a=denied)
+
+    def test_too_many_sessions(self) -> None:
+        """Who has sixteen that have not begun gets no more, whoever the callee is."""
+        scene = Scene()
+        scene.connect("a")
+        for n in range(16):
+            scene.mediator.sessions.granted(f"S{n}", "Ia", f"I{n}", "")
+        scene.says("a", wish(), a=TOO_MANY)
+
+
+class SessionTests:
+    """What is granted is a session like others."""
+
+    def a_session(self, *, begun: bool) -> Scene:
+        """Ia and Ib have one."""
+        scene = a_scene()
+        scene.says("a", wish(), b=asked())
+        scene.says("b", YES, a=granted())
+        if begun:
+            scene.says("b", begin(scene.drawn["session"]))
+        return scene
+
+    @pytest.mark.parametrize("begun", [False, True])
+    def test_refused_later(self, begun: bool) -> None:
+        """The callee refuses the caller from now on: the session is over (I2, C5)."""
+        scene = self.a_session(begun=begun)
+        ended = terminate()
+        scene.says("b", register("Ib", "Reject:Create Ia"), b=ended + DONE, a=ended)
+
+    def test_lists_do_not_matter(self) -> None:
+        """It rests on no list, nor on the policy of later."""
+        scene = self.a_session(begun=True)
+        scene.says("b", register("Ib", "Accept:Create", "Reject:Create Ix"), b=DONE)
+        scene.says("b", register("Ib", "Policy:List"), b=DONE)
+        scene.says("b", register("Ib", "Accept:Create Ic"), b=DONE)
+
+    def test_removed(self) -> None:
+        """An identifier that is removed has no session left."""
+        scene = self.a_session(begun=True)
+        ended = terminate()
+        removing = Deferred.fromCoroutine(scene.mediator.permits.forget("Ia"))
+        settle(scene.clock)
+        assert removing.called
+        scene.reads(a=ended, b=ended)
+
+    def test_a_query_is_refused(self) -> None:
+        """Who is reached by its password is reached by no list, not even its own."""
+        scene = a_scene()
+        scene.says("b", register("Ib", "Accept:Create Ia"), b=DONE)
+        scene.says("a", query("Ia", "Ib"), a=DENIED)

@@ -1,0 +1,84 @@
+"""What the log says of whom lists no longer accept (broker.mediator.fallen)."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+
+from broker.mediator.fallen import Fallen
+from broker.tables.permits import Limit
+from tests.fakes import FakeReactor
+from tests.mediator.conftest import Logged
+from tests.mediator.scene import DONE, register
+from tests.mediator.test_permits import at_once
+
+NOW = 1_000_000.0
+
+
+def texts(logged: Logged) -> list[str]:
+    """The lines."""
+    return [text.rpartition("] ")[2] for text in logged.texts()]
+
+
+class FallenTests:
+    """Entries that are no longer on a list."""
+
+    def test_causes(self, logged: Logged) -> None:
+        """Each cause is told by itself."""
+        fallen = Fallen(Clock())
+        gone = {"Ia": None, "Ic": Limit(until=NOW), "Id": Limit(uses=1), "Ie": Limit(uses=1)}
+        fallen.tell("Ib", gone, NOW, "Id")
+        assert texts(logged) == [
+            "Ib no longer accepts Ia, Ie: withdrawn",
+            "Ib no longer accepts Ic: expired",
+            "Ib no longer accepts Id: used up",
+        ]
+        fallen.stop()
+
+    def test_over_and_over(self, logged: Logged) -> None:
+        """A list that changes all the time is a line or two a second; others are told (I15)."""
+        clock = Clock()
+        fallen = Fallen(clock)
+        for n in range(100):
+            fallen.tell("Ib", {f"t{n}": None, f"u{n}": None}, NOW)
+        fallen.tell("Ic", {"Ia": None}, NOW)
+        first = ["Ib no longer accepts t0, u0: withdrawn", "Ic no longer accepts Ia: withdrawn"]
+        assert texts(logged) == first
+        clock.advance(1)
+        rest = "Ib no longer accepts 198 more, which fell within a second"
+        assert texts(logged) == [*first, rest]
+        fallen.tell("Ib", {"Ia": None}, NOW)
+        assert texts(logged)[3:] == ["Ib no longer accepts Ia: withdrawn"]
+        clock.advance(5)
+        assert len(logged.events) == 4
+        assert not clock.getDelayedCalls()
+
+    def test_names_make_no_line(self, logged: Logged) -> None:
+        """Nobody's name gets a line of its own, in either kind of line (I19)."""
+        clock = Clock()
+        fallen = Fallen(clock)
+        fallen.tell("I\nb", {"I\na": None}, NOW)
+        fallen.tell("I\nb", {"Ic": None}, NOW)
+        clock.advance(1)
+        assert len(logged.events) == 2
+        assert not any("\n" in text for text in logged.texts())
+
+    def test_stop(self, logged: Logged) -> None:
+        """At the end what is counted is told, and no timer stays."""
+        reactor = FakeReactor()
+        fallen = Fallen(reactor)
+        fallen.tell("Ib", {"Ia": None}, NOW)
+        fallen.tell("Ib", {"Ic": None}, NOW)
+        fallen.stop()
+        assert texts(logged)[1:] == ["Ib no longer accepts 1 more, which fell within a second"]
+        assert not reactor.getDelayedCalls()
+
+    def test_a_terminal_floods_no_log(self, logged: Logged) -> None:
+        """A terminal may change its list as often as it likes; the log counts (I15)."""
+        scene, _ = at_once()
+        for n in range(50):
+            scene.says("b", register("Ib", f"Accept:Create t{n}"), b=DONE)
+        assert texts(logged).count("Ib no longer accepts t0: withdrawn") == 1
+        assert len([text for text in texts(logged) if "no longer" in text]) == 1
+        scene.passes(1)
+        rest = "Ib no longer accepts 48 more, which fell within a second"
+        assert texts(logged)[-1] == rest

@@ -1,0 +1,500 @@
+"""Terminals that hold no connection: keys for UDP, and how they are woken (mediator.triggers)."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, Final
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from broker.interfaces import ITrigger
+from broker.mediator.triggers import DIAL_AFTER, Triggers
+from broker.resolver.registrar import Registrar
+from broker.tables.addresses import Address
+from broker.wire.datagram import parse_datagram
+from broker.wire.message import Message
+from broker.wire.refusals import CalleeNotConnected, ServiceUnavailable
+from broker.wire.signed import sign, verify
+from tests.fakes import FakeDatagramPort, FakeReactor, advance, result_of
+from tests.mediator.scene import (
+    ACCEPTED,
+    CAN,
+    DENIED,
+    DONE,
+    NOT_CONNECTED,
+    NOT_FOUND,
+    SUPERSEDED,
+    Scene,
+    SlowResolver,
+    query,
+    register,
+    to_callee,
+    to_caller,
+)
+
+SEEN: Final = ("127.0.0.9", 4000)
+ADDRESS: Final = Address("192.0.2.1", 1203, 0, 60, dialable=True)
+
+
+class Notices:
+    """A resolver that only counts the notices it was to send.
+
+    :ivar at: when each was asked for
+    :ivar ways: whether there is a way, or what is raised instead; the last goes on for ever
+    """
+
+    def __init__(self, clock: FakeReactor, *ways: bool | Exception) -> None:
+        self.at: list[float] = []
+        self.ways = list(ways)
+        self._clock = clock
+
+    async def trigger(self, identifier: str) -> bool:
+        """A notice is asked for."""
+        assert identifier == "Ib"
+        self.at.append(self._clock.seconds())
+        way = self.ways.pop(0) if len(self.ways) > 1 else self.ways[0]
+        if isinstance(way, Exception):
+            raise way
+        return way
+
+
+class Dials:
+    """A trigger that dials, and does as the test says.
+
+    :ivar at: when each dial was asked for
+    """
+
+    def __init__(self, clock: FakeReactor, fails: Exception | None = None) -> None:
+        self.at: list[float] = []
+        self.fails = fails
+        self._clock = clock
+
+    async def wake(self, identifier: str, address: Address) -> None:
+        """A dial is asked for."""
+        assert (identifier, address) == ("Ib", ADDRESS)
+        self.at.append(self._clock.seconds())
+        if self.fails is not None:
+            raise self.fails
+
+
+class Waking:
+    """A terminal being woken.
+
+    :ivar outcome: ``None`` where that ended by itself, the error where it failed; empty before
+    """
+
+    def __init__(self, *ways: bool | Exception, fails: Exception | None = None) -> None:
+        self.clock = FakeReactor()
+        self.notices = Notices(self.clock, *ways)
+        self.dials = Dials(self.clock, fails)
+        resolver: Any = self.notices
+        dialer: ITrigger = self.dials  # type: ignore[assignment]
+        self.outcome: list[Any] = []
+        steps = Triggers(self.clock, resolver, dialer).wake("Ib", ADDRESS)
+        self.doing = Deferred.fromCoroutine(steps)
+        self.doing.addCallbacks(self.outcome.append, lambda why: self.outcome.append(why.value))
+
+
+class TriggersTests:
+    """Which way is taken, and when."""
+
+    def test_along_the_mapping(self) -> None:
+        """Notices at ever longer pauses, for as long as somebody waits (E1)."""
+        waking = Waking(True)
+        advance(waking.clock, 8.0)
+        assert waking.notices.at == [0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0]
+        assert waking.outcome == []
+
+    def test_nobody_waits_any_more(self) -> None:
+        """It ends with that: no notice more, no timer."""
+        waking = Waking(True)
+        advance(waking.clock, 0.3)
+        waking.doing.cancel()
+        assert len(waking.outcome) == 1
+        assert waking.clock.getDelayedCalls() == []
+
+    def test_dials_as_well(self) -> None:
+        """After a second without success it is dialled, once, and the notices go on."""
+        waking = Waking(True)
+        advance(waking.clock, 7.0)
+        assert waking.dials.at == [DIAL_AFTER]
+        assert len(waking.notices.at) == 7
+
+    def test_a_dial_that_fails_beside(self) -> None:
+        """Changes nothing: whoever is behind a router can't be dialled."""
+        waking = Waking(True, fails=CalleeNotConnected())
+        advance(waking.clock, 7.0)
+        assert len(waking.notices.at) == 7
+        assert waking.outcome == []
+
+    def test_no_mapping(self) -> None:
+        """Without one it is dialled at once, and that is all there is."""
+        waking = Waking(False)
+        assert waking.dials.at == [0.0]
+        assert waking.outcome == [None]
+        assert waking.clock.getDelayedCalls() == []
+
+    def test_neither(self) -> None:
+        """5h at once where there is neither (S1902)."""
+        waking = Waking(False, fails=CalleeNotConnected())
+        assert [type(one) for one in waking.outcome] == [CalleeNotConnected]
+
+    def test_resolver_away(self) -> None:
+        """A resolver that is away knows of no mapping: the dial is left."""
+        waking = Waking(ServiceUnavailable())
+        assert waking.dials.at == [0.0]
+        assert waking.outcome == [None]
+
+    @pytest.mark.parametrize("gone", [False, ServiceUnavailable()])
+    def test_mapping_gone_meanwhile(self, gone: bool | Exception) -> None:
+        """Who was sent a notice may be on its way: nobody is refused because the way has gone."""
+        waking = Waking(True, gone, fails=CalleeNotConnected())
+        advance(waking.clock, 4.0)
+        assert waking.outcome == []
+        assert len(waking.notices.at) == 6
+
+
+class Behind:
+    """A scene with terminals that register by UDP, and the network that their datagrams take."""
+
+    def __init__(self, **options: Any) -> None:
+        clock = FakeReactor()
+        self.registrar = Registrar(clock, random.Random(1).randbytes)
+        self.port = FakeDatagramPort(self.registrar, 1200, "")
+        self.registrar.transport = self.port  # type: ignore[assignment]
+        self.resolver = SlowResolver(clock, self.registrar)
+        dialer = Dials(clock, CalleeNotConnected())
+        dialer.wake = self._cannot_be_dialled  # type: ignore[method-assign]
+        trigger = Triggers(clock, self.resolver, dialer)  # type: ignore[arg-type]
+        self.scene = Scene(clock=clock, resolver=self.resolver, trigger=trigger, **options)
+        self.keys: dict[str, tuple[str, bytes]] = {}
+        self.sequence = 0
+
+    async def _cannot_be_dialled(self, identifier: str, address: Address) -> None:
+        raise CalleeNotConnected
+
+    def gets_a_key(self, who: str, *lines: str, before: str = "") -> dict[str, str]:
+        """A terminal registers with ``UDP:Yes``; the fields of its answer."""
+        self.scene.clients[who].type(register(f"I{who[0]}", "UDP:Yes", "Transaction:k", *lines))
+        text = self.scene.heard(who)
+        assert text.startswith(before)
+        answer = text.removeprefix(before)
+        assert answer.startswith("NOTIFY\nRegistration Completed.\n"), answer
+        fields = dict(line.split(":", 1) for line in answer.splitlines() if ":" in line)
+        self.keys[who[0]] = fields["Key ID"], bytes.fromhex(fields["Registration Key"])
+        self.scene.secrets.add(fields["Registration Key"])
+        return fields
+
+    def datagram(self, who: str, source: tuple[str, int] = SEEN) -> Message | None:
+        """It sends a keepalive; a challenge is answered."""
+        answer = self._sends(who, source)
+        if answer is not None and "Challenge" in answer.fields:
+            answer = self._sends(who, source, Challenge=answer.fields["Challenge"])
+        return answer
+
+    def _sends(self, who: str, source: tuple[str, int], **more: str) -> Message | None:
+        name, key = self.keys[who[0]]
+        self.sequence += 1
+        message = Message("REGISTER", Identifier=f"I{who[0]}", **more)
+        message.fields["Key ID"] = name
+        message.fields["Sequence"] = str(self.sequence)
+        self.port.sent.clear()
+        self.port.receive(sign(message, key), source)
+        return parse_datagram(self.port.sent[0][0]) if self.port.sent else None
+
+    def notices(self, who: str = "b") -> int:
+        """How many it was sent since this was last asked; each is signed, and for it (E3)."""
+        sent = list(self.port.sent)
+        self.port.sent.clear()
+        for data, to in sent:
+            assert to == SEEN
+            assert verify(data, self.keys[who][1])
+            notice = parse_datagram(data)
+            assert notice.statement == "Connection Requested."
+            assert notice.fields["Identifier"] == f"I{who}"
+        return len(sent)
+
+
+def behind(**options: Any) -> Behind:
+    """Ib accepts Ia and Ic, lives by UDP alone, and holds no connection; Ia and Ic are there."""
+    stage = Behind(**options)
+    scene = stage.scene
+    scene.connect("a", "b", "c")
+    scene.says("a", register("Ia"), a=DONE)
+    scene.says("c", register("Ic"), c=DONE)
+    scene.says("b", register("Ib", "Accept:Create Ia,Ic"), b=DONE)
+    stage.gets_a_key("b", "Port:5000")
+    assert stage.datagram("b") is not None
+    scene.leaves("b")
+    stage.port.sent.clear()
+    return stage
+
+
+class KeyTests:
+    """``UDP:Yes``: a key is given out (D1)."""
+
+    def test_given(self) -> None:
+        """With its name and the interval, in the answer to a transaction; it is good by then."""
+        stage = Behind()
+        stage.scene.connect("b")
+        fields = stage.gets_a_key("b")
+        assert len(fields["Key ID"]) == 23
+        assert fields["Key ID"][0] == "K"
+        assert len(fields["Registration Key"]) == 64
+        assert fields["Interval"] == "25"
+        answer = stage.datagram("b")
+        assert answer is not None
+        assert answer.statement == "Registration Completed."
+
+    def test_interval(self) -> None:
+        """The operator says how often."""
+        stage = Behind(udp_interval=7)
+        stage.scene.connect("b")
+        assert stage.gets_a_key("b")["Interval"] == "7"
+
+    def test_resolver_first(self) -> None:
+        """It is told only once the resolver has it; where it hasn't, nothing is told."""
+        stage = Behind()
+        scene = stage.scene
+        stage.resolver.hold.add("add_key")
+        scene.connect("b")
+        scene.says("b", register("Ib", "UDP:Yes", "Transaction:1"))
+        assert len(stage.registrar.keys) == 1
+        answer = "NOTIFY\nService Unavailable.\nTransaction:1\nCode:503\n\n"
+        scene.fires(stage.resolver.held.pop(), ServiceUnavailable(), b=answer)
+        assert scene.mediator.reach.held("Ib") is None
+
+    def test_refused_with_the_rest(self) -> None:
+        """Where the rest of the message is refused no key is told, nor anything reached (A5)."""
+        stage = Behind()
+        stage.resolver.errors["register"] = ServiceUnavailable()
+        stage.scene.connect("b")
+        stage.scene.clients["b"].type(
+            register("Ib", "UDP:Yes", "Address:127.0.0.1", "Transaction:1")
+        )
+        assert "Key" not in stage.scene.heard("b")
+        assert stage.scene.mediator.reach.held("Ib") is None
+        (key,) = stage.registrar.keys
+        assert key.until == stage.scene.clock.seconds() + 3600
+
+    @pytest.mark.parametrize(
+        ("lines", "cause"),
+        [
+            (["Expires:0"], "what is withdrawn is not registered by UDP"),
+            (["Port:1201"], "the address is the server's own"),
+        ],
+    )
+    def test_refused(self, lines: list[str], cause: str) -> None:
+        """What can't be is refused, and no key is drawn."""
+        stage = Behind(own_ports=[1201])
+        answer = f"NOTIFY\nRegistration Failed.\nCause:{cause}\nTransaction:1\nCode:400\n\n"
+        stage.scene.new_says("b", register("Ib", "UDP:Yes", "Transaction:1", *lines), answer)
+        assert len(stage.registrar.keys) == 0
+
+    def test_in_clear_text(self) -> None:
+        """No key goes to another machine in clear text, unless the operator says so (I25)."""
+        for allowed in (False, True):
+            stage = Behind(clear_text=allowed)
+            stage.scene.connect("b", host="192.0.2.1")
+            stage.scene.clients["b"].type(register("Ib", "UDP:Yes", "Transaction:1"))
+            text = stage.scene.heard("b")
+            assert ("Registration Key:" in text) == allowed
+            assert ("no key is given out in clear text" in text) != allowed
+
+    def test_outlives_its_connection(self) -> None:
+        """By what the registration said; and expires then, however many keepalives came."""
+        stage = Behind()
+        stage.scene.connect("b")
+        stage.gets_a_key("b", "Expires:100")
+        stage.scene.passes(500)
+        assert stage.datagram("b") is not None
+        stage.scene.leaves("b")
+        stage.scene.passes(99)
+        assert stage.datagram("b") is not None
+        stage.scene.passes(1)
+        assert stage.datagram("b") is None
+
+    def test_another_over_the_same_connection(self) -> None:
+        """The one before is no longer held, and goes in its time."""
+        stage = Behind()
+        stage.scene.connect("b")
+        first = stage.gets_a_key("b", "Expires:100")
+        second = stage.gets_a_key("b", "Expires:100")
+        assert first["Key ID"] != second["Key ID"]
+        stage.scene.passes(100)
+        now = stage.scene.clock.seconds()
+        assert [key.name for key in stage.registrar.keys.of("Ib", now)] == [second["Key ID"]]
+
+    def test_connection_gone_meanwhile(self) -> None:
+        """A key that nobody was told expires, too."""
+        stage = Behind()
+        stage.resolver.hold.add("add_key")
+        stage.scene.connect("b")
+        stage.scene.says("b", register("Ib", "UDP:Yes", "Expires:100", "Transaction:1"))
+        stage.scene.leaves("b")
+        stage.scene.fires(stage.resolver.held.pop())
+        stage.scene.passes(100)
+        assert stage.registrar.keys.of("Ib", stage.scene.clock.seconds()) == ()
+
+    def test_withdrawn(self) -> None:
+        """With the address goes every key, those of other connections too (I2)."""
+        stage = Behind()
+        scene = stage.scene
+        scene.connect("b", "b2")
+        stage.gets_a_key("b")
+        assert stage.datagram("b") is not None
+        scene.says("b2", register("Ib", "Expires:0"), b2=DONE)
+        assert stage.datagram("b") is None
+        assert scene.mediator.reach.held("Ib") is None
+        assert len(stage.registrar.keys) == 0
+
+    @pytest.mark.parametrize("act", ["reset", "remove"])
+    def test_account_changed(self, act: str) -> None:
+        """An account's keys are void at once when it is removed, or has another password (I2)."""
+        stage = Behind(accounts={"Ib": "right"})
+        scene = stage.scene
+        scene.connect("b")
+        stage.gets_a_key("b", "Password:right")
+        assert stage.datagram("b") is not None
+        accounts = scene.mediator.accounts
+        result_of(accounts.reset("Ib", "new") if act == "reset" else accounts.remove("Ib"))
+        assert stage.datagram("b") is None
+        assert stage.registrar.seen("Ib") is None
+
+
+class ReachedTests:
+    """A terminal that has registered by UDP alone is reached over its connection (C1)."""
+
+    def test_reached(self) -> None:
+        """A call gets through, and the address told is the one seen, with the port named."""
+        stage = Behind()
+        scene = stage.scene
+        scene.connect("a", "b")
+        scene.says("b", register("Ib", "Accept:Create Ia"), b=DONE)
+        stage.gets_a_key("b", "Port:5000")
+        scene.says("a", query("Ia", "Ib"), a=NOT_FOUND)
+        assert stage.datagram("b") is not None
+        scene.says("a", query("Ia", "Ib"), b="QUERY\nSTATUS\nTransaction:1\n\n")
+        granted = ACCEPTED + to_caller("Ib", host=SEEN[0], port=5000)
+        can = CAN.replace("\n\n", "\nTransaction:1\n\n")
+        scene.says("b", can, b=to_callee("Ia"), a=granted)
+
+    def test_superseded(self) -> None:
+        """The connection that registers so takes over from the one before."""
+        stage = Behind()
+        stage.scene.connect("b", "b2")
+        stage.gets_a_key("b")
+        stage.gets_a_key("b2")
+        stage.scene.reads(b=SUPERSEDED)
+
+    def test_returns(self) -> None:
+        """When it closes, reach returns to one that registered by UDP, too."""
+        stage = Behind()
+        scene = stage.scene
+        scene.connect("a", "b", "b2")
+        scene.says("b", register("Ib", "Accept:Create Ia"), b=DONE)
+        stage.gets_a_key("b")
+        assert stage.datagram("b") is not None
+        stage.gets_a_key("b2")
+        scene.reads(b=SUPERSEDED)
+        scene.leaves("b2")
+        scene.says("a", query("Ia", "Ib"), b="QUERY\nSTATUS\nTransaction:1\n\n")
+
+
+class WokenTests:
+    """A terminal that holds no connection is told to make one (fig. 8a, 19, E1)."""
+
+    def test_whole_way(self) -> None:
+        """It is sent a notice, comes, registers, is asked for its status; the call goes on."""
+        stage = behind()
+        scene = stage.scene
+        scene.says("a", query("Ia", "Ib"))
+        assert stage.notices() == 1
+        scene.connect("b")
+        asked = "QUERY\nSTATUS\nTransaction:1\n\n"
+        stage.gets_a_key("b", "Port:5000", before=asked)
+        scene.passes(5 - 0.001)
+        assert stage.notices() == 0  # it has come
+        scene.says(
+            "b",
+            CAN.replace("\n\n", "\nTransaction:1\n\n"),
+            **{"b": to_callee("Ia")} | {"a": ACCEPTED + to_caller("Ib", host=SEEN[0], port=5000)},
+        )
+
+    def test_repeated(self) -> None:
+        """Notices may be lost: until the call's time is over they are repeated; then 5h."""
+        stage = behind()
+        stage.scene.says("a", query("Ia", "Ib"))
+        stage.scene.passes(4.9)
+        assert stage.notices() == 6
+        stage.scene.passes(0.1, a=NOT_CONNECTED)
+        stage.scene.passes(20)
+        assert stage.notices() == 0
+
+    def test_two_callers(self) -> None:
+        """Calls that wait at the same time for the same terminal have it told once (I17)."""
+        stage = behind()
+        scene = stage.scene
+        scene.says("a", query("Ia", "Ib"))
+        scene.passes(0.24)
+        scene.says("c", query("Ic", "Ib"))
+        assert stage.notices() == 1
+        scene.passes(0.01)
+        assert stage.notices() == 1
+        scene.connect("b")
+        asked = "QUERY\nSTATUS\nTransaction:1\n\nQUERY\nSTATUS\nTransaction:2\n\n"
+        stage.gets_a_key("b", before=asked)
+
+    def test_one_of_them_goes(self) -> None:
+        """As long as one waits, notices go on; with the last they end."""
+        stage = behind()
+        scene = stage.scene
+        scene.says("a", query("Ia", "Ib"))
+        scene.says("c", query("Ic", "Ib"))
+        assert stage.notices() == 1
+        scene.leaves("a")
+        scene.passes(0.25)
+        assert stage.notices() == 1
+        scene.leaves("c")
+        scene.passes(3)
+        assert stage.notices() == 0
+
+    def test_not_permitted(self) -> None:
+        """Nobody is told for a caller whom it doesn't accept (I5, I17)."""
+        stage = behind()
+        stage.scene.connect("d")
+        stage.scene.says("d", query("Id", "Ib"), d=DENIED)
+        assert stage.notices() == 0
+
+    def test_withdrawn_meanwhile(self) -> None:
+        """Who withdraws the permit while it is told is asked nothing (I2)."""
+        stage = behind()
+        scene = stage.scene
+        scene.says("a", query("Ia", "Ib"))
+        scene.connect("b")
+        scene.says("b", register("Ib", "Accept:Delete Ia"), b=DONE)
+        stage.gets_a_key("b")
+        scene.reads(a=DENIED)
+
+    def test_mapping_gone(self) -> None:
+        """Who has sent nothing for long is not known to be anywhere: 5g (I10)."""
+        stage = behind()
+        stage.scene.passes(119)
+        stage.scene.says("a", query("Ia", "Ib"))
+        assert stage.notices() == 1
+        stage.scene.passes(5, a=NOT_CONNECTED)
+        stage.notices()
+        stage.scene.says("a", query("Ia", "Ib"), a=NOT_FOUND)
+        assert stage.notices() == 0
+
+    def test_many_calls(self) -> None:
+        """However many calls, the terminal gets five notices a second at the most (I17)."""
+        stage = behind()
+        scene = stage.scene
+        for _ in range(40):
+            scene.connect("d")
+            scene.says("d", query("Ia", "Ib"))
+            scene.leaves("d")
+            scene.passes(0.05)
+        assert stage.notices() <= 11

@@ -1,0 +1,1 @@
+"""Ports opened in routers."""

@@ -1,0 +1,87 @@
+"""A program for a host: has a port opened, and answers whoever connects to it.
+
+``python -m tests.natlab.opener TCP PORT [without-miniupnpc]``; tells what it comes to as lines of
+JSON, and ends, closing the port, when its input does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+from typing import Any
+
+from twisted.internet import reactor as _reactor
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.stdio import StandardIO
+
+from broker.nat.mapper import Mapped, PortMapper
+from broker.nat.upnp import find_miniupnpc
+
+reactor: Any = _reactor
+
+
+def tell(**what: object) -> None:
+    """Write a line."""
+    print(json.dumps(what), flush=True)
+
+
+class Hello(Protocol):
+    """Says hello."""
+
+    def connectionMade(self) -> None:
+        """Somebody has come through."""
+        assert self.transport is not None
+        self.transport.write(b"hello from behind\n")
+        self.transport.loseConnection()
+
+
+class Input(Protocol):
+    """Ends the program when its input ends."""
+
+    def __init__(self, mapper: PortMapper) -> None:
+        self.mapper = mapper
+
+    def connectionLost(self, reason: Any = None) -> None:
+        """The input has ended."""
+        begun = time.monotonic()
+
+        def stopped(_: object) -> None:
+            tell(stopped=round(time.monotonic() - begun, 2))
+            reactor.stop()
+
+        self.mapper.stop().addCallback(stopped)
+
+
+def main() -> None:
+    """Do it."""
+    protocol, port = sys.argv[1], int(sys.argv[2])
+    with_upnp = "without-miniupnpc" not in sys.argv
+    mapper = PortMapper(
+        reactor,
+        randomness=os.urandom,
+        jitter=random.random,
+        changed=lambda key, before, after, why: tell(changed=[key, before, after, why]),
+        igd=find_miniupnpc if with_upnp else lambda: None,
+    )
+    begun = time.monotonic()
+
+    def mapped(told: Mapped) -> None:
+        tell(**told._asdict(), public=told.public, after=round(time.monotonic() - begun, 2))
+
+    def not_mapped(failure: Any) -> None:
+        tell(failed=failure.getErrorMessage(), after=round(time.monotonic() - begun, 2))
+
+    def go() -> None:
+        reactor.listenTCP(port, Factory.forProtocol(Hello))
+        StandardIO(Input(mapper))
+        mapper.map(protocol, port).addCallbacks(mapped, not_mapped)
+
+    reactor.callWhenRunning(go)
+    reactor.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,360 @@
+"""Terminals behind real routers, registered by UDP and woken along the way that this keeps open."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.certificates import Pki
+from tests.integration.processes import BROKER, PATIENCE, TWISTD, Running
+from tests.integration.test_login import PASSWORD, account, password_file
+from tests.natlab.conftest import Build
+from tests.natlab.lab import PYTHON, SERVER, SNIFF, SPOOF, SYMMETRIC, Lab, Router, datagrams
+
+pytestmark = pytest.mark.integration
+
+#: What a terminal that is quiet between calls is started with.
+QUIET = ("--no-hold", "--linger=0.5")
+CLOSED = "is closed until something is to be done"
+ASKED = "A connection is asked for"
+SEEN = r"Seen from outside at (\S+) port (\d+)"
+
+
+class Net:
+    """A mediator on the laboratory's Internet, and terminals that have accounts there.
+
+    :ivar mediator: the mediator's process
+    """
+
+    def __init__(
+        self, lab: Lab, *arguments: str, interval: int = 1, resolver_apart: bool = False
+    ) -> None:
+        """
+        :param interval: seconds between keepalives that the mediator suggests
+        """
+        self.lab = lab
+        self.pki = Pki(lab.folder)
+        account(lab.folder, "Ia", "Ib", "Ic")
+        self.secret = password_file(lab.folder)
+        self._own = self.pki.server(SERVER)
+        udp = f"--udp=1200:{SERVER}"
+        where = [udp]
+        if resolver_apart:
+            self.resolver = lab.start("server", *TWISTD, "-n", "broker-resolver", udp)
+            self.resolver.wait_for("Listening for datagrams on")
+            where = ["--resolver=tcp:127.0.0.1:1200"]
+        self._options = [f"--udp-interval={interval}", *where, *arguments]
+        self.start_mediator()
+
+    def start_mediator(self) -> None:
+        """Start the mediator, or another one after it."""
+        self.mediator = self.lab.start(
+            "server",
+            *(*TWISTD, "-n", "broker", "--trace", "--status-timeout=20"),
+            f"--listen-tls=tcp:1202:interface={SERVER}",
+            f"--certificate={self._own.certificate}",
+            f"--private-key={self._own.key}",
+            *self._options,
+        )
+        apart = any(option.startswith("--resolver=") for option in self._options)
+        self.mediator.wait_for("Listening for TLS" if apart else "Listening for datagrams")
+
+    def terminal(
+        self, place: str, identifier: str = "Ib", *arguments: str, port: int = 1203
+    ) -> Running:
+        """Start a terminal that takes calls; wait until it is registered and seen."""
+        (self.lab.folder / identifier).mkdir(exist_ok=True)
+        terminal = self.lab.start(
+            place,
+            *(*TWISTD, "-n", "broker-terminal", "--accept=Ia", "--udp=auto"),
+            f"--identifier={identifier}",
+            f"--receive={identifier}",
+            f"--listen=tcp:{port}",
+            *self._to_mediator(),
+            *arguments,
+        )
+        terminal.wait_for("is registered$")
+        terminal.wait_for(SEEN)
+        return terminal
+
+    def quiet(self, router: str, place: str, identifier: str = "Ib", port: int = 1203) -> Running:
+        """The same for one that closes its line, with a port opened to it in its router."""
+        self.lab.open_port(router, "tcp", port, place)
+        terminal = self.terminal(place, identifier, *QUIET, port=port)
+        terminal.wait_for(CLOSED)
+        return terminal
+
+    def call(self, callee: str = "Ib", place: str = "outside") -> None:
+        """Ia calls from a place, and what it sends arrives."""
+        before = self.received(callee)
+        sent = self.lab.folder / "sent"
+        sent.write_bytes(f"{len(before)} for {callee}".encode())
+        done = self.lab.start(
+            place,
+            *(*BROKER, "call", "--as=Ia", callee, f"--send={sent}"),
+            *self._to_mediator(),
+        )
+        assert done.wait() == 0, done.said
+        (fresh,) = self.received(callee) - before
+        assert fresh.read_bytes() == sent.read_bytes()
+
+    def received(self, callee: str) -> set[Path]:
+        """The files that a callee has."""
+        return {path for path in (self.lab.folder / callee).iterdir() if path.is_file()}
+
+    def told(self) -> str:
+        """The address of its callee that the last caller was told."""
+        lines = [line for line in self.mediator.out if "/ Callee Address:" in line]
+        found = re.search(r"Callee Address:(\S+)", lines[-1])
+        assert found is not None
+        return found[1]
+
+    def _to_mediator(self) -> list[str]:
+        return [f"--mediator=tls:{SERVER}:1202", f"--ca={self.pki.ca}", self.secret]
+
+
+def until(true: Callable[[], object]) -> None:
+    """Wait for something."""
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline, "it does not come about"
+        time.sleep(0.05)
+
+
+def count(running: Running, pattern: str) -> int:
+    """How many lines a process has said that match."""
+    return sum(re.search(pattern, line) is not None for line in running.out)
+
+
+def come_back(terminal: Running, address: str | None = None) -> None:
+    """Wait until a terminal is seen elsewhere, and quiet again if it had to connect."""
+    found = terminal.wait_for(SEEN)
+    assert address is None or found[1] == address
+
+
+class RegistrationTests:
+    """What the server knows of a terminal is what it looks like from outside."""
+
+    @pytest.mark.parametrize("translation", ["masquerade", SYMMETRIC])
+    def test_seen(self, build: Build, translation: str) -> None:
+        """A quiet terminal is seen with its router's address, and called there (D1, E1, C3, E11).
+
+        So it is where the router gives it another port towards each that it speaks with.
+        """
+        with build(Router("A", translation=translation)) as lab:
+            net = Net(lab)
+            terminal = net.quiet("A", "hostA1")
+            found = next(filter(None, (re.search(SEEN, line) for line in terminal.out)))
+            assert found[1] == lab.address("routerA")
+            net.call()
+            assert net.told() == lab.address("routerA")
+            assert count(terminal, ASKED) >= 1
+            terminal.wait_for(CLOSED)
+            net.call()
+
+    def test_two_behind_one_router(self, build: Build) -> None:
+        """Two behind one router are told apart by their ports there, and each is woken (E3)."""
+        with build(Router("A", hosts=2)) as lab:
+            net = Net(lab)
+            ib = net.quiet("A", "hostA1")
+            ic = net.quiet("A", "hostA2", "Ic", 1303)
+            net.call("Ic")
+            assert (count(ib, ASKED), count(ic, ASKED) > 0) == (0, True)
+            net.call("Ib")
+            assert count(ib, ASKED) > 0
+
+    def test_resolver_apart(self, build: Build) -> None:
+        """With the resolver as a process of its own it is the same (A15, C14)."""
+        with build(Router("A")) as lab:
+            net = Net(lab, resolver_apart=True)
+            terminal = net.quiet("A", "hostA1")
+            net.call()
+            assert net.told() == lab.address("routerA")
+            assert count(terminal, ASKED) > 0
+
+
+class FaultTests:
+    """Routers forget, change and lose; the terminal is reached again without anybody's help."""
+
+    def test_mappings_forgotten(self, build: Build) -> None:
+        """A router that has forgotten all is spoken through again after a keepalive (D1)."""
+        with build(Router("A", translation=SYMMETRIC)) as lab:
+            net = Net(lab)
+            terminal = net.quiet("A", "hostA1")
+            lab.forget_mappings("A")
+            come_back(terminal, lab.address("routerA"))
+            net.call()
+
+    def test_renumbered(self, build: Build) -> None:
+        """A router that gets another address is called there (D1, A7)."""
+        with build(Router("A")) as lab:
+            net = Net(lab)
+            terminal = net.quiet("A", "hostA1")
+            lab.renumber("A", "11.0.113.77")
+            come_back(terminal, "11.0.113.77")
+            net.call()
+            assert net.told() == "11.0.113.77"
+
+    def test_renumbered_with_a_line(self, build: Build) -> None:
+        """A terminal that holds its line makes another, where its old one is dead (D1)."""
+        with build(Router("A")) as lab:
+            net = Net(lab)
+            lab.open_port("A", "tcp", 1203, "hostA1")
+            terminal = net.terminal("hostA1")
+            net.call()
+            lab.renumber("A", "11.0.113.77")
+            come_back(terminal, "11.0.113.77")
+            terminal.wait_for("is registered$")
+            net.call()
+            assert net.told() == "11.0.113.77"
+
+    def test_dead_line(self, build: Build) -> None:
+        """A mediator that has restarted, unheard, has no connection of a terminal that believes to
+        hold one: it asks for it by UDP, and has it before the call is over (E2, E11).
+        """
+        with build(Router("A")) as lab:
+            net = Net(lab, resolver_apart=True)
+            lab.open_port("A", "tcp", 1203, "hostA1")
+            terminal = net.terminal("hostA1")
+            unheard = f"add rule inet filter fault ip saddr {SERVER} tcp flags & fin == fin drop"
+            lab.run("routerA", "nft", unheard)
+            net.mediator.kill()
+            net.start_mediator()
+            net.call()
+            assert count(terminal, ASKED) > 0
+            assert count(terminal, "is registered$") == 2
+
+    def test_router_restarts(self, build: Build) -> None:
+        """Away for a while, then back with nothing in mind: the terminal is there again (E1)."""
+        with build(Router("A")) as lab:
+            net = Net(lab)
+            terminal = net.quiet("A", "hostA1")
+            lab.cut("A")
+            lab.forget_mappings("A")
+            terminal.wait_for("Keepalives stay without an answer: connecting")
+            lab.heal("A")
+            terminal.wait_for("is registered$")
+            terminal.wait_for(CLOSED)
+            net.call()
+
+    def test_partition(self, build: Build) -> None:
+        """A short partition costs nothing: a keepalive is repeated, and all is as before (E1)."""
+        with build(Router("A")) as lab:
+            net = Net(lab)
+            terminal = net.quiet("A", "hostA1")
+            lab.cut("A")
+            time.sleep(2)
+            lab.heal("A")
+            net.call()
+            assert count(terminal, "without an answer") == 0
+
+    def test_short_memory(self, build: Build) -> None:
+        """A router that forgets after 2 s of silence makes the interval shorter than that (E1)."""
+        with build(Router("A", translation=SYMMETRIC, udp_timeout=2)) as lab:
+            net = Net(lab, interval=3)
+            terminal = net.quiet("A", "hostA1")
+            until(lambda: count(terminal, SEEN) >= 2)
+            steady = time.monotonic()
+            seen = count(terminal, SEEN)
+            while time.monotonic() - steady < 4:
+                time.sleep(0.1)
+                if count(terminal, SEEN) != seen:
+                    seen, steady = count(terminal, SEEN), time.monotonic()
+                assert seen < 8
+            net.call()
+            assert count(terminal, ASKED) > 0
+
+    def test_loss(self, build: Build) -> None:
+        """With one of five packets lost either way it stays reached (E1, E11)."""
+        with build(Router("A")) as lab:
+            net = Net(lab)
+            net.quiet("A", "hostA1")
+            lab.lose("A", 20)
+            time.sleep(3)
+            net.call()
+
+
+class StrangerTests:
+    """What others on the way, or beside it, can do and see."""
+
+    def test_forged_and_replayed(self, build: Build) -> None:
+        """Notices that are replayed or forged, from the server's very address, do nothing (E3).
+
+        They get through the router, since they look like the server's; the terminal ignores them,
+        and is woken by a genuine one as before (I26).
+        """
+        with build(Router("A")) as lab:
+            net = Net(lab)
+            terminal = net.quiet("A", "hostA1")
+            wire = lab.start("inet", *PYTHON, SNIFF, "server")
+            wire.wait_for("ready")
+            net.call()
+            terminal.wait_for(CLOSED)
+            time.sleep(0.2)
+            asked = count(terminal, ASKED)
+            seen = datagrams(wire.out)
+            genuine = [one.data for one in seen if b"Connection Requested." in one.data][-1]
+            keepalive = [one for one in seen if one.data.startswith(b"REGISTER")][-1]
+            host, port = keepalive.source
+            old, new = (re.search(rb"Key ID:(\S+)", data) for data in (genuine, keepalive.data))
+            assert old is not None
+            assert new is not None
+            fresh = genuine.replace(old[1], new[1])  # in all but its signature
+            forged = [
+                genuine,
+                fresh,
+                fresh.replace(b"Signature:", b"Padding:"),
+                keepalive.data.replace(b"REGISTER", b"NOTIFY\r\nConnection Requested."),
+                b"NOTIFY\r\nConnection Requested.\r\nIdentifier:Ib\r\n\r\n",
+                b"NOTIFY\r\nConnection Requested.\r\n\r\n",
+                b"\xff" * 1200,
+            ]
+            inside = lab.start("hostA1", *PYTHON, SNIFF, "eth0")
+            inside.wait_for("ready")
+            for datagram in forged:
+                spoof = (*PYTHON, SPOOF, SERVER, "1200", host, str(port), datagram.hex())
+                lab.run("outside", *spoof)
+            until(
+                lambda: {one.data for one in datagrams(inside.out)}.issuperset(forged),
+            )
+            registered = count(net.mediator, "< REGISTER / Identifier:Ib")
+            time.sleep(1)
+            assert count(net.mediator, "< REGISTER / Identifier:Ib") == registered
+            assert count(terminal, ASKED) == asked
+            net.call()
+            assert count(terminal, ASKED) > asked
+
+    def test_on_the_wire(self, build: Build) -> None:
+        """By UDP goes who registers, and that a connection is asked for: of a caller, a password,
+        a key or anybody's else address nothing is to be read (D12, I18, I25).
+        """
+        with build(Router("A")) as lab:
+            wire = lab.start("inet", *PYTHON, SNIFF, "server")
+            wire.wait_for("ready")
+            net = Net(lab)
+            net.quiet("A", "hostA1")
+            net.call()
+            time.sleep(0.2)
+            frames = b"\n".join(bytes.fromhex(line) for line in list(wire.out)[1:])
+            for secret in (PASSWORD.encode(), b"Registration Key", b"Token:", b"Encrypt Key"):
+                assert secret not in frames
+            assert b"Ia" not in b"".join(one.data for one in datagrams(wire.out))
+            said = {line for one in datagrams(wire.out) for line in _fields(one.data)}
+            assert said <= {
+                *("REGISTER", "NOTIFY", "QUERY", "ADDRESS"),
+                *("Registration Completed.", "Connection Requested."),
+                *("Identifier:Ib", "Key ID", "Expires", "Challenge", "Sequence", "Signature"),
+                *("Transaction", "Code", "Padding", "Port"),
+                f"Address:{lab.address('routerA')}",
+            }
+
+
+def _fields(datagram: bytes) -> set[str]:
+    """The lines of a datagram: whole where they say who or where somebody is, else their names."""
+    lines = datagram.decode().split("\r\n")[:-2]
+    told = ("Identifier:", "Address:")
+    return {line if line.startswith(told) else line.partition(":")[0] for line in lines}

@@ -1,0 +1,90 @@
+"""Cookies: proof that a sender reads where it sends from (broker.resolver.cookies)."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.resolver.cookies import COOKIE_SECONDS, SECRET_SECONDS, Cookies
+from broker.wire.grammar import token
+
+HERE = ("192.0.2.1", 4000)
+
+
+class Clock:
+    """A time that is set."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.cookies = Cookies(lambda: self.now, random.Random(1).randbytes)
+
+
+class CookiesTests:
+    """They are made and known again, and nothing is kept of them (I13, I14)."""
+
+    @given(st.floats(0, 1e6), st.floats(0, COOKIE_SECONDS))
+    def test_good(self, made: float, later: float) -> None:
+        """For a minute at the least, wherever in the hour or minute it was made."""
+        clock = Clock()
+        clock.now = made
+        cookie = clock.cookies.make(HERE, "K1")
+        clock.now = made + later
+        assert clock.cookies.good(cookie, HERE, "K1")
+
+    @given(st.floats(0, 1e6), st.floats(0, 1e6))
+    def test_old(self, made: float, later: float) -> None:
+        """And for two at the most."""
+        clock = Clock()
+        clock.now = made
+        cookie = clock.cookies.make(HERE, "K1")
+        clock.now = made + 2 * COOKIE_SECONDS + later
+        assert not clock.cookies.good(cookie, HERE, "K1")
+
+    @pytest.mark.parametrize(
+        ("source", "name"),
+        [(("192.0.2.2", 4000), "K1"), (("192.0.2.1", 4001), "K1"), (HERE, "K2")],
+    )
+    def test_of_another(self, source: tuple[str, int], name: str) -> None:
+        """One is good for its own source and key alone (I12)."""
+        clock = Clock()
+        cookie = clock.cookies.make(HERE, "K1")
+        assert clock.cookies.good(cookie, HERE, "K1")
+        assert not clock.cookies.good(cookie, source, name)
+
+    def test_no_two_texts_are_the_same(self) -> None:
+        """What it is made of can't be read in two ways."""
+        clock = Clock()
+        one = clock.cookies.make(("192.0.2.1", 40), "00K")
+        assert not clock.cookies.good(one, ("192.0.2.1", 4000), "K")
+
+    @pytest.mark.parametrize("cookie", ["", "x", "A" * 22, "." * 64])
+    def test_made_up(self, cookie: str) -> None:
+        """Nobody makes one up."""
+        assert not Clock().cookies.good(cookie, HERE, "K1")
+
+    def test_of_another_process(self) -> None:
+        """Another server's, or this one's before it was started anew, is none."""
+        one, other = Clock(), Cookies(lambda: 0.0, random.Random(2).randbytes)
+        assert not other.good(one.cookies.make(HERE, "K1"), HERE, "K1")
+
+    def test_form(self) -> None:
+        """It may stand in a message, and is short."""
+        cookie = Clock().cookies.make(("2001:db8::1", 65535), "K" * 64)
+        assert token(cookie) == cookie
+        assert len(cookie) == 22
+
+    def test_secrets(self) -> None:
+        """The secret is another each hour, and old ones are forgotten, whatever is asked."""
+        clock = Clock()
+        drawn = []
+        for hour in range(5):
+            clock.now = hour * SECRET_SECONDS + 1
+            cookie = clock.cookies.make(HERE, "K1")
+            for n in range(50):
+                clock.cookies.good(cookie, ("192.0.2.9", n), "K")
+            drawn.append(clock.cookies._secret(hour))
+            assert len(clock.cookies._secrets) <= 2
+        assert len(set(drawn)) == 5

@@ -1,2 +1,0 @@
--- Lists get a note.
-ALTER TABLE permits ADD COLUMN noted TEXT NOT NULL DEFAULT '';

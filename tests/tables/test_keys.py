@@ -1,0 +1,192 @@
+"""Registration keys (broker.tables.keys)."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from broker.tables.keys import KEYS_AN_IDENTIFIER, Key, KeyRefused, KeyTable
+
+
+def key(name: str, whose: str = "Ia", until: float = inf, **more: int) -> Key:
+    """A key; its secret follows from its name."""
+    return Key(name, whose, name.encode().ljust(32), 1203, more.get("expires", 60), until)
+
+
+def names(keys: tuple[Key, ...]) -> list[str]:
+    """What keys are called."""
+    return [one.name for one in keys]
+
+
+class KeyTests:
+    """One key."""
+
+    def test_shows_no_secret(self) -> None:
+        """Wherever it is printed (I18)."""
+        made = Key("K1", "Ia", b"\xabsecret" * 5, 1203, 60)
+        assert repr(made) == f"{made}" == "<Key K1>"
+
+
+class KeyTableTests:
+    """The keys of all terminals."""
+
+    def test_held(self) -> None:
+        """One whose connection is open is good for as long as that is."""
+        table = KeyTable()
+        kept = table.add(key("K1"))
+        assert table.get("K1", 1e9) is kept
+        assert table.of("Ia", 1e9) == (kept,)
+        assert table.get("K2", 0) is None
+        assert table.of("Ib", 0) == ()
+
+    def test_released(self) -> None:
+        """From when its connection is gone it is good for its expiry, and no longer (I10)."""
+        table = KeyTable()
+        table.add(key("K1", expires=60))
+        table.release("K1", 100)
+        assert table.get("K1", 159.9) is not None
+        assert table.get("K1", 160) is None
+        assert table.of("Ia", 160) == ()
+
+    def test_released_once(self) -> None:
+        """It can't be prolonged so; and who isn't there needs no release."""
+        table = KeyTable()
+        table.add(key("K1", expires=60))
+        table.release("K1", 100)
+        table.release("K1", 150)
+        table.release("K9", 150)
+        assert table.get("K1", 160) is None
+
+    def test_told_again(self) -> None:
+        """One that is told again has come as far as it had: nothing may be replayed (I10).
+
+        Only when it expires, and where its terminal takes calls, are taken over.
+        """
+        table = KeyTable()
+        kept = table.add(key("K1", until=50))
+        kept.heard, kept.told = 7, 9
+        again = Key("K1", "Ia", kept.secret, 4, 90, 100)
+        assert table.add(again) is kept
+        assert (kept.heard, kept.told, kept.port, kept.expires, kept.until) == (7, 9, 4, 90, 100)
+        assert len(table) == 1
+
+    @pytest.mark.parametrize(
+        "other", [Key("K1", "Ib", b"K1".ljust(32), 1, 1), Key("K1", "Ia", bytes(32), 1, 1)]
+    )
+    def test_name_taken(self, other: Key) -> None:
+        """A name means one key: no other replaces it, nor is another's taken for one's own (I4)."""
+        table = KeyTable()
+        kept = table.add(key("K1"))
+        with pytest.raises(KeyRefused, match="another key of this name"):
+            table.add(other)
+        assert table.get("K1", 0) is kept
+        assert table.of("Ib", 0) == ()
+
+    def test_five(self) -> None:
+        """A sixth drops the oldest, which is good no more for whoever still holds it (I15)."""
+        table = KeyTable()
+        kept = [table.add(key(f"K{n}")) for n in range(KEYS_AN_IDENTIFIER + 1)]
+        assert names(table.of("Ia", 0)) == [f"K{n}" for n in range(1, 6)]
+        assert kept[0].until == -inf
+        assert table.get("K0", 0) is None
+        table.add(key("K9", "Ib"))
+        assert len(table) == KEYS_AN_IDENTIFIER + 1
+
+    def test_full(self) -> None:
+        """A full table takes no key of anybody new; one told again, or a sixth, it does (I15)."""
+        table = KeyTable(6)
+        for n in range(5):
+            table.add(key(f"K{n}"))
+        table.add(key("K5", "Ib"))
+        with pytest.raises(KeyRefused, match="full"):
+            table.add(key("K6", "Ic"))
+        table.add(key("K5", "Ib"))
+        table.add(key("K7", "Ia"))
+        assert len(table) == 6
+
+    def test_dropped(self) -> None:
+        """It is gone at once, also for whoever holds it; a second time does nothing (I2)."""
+        table = KeyTable()
+        one, two = table.add(key("K1")), table.add(key("K2"))
+        table.drop(one)
+        table.drop(one)
+        assert one.until == -inf
+        assert table.of("Ia", 0) == (two,)
+        table.drop(two)
+        assert (len(table), list(table), table._of) == (0, [], {})
+
+    def test_drop_another_of_its_name(self) -> None:
+        """To drop one that was dropped does not take away its successor."""
+        table = KeyTable()
+        one = table.add(key("K1"))
+        table.drop(one)
+        two = table.add(key("K1"))
+        table.drop(one)
+        assert table.get("K1", 0) is two
+
+    def test_prune(self) -> None:
+        """What has expired goes, and nothing else."""
+        table = KeyTable()
+        for name, until in (("K1", 10.0), ("K2", 20.0), ("K3", inf)):
+            table.add(key(name, until=until))
+        assert table.prune(10) == 1
+        assert [one.name for one in table] == ["K2", "K3"]
+        assert table.prune(10) == 0
+
+
+class KeyMachine(RuleBasedStateMachine):
+    """Whatever is done in whatever order, both views of the table agree."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = KeyTable(8)
+        self.now = 0.0
+
+    @rule(n=st.integers(0, 9), whose=st.sampled_from(["Ia", "Ib"]), lasts=st.integers(0, 3))
+    def add(self, n: int, whose: str, lasts: int) -> None:
+        """Add one, which may be refused."""
+        until = self.now + lasts if lasts else inf
+        try:
+            self.table.add(key(f"K{n}", whose, until))
+        except KeyRefused:
+            assert len(self.table) == 8 or self.table._keys[f"K{n}"].identifier != whose
+
+    @rule(n=st.integers(0, 9))
+    def release(self, n: int) -> None:
+        """Release one."""
+        self.table.release(f"K{n}", self.now)
+
+    @rule(n=st.integers(0, 9))
+    def drop(self, n: int) -> None:
+        """Drop one."""
+        found = self.table.get(f"K{n}", self.now)
+        if found is not None:
+            self.table.drop(found)
+
+    @rule(seconds=st.integers(1, 90), prune=st.booleans())
+    def passes(self, seconds: int, prune: bool) -> None:
+        """Time passes."""
+        self.now += seconds
+        if prune:
+            self.table.prune(self.now)
+
+    @invariant()
+    def agree(self) -> None:
+        """Each key is found by its name and at its terminal, five there at the most."""
+        assert len(self.table) <= 8
+        listed = [one for keys in self.table._of.values() for one in keys]
+        assert {one.name: one for one in listed} == self.table._keys
+        for whose, keys in self.table._of.items():
+            assert 1 <= len(keys) <= KEYS_AN_IDENTIFIER
+            assert {one.identifier for one in keys} == {whose}
+            assert self.table.of(whose, self.now) == tuple(
+                one for one in keys if self.table.get(one.name, self.now) is one
+            )
+
+
+KeyMachineTests = KeyMachine.TestCase
+KeyMachineTests.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

@@ -1,0 +1,413 @@
+"""A terminal's own lists: what its file says, how it is edited, and what the mediator is told."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from broker.interfaces import IConsent
+from broker.tables.consents import Lists, NoConsent
+from broker.terminal.consent import (
+    ACCEPT,
+    FILE_BYTES,
+    REJECT,
+    ConsentFile,
+    edit_file,
+    edit_text,
+    parse_lists,
+    read_lists,
+)
+from broker.terminal.line import CONSENT_TIMEOUT
+from broker.terminal.terminal import Terminal
+from tests.fakes import Client, FakeReactor, advance, result_of
+from tests.mediator.conftest import Logged, logged
+from tests.mediator.scene import SCENES
+
+__all__ = ["logged"]
+
+QUESTION = "QUERY\nACCEPT\nTransaction:7\n\n"
+
+
+def answer(accept: str, reject: str | None = None) -> str:
+    """What the mediator is told."""
+    more = "" if reject is None else f"Reject:Create {reject}\n"
+    return f"NOTIFY\nAccept:Create{accept}\n{more}Transaction:7\nCode:200\n\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A file that says something."""
+    path = tmp_path / "consent"
+    path.write_text("# mine\n+ Ia\n- Ix\n", encoding="utf-8")
+    path.chmod(0o600)
+    return path
+
+
+class ParsedTests:
+    """What a file's bytes say (C4, C5)."""
+
+    def test_lists(self) -> None:
+        """Signs, blanks, comments, any language, any end of line; a number is no sign."""
+        text = (
+            "# whom I know\n\n+ Ia\n  +\t山田太郎 大阪府門真市大字門真1006 \n- @spam\n"
+            "+ +81-6-6908-1121\r\n+ -\n- # no comment\n   # one\n+ @家族"
+        )
+        assert parse_lists(text.encode()) == (
+            ["Ia", "山田太郎 大阪府門真市大字門真1006", "+81-6-6908-1121", "-", "@家族"],
+            ["@spam", "# no comment"],
+        )
+        assert parse_lists(b"") == ([], [])
+
+    @pytest.mark.parametrize(
+        ("data", "why"),
+        [
+            (b"+ Ia\nIb\n", "line 2: begins with neither"),
+            (b"+81-6-6908-1121\n", "line 1: begins with neither"),
+            (b"-Ix\n", "line 1: begins with neither"),
+            (b"+\n", "line 1: begins with neither"),
+            (b"+ Ia,Ib\n", "line 1: an identifier holds a comma"),
+            (b"+ Ia;uses=1\n", "line 1: an identifier holds a comma or a semicolon"),
+            (b"+ @\n", "line 1: an identifier begins with @"),
+            (b"+ I\x00\n", "line 1: an identifier holds a character that cannot be seen"),
+            (b"+ Ia\rReject:x\n", "line 1: an identifier holds a character"),
+            (b"+ \xff\n", "not UTF-8"),
+            (b"+ Ia\n" * 1001, "at most 1000"),
+            (b"".join(b"- %0100d\n" % n for n in range(700)), "at most 60000 bytes"),
+        ],
+    )
+    def test_bad(self, data: bytes, why: str) -> None:
+        """What is wrong anywhere is wrong altogether, and the line is named (I3)."""
+        with pytest.raises(NoConsent, match=why):
+            parse_lists(data)
+
+    @given(st.binary(max_size=200))
+    def test_anything(self, data: bytes) -> None:
+        """Whatever stands there, it is lists or a refusal."""
+        try:
+            lists = parse_lists(data)
+        except NoConsent:
+            return
+        assert all(isinstance(name, str) for part in lists for name in part)
+
+
+class ReadTests:
+    """What becomes of a file, with each question anew (C4, I3)."""
+
+    def test_interface(self, file: Path) -> None:
+        """It is an ``IConsent``."""
+        assert verifyObject(IConsent, ConsentFile(str(file)))
+
+    def test_anew_each_time(self, file: Path, logged: Logged) -> None:
+        """What is edited counts with the next question, even if size and time are as before."""
+        asked = ConsentFile(str(file))
+        assert result_of(asked.lists()) == (["Ia"], ["Ix"])
+        before = file.stat()
+        file.write_text("# mine\n+ Ib\n- Ix\n")
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert result_of(asked.lists()) == (["Ib"], ["Ix"])
+        assert logged.texts() == []
+
+    def test_bad_accepts_nobody(self, file: Path, logged: Logged) -> None:
+        """A bad or missing one accepts nobody, which is logged once; a good one counts again."""
+        asked = ConsentFile(str(file))
+        file.write_text("+ Ia\nwhat is this\n")
+        for _ in range(3):
+            assert result_of(asked.lists()) == ((), ())
+        file.unlink()
+        for _ in range(3):
+            assert result_of(asked.lists()) == ((), ())
+        file.write_text("+ Ia\n")
+        assert result_of(asked.lists()) == (["Ia"], [])
+        told = logged.texts()
+        logged.failures()
+        assert len(told) == 3
+        assert "line 2: begins with neither" in told[0]
+        assert "No such file" in told[1]
+        assert "can be read again" in told[2]
+
+    @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+    def test_others_may_write(self, file: Path, mode: int) -> None:
+        """Whoever else may write it could consent in the user's stead."""
+        file.chmod(mode)
+        with pytest.raises(NoConsent, match="others may write it"):
+            read_lists(str(file))
+        file.chmod(0o644)
+        assert read_lists(str(file)) == (["Ia"], ["Ix"])
+
+    def test_of_another_user(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Likewise whose it is."""
+        owner = file.stat().st_uid
+        os.chown(file, 65534, -1)
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+        with pytest.raises(NoConsent, match="belongs to another user"):
+            read_lists(str(file))
+        os.chown(file, owner, -1)
+
+    def test_no_file(self, tmp_path: Path) -> None:
+        """What is no file is refused, and nobody waits for it."""
+        os.mkfifo(tmp_path / "pipe")
+        for name, why in (("pipe", "is no file"), (".", "is no file|directory")):
+            with pytest.raises(NoConsent, match=why):
+                read_lists(str(tmp_path / name))
+
+    def test_too_large(self, file: Path) -> None:
+        """One that is too large is not read to its end (I15)."""
+        file.write_text("#" * FILE_BYTES + "\n")
+        with pytest.raises(NoConsent, match="is longer than"):
+            read_lists(str(file))
+
+    def test_written_meanwhile(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One that changes while it is read is read again; if it always does, it says nothing."""
+        fstat, calls = os.fstat, []
+
+        def changing(descriptor: int) -> os.stat_result:
+            calls.append(descriptor)
+            if len(calls) % 2 == 0 and len(calls) <= changes:
+                with file.open("a") as more:
+                    more.write("- Iy\n")
+            return fstat(descriptor)
+
+        monkeypatch.setattr(os, "fstat", changing)
+        changes = 2
+        assert read_lists(str(file)) == (["Ia"], ["Ix", "Iy"])
+        changes = 1000
+        with pytest.raises(NoConsent, match="changes again and again"):
+            read_lists(str(file))
+
+
+class EditTests:
+    """Editing it safely (C4)."""
+
+    @pytest.mark.parametrize(
+        ("sign", "names", "expected"),
+        [
+            (ACCEPT, ["Ib"], "# mine\n+ Ia\n- Ix\n+ Ib\n"),
+            (ACCEPT, ["Ix"], "# mine\n+ Ia\n+ Ix\n"),
+            (REJECT, ["Ia", "Ia", "@g"], "# mine\n- Ix\n- Ia\n- @g\n"),
+            (None, ["Ia", "nobody"], "# mine\n- Ix\n"),
+        ],
+    )
+    def test_each(self, file: Path, sign: str | None, names: list[str], expected: str) -> None:
+        """Each stands there once then, and all else, comments included, as it stood."""
+        edit_file(str(file), names, sign)
+        assert file.read_text() == expected
+        assert [one.name for one in file.parent.iterdir()] == ["consent"]
+
+    def test_made(self, tmp_path: Path) -> None:
+        """One that isn't there is made, for its user alone."""
+        edit_file(str(tmp_path / "new"), ["Ia"], ACCEPT)
+        assert (tmp_path / "new").read_text() == "+ Ia\n"
+        assert (tmp_path / "new").stat().st_mode & 0o777 == 0o600
+
+    def test_bad_stays(self, file: Path) -> None:
+        """A bad one is left as it is, and so is one that would be too long (A5)."""
+        file.write_text("+ Ia\n?\n")
+        with pytest.raises(NoConsent, match="line 2"):
+            edit_file(str(file), ["Ib"], ACCEPT)
+        assert file.read_text() == "+ Ia\n?\n"
+        file.write_text("".join(f"+ I{n}\n" for n in range(1000)))
+        with pytest.raises(NoConsent, match="1000"):
+            edit_file(str(file), ["more"], ACCEPT)
+        assert "more" not in file.read_text()
+        assert [one.name for one in file.parent.iterdir()] == ["consent"]
+
+    def test_mode_and_link(self, file: Path, tmp_path: Path) -> None:
+        """It keeps its mode and its owner, and a link to it goes on leading to it."""
+        file.chmod(0o644)
+        os.chown(file, 65534, 65534)
+        link = tmp_path / "link"
+        link.symlink_to(file)
+        edit_file(str(link), ["Ic"], ACCEPT)
+        assert link.is_symlink()
+        found = file.stat()
+        assert (found.st_mode & 0o777, found.st_uid, found.st_gid) == (0o644, 65534, 65534)
+        assert file.read_text().endswith("+ Ic\n")
+
+    def test_many_at_once(self, file: Path) -> None:
+        """Of many who edit it at once none is lost."""
+        workers = [
+            threading.Thread(target=edit_file, args=(str(file), [f"T{n}"], ACCEPT))
+            for n in range(20)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert set(read_lists(str(file)).accepted) == {"Ia"} | {f"T{n}" for n in range(20)}
+
+    @given(
+        st.lists(st.sampled_from(["Ia", "Ib", "@g", "+81", "- x"]), min_size=1),
+        st.sampled_from([ACCEPT, REJECT, None]),
+        st.lists(st.sampled_from(["# c", "", "+ Ia", "- Ia", "+ @g", "- - x", "+ +81", "+ Ic"])),
+    )
+    def test_says_so(self, names: list[str], sign: str | None, lines: list[str]) -> None:
+        """Whatever it said, it then says that of those, and of others what it said."""
+        before = parse_lists("\n".join(lines).encode())
+        after = parse_lists(edit_text("\n".join(lines), names, sign).encode())
+        for mark, old, new in zip((ACCEPT, REJECT), before, after, strict=True):
+            others = [name for name in old if name not in names]
+            assert new == others + (list(dict.fromkeys(names)) if sign == mark else [])
+
+
+@implementer(IConsent)
+class Application:
+    """An application that says whom it accepts; or fails to."""
+
+    def __init__(self, said: Callable[[], Awaitable[Any]]) -> None:
+        self._said = said
+
+    async def lists(self) -> Lists:
+        return Lists(*await self._said())
+
+
+def registered(**options: Any) -> tuple[FakeReactor, Client]:
+    """A terminal whose mediator is the test."""
+    reactor = FakeReactor()
+    terminal = Terminal(reactor, "Ib", TCP4ClientEndpoint(reactor, "127.0.0.1", 1201), **options)
+    terminal.startService()
+    client = reactor.dials[0].accept()
+    return reactor, client
+
+
+def said(accepted: Sequence[str], rejected: Sequence[str] = ()) -> Application:
+    """One that says these."""
+
+    async def says() -> tuple[Sequence[str], Sequence[str]]:
+        return accepted, rejected
+
+    return Application(says)
+
+
+class TerminalTests:
+    """What a terminal registers, and what it answers (S4001, S4003)."""
+
+    def test_registers(self) -> None:
+        """Its name and its policy go with the message by which it logs in (C1)."""
+        _, client = registered(policy="Ask", name="taro@example.jp", password="x" * 12)
+        (message,) = client.received()
+        assert message.fields["Name"] == "taro@example.jp"
+        assert message.fields["Policy"] == "Ask"
+        _, client = registered()
+        (message,) = client.received()
+        assert not {"Name", "Policy"} & message.fields.keys()
+
+    @pytest.mark.parametrize(
+        ("accepted", "rejected", "expected"),
+        [
+            (["Ia", "@family"], ["Ix"], answer(" Ia,@family", "Ix")),
+            (["Ia"], [], answer(" Ia")),
+            ([], ["Ix"], answer("", "Ix")),
+            ([], [], answer("")),
+        ],
+    )
+    def test_answers(self, accepted: list[str], rejected: list[str], expected: str) -> None:
+        """It tells both lists, whole: it is the mediator that compares."""
+        _, client = registered(consent=said(accepted, rejected))
+        client.text()
+        client.type(QUESTION)
+        assert client.text() == expected
+
+    def test_without(self) -> None:
+        """Where nothing was said of consent nobody is accepted (I3)."""
+        _, client = registered()
+        client.text()
+        client.type(QUESTION)
+        assert client.text() == answer("")
+
+    def test_long(self) -> None:
+        """Long lists go in several lines, in one message that the mediator takes."""
+        names = [f"terminal-{n:04}" for n in range(1000)]
+        _, client = registered(consent=said(names, names[:900]))
+        client.received()
+        client.type(QUESTION)
+        (message,) = client.received()
+        told = ",".join(edit.partition(" ")[2] for edit in message.edits("Accept"))
+        assert told.split(",") == names
+        assert len(message.encode()) < 64 * 1024
+
+    @pytest.mark.parametrize(
+        "names",
+        [["Ia,Ib"], ["Ia;uses=1"], ["Ia\nReject:Create"], [""], ["@"], ["I"] * 1001],
+    )
+    def test_bad_application(self, names: list[str], logged: Logged) -> None:
+        """An application's list that is none accepts nobody, and makes no further line (I3)."""
+        _, client = registered(consent=said(names))
+        client.text()
+        client.type(QUESTION)
+        assert client.text() == answer("")
+        assert len(logged.failures()) == 1
+
+    def test_failing_application(self, logged: Logged) -> None:
+        """One that fails accepts nobody."""
+
+        async def fails() -> Any:
+            raise ValueError("the user's window is gone")
+
+        _, client = registered(consent=Application(fails))
+        client.text()
+        client.type(QUESTION)
+        assert client.text() == answer("")
+        (failure,) = logged.failures()
+        assert "window is gone" in failure
+
+    def test_asks_its_user(self) -> None:
+        """One may take its time, and other questions are answered meanwhile."""
+        asked: Deferred[Any] = Deferred()
+
+        async def waits() -> Any:
+            return await asked
+
+        _, client = registered(consent=Application(waits))
+        client.text()
+        client.type(QUESTION)
+        client.type("QUERY\nSTATUS\nTransaction:8\n\n")
+        assert client.text() == "NOTIFY\nSTATUS Busy.\nTransaction:8\nCode:200\n\n"
+        asked.callback((["Ia"], []))
+        assert client.text() == answer(" Ia")
+
+    def test_takes_too_long(self) -> None:
+        """One that never answers accepts nobody, and leaves nothing behind (I15)."""
+        given_up: list[bool] = []
+
+        async def waits() -> Any:
+            return await Deferred(lambda _: given_up.append(True))
+
+        reactor, client = registered(consent=Application(waits))
+        (login,) = client.received()
+        mark = login.transaction
+        client.type(f"NOTIFY\nRegistration Completed.\nTransaction:{mark}\nCode:200\n\n")
+        client.type(QUESTION)
+        advance(reactor, CONSENT_TIMEOUT - 0.1)
+        assert not given_up
+        advance(reactor, 0.1)
+        assert given_up == [True]
+        assert answer("") in client.text()
+
+    def test_gone_while_asked(self) -> None:
+        """A mediator that goes away is waited for by nobody."""
+        given_up: list[bool] = []
+
+        async def waits() -> Any:
+            return await Deferred(lambda _: given_up.append(True))
+
+        _, client = registered(consent=Application(waits))
+        client.received()
+        client.type(QUESTION)
+        client.vanish()
+        assert given_up == [True]
+
+
+def test_no_scene() -> None:
+    """No mediator takes part here."""
+    assert SCENES == []

@@ -1,0 +1,514 @@
+"""Registration by UDP, the terminal's side, with the server's own part and a router in memory."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from math import inf
+from typing import Any, Final
+
+import pytest
+
+from broker.resolver.registrar import Registrar
+from broker.tables.keys import Key
+from broker.terminal.keepalive import CHALLENGES, REMEMBERED, REPEATS, Keepalive
+from broker.terminal.pace import Pace
+from broker.wire.datagram import parse_datagram
+from broker.wire.grammar import NOTIFY, QUERY, REGISTER
+from broker.wire.message import Message
+from broker.wire.signed import sign
+from broker.wire.statements import (
+    ADDRESS,
+    CONNECTION_REQUESTED,
+    REGISTRATION_COMPLETED,
+)
+from tests.fakes import FakeReactor, advance
+
+SERVER: Final = ("11.0.113.10", 1200)
+ELSEWHERE: Final = ("11.0.113.66", 1200)
+#: Seconds that a datagram is on its way.
+DELAY: Final = 0.01
+SECRET: Final = b"s" * 32
+KEY_ID: Final = "Kaaaaaaaaaaaaaaaaaaaaaa"
+INTERVAL: Final = 25
+
+
+class Way:
+    """A terminal's keepalive, a router that remembers for a while, and the server.
+
+    :ivar host: the router's address outside
+    :ivar lasts: seconds of silence after which the router forgets
+    :ivar keeps_port: whether it gives the terminal's own port to the outside
+    :ivar cut: nothing goes through
+    :ivar lose: says of each datagram, either way, whether it is lost
+    :ivar said: what the terminal has sent, and when
+    :ivar notices: when it was woken
+    :ivar failures: when it gave up
+    :ivar moves: what it was told of how it looks
+    """
+
+    def __init__(
+        self, *, lasts: float = inf, keeps_port: bool = False, most: float = 300, interval: int = 25
+    ) -> None:
+        self.clock = FakeReactor()
+        self.host = "11.0.113.1"
+        self.lasts = lasts
+        self.keeps_port = keeps_port
+        self.cut = False
+        self.lose: Callable[[bytes], bool] = lambda _: False
+        self.said: list[tuple[float, Message]] = []
+        self.notices: list[float] = []
+        self.failures: list[float] = []
+        self.moves: list[tuple[str, int]] = []
+        self._outside = 0
+        self._next_port = 61000
+        self._passed = -inf
+        self.registrar = Registrar(self.clock, random.Random(1).randbytes, wall=lambda: 1.0)
+        self.resolver = self.clock.listenUDP(1200, self.registrar)
+        self.resolver.write = self._back  # type: ignore[method-assign]
+        self.pace = Pace(most)
+        self.keepalive = Keepalive(
+            self.clock,
+            SERVER,
+            self.pace,
+            random.Random(2).randbytes,
+            noticed=lambda: self.notices.append(self.clock.seconds()),
+            failed=lambda: self.failures.append(self.clock.seconds()),
+            moved=lambda host, port: self.moves.append((host, port)),
+        )
+        self.login(interval=interval)
+        self.advance(1)
+
+    def login(self, name: str = KEY_ID, secret: bytes = SECRET, interval: int = INTERVAL) -> None:
+        """The mediator has given out a key."""
+        self.registrar.add_key(Key(name, "Ib", secret, 1300, 3600))
+        self.keepalive.use("Ib", name, secret, interval)
+        self.port = self.clock.datagrams[1]
+        self.port.write = self._out  # type: ignore[method-assign]
+        while self.port.sent:  # what it has sent before we could look
+            self._out(*self.port.sent.pop(0))
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        advance(self.clock, seconds)
+
+    def forget(self) -> None:
+        """The router begins anew."""
+        self._passed = -inf
+
+    def receive(self, datagram: bytes, source: tuple[str, int] = SERVER) -> None:
+        """A datagram comes through to the terminal, whoever sent it."""
+        self.port.receive(datagram, source)
+        self.advance(DELAY)
+
+    def registrations(self) -> list[Message]:
+        """What the terminal has sent of this kind."""
+        return [message for _, message in self.said if message.verb == REGISTER]
+
+    def times(self) -> list[float]:
+        """When it sent these."""
+        return [round(when, 3) for when, message in self.said if message.verb == REGISTER]
+
+    def seen(self) -> Any:
+        """Where the server sees the terminal: address and port of its router."""
+        key = self.registrar.keys.of("Ib", self.clock.seconds())[-1]
+        mapping = self.registrar.mappings.of(key, self.clock.seconds())
+        return None if mapping is None else mapping.source
+
+    def _out(self, packet: bytes, addr: tuple[str, int]) -> None:
+        assert addr == SERVER
+        now = self.clock.seconds()
+        self.said.append((now, parse_datagram(packet)))
+        if self.cut or self.lose(packet):
+            return
+        if now - self._passed >= self.lasts or self._passed == -inf:
+            self._next_port += 1
+            self._outside = self.port.address.port if self.keeps_port else self._next_port
+        self._passed = now
+        source = (self.host, self._outside)
+        self.clock.callLater(DELAY, self.registrar.datagramReceived, packet, source)
+
+    def _back(self, packet: bytes, addr: tuple[str, int]) -> None:
+        now = self.clock.seconds()
+        known = addr == (self.host, self._outside) and now - self._passed < self.lasts
+        if known and not self.cut and not self.lose(packet):
+            self._passed = now
+            self.clock.callLater(DELAY, self.port.receive, packet, SERVER)
+
+
+def a_notice(sequence: int = 10**6, **fields: str) -> Message:
+    """A notice for Ib."""
+    values = {"Identifier": "Ib", "Key_ID": KEY_ID, "Sequence": str(sequence), **fields}
+    return Message(NOTIFY, CONNECTION_REQUESTED, **values)
+
+
+class RegistrationTests:
+    """D1, E1: the server learns where the terminal's datagrams come from, and keeps knowing it."""
+
+    def test_registered(self) -> None:
+        """It shows that it reads there, and is seen with its router's address and port (I12)."""
+        way = Way()
+        assert way.keepalive.alive
+        assert way.seen() == ("11.0.113.1", 61001)
+        assert way.keepalive.outside == way.seen()
+        assert way.moves == [("11.0.113.1", 61001)]
+        assert way.keepalive.ignored == {}
+
+    def test_what_it_says(self) -> None:
+        """It says who it is, by which key, and nothing of anybody else; the sequence rises."""
+        way = Way()
+        way.advance(2 * INTERVAL)
+        first, second, *rest = way.registrations()
+        assert list(first.fields) == ["Identifier", "Key ID", "Expires", "Sequence", "Signature"]
+        assert "Challenge" in second.fields
+        sequences = [int(message.fields["Sequence"]) for message in (first, second, *rest)]
+        assert sequences == sorted(set(sequences))
+        assert {message.fields["Expires"] for message in rest} <= {"75", "113"}
+
+    def test_remembered_for_long_enough(self) -> None:
+        """The server is asked to remember it for a minute, however short the interval is."""
+        way = Way(most=2)
+        assert way.registrations()[-1].get("Expires") == str(REMEMBERED)
+
+    def test_interval(self) -> None:
+        """It sends one datagram an interval, as the server suggests, and no more (E11)."""
+        way = Way(keeps_port=True)
+        way.said.clear()
+        way.advance(10 * INTERVAL)
+        assert len(way.said) == 10
+        gaps = [b - a for a, b in zip(way.times(), way.times()[1:], strict=False)]
+        assert all(INTERVAL <= gap < INTERVAL + 1 for gap in gaps)
+
+    def test_new_address(self) -> None:
+        """A router that gets another address is seen there from the next keepalive on (D1)."""
+        way = Way()
+        way.host = "11.0.113.77"
+        way.forget()
+        way.advance(2 * INTERVAL)
+        assert way.seen()[0] == "11.0.113.77"
+        assert way.moves[-1] == way.seen()
+        assert way.keepalive.alive
+        assert way.pace.seconds >= INTERVAL  # that says nothing of how long mappings last
+
+    def test_new_key(self) -> None:
+        """A new login's key takes the old one's place at once, on the same way."""
+        way = Way()
+        way.login("Kbbbbbbbbbbbbbbbbbbbbbb", b"t" * 32)
+        new = len(way.said)
+        way.receive(sign(a_notice(), SECRET))
+        way.advance(1)
+        assert way.said[new - 1][1].get("Key ID") == "Kbbbbbbbbbbbbbbbbbbbbbb"
+        assert way.keepalive.alive
+        assert way.seen() == ("11.0.113.1", 61001)
+        assert len(way.clock.datagrams) == 2
+        way.receive(sign(a_notice(), SECRET))
+        assert way.notices == []
+
+    def test_new_key_counts_anew(self) -> None:
+        """What was told under the old key says nothing of the new one's notices."""
+        way = Way()
+        way.receive(sign(a_notice(10**9), SECRET))
+        way.login("Kb", b"t" * 32)
+        way.receive(sign(a_notice(5, Key_ID="Kb"), b"t" * 32))
+        assert len(way.notices) == 2
+
+    def test_server_restarted(self) -> None:
+        """A server that has forgotten where it is asks it again, and that is all."""
+        way = Way()
+        for key in list(way.registrar.keys):
+            way.registrar.mappings.drop(key)
+        way.advance(INTERVAL + 1)
+        assert way.seen() == ("11.0.113.1", 61001)
+        assert way.failures == []
+        assert way.pace.seconds >= INTERVAL
+
+    def test_repeats(self) -> None:
+        """One that is lost is repeated after a second; that the next is due changes nothing."""
+        way = Way(keeps_port=True)
+        way.said.clear()
+        way.lose = lambda _: len(way.said) == 1
+        way.advance(INTERVAL + 2)
+        first, second = way.times()
+        assert second - first == REPEATS[0]
+        assert way.failures == []
+        assert way.keepalive.alive
+
+    def test_fails(self) -> None:
+        """Three without an answer, 1, 2 and 4 seconds apart, and it says that it has failed."""
+        way = Way(keeps_port=True)
+        way.said.clear()
+        way.cut = True
+        way.advance(INTERVAL + 8)
+        begun = way.times()[0]
+        assert [round(when - begun, 3) for when in way.times()] == [0, 1, 3]
+        assert [round(when - begun, 3) for when in way.failures] == [7]
+        assert not way.keepalive.alive
+
+    def test_heals(self) -> None:
+        """It goes on trying, and is registered again once the network is back."""
+        way = Way()
+        way.cut = True
+        way.advance(10 * INTERVAL)
+        assert len(way.failures) > 1
+        way.cut = False
+        way.forget()
+        way.advance(2 * INTERVAL)
+        assert way.keepalive.alive
+        assert way.seen() == way.keepalive.outside
+
+    def test_lossy(self) -> None:
+        """With one of five datagrams lost, either way, it stays registered for an hour."""
+        way = Way()
+        drawn = random.Random(3)
+        way.lose = lambda _: drawn.random() < 0.2
+        for _ in range(360):
+            way.advance(10)
+            if way.failures:
+                way.failures.clear()  # it is logged in again, with another key
+                way.login(f"K{drawn.randbytes(11).hex()}", drawn.randbytes(32))
+        way.lose = lambda _: False
+        way.advance(300)
+        assert way.keepalive.alive
+        assert way.keepalive.outside == way.seen()
+
+    def test_no_network(self) -> None:
+        """A datagram that can't even be sent is as good as lost."""
+        way = Way(keeps_port=True)
+
+        def unreachable(packet: bytes, addr: object) -> None:
+            raise OSError(101, "Network is unreachable")
+
+        way.port.write = unreachable  # type: ignore[method-assign]
+        way.advance(INTERVAL + 8)
+        assert way.keepalive.ignored["not sent"] == len(REPEATS)
+        assert len(way.failures) == 1
+
+    def test_stop(self) -> None:
+        """It closes its port and leaves no timer behind."""
+        way = Way()
+        before = len(way.clock.getDelayedCalls())
+        way.keepalive.stop()
+        assert not way.port.listening
+        assert len(way.clock.getDelayedCalls()) == before - 1
+        assert not way.keepalive.alive
+        said = len(way.said)
+        way.receive(sign(a_notice(), SECRET))
+        way.advance(1000)
+        assert len(way.said) == said
+        assert way.notices == []
+
+    def test_ipv6(self) -> None:
+        """A server with an IPv6 address is spoken to from such a port."""
+        clock = FakeReactor()
+        keepalive = Keepalive(
+            clock,
+            ("2001:db8::10", 1200),
+            Pace(),
+            random.Random(2).randbytes,
+            noticed=lambda: None,
+            failed=lambda: None,
+        )
+        keepalive.use("Ib", KEY_ID, SECRET, INTERVAL)
+        (port,) = clock.datagrams
+        assert port.address.host == "::"
+        assert port.sent[0][1] == ("2001:db8::10", 1200)
+
+
+class IntervalTests:
+    """The interval follows what is seen of the mapping's life (E1)."""
+
+    def test_short_lived(self) -> None:
+        """A router that forgets early makes it short: after a while the mapping never changes."""
+        way = Way(lasts=4, interval=8)
+        way.advance(60)
+        assert way.pace.seconds < 4
+        moves = len(way.moves)
+        way.advance(100)
+        assert len(way.moves) == moves
+
+    def test_long_lived(self) -> None:
+        """One that remembers for long makes it long, and few datagrams are needed (E11)."""
+        way = Way(lasts=1000)
+        way.advance(3600)
+        assert way.pace.seconds == 300
+        way.said.clear()
+        way.advance(3600)
+        assert len(way.said) == 12
+
+    def test_unknown(self) -> None:
+        """Where the router keeps the port, a new mapping looks like the old: nothing is guessed."""
+        way = Way(lasts=40, keeps_port=True)
+        way.advance(3600)
+        assert way.pace.seconds == INTERVAL
+
+    def test_repeated_prove_nothing(self) -> None:
+        """An answer that came only to a repetition says nothing of the silence before it."""
+        way = Way(most=100)
+        way.lose = lambda _: way.said[-1][0] - way.said[-2][0] > 5  # the first one of each
+        way.advance(INTERVAL * 10)
+        assert way.keepalive.alive
+        assert way.failures == []
+        assert way.pace.seconds == INTERVAL
+
+    def test_restart_of_the_router(self) -> None:
+        """A router's restart halves it at the most, and it grows again."""
+        way = Way(lasts=1000)
+        way.advance(3600)
+        way.forget()
+        way.advance(310)
+        assert way.pace.seconds == 150
+        assert way.seen() == way.keepalive.outside
+        way.advance(1000)
+        assert way.pace.seconds > 200
+
+
+class NoticeTests:
+    """Fig. 10, E3, I26: what is for it and new wakes it; all else is ignored, and counted."""
+
+    def test_woken(self) -> None:
+        """A notice of the server wakes it, at once and once (E2, E11)."""
+        way = Way()
+        way.advance(10)
+        assert way.registrar.notify("Ib")
+        way.advance(2 * DELAY)
+        assert len(way.notices) == 1
+        assert way.notices[0] == pytest.approx(11 + DELAY)
+
+    def test_each(self) -> None:
+        """A later one wakes it again: the first may have come to nothing."""
+        way = Way()
+        for _ in range(3):
+            way.registrar.notify("Ib")
+            way.advance(1)
+        assert len(way.notices) == 3
+
+    def test_answers_nothing(self) -> None:
+        """It sends nothing in return: who connects is answer enough."""
+        way = Way()
+        way.said.clear()
+        way.registrar.notify("Ib")
+        way.advance(1)
+        assert way.said == []
+
+    def test_replayed(self) -> None:
+        """The same notice again, or an earlier one, is old."""
+        way = Way()
+        way.receive(sign(a_notice(9000), SECRET))
+        way.receive(sign(a_notice(9000), SECRET))
+        way.receive(sign(a_notice(8999), SECRET))
+        assert len(way.notices) == 1
+        assert way.keepalive.ignored == {"old": 2}
+
+    @pytest.mark.parametrize(
+        ("why", "datagram"),
+        [
+            ("not signed with the key", sign(a_notice(), b"x" * 32)),
+            ("not signed with the key", a_notice().encode()),
+            ("not signed with the key", sign(a_notice(), SECRET).replace(b"Ib", b"Ic")),
+            ("for somebody else", sign(a_notice(Identifier="Ic"), SECRET)),
+            ("for somebody else", sign(a_notice(Key_ID="Kx"), SECRET)),
+            ("old", sign(a_notice(9), SECRET)),
+            ("no message", b""),
+            ("no message", b"\xff" * 1400),
+            ("no message", sign(a_notice(), SECRET) * 2),
+            ("no use for it", sign(Message(REGISTER, Identifier="Ib"), SECRET)),
+            ("no use for it", Message(QUERY, ADDRESS).encode()),
+            ("not asked for", sign(Message(NOTIFY, Challenge="c", Sequence=3), SECRET)),
+            ("not asked for", sign(Message(NOTIFY, REGISTRATION_COMPLETED, Sequence=3), SECRET)),
+            ("not asked for", sign(Message(NOTIFY, "Something.", Sequence=3), SECRET)),
+            ("not asked for", Message(NOTIFY, Address="11.0.113.9", Port=9).encode()),
+            (
+                "not asked for",
+                Message(NOTIFY, Address="11.0.113.9", Port=9, Transaction="x").encode(),
+            ),
+        ],
+    )
+    def test_ignored(self, why: str, datagram: bytes) -> None:
+        """It does nothing, sends nothing, and changes nothing, but counts it."""
+        way = Way()
+        way.receive(sign(a_notice(10), SECRET))
+        way.notices.clear()
+        way.said.clear()
+        outside = way.keepalive.outside
+        way.receive(datagram)
+        assert way.notices == []
+        assert way.said == []
+        assert way.keepalive.ignored == {why: 1}
+        assert way.keepalive.outside == outside
+        assert way.keepalive.alive
+
+    def test_from_elsewhere(self) -> None:
+        """What does not come from its server's address is not even read, signed or not."""
+        way = Way()
+        way.receive(sign(a_notice(), SECRET), ELSEWHERE)
+        way.receive(sign(a_notice(), SECRET), (SERVER[0], 1201))
+        assert way.notices == []
+        assert way.keepalive.ignored == {"not from the server": 2}
+
+
+class AnswerTests:
+    """What of an answer is believed while a keepalive is under way."""
+
+    def waiting(self) -> Way:
+        """One whose keepalive is under way and gets no answer."""
+        way = Way(keeps_port=True)
+        way.said.clear()
+        way.cut = True
+        way.advance(INTERVAL)
+        assert len(way.said) == 1
+        return way
+
+    def test_believed(self) -> None:
+        """The right one is."""
+        way = self.waiting()
+        sequence = way.registrations()[0].fields["Sequence"]
+        way.receive(sign(Message(NOTIFY, REGISTRATION_COMPLETED, Sequence=sequence), SECRET))
+        way.advance(8)
+        assert way.failures == []
+
+    @pytest.mark.parametrize(("key", "ahead"), [(b"x" * 32, 0), (SECRET, -1), (SECRET, 1)])
+    def test_not_believed(self, key: bytes, ahead: int) -> None:
+        """One with another signature, of another datagram, or of none that was sent, is not."""
+        way = self.waiting()
+        sequence = int(way.registrations()[0].fields["Sequence"]) + ahead
+        way.receive(sign(Message(NOTIFY, REGISTRATION_COMPLETED, Sequence=sequence), key))
+        way.advance(8)
+        assert len(way.failures) == 1
+        assert way.keepalive.ignored.total() == 1
+
+    def test_challenged_for_ever(self) -> None:
+        """However often its server challenges it, it answers a few times and then no more (I13)."""
+        way = self.waiting()
+        for _ in range(50):
+            sequence = way.registrations()[-1].fields["Sequence"]
+            way.receive(sign(Message(NOTIFY, Challenge="c", Sequence=sequence), SECRET))
+        way.advance(8)
+        assert len(way.said) == CHALLENGES + len(REPEATS)
+        assert way.keepalive.ignored["challenged too often"] == 50 - CHALLENGES
+
+    def test_looks(self) -> None:
+        """How it looks it takes from the answer to its own question alone, and once."""
+        way = Way()
+        way.lose = lambda packet: b"Address:" in packet
+        way.forget()
+        way.advance(INTERVAL)
+        question = way.said[-1][1]
+        assert question.statement == ADDRESS
+        forged = Message(NOTIFY, Address="11.0.113.9", Port=9, Transaction="0" * 16)
+        way.receive(forged.encode())
+        assert way.keepalive.outside == ("11.0.113.1", 61001)
+        assert way.keepalive.ignored == {"not asked for": 1}
+        answer = Message(NOTIFY, Address="11.0.113.1", Port=61002)
+        answer.fields["Transaction"] = question.fields["Transaction"]
+        way.receive(answer.encode())
+        way.receive(answer.encode())
+        assert way.keepalive.outside == ("11.0.113.1", 61002)
+        assert way.keepalive.ignored == {"not asked for": 2}
+
+    def test_challenge_repeated(self) -> None:
+        """A challenge that is replayed is answered as often, and not once nothing is under way."""
+        way = Way()
+        captured = sign(Message(NOTIFY, Challenge="c", Sequence=1), SECRET)
+        way.said.clear()
+        way.receive(captured)
+        assert way.said == []
