@@ -90,6 +90,7 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.config.parse_server": "a setting",
     "broker.service.listening.Listening._log": "logs where this server listens",
     "broker.service.listening.Listening.open_udp": "opens a port of this server",
+    "broker.service.secured.endpoint": "a setting",
     "broker.service.secured.to_mediator": "a setting",
     "broker.service.secured.to_resolver": "a setting",
     "broker.service.shared.address_of": "a peer's source, in the trace of whoever asked for one",

@@ -116,9 +116,8 @@ class ConnectBack:
     def _where(self, caller: Peer, message: Message) -> Address:
         """Where the caller waits, judged as an address that is registered (I12)."""
         fields = message.fields
-        for name in ("Callee", "Password", "Address"):
-            if name not in fields:
-                raise BadRequest(f"a REQUEST to be connected back has a {name}")
+        if "Address" not in fields:
+            raise BadRequest("a REQUEST to be connected back has an Address")
         port = int(fields.get("Port", DEFAULT_PORT))
         try:
             if named(fields["Address"]) is not None:

@@ -60,6 +60,8 @@ _HIDDEN: Final = (
 )
 
 
+#: Fields by which a request to be connected back is known.
+_CONNECT_BACK: Final = frozenset(("Callee", "Password"))
 #: Fields by which a connection logs in.
 _LOGINS: Final = frozenset(("Password", "Token"))
 
@@ -269,7 +271,7 @@ class Mediator:
         elif kind == (REGISTER, ""):
             await self._register(peer, request)
             self.counts["registrations"] += 1
-        elif kind == (REQUEST, "") and "Password" in message.fields:
+        elif kind == (REQUEST, "") and _CONNECT_BACK.issubset(message.fields):
             await self._identify(peer, message)
             await self._connect_back.request(peer, request)
             self.counts["connect-backs granted"] += 1

@@ -669,7 +669,7 @@ class VanishingTests:
     def nothing_open(scene: Scene) -> None:
         """No call is being decided and no session stands."""
         kept = set(scene.kept())
-        assert kept <= {"Reach._bound", "Reach._reached", "Dialer._recent"}
+        assert kept <= {"Reach._bound", "Reach._reached", "Dialer._recent", "Dialer._told"}
         for client in scene.clients.values():
             assert client.protocol.receiver._questions is None
 

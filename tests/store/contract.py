@@ -24,7 +24,10 @@ from tests.fakes import result_of
 #: Later than anything that is told of.
 EVER: Final = 2**62
 
-texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+#: What no identifier may hold anyway, and SQLite takes for a text's end, is left out.
+texts = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20
+)
 owners = st.sampled_from(["Ia", "Ib", "山田太郎 大阪府門真市"]) | texts
 names = st.sampled_from(["Ia", "Ib", "@family", "tel:+81669081121"]) | texts
 untils = st.none() | st.floats(0, 1e11) | st.integers(0, 10**11)

@@ -21,7 +21,7 @@ class Serving:
 
     def __init__(self, stores: Stores) -> None:
         options = mediator.Options()
-        options.parseOptions(["--auth=none"])
+        options.parseOptions(["--auth=none", "--udp=none", "--admin=none"])
         self.stores = stores
         self.keeping = Keeping(max_page_count=18)
         self.reactor = FakeReactor()

@@ -71,4 +71,4 @@ class GuessTests:
         guess = table.begin("Ic", "Id", WINDOW)
         assert guess is not None
         table.right(guess)
-        assert not (table._pairs or table._callers or table._callees or table._recent)
+        assert not any((table._pairs, table._callers, table._callees, table._recent))
