@@ -78,6 +78,9 @@ class Request:
         if self.done:
             return
         if fields is None:
+            if self.held is None and self._conversation.stream.untraced:
+                self._say(statement, more, code)
+                return
             message = Message.of(NOTIFY, {STATEMENT: statement})
         elif statement:
             message = Message.of(NOTIFY, {STATEMENT: statement, **fields})
@@ -89,6 +92,17 @@ class Request:
         if not more:
             self.done = True
         self._conversation.replied(self, message)
+
+    def _say(self, statement: str, more: bool, code: int) -> None:
+        """A bare statement that leaves at once, as most are: spares a thirtieth of a call."""
+        text = f"{NOTIFY}\r\n{statement}\r\n"
+        if self.transaction is not None:
+            code = code or CODES[statement]
+            text += f"Transaction:{self.transaction}\r\nCode:{code}\r\n"
+        self._conversation.stream.write(f"{text}\r\n".encode())
+        if not more:
+            self.done = True
+            self._conversation.settle(self)
 
     @property
     def bare(self) -> bool:
@@ -158,9 +172,10 @@ class Conversation:
             return
         self.stream.send(message)
         if request.done:
-            self._settle(request)
+            self.settle(request)
 
-    def _settle(self, request: Request) -> None:
+    def settle(self, request: Request) -> None:
+        """A request has had its last reply: the next one's turn."""
         if request.transaction is not None:
             if self._unordered is not None:
                 self._unordered.discard(request)

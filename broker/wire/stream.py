@@ -399,6 +399,11 @@ class Stream:
         return self.transport is not None and not self._closing
 
     @property
+    def untraced(self) -> bool:
+        """Whether nobody looks at the messages that pass."""
+        return self._exchange.trace is None
+
+    @property
     def secure(self) -> bool:
         """Whether the connection is encrypted."""
         return is_encrypted(self.transport)

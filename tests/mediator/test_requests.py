@@ -6,6 +6,7 @@ import pytest
 from zope.interface.verify import verifyObject
 
 from broker.interfaces import IResolver, IStore, ITrigger
+from tests.fakes import a_mediator
 from tests.mediator.scene import (
     CAN,
     DENIED,
@@ -167,3 +168,22 @@ class SeamsTests:
         scene.clients["b"].type(CAN)
         assert len(scene.clients["a"].received()) == 2
         assert scene.dials == []
+
+
+class TracedTests:
+    """Who looks on changes nothing."""
+
+    @pytest.mark.parametrize("mark", ["", "Transaction:t1\n"])
+    def test_same_bytes(self, mark: str) -> None:
+        """What is said is the same, to the byte, with a trace and without one."""
+        asked = (
+            f"REGISTER\nIdentifier:Ia\nAccept:Create Ib\n{mark}\n"
+            f"QUERY\nIdentifier:Ia\nCallee:Ix\n{mark}\nQUERY\nWEATHER\n{mark}\n"
+        )
+        said = []
+        for trace in (None, lambda *_: None):
+            client = a_mediator(exchange={"trace": trace}).connect()
+            client.type(asked)
+            said.append(client.bytes())
+        assert said[0] == said[1]
+        assert said[0].count(b"NOTIFY") == 3
