@@ -43,7 +43,7 @@ from broker.terminal.consent import ACCEPT, REJECT, edit_file, read_lists
 from broker.terminal.errors import CallFailed, CannotLogIn
 from broker.terminal.expected import ExpectedCall
 from broker.terminal.files import FileSender, Receipt, TransferFailed
-from broker.terminal.line import Line, Nobody, dial
+from broker.terminal.line import DISCLOSURES_MOST, Line, Nobody, dial
 from broker.terminal.pipe import Pipe
 from broker.wire.grammar import LIMITS, SECONDS_MOST, Rule, entry, identifier, number
 from broker.wire.message import printable
@@ -156,13 +156,14 @@ _SIGNS: Final = {"allow": ACCEPT, "refuse": REJECT, "drop": None}
 async def disclosures(reactor: Any, arguments: argparse.Namespace) -> None:
     """Print who was told where a terminal is."""
     line = await _connect(reactor, arguments)
-    before = None
-    while told := await line.disclosures(before):
-        before = told[-1].at
+    told = await line.disclosures()
+    while told:
         for one in told:
             host = f"[{one.host}]" if ":" in one.host else one.host
             columns = (format_time(one.at), one.told, f"{host}:{one.port}", one.basis)
             print("\t".join(map(printable, columns)))
+        more = len(told) >= DISCLOSURES_MOST
+        told = await line.disclosures(told[-1].at) if more else []
     await _close(line)
 
 

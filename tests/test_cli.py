@@ -351,6 +351,7 @@ class LoginTests:
     ) -> None:
         """Who was told is printed a line each, to the last, however many there are."""
         monkeypatch.setattr("broker.terminal.line.DISCLOSURES_MOST", 1)
+        monkeypatch.setattr("broker.cli.DISCLOSURES_MOST", 1)
         outcome = self.begin("disclosures --as Ib")
         mediator = self.mediator()
         for serial, address in enumerate(("192.0.2.7", "2001:db8::7"), 1):
