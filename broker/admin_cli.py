@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
+from broker.arguments import argument
 from broker.credentials import NoAnswer, ask_password, read_password
 from broker.options import RoleOptions
 from broker.service import mediator, resolver, terminal
@@ -24,7 +25,7 @@ from broker.service.admin import ADMIN, parse_admin
 from broker.tables.grants import make_grant
 from broker.wire.certificates import Unusable
 from broker.wire.grammar import entry, identifier
-from broker.wire.message import printable
+from broker.wire.message import host_port, printable
 
 FAILED: Final = 1
 UNREACHABLE: Final = 3
@@ -42,7 +43,6 @@ exit status: 0 done, 1 failed, 2 wrong usage, 3 no broker answers, 4 refused
 """
 
 Row = dict[str, Any]
-T = TypeVar("T")
 
 
 class Refused(Exception):
@@ -269,9 +269,9 @@ def who_knows(arguments: argparse.Namespace) -> None:
 
 
 def _show_told(row: Row) -> None:
-    host = f"[{row['address']}]" if ":" in row["address"] else row["address"]
+    where = host_port(row["address"], row["port"])
     at, until = (_second(row[name]) for name in ("at", "until"))
-    _show(at, row["told"], f"{host}:{row['port']}", row["entry"], row["session"], f"until {until}")
+    _show(at, row["told"], where, row["entry"], row["session"], f"until {until}")
 
 
 def _second(moment: str) -> str:
@@ -390,12 +390,12 @@ def add_commands(commands: Any, permits: Any) -> None:
     parser.add_argument(
         "--since",
         metavar="WHEN",
-        type=_argument(_since, "time"),
+        type=argument(_since, "time"),
         help="only what was told since: 30m, 2h, 7d, or a date, 2026-11-20, or 2026-11-20T08:00,"
         " which is UTC unless it says otherwise",
     )
     parser.add_argument(
-        "--most", metavar="NUMBER", type=_argument(_positive, "number"), help="so many at the most"
+        "--most", metavar="NUMBER", type=argument(_positive, "number"), help="so many at the most"
     )
     parser = _add(
         commands,
@@ -441,7 +441,7 @@ def _add_accounts(commands: Any) -> None:
         parser = _add(names, name, brief, run_it, _ACCOUNT)
         _add_identifier(parser)
         parser.add_argument(
-            "name", metavar="NAME", type=_argument(identifier, "name"), help="the name"
+            "name", metavar="NAME", type=argument(identifier, "name"), help="the name"
         )
 
 
@@ -458,7 +458,7 @@ def _add_groups(commands: Any) -> None:
             "members",
             metavar="ID",
             nargs=count,
-            type=_argument(identifier, "identifier"),
+            type=argument(identifier, "identifier"),
             help="a terminal",
         )
     parser = _add(changes, "list", "print every group, or who is in one", list_groups, _GROUP)
@@ -504,7 +504,7 @@ def _add(
             "--admin",
             metavar="unix:PATH",
             default=ADMIN.default,
-            type=_argument(_path, "socket"),
+            type=argument(_path, "socket"),
             help="the broker's socket for the operator (default: %(default)s)",
         )
         parser.add_argument(
@@ -516,26 +516,14 @@ def _add(
 
 def _add_identifier(parser: argparse.ArgumentParser, what: str = "whose account it is") -> None:
     parser.add_argument(
-        "identifier", metavar="ID", type=_argument(identifier, "identifier"), help=what
+        "identifier", metavar="ID", type=argument(identifier, "identifier"), help=what
     )
 
 
 def _add_group(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
     parser.add_argument(
-        "group", metavar="@GROUP", nargs=nargs, type=_argument(_group, "group"), help="the group"
+        "group", metavar="@GROUP", nargs=nargs, type=argument(_group, "group"), help="the group"
     )
-
-
-def _argument(parse: Callable[[str], T], noun: str) -> Callable[[str], T]:
-    """A type for argparse, which tells why a value is wrong."""
-
-    def checked(text: str) -> T:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} is no {noun}: {error}") from None
-
-    return checked
 
 
 def _path(text: str) -> str:

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, BinaryIO, Final, TextIO, TypeVar
+from typing import Any, BinaryIO, Final, TextIO
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
@@ -26,6 +26,7 @@ from twisted.python.failure import Failure
 
 import broker
 from broker import admin_cli, ca_cli
+from broker.arguments import argument
 from broker.config import Server, parse_listener, parse_place, parse_server
 from broker.credentials import Found, Keyring, NoAnswer, Source, ask_password, read_password
 from broker.interfaces import StoreFailed
@@ -46,7 +47,7 @@ from broker.terminal.files import FileSender, Receipt, TransferFailed
 from broker.terminal.line import DISCLOSURES_MOST, Line, Nobody, dial
 from broker.terminal.pipe import Pipe
 from broker.wire.grammar import LIMITS, SECONDS_MOST, Rule, entry, identifier, number
-from broker.wire.message import printable
+from broker.wire.message import host_port, printable
 from broker.wire.refusals import LoginRequired, Refused
 from broker.wire.statements import CODES, LOGIN_REQUIRED, REGISTRATION_COMPLETED
 from broker.wire.tls import TlsFailed, Unusable, parse_pin
@@ -57,15 +58,8 @@ UNREACHABLE: Final = 3
 REFUSED: Final = 4
 
 #: What is said of a mediator that would be spoken to in clear over a network (I25).
-IN_CLEAR: Final = (
-    "is another machine, and the login and all that is told would go there in clear text: name it"
-    " as tls:HOST:PORT, or say --allow-clear-text"
-)
-
 #: Seconds that an interrupted call has to tell the callee that it is.
 LAST_WORDS: Final = 0.1
-
-T = TypeVar("T")
 
 EXIT_STATUS: Final = """\
 exit status: 0 done, 1 failed, 2 wrong usage, 3 the server can't be reached, 4 refused (the cause is
@@ -159,8 +153,8 @@ async def disclosures(reactor: Any, arguments: argparse.Namespace) -> None:
     told = await line.disclosures()
     while told:
         for one in told:
-            host = f"[{one.host}]" if ":" in one.host else one.host
-            columns = (format_time(one.at), one.told, f"{host}:{one.port}", one.basis)
+            where = host_port(one.host, one.port)
+            columns = (format_time(one.at), one.told, where, one.basis)
             print("\t".join(map(printable, columns)))
         more = len(told) >= DISCLOSURES_MOST
         told = await line.disclosures(told[-1].at) if more else []
@@ -474,20 +468,8 @@ class Progress:
 # The command line.
 
 
-def _argument(parse: Callable[[str], T], noun: str) -> Callable[[str], T]:
-    """A type for argparse, which tells why a value is wrong."""
-
-    def checked(text: str) -> T:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} is no {noun}: {error}") from None
-
-    return checked
-
-
 def _number(rule: Rule, noun: str) -> Callable[[str], int]:
-    return _argument(lambda text: int(rule(text)), noun)
+    return argument(lambda text: int(rule(text)), noun)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -526,7 +508,7 @@ def _add_command(
     parser.add_argument(
         "--pin",
         metavar="SHA256",
-        type=_argument(parse_pin, "pin"),
+        type=argument(parse_pin, "pin"),
         help="the digest of a tls: mediator's public key: no other key will do",
     )
     parser.add_argument(
@@ -580,14 +562,14 @@ def _add_for(
         dest="identifier",
         metavar="ID",
         required=True,
-        type=_argument(identifier, "identifier"),
+        type=argument(identifier, "identifier"),
         help="whom to act as",
     )
     parser.add_argument(
         "--mediator",
         metavar="tcp:HOST:PORT",
         default="tcp:127.0.0.1:1201",
-        type=_argument(parse_server, "server"),
+        type=argument(parse_server, "server"),
         help="where the mediator is: tcp:HOST:PORT, or tls:HOST:PORT (default: %(default)s)",
     )
     return parser
@@ -639,7 +621,7 @@ def _add_permit(commands: Any) -> Any:
             "identifiers",
             metavar="ID",
             nargs="*" if name == "create" else "+",
-            type=_argument(entry, "identifier"),
+            type=argument(entry, "identifier"),
             help="a terminal, or a group: @family",
         )
         if name != "delete":
@@ -665,7 +647,7 @@ def _add_permit(commands: Any) -> Any:
             "identifiers",
             metavar="ID",
             nargs="+",
-            type=_argument(entry, "identifier"),
+            type=argument(entry, "identifier"),
             help="a terminal, or a group: @family",
         )
         parser.set_defaults(run=permit)
@@ -707,7 +689,7 @@ def _add_consent(commands: Any) -> None:
                 "identifiers",
                 metavar="ID",
                 nargs="+",
-                type=_argument(entry, "identifier"),
+                type=argument(entry, "identifier"),
                 help="a terminal, by its identifier or name, or a group: @family",
             )
         parser.set_defaults(local=consent)
@@ -750,7 +732,7 @@ def _add_call(commands: Any) -> None:
         " is done when the callee has everything and has said so.",
     )
     parser.add_argument(
-        "callee", metavar="CALLEE", type=_argument(identifier, "identifier"), help="whom to call"
+        "callee", metavar="CALLEE", type=argument(identifier, "identifier"), help="whom to call"
     )
     parser.add_argument("--send", metavar="FILE", help="send this file instead")
     back = parser.add_argument_group(
@@ -769,13 +751,13 @@ def _add_call(commands: Any) -> None:
     back.add_argument(
         "--listen",
         metavar="tcp:PORT",
-        type=_argument(parse_listener, "listener"),
+        type=argument(parse_listener, "listener"),
         help="where it is to connect: tcp:PORT[:interface=ADDRESS] (any free port without)",
     )
     back.add_argument(
         "--outside",
         metavar="HOST:PORT",
-        type=_argument(parse_place, "address"),
+        type=argument(parse_place, "address"),
         help="the IP address and port by which that is reached from outside; without, the address"
         " by which you reach the mediator, and the port that you listen on",
     )
@@ -797,7 +779,7 @@ def _add_backup(commands: Any) -> None:
         "--store",
         metavar="sqlite:PATH",
         required=True,
-        type=_argument(_database, "store"),
+        type=argument(_database, "store"),
         help="where the mediator keeps what must survive",
     )
     parser.add_argument("file", metavar="FILE", help="where the copy goes")
@@ -830,8 +812,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--ca and --pin go with --mediator tls:HOST:PORT, and so do --revocation-list,"
             " --certificate and --private-key"
         )
-    if not (server.tls or server.loopback or arguments.allow_clear_text):
-        parser.error(f"{server.text} {IN_CLEAR}")
+    exposed = secured.in_clear(server, allowed=arguments.allow_clear_text)
+    if exposed is not None:
+        parser.error(exposed)
     if not vars(arguments).get("connect_back"):
         named = [one for one in BACK_OPTIONS if vars(arguments).get(one) is not None]
         if named:

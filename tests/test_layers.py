@@ -16,6 +16,7 @@ BELOW: dict[str, frozenset[str]] = {
     "broker.interfaces": frozenset({"broker.wire", "broker.tables"}),
 }
 BELOW["broker.authority"] = frozenset({"broker.wire"})
+BELOW["broker.arguments"] = frozenset()
 BELOW["broker.ca_cli"] = frozenset({"broker.authority", "broker.wire"})
 BELOW["broker.credentials"] = frozenset({"broker.authority", "broker.terminal", "broker.wire"})
 BELOW["broker.store"] = frozenset({"broker.tables", "broker.interfaces"})

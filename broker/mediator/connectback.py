@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
-from contextlib import suppress
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -34,6 +33,7 @@ from broker.wire.message import Message, printable
 from broker.wire.refusals import BadRequest, PermissionDenied, Refused
 from broker.wire.serving import arrived_at, came_from
 from broker.wire.statements import PERMISSION_DENIED, REQUEST_ACCEPTED
+from broker.wire.timing import wait_until
 
 
 class ConnectBack:
@@ -110,7 +110,8 @@ class ConnectBack:
         else:
             return
         if not request.done:  # it is, where the caller has gone
-            await self._wait_out(begun)
+            # As long as any callee may take to say no.
+            await wait_until(self._clock, begun + self._patience)
         raise PermissionDenied
 
     def _where(self, caller: Peer, message: Message) -> Address:
@@ -194,15 +195,6 @@ class ConnectBack:
         self._sessions.make_room(caller, callee)
         if self._reach.held(callee) is not peer or not peer.stream.connected:
             raise PermissionDenied
-
-    async def _wait_out(self, begun: float) -> None:
-        """Wait until a refused request has taken as long as any callee may take to say no."""
-        left = begun + self._patience - self._clock.seconds()
-        if left > 0:
-            timer = self._clock.callLater(left, lambda: over.callback(None))
-            over: Deferred[None] = Deferred(lambda _: timer.cancel())
-            with suppress(CancelledError):  # the time to decide is over, or the caller has gone
-                await over
 
 
 def _to_callee(told: Disclosure, password: str, grant: Grant) -> Message:

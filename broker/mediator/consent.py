@@ -7,9 +7,8 @@ not told who asks. Whatever goes wrong, the caller learns one thing, at one time
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import suppress
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -23,6 +22,7 @@ from broker.wire.grammar import QUERY
 from broker.wire.message import Message, printable
 from broker.wire.refusals import PermissionDenied, Refused
 from broker.wire.statements import ACCEPT
+from broker.wire.timing import wait_until
 
 
 class Consent:
@@ -102,9 +102,5 @@ class Consent:
 
         :param begun: when the call began
         """
-        left = begun + self._patience - self._clock.seconds()
-        if self._permits.asking and left > 0:
-            timer = self._clock.callLater(left, lambda: over.callback(None))
-            over: Deferred[None] = Deferred(lambda _: timer.cancel())
-            with suppress(CancelledError):  # the time to decide is over, or the caller has gone
-                await over
+        if self._permits.asking:
+            await wait_until(self._clock, begun + self._patience)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import Final
 
 from twisted.internet.defer import DeferredLock
@@ -13,7 +12,7 @@ from broker.interfaces import IStore, StoreFailed
 from broker.mediator.accounts import Accounts
 from broker.mediator.ledger import Ledger
 from broker.mediator.permits import Permits
-from broker.tables.disclosures import Disclosure
+from broker.tables.disclosures import Disclosure, format_time
 from broker.tables.groups import GroupRefused
 from broker.tables.permits import LIST
 from broker.wire.refusals import ServiceUnavailable
@@ -243,17 +242,11 @@ class Operator:
 def _row(disclosure: Disclosure) -> Row:
     until = disclosure.at + disclosure.expires * _MICROSECONDS
     return {
-        "at": _moment(disclosure.at),
+        "at": format_time(disclosure.at),
         "told": disclosure.told,
         "address": disclosure.host,
         "port": disclosure.port,
         "entry": disclosure.basis,
         "session": disclosure.session,
-        "until": _moment(until),
+        "until": format_time(until),
     }
-
-
-def _moment(microseconds: int) -> str:
-    """A time as it is written down: ``2026-11-21T12:34:56.123456Z``."""
-    seconds, rest = divmod(microseconds, _MICROSECONDS)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:06}Z"

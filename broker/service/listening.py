@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from broker.config import Interface, Listener
 from broker.service.process import CannotStart
 from broker.wire.datagram import DatagramPort, open_port
+from broker.wire.message import host_port
 from broker.wire.tls import ServerTls, TlsFactory
 
 
@@ -70,8 +71,7 @@ class Listening:
 
     def _log(self, what: str, port: Any) -> None:
         address: Any = port.getHost()
-        host = f"[{address.host}]" if ":" in address.host else address.host
-        self.log.info("{what} on {host}:{port}", what=what, host=host, port=address.port)
+        self.log.info("{what} on {where}", what=what, where=host_port(address.host, address.port))
 
     def open_udp(self, interface: Interface, protocol: DatagramProtocol) -> None:
         """Open the port for datagrams.

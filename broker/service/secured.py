@@ -153,6 +153,19 @@ def made(make: Callable[[Any], T], values: Any) -> T:
         raise CannotStart(str(error)) from None
 
 
+def in_clear(server: Server, *, allowed: bool) -> str | None:
+    """Why a login may not go to a server; ``None`` where it may (I25).
+
+    :param allowed: clear text is, beyond this machine
+    """
+    if server.tls or server.loopback or allowed:
+        return None
+    return (
+        f"{server.text} is another machine, and the login and all that is told would go there in"
+        " clear text: name it as tls:HOST:PORT, or say --allow-clear-text"
+    )
+
+
 def endpoint(reactor: Any, server: Server, tls: ClientTls | None) -> IStreamClientEndpoint:
     """How a server is connected to."""
     bind = (server.bind, 0) if server.bind else None

@@ -25,7 +25,7 @@ from broker.config import (
 from broker.service.process import CannotStart
 from broker.wire.certificates import Unusable, read_private
 from broker.wire.grammar import BLANKS
-from broker.wire.message import Message, printable
+from broker.wire.message import Message, host_port, printable
 from broker.wire.stream import Stream
 
 #: Seconds that a connection has to say who it is: enough for a person who types.
@@ -227,6 +227,6 @@ def address_of(stream: Stream) -> str:
     """Where a peer is."""
     address = stream.transport.getPeer() if stream.transport is not None else None
     host, port = getattr(address, "host", None), getattr(address, "port", None)
-    if host is None:
+    if host is None or port is None:
         return "a peer"
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return host_port(host, port)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
@@ -46,6 +46,7 @@ from broker.terminal.files import FileReceiver, InThread, safe_name
 from broker.terminal.line import Line
 from broker.terminal.load import CpuLoad
 from broker.terminal.terminal import Terminal
+from broker.wire.message import host_port
 from broker.wire.stream import Stream
 from broker.wire.tls import Unusable
 
@@ -192,8 +193,9 @@ class Options(RoleOptions):
             yield f"{settings.where('identifier')}: say whom the terminal acts as"
         yield from secured.mediator_problems(settings)
         yield from _login_problems(settings)
-        yield from _consent_problems(settings)
-        yield from _call_password_problems(settings)
+        says = ", which says who may call"
+        yield from _policy_problems(settings, ASK, "consent-file", read_lists, says)
+        yield from _policy_problems(settings, PASSWORD, "call-password-file", read_password)
         if values["no-hold"] and values["udp"] is None:
             yield f"{settings.where('no-hold')}: goes with udp, or nobody could wake the terminal"
         folder = values["receive"]
@@ -207,46 +209,35 @@ class Options(RoleOptions):
         return f"{self.role}-{safe_name(self['identifier'])}.pid"
 
 
-def _consent_problems(settings: Settings) -> Iterator[str]:
-    """What is wrong with how it would say who may call."""
-    file = settings.values["consent-file"]
-    asked = settings.values["policy"] == ASK
-    if asked and file is None:
-        yield f"{settings.where('policy')}: ask goes with a consent-file, which says who may call"
-    elif file is not None and not asked:
-        yield f"{settings.where('consent-file')}: goes with the policy ask"
+def _policy_problems(
+    settings: Settings, policy: str, name: str, read: Callable[[str], object], why: str = ""
+) -> Iterator[str]:
+    """What is wrong with the file that goes with one policy, and with no other.
+
+    :param name: the file's setting
+    :param read: reads it as it will be read
+    :param why: what the file is for, after a comma
+    """
+    file = settings.values[name]
+    chosen = settings.values["policy"] == policy
+    if chosen and file is None:
+        yield f"{settings.where('policy')}: {policy.lower()} goes with a {name}{why}"
+    elif file is not None and not chosen:
+        yield f"{settings.where(name)}: goes with the policy {policy.lower()}"
     elif file is not None:
         try:
-            read_lists(file)
-        except NoConsent as error:
-            yield f"{settings.where('consent-file')}: {error}"
-
-
-def _call_password_problems(settings: Settings) -> Iterator[str]:
-    """What is wrong with how it would know whom to call back."""
-    file = settings.values["call-password-file"]
-    by_password = settings.values["policy"] == PASSWORD
-    if by_password and file is None:
-        yield f"{settings.where('policy')}: password goes with a call-password-file"
-    elif file is not None and not by_password:
-        yield f"{settings.where('call-password-file')}: goes with the policy password"
-    elif file is not None:
-        try:
-            read_password(file)
-        except Unusable as error:
-            yield f"{settings.where('call-password-file')}: {error}"
+            read(file)
+        except (NoConsent, Unusable) as error:
+            yield f"{settings.where(name)}: {error}"
 
 
 def _login_problems(settings: Settings) -> Iterator[str]:
     """What is wrong with how it would log in."""
     values = settings.values
     server: Server = values["mediator"]
-    if not (server.tls or server.loopback or values["allow-clear-text"]):
-        yield (
-            f"{settings.where('mediator')}: {server.text} is another machine, and the login and all"
-            " that is told would go there in clear text: name it as tls:HOST:PORT, or say"
-            " --allow-clear-text"
-        )
+    exposed = secured.in_clear(server, allowed=values["allow-clear-text"])
+    if exposed is not None:
+        yield f"{settings.where('mediator')}: {exposed}"
     source = _password(values)
     if source is not None and values["identifier"] is not None:
         try:
@@ -338,8 +329,7 @@ class TerminalService(Role):
         except CannotListenError as error:
             raise CannotStart(f"cannot listen on {text}: {reason(error)}") from None
         address = port.getHost()
-        host = f"[{address.host}]" if ":" in address.host else address.host
-        self.log.info("Listening on {host}:{port}", host=host, port=address.port)
+        self.log.info("Listening on {where}", where=host_port(address.host, address.port))
 
     def serve(self) -> None:
         self.renewal.start()

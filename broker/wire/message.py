@@ -170,6 +170,11 @@ def printable(text: str) -> str:
     )
 
 
+def host_port(host: str, port: int) -> str:
+    """An address and a port as one reads them: ``192.0.2.1:1203``, ``[2001:db8::1]:1203``."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def parse(head: bytes) -> Message:
     """Read one head: the lines of a message without the empty one that ends it.
 

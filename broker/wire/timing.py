@@ -8,11 +8,23 @@ set, so a dict that keeps its order and one timer serve them all.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import suppress
 from typing import Generic, TypeVar
 
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 T = TypeVar("T", bound=Hashable)
+
+
+async def wait_until(clock: IReactorTime, when: float) -> None:
+    """Wait until a time of the clock, or until nobody waits any more, which is no error here."""
+    left = when - clock.seconds()
+    if left > 0:
+        timer = clock.callLater(left, lambda: over.callback(None))
+        over: Deferred[None] = Deferred(lambda _: timer.cancel())
+        with suppress(CancelledError):
+            await over
 
 
 class Deadlines(Generic[T]):

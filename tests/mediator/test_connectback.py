@@ -9,7 +9,8 @@ from twisted.internet.defer import Deferred
 
 from broker.interfaces import StoreFailed
 from broker.tables.disclosures import CONNECT_BACK
-from broker.tables.guesses import A_PAIR, WINDOW
+from broker.tables.guesses import A_PAIR
+from broker.tables.shares import WINDOW
 from broker.wire.refusals import ServiceUnavailable
 from tests.fakes import settle
 from tests.mediator.conftest import Logged

@@ -13,7 +13,8 @@ import pytest
 from broker.interfaces import StoreFailed
 from broker.tables.groups import GroupChange
 from broker.tables.permits import ASK, PermitChange
-from broker.tables.prompts import A_CALLEE, A_PAIR, WINDOW
+from broker.tables.prompts import A_CALLEE, A_PAIR
+from broker.tables.shares import WINDOW
 from broker.wire.refusals import CalleeNotFound, ServiceUnavailable
 from tests.fakes import result_of, settle
 from tests.mediator.conftest import Logged

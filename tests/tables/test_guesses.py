@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from broker.tables.guesses import A_CALLEE, A_CALLER, A_PAIR, WINDOW, GuessTable
+from broker.tables.guesses import A_CALLEE, A_CALLER, A_PAIR, GuessTable
+from broker.tables.shares import WINDOW
 
 
 class GuessTests:

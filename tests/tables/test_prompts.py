@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 
-from broker.tables.prompts import A_CALLEE, A_CALLER, A_PAIR, WINDOW, PromptTable
+from broker.tables.prompts import A_CALLEE, A_CALLER, A_PAIR, PromptTable
+from broker.tables.shares import WINDOW
 
 
 def ask(table: PromptTable, times: int, now: float, caller: str = "Ia", callee: str = "Ib") -> int:
