@@ -33,19 +33,19 @@ from broker.interfaces import StoreFailed
 from broker.service import secured
 from broker.service.process import handle_signals
 from broker.service.shared import make_trace, parse_store
-from broker.service.terminal import name_outside
+from broker.service.terminal import make_opener, name_outside
 from broker.store.backup import back_up
 from broker.tables.consents import NoConsent
 from broker.tables.disclosures import format_time
 from broker.tables.permits import as_edits
-from broker.terminal.calling import place_call
-from broker.terminal.connectback import place_call_back
+from broker.terminal.connectback import place_call_back, place_one_call
 from broker.terminal.consent import ACCEPT, REJECT, edit_file, read_lists
 from broker.terminal.errors import CallFailed, CannotLogIn
 from broker.terminal.expected import ExpectedCall
 from broker.terminal.files import FileSender, Receipt, TransferFailed
 from broker.terminal.line import DISCLOSURES_MOST, Line, Nobody, dial
 from broker.terminal.pipe import Pipe
+from broker.terminal.ways import SLOWER
 from broker.wire.grammar import LIMITS, SECONDS_MOST, Rule, entry, identifier, number
 from broker.wire.message import host_port, printable
 from broker.wire.refusals import LoginRequired, Refused
@@ -66,8 +66,6 @@ exit status: 0 done, 1 failed, 2 wrong usage, 3 the server can't be reached, 4 r
 on standard error), 130 interrupted
 """
 
-#: The options that say how a callee is to connect back.
-BACK_OPTIONS: Final = ("call_password_file", "listen", "outside")
 #: The options that say how a tls: mediator is to be spoken to.
 TLS_OPTIONS: Final = ("ca", "pin", "revocation-list", "certificate", "private-key")
 
@@ -259,23 +257,50 @@ async def _call(
     line = await _connect(reactor, arguments)
     # A protocol's outcome is also told when it has failed before it is waited for.
     callee, factory, trace = arguments.callee, _Once(protocol), _trace(arguments)
-    if arguments.connect_back:
-        await place_call_back(
-            reactor,
-            line,
-            callee,
-            factory,
-            password=arguments.call_password.password,
-            listen=serverFromString(reactor, arguments.listen.text),
-            address=arguments.outside,
-            trace=trace,
-        )
-    else:
-        await place_call(reactor, line, callee, factory, trace=trace)
-    receipt = await protocol.done
-    await deferLater(reactor, 0, lambda: None)  # the end of the call is reported first
+    listen = serverFromString(reactor, arguments.listen.text)
+    opener = make_opener(reactor) if arguments.open_port else None
+    try:
+        if arguments.connect_back:
+            await place_call_back(
+                reactor,
+                line,
+                callee,
+                factory,
+                password=arguments.call_password.password,
+                listen=listen,
+                address=arguments.outside,
+                opener=opener,
+                trace=trace,
+            )
+        else:
+            await place_one_call(
+                reactor,
+                line,
+                callee,
+                factory,
+                listen=listen,
+                address=arguments.outside,
+                opener=opener,
+                trace=trace,
+            )
+        if arguments.verbose or sys.stderr.isatty():
+            _tell_way(protocol)
+        receipt = await protocol.done
+        await deferLater(reactor, 0, lambda: None)  # the end of the call is reported first
+    finally:
+        if opener is not None:
+            await opener.stop()
     await _close(line)
     return receipt
+
+
+def _tell_way(protocol: FileSender | Pipe) -> None:
+    """Say how the callee is reached, and on which ways it could not be."""
+    channel = protocol.transport
+    way, tried = getattr(channel, "way", None), getattr(channel, "tried", ())
+    if way is not None:
+        told = "".join(f"; not {other.way}: {other.why}" for other in tried if other.why != SLOWER)
+        print(f"connected {way}{printable(told)}", file=sys.stderr)
 
 
 class _Once(Factory):
@@ -297,7 +322,7 @@ class _Announcer(Nobody):
         """Whoever listens at the registered address may."""
         return True
 
-    def announced(self, call: ExpectedCall) -> None:
+    def announced(self, line: Line, call: ExpectedCall) -> None:
         """Fig. 5e, without its secrets."""
         print(f"A call from {printable(call.caller)} is announced", flush=True)
 
@@ -651,8 +676,10 @@ def _add_permit(commands: Any) -> Any:
             help="a terminal, or a group: @family",
         )
         parser.set_defaults(run=permit)
-    parser = _add_command(changes, "policy", "say who decides: the list, or the terminal each time")
-    parser.add_argument("policy", choices=["list", "ask"], help="who decides")
+    parser = _add_command(
+        changes, "policy", "say who decides: the list, the terminal each time, or its call password"
+    )
+    parser.add_argument("policy", choices=["list", "ask", "password"], help="who decides")
     parser.set_defaults(run=permit)
     parser = _add_command(changes, "list", "print who may call, one a line")
     parser.add_argument(
@@ -729,12 +756,41 @@ def _add_call(commands: Any) -> None:
         "call",
         "call a terminal and send it something",
         "What is on standard input is sent, and what the callee\nsays goes to standard output. It"
-        " is done when the callee has everything and has said so.",
+        " is done when the callee has everything and has said so.\nThe two are connected whichever"
+        " way leads there: directly, within one network, by both sides\ndialling, or by CALLEE's"
+        " connecting to you.",
     )
     parser.add_argument(
         "callee", metavar="CALLEE", type=argument(identifier, "identifier"), help="whom to call"
     )
     parser.add_argument("--send", metavar="FILE", help="send this file instead")
+    parser.add_argument(
+        "--verbose",
+        action="store_true",
+        help="say on standard error which way led there, and which did not, even if that is no"
+        " screen",
+    )
+    parser.add_argument(
+        "--open-port",
+        action="store_true",
+        help="have your router open a port for the call (by PCP, NAT-PMP or UPnP), and close it"
+        " after it",
+    )
+    parser.add_argument(
+        "--listen",
+        metavar="tcp:PORT",
+        type=argument(parse_listener, "listener"),
+        default="tcp:0",
+        help="where CALLEE can connect to you: tcp:PORT[:interface=ADDRESS] (any free port,"
+        " without)",
+    )
+    parser.add_argument(
+        "--outside",
+        metavar="HOST:PORT",
+        type=argument(parse_place, "address"),
+        help="the IP address and port by which that is reached from outside; without, the address"
+        " by which you reach the mediator, and the port that you listen on",
+    )
     back = parser.add_argument_group(
         "connecting back", "Whoever knows a terminal's call password needs no permit."
     )
@@ -747,19 +803,6 @@ def _add_call(commands: Any) -> None:
         "--call-password-file",
         metavar="FILE",
         help="the file of its call password, which nobody else may be able to read",
-    )
-    back.add_argument(
-        "--listen",
-        metavar="tcp:PORT",
-        type=argument(parse_listener, "listener"),
-        help="where it is to connect: tcp:PORT[:interface=ADDRESS] (any free port without)",
-    )
-    back.add_argument(
-        "--outside",
-        metavar="HOST:PORT",
-        type=argument(parse_place, "address"),
-        help="the IP address and port by which that is reached from outside; without, the address"
-        " by which you reach the mediator, and the port that you listen on",
     )
     parser.set_defaults(run=call)
 
@@ -815,12 +858,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     exposed = secured.in_clear(server, allowed=arguments.allow_clear_text)
     if exposed is not None:
         parser.error(exposed)
-    if not vars(arguments).get("connect_back"):
-        named = [one for one in BACK_OPTIONS if vars(arguments).get(one) is not None]
-        if named:
-            parser.error(f"--{named[0].replace('_', '-')} goes with --connect-back")
-    elif arguments.listen is None:
-        arguments.listen = parse_listener("tcp:0")
+    if arguments.run is call:
+        if arguments.call_password_file is not None and not arguments.connect_back:
+            parser.error("--call-password-file goes with --connect-back")
+        if arguments.open_port and arguments.outside is not None:
+            parser.error("--open-port goes without --outside, which it finds out")
     try:
         arguments.password = _find_password(arguments)
         arguments.call_password = _find_call_password(arguments)

@@ -6,7 +6,7 @@ Deferreds are asked for, because a step that need not wait should cost none; a D
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from twisted.internet.interfaces import IProtocol
@@ -168,19 +168,46 @@ class ITrigger(Interface):
         """
 
 
+class IOutsideView(Interface):
+    """A terminal's connection to its mediator: from there it is seen as others would see it."""
+
+    local_host = Attribute("Our own address on this connection")
+
+    def outside(port: int | None = None) -> Awaitable[tuple[str, int]]:
+        """Where this connection is seen to come from.
+
+        :param port: has the mediator try whether a connection to this port at that address arrives
+        :return: the address, and this port, or without one that of the connection
+        :raises NotReached: it does not arrive
+        :raises Refused: the mediator does not try, or does not answer
+        :raises ConnectionLost: the connection goes
+        """
+
+
 class IPortOpener(Interface):
-    """Has a port of this host opened to the outside, such as in its router, for a call (D9)."""
+    """Has ports of this host opened to the outside, such as in its router (D9).
 
-    def open(port: int) -> Awaitable[tuple[str, int]]:
-        """Open one, until it is closed.
+    Several may want one port: it is closed when the last of them has closed it.
+    """
 
-        :param port: the TCP port that is listened on here
+    def open(
+        port: int, line: IOutsideView, lost: Callable[[str], object] | None = None
+    ) -> Awaitable[tuple[str, int]]:
+        """Open one, and see that it can be reached; it is open until it is closed.
+
+        Cancel to give up. Where this fails, or is given up, there is nothing to close.
+
+        :param port: the TCP port that is listened on here, now
+        :param line: by what it is seen whether that can be reached
+        :param lost: called with the reason when it can be reached no longer, though nobody has
+            closed it: open it anew, and then close the one that was
         :return: the host and port by which it is reached from outside
         :raises PortNotOpened: it can't be
+        :raises ConnectionLost: the connection to the mediator goes
         """
 
     def close(port: int) -> Awaitable[None]:
-        """It is wanted no longer, or is given up before it is open; nothing fails."""
+        """One who has had it opened wants it no longer; nothing fails."""
 
 
 class PortNotOpened(Exception):
@@ -221,3 +248,5 @@ class ISessionTransport(Interface):
     identifier = Attribute("Whom this side is known as")
     peer = Attribute("Whom it speaks with: proven by the credentials of the session")
     session = Attribute("The session's identifier")
+    way = Attribute("How the two reach each other: its kind, and the host and port")
+    tried = Attribute("The caller's other ways, and why each did not lead there")

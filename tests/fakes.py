@@ -851,6 +851,8 @@ def a_mediator(
     if resolver is None:
         resolver = LocalResolver(clock)
     trigger = trigger or Dialer(reactor)
+    if isinstance(trigger, Dialer):
+        options.setdefault("dialer", trigger)
     shared = Exchange(clock, **(exchange or {}))
     passwords = cheap_passwords(seed) if passwords is None else passwords
     if accounts is not None:

@@ -36,7 +36,9 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 
 #: The fields of messages that tell where somebody is.
 FIELDS: Final = frozenset(
-    f"{whose}{what}" for whose in ("", "callee ", "caller ") for what in ("address", "port")
+    f"{whose}{what}"
+    for whose in ("", "callee ", "caller ")
+    for what in ("address", "port", "local", "seen", "back")
 )
 #: Attributes that hold where somebody is.
 ATTRIBUTES: Final = frozenset(("host",))
@@ -47,6 +49,7 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.mediator.ledger.Ledger.record": "makes the record of what is about to be told",
     "broker.mediator.call._to_caller": "tells a caller what the ledger recorded, from the record",
     "broker.mediator.call._to_callee": "tells a callee where its caller is, from the record (C7)",
+    "broker.mediator.call._places": "tells either of further ways, from the records",
     "broker.mediator.connectback._to_callee": "tells a callee where its caller waits, who has asked"
     " for that; from the record",
     # A record, told to whom it is about, or to the operator.
@@ -63,17 +66,31 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.resolver.server": "the names of the fields that a registration may have",
     "broker.resolver.server.ResolverServer._look_up": "compares",
     "broker.resolver.server.ResolverServer._tell": "answers a mediator that has proven to be one",
+    "broker.resolver.server.ResolverServer._open_link": "logs where a refused link comes from",
+    "broker.resolver.server.ResolverServer._proven": "judges whether a connection is the machine's",
     "broker.resolver.server.ResolverServer._register": "reads a registration",
     "broker.resolver.server.ResolverServer._register_for": "reads a registration",
     "broker.resolver.server.ResolverServer._take_key": "reads what a mediator hands over",
     "broker.resolver.server._address_in": "reads a registration",
     "broker.resolver.registrar.Registrar._asks": "tells a sender its own source",
+    "broker.mediator.outside.Outside.answer": "tells a terminal its own source",
     "broker.resolver.names.Dns.locate": "what DNS has said, kept",
     "broker.resolver.names._located": "what DNS has said, kept",
     "broker.resolver.whereabouts.Naming._find": "asks DNS about a domain name",
     "broker.resolver.whereabouts.Naming.check": "compares",
     "broker.resolver.whereabouts._hosts": "what DNS has said",
+    # Ways of a call, each on its way to the ledger, of which the records are made.
+    "broker.mediator.call.Calls._ways": "looks whether there can be any",
+    "broker.mediator.ways.between": "chooses those that the two have offered",
+    "broker.mediator.ways._both_seen": "where both come from, who have both said so",
+    "broker.mediator.ways._back": "where a caller waits, who has said so",
+    "broker.mediator.ways._source": "compares, and gives the above",
+    "broker.mediator.ways.offer": "reads what a registration offers",
     # Decides by an address, or dials it, and says it to nobody.
+    "broker.mediator.login.hidden": "judges whether a connection is the machine's own",
+    "broker.mediator.reach.Reach.registered": "logs where a terminal is reached now",
+    "broker.mediator.registration": "the names of the fields that offer further ways",
+    "broker.mediator.registration.Registration._offer": "reads a registration",
     "broker.mediator.dial.Dialer._dial": "dials a terminal, which is told no address",
     "broker.mediator.registration.Registration._address": "reads a registration",
     "broker.mediator.connectback.ConnectBack._where": "reads where a caller says that it waits",
@@ -83,6 +100,7 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.tables.addresses.settle": "judges an address",
     "broker.wire.stream.source_of": "whose share a connection is counted to",
     "broker.wire.serving.came_from": "where a connection comes from, to judge what it registers",
+    "broker.wire.serving.seen_at": "where a connection comes from",
     "broker.wire.serving.arrived_at": "our own address",
     # The operator's own: settings, listeners and the log.
     "broker.config.Interface.loopback": "a setting",
@@ -96,15 +114,23 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.service.shared.address_of": "a peer's source, in the trace of whoever asked for one",
     # A terminal: what it says of itself, and what its mediator has told it.
     "broker.service.terminal.TerminalService.open": "logs where this terminal listens",
-    "broker.terminal.calling._way_to": "dials where its mediator said",
-    "broker.terminal.calling.place_call": "tells its own application where it dials",
+    "broker.terminal.calling._Call._endpoint": "dials where its mediator said",
+    "broker.terminal.calling._Call._ways": "reads where its mediator said that its callee is",
+    "broker.terminal.calling._Call.race": "tells its own application where it waits itself",
+    "broker.terminal.ways.Way.__str__": "tells its own application where it dials or waits",
     "broker.terminal.line": "what an answer must have",
     "broker.terminal.line.Line.is_private": "where its mediator is",
-    "broker.terminal.connectback.Comings._why_not": "judges where it is to call back",
-    "broker.terminal.connectback.Comings.come": "dials where its caller waits",
+    "broker.terminal.line.Line.outside": "asks and reads where it is seen itself",
+    "broker.terminal.comings.Comings._decide": "judges where it is to call back",
+    "broker.terminal.comings.Comings.come": "dials where its caller waits",
+    "broker.terminal.comings.Comings._later": "judges and dials where its caller waits",
+    "broker.terminal.comings.Comings._dial.over": "logs which caller it could not reach, and where",
+    "broker.terminal.expected.expected_call": "reads where that is, told by its mediator",
     "broker.terminal.expected.wanted_call": "reads where that is, told by its mediator",
     "broker.terminal.line.Line.connect_back": "tells its mediator where it waits itself",
     "broker.terminal.line.Line.local_host": "its own address",
+    "broker.terminal.line.Line.outside.read": "reads where it is seen itself",
+    "broker.terminal.line.Line.query": "offers its mediator further ways to itself",
     "broker.terminal.line.Line.register": "registers its own address",
     "broker.terminal.line.Line.remote_host": "where its mediator is, to send datagrams there",
     "broker.terminal.keepalive.Keepalive._received": "reads its own address, as it is seen",
@@ -169,9 +195,9 @@ class Ways(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> None:
-        """Whatever takes a whole address apart."""
+        """Whatever takes a whole address apart, or gives where a connection comes from."""
         name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-        if name in {"astuple", "asdict", "attrgetter"}:
+        if name in {"astuple", "asdict", "attrgetter", "came_from", "seen_at"}:
             self._note()
         self.generic_visit(node)
 
@@ -215,6 +241,10 @@ def ten(place):
     return {"Address": place}
 def eleven(place):
     return f"REGISTER\\nAddress:{place}"
+def twelve(peer):
+    return came_from(peer.stream)
+def thirteen(place):
+    return {"Callee Seen": place}
 def none(place):
     '''Callee Address:1.2.3.4, host'''
     return "the address", place.address, "port", "an address: none"
@@ -233,7 +263,8 @@ class CodeTests:
     def test_it_would_be_found(self) -> None:
         """The check does fail where there is another way."""
         numbers = ("one", "two", "three", "four", "five", "six", "seven", "eight", "Peer.nine")
-        expected = {f"sly.{name}" for name in (*numbers, "ten", "eleven")}
+        more = ("ten", "eleven", "twelve", "thirteen")
+        expected = {f"sly.{name}" for name in (*numbers, *more)}
         assert ways_of(SLY, "sly") == expected
 
     def test_in_a_copy(self, tmp_path: Path) -> None:
@@ -250,6 +281,12 @@ class CodeTests:
 
 #: Where the terminals are: no text but an address has this in it.
 HOSTS: Final = {name: f"203.0.113.{77 + n}" for n, name in enumerate("abcd")}
+#: Where their connections come from: two of them are behind one router.
+ORIGINS: Final = {**HOSTS, "a": "203.0.113.99", "b": "203.0.113.99"}
+#: Where they listen in their own networks.
+LOCALS: Final = {name: f"10.20.30.{77 + n}" for n, name in enumerate("abcd")}
+#: The ports at which they wait for their callees.
+BACK: Final = {name: 31_077 + n for n, name in enumerate("abcd")}
 
 
 QUESTIONS: Final = (
@@ -263,11 +300,13 @@ class Watch:
     """Sees each write to a connection, and what had been recorded by then.
 
     :ivar told: how many writes told an address, as they may
+    :ivar ways: how many of them told a further way
     :ivar wrong: those that did and may not
     """
 
     def __init__(self, patched: pytest.MonkeyPatch, *, first: bool) -> None:
         self.told = 0
+        self.ways = 0
         self.wrong: list[tuple[str, str]] = []
         self.noted: list[Disclosure] = []
         self.store = Store()
@@ -287,24 +326,39 @@ class Watch:
         patched.setattr(FakeTransport, "write", see)
         patched.setattr(FakeTransport, "writeSequence", see_all)
 
-    def _note(self, disclosure: Disclosure) -> None:
-        self.noted.append(disclosure)
-        Ledger.note(self.scene.mediator.ledger, disclosure)
+    def _note(self, *disclosures: Disclosure) -> None:
+        self.noted += disclosures
+        Ledger.note(self.scene.mediator.ledger, *disclosures)
 
     def _see(self, transport: FakeTransport, data: bytes) -> None:
         recorded = self.store.told if self._first else self.noted
+        places = {
+            (one.whose, one.told, text)
+            for one in recorded
+            for text in (one.host, f"{one.host} {one.port}")
+        }
         for name, client in self.scene.clients.items():
             if client.transport is not transport:
                 continue
-            for whose, host in HOSTS.items():
-                if whose == name[0] or host.encode() not in data:
+            for whose, text in self._places():
+                if whose == name[0] or f":{text}".encode() not in data:
                     continue
-                if (identifier(whose), identifier(name), host) in {
-                    (one.whose, one.told, one.host) for one in recorded
-                }:
+                if (identifier(whose), identifier(name), text) in places:
                     self.told += 1
+                    self.ways += text not in HOSTS.values()
                 else:
                     self.wrong.append((name, whose))
+
+    def _places(self) -> Iterator[tuple[str, str]]:
+        """All by which anybody could be found."""
+        for places in (HOSTS, LOCALS):
+            yield from places.items()
+        for name, port in BACK.items():
+            yield name, f"{ORIGINS[name]} {port}"
+        for name, client in self.scene.clients.items():
+            peer: Any = client.transport.peer
+            if name in HOSTS:
+                yield name, f"{peer.host} {peer.port}"
 
 
 class Store(SlowStore):
@@ -320,11 +374,10 @@ def converse(watch: Watch, seed: int) -> None:
     drawn = random.Random(seed)
     scene, store = watch.scene, watch.store
     for name in HOSTS:
-        scene.connect(name, host=HOSTS[name])
+        scene.connect(name, host=ORIGINS[name])
         permits = ",".join(identifier(other) for other in HOSTS if other != name)
-        scene.clients[name].type(
-            register(identifier(name), f"Address:{HOSTS[name]}", f"Accept:Create {permits}")
-        )
+        where = [f"Address:{HOSTS[name]}", f"Local:{LOCALS[name]} 1203", "Seen:Yes"]
+        scene.clients[name].type(register(identifier(name), *where, f"Accept:Create {permits}"))
     for _ in range(60):
         _speak(scene, drawn, drawn.choice(list(scene.clients)))
         for _ in range(drawn.randrange(3)):  # the callees answer what they are asked
@@ -348,7 +401,8 @@ def _speak(scene: Scene, drawn: random.Random, name: str) -> None:
     mark = [f"Transaction:{drawn.randrange(10**6)}"] if drawn.random() < 0.5 else []
     what = drawn.randrange(14)
     if what <= 4:
-        client.type(query(own, f"I{other}", *mark))
+        ways = [line for line in ("Seen:Yes", f"Back:{BACK[name[0]]}") if drawn.random() < 0.5]
+        client.type(query(own, f"I{other}", *ways, *mark))
     elif what == 5:
         edit = drawn.choice(["Add", "Delete"])
         client.type(register(own, f"Accept:{edit} I{other}", *mark))
@@ -361,7 +415,9 @@ def _speak(scene: Scene, drawn: random.Random, name: str) -> None:
     elif what == 9 and len(scene.clients) > 2:
         scene.clients.pop(name).vanish()
     elif what == 10 and name in HOSTS:
-        client.type(register(own, f"Address:{HOSTS[name]}", f"Port:{drawn.randrange(1, 9999)}"))
+        offers = [f"Local:{LOCALS[name]} {drawn.randrange(1, 9999)}", "Seen:Yes"]
+        where = [f"Address:{HOSTS[name]}", f"Port:{drawn.randrange(1, 9999)}"]
+        client.type(register(own, *where, *offers[: drawn.randrange(3)]))
     elif what > 10 and name in HOSTS:
         wish = (f"Callee:I{other}", "Password:x", f"Address:{HOSTS[name]}", *mark)
         client.type("\n".join(["REQUEST", *wish, "", ""]))
@@ -389,27 +445,32 @@ class ConversationTests:
 
         First: none that is not on the disk.
         """
-        told = 0
+        told = ways = 0
         for seed in range(40):
             with pytest.MonkeyPatch.context() as patched:
                 watch = Watch(patched, first=first)
                 converse(watch, seed)
                 assert watch.wrong == [], seed
                 told += watch.told
-        assert told > 40, "nobody was told anything: this proves nothing"
+                ways += watch.ways
+        assert told - ways > 40, "nobody was told anything: this proves nothing"
+        assert ways > 40, "nobody was told of further ways: this proves nothing of them"
 
-    @pytest.mark.parametrize("broken", ["no record", "another's", "behind"])
+    @pytest.mark.parametrize("broken", ["no record", "another's", "behind", "but one"])
     def test_it_would_be_seen(self, broken: str) -> None:
         """The watch does see an address without its record."""
 
-        async def at_once(ledger: Ledger, disclosure: Disclosure) -> None:
-            Deferred.fromCoroutine(_kept(ledger, disclosure)).addErrback(lambda _: None)
+        async def at_once(ledger: Ledger, *disclosures: Disclosure) -> None:
+            Deferred.fromCoroutine(_kept(ledger, *disclosures)).addErrback(lambda _: None)
 
-        async def _kept(ledger: Ledger, disclosure: Disclosure) -> None:
-            await ledger._store.commit([disclosure])
+        async def _kept(ledger: Ledger, *disclosures: Disclosure) -> None:
+            await ledger._store.commit(disclosures)
 
-        async def nothing(ledger: Ledger, disclosure: Disclosure) -> None:
+        async def nothing(ledger: Ledger, *disclosures: Disclosure) -> None:
             pass
+
+        async def but_one(ledger: Ledger, *disclosures: Disclosure) -> None:
+            await ledger._store.commit(disclosures[:-1])
 
         def another(ledger: Ledger, whose: str, told: str, *rest: Any) -> Disclosure:
             return record(ledger, whose, "Ix", *rest)
@@ -422,6 +483,8 @@ class ConversationTests:
                     patched.setattr(Ledger, "commit", nothing)
                 elif broken == "behind":
                     patched.setattr(Ledger, "commit", at_once)
+                elif broken == "but one":
+                    patched.setattr(Ledger, "commit", but_one)
                 else:
                     patched.setattr(Ledger, "record", another)
                 watch = Watch(patched, first=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from twisted.internet.defer import CancelledError
@@ -16,6 +16,7 @@ from broker.mediator.peer import Peer, called_otherwise
 from broker.mediator.permits import Permits, Use
 from broker.mediator.reach import Reach
 from broker.mediator.sessions import LIFETIME, Sessions
+from broker.mediator.ways import Way, between
 from broker.tables.addresses import Place
 from broker.tables.disclosures import CALLING, CONSENT, Disclosure
 from broker.tables.grants import Grant, Randomness, make_grant
@@ -54,7 +55,9 @@ class Calls:
         randomness: Randomness,
         *,
         status: bool = True,
+        own_ports: Collection[int] = (),
     ) -> None:
+        self._own_ports = own_ports
         self._clock = clock
         self._permits = permits
         self._resolver = resolver
@@ -100,23 +103,25 @@ class Calls:
                 asked = self._reach.turn
                 place = await self._resolver.lookup(callee)
             taken = None if use is None else use.entry
+            ways = self._ways(caller, peer, request.message.fields)
+            self._ledger.check_room(1 + consented + len(ways))
             # I1, I2: in this turn
             basis = self._check_again(caller, callee, peer, place, taken, consented=consented)
             grant = make_grant(self._randomness)
-            records = self._records(caller, callee, place, seen, grant, basis)
+            told = self._told(caller, callee, place, seen, grant, basis, ways)
             if self._ledger.first:
-                await self._ledger.commit(*records)
+                await self._ledger.commit(*told.values())
                 self._check_again(caller, callee, peer, place, basis, consented=consented)
                 if peer.turn > asked:
                     raise CalleeNotConnected  # it moved: its new address was not recorded
                 if not self._is_there(caller, seen):
-                    del records[1:]
+                    told.pop("Caller", None)
             else:
-                self._ledger.note(*records)
+                self._ledger.note(*told.values())
             self._sessions.granted(grant.session, caller.identifier or "", callee, basis)
             request.reply(REQUEST_ACCEPTED, more=True)  # S1206, fig. 5b
-            peer.stream.send_early(_to_callee(caller, grant, records[1:]))  # S1208, S2009, fig. 5e
-            credentials = _to_caller(records[0], grant)
+            peer.stream.send_early(_to_callee(caller, grant, told))  # S1208, S2009, fig. 5e
+            credentials = _to_caller(told, grant)
             credentials.update(called_otherwise(caller, request))
             request.reply("", credentials, code=200)  # S1210, S2008, fig. 5d
             if use is not None:
@@ -138,20 +143,39 @@ class Calls:
         peer = await self._reach.get(callee, place.address)  # S1901, S1902
         if self._status:
             self._check_permit(caller, callee, consented)  # what is refused is told to nobody (I5)
-            await self._ask_status(peer)  # S1606–S1608
+            peer = await self._ask_status(caller, callee, consented, place, peer)  # S1606–S1608
         return place, peer
 
-    def _records(
-        self, caller: Peer, callee: str, place: Place, seen: _Seen | None, grant: Grant, basis: str
-    ) -> list[Disclosure]:
-        """What the caller is told of the callee's address, and the callee perhaps of its."""
+    def _told(
+        self,
+        caller: Peer,
+        callee: str,
+        place: Place,
+        seen: _Seen | None,
+        grant: Grant,
+        basis: str,
+        ways: Sequence[Way],
+    ) -> dict[str, Disclosure]:
+        """What the two are to be told of each other's addresses, by the fields that tell it."""
         identifier, session = caller.identifier or "", grant.session
         by = CONSENT if basis == BY_CONSENT else basis
         record = self._ledger.record
-        told = record(callee, identifier, place.address, session, by, LIFETIME)
-        if seen is None or not self._is_there(caller, seen):
-            return [told]
-        return [told, record(identifier, callee, seen.place.address, session, CALLING, LIFETIME)]
+        told = {"Callee": record(callee, identifier, place.address, session, by, LIFETIME)}
+        if seen is not None and self._is_there(caller, seen):
+            told["Caller"] = record(
+                identifier, callee, seen.place.address, session, CALLING, LIFETIME
+            )
+        for way in ways:
+            whose = (callee, identifier) if way.callees else (identifier, callee)
+            why = by if way.callees else CALLING
+            told[way.field] = record(*whose, way.address, session, why, LIFETIME)
+        return told
+
+    def _ways(self, caller: Peer, peer: Peer, fields: Mapping[str, str]) -> Sequence[Way]:
+        """How else the two may reach each other, which each of them has offered."""
+        if peer.offer is None and "Back" not in fields:
+            return ()
+        return between(caller, peer, fields, self._clock.seconds(), self._own_ports)
 
     def _check_permit(self, caller: Peer, callee: str, consented: bool) -> str:
         """Give the entry of the callee's list that permits this, or refuse.
@@ -190,15 +214,25 @@ class Calls:
             return False
         return seen.place.until > self._clock.seconds()
 
-    async def _ask_status(self, callee: Peer) -> None:
+    async def _ask_status(
+        self, caller: Peer, callee: str, consented: bool, place: Place, peer: Peer
+    ) -> Peer:
+        """The connection over which it has answered, which may be one that it has made for that."""
         try:
-            answer = await callee.ask(Message(QUERY, STATUS))
+            peer, answer = await self._reach.ask(
+                callee,
+                peer,
+                place.address,
+                Message(QUERY, STATUS),
+                lambda _: self._check_permit(caller, callee, consented),
+            )
         except (ConnectionLost, CancelledError):
             raise CalleeNotConnected from None
         if answer.statement == STATUS_BUSY:
             raise CalleeBusy
         if answer.statement != STATUS_ACCEPTABLE:
             raise CalleeNotConnected  # an answer that says neither is none
+        return peer
 
     def _check_again(
         self,
@@ -220,7 +254,6 @@ class Calls:
             if not self._permits.rests(callee, caller.identifier or "", taken):
                 raise ServiceUnavailable  # another one permits it by now
             basis = taken
-        self._ledger.check_room(2 if consented else 1)
         self._sessions.make_room(caller.identifier or "", callee)
         if self._reach.held(callee) is not peer or not peer.stream.connected:
             raise CalleeNotConnected
@@ -241,11 +274,14 @@ class _Seen(NamedTuple):
     turn: int
 
 
-def _to_callee(caller: Peer, grant: Grant, records: Sequence[Disclosure]) -> Message:
+def _to_callee(caller: Peer, grant: Grant, told: Mapping[str, Disclosure]) -> Message:
     """What the ledger has recorded of where the caller is, if it has, and nothing else of it."""
     where: dict[str, str] = {}
-    for shown in records:
-        where |= {"Caller Address": shown.host, "Caller Port": str(shown.port)}
+    if len(told) > 1:
+        shown = told.get("Caller")
+        if shown is not None:
+            where |= {"Caller Address": shown.host, "Caller Port": str(shown.port)}
+        where |= _places(told, "Caller ")
     return Message.of(
         NOTIFY,
         {
@@ -260,15 +296,28 @@ def _to_callee(caller: Peer, grant: Grant, records: Sequence[Disclosure]) -> Mes
     )
 
 
-def _to_caller(told: Disclosure, grant: Grant) -> dict[str, str]:
+def _to_caller(told: Mapping[str, Disclosure], grant: Grant) -> dict[str, str]:
     """What the ledger has recorded, and nothing else of where the callee is."""
-    return {
-        "Callee Address": told.host,
+    shown = told["Callee"]
+    credentials = {
+        "Callee Address": shown.host,
         "Password": grant.password,
         "Encrypt Key": grant.key,
-        "Callee Port": str(told.port),
-        "Callee": told.whose,
-        "Session": told.session,
-        "Expires": str(told.expires),
+        "Callee Port": str(shown.port),
+        "Callee": shown.whose,
+        "Session": shown.session,
+        "Expires": str(shown.expires),
         "Reply Password": grant.reply_password,
+    }
+    if len(told) > 1:
+        credentials |= _places(told, "Callee ")
+    return credentials
+
+
+def _places(told: Mapping[str, Disclosure], whose: str) -> dict[str, str]:
+    """The further ways to one of the two, as they are told to the other."""
+    return {
+        field: f"{shown.host} {shown.port}"
+        for field, shown in told.items()
+        if field.startswith(whose)
     }

@@ -156,9 +156,20 @@ class ConnectBack:
         else:
             self._ledger.check_room()
             self._ledger.note(record)
+
+        def again(other: Peer) -> None:
+            """The callee is to be asked over another connection, and to come once."""
+            nonlocal peer
+            self._check_again(identifier, callee, other)
+            peer.stream.send(terminate(grant.session))
+            peer = other
+
         expected = True  # as far as we know, from when the callee is asked
         try:
-            expected = await self._ask(peer, request, record, grant)  # D6, D7
+            password = request.message.fields["Password"]
+            wish = _to_callee(record, password, grant)
+            _, answer = await self._reach.ask(callee, peer, place.address, wish, again)  # D6, D7
+            expected = _comes(answer)
             if not expected:
                 raise PermissionDenied
             self.guesses.right(guess)
@@ -173,17 +184,6 @@ class ConnectBack:
         told = _to_caller(callee, grant) | called_otherwise(caller, request)
         request.reply(REQUEST_ACCEPTED, told, code=200)
 
-    async def _ask(self, peer: Peer, request: Request, record: Disclosure, grant: Grant) -> bool:
-        """Have the callee check the password, and say whether it comes.
-
-        :raises PermissionDenied: what it says can't be understood
-        """
-        password = request.message.fields["Password"]
-        answer = await peer.ask(_to_callee(record, password, grant))
-        if answer.statement not in {REQUEST_ACCEPTED, PERMISSION_DENIED}:
-            raise PermissionDenied
-        return answer.statement == REQUEST_ACCEPTED
-
     def _check(self, caller: str, callee: str) -> None:
         """Only who wants to be reached by a password is; never by one whom it refuses (I3, C5)."""
         if not self._permits.by_password(callee) or self._permits.rejects(callee, caller):
@@ -195,6 +195,16 @@ class ConnectBack:
         self._sessions.make_room(caller, callee)
         if self._reach.held(callee) is not peer or not peer.stream.connected:
             raise PermissionDenied
+
+
+def _comes(answer: Message) -> bool:
+    """Whether a callee, having checked the password, says that it comes.
+
+    :raises PermissionDenied: what it says can't be understood
+    """
+    if answer.statement not in {REQUEST_ACCEPTED, PERMISSION_DENIED}:
+        raise PermissionDenied
+    return answer.statement == REQUEST_ACCEPTED
 
 
 def _to_callee(told: Disclosure, password: str, grant: Grant) -> Message:

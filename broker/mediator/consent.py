@@ -82,7 +82,13 @@ class Consent:
         place = await self._resolver.lookup(callee)
         peer = await self._reach.get(callee, place.address)  # S2002
         self._check(caller, callee)
-        answer = await peer.ask(Message(QUERY, ACCEPT))
+        _, answer = await self._reach.ask(
+            callee,
+            peer,
+            place.address,
+            Message(QUERY, ACCEPT),
+            lambda _: self._check(caller, callee),
+        )
         if answer.statement:
             raise NoConsent("the answer is another's")
         lists = lists_of(answer.edits("Accept"), answer.edits("Reject"))  # S2003

@@ -1,4 +1,4 @@
-"""Waking a terminal by dialling it at the address it registered.
+"""Waking a terminal by dialling it at the address it registered; trying whether one can be reached.
 
 What is said there is ``NOTIFY`` / ``Connection Requested.`` and nothing else: nothing is told to
 whoever answers at that address, and nothing is believed of it (I26). Dialling is rare and short, so
@@ -25,7 +25,7 @@ from broker.interfaces import ITrigger
 from broker.tables.addresses import Address
 from broker.wire.grammar import NOTIFY
 from broker.wire.message import Message
-from broker.wire.refusals import CalleeNotConnected
+from broker.wire.refusals import CalleeNotConnected, TooManyRequests
 from broker.wire.statements import CONNECTION_REQUESTED
 from broker.wire.timing import Deadlines
 
@@ -35,6 +35,8 @@ DIAL_TIMEOUT: Final = 3
 DIAL_INTERVAL: Final = 5.0
 #: Dials under way at a time.
 DIALS_MOST: Final = 64
+#: Ports being tried at a time, which are counted by themselves: they keep nobody from being woken.
+TRIES_MOST: Final = 16
 
 
 class _Notice(Protocol):
@@ -44,6 +46,13 @@ class _Notice(Protocol):
         if self.transport is not None:
             self.transport.write(Message(NOTIFY, CONNECTION_REQUESTED).encode())
             self.transport.loseConnection()
+
+
+class _Notices(Factory):
+    """Makes one, and says nothing of that in the log."""
+
+    noisy = False
+    protocol = _Notice
 
 
 class _Reactor(IReactorTCP, IReactorTime):
@@ -59,6 +68,7 @@ class Dialer:
         self._under_way: dict[str, Deferred[bool]] = {}
         self._recent: Deadlines[str] = Deadlines(reactor, DIAL_INTERVAL, lambda _: None)
         self._told: Deadlines[str] = Deadlines(reactor, DIAL_INTERVAL, lambda _: None)
+        self._tries: set[Deferred[bool]] = set()
 
     async def wake(self, identifier: str, address: Address) -> None:
         """Dial a terminal, unless that was done just now; who was told then may be on its way."""
@@ -80,11 +90,7 @@ class Dialer:
 
     def _dial(self, identifier: str, address: Address) -> Deferred[bool]:
         self._recent.add(identifier)
-        made = TCP6ClientEndpoint if ":" in address.host else TCP4ClientEndpoint
-        endpoint: IStreamClientEndpoint = made(
-            self._reactor, address.host, address.port, timeout=DIAL_TIMEOUT
-        )
-        connecting: Deferred[IProtocol] = endpoint.connect(Factory.forProtocol(_Notice))
+        connecting = self._notify(address.host, address.port)
 
         def over(result: object) -> bool:
             self._under_way.pop(identifier, None)
@@ -98,11 +104,34 @@ class Dialer:
             self._under_way[identifier] = dial
         return dial
 
+    async def reaches(self, host: str, port: int) -> bool:
+        """Whether a connection to there stands within ``DIAL_TIMEOUT``; it is closed at once.
+
+        Cancelled, it has not stood.
+
+        :raises TooManyRequests: too many are being tried
+        """
+        if len(self._tries) >= TRIES_MOST:
+            raise TooManyRequests
+        trying = self._notify(host, port).addCallbacks(lambda _: True, lambda _: False)
+        self._tries.add(trying)
+        try:
+            return await trying
+        finally:
+            self._tries.discard(trying)
+
+    def _notify(self, host: str, port: int) -> Deferred[IProtocol]:
+        """Connect, and say that a connection is asked for."""
+        made = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
+        endpoint: IStreamClientEndpoint = made(self._reactor, host, port, timeout=DIAL_TIMEOUT)
+        connecting: Deferred[IProtocol] = endpoint.connect(_Notices())
+        return connecting
+
     def stop(self) -> None:
         """Leave no timer and no dial behind."""
         self._recent.stop()
         self._told.stop()
-        for dial in list(self._under_way.values()):
+        for dial in [*self._under_way.values(), *self._tries]:
             dial.cancel()
 
 

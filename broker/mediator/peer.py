@@ -16,6 +16,7 @@ from broker.wire.stream import Stream
 
 if TYPE_CHECKING:
     from broker.mediator.server import Mediator
+    from broker.mediator.ways import Offer
 
 
 class Peer(Conversation):
@@ -24,6 +25,7 @@ class Peer(Conversation):
     :ivar identifier: whom it acts as (I4), ``None`` before login
     :ivar address: the address it registered over this connection, if it did
     :ivar key: the Key ID of the registration key that was given out over it, if one was
+    :ivar offer: what its callers may be told besides, as it registered over this connection
     :ivar turn: which registration that was among all; the latest is the one reached
     :ivar failures: how many logins have failed on it
     :ivar greeting: further fields for the answer to its login
@@ -38,6 +40,7 @@ class Peer(Conversation):
         "identifier",
         "key",
         "leaving",
+        "offer",
         "turn",
     )
 
@@ -47,6 +50,7 @@ class Peer(Conversation):
         self.identifier: str | None = None
         self.address: Address | None = None
         self.key: str | None = None
+        self.offer: Offer | None = None
         self.turn = 0
         self.failures = 0
         self.greeting: dict[str, str] | None = None

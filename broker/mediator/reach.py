@@ -5,9 +5,12 @@ Who asks for a callee here does not learn which of the two it was.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -19,9 +22,13 @@ from broker.wire.message import Message, printable
 from broker.wire.refusals import CalleeNotConnected
 from broker.wire.serving import came_from
 from broker.wire.statements import SUPERSEDED
+from broker.wire.timing import Deadlines
 
 #: Connections one identifier may have; one more closes the oldest that is not reached.
 CONNECTIONS_AN_IDENTIFIER: Final = 5
+#: Seconds after which a connection that says nothing to a question may be dead, though both ends
+#: believe in it: a router between them may have forgotten it.
+SILENCE: Final = 1.0
 
 
 class _Waking:
@@ -46,13 +53,47 @@ class _Waking:
             self.doing.cancel()
 
 
+class _Question:
+    """What a terminal is asked over a connection that may be dead.
+
+    :ivar answer: fires with its answer
+    :ivar moved: it is given up, since the terminal is reached over another connection
+    :ivar waking: the terminal is being woken meanwhile
+    """
+
+    __slots__ = ("address", "answer", "identifier", "moved", "peer", "waking")
+
+    def __init__(
+        self, identifier: str, peer: Peer, address: Address, answer: Deferred[Message]
+    ) -> None:
+        self.identifier = identifier
+        self.peer = peer
+        self.address = address
+        self.answer = answer
+        self.moved = False
+        self.waking: Deferred[None] | None = None
+
+    def came(self, peer: Peer) -> None:
+        """The terminal has registered; over the same connection, that is not dead."""
+        if peer is not self.peer and not self.answer.called:
+            self.moved = True
+            self.answer.cancel()
+
+    def over(self) -> None:
+        """Nothing more is waited for."""
+        if self.waking is not None:
+            self.waking.cancel()
+
+
 class Reach:
     """Who is connected, and over which connection each identifier is reached."""
 
     log = Logger()
 
-    def __init__(self, trigger: ITrigger) -> None:
+    def __init__(self, trigger: ITrigger, clock: IReactorTime) -> None:
         self._trigger = trigger
+        self._clock = clock
+        self._silent: Deadlines[_Question] = Deadlines(clock, SILENCE, self._fell_silent)
         self._bound: dict[str, tuple[Peer, ...]] = {}
         self._reached: dict[str, Peer] = {}
         self._waiting: dict[str, list[Deferred[Peer]]] = {}
@@ -147,6 +188,68 @@ class Reach:
             return peer
         return await self._wake(identifier, address)
 
+    async def ask(
+        self,
+        identifier: str,
+        peer: Peer,
+        address: Address,
+        message: Message,
+        check: Callable[[Peer], object],
+    ) -> tuple[Peer, Message]:
+        """Ask a terminal, over whichever connection it answers on.
+
+        One that registers by UDP is woken where its connection breaks, or says nothing for
+        ``SILENCE``; once it is reached over another it is asked there, and no more on the old one.
+
+        :param peer: the connection over which it is reached
+        :param address: what it is woken at
+        :param check: called with the other connection, before anything is asked over that; what it
+            raises ends it
+        :return: the connection over which it has answered, and the answer
+        :raises ConnectionLost: the connection has broken, and it can't be woken by UDP
+        :raises CalleeNotConnected: it has broken, and the terminal could not be woken
+        """
+        while True:
+            answer = peer.ask(message)
+            if peer.key is None:
+                return peer, await answer
+            question = _Question(identifier, peer, address, answer)
+            self._silent.add(question)
+            try:
+                try:
+                    return peer, await answer
+                except (ConnectionLost, CancelledError) as error:
+                    if isinstance(error, CancelledError) and not question.moved:
+                        raise
+                peer = await self.get(identifier, address)
+            finally:
+                self._silent.discard(question)
+                question.over()
+            check(peer)
+            message.fields.pop("Transaction", None)  # of the question before
+
+    def _fell_silent(self, question: _Question) -> None:
+        """There is no answer yet; or it is still to be read, where it is we who are late.
+
+        Then nobody is to be woken, who would make us later still.
+        """
+        self._clock.callLater(0, self._wake_beside, question)
+
+    def _wake_beside(self, question: _Question) -> None:
+        if question.answer.called:
+            return
+        held = self.held(question.identifier)
+        if held is not None and held is not question.peer and held.stream.connected:
+            question.came(held)  # by itself, meanwhile
+            return
+        waking = Deferred.fromCoroutine(self._wake(question.identifier, question.address))
+        question.waking = waking.addCallbacks(question.came, self._not_woken)
+
+    def _not_woken(self, failure: Failure) -> None:
+        """It can't be, and its old connection may be good all the same."""
+        if failure.check(CalleeNotConnected) is None:
+            self.log.failure("A silent terminal could not be woken", failure)
+
     async def _wake(self, identifier: str, address: Address) -> Peer:
         """Wait for a terminal; those who wait at the same time have it woken once."""
         came: Deferred[Peer] = Deferred()
@@ -180,7 +283,8 @@ class Reach:
         waking.doing = Deferred.fromCoroutine(wake()).addErrback(waking.failed)
 
     def stop(self) -> None:
-        """Close every connection."""
+        """Close every connection, and leave no timer behind."""
+        self._silent.stop()
         for peer in self.everybody():
             peer.stream.close()
 

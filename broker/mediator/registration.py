@@ -15,6 +15,7 @@ from broker.mediator.peer import Peer, called_otherwise
 from broker.mediator.permits import Permits
 from broker.mediator.reach import Reach
 from broker.mediator.sessions import Sessions
+from broker.mediator.ways import Offer, offer
 from broker.tables.addresses import Address, AddressRefused, Network, Place, admit
 from broker.tables.grants import Randomness
 from broker.tables.permits import LimitedRejection, ListTooLong
@@ -29,6 +30,8 @@ from broker.wire.statements import REGISTRATION_COMPLETED
 _NOT_OFFERED: Final = ("Control", "Public Key", "Role")
 #: Fields of a registration that changes more than lists, before those.
 _NOT_ALONE: Final = frozenset(("Name", "UDP"))
+#: Fields by which further ways to a terminal are offered.
+_OFFERS: Final = frozenset(("Local", "Seen"))
 #: Seconds from one datagram of a terminal to the next, where the operator says nothing else: less
 #: than routers keep a way open for at which nothing passes.
 UDP_INTERVAL: Final = 25
@@ -119,6 +122,7 @@ class Registration:
         lists = _lists(message)
         try:
             address = self._address(peer, message.fields)
+            offered = self._offer(peer, message.fields)
             if "UDP" in message.fields:
                 self._check_udp(peer, request)
             # Where the edit comes at once, and alone, it checks by itself.
@@ -130,14 +134,19 @@ class Registration:
         called = message.fields.get("Name")
         taken = called is not None and await self._names.take(identifier, called)
         try:
-            await self._in_turn(peer, request, lists, address)
+            await self._in_turn(peer, request, lists, address, offered)
         except BaseException:
             if called is not None and taken:
                 self._names.give_back(identifier, called)
             raise
 
     async def _in_turn(
-        self, peer: Peer, request: Request, lists: Lists, address: Address | None
+        self,
+        peer: Peer,
+        request: Request,
+        lists: Lists,
+        address: Address | None,
+        offered: Offer | None,
     ) -> None:
         identifier = peer.identifier or ""
         if lists or self._permits.changing(identifier):
@@ -145,11 +154,11 @@ class Registration:
             try:
                 if address is not None:
                     address = replace(address, registered=self._now())
-                await self._change(peer, request, lists, address)
+                await self._change(peer, request, lists, address, offered)
             finally:
                 self._permits.end(identifier)
         else:
-            await self._change(peer, request, lists, address)
+            await self._change(peer, request, lists, address, offered)
 
     # Keys for registration by UDP.
 
@@ -190,7 +199,12 @@ class Registration:
             await self._resolver.register(identifier, holder.address)
 
     async def _change(
-        self, peer: Peer, request: Request, lists: Lists, address: Address | None
+        self,
+        peer: Peer,
+        request: Request,
+        lists: Lists,
+        address: Address | None,
+        offered: Offer | None,
     ) -> None:
         identifier = peer.identifier or ""
         fields = request.message.fields
@@ -208,7 +222,7 @@ class Registration:
                 self._resolver.release_key(identifier, given.name)
             raise
         if address is not None or given is not None:
-            await self._reached(peer, identifier, address, given)
+            await self._reached(peer, identifier, address, given, offered)
         told = None
         if not request.bare:
             told = {
@@ -256,8 +270,14 @@ class Registration:
             self._resolver.release(identifier, again)
 
     async def _reached(
-        self, peer: Peer, identifier: str, address: Address | None, given: GivenKey | None
+        self,
+        peer: Peer,
+        identifier: str,
+        address: Address | None,
+        given: GivenKey | None,
+        offered: Offer | None,
     ) -> None:
+        peer.offer = offered  # first: whoever waits for the terminal goes on as it is reached
         if address is not None and not address.expires:
             self._reach.withdrawn(identifier)
             self._resolver.drop_keys(identifier)
@@ -276,6 +296,11 @@ class Registration:
             holder = self._reach.held(identifier)
             if holder is not None:
                 await self.renew(identifier, holder)
+
+    def _offer(self, peer: Peer, fields: dict[str, str]) -> Offer | None:
+        if "Address" not in fields and "UDP" not in fields and not _OFFERS.isdisjoint(fields):
+            raise AddressRefused("Local and Seen go with an Address, or with UDP")
+        return offer(peer, fields, self._now(), self._own_ports)
 
     def _address(self, peer: Peer, fields: dict[str, str]) -> Address | None:
         host = fields.get("Address")

@@ -18,9 +18,11 @@ from broker.mediator.accounts import Accounts
 from broker.mediator.call import Calls
 from broker.mediator.connectback import ConnectBack
 from broker.mediator.consent import Consent
+from broker.mediator.dial import Dialer
 from broker.mediator.ledger import DAYS, Ledger
 from broker.mediator.login import Anybody, Login
 from broker.mediator.names import Names
+from broker.mediator.outside import Outside
 from broker.mediator.passwords import Passwords
 from broker.mediator.peer import Peer
 from broker.mediator.permits import Permits
@@ -45,7 +47,7 @@ from broker.wire.refusals import (
     TooManyRequests,
 )
 from broker.wire.serving import Serving, declared, refuse
-from broker.wire.statements import BEGIN, DISCLOSURES, PERMITS
+from broker.wire.statements import ADDRESS, BEGIN, DISCLOSURES, PERMITS
 from broker.wire.stream import Exchange, Stream
 from broker.wire.timing import Deadlines
 from broker.wire.tls import certificate_of
@@ -84,6 +86,7 @@ class Mediator:
         trigger: ITrigger,
         randomness: Randomness,
         *,
+        dialer: Dialer | None = None,
         login: Login | None = None,
         accounts: AccountTable | None = None,
         passwords: Passwords | None = None,
@@ -100,6 +103,7 @@ class Mediator:
     ) -> None:
         """
         :param state: what the store held at the start
+        :param dialer: tries whether terminals can be reached; none are tried, without
         :param login: how it is proven who a connection acts as; whoever says so, without
         :param accounts: the table of accounts, where ``login`` has it too
         :param passwords: what makes the verifiers of the operator's new passwords
@@ -117,7 +121,7 @@ class Mediator:
         clock = exchange.clock
         self.exchange = exchange
         self.counts: Counter[str] = Counter()
-        self.reach = Reach(trigger)
+        self.reach = Reach(trigger, clock)
         self.sessions = Sessions(clock, self.reach)
         table = AccountTable(state.accounts) if accounts is None else accounts
         now = steady(wall, clock)
@@ -176,6 +180,7 @@ class Mediator:
             ),
             randomness,
             status=status,
+            own_ports=own_ports,
         )
         self._connect_back = ConnectBack(
             clock,
@@ -190,6 +195,14 @@ class Mediator:
             allowed=allowed,
             own_ports=own_ports,
         )
+
+        #: Requests but for the two that come most often; each is told whose it is.
+        self._others: Final = {
+            (REQUEST, ""): self._called_back,
+            (QUERY, PERMITS): self._tell_permits,
+            (QUERY, DISCLOSURES): self._tell_disclosures,
+            (QUERY, ADDRESS): Outside(clock, dialer, own_ports).answer,
+        }
 
     def peer(self, stream: Stream) -> Peer:
         """The receiver of a new connection."""
@@ -211,7 +224,7 @@ class Mediator:
             if message.statement == BEGIN:
                 self.sessions.began(peer, session)
             elif "End" in message.fields:
-                self.sessions.ended(peer, session)
+                self.sessions.ended(peer, session, message.fields["End"])
 
     def lost(self, peer: Peer) -> None:
         """A connection is gone: its address begins to expire, or an older connection's is back."""
@@ -271,23 +284,27 @@ class Mediator:
         elif kind == (REGISTER, ""):
             await self._register(peer, request)
             self.counts["registrations"] += 1
-        elif kind == (REQUEST, "") and _CONNECT_BACK.issubset(message.fields):
-            await self._identify(peer, message)
-            await self._connect_back.request(peer, request)
-            self.counts["connect-backs granted"] += 1
-        elif kind == (QUERY, PERMITS):
-            identifier = await self._identify(peer, message)
-            await self.permits.settled(identifier)  # what was asked before has its effect
-            told = self.permits.told(identifier)
-            fields = {"Accept": "\n".join(told)}
-            if not request.bare:
-                fields |= self.permits.told_besides(identifier)
-            request.reply("", fields, code=200)
-        elif kind == (QUERY, DISCLOSURES):
-            identifier = await self._identify(peer, message)
-            await self.ledger.answer(identifier, request)
         else:
-            raise BadRequest("no request of this kind is known here")
+            serve = self._others.get(kind)
+            if serve is None or (
+                kind == (REQUEST, "") and not _CONNECT_BACK.issubset(message.fields)
+            ):
+                raise BadRequest("no request of this kind is known here")
+            await serve(await self._identify(peer, message), peer, request)
+
+    async def _called_back(self, identifier: str, peer: Peer, request: Request) -> None:
+        await self._connect_back.request(peer, request)
+        self.counts["connect-backs granted"] += 1
+
+    async def _tell_permits(self, identifier: str, peer: Peer, request: Request) -> None:
+        await self.permits.settled(identifier)  # what was asked before has its effect
+        fields = {"Accept": "\n".join(self.permits.told(identifier))}
+        if not request.bare:
+            fields |= self.permits.told_besides(identifier)
+        request.reply("", fields, code=200)
+
+    async def _tell_disclosures(self, identifier: str, peer: Peer, request: Request) -> None:
+        await self.ledger.answer(identifier, request)
 
     async def _register(self, peer: Peer, request: Request) -> None:
         """Log in, where that is still to be done, and register."""

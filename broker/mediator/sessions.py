@@ -64,15 +64,19 @@ class Sessions:
             self._unspent.discard(session)
             self._begun.add(session)
 
-    def ended(self, peer: Peer, identifier: str) -> None:
+    def ended(self, peer: Peer, identifier: str, how: str) -> None:
         """One side reports that a session is over.
 
         The caller's word alone does not end it here: were that a lie, a permit that is withdrawn
-        later would no longer end the session at the callee (I2).
+        later would no longer end the session at the callee (I2). Of one that has not begun, the
+        caller is told the callee's word at once: it need wait no longer (D7).
         """
         session = self._table.find(identifier, peer.identifier or "")
         if session is not None and session.callee == peer.identifier:
             self._forget(session)
+            if not session.begun:
+                for one in self._reach.connections(session.caller):
+                    one.stream.send(terminate(identifier, how))
 
     def of(self, callee: str) -> list[Session]:
         """All sessions that rest on a callee's list, the oldest first."""
@@ -121,6 +125,10 @@ class Sessions:
         self._table.drop(session)
 
 
-def terminate(session: str) -> Message:
-    """What tells a terminal that a session is void."""
-    return Message.of(NOTIFY, {"Session": session, "": TERMINATE})
+def terminate(session: str, how: str | None = None) -> Message:
+    """What tells a terminal that a session is void.
+
+    :param how: how it has ended, by its callee's word
+    """
+    told = {"Session": session} if how is None else {"Session": session, "End": how}
+    return Message.of(NOTIFY, {**told, "": TERMINATE})

@@ -225,6 +225,7 @@ class MediatorService(Role):
             resolver,
             Triggers(self._reactor, resolver, self._dialer),
             os.urandom,
+            dialer=self._dialer,
             login=login,
             accounts=table,
             passwords=self._passwords,

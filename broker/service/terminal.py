@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -34,17 +35,19 @@ from broker.config import (
     Settings,
 )
 from broker.credentials import Keyring, Source, read_password
+from broker.nat.mapper import Changed, PortMapper
 from broker.options import RoleOptions
 from broker.service import secured, shared
 from broker.service.listening import reason
 from broker.service.process import CannotStart, Owner, Role, own_process
 from broker.tables.consents import NoConsent
 from broker.tables.permits import ASK, LIST, PASSWORD
-from broker.terminal.connectback import knows
+from broker.terminal.comings import knows
 from broker.terminal.consent import ConsentFile, read_lists
 from broker.terminal.files import FileReceiver, InThread, safe_name
 from broker.terminal.line import Line
 from broker.terminal.load import CpuLoad
+from broker.terminal.opening import RouterOpener
 from broker.terminal.terminal import Terminal
 from broker.wire.message import host_port
 from broker.wire.stream import Stream
@@ -133,6 +136,14 @@ class Options(RoleOptions):
             "With --udp: seconds from one datagram to the next, at the most.",
         ),
         Setting(
+            "open-port",
+            FLAG,
+            False,
+            "Have the router open the port where calls arrive (by PCP, NAT-PMP or UPnP), while it"
+            " runs: callers are given the address and port outside, if a connection to there"
+            " arrives.",
+        ),
+        Setting(
             "accept",
             ENTRY,
             [],
@@ -198,6 +209,8 @@ class Options(RoleOptions):
         yield from _policy_problems(settings, PASSWORD, "call-password-file", read_password)
         if values["no-hold"] and values["udp"] is None:
             yield f"{settings.where('no-hold')}: goes with udp, or nobody could wake the terminal"
+        if values["open-port"] and values["address"] is not None:
+            yield f"{settings.where('open-port')}: goes without address, which it finds out"
         folder = values["receive"]
         if folder is not None and not os.path.isdir(folder):
             yield f"{settings.where('receive')}: {folder} is no folder"
@@ -286,6 +299,7 @@ class TerminalService(Role):
         self._load = CpuLoad(reactor, limit) if limit is not None else None
         consent_file = options["consent-file"]
         call_password_file = options["call-password-file"]
+        self._opener = make_opener(reactor) if options["open-port"] else None
         self.terminal = Terminal(
             reactor,
             options["identifier"],
@@ -308,6 +322,8 @@ class TerminalService(Role):
             hold=not options["no-hold"],
             keepalive_most=options["keepalive-most"],
             linger=options["linger"],
+            opener=self._opener,
+            open_port=options["open-port"],
             handler=handler,
             load=self._load,
             one_at_a_time=options["one-at-a-time"],
@@ -340,7 +356,20 @@ class TerminalService(Role):
         self.renewal.stop()
         if self._load is not None:
             self._load.stop()
-        return maybeDeferred(self.terminal.stopService)
+        stopped = maybeDeferred(self.terminal.stopService)
+        if self._opener is not None:
+            opener = self._opener
+            stopped.addBoth(lambda _: opener.stop())
+        return stopped
+
+
+def make_opener(reactor: Any) -> RouterOpener:
+    """What has ports opened in the router of this machine; to be stopped."""
+
+    def make(changed: Changed) -> PortMapper:
+        return PortMapper(reactor, randomness=os.urandom, jitter=random.random, changed=changed)
+
+    return RouterOpener(make)
 
 
 def name_outside(stream: Stream) -> str:

@@ -34,6 +34,9 @@ _NOT_PUBLIC: Final[tuple[Network, ...]] = (
 #: NAT64 (RFC 6052): the last 32 bits are the IPv4 address that a translator sends to.
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 
+#: Ports below are where routers and other servers of a network listen (RFC 6335, 6).
+SYSTEM_PORTS: Final = 1024
+
 #: Stands in place of an address that the resolver is to ask the provider for (A16).
 PROVIDER: Final = "Provider"
 #: What a domain name has at the most, in its ASCII form, without the root's dot.
@@ -340,6 +343,26 @@ def admit(
     ours = (comes_from, parse_ip(own)) if own else (comes_from,)
     _check_own(ip, port, ours, own_ports)
     return Admitted(host, ip == comes_from or within(ip, allowed))
+
+
+def admit_local(
+    host: str, port: int, *, source: str, own: str, own_ports: Collection[int] = ()
+) -> str:
+    """Judge where a terminal says that it is in its own network: those beside it are told (I12).
+
+    :param source: the address that its connection comes from
+    :param own: the address at which that arrived, or the empty text where it has none
+    :param own_ports: the ports of this server, which no terminal is told to be at
+    :return: its canonical form
+    :raises AddressRefused: it may not be told
+    """
+    if port < SYSTEM_PORTS:  # whoever is led there knocks within his own network
+        raise AddressRefused(f"a Local port is {SYSTEM_PORTS} or above")
+    ip = usable(host)
+    if kind(ip) != "private":
+        _check_kind(ip, kind(parse_ip(source)), ())
+    _check_own(ip, port, (parse_ip(own),) if own else (), own_ports)
+    return str(ip)
 
 
 def settle(

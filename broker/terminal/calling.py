@@ -1,37 +1,78 @@
-"""The caller's side of a call: ask, dial, show what the mediator gave, speak (fig. 11)."""
+"""The caller's side of a call: ask, go whichever way leads there, speak (fig. 11)."""
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, connectProtocol
-from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.error import (
+    ConnectError,
+    ConnectingCancelledError,
+    DNSLookupError,
+    TimeoutError,
+)
 from twisted.internet.interfaces import (
+    IAddress,
     IProtocol,
     IProtocolFactory,
     IReactorTime,
     IStreamClientEndpoint,
 )
+from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from broker.terminal.calls import Calls
-from broker.terminal.channel import Channel
 from broker.terminal.doors import OUTSIDE
-from broker.terminal.errors import CallFailed
-from broker.terminal.handshake import Handshake, HandshakeFailed
+from broker.terminal.errors import NotMet
+from broker.terminal.knock import Knock
 from broker.terminal.line import Line
-from broker.terminal.records import Records
-from broker.wire.decoder import Body
-from broker.wire.grammar import NOTIFY, REQUEST
-from broker.wire.message import Malformed, Message
-from broker.wire.statements import PERMISSION_DENIED, REQUEST_ACCEPTED
+from broker.terminal.simultaneous import SimultaneousEndpoint
+from broker.terminal.ways import (
+    BACK,
+    DIRECT,
+    LOCAL,
+    SIMULTANEOUS,
+    Attempt,
+    Opening,
+    Race,
+    Tried,
+    Way,
+)
+from broker.wire.grammar import parse_place
+from broker.wire.message import Message
 from broker.wire.stream import Exchange, Stream, Trace
+
+T = TypeVar("T")
 
 #: Seconds in which the direct connection must stand, and again the handshake be over.
 DIAL_TIMEOUT: Final = 10.0
+
+#: A host and a port.
+Place = tuple[str, int]
+#: Waits for the callee to come: given the session, who that is, and what makes a ``Knock``.
+Wait = Callable[[str, str, Callable[[Stream], Knock]], Deferred[IProtocol]]
+
+
+def _nothing() -> None:
+    """Nothing is to be done."""
+
+
+class Waiting(NamedTuple):
+    """Where a caller can be come to.
+
+    :ivar host: the address at which its mediator sees it
+    :ivar port: the port there
+    :ivar wait: waits there
+    :ivar over: called when nobody is waited for there any more, and no call goes on there
+    """
+
+    host: str
+    port: int
+    wait: Wait
+    over: Callable[[], object] = _nothing
 
 
 async def place_call(
@@ -43,32 +84,43 @@ async def place_call(
     calls: Calls | None = None,
     exchange: Exchange | None = None,
     trace: Trace | None = None,
+    seen: bool = False,
+    waiting: Waiting | Tried | None = None,
 ) -> IProtocol:
     """Call a terminal; the protocol that the factory makes then speaks with it.
+
+    It is asked for once; then each way to it is tried that the mediator has told (``ways``).
 
     :param reactor: an ``IReactorTCP`` and ``IReactorTime``
     :param calls: where the call is counted; by default it is only reported to the mediator
     :param exchange: what direct connections share (``direct_exchange``); one of its own, without
+    :param seen: the callee may be told where our line comes from, so that both can dial from there
+    :param waiting: where it can come to us, or why it can't, where it should
     :raises Refused: the mediator refused (``PermissionDenied``, ``CalleeBusy``, …)
-    :raises CallFailed: the callee could not be reached directly, or did not take the call
+    :raises CallFailed: the callee could not be reached in any way, or did not take the call
     :raises ConnectionLost: the connection to the mediator went before it answered
     :raises ValueError: nobody can be called that
     """
-    told = await line.query(callee)  # S1101–S1106
-    callee = told.fields.get("Callee", callee)  # its identifier, where it was called by a name
-    counted = Calls(line.ended) if calls is None else calls
-    stream = Stream(
-        direct_exchange(reactor, trace) if exchange is None else exchange,
-        lambda stream: Knock(stream, reactor, line.identifier, callee, told, factory, counted),
-    )
+    shared = line.share_port() if seen else None
+    back = waiting.port if isinstance(waiting, Waiting) else None
     try:
-        await connectProtocol(_way_to(reactor, told), stream)
-    except (ConnectError, DNSLookupError) as error:
-        place = f"{told.fields['Callee Address']} port {told.fields['Callee Port']}"
-        raise CallFailed(f"{callee} could not be reached at {place}: {error}") from None
-    knock = stream.receiver
-    assert isinstance(knock, Knock)  # as made above
-    return await knock.request()  # S1107–S1110
+        told = await line.query(callee, seen=shared is not None, back=back)  # S1101–S1106
+    except BaseException:
+        if isinstance(waiting, Waiting):
+            waiting.over()
+        raise
+    call = _Call(
+        reactor,
+        line,
+        told.fields.get("Callee", callee),  # its identifier, where it was called by a name
+        told,
+        factory,
+        Calls(line.ended) if calls is None else calls,
+        direct_exchange(reactor, trace) if exchange is None else exchange,
+        shared,
+        waiting,
+    )
+    return await call.race()  # S1107–S1110
 
 
 def direct_exchange(clock: IReactorTime, trace: Trace | None = None) -> Exchange:
@@ -76,137 +128,122 @@ def direct_exchange(clock: IReactorTime, trace: Trace | None = None) -> Exchange
     return Exchange(clock, login_timeout=DIAL_TIMEOUT, stranger=OUTSIDE, known=OUTSIDE, trace=trace)
 
 
-def _way_to(reactor: Any, told: Message) -> IStreamClientEndpoint:
-    host = told.fields["Callee Address"]
-    made = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
-    way: IStreamClientEndpoint = made(
-        reactor, host, int(told.fields["Callee Port"]), timeout=DIAL_TIMEOUT
-    )
-    return way
+class _Call(NamedTuple):
+    """One call that was granted, and what its ways need.
 
-
-class Knock:
-    """One connection to the callee, until it is a channel.
-
-    :ivar opened: it has become one, and so the session is spent
+    :ivar told: the credentials (fig. 5d)
+    :ivar shared: our line's own address and port, if both sides can dial
     """
 
-    def __init__(
-        self,
-        stream: Stream,
-        clock: IReactorTime,
-        identifier: str,
-        callee: str,
-        told: Message,
-        factory: IProtocolFactory,
-        calls: Calls,
-        *,
-        over: Callable[[], object] = lambda: None,
-    ) -> None:
-        """
-        :param told: the credentials (fig. 5d)
-        :param over: called when the channel is gone, if there was one
-        """
-        self.opened = False
-        self._stream = stream
-        self._clock = clock
-        self._identifier = identifier
-        self._callee = callee
-        self._told = told.fields
-        self._factory = factory
-        self._calls = calls
-        self._over = over
-        self._session = told.fields["Session"]
-        self._handshake = Handshake(
-            self._session, identifier, callee, told.fields["Encrypt Key"], initiator=True
+    reactor: Any
+    line: Line
+    callee: str
+    told: Message
+    factory: IProtocolFactory
+    calls: Calls
+    exchange: Exchange
+    shared: Place | None
+    waiting: Waiting | Tried | None
+
+    def race(self) -> Deferred[IProtocol]:
+        """Go the ways to the callee, until one of them leads there."""
+        attempts = [Attempt(way, partial(self._dial, way)) for way in self._ways()]
+        if not isinstance(self.waiting, Waiting):
+            tried = [] if self.waiting is None else [self.waiting]
+            return Race(self.reactor, self.callee, attempts, tried).done
+        way = Way(BACK, self.waiting.host, self.waiting.port)
+        waiting = Attempt(way, partial(self._wait, way), waits=True)
+        race = Race(self.reactor, self.callee, [waiting, *attempts])
+        return race.done.addBoth(self._raced, race, self.waiting)
+
+    def _raced(self, result: T, race: Race, waiting: Waiting) -> T:
+        """Unless the callee has come, nobody is waited for any more."""
+        if race.won is None or race.won.kind != BACK:
+            waiting.over()
+        return result
+
+    def _ways(self) -> Iterator[Way]:
+        """The ways on which we dial, the likeliest first."""
+        fields = self.told.fields
+        host, port = fields["Callee Address"], int(fields["Callee Port"])
+        local, seen = fields.get("Callee Local"), fields.get("Callee Seen")
+        if local is not None and parse_place(local) != (host, port):
+            yield Way(LOCAL, *parse_place(local))
+        yield Way(DIRECT, host, port)
+        if seen is not None and self.shared is not None:
+            yield Way(SIMULTANEOUS, *parse_place(seen))
+
+    def _dial(self, way: Way, opening: Opening) -> Deferred[IProtocol]:
+        return Deferred.fromCoroutine(self._reach(way, opening))
+
+    async def _reach(self, way: Way, opening: Opening) -> IProtocol:
+        stream = Stream(self.exchange, partial(self._knock, way, opening))
+        try:
+            await connect(self._endpoint(way), stream)
+        except (ConnectError, ConnectingCancelledError, DNSLookupError):
+            raise NotMet(reason(Failure())) from None
+        knock = stream.receiver
+        assert isinstance(knock, Knock)  # as made above
+        return await knock.request()
+
+    def _endpoint(self, way: Way) -> IStreamClientEndpoint:
+        if way.kind == SIMULTANEOUS:
+            assert self.shared is not None  # else there is no such way
+            place = (way.host, way.port)
+            return SimultaneousEndpoint(self.reactor, self.shared, place, DIAL_TIMEOUT)
+        return endpoint_at(self.reactor, way.host, way.port)
+
+    def _wait(self, way: Way, opening: Opening) -> Deferred[IProtocol]:
+        assert isinstance(self.waiting, Waiting)  # else there is no such way
+        session = self.told.fields["Session"]
+        return self.waiting.wait(session, self.callee, partial(self._knock, way, opening))
+
+    def _knock(self, way: Way, opening: Opening, stream: Stream) -> Knock:
+        over: Callable[[], object] = _nothing
+        if way.kind == BACK and isinstance(self.waiting, Waiting):
+            over = self.waiting.over
+        return Knock(
+            stream,
+            self.reactor,
+            self.line.identifier,
+            self.callee,
+            self.told,
+            self.factory,
+            self.calls,
+            way=way,
+            opening=opening,
+            over=over,
         )
-        self._answered: Deferred[IProtocol] = Deferred(lambda _: stream.abort())
-        self._body = b""
 
-    def request(self) -> Deferred[IProtocol]:
-        """Send the REQUEST (fig. 5f).
 
-        :return: fires with the application's protocol on its channel; fails with ``CallFailed``
-        """
-        body = self._handshake.write(
-            Message(REQUEST, Identifier=self._identifier, Password=self._told["Password"])
-        )
-        self._stream.send(Message(REQUEST, Session=self._session, Length=len(body)))
-        self._stream.write(body)
-        return self._answered
+def connect(endpoint: IStreamClientEndpoint, stream: Stream) -> Deferred[IProtocol]:
+    """Have a stream connected."""
+    return endpoint.connect(_Gives(stream))
 
-    def message_received(self, message: Message) -> None:
-        """The head of the answer came."""
-        if message.verb != NOTIFY or message.get("Session") != self._session or not message.length:
-            self._fail(f"{self._callee} did not answer as a terminal does")
 
-    def body_received(self, body: Body) -> None:
-        """A part of the encrypted answer came."""
-        self._body += body.data
-        if body.last:
-            try:
-                answer = self._handshake.read(self._body)
-            except HandshakeFailed as error:
-                self._fail(f"whoever answered at {self._callee}'s address is not it: {error}")
-            else:
-                self._read(answer)
+class _Gives(Factory):
+    """Gives the stream of the one connection, and says nothing of that in the log."""
 
-    def _read(self, answer: Message) -> None:
-        if answer.statement == PERMISSION_DENIED:
-            self._fail(f"{self._callee} denied the call: {PERMISSION_DENIED}")
-        elif answer.statement != REQUEST_ACCEPTED or not self._is_callee(answer):
-            self._fail(f"whoever answered at {self._callee}'s address could not prove to be it")
-        else:
-            self._open()
+    noisy = False
 
-    def _is_callee(self, answer: Message) -> bool:
-        """The mutual check (A23): the callee shows a password of its own."""
-        shown = (answer.get("Password") or "").encode("utf-8")
-        return hmac.compare_digest(shown, self._told.get("Reply Password", "").encode("utf-8"))
+    def __init__(self, stream: Stream) -> None:
+        self._stream: Any = stream
 
-    def _open(self) -> None:
-        channel = Channel(
-            self._clock,
-            Records(self._handshake.cipher()),
-            identifier=self._identifier,
-            peer=self._callee,
-            session=self._session,
-            opened=lambda: self._opened(channel),
-            closed=lambda reason: self._closed(channel, reason),
-            initiator=True,
-        )
-        self.opened = True
-        self._factory.doStart()
-        self._stream.hand_over(channel)
-        if self._answered.called:
-            return
-        if channel.protocol is not None:
-            self._answered.callback(channel.protocol)
-        else:
-            self._answered.errback(CallFailed("the application gave no protocol for the call"))
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        return self._stream
 
-    def _opened(self, channel: Channel) -> IProtocol | None:
-        self._calls.opened(channel)
-        return self._factory.buildProtocol(channel.getPeer())
 
-    def _closed(self, channel: Channel, reason: Failure) -> None:
-        self._over()  # first: whoever waits for the end of all calls waits for what this begins
-        self._calls.closed(channel, reason)
-        self._factory.doStop()
+def reason(failure: Failure) -> str:
+    """Why nobody was met, in few words."""
+    if failure.check(TimeoutError):
+        return f"no answer in {DIAL_TIMEOUT:g} seconds"
+    if type(failure.value) is ConnectError and failure.value.osError is None:
+        return "the connection broke off as it was made"  # Twisted tells a traceback there
+    return failure.getErrorMessage().removesuffix(".")
 
-    def malformed_received(self, malformed: Malformed) -> None:
-        """What came is no message."""
-        self._fail(f"{self._callee} did not answer as a terminal does: {malformed.cause}")
 
-    def input_ended(self) -> None:
-        """The callee closed without an answer: it does not expect this session."""
-        self._fail(f"{self._callee} closed the connection without an answer")
-
-    def connection_lost(self, reason: Failure) -> None:
-        """The connection is gone."""
-        self._fail(f"{self._callee} closed the connection without an answer")
-
-    def _fail(self, why: str) -> None:
-        self._stream.abort()
-        if not self._answered.called:
-            self._answered.errback(CallFailed(why))
+def endpoint_at(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
+    """What dials another terminal at an IP address."""
+    made = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
+    endpoint: IStreamClientEndpoint = made(reactor, host, port, timeout=DIAL_TIMEOUT)
+    return endpoint

@@ -7,7 +7,7 @@ connection under it, it is a protocol.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from twisted.internet.error import ConnectionDone
@@ -28,6 +28,7 @@ from zope.interface import implementer
 from broker.interfaces import ISessionTransport
 from broker.terminal.errors import Aborted, Truncated
 from broker.terminal.records import BadRecord, Kind, Records
+from broker.terminal.ways import Tried, Way
 
 #: Seconds for which the other side may take to end its own data once we want to close.
 LINGER: Final = 10.0
@@ -49,6 +50,8 @@ class Channel:
     :ivar identifier: whom this side is known as
     :ivar peer: whom it speaks with
     :ivar session: the session's identifier
+    :ivar way: how the two reach each other, where that is known
+    :ivar tried: the ways that did not lead there, on the caller's side
     :ivar protocol: the application's, once the channel is open
     :ivar disconnecting: it is closing
 
@@ -68,6 +71,8 @@ class Channel:
         opened: Callable[[], IProtocol | None],
         closed: Callable[[Failure], object],
         initiator: bool,
+        way: Way | None = None,
+        tried: Sequence[Tried] = (),
     ) -> None:
         """
         :param opened: asked for the application's protocol when the channel is open: for the
@@ -79,6 +84,8 @@ class Channel:
         self.identifier = identifier
         self.peer = peer
         self.session = session
+        self.way = way
+        self.tried = tuple(tried)
         self.protocol: IProtocol | None = None
         self.disconnecting = False
         self._clock = clock

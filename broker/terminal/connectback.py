@@ -1,4 +1,4 @@
-"""Connect-back, both sides: the callee comes to its caller, which speaks first all the same (D7).
+"""The caller's side of connect-back: it waits for its callee, and speaks first all the same (D7).
 
 The caller waits where it has said, with the very doors at which calls arrive. Whoever comes there
 says for which session; only to a session that the caller waits in does it speak, and what it says
@@ -7,14 +7,18 @@ first is its REQUEST (fig. 5f), of which a stranger can read the session alone.
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Awaitable, Callable, Collection
-from hashlib import sha256
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, connectProtocol
-from twisted.internet.error import CannotListenError, ConnectError, ConnectingCancelledError
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    DeferredList,
+    TimeoutError,
+    maybeDeferred,
+)
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IListeningPort,
     IProtocol,
@@ -26,184 +30,24 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.interfaces import IPortOpener, PortNotOpened
-from broker.tables.addresses import AddressRefused, Network, kind, parse_ip, usable, within
 from broker.tables.sessions import UNSPENT_SECONDS
-from broker.terminal.calling import DIAL_TIMEOUT, Knock
+from broker.terminal.calling import DIAL_TIMEOUT, Waiting, place_call
 from broker.terminal.calls import FAILED, Calls
 from broker.terminal.doors import HANDSHAKES, HELD_MOST, HOLD_SECONDS, Door, Doors
-from broker.terminal.errors import CallFailed
-from broker.terminal.expected import Expected, WantedCall
-from broker.terminal.line import Line
+from broker.terminal.errors import CallDenied, CallFailed
+from broker.terminal.expected import Expected
+from broker.terminal.knock import Knock
+from broker.terminal.line import Line, Nobody
+from broker.terminal.ways import BACK, Tried, Way
 from broker.wire.message import Message, printable
+from broker.wire.refusals import Refused
 from broker.wire.stream import Stream, Trace
 from broker.wire.timing import Deadlines
 
-#: Callers that are being dialled at a time; one more is refused.
-DIALS_MOST: Final = 8
-
-#: Whether whoever shows a password may have the terminal call back: given the caller and it.
-Admits = Callable[[str, str], bool | Awaitable[bool]]
-
-
-def knows(password: str | Callable[[], str]) -> Admits:
-    """Admits whoever knows a password, which is found in constant time.
-
-    :param password: the password, or what gives it each time
-    """
-
-    def admits(caller: str, shown: str) -> bool:
-        wanted = password if isinstance(password, str) else password()
-        digests = (sha256(text.encode("utf-8")).digest() for text in (shown, wanted))
-        return hmac.compare_digest(*digests)
-
-    return admits
-
-
-class Comings:
-    """The callee's side: it comes to callers that know its call password."""
-
-    log = Logger()
-
-    def __init__(
-        self,
-        reactor: Any,
-        doors: Doors,
-        expected: Expected,
-        *,
-        admits: Admits | None,
-        acceptable: Callable[[], bool],
-        listening: Callable[[Line], Collection[tuple[str, int]]],
-        failed: Callable[[str, str], object],
-        allowed: Collection[Network] = (),
-    ) -> None:
-        """
-        :param reactor: an ``IReactorTCP`` and ``IReactorTime``
-        :param doors: what serves the connections that it makes
-        :param expected: the calls that those doors expect
-        :param admits: decides by caller and password; nobody is admitted, without
-        :param acceptable: whether one more call can be taken now
-        :param listening: where it takes calls itself, by the addresses that lead there
-        :param failed: told the session of each call to which it could not come, and ``FAILED``
-        :param allowed: networks that it may dial besides the Internet, and the kind of network in
-            which its mediator is
-        """
-        self._reactor = reactor
-        self._doors = doors
-        self._expected = expected
-        self._admits = admits
-        self._acceptable = acceptable
-        self._listening = listening
-        self._failed = failed
-        self._allowed = allowed
-        self._deciding: set[str] = set()  # sessions
-        self._dialling: dict[str, Deferred[Any]] = {}
-
-    async def comes(self, line: Line, wanted: WantedCall) -> bool:
-        """Whether it comes to a caller that its mediator tells of (D7).
-
-        First the password, then whether it can, and last whether it dials such an address.
-        """
-        if self._admits is None:
-            return False
-        session = wanted.call.session
-        self._deciding.add(session)
-        try:
-            decided = await self._decide(self._admits, line, wanted)
-            return decided and session in self._deciding  # else nobody waits for it any more
-        finally:
-            self._deciding.discard(session)
-
-    async def _decide(self, admits: Admits, line: Line, wanted: WantedCall) -> bool:
-        try:
-            admitted = admits(wanted.call.caller, wanted.call.password)
-            if not isinstance(admitted, bool):
-                admitted = await admitted
-        except CancelledError:  # nobody waits any more
-            raise
-        except ValueError as error:  # it can't be had
-            self.log.warn(
-                "It can't be told whether {caller} knows the call password: {why}",
-                caller=printable(wanted.call.caller),
-                why=printable(str(error)),
-            )
-            return False
-        except Exception:
-            self.log.failure("It can't be told whether a caller knows the call password")
-            return False
-        if admitted is not True:
-            self.log.warn(
-                "{caller} has shown a call password that is not right",
-                caller=printable(wanted.call.caller),
-            )
-            return False
-        if not self._acceptable() or self._doors.full or len(self._dialling) >= DIALS_MOST:
-            return False
-        why = self._why_not(line, wanted)
-        if why is not None:
-            self.log.warn(
-                "{caller} knows the call password, and can't be called back: {why}",
-                caller=printable(wanted.call.caller),
-                why=why,
-            )
-        return why is None
-
-    def _why_not(self, line: Line, wanted: WantedCall) -> str | None:
-        """Why an address is not dialled, or ``None``: a caller must not send us just anywhere."""
-        try:
-            ip = usable(wanted.host)
-            here = kind(parse_ip(line.remote_host.partition("%")[0]))
-        except AddressRefused as error:
-            return str(error)
-        its = kind(ip)
-        if its not in {"public", here} and not within(ip, self._allowed):
-            return f"a {its} address is not dialled"
-        if any(port == wanted.port for _, port in self._listening(line)) and (
-            ip.is_loopback or any(host == str(ip) for host, _ in self._listening(line))
-        ):
-            return "the address is our own"
-        return None
-
-    def come(self, wanted: WantedCall) -> None:
-        """Dial a caller; what follows on that connection is as at the doors (S207)."""
-        self._doors.expect(wanted.call)
-        made = TCP6ClientEndpoint if ":" in wanted.host else TCP4ClientEndpoint
-        endpoint = made(self._reactor, wanted.host, wanted.port, timeout=DIAL_TIMEOUT)
-        stream = Stream(self._doors.exchange, self._doors.door)
-        door = stream.receiver
-        assert isinstance(door, Door)  # as made above
-        session = wanted.call.session
-        dialling = connectProtocol(endpoint, stream)
-        self._dialling[session] = dialling
-
-        def over(result: object) -> None:
-            del self._dialling[session]
-            if not isinstance(result, Failure):
-                door.come(session)
-                return
-            self._doors.gone(door)
-            result.trap(ConnectError, ConnectingCancelledError)
-            if self._expected.find(session, self._reactor.seconds()) is wanted.call:
-                self._expected.void(session)
-                self._failed(session, FAILED)
-            self.log.info(
-                "{caller} could not be called back: {why}",
-                caller=printable(wanted.call.caller),
-                why=result.getErrorMessage(),
-            )
-
-        dialling.addBoth(over)
-
-    def terminated(self, session: str) -> None:
-        """A session is void: it comes no more."""
-        self._deciding.discard(session)
-        dialling = self._dialling.get(session)
-        if dialling is not None:
-            dialling.cancel()
-
-    def stop(self) -> None:
-        """Give up every dial."""
-        for dialling in list(self._dialling.values()):
-            dialling.cancel()
+#: Seconds in which a port must be opened, or the call goes without.
+OPENING: Final = 4.0
+#: Seconds for which a callee is waited for that is dialled besides: a little longer than it dials.
+COMING: Final = DIAL_TIMEOUT + 2.0
 
 
 class CallBacks:
@@ -258,7 +102,7 @@ class CallBacks:
             try:
                 told = await line.connect_back(callee, password, *place)
                 told.fields["Password"] = password  # what it shows to whoever comes (fig. 5f)
-                wait = self._expect(line, callee, factory, told, inlet)
+                wait = self._expect(line, callee, factory, told, inlet, place)
             finally:
                 self._asking -= 1
                 self._let_go()
@@ -267,10 +111,65 @@ class CallBacks:
             await self._close(inlet)
             raise
 
-    def terminated(self, session: str) -> None:
-        """A session is void: its callee is waited for no longer."""
+    async def open(
+        self,
+        line: Line,
+        *,
+        listen: IStreamServerEndpoint | None = None,
+        port: IListeningPort | None = None,
+        address: tuple[str, int] | None = None,
+        opener: IPortOpener | None = None,
+    ) -> Waiting | Tried | None:
+        """Open where the callee of a permitted call can come to, at the address we are seen at.
+
+        Parameters as of ``call``.
+
+        :return: ``None`` where a router is in between, and nobody is to open a port in it; why it
+            could not be opened, where somebody was
+        :raises ConnectionLost: the connection to the mediator went
+        """
+        inlet = _Inlet(opener)
+        try:
+            seen, _ = await line.outside()
+            host = line.local_host if address is None else address[0]
+            if opener is None and host != seen:
+                return None  # a router is in between
+            opening = Deferred.fromCoroutine(
+                inlet.open(self._doors, line, listen=listen, port=port, address=address)
+            )
+            place = await opening.addTimeout(OPENING, self._clock)
+        except (CallFailed, Refused, TimeoutError) as error:
+            await self._close(inlet)
+            if opener is None:
+                return None
+            late = f"the router has not opened a port in {OPENING:g} seconds"
+            why = late if isinstance(error, TimeoutError) else printable(str(error))
+            return Tried(Way(BACK, line.local_host, inlet.number), why)
+        except BaseException:
+            await self._close(inlet)
+            raise
+        return Waiting(*place, self.wait, lambda: self._close(inlet))
+
+    def wait(
+        self, session: str, callee: str, knock: Callable[[Stream], Knock]
+    ) -> Deferred[IProtocol]:
+        """Wait in the session of a call that is permitted, and is tried along other ways besides.
+
+        :param knock: makes what speaks to somebody who has come
+        :return: as of ``call``; cancel to wait no longer
+        """
+        wait = self._waits[session] = _Wait(self._clock, self._doors, callee, knock, COMING)
+        return Deferred.fromCoroutine(self._come(session, wait))
+
+    def terminated(self, session: str, how: str | None) -> None:
+        """A session is void: its callee is waited for no longer.
+
+        :param how: how it has ended, where that is the callee's word
+        """
         wait = self._waits.get(session)
-        if wait is not None:
+        if wait is not None and how == FAILED:
+            wait.fail(f"{wait.callee} could not connect to us")
+        elif wait is not None:
             wait.fail("the mediator has ended the session")
 
     async def stop(self) -> None:
@@ -287,7 +186,13 @@ class CallBacks:
     # The wait.
 
     def _expect(
-        self, line: Line, callee: str, factory: IProtocolFactory, told: Message, inlet: _Inlet
+        self,
+        line: Line,
+        callee: str,
+        factory: IProtocolFactory,
+        told: Message,
+        inlet: _Inlet,
+        place: tuple[str, int],
     ) -> _Wait:
         """Wait in a session; a callee that has come before we knew of it goes on now."""
         session = told.fields["Session"]
@@ -302,10 +207,12 @@ class CallBacks:
                 told,
                 factory,
                 self._calls,
+                way=Way(BACK, *place),
                 over=lambda: self._close(inlet),
             )
 
-        wait = self._waits[session] = _Wait(self._clock, self._doors, callee, knock)
+        wait = _Wait(self._clock, self._doors, callee, knock, UNSPENT_SECONDS)
+        self._waits[session] = wait
         for door in self._held.pop(session, ()):
             self._holding.discard(door)
             wait.met(door)
@@ -376,6 +283,45 @@ async def place_call_back(
 
     :param reactor: an ``IReactorTCP`` and ``IReactorTime``
     """
+    with _alone(reactor, line, trace) as call_backs:
+        return await call_backs.call(
+            line,
+            callee,
+            factory,
+            password=password,
+            listen=listen,
+            address=address,
+            opener=opener,
+        )
+
+
+async def place_one_call(
+    reactor: Any,
+    line: Line,
+    callee: str,
+    factory: IProtocolFactory,
+    *,
+    listen: IStreamServerEndpoint,
+    address: tuple[str, int] | None = None,
+    opener: IPortOpener | None = None,
+    trace: Trace | None = None,
+) -> IProtocol:
+    """``place_call`` along all ways, with doors that are made for it and take no other calls.
+
+    :param listen: where the callee is to come, where there is a way in
+    """
+    with _alone(reactor, line, trace) as call_backs:
+        waiting = None
+        if line.share_port() is not None:  # else both are within one machine
+            waiting = await call_backs.open(line, listen=listen, address=address, opener=opener)
+        return await place_call(
+            reactor, line, callee, factory, trace=trace, seen=True, waiting=waiting
+        )
+
+
+@contextmanager
+def _alone(reactor: Any, line: Line, trace: Trace | None) -> Iterator[CallBacks]:
+    """Wait with doors that take no other calls."""
     calls = Calls(line.ended)
     doors = Doors(
         reactor,
@@ -387,23 +333,30 @@ async def place_call_back(
         began=line.began,
         trace=trace,
     )
+    call_backs = CallBacks(reactor, doors, calls)
+    told, line.told = line.told, _Waiting(call_backs)
     try:
-        return await CallBacks(reactor, doors, calls).call(
-            line,
-            callee,
-            factory,
-            password=password,
-            listen=listen,
-            address=address,
-            opener=opener,
-        )
+        yield call_backs
     finally:
+        line.told = told
         doors.stop()
+
+
+class _Waiting(Nobody):
+    """For a connection that only waits for one callee: takes no call."""
+
+    def __init__(self, call_backs: CallBacks) -> None:
+        self._call_backs = call_backs
+
+    def terminated(self, session: str, how: str | None = None) -> None:
+        """It does not come."""
+        self._call_backs.terminated(session, how)
 
 
 class _Wait:
     """A session in which a callee is waited for.
 
+    :ivar callee: its identifier
     :ivar done: fires with the application's protocol once the callee has come; fails with
         ``CallFailed``
     """
@@ -414,17 +367,19 @@ class _Wait:
         doors: Doors,
         callee: str,
         knock: Callable[[Stream], Knock],
+        patience: float,
     ) -> None:
         """
         :param knock: makes what speaks to somebody who has come
+        :param patience: seconds for which it is waited for
         """
         self.done: Deferred[IProtocol] = Deferred()
         self._doors = doors
-        self._callee = callee
+        self.callee = callee
         self._knock = knock
         self._knocking: dict[Deferred[IProtocol], Knock] = {}
         self._last = ""  # why the last one who came was not the callee
-        self._timer = clock.callLater(UNSPENT_SECONDS, self._late)
+        self._timer = clock.callLater(patience, self._late)
 
     def met(self, door: Door) -> None:
         """Somebody has come for this session: ask it to prove that it is the callee."""
@@ -467,22 +422,29 @@ class _Wait:
         """It was not the callee, as anybody may be who has heard the session: wait on."""
         failure.trap(CallFailed, CancelledError)
         del self._knocking[knocking]
+        if failure.check(CallDenied) and not self.done.called:
+            self.done.errback(failure)
+            return
         self._last = failure.getErrorMessage()
         if knock.opened:  # it was: the session is spent
             self.fail(self._last)
 
     def _late(self) -> None:
         last = f" (of those who did: {self._last})" if self._last else ""
-        self.fail(f"{self._callee} did not connect back in time{last}")
+        self.fail(f"{self.callee} did not connect back in time{last}")
 
 
 class _Inlet:
-    """Where a callee is to come in, as far as it was opened for one call."""
+    """Where a callee is to come in, as far as it was opened for one call.
+
+    :ivar number: of our own port, once it is listened on
+    """
 
     def __init__(self, opener: IPortOpener | None) -> None:
         self._opener = opener
         self._port: IListeningPort | None = None
         self._mapped: int | None = None
+        self.number = 0
 
     async def open(
         self,
@@ -507,14 +469,15 @@ class _Inlet:
         if address is not None:
             return address
         number: int = getattr(port.getHost(), "port", 0)
+        self.number = number
         if self._opener is None:
             return line.local_host, number
-        self._mapped = number
         try:
-            return await self._opener.open(number)
+            place = await self._opener.open(number, line)
         except PortNotOpened as error:
-            self._mapped = None
             raise CallFailed(f"no way in could be opened for the callee: {error}") from None
+        self._mapped = number
+        return place
 
     async def close(self) -> None:
         """Close what was opened; once is enough."""

@@ -20,6 +20,7 @@ from broker.terminal.channel import Channel
 from broker.terminal.expected import Expected, ExpectedCall
 from broker.terminal.handshake import BODY_BYTES, Handshake, HandshakeFailed
 from broker.terminal.records import Records
+from broker.terminal.ways import BACK, Way
 from broker.wire.decoder import Body, Limits
 from broker.wire.grammar import NOTIFY, REQUEST
 from broker.wire.message import Malformed, Message
@@ -103,6 +104,10 @@ class Doors:
     def factory(self) -> StreamFactory:
         """What makes the connections of a listener."""
         return _DoorFactory(self)
+
+    def asked(self, session: str) -> bool:
+        """Whether somebody has shown what opens a session, and is about to prove it."""
+        return session in self._attempts
 
     @property
     def full(self) -> bool:
@@ -201,6 +206,7 @@ class Doors:
             opened=lambda: self._proven(door, channel, call),
             closed=lambda reason: self._closed(channel, call, reason),
             initiator=False,
+            way=door.way,
         )
         self._attempts.setdefault(call.session, []).append(channel)
         self._proving.add(channel)
@@ -245,19 +251,25 @@ class _DoorFactory(StreamFactory):
 class Door:
     """One connection from outside, or to a caller that wants us to come, until it is a call."""
 
-    __slots__ = ("_doors", "_only", "body", "session", "stream")
+    __slots__ = ("_doors", "_only", "body", "session", "stream", "way")
 
     def __init__(self, stream: Stream, doors: Doors) -> None:
+        self.way: Way | None = None
         self.stream = stream
         self.session = ""
         self.body = b""
         self._doors = doors
         self._only = ""  # we have come for this session, and for no other
 
-    def come(self, session: str) -> None:
-        """Say for which session we have come; the caller speaks next, as in any call."""
+    def come(self, session: str, way: Way) -> None:
+        """We have come, for one session; the caller speaks next, as in any call.
+
+        Where it dials us besides, it knows for which; else it is told.
+        """
         self._only = session
-        self.stream.send(Message(NOTIFY, Session=session))
+        self.way = way
+        if way.kind == BACK:
+            self.stream.send(Message(NOTIFY, Session=session))
 
     def message_received(self, message: Message) -> None:
         """A head came: a REQUEST with its body to follow, or a mediator's wake-up."""

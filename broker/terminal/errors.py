@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from twisted.internet.error import ConnectionAborted, ConnectionLost
 
 from broker.wire.refusals import Refused
 from broker.wire.statements import LOGIN_REQUIRED
+
+if TYPE_CHECKING:
+    from broker.terminal.ways import Tried
 
 
 class CannotLogIn(Refused):
@@ -15,7 +21,22 @@ class CannotLogIn(Refused):
 
 
 class CallFailed(Exception):
-    """The callee could not be reached directly, or did not take the call; the text says which."""
+    """The callee could not be reached directly, or did not take the call; the text says which.
+
+    :ivar tried: the ways that were taken, and what became of each, where there was more than one
+    """
+
+    def __init__(self, why: str, tried: Sequence[Tried] = ()) -> None:
+        super().__init__(why)
+        self.tried = tuple(tried)
+
+
+class NotMet(CallFailed):
+    """Nobody was met on one way; the text says why."""
+
+
+class CallDenied(CallFailed):
+    """The callee itself has said no, whichever way it was asked."""
 
 
 class Truncated(ConnectionLost):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from broker.tables.sessions import UNSPENT_SECONDS
+from broker.wire.grammar import parse_place
 from broker.wire.message import Message
 
 #: Calls expected at a time; the oldest gives way.
@@ -21,6 +22,8 @@ class ExpectedCall:
     """One session that the mediator has announced and that has not begun.
 
     :ivar until: when it is void
+    :ivar back: the host and port where the caller can be come to, if it waits
+    :ivar seen: the host and port from which it dials us, if we are to dial it likewise
     """
 
     session: str
@@ -29,6 +32,8 @@ class ExpectedCall:
     reply_password: str
     key: str
     until: float
+    back: tuple[str, int] | None = None
+    seen: tuple[str, int] | None = None
 
     def admits(self, identifier: str, password: str) -> bool:
         """Whether a REQUEST is this caller's (S1305), found in constant time."""
@@ -69,9 +74,15 @@ def expected_call(message: Message, now: float) -> ExpectedCall | None:
             reply_password=fields["Reply Password"],
             key=fields["Encrypt Key"],
             until=now + UNSPENT_SECONDS,
+            back=_place(fields.get("Caller Back")),
+            seen=_place(fields.get("Caller Seen")),
         )
     except KeyError:
         return None
+
+
+def _place(told: str | None) -> tuple[str, int] | None:
+    return None if told is None else parse_place(told)
 
 
 class Expected:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ipaddress import ip_address
+from socket import SO_REUSEADDR, SOL_SOCKET, socket
 from typing import Final, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, fail
@@ -15,7 +16,10 @@ from twisted.internet.endpoints import connectProtocol
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
+from broker.interfaces import IOutsideView
+from broker.tables.addresses import AddressRefused, parse_ip
 from broker.tables.consents import NOBODY_ACCEPTED, Lists
 from broker.tables.disclosures import Disclosure, format_time, parse_line
 from broker.tables.permits import as_edits
@@ -28,6 +32,7 @@ from broker.wire.message import Malformed, Message
 from broker.wire.refusals import BadRequest, ServiceUnavailable, refusal_in
 from broker.wire.statements import (
     ACCEPT,
+    ADDRESS,
     BEGIN,
     DISCLOSURES,
     NOTHING_DISCLOSED,
@@ -75,7 +80,7 @@ class Told(Protocol):
         """Whom the terminal accepts, and whom it refuses (C3)."""
         ...
 
-    def announced(self, call: ExpectedCall) -> None:
+    def announced(self, line: Line, call: ExpectedCall) -> None:
         """A call will come (fig. 5e)."""
 
     async def comes(self, line: Line, wanted: WantedCall) -> bool:
@@ -85,8 +90,11 @@ class Told(Protocol):
     def come(self, wanted: WantedCall) -> None:
         """It has said that it does."""
 
-    def terminated(self, session: str) -> None:
-        """A session is void, or must end."""
+    def terminated(self, session: str, how: str | None = None) -> None:
+        """A session is void, or must end.
+
+        :param how: how it has ended, where that is its callee's word
+        """
 
     def superseded(self) -> None:
         """The terminal is reached elsewhere from now on."""
@@ -106,7 +114,7 @@ class Nobody:
         """Nobody is accepted here."""
         return NOBODY_ACCEPTED
 
-    def announced(self, call: ExpectedCall) -> None:
+    def announced(self, line: Line, call: ExpectedCall) -> None:
         """Nobody waits for it."""
 
     async def comes(self, line: Line, wanted: WantedCall) -> bool:
@@ -116,7 +124,7 @@ class Nobody:
     def come(self, wanted: WantedCall) -> None:
         """It has not said so."""
 
-    def terminated(self, session: str) -> None:
+    def terminated(self, session: str, how: str | None = None) -> None:
         """Nothing goes on here."""
 
     def superseded(self) -> None:
@@ -126,15 +134,17 @@ class Nobody:
         """Whoever asked has been told by the failure of the answer."""
 
 
+@implementer(IOutsideView)
 class Line(Conversation):
     """One connection to the mediator, as one identifier.
 
     :ivar identifier: whom the terminal acts as; where it has called itself by another name, what
         the mediator has told it instead
     :ivar gone: fires with ``None`` when the connection is gone
+    :ivar told: who acts on what the mediator says
     """
 
-    __slots__ = ("_allow_clear_text", "_clock", "_told", "gone", "identifier")
+    __slots__ = ("_allow_clear_text", "_clock", "gone", "identifier", "told")
 
     def __init__(
         self,
@@ -153,7 +163,7 @@ class Line(Conversation):
         self.identifier = identifier
         self.gone: Deferred[None] = Deferred()
         self._clock = clock
-        self._told = told
+        self.told = told
 
     # What a terminal asks.
 
@@ -170,6 +180,8 @@ class Line(Conversation):
         password: str | None = None,
         token: str | None = None,
         udp: bool = False,
+        local: tuple[str, int] | None = None,
+        seen: bool = False,
     ) -> Deferred[Message]:
         """Register permits, or where the terminal is, or both; or only who it is.
 
@@ -182,6 +194,8 @@ class Line(Conversation):
         :param policy: how consent is had: ``'List'`` or ``'Ask'``
         :param name: a further name, as which it may be called
         :param udp: ask for a key to register by UDP with, which the answer then brings (D1)
+        :param local: where the terminal listens in its own network, for callers who are in it too
+        :param seen: callers may be told where this connection is seen to come from
         :return: fires with the answer; fails with a ``Refused``, or with the connection;
             ``CannotLogIn`` where others could read the password or the token, of which nothing
             has left then (I25)
@@ -203,6 +217,8 @@ class Line(Conversation):
             "Expires": expires,
             "Policy": policy,
             "Name": name,
+            "Local": None if local is None else f"{local[0]} {local[1]}",
+            "Seen": "Yes" if seen else None,
         }
         for field, value in said.items():
             if value is not None:
@@ -271,9 +287,13 @@ class Line(Conversation):
         except ValueError as error:
             raise BadRequest(f"the mediator told of no disclosure: {error}") from None
 
-    def query(self, callee: str) -> Deferred[Message]:
+    def query(
+        self, callee: str, *, seen: bool = False, back: int | None = None
+    ) -> Deferred[Message]:
         """Ask for a callee (S1101).
 
+        :param seen: it may be told where this connection is seen to come from, if it says the same
+        :param back: the port at which it can come to us, at the address we are seen at
         :return: fires with the caller's credentials (fig. 5d); fails as ``register`` does
         :raises ValueError: nobody can be called that
         """
@@ -286,6 +306,10 @@ class Line(Conversation):
             return answer
 
         message = Message(QUERY, Identifier=self.identifier, Callee=_said("Callee", callee))
+        if seen:
+            message.fields["Seen"] = "Yes"
+        if back is not None:
+            message.fields["Back"] = _said("Back", str(back))
         return self._asked(message).addCallback(check)
 
     def connect_back(self, callee: str, password: str, host: str, port: int) -> Deferred[Message]:
@@ -313,6 +337,27 @@ class Line(Conversation):
 
         return self._asked(message).addCallback(check)
 
+    def outside(self, port: int | None = None) -> Deferred[tuple[str, int]]:
+        """Where we are seen to come from, and whether a port of ours can be reached there (D10).
+
+        :param port: the mediator tries it, at the address that it sees
+        :return: that address, and the port; fails with ``NotReached`` where nobody came to it, else
+            as ``register`` does
+        :raises ValueError: there is no such port
+        """
+        message = Message(QUERY, ADDRESS, Identifier=self.identifier)
+        if port is not None:
+            message.fields["Port"] = _said("Port", str(port))
+
+        def read(answer: Message) -> tuple[str, int]:
+            try:
+                host = str(parse_ip(answer.fields["Address"]))
+                return host, int(answer.fields["Port"])
+            except (KeyError, AddressRefused):
+                raise BadRequest("the mediator's answer makes no sense") from None
+
+        return self._asked(message).addCallback(read)
+
     def began(self, session: str) -> None:
         """Report that a call has begun."""
         self.stream.send(Message.of(NOTIFY, {"Session": session, "": BEGIN}))
@@ -327,6 +372,19 @@ class Line(Conversation):
         transport = self.stream.transport
         host = getattr(transport.getHost(), "host", None) if transport is not None else None
         return str(host).partition("%")[0] if host else "127.0.0.1"
+
+    def share_port(self) -> tuple[str, int] | None:
+        """Let connections be made from the very port of this one, for ``SimultaneousEndpoint``.
+
+        :return: our own address and that port, unless it can't be or is of no use: within this
+            machine
+        """
+        shared = getattr(self.stream.transport, "socket", None)
+        if not isinstance(shared, socket) or ip_address(self.remote_host).is_loopback:
+            return None
+        shared.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+        host, port, *_ = shared.getsockname()
+        return host, port
 
     @property
     def remote_host(self) -> str:
@@ -375,7 +433,7 @@ class Line(Conversation):
     def message_received(self, message: Message) -> None:
         """The mediator asks for the status, answers, or tells something."""
         if message.verb == QUERY and message.statement == STATUS:
-            status = STATUS_ACCEPTABLE if self._told.acceptable() else STATUS_BUSY
+            status = STATUS_ACCEPTABLE if self.told.acceptable() else STATUS_BUSY
             self.asked(message).reply(status, code=200)
         elif message.verb == QUERY and message.statement == ACCEPT:
             self._tell_lists(self.asked(message))
@@ -402,7 +460,7 @@ class Line(Conversation):
             failure.trap(TimeoutError, CancelledError)
             return NOBODY_ACCEPTED
 
-        asked = Deferred.fromCoroutine(self._told.lists())
+        asked = Deferred.fromCoroutine(self.told.lists())
         request.abandoned = asked.cancel
         asked.addTimeout(CONSENT_TIMEOUT, self._clock).addErrback(late).addCallback(tell)
 
@@ -419,7 +477,7 @@ class Line(Conversation):
                 return
             if comes:
                 request.reply(REQUEST_ACCEPTED, code=200)
-                self._told.come(wanted)
+                self.told.come(wanted)
             else:
                 request.reply(PERMISSION_DENIED)
 
@@ -427,7 +485,7 @@ class Line(Conversation):
             failure.trap(TimeoutError, CancelledError)
             return False
 
-        asked = Deferred.fromCoroutine(self._told.comes(self, wanted))
+        asked = Deferred.fromCoroutine(self.told.comes(self, wanted))
         request.abandoned = asked.cancel
         asked.addTimeout(CONSENT_TIMEOUT, self._clock).addErrback(late).addCallback(tell)
 
@@ -436,11 +494,11 @@ class Line(Conversation):
         if "Caller ID" in message.fields:
             call = expected_call(message, self._clock.seconds())
             if call is not None:
-                self._told.announced(call)
+                self.told.announced(self, call)
         elif message.statement == TERMINATE and session is not None:
-            self._told.terminated(session)
+            self.told.terminated(session, message.get("End"))
         elif message.statement == SUPERSEDED:
-            self._told.superseded()
+            self.told.superseded()
 
     def body_received(self, body: Body) -> None:
         """Nothing that a mediator says so far has a body."""
@@ -452,7 +510,7 @@ class Line(Conversation):
     def connection_lost(self, reason: Failure) -> None:
         """The connection is gone."""
         self.lost(reason)
-        self._told.line_lost(self, reason)
+        self.told.line_lost(self, reason)
         self.gone.callback(None)
 
 

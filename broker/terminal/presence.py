@@ -31,8 +31,9 @@ from broker.wire.refusals import Refused
 LINGER: Final = ANSWER_TIMEOUT
 #: Of the time for which a key outlives its connection, the part after which another is asked for.
 RENEWAL: Final = 0.75
-#: Seconds in which a line that may be dead must answer.
-CHECK_TIMEOUT: Final = 3.0
+#: Seconds in which a line that may be dead must answer: a good one does in a round trip, though a
+#: packet be lost. Another can then be made within the five seconds of the call that asks for it.
+CHECK_TIMEOUT: Final = 1.5
 #: Seconds in which a key that gets no answers is replaced over a standing line only one time.
 KEY_INTERVAL: Final = 60.0
 

@@ -31,9 +31,10 @@ from broker.tables.addresses import Network
 from broker.tables.consents import NOBODY_ACCEPTED, Lists, check_lists
 from broker.tables.grants import Randomness
 from broker.tables.permits import as_edits
-from broker.terminal.calling import direct_exchange, place_call
+from broker.terminal.calling import Waiting, direct_exchange, place_call
 from broker.terminal.calls import Calls
-from broker.terminal.connectback import Admits, CallBacks, Comings, knows
+from broker.terminal.comings import Admits, Comings, knows
+from broker.terminal.connectback import CallBacks
 from broker.terminal.doors import Doors
 from broker.terminal.errors import CannotLogIn
 from broker.terminal.expected import Expected, ExpectedCall, WantedCall
@@ -41,6 +42,8 @@ from broker.terminal.line import ANSWER_TIMEOUT, Line
 from broker.terminal.load import Unlimited
 from broker.terminal.pace import MOST
 from broker.terminal.presence import LINGER, Presence
+from broker.terminal.standing import Standing
+from broker.terminal.ways import Tried
 from broker.wire.grammar import DEFAULT_PORT, entry
 from broker.wire.grammar import identifier as canonical
 from broker.wire.link import Link
@@ -99,6 +102,8 @@ class Terminal(Service):
         hold: bool = True,
         keepalive_most: float = MOST,
         linger: float = LINGER,
+        opener: IPortOpener | None = None,
+        open_port: bool = False,
         jitter: Callable[[], float] = random.random,
         randomness: Randomness = os.urandom,
         trace: Trace | None = None,
@@ -131,6 +136,9 @@ class Terminal(Service):
             to do, and made when a notice or a call asks for it
         :param keepalive_most: the longest interval between datagrams, in seconds
         :param linger: seconds for which a connection is kept that has nothing to do
+        :param opener: opens ports to the outside, for ``call_back`` where nothing else is said
+        :param open_port: has it keep the listener's port open, too, and registers where that is
+            reached in place of ``address`` and ``port``; where it can't be had, it goes without
         :param jitter: spreads reconnections, from 0 to 1
         :raises ValueError: that is no identifier
         """
@@ -180,6 +188,12 @@ class Terminal(Service):
             allowed=call_back_to,
         )
         self._call_backs = CallBacks(reactor, self._doors, self.calls)
+        self._opener = opener
+        self._standing: Standing | None = None
+        if open_port:
+            if opener is None:
+                raise ValueError("nobody is there to open the port")
+            self._standing = Standing(opener, self._register_outside)
         self._calling = direct_exchange(reactor, trace)
         self._exchange = Exchange.of_client(reactor, trace=trace)
         self._link: Link[Line] = Link(
@@ -233,6 +247,8 @@ class Terminal(Service):
             placing.cancel()
         self._comings.stop()
         self._doors.stop()
+        if self._standing is not None:
+            await self._standing.stop()
         self.calls.end_all("the terminal stops")
         await self.calls.none()  # and so their ends are reported
         await self._call_backs.stop()
@@ -262,22 +278,40 @@ class Terminal(Service):
     def call(self, callee: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
         """Call a terminal; the protocol that the factory makes speaks over the channel.
 
+        Whichever way leads there: directly, within our own network, by both sides dialling, or by
+        the callee's coming to us. The channel's ``way`` says which, and its ``tried`` what became
+        of the others (``ISessionTransport``).
+
         Calls to one callee are made one after the other, since a new query voids what an earlier
         one was granted and has not yet used.
 
         :return: fires with that protocol; fails with a ``Refused``, ``CallFailed``, or
             ``ConnectionLost`` where the connection to the mediator goes; cancel to give up
         """
-        return self._place(
+        return self._place(callee, lambda line: self._call(line, callee, factory))
+
+    async def _call(self, line: Line, callee: str, factory: IProtocolFactory) -> IProtocol:
+        return await place_call(
+            self._reactor,
+            line,
             callee,
-            lambda line: place_call(
-                self._reactor,
-                line,
-                callee,
-                factory,
-                calls=self.calls,
-                exchange=self._calling,
-            ),
+            factory,
+            calls=self.calls,
+            exchange=self._calling,
+            seen=self._address is None,
+            waiting=await self._waiting(line),
+        )
+
+    async def _waiting(self, line: Line) -> Waiting | Tried | None:
+        """Where a callee can come to us, if no router is in its way, or the router opens a port."""
+        if self._opened_port is None or line.share_port() is None:
+            return None
+        address = None
+        if self._address is not None or self._port is not None:
+            number = self._port or _number(self._opened_port)
+            address = (self._address or line.local_host, number)
+        return await self._call_backs.open(
+            line, port=self._opened_port, address=address, opener=self._opener
         )
 
     def call_back(
@@ -299,7 +333,8 @@ class Terminal(Service):
         :param address: the host and port by which it reaches us from outside; by default our own
             address on the mediator's connection, and the listener's port
         :param listen: where it is to come, if not to the direct listener
-        :param opener: opens a port to the outside for this call, where there is no ``address``
+        :param opener: opens a port to the outside for this call, where there is no ``address``; by
+            default the terminal's own, if it has one
         :return: as of ``call``; ``PermissionDenied``, whatever the callee has against it
         """
         return self._place(
@@ -312,7 +347,7 @@ class Terminal(Service):
                 listen=listen,
                 port=self._opened_port,
                 address=address,
-                opener=opener,
+                opener=self._opener if opener is None else opener,
             ),
         )
 
@@ -374,6 +409,8 @@ class Terminal(Service):
             self._epoch = epoch
             if self._presence is not None:
                 await self._presence.registered(line, answer)
+            if self._standing is not None and self._opened_port is not None:
+                self._standing.begin(line, _number(self._opened_port))
         except Refused as refusal:
             self._refused(refusal)
             raise
@@ -399,13 +436,36 @@ class Terminal(Service):
     def _where(self, line: Line) -> dict[str, Any]:
         """What it says of where it is; by UDP it is where its datagrams come from."""
         where: dict[str, Any] = {}
+        standing = self._standing
+        if standing is not None and self._presence is None and not standing.known(line):
+            return where  # nobody knows yet how it could be reached
         if self._presence is not None:
             where["udp"] = True
         if self._opened_port is not None:
-            where["port"] = self._port or getattr(self._opened_port.getHost(), "port", DEFAULT_PORT)
+            where["port"] = self._port or _number(self._opened_port)
             if self._address is not None or self._presence is None:
                 where["address"] = self._address or line.local_host
+            if self._address is None and line.share_port() is not None:
+                where["local"] = (line.local_host, _number(self._opened_port))
+                where["seen"] = True
+        outside = None if standing is None else standing.place(line)
+        if outside is not None:
+            where["address"], where["port"] = outside
         return where
+
+    async def _register_outside(self, line: Line, stale: bool) -> None:
+        """It is known by now whether there is a way in: register accordingly."""
+        assert self._standing is not None
+        try:
+            if stale:
+                await line.register(expires=0)
+            elif self._presence is not None and self._standing.place(line) is None:
+                return  # as it is registered already
+            answer = await line.register(**self._where(line))
+            if self._presence is not None:
+                await self._presence.registered(line, answer)
+        except Refused as refusal:
+            self._refused(refusal)
 
     def _refused(self, refusal: Refused) -> None:
         """Say so; a login that is refused as the last one was, only once."""
@@ -451,10 +511,11 @@ class Terminal(Service):
             self.log.failure("It can't be told whom {who} accepts", who=printable(self.identifier))
             return NOBODY_ACCEPTED
 
-    def announced(self, call: ExpectedCall) -> None:
+    def announced(self, line: Line, call: ExpectedCall) -> None:
         """Fig. 5e."""
         self._touch()
         self._doors.expect(call)
+        self._comings.meet(line, call)
 
     async def comes(self, line: Line, wanted: WantedCall) -> bool:
         """Whether it comes to a caller that shows its call password (D7)."""
@@ -472,14 +533,15 @@ class Terminal(Service):
             return []
         where = self._where(line)
         hosts = {line.local_host, where.get("address", line.local_host)}
-        ports = {where["port"], getattr(self._opened_port.getHost(), "port", DEFAULT_PORT)}
+        number = _number(self._opened_port)
+        ports = {where.get("port", number), number}
         return [(host, port) for host in hosts for port in ports]
 
-    def terminated(self, session: str) -> None:
+    def terminated(self, session: str, how: str | None = None) -> None:
         """A session is void, or must end."""
         self._expected.void(session)
         self._comings.terminated(session)
-        self._call_backs.terminated(session)
+        self._call_backs.terminated(session, how)
         self.calls.terminate(session)
 
     def superseded(self) -> None:
@@ -509,14 +571,16 @@ class Terminal(Service):
             self._link.retry_now()
 
     def _busy(self) -> bool:
-        """Whether a call is on, or on its way."""
-        return bool(len(self.calls) or self._placing or len(self._expected))
+        """Whether a call is on, or on its way, or a port is being opened."""
+        opening = self._standing is not None and self._standing.busy
+        return bool(len(self.calls) or self._placing or len(self._expected) or opening)
 
     def _touch(self) -> None:
         if self._presence is not None:
             self._presence.touch()
 
     def _began(self, session: str) -> None:
+        self._comings.terminated(session)  # nobody need be dialled for it any more
         line = self._link.conversation
         if line is not None:
             line.began(session)
@@ -526,3 +590,9 @@ class Terminal(Service):
         line = self._link.conversation
         if line is not None:
             line.ended(session, how)
+
+
+def _number(port: IListeningPort) -> int:
+    """The number of a port that is listened on."""
+    number: int = getattr(port.getHost(), "port", DEFAULT_PORT)
+    return number

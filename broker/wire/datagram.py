@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -41,38 +40,6 @@ def parse_datagram(data: bytes) -> Message:
     if "Length" in message.fields:
         raise Malformed("a datagram has no body", silent=message.verb == "NOTIFY")
     return message
-
-
-class DatagramMessages(DatagramProtocol):
-    """Hands over the messages that arrive and sends others; what is no message gets silence (I13).
-
-    :param received: called with each message and the (address, port) it came from
-    """
-
-    def __init__(self, received: Callable[[Message, tuple[str, int]], None]) -> None:
-        self._received = received
-        #: Datagrams that were no message.
-        self.ignored = 0
-
-    def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
-        """A datagram arrived."""
-        try:
-            message = parse_datagram(datagram)
-        except Malformed:
-            self.ignored += 1
-            return
-        self._received(message, addr)
-
-    def send(self, message: Message, to: tuple[str, int]) -> None:
-        """Send a message in one datagram.
-
-        :raises ValueError: where it is longer than a datagram may be
-        """
-        data = message.encode()
-        if len(data) > DATAGRAM_BYTES:
-            raise ValueError(f"a datagram has at most {DATAGRAM_BYTES} bytes, not {len(data)}")
-        if self.transport is not None:
-            self.transport.write(data, to)
 
 
 class DatagramPort(Port):

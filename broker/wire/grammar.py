@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import Final
 
 Rule = Callable[[str], str]
@@ -111,6 +112,29 @@ def number(least: int, most: int) -> Rule:
     return rule
 
 
+def place(value: str) -> str:
+    """Where somebody is: an IP address, a blank, and a port: ``192.168.2.2 1203``."""
+    host, blank, port = value.rpartition(" ")
+    host = host.rstrip(BLANKS)
+    if not blank or not _HOST.issuperset(host) or not _is_ip(host):
+        raise ValueError("must be an IP address, a blank and a port")
+    return f"{host} {_PORT(port)}"
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def parse_place(value: str) -> tuple[str, int]:
+    """The host and port of what ``place`` has made."""
+    host, _, port = value.rpartition(" ")
+    return host, int(port)
+
+
 def hexadecimal(octets: int) -> Rule:
     """A rule for so many bytes in hexadecimal; spaces inside are accepted and dropped."""
 
@@ -121,6 +145,11 @@ def hexadecimal(octets: int) -> Rule:
         return value
 
     return rule
+
+
+_PORT: Final = number(1, 65535)
+#: What an IP address is written with.
+_HOST: Final = HEXADECIMAL | frozenset(".:")
 
 
 def visible(most: int) -> Rule:
@@ -231,11 +260,18 @@ FIELDS: Final[dict[str, Rule]] = {
     "Encrypt Key": hexadecimal(32),
     "Address": visible(253),
     "Source": visible(45),
-    "Port": number(1, 65535),
+    "Port": _PORT,
     "Callee Address": visible(253),
-    "Callee Port": number(1, 65535),
+    "Callee Port": _PORT,
     "Caller Address": visible(253),
-    "Caller Port": number(1, 65535),
+    "Caller Port": _PORT,
+    "Local": place,
+    "Seen": one_of("Yes"),
+    "Back": _PORT,
+    "Callee Local": place,
+    "Callee Seen": place,
+    "Caller Back": place,
+    "Caller Seen": place,
     "Expires": number(0, SECONDS_MOST),
     "Age": number(0, SECONDS_MOST),
     "Volume": number(0, 10**15 - 1),

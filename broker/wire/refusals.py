@@ -51,6 +51,12 @@ class CalleeNotConnected(Refused):
     statement = statements.CALLEE_NOT_CONNECTED
 
 
+class NotReached(Refused):
+    """A terminal can't be reached where it asked to be tried."""
+
+    statement = statements.NOT_REACHED
+
+
 class RegistrationFailed(Refused):
     """¶32: a registration that changed nothing, with its cause."""
 
@@ -101,6 +107,7 @@ _KINDS = {
         CalleeNotFound,
         CalleeBusy,
         CalleeNotConnected,
+        NotReached,
         RegistrationFailed,
         LoginRequired,
         TooManyRequests,

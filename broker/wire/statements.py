@@ -25,6 +25,7 @@ BAD_MESSAGE: Final = "Bad Message."
 LOGIN_REQUIRED: Final = "Login Required."
 TOO_LARGE: Final = "Too Large."
 TOO_MANY_REQUESTS: Final = "Too Many Requests."
+NOT_REACHED: Final = "Not Reached."
 SERVICE_UNAVAILABLE: Final = "Service Unavailable."
 
 PERMITS: Final = "PERMITS"
@@ -51,6 +52,7 @@ CODES: Final[dict[str, int]] = {
     TOO_LARGE: 413,
     TOO_MANY_REQUESTS: 429,
     CALLEE_NOT_CONNECTED: 480,
+    NOT_REACHED: 480,
     CALLEE_BUSY: 486,
     SERVICE_UNAVAILABLE: 503,
 }

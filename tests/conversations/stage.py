@@ -23,6 +23,7 @@ Whatever is sent to anybody must stand in the conversation before anything else 
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Callable
@@ -35,6 +36,7 @@ from twisted.internet.interfaces import IProtocolFactory
 
 from broker.mediator.accounts import Accounts
 from broker.resolver.local import LocalResolver
+from broker.resolver.registrar import Registrar
 from broker.resolver.remote import RemoteResolver
 from broker.resolver.server import ResolverServer
 from broker.service import mediator as mediator_service
@@ -331,6 +333,9 @@ class Stage:
             endpoint = TCP4ClientEndpoint(reactor, options["resolver"].host, 1200)
             given["resolver"] = resolver = RemoteResolver(exchange, endpoint, jitter=lambda: 1.0)
             resolver.start()
+        elif options["udp"] is not None:
+            registrar = Registrar(self.clock, os.urandom)
+            given["resolver"] = LocalResolver(self.clock, registrar=registrar)
         fake = a_mediator(
             self.clock,
             exchange={"login_timeout": options["login-timeout"] or timeout},

@@ -58,6 +58,7 @@ def call_back(
     done = processes.broker(
         port,
         "call",
+        "--verbose",
         "--as=Ia",
         "Ib",
         "--send=sent",
@@ -84,7 +85,8 @@ class WholeWayTests:
         assert (refused.returncode, refused.stderr) == REFUSED
         status, out, err = call_back(processes, port)
         digest = sha256(CONTENT).hexdigest()
-        assert (status, err) == (0, b"")
+        assert status == 0
+        assert err.startswith(b"connected by coming to us at 127.0.0.1:")
         assert out.decode() == f"Ib has {len(CONTENT)} bytes, SHA-256 {digest}\n"
         assert received(folder) == [CONTENT]
         told = processes.broker(port, "disclosures", "--as=Ia").stdout.decode().split("\t")
@@ -152,7 +154,7 @@ class WholeWayTests:
         assert received(folder) == [CONTENT]
 
     def test_nobody_behind_the_address(self, processes: Processes, port: int, folder: Path) -> None:
-        """A caller that is not where it says hears nothing, and the callee goes on."""
+        """A caller that is not where it says is told so at once, and the callee goes on (C12)."""
         callee = terminal(processes, port, folder)
         with socket.create_server(("127.0.0.1", 0)) as free:
             nowhere = free.getsockname()[1]
@@ -167,8 +169,9 @@ class WholeWayTests:
             "--listen=tcp:0:interface=127.0.0.1",
             f"--outside=127.0.0.1:{nowhere}",
         )
-        callee.wait_for("Ia could not be called back")
-        caller.kill()
+        callee.wait_for("Ia could not be reached at 127.0.0.1")
+        assert caller.wait() == 1
+        assert caller.err == ["broker: Ib could not connect to us"]
         assert call_back(processes, port)[0] == 0
         assert received(folder) == [CONTENT]
 
@@ -197,7 +200,7 @@ class WholeWayTests:
             (processes.folder / name).chmod(0o600)
         terminal(processes, port, folder, "--password-file=Ib")
         status, _, err = call_back(processes, port, "Ib.call", "--password-file=Ia")
-        assert (status, err) == (0, b"")
+        assert (status, err[:10]) == (0, b"connected ")
         # its login's password is not its call password
         status, _, err = call_back(processes, port, "Ib", "--password-file=Ia")
         assert (status, err) == REFUSED
@@ -206,12 +209,18 @@ class WholeWayTests:
 class UsageTests:
     """What the command says of its options."""
 
-    @pytest.mark.parametrize("option", ["--listen=tcp:0", "--outside=127.0.0.1:1"])
-    def test_goes_with(self, processes: Processes, option: str) -> None:
-        """They go with ``--connect-back``."""
-        done = processes.broker(1, "call", "--as=Ia", "Ib", option)
+    def test_goes_with(self, processes: Processes, folder: Path) -> None:
+        """A call password goes with ``--connect-back``."""
+        done = processes.broker(1, "call", "--as=Ia", "Ib", "--call-password-file=Ib.call")
         assert done.returncode == 2
-        assert b"goes with --connect-back" in done.stderr
+        assert b"--call-password-file goes with --connect-back" in done.stderr
+
+    def test_a_port_opened(self, processes: Processes) -> None:
+        """It finds out its address, and so goes without one."""
+        known = ("--open-port", "--outside=127.0.0.1:1")
+        done = processes.broker(1, "call", "--as=Ia", "Ib", *known)
+        assert done.returncode == 2
+        assert b"--open-port goes without --outside" in done.stderr
 
     def test_no_call_password(self, processes: Processes) -> None:
         """With nobody to ask, a file is to be named."""

@@ -119,6 +119,7 @@ class CommandTests:
             (["refuse", "--as=Ib", "Ia"], REFUSED),
             (["relent", "--as=Ib", "Ia"], (0, b"")),
             (["policy", "--as=Ib", "ask"], REFUSED),
+            (["policy", "--as=Ib", "password"], REFUSED),
             (["policy", "--as=Ib", "list"], (0, b"")),
         ):
             done = processes.broker(port, "permit", *change)

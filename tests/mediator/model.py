@@ -288,12 +288,13 @@ class Model:
         self._tell(connection, self._terminate(number))
 
     def ends(self, connection: Connection, number: int) -> None:
-        """``End:``; the callee's counts."""
-        self.sessions = [
-            session
-            for session in self.sessions
-            if session.number != number or session.callee != connection.identifier
-        ]
+        """``End:``; the callee's counts, and is told to a caller that still waits."""
+        for session in list(self.sessions):
+            if session.number == number and session.callee == connection.identifier:
+                self.sessions.remove(session)
+                if not session.begun:
+                    for peer in self._of(session.caller):
+                        self._tell(peer, self._terminate(number, "Completed"))
 
     def passes(self, seconds: float) -> None:
         """Time passes, so that this and that falls due."""
@@ -564,5 +565,6 @@ class Model:
     def _of(self, identifier: str) -> list[Connection]:
         return [one for one in self.connections if one.identifier == identifier]
 
-    def _terminate(self, number: int) -> str:
-        return f"NOTIFY\nSession:{{session{number}}}\nTerminate.\n\n"
+    def _terminate(self, number: int, how: str = "") -> str:
+        end = f"End:{how}\n" if how else ""
+        return f"NOTIFY\nSession:{{session{number}}}\n{end}Terminate.\n\n"

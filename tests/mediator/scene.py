@@ -100,9 +100,10 @@ def to_caller(
     )
 
 
-def terminate(n: str = "") -> str:
-    """A session is void."""
-    return f"NOTIFY\nSession:{{session{n}}}\nTerminate.\n\n"
+def terminate(n: str = "", how: str = "") -> str:
+    """A session is void; how it has ended, by its callee's word."""
+    end = f"End:{how}\n" if how else ""
+    return f"NOTIFY\nSession:{{session{n}}}\n{end}Terminate.\n\n"
 
 
 def begin(session: str) -> str:
@@ -293,12 +294,13 @@ class Scene:
         assert len(self.broker.exchange.sources._counts) == 0
 
 
-#: What outlives connections by right: counts for the operator, permits, settings.
+#: What outlives connections by right: counts for the operator, permits, settings, what is served.
 _MAY_STAY: Final = frozenset(
     (
         "_allowed",
         "_epoch",
         "_lists",
+        "_others",
         "_own_ports",
         "_permits",
         "canonical",

@@ -191,6 +191,15 @@ class ReportsTests:
             assert len(scene.mediator.sessions) == 0
             scene.says("b", NO_MORE, b=DONE)
 
+    def test_end_before_it_began(self) -> None:
+        """A callee's word on what has not begun is told to its caller, which waits no more (D7)."""
+        scene, session = in_a_call()
+        scene.new_says("a2", register("Ia"), DONE)
+        told = terminate(how="Failed")
+        scene.says("b", end(session, "Failed"), a=told, a2=told)
+        assert len(scene.mediator.sessions) == 0
+        scene.says("b", end(session, "Failed"))
+
     @pytest.mark.parametrize("begun", [False, True])
     def test_end_by_the_caller(self, begun: bool) -> None:
         """The caller's word alone doesn't: a withdrawal would no longer end it (I2)."""

@@ -9,6 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from broker.interfaces import ITrigger
+from broker.mediator.reach import SILENCE
 from broker.mediator.triggers import DIAL_AFTER, Triggers
 from broker.resolver.registrar import Registrar
 from broker.tables.addresses import Address
@@ -414,7 +415,7 @@ class WokenTests:
         scene.connect("b")
         asked = "QUERY\nSTATUS\nTransaction:1\n\n"
         stage.gets_a_key("b", "Port:5000", before=asked)
-        scene.passes(5 - 0.001)
+        scene.passes(SILENCE - 0.001)
         assert stage.notices() == 0  # it has come
         scene.says(
             "b",

@@ -28,6 +28,7 @@ SERVER: Final = f"{INTERNET}.10"
 OUTSIDE: Final = f"{INTERNET}.20"
 
 #: How a router translates: what it does to the packets that leave.
+NOT: Final = ""
 CONE: Final = "masquerade"  # keeps the port while it is free, whoever is spoken to
 SYMMETRIC: Final = "masquerade fully-random"  # another port for each that is spoken to
 
@@ -100,6 +101,7 @@ class Router:
     :ivar natpmp: whether it opens them by NAT-PMP and PCP
     :ivar behind: the router whose network its own outside is in; the Internet, without
     :ivar udp_timeout: seconds for which it remembers who spoke by UDP; the kernel's own, without
+    :ivar claims: the outside address that it says it has, where that is not so
     """
 
     name: str
@@ -109,6 +111,7 @@ class Router:
     natpmp: bool = False
     behind: str | None = None
     udp_timeout: int | None = None
+    claims: str | None = None
 
 
 def flags() -> list[str]:
@@ -279,6 +282,14 @@ class Lab:
         )
         self.run(f"router{router}", "nft", rule)
 
+    def only_route(self) -> None:
+        """Let each router pass all on, and know where the others' networks are."""
+        for name, number in self._numbers.items():
+            others = [one for one in self._numbers.values() if one != number]
+            self.run(f"router{name}", "nft", "insert rule inet filter forward accept")
+            routes = (f"route add 192.168.{one}.0/24 via {INTERNET}.{one}" for one in others)
+            self._ip(f"router{name}", *routes)
+
     def openings(self, router: str) -> str:
         """The ports that a router has been made to open."""
         return self.run(
@@ -352,6 +363,8 @@ class Lab:
             natpmp="yes" if router.natpmp else "no",
             upnp="yes" if router.upnp else "no",
         )
+        if router.claims is not None:
+            written += f"ext_ip={router.claims}\n"
         self.run(place, "sh", "-c", f"cat > {path}.conf", given=written)
         daemon = subprocess.Popen(
             [

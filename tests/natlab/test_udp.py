@@ -4,130 +4,27 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from tests.certificates import Pki
-from tests.integration.processes import BROKER, PATIENCE, TWISTD, Running
-from tests.integration.test_login import PASSWORD, account, password_file
+from tests.integration.processes import Running
+from tests.integration.test_login import PASSWORD
 from tests.natlab.conftest import Build
-from tests.natlab.lab import PYTHON, SERVER, SNIFF, SPOOF, SYMMETRIC, Lab, Router, datagrams
+from tests.natlab.lab import (
+    OUTSIDE,
+    PYTHON,
+    SERVER,
+    SNIFF,
+    SPOOF,
+    SYMMETRIC,
+    Datagram,
+    Lab,
+    Router,
+    datagrams,
+)
+from tests.natlab.parts import ASKED, CLOSED, SEEN, Net, count, until
 
 pytestmark = pytest.mark.integration
-
-#: What a terminal that is quiet between calls is started with.
-QUIET = ("--no-hold", "--linger=0.5")
-CLOSED = "is closed until something is to be done"
-ASKED = "A connection is asked for"
-SEEN = r"Seen from outside at (\S+) port (\d+)"
-
-
-class Net:
-    """A mediator on the laboratory's Internet, and terminals that have accounts there.
-
-    :ivar mediator: the mediator's process
-    """
-
-    def __init__(
-        self, lab: Lab, *arguments: str, interval: int = 1, resolver_apart: bool = False
-    ) -> None:
-        """
-        :param interval: seconds between keepalives that the mediator suggests
-        """
-        self.lab = lab
-        self.pki = Pki(lab.folder)
-        account(lab.folder, "Ia", "Ib", "Ic")
-        self.secret = password_file(lab.folder)
-        self._own = self.pki.server(SERVER)
-        udp = f"--udp=1200:{SERVER}"
-        where = [udp]
-        if resolver_apart:
-            self.resolver = lab.start("server", *TWISTD, "-n", "broker-resolver", udp)
-            self.resolver.wait_for("Listening for datagrams on")
-            where = ["--resolver=tcp:127.0.0.1:1200"]
-        self._options = [f"--udp-interval={interval}", *where, *arguments]
-        self.start_mediator()
-
-    def start_mediator(self) -> None:
-        """Start the mediator, or another one after it."""
-        self.mediator = self.lab.start(
-            "server",
-            *(*TWISTD, "-n", "broker", "--trace", "--status-timeout=20"),
-            f"--listen-tls=tcp:1202:interface={SERVER}",
-            f"--certificate={self._own.certificate}",
-            f"--private-key={self._own.key}",
-            *self._options,
-        )
-        apart = any(option.startswith("--resolver=") for option in self._options)
-        self.mediator.wait_for("Listening for TLS" if apart else "Listening for datagrams")
-
-    def terminal(
-        self, place: str, identifier: str = "Ib", *arguments: str, port: int = 1203
-    ) -> Running:
-        """Start a terminal that takes calls; wait until it is registered and seen."""
-        (self.lab.folder / identifier).mkdir(exist_ok=True)
-        terminal = self.lab.start(
-            place,
-            *(*TWISTD, "-n", "broker-terminal", "--accept=Ia", "--udp=auto"),
-            f"--identifier={identifier}",
-            f"--receive={identifier}",
-            f"--listen=tcp:{port}",
-            *self._to_mediator(),
-            *arguments,
-        )
-        terminal.wait_for("is registered$")
-        terminal.wait_for(SEEN)
-        return terminal
-
-    def quiet(self, router: str, place: str, identifier: str = "Ib", port: int = 1203) -> Running:
-        """The same for one that closes its line, with a port opened to it in its router."""
-        self.lab.open_port(router, "tcp", port, place)
-        terminal = self.terminal(place, identifier, *QUIET, port=port)
-        terminal.wait_for(CLOSED)
-        return terminal
-
-    def call(self, callee: str = "Ib", place: str = "outside") -> None:
-        """Ia calls from a place, and what it sends arrives."""
-        before = self.received(callee)
-        sent = self.lab.folder / "sent"
-        sent.write_bytes(f"{len(before)} for {callee}".encode())
-        done = self.lab.start(
-            place,
-            *(*BROKER, "call", "--as=Ia", callee, f"--send={sent}"),
-            *self._to_mediator(),
-        )
-        assert done.wait() == 0, done.said
-        (fresh,) = self.received(callee) - before
-        assert fresh.read_bytes() == sent.read_bytes()
-
-    def received(self, callee: str) -> set[Path]:
-        """The files that a callee has."""
-        return {path for path in (self.lab.folder / callee).iterdir() if path.is_file()}
-
-    def told(self) -> str:
-        """The address of its callee that the last caller was told."""
-        lines = [line for line in self.mediator.out if "/ Callee Address:" in line]
-        found = re.search(r"Callee Address:(\S+)", lines[-1])
-        assert found is not None
-        return found[1]
-
-    def _to_mediator(self) -> list[str]:
-        return [f"--mediator=tls:{SERVER}:1202", f"--ca={self.pki.ca}", self.secret]
-
-
-def until(true: Callable[[], object]) -> None:
-    """Wait for something."""
-    deadline = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < deadline, "it does not come about"
-        time.sleep(0.05)
-
-
-def count(running: Running, pattern: str) -> int:
-    """How many lines a process has said that match."""
-    return sum(re.search(pattern, line) is not None for line in running.out)
 
 
 def come_back(terminal: Running, address: str | None = None) -> None:
@@ -294,9 +191,8 @@ class StrangerTests:
             wire.wait_for("ready")
             net.call()
             terminal.wait_for(CLOSED)
-            time.sleep(0.2)
+            seen = caught(lab, wire)
             asked = count(terminal, ASKED)
-            seen = datagrams(wire.out)
             genuine = [one.data for one in seen if b"Connection Requested." in one.data][-1]
             keepalive = [one for one in seen if one.data.startswith(b"REGISTER")][-1]
             host, port = keepalive.source
@@ -338,12 +234,12 @@ class StrangerTests:
             net = Net(lab)
             net.quiet("A", "hostA1")
             net.call()
-            time.sleep(0.2)
+            seen = caught(lab, wire)
             frames = b"\n".join(bytes.fromhex(line) for line in list(wire.out)[1:])
             for secret in (PASSWORD.encode(), b"Registration Key", b"Token:", b"Encrypt Key"):
                 assert secret not in frames
-            assert b"Ia" not in b"".join(one.data for one in datagrams(wire.out))
-            said = {line for one in datagrams(wire.out) for line in _fields(one.data)}
+            assert b"Ia" not in b"".join(one.data for one in seen)
+            said = {line for one in seen for line in _fields(one.data)}
             assert said <= {
                 *("REGISTER", "NOTIFY", "QUERY", "ADDRESS"),
                 *("Registration Completed.", "Connection Requested."),
@@ -351,6 +247,14 @@ class StrangerTests:
                 *("Transaction", "Code", "Padding", "Port"),
                 f"Address:{lab.address('routerA')}",
             }
+
+
+def caught(lab: Lab, wire: Running) -> list[Datagram]:
+    """The datagrams that have passed the server's cable by now: all those before another one."""
+    marker = b"so far"
+    lab.run("outside", *PYTHON, SPOOF, OUTSIDE, "9", SERVER, "9", marker.hex())
+    until(lambda: any(one.data == marker for one in datagrams(wire.out)))
+    return [one for one in datagrams(wire.out) if one.data != marker]
 
 
 def _fields(datagram: bytes) -> set[str]:

@@ -11,9 +11,9 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import CannotListenError
 from zope.interface import implementer
 
-from broker.interfaces import IPortOpener, PortNotOpened
+from broker.interfaces import IOutsideView, IPortOpener, PortNotOpened
 from broker.tables.sessions import UNSPENT_SECONDS
-from broker.terminal.connectback import DIALS_MOST, knows
+from broker.terminal.comings import DIALS_MOST, knows
 from broker.terminal.doors import HANDSHAKES, HELD_MOST, HOLD_SECONDS
 from broker.terminal.errors import CallFailed, CannotLogIn
 from broker.terminal.expected import WantedCall
@@ -113,7 +113,9 @@ class Opener:
         self._outside = outside
         self._fails = fails
 
-    async def open(self, port: int) -> tuple[str, int]:
+    async def open(
+        self, port: int, line: IOutsideView, lost: Callable[[str], object] | None = None
+    ) -> tuple[str, int]:
         """As it was made."""
         if self._fails:
             raise PortNotOpened("no router answers")
@@ -203,7 +205,34 @@ class WholeWayTests:
         caller = world.terminal("Ia")
         outcome = ask(world, caller, listen=Listener(world, 0), address=("127.0.0.1", WAITS))
         assert world.dialled[-1][1] == WAITS
-        assert not outcome.done  # nobody is there
+        assert str(outcome.error) == "Ib could not connect to us"  # nobody is there
+
+    def test_in_vain(self) -> None:
+        """That the callee could not connect is told at once, and all is closed (D7, C12)."""
+        world = World()
+        a_callee(world)
+        caller = world.terminal("Ia")
+        opener = Opener(outside=(HOST, 4444))
+        outcome = ask(world, caller, opener=opener)
+        assert world.dialled[-1][1] == 4444
+        assert isinstance(outcome.error, CallFailed)
+        assert str(outcome.error) == "Ib could not connect to us"
+        assert (opener.opened, opener.closed) == ([], 1)
+        assert not world.listens(WAITS)
+        assert len(world.mediator.mediator.sessions) == 0
+
+    def test_the_terminals_own_opener(self) -> None:
+        """It is used where nothing else is said, and not where an address is."""
+        world = World()
+        a_callee(world)
+        opener = Opener()
+        caller = world.terminal("Ia", opener=opener)
+        stands(world, caller).transport.loseConnection()
+        world.run()
+        assert opener.closed == 1
+        stands(world, caller, address=(HOST, WAITS)).transport.loseConnection()
+        world.run()
+        assert opener.closed == 1
 
     def test_a_port_opened_for_it(self) -> None:
         """A port is opened in the router, told, and closed with the call (D9)."""
@@ -436,7 +465,7 @@ class PlacesTests:
         world = World()
         ib, _ = a_callee(world)
         for n in range(DIALS_MOST):
-            ib._comings._dialling[f"S{n}"] = Deferred()
+            ib._comings._dialling[f"S{n}"] = [Deferred()]
         denied(world, ask(world, world.terminal("Ia")))
         ib._comings._dialling.clear()
 

@@ -22,6 +22,7 @@ from broker.wire.refusals import (
     CalleeBusy,
     CalleeNotConnected,
     CalleeNotFound,
+    NotReached,
     PermissionDenied,
     RegistrationFailed,
     ServiceUnavailable,
@@ -63,7 +64,7 @@ class Listener:
         self.told.append(("lists",))
         return await self.asked()
 
-    def announced(self, call: ExpectedCall) -> None:
+    def announced(self, line: Line, call: ExpectedCall) -> None:
         """Note it."""
         self.told.append(("announced", call))
 
@@ -76,9 +77,9 @@ class Listener:
         """Note it."""
         self.told.append(("come", wanted))
 
-    def terminated(self, session: str) -> None:
+    def terminated(self, session: str, how: str | None = None) -> None:
         """Note it."""
-        self.told.append(("terminated", session))
+        self.told.append(("terminated", session) if how is None else ("terminated", session, how))
 
     def superseded(self) -> None:
         """Note it."""
@@ -517,6 +518,50 @@ class QueryTests:
         wire.ask(wire.line.query("Ib"))
         wire.mediator.type("NOTIFY\nPermission Denied.\nTransaction:1\nCode:403\n\n")
         assert wire.clock.getDelayedCalls() == []
+
+
+class OutsideTests:
+    """Where it is seen, and whether it is reached there (D10)."""
+
+    def test_seen(self) -> None:
+        """It is told its own source."""
+        wire = Wire()
+        outcome, question = wire.ask(wire.line.outside())
+        assert (question.statement, question.get("Port")) == ("ADDRESS", None)
+        assert question.get("Identifier") == CALLER
+        wire.mediator.type("NOTIFY\nAddress:203.0.113.7\nPort:50000\nTransaction:1\nCode:200\n\n")
+        assert outcome.value == ("203.0.113.7", 50000)
+
+    def test_tried(self) -> None:
+        """A port is tried."""
+        wire = Wire()
+        outcome, question = wire.ask(wire.line.outside(1203))
+        assert question.get("Port") == "1203"
+        wire.mediator.type("NOTIFY\nAddress:203.0.113.7\nPort:1203\nTransaction:1\nCode:200\n\n")
+        assert outcome.value == ("203.0.113.7", 1203)
+
+    def test_not_reached(self) -> None:
+        """Nobody came there."""
+        wire = Wire()
+        outcome, _ = wire.ask(wire.line.outside(1203))
+        wire.mediator.type(
+            "NOTIFY\nNot Reached.\nCause:nothing answers\nTransaction:1\nCode:480\n\n"
+        )
+        assert isinstance(outcome.error, NotReached)
+        assert (outcome.error.cause, outcome.error.code) == ("nothing answers", 480)
+
+    @pytest.mark.parametrize("told", ["", "Port:1203\n", "Address:www.example.com\nPort:1203\n"])
+    def test_nonsense(self, told: str) -> None:
+        """Half an answer is none, and a name is no address."""
+        wire = Wire()
+        outcome, _ = wire.ask(wire.line.outside(1203))
+        wire.mediator.type(f"NOTIFY\n{told}Transaction:1\nCode:200\n\n")
+        assert isinstance(outcome.error, BadRequest)
+
+    def test_no_port(self) -> None:
+        """What is none is not asked for."""
+        with pytest.raises(ValueError, match="Port"):
+            Wire().line.outside(65536)
 
 
 class ReportTests:

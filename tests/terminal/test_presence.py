@@ -451,12 +451,16 @@ class NoticeTests:
         assert not scene.line.closed
 
     def test_dead_line(self) -> None:
-        """A mediator that asks for a connection has none: a line that is silent is made again."""
+        """A mediator that asks for a connection has none: a line that is silent is made again, in
+        time for the call that asks for it.
+        """
         scene = Scene(hold=True)
         scene.take()
         scene.advance(5)
         scene.notify()
-        scene.advance(CHECK_TIMEOUT)
+        scene.advance(1)
+        assert not scene.line.closed
+        scene.advance(0.5)
         scene.come_back()
         assert scene.take().get("Token") == "t1"
 

@@ -12,11 +12,10 @@ from twisted.internet.protocol import DatagramProtocol
 from broker.wire.datagram import (
     DATAGRAM_BYTES,
     DATAGRAMS_A_TURN,
-    DatagramMessages,
     DatagramPort,
     parse_datagram,
 )
-from broker.wire.message import Malformed, Message, parse
+from broker.wire.message import Malformed, Message
 from tests.fakes import FakeReactor
 from tests.wire import strategies
 from tests.wire.figures import FIGURES, on_the_wire
@@ -75,53 +74,6 @@ class ParseTests:
         except Malformed:
             return
         assert parse_datagram(message.encode()) == message
-
-
-class DatagramMessagesTests:
-    """The protocol on a port."""
-
-    def setup_method(self) -> None:
-        """A port, and a list of what was handed over."""
-        self.received: list[tuple[Message, tuple[str, int]]] = []
-        self.protocol = DatagramMessages(
-            lambda message, source: self.received.append((message, source))
-        )
-        self.port = FakeReactor().listenUDP(1200, self.protocol)
-
-    def test_handed_over(self) -> None:
-        """A message is handed over with where it came from."""
-        self.port.receive(QUERY + b"\n\n", SOURCE)
-        assert self.received == [(parse(QUERY), SOURCE)]
-
-    def test_silence(self) -> None:
-        """What is no message gets no answer; it is counted (I13)."""
-        for data in (
-            b"",
-            b"hello",
-            b"HELLO\n\n",
-            b"QUERY\nPort:x\n\n",
-            of_length(1201),
-            b"\xff" * 9,
-        ):
-            self.port.receive(data, SOURCE)
-        assert self.received == []
-        assert self.port.sent == []
-        assert self.protocol.ignored == 6
-
-    def test_send(self) -> None:
-        """A message goes out as one datagram."""
-        self.protocol.send(Message("NOTIFY", "Connection Requested."), SOURCE)
-        assert self.port.sent == [(b"NOTIFY\r\nConnection Requested.\r\n\r\n", SOURCE)]
-
-    def test_send_too_long(self) -> None:
-        """A message that doesn't fit isn't sent in part: whoever built it learns at once."""
-        fits = Message("NOTIFY", Cause="x" * (1200 - len(b"NOTIFY\r\nCause:\r\n\r\n")))
-        self.protocol.send(fits, SOURCE)
-        assert len(self.port.sent[0][0]) == 1200
-        fits.fields["Cause"] += "x"
-        with pytest.raises(ValueError, match="1201"):
-            self.protocol.send(fits, SOURCE)
-        assert len(self.port.sent) == 1
 
 
 class Socket:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import unicodedata
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from broker.tables.grants import make_grant
 from broker.wire import grammar
-from broker.wire.grammar import FIELDS, SECRETS, edit, entry, fold, identifier, token
+from broker.wire.grammar import FIELDS, SECRETS, edit, entry, fold, identifier, parse_place, token
 
 SIXTY_FOUR = "0123456789abcdef" * 4
 
@@ -157,6 +158,103 @@ class MomentTests:
         """What is no time, or none in UTC, or of no calendar."""
         with pytest.raises(ValueError, match="must be a time"):
             FIELDS["Before"](bad)
+
+
+#: Fields that hold an IP address and a port.
+PLACES = ("Local", "Callee Local", "Callee Seen", "Caller Back", "Caller Seen")
+#: What is nearly one.
+NEARLY = st.lists(
+    st.one_of(
+        st.sampled_from(["192.168.2.2", "::1", "fe80::1%eth0", "1203", "0", "65536", "abc.de"]),
+        st.sampled_from([" ", "\t", ".", ":", "-", "+", "١", "\u3000", "\n", "\r", "", "1e3"]),
+        st.text(max_size=3),
+    ),
+    max_size=6,
+).map("".join)
+
+
+class PlaceTests:
+    """Where somebody is."""
+
+    @pytest.mark.parametrize(
+        ("typed", "host", "port"),
+        [
+            ("192.168.2.2 1203", "192.168.2.2", 1203),
+            ("192.168.2.2 \t 01203", "192.168.2.2", 1203),
+            ("::1 1", "::1", 1),
+            ("2001:DB8::7 65535", "2001:DB8::7", 65535),
+            ("::ffff:192.168.2.2 80", "::ffff:192.168.2.2", 80),
+        ],
+    )
+    def test_good(self, typed: str, host: str, port: int) -> None:
+        """An IP address of either kind, a blank and a port."""
+        kept = f"{host} {port}"
+        for name in PLACES:
+            assert FIELDS[name](typed) == kept == FIELDS[name](kept)
+            assert parse_place(FIELDS[name](typed)) == (host, port)
+
+    @pytest.mark.parametrize(
+        "bad",
+        [
+            "",
+            " ",
+            "1203",
+            "192.168.2.2",
+            "192.168.2.2:1203",
+            "192.168.2.2 ",
+            " 192.168.2.2 1203",
+            "192.168.2.2 1203 ",
+            "192.168.2.2 1203 1204",
+            "192.168.2.2 0",
+            "192.168.2.2 65536",
+            "192.168.2.2 -1",
+            "192.168.2.2 +1",
+            "192.168.2.2 1_203",
+            "192.168.2.2 ١",
+            "192.168.2.2\u30001203",
+            "١92.168.2.2 1203",
+            "192.168.2 1203",
+            "192.168.2.256 1203",
+            "192.168.002.2 1203",
+            "3232236034 1203",
+            "0xc0.168.2.2 1203",
+            "abc.de 1203",
+            "localhost 1203",
+            "fe80::1%eth0 1203",
+            "[::1] 1203",
+            "::1::2 1203",
+            "1" * 1000 + " 1203",
+            "192.168.2.2 " + "1" * 1000,
+            "192.168.2.2 1\nCode:200",
+        ],
+    )
+    def test_bad(self, bad: str) -> None:
+        """Neither a name, which would have to be looked up, nor any other way to write a number."""
+        for name in PLACES:
+            with pytest.raises(ValueError, match="must be"):
+                FIELDS[name](bad)
+
+    @settings(deadline=None)
+    @given(st.ip_addresses().map(lambda ip: str(ip).partition("%")[0]), st.integers(1, 65535))
+    def test_round_trip(self, host: str, port: int) -> None:
+        """What is told of any address and port is read as that."""
+        for name in PLACES:
+            assert parse_place(FIELDS[name](f"{host} {port}")) == (host, port)
+
+    @settings(deadline=None, max_examples=300)
+    @given(NEARLY)
+    def test_hostile(self, text: str) -> None:
+        """What is taken is an IP address and a port, whatever comes; else it is refused."""
+        for name in PLACES:
+            try:
+                kept = FIELDS[name](text)
+            except ValueError:
+                continue
+            host, port = parse_place(kept)
+            assert str(ip_address(host)).isascii()
+            assert "%" not in host
+            assert 1 <= port <= 65535
+            assert kept == FIELDS[name](kept) == f"{host} {port}"
 
 
 class EditTests:

@@ -1,0 +1,77 @@
+"""A terminal asks where it is seen to come from, and whether it can be reached there (D9, I12).
+
+What a router says of itself is only its claim. Here a terminal is told its own source, of nobody
+else anything; and the one address that is dialled for it is that very source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+from twisted.internet.interfaces import IReactorTime
+
+from broker.mediator.dial import Dialer
+from broker.mediator.peer import Peer
+from broker.tables.addresses import parse_ip
+from broker.tables.shares import Shares, ShareTable
+from broker.wire.conversation import Request
+from broker.wire.refusals import BadRequest, NotReached, ServiceUnavailable, TooManyRequests
+from broker.wire.serving import came_from
+
+#: Ports that are tried in a minute for one terminal at one source, or at several,
+TRIES_A_TERMINAL: Final = 10
+#: and at one source, whoever asks: many may be behind one router.
+TRIES_A_SOURCE: Final = 30
+
+
+class Outside:
+    """Says what a terminal looks like from here."""
+
+    def __init__(
+        self, clock: IReactorTime, dialer: Dialer | None, own_ports: Collection[int]
+    ) -> None:
+        """
+        :param dialer: tries ports; none are tried, without
+        :param own_ports: the ports of this server, at which no terminal is
+        """
+        self._clock = clock
+        self._dialer = dialer
+        self._own_ports = own_ports
+        self._trying: set[str] = set()  # identifiers
+        self._tried = ShareTable(Shares(TRIES_A_TERMINAL, TRIES_A_TERMINAL, TRIES_A_SOURCE))
+
+    async def answer(self, identifier: str, peer: Peer, request: Request) -> None:
+        """Tell a terminal its own source; try a port there, if it names one.
+
+        :raises NotReached: no connection to that port stands
+        :raises TooManyRequests: it has asked too often, or all at once
+        :raises BadRequest: that port is not tried
+        """
+        transport = peer.stream.transport
+        port = getattr(transport.getPeer(), "port", None) if transport is not None else None
+        if port is None:
+            raise BadRequest("this connection has no address")
+        host = str(parse_ip(came_from(peer.stream)))
+        wanted = request.message.fields.get("Port")
+        if wanted is not None:
+            port = int(wanted)
+            await self._try(identifier, host, port)
+        request.reply("", {"Address": host, "Port": str(port)}, code=200)
+
+    async def _try(self, identifier: str, host: str, port: int) -> None:
+        if port in self._own_ports:
+            raise BadRequest("the port is one of the server's own")
+        if self._dialer is None:
+            raise ServiceUnavailable("no ports are tried here")
+        if identifier in self._trying:
+            raise TooManyRequests
+        if self._tried.begin(identifier, host, self._clock.seconds()) is None:
+            raise TooManyRequests("too many ports have been tried: wait a minute")
+        self._trying.add(identifier)
+        try:
+            reached = await self._dialer.reaches(host, port)
+        finally:
+            self._trying.discard(identifier)
+        if not reached:
+            raise NotReached(f"nothing answers at {host} port {port} from here")

@@ -1,0 +1,113 @@
+"""Further ways between two terminals, for one call: each is told only if whose it is has said so.
+
+Besides the address that a callee is registered at, there is where it listens in its own network,
+for callers in the same one; where its connection is seen to come from, and the caller's, so that
+both can open one connection at the same time; and the port at which a caller waits for its callee.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from broker.mediator.peer import Peer
+from broker.mediator.sessions import LIFETIME
+from broker.tables.addresses import Address, AddressRefused, Ip, admit, admit_local, parse_ip
+from broker.wire.grammar import parse_place
+from broker.wire.refusals import BadRequest
+from broker.wire.serving import arrived_at, came_from, seen_at
+
+
+class Offer(NamedTuple):
+    """What a terminal lets its callers be told besides, while it is reached over a connection.
+
+    :ivar local: where it listens in its own network, if it has said so
+    :ivar seen: whether they may be told where this connection comes from
+    """
+
+    local: Address | None
+    seen: bool
+
+
+class Way(NamedTuple):
+    """One place that is told for one call.
+
+    :ivar field: the field in which it is
+    :ivar callees: it is the callee's, and the caller is told; else the other way about
+    """
+
+    field: str
+    callees: bool
+    address: Address
+
+
+def offer(
+    peer: Peer, fields: Mapping[str, str], now: float, own_ports: Collection[int]
+) -> Offer | None:
+    """What a registration offers; nothing, most of them.
+
+    :raises AddressRefused: it may not be offered
+    """
+    local = None
+    if "Local" in fields:
+        host, port = parse_place(fields["Local"])
+        source, own = came_from(peer.stream), arrived_at(peer.stream)
+        host = admit_local(host, port, source=source, own=own, own_ports=own_ports)
+        local = Address(host, port, now, LIFETIME)
+    seen = "Seen" in fields
+    return Offer(local, seen) if seen or local is not None else None
+
+
+def between(
+    caller: Peer,
+    callee: Peer,
+    fields: Mapping[str, str],
+    now: float,
+    own_ports: Collection[int],
+) -> Sequence[Way]:
+    """The ways that a call has besides the address that the callee is registered at.
+
+    :param fields: what the caller has asked with
+    :raises BadRequest: its callee can't come to it there
+    """
+    offered = callee.offer
+    if offered is None and "Back" not in fields:
+        return ()
+    ways = []
+    if offered is not None:
+        if offered.local is not None and _source(caller) == _source(callee):
+            ways.append(Way("Callee Local", True, offered.local))
+        if offered.seen and "Seen" in fields:
+            ways += _both_seen(caller, callee, now)
+    if "Back" in fields:
+        ways.append(Way("Caller Back", False, _back(caller, int(fields["Back"]), now, own_ports)))
+    return ways
+
+
+def _both_seen(caller: Peer, callee: Peer, now: float) -> Sequence[Way]:
+    """Where either connection comes from: the very ports from which both are to open one."""
+    theirs, ours = seen_at(callee.stream), seen_at(caller.stream)
+    if theirs is None or ours is None:
+        return ()
+    callees, callers = _source(callee), _source(caller)
+    if callees.version != callers.version:
+        return ()
+    return (
+        Way("Callee Seen", True, Address(str(callees), theirs[1], now, LIFETIME)),
+        Way("Caller Seen", False, Address(str(callers), ours[1], now, LIFETIME)),
+    )
+
+
+def _source(peer: Peer) -> Ip:
+    """Where a connection comes from; an IPv4 address in IPv6 clothing is one."""
+    return parse_ip(came_from(peer.stream))
+
+
+def _back(caller: Peer, port: int, now: float, own_ports: Collection[int]) -> Address:
+    """Where a caller waits: at the address that we see it at ourselves, and nowhere else (I12)."""
+    source, own = came_from(caller.stream), arrived_at(caller.stream)
+    try:
+        host = admit(source, port, source=source, own=own, own_ports=own_ports).host
+    except AddressRefused as error:
+        raise BadRequest(f"Back: {error}") from None
+    return Address(host, port, now, LIFETIME)

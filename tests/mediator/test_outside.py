@@ -1,0 +1,213 @@
+"""Where a terminal is seen, and whether it can be reached there (broker.mediator.outside)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from broker.mediator.dial import DIAL_TIMEOUT, TRIES_MOST
+from broker.mediator.outside import TRIES_A_SOURCE, TRIES_A_TERMINAL
+from broker.tables.shares import WINDOW
+from tests.mediator.scene import DENIED, DONE, REQUESTED, TOO_MANY, Scene, Waker, bad, register
+
+HOST = "203.0.113.7"
+TOO_OFTEN = "NOTIFY\nToo Many Requests.\nCause:too many ports have been tried: wait a minute\n\n"
+
+
+def asks(who: str = "Ia", port: int | None = None, *lines: str) -> str:
+    """The question."""
+    named = [] if port is None else [f"Port:{port}"]
+    return "\n".join(["QUERY", "ADDRESS", f"Identifier:{who}", *named, *lines, "", ""])
+
+
+def told(port: int, host: str = HOST) -> str:
+    """The answer."""
+    return f"NOTIFY\nAddress:{host}\nPort:{port}\n\n"
+
+
+def not_reached(port: int, host: str = HOST) -> str:
+    """The answer where nobody comes."""
+    cause = f"nothing answers at {host} port {port} from here"
+    return f"NOTIFY\nNot Reached.\nCause:{cause}\n\n"
+
+
+def a_scene(**options: Any) -> Scene:
+    """Ia is connected from outside."""
+    scene = Scene(**options)
+    scene.connect("a", host=HOST)
+    return scene
+
+
+def source(scene: Scene, name: str = "a") -> int:
+    """The port that a terminal's connection comes from."""
+    port: int = scene.clients[name].transport.peer.port  # type: ignore[union-attr]
+    return port
+
+
+class SeenTests:
+    """A terminal is told its own source, and nothing else (D10, I1)."""
+
+    def test_told(self) -> None:
+        """Bare, or with a code."""
+        scene = a_scene()
+        scene.says("a", asks(), a=told(source(scene)))
+        answer = told(source(scene)).removesuffix("\n") + "Transaction:1\nCode:200\n\n"
+        scene.says("a", asks("Ia", None, "Transaction:1"), a=answer)
+        assert scene.dials == []
+
+    def test_each_its_own(self) -> None:
+        """Nobody is told of another, whoever is named."""
+        scene = a_scene()
+        scene.on_line("b", host="203.0.113.8")
+        scene.says("a", asks("Ia", None, "Callee:Ib"), a=told(source(scene)))
+        scene.says("b", asks("Ia"), b=DENIED)
+
+    def test_in_ipv6_clothing(self) -> None:
+        """An IPv4 address is told as one."""
+        scene = Scene()
+        scene.connect("a", host=f"::ffff:{HOST}")
+        scene.says("a", asks(), a=told(source(scene)))
+
+    def test_login(self) -> None:
+        """Whoever has not logged in is told nothing."""
+        scene = a_scene(accounts={"Ia": "secret"})
+        scene.clients["a"].type(asks())
+        assert "Login Required." in scene.heard("a")
+
+
+class TriedTests:
+    """The mediator tries that very source, and nowhere else (I12)."""
+
+    def test_reached(self) -> None:
+        """A connection stands: it is told that a connection is asked for, and nothing else."""
+        scene = a_scene()
+        scene.says("a", asks(port=1203))
+        (dial,) = scene.dials
+        assert (dial.host, dial.port) == (HOST, 1203)
+        there = dial.accept()
+        assert (there.text(), there.closed) == (REQUESTED, True)
+        scene.reads(a=told(1203))
+
+    def test_refused(self) -> None:
+        """Nobody listens there."""
+        scene = a_scene()
+        scene.says("a", asks(port=1203))
+        scene.dials[0].refuse()
+        scene.reads(a=not_reached(1203))
+        scene.says("a", asks(port=1203))
+        scene.dials[1].accept()
+        scene.reads(a=told(1203))
+
+    def test_silence(self) -> None:
+        """What drops packets is given up soon."""
+        scene = a_scene()
+        scene.says("a", asks(port=1203))
+        scene.passes(DIAL_TIMEOUT - 0.1)
+        scene.passes(0.1, a=not_reached(1203))
+        assert scene.dials[0].over
+
+    def test_no_time(self) -> None:
+        """Where the time to decide is shorter than that, so is the try."""
+        scene = a_scene(status_timeout=1)
+        scene.says("a", asks(port=1203))
+        scene.passes(1, a=not_reached(1203))
+        assert scene.dials[0].over
+
+    def test_it_has_gone(self) -> None:
+        """Who waits no more is tried no more."""
+        scene = a_scene()
+        scene.says("a", asks(port=1203))
+        scene.leaves("a")
+        assert scene.dials[0].over
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "198.51.100.9"])
+    def test_nobody_else(self, host: str) -> None:
+        """An address that is named is passed over."""
+        scene = a_scene()
+        scene.says("a", asks("Ia", 1203, f"Address:{host}"))
+        assert scene.dials[0].host == HOST
+        scene.dials[0].accept()
+        scene.reads(a=told(1203))
+
+    def test_own_ports(self) -> None:
+        """The server's own ports are not dialled."""
+        scene = a_scene(own_ports={1201, 1202})
+        scene.says("a", asks(port=1202), a=bad("the port is one of the server's own"))
+        assert scene.dials == []
+
+    def test_no_dialler(self) -> None:
+        """A mediator without one says so."""
+        scene = a_scene(trigger=Waker())
+        unavailable = "NOTIFY\nService Unavailable.\nCause:no ports are tried here\n\n"
+        scene.says("a", asks(port=1203), a=unavailable)
+        scene.says("a", asks(), a=told(source(scene)))
+
+
+class BoundsTests:
+    """It is of no use to look for open ports with (I15, I16)."""
+
+    def tries(self, scene: Scene, name: str, who: str, ports: range) -> None:
+        """One after the other, each in vain."""
+        for port in ports:
+            scene.says(name, asks(who, port))
+            scene.dials[-1].refuse()
+            scene.reads(**{name: not_reached(port)})
+
+    def test_one_at_a_time(self) -> None:
+        """One a terminal, over whichever connection."""
+        scene = a_scene()
+        scene.new_says("a2", register("Ia"), DONE, host=HOST)
+        scene.says("a", asks(port=4000))
+        scene.says("a2", asks(port=4001), a2=TOO_MANY)
+        scene.dials[0].refuse()
+        scene.reads(a=not_reached(4000))
+        assert len(scene.dials) == 1
+
+    def test_in_a_minute(self) -> None:
+        """Some for one terminal, wherever it comes from; it is told its source all the same."""
+        scene = a_scene()
+        self.tries(scene, "a", "Ia", range(4000, 4000 + TRIES_A_TERMINAL))
+        scene.says("a", asks(port=5000), a=TOO_OFTEN)
+        scene.new_says("a2", asks("Ia", 5000), TOO_OFTEN, host="203.0.113.9")
+        scene.says("a", asks(), a=told(source(scene)))
+        assert len(scene.dials) == TRIES_A_TERMINAL
+        scene.passes(WINDOW)
+        self.tries(scene, "a", "Ia", range(5000, 5001))
+
+    def test_by_many(self) -> None:
+        """Some at one source, however many terminals are there."""
+        scene = a_scene()
+        for n in range(TRIES_A_SOURCE // TRIES_A_TERMINAL):
+            name = "bcd"[n]
+            scene.connect(name, host=HOST)
+            self.tries(scene, name, f"I{name}", range(4000, 4000 + TRIES_A_TERMINAL))
+        scene.says("a", asks(port=4000), a=TOO_OFTEN)
+
+    def test_in_all(self) -> None:
+        """So many at a time; a terminal is woken all the same."""
+        scene = Scene()
+        for n in range(TRIES_MOST):
+            scene.connect(f"a{n}", host=f"203.0.113.{n + 1}")
+            scene.says(f"a{n}", asks(f"I{n}", 4000))
+        scene.connect("b", host="198.51.100.1")
+        scene.says("b", asks("Ib", 4000), b=TOO_MANY)
+        assert len(scene.dials) == TRIES_MOST
+        scene.dials[0].refuse()
+        scene.reads(a0=not_reached(4000, "203.0.113.1"))
+        scene.says("b", asks("Ib", 4000))
+        assert len(scene.dials) == TRIES_MOST + 1
+        for n, dial in enumerate(scene.dials[1:TRIES_MOST], 1):
+            dial.refuse()
+            scene.reads(**{f"a{n}": not_reached(4000, f"203.0.113.{n + 1}")})
+        scene.dials[-1].refuse()
+        scene.reads(b=not_reached(4000, "198.51.100.1"))
+
+    def test_stopped(self) -> None:
+        """A server that stops leaves no dial behind."""
+        scene = a_scene()
+        scene.says("a", asks(port=4000))
+        dialler: Any = scene.broker.trigger
+        dialler.stop()
+        assert scene.dials[0].over
+        scene.reads(a=not_reached(4000))

@@ -1,0 +1,687 @@
+"""The further ways between two terminals, and who is told of them (broker.mediator.ways)."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import pytest
+from twisted.internet.address import UNIXAddress
+
+from broker.interfaces import StoreFailed
+from broker.tables.addresses import AddressRefused, admit_local
+from broker.tables.disclosures import CALLING, CONSENT, Disclosure
+from broker.tables.groups import GroupChange
+from tests.fakes import Client
+from tests.mediator.scene import (
+    ACCEPTED,
+    BUSY,
+    CAN,
+    CANT,
+    DENIED,
+    DONE,
+    NOT_CONNECTED,
+    NOT_FOUND,
+    STATUS,
+    SUPERSEDED,
+    UNAVAILABLE,
+    Scene,
+    SlowStore,
+    bad,
+    failed,
+    query,
+    register,
+    terminate,
+    to_callee,
+    to_caller,
+)
+from tests.mediator.test_consent import ASKED, lists
+from tests.mediator.test_triggers import behind
+
+#: Where Ib's connection comes from, where it listens in its own network, and where others are.
+HOME: Final = "203.0.113.8"
+LOCAL: Final = "192.168.2.2 1203"
+ELSEWHERE: Final = "198.51.100.7"
+#: Where the mediator is.
+SERVER: Final = "192.0.2.1"
+
+
+class Stage:
+    """Ib is on line and offers what a test says; a caller asks with what it says.
+
+    :ivar scene: all who are there
+    :ivar store: what is kept
+    """
+
+    def __init__(
+        self, *offers: str, home: str = HOME, first: bool = False, policy: str = "", **options: Any
+    ) -> None:
+        self.store = SlowStore(groups=options.pop("groups", ()))
+        self.store.at_once = True
+        options.setdefault("own_ports", (1201, 1202))
+        self.scene = Scene(store=self.store, ledger_first=first, **options)
+        self.home = home
+        self.connects("b", home)
+        lines = ["Accept:Create Ia,Ic", *([f"Policy:{policy}"] if policy else []), *offers]
+        self.registers(*lines)
+
+    def connects(self, name: str, host: str, arrives_at: str = SERVER) -> None:
+        """A terminal connects."""
+        self.scene.connect(name, host=host, arrives_at=arrives_at)
+
+    def registers(self, *lines: str, name: str = "b", also: dict[str, str] | None = None) -> None:
+        """Ib says where it is."""
+        text = register("Ib", f"Address:{self.home}", *lines)
+        self.scene.says(name, text, **{name: DONE, **(also or {})})
+
+    def seen(self, name: str) -> str:
+        """Where a connection comes from, as it is told."""
+        return source(self.scene.clients[name])
+
+    def asks(self, *lines: str, caller: str = "a", callee: str = "b") -> None:
+        """Somebody asks for Ib, whose status is asked for."""
+        self.scene.says(caller, query(f"I{caller[0]}", "Ib", *lines), **{callee: STATUS})
+
+    def told(
+        self,
+        caller: str = "a",
+        callee: str = "b",
+        to_it: tuple[str, ...] = (),
+        to_us: tuple[str, ...] = (),
+    ) -> dict[str, str]:
+        """What the two read when the call is granted, with these lines more."""
+        announced = to_callee(f"I{caller[0]}").replace("\nSession:", lines(to_it) + "\nSession:", 1)
+        granted = to_caller("Ib", host=self.home)[:-1] + lines(to_us)[1:]
+        granted += "\n\n" if to_us else "\n"
+        return {callee: announced, caller: ACCEPTED + granted}
+
+    def call(
+        self,
+        *said: str,
+        caller: str = "a",
+        callee: str = "b",
+        to_it: tuple[str, ...] = (),
+        to_us: tuple[str, ...] = (),
+    ) -> None:
+        """A call that is granted, with just these ways told to the callee and to the caller."""
+        self.asks(*said, caller=caller, callee=callee)
+        self.scene.says(callee, CAN, **self.told(caller, callee, to_it, to_us))
+        self.scene.forget()
+
+    @property
+    def ledger(self) -> list[tuple[str, str, str, str]]:
+        """Who was told of whom, where, and why, in order."""
+        return [(one.whose, one.told, place(one), one.basis) for one in self.store.told]
+
+
+def source(client: Client) -> str:
+    """Where a connection comes from, as it is told."""
+    peer: Any = client.transport.peer
+    return f"{peer.host} {peer.port}"
+
+
+def lines(fields: tuple[str, ...]) -> str:
+    """Lines more, each begun by an end of the line before."""
+    return "".join(f"\n{field}" for field in fields)
+
+
+def place(told: Disclosure) -> str:
+    """Where somebody is, as it is told."""
+    return f"{told.host} {told.port}"
+
+
+class LocalTests:
+    """Where a callee listens in its own network: told to who seems to be in it, to nobody else."""
+
+    def test_from_the_same_address(self) -> None:
+        """Both connections come from one address: the two may be behind one router."""
+        stage = Stage(f"Local:{LOCAL}")
+        stage.connects("a", HOME)
+        stage.call(to_us=(f"Callee Local:{LOCAL}",))
+
+    def test_from_another(self) -> None:
+        """Who is elsewhere learns nothing of a network that it can't reach (I1)."""
+        stage = Stage(f"Local:{LOCAL}")
+        stage.connects("a", ELSEWHERE)
+        stage.call()
+        stage.scene.passes(1)
+        assert [told for _, _, told, _ in stage.ledger] == [f"{HOME} 1203"]
+
+    def test_in_ipv6_clothing(self) -> None:
+        """One address is one, whichever listener it arrives at."""
+        stage = Stage(f"Local:{LOCAL}")
+        stage.connects("a", f"::ffff:{HOME}")
+        stage.call(to_us=(f"Callee Local:{LOCAL}",))
+
+    def test_nothing_offered(self) -> None:
+        """Who has not said where it listens is asked by nobody (C12)."""
+        stage = Stage()
+        stage.connects("a", HOME)
+        stage.call("Seen:Yes")
+
+    def test_of_the_file_system(self) -> None:
+        """Connections that have no address come from this machine, as those from loopback do."""
+        stage = Stage(home="127.0.0.1")
+        for name in ("b2", "a"):
+            stage.connects(name, "127.0.0.1")
+            transport: Any = stage.scene.clients[name].transport
+            transport.peer = UNIXAddress("")
+            transport.host = UNIXAddress("/run/broker")
+        stage.registers("Local:127.0.0.1 1300", "Seen:Yes", name="b2", also={"b": SUPERSEDED})
+        stage.call(
+            "Seen:Yes", "Back:4000",
+            callee="b2",
+            to_it=("Caller Back:127.0.0.1 4000",),
+            to_us=("Callee Local:127.0.0.1 1300",),
+        )  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("host", "source"),
+        [
+            ("192.168.2.2", HOME),
+            ("10.1.2.3", HOME),
+            ("172.16.0.9", "127.0.0.1"),
+            ("fd00::7", "2a00:1450::5"),
+            ("203.0.114.9", HOME),
+            ("127.0.0.1", "127.0.0.1"),
+            ("169.254.7.7", "169.254.7.8"),
+            ("::ffff:192.168.2.2", HOME),
+        ],
+    )
+    def test_what_may_be_offered(self, host: str, source: str) -> None:
+        """A private address from anywhere; any other from a connection of its own kind (I12)."""
+        public = {HOME: "198.50.100.8"}  # the tests' own networks count as private ones
+        admitted = admit_local(host, 1203, source=public.get(source, source), own="", own_ports=())
+        assert admitted == host.removeprefix("::ffff:")
+
+    @pytest.mark.parametrize(
+        "host",
+        ["127.0.0.1", "::1", "0.0.0.0", "224.0.0.1", "255.255.255.255", "fe80::1", "169.254.7.7"],
+    )
+    def test_what_may_not(self, host: str) -> None:
+        """What would send a caller to itself, to everybody, or nowhere (I12)."""
+        with pytest.raises(AddressRefused):
+            admit_local(host, 1203, source="198.50.100.8", own="198.50.100.1")
+
+    def test_not_public_from_within(self) -> None:
+        """Nor from a private network to where others are."""
+        with pytest.raises(AddressRefused):
+            admit_local("198.50.100.8", 1203, source="10.1.2.3", own="")
+
+    def test_not_the_server(self) -> None:
+        """Nor to this server's own ports (I12)."""
+        own: dict[str, Any] = {"source": "10.1.2.3", "own": "10.0.0.1", "own_ports": (1201,)}
+        with pytest.raises(AddressRefused, match="server's own"):
+            admit_local("10.0.0.1", 1201, **own)
+        assert admit_local("10.0.0.1", 1203, **own) == "10.0.0.1"
+        assert admit_local("10.0.0.2", 1201, **own) == "10.0.0.2"
+
+
+class SeenTests:
+    """Where connections come from: told only if both have said so."""
+
+    @pytest.mark.parametrize("callee", [True, False])
+    @pytest.mark.parametrize("caller", [True, False])
+    def test_both_or_none(self, callee: bool, caller: bool) -> None:
+        """Whoever says nothing is not told of, and is told nothing (I1)."""
+        stage = Stage(*(["Seen:Yes"] if callee else []))
+        stage.connects("a", ELSEWHERE)
+        asked = ["Seen:Yes"] if caller else []
+        if callee and caller:
+            ours, theirs = stage.seen("a"), stage.seen("b")
+            stage.call(*asked, to_it=(f"Caller Seen:{ours}",), to_us=(f"Callee Seen:{theirs}",))
+        else:
+            stage.call(*asked)
+
+    def test_both_in_the_ledger(self) -> None:
+        """Each is a disclosure of its own, with the reason why it was told (I1)."""
+        stage = Stage("Seen:Yes", f"Local:{LOCAL}")
+        stage.connects("a", HOME)
+        ours, theirs = stage.seen("a"), stage.seen("b")
+        stage.call(
+            "Seen:Yes", "Back:4000",
+            to_it=(f"Caller Seen:{ours}", f"Caller Back:{HOME} 4000"),
+            to_us=(f"Callee Local:{LOCAL}", f"Callee Seen:{theirs}"),
+        )  # fmt: skip
+        stage.scene.passes(1)
+        assert stage.ledger == [
+            ("Ib", "Ia", f"{HOME} 1203", "Ia"),
+            ("Ib", "Ia", LOCAL, "Ia"),
+            ("Ib", "Ia", theirs, "Ia"),
+            ("Ia", "Ib", ours, CALLING),
+            ("Ia", "Ib", f"{HOME} 4000", CALLING),
+        ]
+        assert len({(told.session, told.expires) for told in stage.store.told}) == 1
+        assert len({told.at for told in stage.store.told}) == 5
+
+    def test_by_a_group(self) -> None:
+        """The reason is the entry of the list that permits the call."""
+        stage = Stage("Seen:Yes", groups=[GroupChange("@family", ("Ia",))])
+        stage.registers("Accept:Create @family", "Seen:Yes")
+        stage.connects("a", ELSEWHERE)
+        ours, theirs = stage.seen("a"), stage.seen("b")
+        stage.call("Seen:Yes", to_it=(f"Caller Seen:{ours}",), to_us=(f"Callee Seen:{theirs}",))
+        stage.scene.passes(1)
+        assert [why for whose, _, _, why in stage.ledger if whose == "Ib"] == ["@family"] * 2
+
+    def test_of_two_kinds(self) -> None:
+        """Between an IPv4 and an IPv6 address there is no such way."""
+        stage = Stage("Seen:Yes")
+        stage.connects("a", "2a00:1450::5")
+        stage.call("Seen:Yes")
+
+    def test_ipv6(self) -> None:
+        """Between two IPv6 addresses there is."""
+        stage = Stage("Seen:Yes", home="2a00:1450::8")
+        stage.connects("a", "2a00:1450::5")
+        stage.call(
+            "Seen:Yes",
+            to_it=(f"Caller Seen:{stage.seen('a')}",),
+            to_us=(f"Callee Seen:{stage.seen('b')}",),
+        )
+
+    def test_in_ipv6_clothing(self) -> None:
+        """An IPv4 address is told as one: a socket of the other kind could not be used for it."""
+        stage = Stage("Seen:Yes")
+        stage.connects("a", f"::ffff:{ELSEWHERE}")
+        ours = stage.seen("a").removeprefix("::ffff:")
+        stage.call(
+            "Seen:Yes",
+            to_it=(f"Caller Seen:{ours}",),
+            to_us=(f"Callee Seen:{stage.seen('b')}",),
+        )
+
+    def test_no_port(self) -> None:
+        """A connection of the file system comes from no port: there is no such way."""
+        stage = Stage("Seen:Yes", home="127.0.0.1")
+        stage.connects("a", "127.0.0.1")
+        transport: Any = stage.scene.clients["a"].transport
+        transport.peer = UNIXAddress("")
+        stage.call("Seen:Yes")
+
+    def test_where_it_is_reached(self) -> None:
+        """It is the connection over which the callee is reached now that counts."""
+        stage = Stage("Seen:Yes")
+        stage.connects("b2", HOME)
+        stage.connects("a", ELSEWHERE)
+        stage.registers(f"Local:{LOCAL}", "Seen:Yes", name="b2", also={"b": SUPERSEDED})
+        ours, first, second = stage.seen("a"), stage.seen("b"), stage.seen("b2")
+        assert first != second
+        stage.call(
+            "Seen:Yes",
+            callee="b2",
+            to_it=(f"Caller Seen:{ours}",),
+            to_us=(f"Callee Seen:{second}",),
+        )
+        stage.scene.leaves("b2")
+        stage.call("Seen:Yes", to_it=(f"Caller Seen:{ours}",), to_us=(f"Callee Seen:{first}",))
+
+
+class BackTests:
+    """Where a caller waits for its callee: at the address that it is seen at, and nowhere else."""
+
+    def test_told(self) -> None:
+        """The callee is told, whatever it offers itself; the caller learns nothing by it."""
+        stage = Stage()
+        stage.connects("a", ELSEWHERE)
+        stage.call("Back:4000", to_it=(f"Caller Back:{ELSEWHERE} 4000",))
+        stage.scene.passes(1)
+        assert stage.ledger[1:] == [("Ia", "Ib", f"{ELSEWHERE} 4000", CALLING)]
+
+    def test_no_other_address(self) -> None:
+        """A caller can't say where: a callee is sent to nobody else (I12)."""
+        stage = Stage()
+        stage.connects("a", ELSEWHERE)
+        stage.scene.says(
+            "a",
+            query("Ia", "Ib", f"Back:{HOME} 4000"),
+            a=bad("Back: must be a number"),
+        )
+        stage.call(
+            "Back:4000", "Caller Back:203.0.113.99 1", "Address:203.0.113.99",
+            to_it=(f"Caller Back:{ELSEWHERE} 4000",),
+        )  # fmt: skip
+
+    def test_in_ipv6_clothing(self) -> None:
+        """An IPv4 address is told as one."""
+        stage = Stage()
+        stage.connects("a", f"::ffff:{ELSEWHERE}")
+        stage.call("Back:4000", to_it=(f"Caller Back:{ELSEWHERE} 4000",))
+
+    @pytest.mark.parametrize("arrives_at", [ELSEWHERE, SERVER])
+    def test_not_at_the_server(self, arrives_at: str) -> None:
+        """From the server's own machine, its own ports are none of a caller's (I12)."""
+        stage = Stage()
+        stage.connects("a", ELSEWHERE, arrives_at)
+        for port in (1201, 1202):
+            stage.asks(f"Back:{port}")
+            refused = bad("Back: the address is the server's own")
+            stage.scene.says("b", CAN, a=refused)
+        stage.call("Back:1203", to_it=(f"Caller Back:{ELSEWHERE} 1203",))
+
+    def test_nobody_learns_by_it(self) -> None:
+        """Whoever is not permitted is refused as ever, with or without it (I5, I6)."""
+        stage = Stage()
+        stage.connects("x", ELSEWHERE)
+        for line in ("Back:1201", "Back:4000", "Seen:Yes"):
+            stage.scene.says("x", query("Ix", "Ib", line), x=DENIED)
+            stage.scene.says("x", query("Ix", "Iz", line), x=DENIED)
+
+    def test_refused_late(self) -> None:
+        """A callee that is busy is so before anything is said of where its caller waits."""
+        stage = Stage()
+        stage.connects("a", ELSEWHERE)
+        stage.asks("Back:1201")
+        stage.scene.says("b", CANT, a=BUSY)
+
+    def test_a_use_is_given_back(self) -> None:
+        """What is refused spends no use of a permit that has few."""
+        stage = Stage()
+        stage.registers("Accept:Create Ia;uses=1")
+        stage.connects("a", ELSEWHERE)
+        stage.asks("Back:1201")
+        stage.scene.says("b", CAN, a=bad("Back: the address is the server's own"))
+        stage.call("Back:4000", to_it=(f"Caller Back:{ELSEWHERE} 4000",))
+        stage.scene.says("a", query("Ia", "Ib"), a=DENIED)
+
+
+class LedgerTests:
+    """No place leaves before its record (I1)."""
+
+    FULL: Final = ("Seen:Yes", f"Local:{LOCAL}")
+
+    def a_stage(self, **options: Any) -> Stage:
+        """Ib offers all, and Ia is beside it."""
+        stage = Stage(*self.FULL, **options)
+        stage.connects("a", HOME)
+        stage.store.slow_ledger = True
+        stage.store.at_once = False
+        return stage
+
+    def told(self, stage: Stage) -> dict[str, str]:
+        """What both read once it is granted."""
+        return stage.told(
+            to_it=(f"Caller Seen:{stage.seen('a')}", f"Caller Back:{HOME} 4000"),
+            to_us=(f"Callee Local:{LOCAL}", f"Callee Seen:{stage.seen('b')}"),
+        )
+
+    def test_first(self) -> None:
+        """All are on the disk, in one commit, before anybody is told anything."""
+        stage = self.a_stage(first=True)
+        stage.asks("Seen:Yes", "Back:4000")
+        stage.scene.says("b", CAN)
+        (commit,) = stage.store.pending
+        assert stage.ledger == []
+        stage.scene.fires(commit, **self.told(stage))
+        assert len(stage.ledger) == 5
+
+    def test_first_and_the_disk_is_full(self) -> None:
+        """Then nobody is told anything, and no session is granted."""
+        stage = self.a_stage(first=True)
+        stage.asks("Seen:Yes", "Back:4000")
+        stage.scene.says("b", CAN)
+        stage.scene.fires(stage.store.pending[0], StoreFailed("full"), a=UNAVAILABLE)
+        assert len(stage.scene.mediator.sessions) == 0
+
+    def test_behind(self) -> None:
+        """They are noted in the very turn, and written soon."""
+        stage = self.a_stage()
+        stage.asks("Seen:Yes", "Back:4000")
+        stage.scene.says("b", CAN, **self.told(stage))
+        assert stage.store.pending == []
+        stage.scene.passes(0.25)
+        (commit,) = stage.store.pending
+        stage.scene.fires(commit)
+        assert len(stage.ledger) == 5
+
+    @pytest.mark.parametrize(("room", "enough"), [(5, True), (4, False)])
+    def test_no_room(self, room: int, enough: bool) -> None:
+        """There must be room for all of them, or there is no call."""
+        stage = self.a_stage()
+        stage.scene.mediator.ledger._waiting_most = room
+        stage.asks("Seen:Yes", "Back:4000")
+        stage.scene.says("b", CAN, **(self.told(stage) if enough else {"a": UNAVAILABLE}))
+
+    def test_withdrawn_while_it_answers(self) -> None:
+        """A permit that is withdrawn before it is told tells none of it (I2)."""
+        stage = self.a_stage()
+        stage.store.at_once = True
+        stage.asks("Seen:Yes", "Back:4000")
+        stage.scene.says("b", register("Ib", "Accept:Delete Ia"), b=DONE)
+        stage.scene.says("b", CAN, a=DENIED)
+        stage.scene.passes(1)
+        assert stage.ledger == []
+
+    def test_withdrawn_while_it_is_written(self) -> None:
+        """Nor does one that is withdrawn while the records are (I2)."""
+        stage = self.a_stage(first=True)
+        stage.asks("Seen:Yes", "Back:4000")
+        stage.scene.says("b", CAN)
+        (commit,) = stage.store.pending
+        stage.store.at_once = True
+        stage.scene.says("b", register("Ib", "Accept:Delete Ia"), b=DONE)
+        stage.scene.fires(commit, a=DENIED)
+
+    @pytest.mark.parametrize("again", [("Seen:Yes",), ()])
+    def test_registered_anew_while_it_is_written(self, again: tuple[str, ...]) -> None:
+        """What it offers now is not what was recorded: nothing is told."""
+        stage = self.a_stage(first=True)
+        stage.asks("Seen:Yes", "Back:4000")
+        stage.scene.says("b", CAN)
+        stage.registers(*again)
+        stage.scene.fires(stage.store.pending[0], a=NOT_CONNECTED)
+
+    def test_the_caller_leaves_while_it_is_written(self) -> None:
+        """Nobody is told of it any more."""
+        stage = self.a_stage(first=True)
+        stage.asks("Seen:Yes", "Back:4000")
+        stage.scene.says("b", CAN)
+        stage.scene.leaves("a")
+        (commit,) = stage.store.pending
+        if not commit.called:
+            stage.scene.fires(commit)
+
+    def test_taken_back_while_it_answers(self) -> None:
+        """It is what it offers when it is told that counts."""
+        stage = Stage(*self.FULL)
+        stage.connects("a", HOME)
+        stage.asks("Seen:Yes")
+        stage.registers()
+        stage.scene.says("b", CAN, **stage.told())
+
+
+class OfferTests:
+    """What a registration offers, and for how long."""
+
+    @pytest.mark.parametrize(
+        "lines", [["Seen:Yes"], [f"Local:{LOCAL}"], ["Seen:Yes", "Accept:Create Ia"]]
+    )
+    def test_goes_with_an_address(self, lines: list[str]) -> None:
+        """A terminal that nobody finds has nothing to offer; nothing of the message is done."""
+        stage = Stage()
+        refused = failed("Local and Seen go with an Address, or with UDP")
+        stage.connects("c", ELSEWHERE)
+        stage.scene.says("c", register("Ic", *lines), c=refused)
+        stage.scene.says("c", "QUERY\nPERMITS\n\n", c="NOTIFY\nAccept:Create\n\n")
+
+    def test_by_udp(self) -> None:
+        """Or it is found where its datagrams come from."""
+        stage = behind()
+        scene = stage.scene
+        scene.connect("b2")
+        stage.gets_a_key("b2", "Seen:Yes", f"Local:{LOCAL}")
+        asked = "QUERY\nSTATUS\nTransaction:1\n\n"
+        scene.says("a", query("Ia", "Ib", "Seen:Yes"), b2=asked)
+        scene.clients["b2"].type("NOTIFY\nSTATUS Acceptable.\nTransaction:1\n\n")
+        ours, theirs = (source(scene.clients[name]) for name in ("a", "b2"))
+        assert f"\nCaller Seen:{ours}\n" in scene.heard("b2")
+        assert f"\nCallee Local:{LOCAL}\nCallee Seen:{theirs}\n" in scene.heard("a")
+
+    @pytest.mark.parametrize(
+        ("line", "cause"),
+        [
+            ("Seen:No", "Seen: must be Yes"),
+            ("Seen:Yes,", "Seen: must be Yes"),
+            ("Local:192.168.2.2", "Local: must be an IP address, a blank and a port"),
+            ("Local:192.168.2.2:1203", "Local: must be an IP address, a blank and a port"),
+            ("Local:home 1203", "Local: must be an IP address, a blank and a port"),
+            ("Local:abc.de 1203", "Local: must be an IP address, a blank and a port"),
+            ("Local:192.168.2.2 0", "Local: must be from 1 to 65535"),
+            ("Local:192.168.2.2 65536", "Local: must be from 1 to 65535"),
+            ("Local:fe80::1%eth0 1203", "Local: must be an IP address, a blank and a port"),
+        ],
+    )
+    def test_bad_values(self, line: str, cause: str) -> None:
+        """What is no place is no message."""
+        stage = Stage()
+        stage.scene.says("b", register("Ib", f"Address:{HOME}", line), b=bad(cause))
+
+    @pytest.mark.parametrize("line", ["Local:127.0.0.1 80", "Local:224.0.0.1 80", "Local:::1 80"])
+    def test_refused(self, line: str) -> None:
+        """A place that is none for others is refused, and nothing has changed (A5, I12)."""
+        stage = Stage("Seen:Yes")
+        stage.connects("a", ELSEWHERE)
+        text = register("Ib", "Address:203.0.113.9", "Port:99", line, "Accept:Delete Ia")
+        stage.scene.clients["b"].type(text)
+        assert "Registration Failed." in stage.scene.heard("b")
+        assert stage.scene.address("Ib") == (HOME, 1203)
+        ours, theirs = stage.seen("a"), stage.seen("b")
+        stage.call("Seen:Yes", to_it=(f"Caller Seen:{ours}",), to_us=(f"Callee Seen:{theirs}",))
+
+    def test_refused_for_another_reason(self) -> None:
+        """What stands goes on standing where the list can't be kept."""
+        stage = Stage(f"Local:{LOCAL}")
+        stage.connects("a", HOME)
+        stage.store.at_once = False
+        text = register("Ib", f"Address:{HOME}", "Accept:Delete Ic")
+        stage.scene.says("b", text)
+        stage.scene.fires(stage.store.pending[0], StoreFailed("full"), b=failed("full"))
+        stage.call(to_us=(f"Callee Local:{LOCAL}",))
+
+    def test_not_before_it_is_done(self) -> None:
+        """What is offered is in force with the registration that offers it, and not before."""
+        stage = Stage()
+        stage.connects("a", HOME)
+        stage.store.at_once = False
+        text = register("Ib", f"Address:{HOME}", f"Local:{LOCAL}", "Accept:Delete Ic")
+        stage.scene.says("b", text)
+        stage.call()
+        stage.scene.fires(stage.store.pending[0], b=DONE)
+        stage.call(to_us=(f"Callee Local:{LOCAL}",))
+
+    def test_taken_back(self) -> None:
+        """The next registration says it anew, or takes it back."""
+        stage = Stage("Seen:Yes", f"Local:{LOCAL}")
+        stage.connects("a", HOME)
+        stage.registers(f"Local:{LOCAL}")
+        stage.call("Seen:Yes", to_us=(f"Callee Local:{LOCAL}",))
+        stage.registers()
+        stage.call("Seen:Yes")
+
+    def test_an_edit_takes_nothing_back(self) -> None:
+        """Who only changes its list says nothing of where it is."""
+        stage = Stage(f"Local:{LOCAL}")
+        stage.connects("a", HOME)
+        stage.scene.says("b", register("Ib", "Accept:Delete Ic"), b=DONE)
+        stage.call(to_us=(f"Callee Local:{LOCAL}",))
+
+    def test_each_connection_its_own(self) -> None:
+        """What was offered over one holds there, and returns with it."""
+        stage = Stage(f"Local:{LOCAL}")
+        stage.connects("a", HOME)
+        stage.connects("b2", HOME)
+        stage.registers(name="b2", also={"b": SUPERSEDED})
+        stage.call(callee="b2")
+        stage.scene.leaves("b2")
+        stage.call(to_us=(f"Callee Local:{LOCAL}",))
+
+    def test_withdrawn(self) -> None:
+        """With its address goes all that it has offered."""
+        stage = Stage(f"Local:{LOCAL}", "Seen:Yes")
+        stage.connects("a", HOME)
+        stage.scene.says("b", register("Ib", "Expires:0"), b=DONE)
+        stage.scene.says("a", query("Ia", "Ib", "Seen:Yes"), a=NOT_FOUND)
+        stage.registers()
+        stage.call("Seen:Yes")
+
+    def test_woken_for_a_call(self) -> None:
+        """A call that waits for its callee is told what that offers as it comes (A11)."""
+        stage = Stage("Seen:Yes", status=False)
+        stage.connects("a", HOME)
+        stage.scene.leaves("b")
+        stage.scene.says("a", query("Ia", "Ib", "Seen:Yes"))
+        stage.connects("b2", HOME)
+        text = register("Ib", f"Address:{HOME}", f"Local:{LOCAL}", "Seen:Yes")
+        reads = stage.told(
+            callee="b2",
+            to_it=(f"Caller Seen:{stage.seen('a')}",),
+            to_us=(f"Callee Local:{LOCAL}", f"Callee Seen:{stage.seen('b2')}"),
+        )
+        stage.scene.says("b2", text, b2=reads["b2"] + DONE, a=reads["a"])
+
+
+class ConsentTests:
+    """A call that the callee was asked for (C3, C7)."""
+
+    def test_with_the_address_too(self) -> None:
+        """The callee is told where its caller is registered, and by what other ways to meet it."""
+        stage = Stage("Seen:Yes", f"Local:{LOCAL}", policy="Ask")
+        stage.connects("a", HOME)
+        scene = stage.scene
+        scene.says("a", register("Ia", f"Address:{HOME}", "Port:1300"), a=DONE)
+        scene.says("a", query("Ia", "Ib", "Seen:Yes", "Back:4000"), b=ASKED)
+        scene.says("b", lists("Ia"), b=STATUS)
+        ours, theirs = stage.seen("a"), stage.seen("b")
+        reads = stage.told(
+            to_it=(
+                f"Caller Address:{HOME}",
+                "Caller Port:1300",
+                f"Caller Seen:{ours}",
+                f"Caller Back:{HOME} 4000",
+            ),
+            to_us=(f"Callee Local:{LOCAL}", f"Callee Seen:{theirs}"),
+        )
+        scene.says("b", CAN, **reads)
+        scene.passes(1)
+        assert stage.ledger == [
+            ("Ib", "Ia", f"{HOME} 1203", CONSENT),
+            ("Ia", "Ib", f"{HOME} 1300", CALLING),
+            ("Ib", "Ia", LOCAL, CONSENT),
+            ("Ib", "Ia", theirs, CONSENT),
+            ("Ia", "Ib", ours, CALLING),
+            ("Ia", "Ib", f"{HOME} 4000", CALLING),
+        ]
+
+    def test_denied(self) -> None:
+        """Who is not accepted is told nothing, and nobody is told of it."""
+        stage = Stage("Seen:Yes", f"Local:{LOCAL}", policy="Ask")
+        stage.connects("a", HOME)
+        stage.scene.says("a", query("Ia", "Ib", "Seen:Yes", "Back:4000"), b=ASKED)
+        stage.scene.says("b", lists("Ix"))
+        stage.scene.passes(5, a=DENIED)
+        stage.scene.passes(1)
+        assert stage.ledger == []
+
+
+class AfterwardsTests:
+    """What is told is of one session."""
+
+    def test_the_next_call(self) -> None:
+        """A caller that asks again is told anew, and what it had is void."""
+        stage = Stage("Seen:Yes")
+        stage.connects("a", ELSEWHERE)
+        ours, theirs = stage.seen("a"), stage.seen("b")
+        for _ in range(2):
+            stage.call("Seen:Yes", to_it=(f"Caller Seen:{ours}",), to_us=(f"Callee Seen:{theirs}",))
+        stage.call()
+        assert len(stage.scene.mediator.sessions) == 1
+
+    def test_terminated(self) -> None:
+        """A permit that is withdrawn later ends the session, however the two meet (I2)."""
+        stage = Stage("Seen:Yes")
+        stage.connects("a", ELSEWHERE)
+        stage.asks("Seen:Yes")
+        ours, theirs = stage.seen("a"), stage.seen("b")
+        reads = stage.told(to_it=(f"Caller Seen:{ours}",), to_us=(f"Callee Seen:{theirs}",))
+        stage.scene.says("b", CAN, **reads)
+        gone = register("Ib", "Accept:Delete Ia")
+        stage.scene.says("b", gone, b=terminate() + DONE, a=terminate())

@@ -1,0 +1,386 @@
+"""Ports opened in the router, verified before they are told (broker.terminal.opening)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.error import ConnectionLost
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from broker.interfaces import IOutsideView, IPortOpener, PortNotOpened
+from broker.nat.mapper import Changed, Mapped, NotMapped
+from broker.terminal.opening import LEASE, RouterOpener
+from broker.wire.refusals import NotReached, ServiceUnavailable, TooManyRequests
+from tests.terminal.network import Outcome
+
+LOCAL = "192.168.1.2"
+OUTSIDE = "11.0.113.1"
+PORT = 1203
+
+
+class Router:
+    """A router that is asked by a mapper, as ``PortMapper`` is one.
+
+    :ivar says: what it says of the next port; nothing yet, without
+    :ivar open: the ports that it has open
+    :ivar asked: how often it was asked to open one
+    :ivar slow: whether it takes its time to close one
+    """
+
+    def __init__(self, address: str = OUTSIDE, port: int = 7000) -> None:
+        self.says: Mapped | Exception | None = Mapped(address, port, LEASE, "PCP")
+        self.open: set[int] = set()
+        self.asked = 0
+        self.slow = False
+        self.stopped = False
+        self.pending: list[Deferred[Mapped]] = []
+        self.closing: list[Deferred[None]] = []
+        self.changed: Changed = lambda *_: None
+
+    def make(self, changed: Changed) -> Any:
+        """What an opener makes of it."""
+        self.changed = changed
+        return self
+
+    def map(self, protocol: str, port: int, lifetime: int) -> Deferred[Mapped]:
+        """Open a port."""
+        assert (protocol, lifetime) == ("TCP", LEASE)
+        assert port not in self.open, "it is open already"
+        assert not [one for one in self.closing if not one.called], "it is being closed"
+        self.asked += 1
+        if self.says is None:
+            self.pending.append(Deferred())
+            return self.pending[-1]
+        if isinstance(self.says, Exception):
+            return fail(self.says)
+        self.open.add(port)
+        return succeed(self.says)
+
+    def unmap(self, protocol: str, port: int) -> Deferred[None]:
+        """Close it."""
+        self.open.discard(port)
+        self.closing.append(Deferred())
+        if not self.slow:
+            self.closing[-1].callback(None)
+        return self.closing[-1]
+
+    def stop(self) -> Deferred[None]:
+        """Close all."""
+        self.open.clear()
+        self.stopped = True
+        return succeed(None)
+
+    def moves(self, now: Mapped | None) -> None:
+        """The port is another, or none, all of a sudden."""
+        before = Mapped(OUTSIDE, 7000, LEASE, "PCP")
+        if now is None:
+            self.open.clear()
+        self.changed(("TCP", PORT), before, now, "it has restarted")
+
+
+@implementer(IOutsideView)
+class View:
+    """A line to a mediator that sees a terminal at an address.
+
+    :ivar tried: the ports that were tried
+    :ivar fails: what a try comes to, where it fails
+    :ivar held: tries that are under way, where they take their time
+    """
+
+    def __init__(self, host: str = OUTSIDE, local: str = LOCAL) -> None:
+        self.local_host = local
+        self.host = host
+        self.tried: list[int] = []
+        self.fails: Exception | None = None
+        self.gone: Exception | None = None
+        self.held: list[Deferred[tuple[str, int]]] | None = None
+
+    def outside(self, port: int | None = None) -> Deferred[tuple[str, int]]:
+        """As its mediator sees it."""
+        if self.gone is not None:
+            return fail(self.gone)
+        if port is None:
+            return succeed((self.host, 50000))
+        self.tried.append(port)
+        if self.held is not None:
+            self.held.append(Deferred())
+            return self.held[-1]
+        return succeed((self.host, port)) if self.fails is None else fail(self.fails)
+
+
+class House:
+    """A terminal behind a router."""
+
+    def __init__(self, router: Router | None = None, view: View | None = None) -> None:
+        self.router = router or Router()
+        self.view = view or View()
+        self.opener = RouterOpener(self.router.make)
+        self.lost: list[str] = []
+
+    def open(self, view: View | None = None) -> Outcome:
+        """Have the port opened."""
+        opening = self.opener.open(PORT, view or self.view, self.lost.append)
+        return Outcome(Deferred.fromCoroutine(opening))
+
+    def close(self) -> Outcome:
+        """Have it closed."""
+        return Outcome(Deferred.fromCoroutine(self.opener.close(PORT)))
+
+    def refuses(self, why: str) -> None:
+        """It can't be had: the cause is told, and nothing stays open."""
+        outcome = self.open()
+        assert isinstance(outcome.error, PortNotOpened)
+        assert str(outcome.error) == why
+        assert self.router.open == set()
+        self.router.says = Mapped(OUTSIDE, 7000, LEASE, "PCP")  # and it may be tried again
+        self.view.host, self.view.fails, self.view.gone = OUTSIDE, None, None
+        assert self.open().value == (OUTSIDE, 7000)
+
+
+class VerifiedTests:
+    """It is verified, not believed (D9, I12)."""
+
+    def test_opened(self) -> None:
+        """The address that the mediator sees, and the router's port, once that was come to."""
+        house = House()
+        assert verifyObject(IPortOpener, house.opener)
+        assert verifyObject(IOutsideView, house.view)
+        assert house.open().value == (OUTSIDE, 7000)
+        assert house.view.tried == [7000]
+        assert house.router.open == {PORT}
+
+    def test_not_told_before(self) -> None:
+        """Nobody is told while it is being tried."""
+        house = House()
+        house.view.held = []
+        outcome = house.open()
+        assert not outcome.done
+        house.view.held[0].callback((OUTSIDE, 7000))
+        assert outcome.value == (OUTSIDE, 7000)
+
+    def test_another_router_in_between(self) -> None:
+        """The router says one address, the mediator sees another."""
+        house = House(Router("192.168.1.2"), View("11.0.113.1"))
+        house.refuses(
+            "the router says its outside address is 192.168.1.2, the mediator sees 11.0.113.1:"
+            " another router is in between"
+        )
+        assert house.view.tried == [7000]  # the one that was good
+
+    def test_a_closed_network(self) -> None:
+        """A private address is as good, if it is the one that is seen (D10)."""
+        house = House(Router("10.0.0.9"), View("10.0.0.9"))
+        assert house.open().value == ("10.0.0.9", 7000)
+
+    def test_nobody_comes_through(self) -> None:
+        """The router says that it is open, and it is not."""
+        house = House()
+        house.view.fails = NotReached("nothing answers at 11.0.113.1 port 7000 from here")
+        house.refuses(
+            "the router has opened its port 7000 by PCP; the mediator has tried it:"
+            " nothing answers at 11.0.113.1 port 7000 from here"
+        )
+
+    def test_not_tried(self) -> None:
+        """A mediator that tries no more proves nothing."""
+        house = House()
+        house.view.fails = TooManyRequests("wait a minute")
+        house.refuses(
+            "the router has opened its port 7000 by PCP; the mediator has tried it: wait a minute"
+        )
+
+    def test_the_router_opens_none(self) -> None:
+        """What became of each way is told."""
+        house = House()
+        house.router.says = NotMapped("PCP: silent", "UPnP: no router answers")
+        house.refuses("PCP: silent; UPnP: no router answers")
+
+    def test_the_mediator_says_nothing(self) -> None:
+        """Nothing is asked of the router then."""
+        house = House()
+        house.view.gone = ServiceUnavailable("the mediator did not answer")
+        house.refuses("the mediator does not say where we are: the mediator did not answer")
+        assert house.router.asked == 1  # afterwards
+
+    def test_the_line_goes(self) -> None:
+        """The line's own failure is told as such, and what was opened is closed."""
+        house = House()
+        house.view.fails = ConnectionLost()
+        outcome = house.open()
+        assert isinstance(outcome.error, ConnectionLost)
+        assert house.router.open == set()
+
+    def test_seen_by_ipv6(self) -> None:
+        """No router is asked for what it can't open."""
+        house = House(view=View("2001:db8::7"))
+        house.refuses("the mediator sees 2001:db8::7, and no router is asked by IPv6")
+
+    def test_closed_again_meanwhile(self) -> None:
+        """What the router takes back while it is being tried is not told."""
+        house = House()
+        house.view.held = []
+        outcome = house.open()
+        house.router.moves(None)
+        house.view.held[0].callback((OUTSIDE, 7000))
+        assert str(outcome.error) == "the router has closed it again"
+
+
+class NoRouterTests:
+    """A host that is seen at its own address needs nothing opened (D10)."""
+
+    def test_its_own_address(self) -> None:
+        """It is tried all the same."""
+        house = House(view=View(LOCAL))
+        assert house.open().value == (LOCAL, PORT)
+        assert (house.view.tried, house.router.asked) == ([PORT], 0)
+        assert house.close().done
+
+    def test_behind_a_firewall(self) -> None:
+        """What can't be reached is told."""
+        house = House(view=View(LOCAL))
+        house.view.fails = NotReached("nothing answers")
+        outcome = house.open()
+        assert str(outcome.error) == "the mediator has tried it: nothing answers"
+
+
+class SharedTests:
+    """Several may want one port; it is closed with the last, and never left open (D9)."""
+
+    def test_closed_with_the_last(self) -> None:
+        """The second does not ask the router, nor is it tried again."""
+        house = House()
+        assert house.open().value == house.open().value == (OUTSIDE, 7000)
+        assert (house.router.asked, house.view.tried) == (1, [7000])
+        assert house.close().done
+        assert house.router.open == {PORT}
+        assert house.close().done
+        assert house.router.open == set()
+        assert house.close().done  # once too often
+
+    def test_both_at_once(self) -> None:
+        """The second waits for what becomes of the first."""
+        house = House()
+        house.view.held = []
+        first, second = house.open(), house.open()
+        house.view.held[0].callback((OUTSIDE, 7000))
+        assert first.value == second.value == (OUTSIDE, 7000)
+        assert house.router.asked == 1
+
+    def test_the_first_is_given_up(self) -> None:
+        """The second has it opened for itself."""
+        house = House()
+        house.view.held = []
+        first, second = house.open(), house.open()
+        first.deferred.cancel()
+        assert isinstance(first.error, CancelledError)
+        house.view.held[1].callback((OUTSIDE, 7000))
+        assert second.value == (OUTSIDE, 7000)
+        house.close()
+        assert house.router.open == set()
+
+    def test_the_second_is_given_up(self) -> None:
+        """The first has it."""
+        house = House()
+        house.view.held = []
+        first, second = house.open(), house.open()
+        second.deferred.cancel()
+        assert isinstance(second.error, CancelledError)
+        house.view.held[0].callback((OUTSIDE, 7000))
+        assert first.value == (OUTSIDE, 7000)
+        house.close()
+        assert house.router.open == set()
+
+    @pytest.mark.parametrize("when", ["opening", "trying"])
+    def test_given_up(self, when: str) -> None:
+        """Whatever it waits for, nothing stays open."""
+        house = House()
+        if when == "opening":
+            house.router.says = None
+        house.view.held = []
+        outcome = house.open()
+        outcome.deferred.cancel()
+        assert isinstance(outcome.error, CancelledError)
+        assert house.router.open == set()
+
+    def test_opened_while_it_is_closed(self) -> None:
+        """It is asked for anew when the router has closed it, and not before."""
+        house = House()
+        house.router.slow = True
+        house.open()
+        closing = house.close()
+        outcome = house.open()
+        assert (house.router.asked, closing.done, outcome.done) == (1, False, False)
+        house.router.closing[0].callback(None)
+        assert closing.done
+        assert outcome.value == (OUTSIDE, 7000)
+        assert house.router.open == {PORT}
+
+    def test_stopped(self) -> None:
+        """All is closed, whoever wants it."""
+        house = House()
+        house.open()
+        assert house.opener.stop().called
+        assert house.router.stopped
+        assert house.close().done
+
+
+class ChangedTests:
+    """The router, or the place, is another."""
+
+    def test_elsewhere(self) -> None:
+        """A terminal that is seen elsewhere has it opened there, and tried."""
+        house = House()
+        house.open()
+        house.router.says = Mapped("11.0.113.9", 7001, LEASE, "UPnP")
+        there = View("11.0.113.9")
+        assert house.open(there).value == ("11.0.113.9", 7001)
+        assert (house.router.asked, there.tried) == (2, [7001])
+        house.close()
+        house.close()
+        assert house.router.open == set()
+
+    def test_not_to_be_had_there(self) -> None:
+        """What was open where the terminal was is closed, though somebody has it."""
+        house = House()
+        house.open()
+        there = View("11.0.113.9")
+        there.fails = NotReached("nothing answers")
+        house.router.says = Mapped("11.0.113.9", 7001, LEASE, "UPnP")
+        assert isinstance(house.open(there).error, PortNotOpened)
+        assert house.router.open == set()
+        house.close()
+        assert house.open().done
+
+    def test_lost(self) -> None:
+        """Who has it is told, once; asked again, it is opened again."""
+        house = House()
+        house.open()
+        house.router.moves(None)
+        house.router.moves(None)
+        assert house.lost == ["it has restarted"]
+        assert house.open().value == (OUTSIDE, 7000)
+        assert house.router.asked == 2
+        house.close()
+        assert house.router.open == {PORT}
+        house.close()
+        assert house.router.open == set()
+
+    def test_moved(self) -> None:
+        """Another port of the same router: it is tried, and not asked for again."""
+        house = House()
+        house.open()
+        house.router.moves(Mapped(OUTSIDE, 7009, LEASE, "PCP"))
+        assert house.lost == ["it has restarted"]
+        assert house.open().value == (OUTSIDE, 7009)
+        assert (house.router.asked, house.view.tried) == (1, [7000, 7009])
+
+    def test_nobody_wants_it(self) -> None:
+        """What is closed changes nothing."""
+        house = House()
+        house.open()
+        house.close()
+        house.router.moves(None)
+        assert house.lost == []

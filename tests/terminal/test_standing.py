@@ -1,0 +1,275 @@
+"""A terminal whose own port is kept open to the outside (broker.terminal.standing)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+from twisted.internet.defer import Deferred, fail, succeed
+from zope.interface import implementer
+
+from broker.interfaces import IOutsideView, IPortOpener, PortNotOpened
+from broker.terminal.terminal import Terminal
+from broker.wire.grammar import NOTIFY, QUERY, REGISTER
+from broker.wire.message import Message
+from broker.wire.statements import REGISTRATION_COMPLETED
+from tests.terminal.network import HOST, Listener, Network, Outcome, World
+from tests.terminal.speakers import Echo, HalfCloseable, Handler, Maker
+from tests.terminal.test_doors import the_log
+from tests.terminal.test_presence import Scene
+
+PORT: Final = 1203
+OUTSIDE: Final = 4444
+
+
+@implementer(IPortOpener)
+class Opener:
+    """What opens ports as a test says.
+
+    :ivar place: where the next is reached; why it can't be had; nothing yet, without
+    :ivar users: how many have the port open
+    :ivar asked: the lines by which it was asked for
+    :ivar lost: whom to tell that it is open no longer
+    """
+
+    def __init__(self, place: tuple[str, int] | str | None = (HOST, OUTSIDE)) -> None:
+        self.place = place
+        self.users = 0
+        self.asked: list[IOutsideView] = []
+        self.lost: list[Callable[[str], object]] = []
+        self.pending: list[Deferred[tuple[str, int]]] = []
+
+    def open(
+        self, port: int, line: IOutsideView, lost: Callable[[str], object] | None = None
+    ) -> Deferred[tuple[str, int]]:
+        """Open one."""
+        assert port == PORT
+        assert lost is not None
+        self.asked.append(line)
+        if isinstance(self.place, str):
+            return fail(PortNotOpened(self.place))
+        if self.place is None:
+            self.pending.append(Deferred())
+            return self.pending[-1].addCallback(self._opened, lost)
+        return succeed(self._opened(self.place, lost))
+
+    def _opened(self, place: tuple[str, int], lost: Callable[[str], object]) -> tuple[str, int]:
+        self.users += 1
+        self.lost.append(lost)
+        return place
+
+    def close(self, port: int) -> Deferred[None]:
+        """Close it."""
+        assert port == PORT
+        self.users -= 1
+        return succeed(None)
+
+
+class House(World):
+    """Ib, which has its port opened, in a network with its mediator."""
+
+    def __init__(self, opener: Opener | None = None, **options: Any) -> None:
+        super().__init__()
+        self.opener = opener or Opener()
+        self.handler = Handler(Echo)
+        self.ib: Terminal = self.terminal(
+            "Ib",
+            PORT,
+            handler=self.handler,
+            accept=["Ia"],
+            opener=self.opener,
+            open_port=True,
+            **options,
+        )
+
+    def registered(self) -> list[tuple[str | None, str | None]]:
+        """The addresses and ports of the registrations so far, without those of lists."""
+        said = [one for one in self.heard if one.verb == REGISTER and "Accept" not in one.fields]
+        self.heard.clear()
+        return [(one.get("Address"), one.get("Port")) for one in said]
+
+
+class RegisteredTests:
+    """Callers are given where it is reached from outside (D9, A22)."""
+
+    def test_the_place_outside(self) -> None:
+        """It logs in first, then registers that place in the stead of its own."""
+        house = House()
+        assert house.registered() == [(None, None), (HOST, str(OUTSIDE))]
+        house.listen(OUTSIDE, house.factory_at(PORT))
+        outcome = Outcome(house.terminal("Ia").call("Ib", Maker(HalfCloseable)))
+        house.run()
+        assert outcome.value is not None
+        assert house.dialled[-1][1] == OUTSIDE
+
+    def test_not_before_it_is_known(self) -> None:
+        """While it is being opened it registers nothing that may be wrong."""
+        house = House(Opener(None))
+        house.advance(5)
+        assert house.registered() == [(None, None)]
+        house.opener.pending[0].callback((HOST, OUTSIDE))
+        house.run()
+        assert house.registered() == [(HOST, str(OUTSIDE))]
+
+    def test_not_to_be_had(self) -> None:
+        """It says why, once, and goes on as without."""
+        with the_log() as lines:
+            house = House(Opener("no router answers"))
+            assert house.registered() == [(None, None), (HOST, str(PORT))]
+            house.restart_mediator()
+            house.advance(2)
+        assert house.registered() == [(None, None), (HOST, str(PORT))]
+        told = [line for line in lines if "can't be reached from outside" in line]
+        assert len(told) == 1
+        assert "Port 1203 can't be reached from outside: no router answers" in told[0]
+        assert house.opener.users == 0
+
+    def test_a_registration_that_is_refused(self) -> None:
+        """It is logged, and the terminal stays."""
+        with the_log() as lines:
+            house = House(Opener(("224.0.0.1", OUTSIDE)))
+        assert any("refused the registration of Ib" in line for line in lines)
+        assert house.has_line("Ib")
+
+    def test_nobody_to_open_it(self) -> None:
+        """It is a mistake of the application's."""
+        with pytest.raises(ValueError, match="nobody is there to open the port"):
+            World().terminal("Ib", PORT, open_port=True)
+
+    def test_only_with_a_listener(self) -> None:
+        """A terminal that listens nowhere has nothing opened."""
+        opener = Opener()
+        World().terminal("Ib", opener=opener, open_port=True)
+        assert opener.asked == []
+
+
+class RedoneTests:
+    """It is opened anew by each line, and where it was lost; closed at the end (D9)."""
+
+    def test_another_line(self) -> None:
+        """The one of before is given back once there is another."""
+        house = House()
+        house.registered()
+        house.opener.place = (HOST, 5555)
+        house.restart_mediator()
+        house.advance(2)
+        assert house.registered() == [(None, None), (HOST, "5555")]
+        assert (len(house.opener.asked), house.opener.users) == (2, 1)
+        assert house.opener.asked[0] is not house.opener.asked[1]
+
+    def test_another_line_while_it_is_opened(self) -> None:
+        """What was asked for by the old one is given up."""
+        house = House(Opener(None))
+        house.opener.place = (HOST, 5555)
+        house.restart_mediator()
+        house.advance(2)
+        assert house.opener.pending[0].called
+        assert house.opener.users == 1
+        assert house.registered()[-1] == (HOST, "5555")
+
+    def test_lost(self) -> None:
+        """What is no longer true is withdrawn, and the new place registered."""
+        house = House()
+        house.registered()
+        house.opener.place = (HOST, 5555)
+        house.opener.lost[0]("the router has restarted")
+        house.run()
+        withdrawn, fresh = [one for one in house.heard if one.verb == REGISTER]
+        assert withdrawn.get("Expires") == "0"
+        assert (fresh.get("Address"), fresh.get("Port")) == (HOST, "5555")
+        assert house.opener.users == 1
+
+    def test_lost_for_good(self) -> None:
+        """As without, from then on."""
+        house = House()
+        house.registered()
+        house.opener.place = "the router is gone"
+        house.opener.lost[0]("the router has restarted")
+        house.run()
+        assert house.registered() == [(None, None), (HOST, str(PORT))]
+        assert house.opener.users == 0
+
+    def test_lost_without_a_line(self) -> None:
+        """The next line sees to it."""
+        house = House()
+        house.mediator_goes()
+        house.run()
+        house.opener.lost[0]("the router has restarted")
+        house.run()
+        assert len(house.opener.asked) == 1
+        house.mediator_comes()
+        house.advance(2)
+        assert len(house.opener.asked) == 2
+
+    @pytest.mark.parametrize("known", [False, True])
+    def test_stopped(self, known: bool) -> None:
+        """It is closed with the terminal, or given up, and not asked for again."""
+        house = House(Opener((HOST, OUTSIDE) if known else None))
+        stopped = Outcome(house.ib.stopService())
+        house.run()
+        assert stopped.done
+        assert house.opener.users == 0
+        assert known or house.opener.pending[0].called
+        for lost in house.opener.lost:
+            lost("the router has restarted")
+        assert len(house.opener.asked) == 1
+
+    def test_lost_while_it_stops(self) -> None:
+        """What is given back is not opened again, though the line is still there."""
+        house = House()
+        assert house.ib._standing is not None
+        stopped = Outcome(Deferred.fromCoroutine(house.ib._standing.stop()))
+        house.opener.lost[0]("the router has restarted")
+        assert stopped.done
+        assert (len(house.opener.asked), house.opener.users) == (1, 0)
+
+
+class ByUdpTests:
+    """Beside registration by UDP (D1)."""
+
+    def scene(self, opener: Opener) -> Scene:
+        """Ib has logged in and has a key."""
+        scene = Scene(listen=Listener(Network(), PORT), opener=opener, open_port=True)
+        said = scene.take()
+        assert (said.get("UDP"), said.get("Port"), said.get("Address")) == ("Yes", "1203", None)
+        return scene
+
+    def test_both(self) -> None:
+        """It is reached along its mapping meanwhile; then the place is registered beside it."""
+        opener = Opener(None)
+        scene = self.scene(opener)
+        opener.pending[0].callback((HOST, OUTSIDE))
+        said = scene.take(Token="")
+        assert (said.get("UDP"), said.get("Port"), said.get("Address")) == ("Yes", "4444", HOST)
+        assert scene.port.listening
+
+    def test_not_to_be_had(self) -> None:
+        """Then nothing more need be registered."""
+        scene = self.scene(Opener("no router answers"))
+        assert [one for one in scene.line.received() if one.verb in (REGISTER, QUERY)] == []
+
+    def test_not_quiet_meanwhile(self) -> None:
+        """The line is kept until it is known."""
+        opener = Opener(None)
+        scene = self.scene(opener)
+        scene.advance(60)
+        assert not scene.line.closed
+        opener.pending[0].errback(PortNotOpened("no router answers"))
+        scene.advance(60)
+        assert scene.line.closed
+
+    def test_lost(self) -> None:
+        """A withdrawal voids the keys, so that another is asked for."""
+        opener = Opener()
+        scene = self.scene(opener)
+        scene.take(Token="")
+        opener.place = "the router is gone"
+        opener.lost[0]("the router has restarted")
+        withdrawn = scene.said()
+        assert withdrawn.get("Expires") == "0"
+        answer = Message(NOTIFY, REGISTRATION_COMPLETED)
+        answer.fields["Transaction"] = withdrawn.fields["Transaction"]
+        scene.line.send(answer)
+        said = scene.take(Token="")
+        assert (said.get("UDP"), said.get("Address")) == ("Yes", None)

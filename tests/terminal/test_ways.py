@@ -1,0 +1,440 @@
+"""The ways of one call: begun one after the other, and the first that stands wins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.interfaces import IProtocol
+from twisted.internet.task import Clock
+
+from broker.terminal.errors import CallDenied, CallFailed, NotMet
+from broker.terminal.ways import (
+    BACK,
+    DIRECT,
+    LOCAL,
+    SIMULTANEOUS,
+    STAGGER,
+    Attempt,
+    Opening,
+    Race,
+    Tried,
+    Way,
+)
+from tests.fakes import advance
+from tests.terminal.network import Outcome
+from tests.terminal.speakers import Plain
+from tests.terminal.test_doors import the_log
+
+HOST = "192.0.2.7"
+#: One of each kind, as it is told.
+WAYS = {
+    kind: Way(kind, HOST, port) for port, kind in enumerate((LOCAL, DIRECT, SIMULTANEOUS, BACK), 1)
+}
+SLOWER = "another way was faster"
+
+
+class Course:
+    """A race whose ways end as a test says.
+
+    :ivar begun: when each way was begun, in order
+    :ivar under_way: what each way has not ended with
+    :ivar ended: what has happened, in order: who was given up, and who has opened
+    :ivar outcome: what becomes of the call
+    """
+
+    def __init__(
+        self, *kinds: str, at_once: dict[str, Any] | None = None, tried: Sequence[Tried] = ()
+    ) -> None:
+        """
+        :param at_once: ways that end as soon as they are begun: with a protocol or an exception
+        """
+        self.clock = Clock()
+        self.begun: list[tuple[str, float]] = []
+        self.under_way: dict[str, Deferred[IProtocol]] = {}
+        self.ended: list[str] = []
+        self.protocol = Plain()
+        self._opening: dict[str, Opening] = {}
+        self._at_once = at_once or {}
+        attempts = [Attempt(WAYS[kind], self._takes(kind), waits=kind == BACK) for kind in kinds]
+        self.race = Race(self.clock, "Ib", attempts, tried)
+        self.outcome = Outcome(self.race.done)
+
+    def _takes(self, kind: str) -> Callable[[Opening], Deferred[IProtocol]]:
+        def take(opening: Opening) -> Deferred[IProtocol]:
+            self.begun.append((kind, self.clock.seconds()))
+            self._opening[kind] = opening
+            end = self._at_once.get(kind)
+            if isinstance(end, Exception):
+                return fail(end)
+            if end is not None:
+                self.opens(kind)
+                return succeed(end)
+            taken: Deferred[IProtocol] = Deferred(lambda _: self.ended.append(f"{kind} given up"))
+            self.under_way[kind] = taken
+            return taken
+
+        return take
+
+    def fails(self, kind: str, error: Exception | str = "no route") -> None:
+        """A way leads nowhere."""
+        self.under_way[kind].errback(NotMet(error) if isinstance(error, str) else error)
+
+    def opens(self, kind: str) -> Sequence[Tried]:
+        """Its channel is about to open; the ways that did not lead there."""
+        tried = self._opening[kind]()
+        self.ended.append(f"{kind} opens")
+        return tried
+
+    def stands(self, kind: str) -> Sequence[Tried]:
+        """Its channel opens."""
+        tried = self.opens(kind)
+        self.under_way[kind].callback(self.protocol)
+        return tried
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        advance(self.clock, seconds)
+
+    @property
+    def kinds(self) -> list[str]:
+        """Those that were begun, in order."""
+        return [kind for kind, _ in self.begun]
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether no timer is left."""
+        return self.clock.getDelayedCalls() == []
+
+
+def each(*kinds: str, why: str = "no route") -> str:
+    """What a call in which several ways were tried has failed with."""
+    return "Ib could not be reached: " + "; ".join(f"{WAYS[kind]}: {why}" for kind in kinds)
+
+
+class OrderTests:
+    """When a way is begun."""
+
+    def test_staggered(self) -> None:
+        """Each 0.25 s after the one before, which goes on, in the order given."""
+        course = Course(LOCAL, DIRECT, SIMULTANEOUS)
+        assert STAGGER == 0.25
+        assert course.begun == [(LOCAL, 0)]
+        course.advance(0.249)
+        assert course.kinds == [LOCAL]
+        course.advance(10)
+        assert course.begun == [(LOCAL, 0), (DIRECT, 0.25), (SIMULTANEOUS, 0.5)]
+        assert course.ended == []
+        assert course.at_rest
+
+    def test_at_once_where_one_fails(self) -> None:
+        """The next one begins as the one before fails, and the one after that 0.25 s later."""
+        course = Course(LOCAL, DIRECT, SIMULTANEOUS)
+        course.advance(0.1)
+        course.fails(LOCAL)
+        assert course.begun == [(LOCAL, 0), (DIRECT, 0.1)]
+        course.advance(0.249)
+        assert course.kinds == [LOCAL, DIRECT]
+        course.advance(0.001)
+        assert course.begun[-1] == (SIMULTANEOUS, 0.35)
+
+    def test_an_earlier_one_fails(self) -> None:
+        """Whichever fails, nothing is gained by waiting on."""
+        course = Course(LOCAL, DIRECT, SIMULTANEOUS)
+        course.advance(0.3)
+        course.fails(LOCAL)
+        assert course.begun == [(LOCAL, 0), (DIRECT, 0.25), (SIMULTANEOUS, 0.3)]
+        course.advance(1)
+        assert len(course.begun) == 3
+        assert course.at_rest
+
+    def test_several_fail_as_they_begin(self) -> None:
+        """Each of those after them is begun once, in order, and none is left out."""
+        nowhere = {LOCAL: NotMet("no route"), DIRECT: NotMet("no route")}
+        course = Course(LOCAL, DIRECT, SIMULTANEOUS, at_once=nowhere)
+        assert course.begun == [(LOCAL, 0), (DIRECT, 0), (SIMULTANEOUS, 0)]
+        assert not course.outcome.done
+        assert list(course.stands(SIMULTANEOUS)) == [
+            Tried(WAYS[LOCAL], "no route"),
+            Tried(WAYS[DIRECT], "no route"),
+        ]
+
+    def test_the_second_fails_as_it_begins(self) -> None:
+        """So is the third begun at once where it is the timer that begins the second."""
+        course = Course(LOCAL, DIRECT, SIMULTANEOUS, at_once={DIRECT: NotMet("no route")})
+        course.advance(0.25)
+        assert course.begun == [(LOCAL, 0), (DIRECT, 0.25), (SIMULTANEOUS, 0.25)]
+        assert course.at_rest
+
+    def test_waiting_costs_nothing(self) -> None:
+        """A way on which nothing is sent holds up no other."""
+        course = Course(BACK, LOCAL, DIRECT)
+        assert course.begun == [(BACK, 0), (LOCAL, 0)]
+        course.advance(0.25)
+        assert course.begun[-1] == (DIRECT, 0.25)
+
+    def test_who_waits_fails(self) -> None:
+        """That somebody no longer waits hurries nobody, and ends nothing."""
+        course = Course(BACK, LOCAL, DIRECT)
+        course.advance(0.1)
+        course.fails(BACK)
+        assert course.kinds == [BACK, LOCAL]
+        course.advance(0.15)
+        assert course.begun[-1] == (DIRECT, 0.25)
+        assert list(course.stands(DIRECT)) == [
+            Tried(WAYS[BACK], "no route"),
+            Tried(WAYS[LOCAL], SLOWER),
+        ]
+
+    def test_who_waits_is_last(self) -> None:
+        """Nothing is left to begin after it."""
+        course = Course(DIRECT, BACK)
+        course.advance(0.25)
+        assert course.begun == [(DIRECT, 0), (BACK, 0.25)]
+        assert course.at_rest
+
+
+class WonTests:
+    """The first way that stands is the call."""
+
+    @pytest.mark.parametrize("kind", [LOCAL, DIRECT, BACK])
+    def test_the_first(self, kind: str) -> None:
+        """Whichever it is: the call is its protocol's, and no timer is left."""
+        course = Course(BACK, LOCAL, DIRECT, SIMULTANEOUS)
+        course.advance(0.3)
+        course.stands(kind)
+        assert course.outcome.value is course.protocol
+        assert course.race.won == WAYS[kind]
+        assert course.at_rest
+
+    def test_the_others_end_before_it_opens(self) -> None:
+        """There is one channel in a session: who could still open one is given up first."""
+        course = Course(BACK, LOCAL, DIRECT)
+        course.advance(0.3)
+        course.stands(DIRECT)
+        assert course.ended == [f"{BACK} given up", f"{LOCAL} given up", f"{DIRECT} opens"]
+
+    def test_no_other_begins(self) -> None:
+        """Neither as it opens nor ever after."""
+        course = Course(LOCAL, DIRECT, SIMULTANEOUS)
+        course.opens(LOCAL)
+        course.advance(10)
+        assert course.kinds == [LOCAL]
+        course.under_way[LOCAL].callback(course.protocol)
+        assert course.outcome.value is course.protocol
+        assert course.kinds == [LOCAL]
+
+    def test_tried(self) -> None:
+        """What became of each other way, whether it failed, was slower, or was not begun at all."""
+        course = Course(BACK, LOCAL, DIRECT, SIMULTANEOUS)
+        course.fails(LOCAL, "refused")
+        tried = course.stands(DIRECT)
+        assert tuple(tried) == (
+            Tried(WAYS[LOCAL], "refused"),
+            Tried(WAYS[SIMULTANEOUS], SLOWER),
+            Tried(WAYS[BACK], SLOWER),
+        )
+
+    def test_in_the_order_in_which_they_failed(self) -> None:
+        """And not in which they were begun."""
+        course = Course(LOCAL, DIRECT, SIMULTANEOUS)
+        course.advance(0.5)
+        course.fails(DIRECT, "one")
+        course.fails(LOCAL, "two")
+        assert list(course.stands(SIMULTANEOUS)) == [
+            Tried(WAYS[DIRECT], "one"),
+            Tried(WAYS[LOCAL], "two"),
+        ]
+
+    def test_only_one(self) -> None:
+        """Where there is no other way, none is told of."""
+        assert list(Course(DIRECT).stands(DIRECT)) == []
+
+    def test_as_it_begins(self) -> None:
+        """A way may stand at once: those after it are not begun."""
+        course = Course(LOCAL, DIRECT, SIMULTANEOUS, at_once={LOCAL: Plain()})
+        assert course.kinds == [LOCAL]
+        assert course.outcome.value is not None
+        assert course.at_rest
+
+    def test_beside_others_as_it_begins(self) -> None:
+        """Those before it are given up."""
+        course = Course(BACK, LOCAL, DIRECT, at_once={DIRECT: Plain()})
+        course.advance(0.25)
+        assert course.ended == [f"{BACK} given up", f"{LOCAL} given up", f"{DIRECT} opens"]
+        assert course.outcome.value is not None
+
+    def test_what_is_given_up_says_nothing(self) -> None:
+        """How others end, once they are given up, changes nothing and is in no log."""
+        course = Course(LOCAL, DIRECT)
+        course.advance(0.25)
+        with the_log() as lines:
+            course.stands(DIRECT)
+        assert course.under_way[LOCAL].called
+        assert course.outcome.error is None
+        assert lines == []
+
+    def test_its_application_gives_nothing(self) -> None:
+        """A way that has opened and fails then has spent the session: no other can do better."""
+        course = Course(LOCAL, DIRECT)
+        course.opens(LOCAL)
+        course.fails(LOCAL, CallFailed("the application gave no protocol for the call"))
+        assert str(course.outcome.error) == "the application gave no protocol for the call"
+        assert course.kinds == [LOCAL]
+        assert course.race.won == WAYS[LOCAL]
+        assert course.at_rest
+
+
+class FailedTests:
+    """None leads there."""
+
+    def test_each_is_named(self) -> None:
+        """One error, which says of each way what became of it, in words and as values."""
+        course = Course(BACK, LOCAL, DIRECT, SIMULTANEOUS)
+        for kind in (LOCAL, DIRECT, SIMULTANEOUS):
+            course.fails(kind)
+            assert not course.outcome.done
+        course.fails(BACK)
+        error = course.outcome.error
+        assert type(error) is CallFailed
+        assert str(error) == each(LOCAL, DIRECT, SIMULTANEOUS, BACK)
+        assert error.tried == tuple(
+            Tried(WAYS[kind], "no route") for kind in (LOCAL, DIRECT, SIMULTANEOUS, BACK)
+        )
+        assert course.race.won is None
+        assert course.at_rest
+
+    def test_in_words(self) -> None:
+        """What a way is called, with where it leads."""
+        assert [str(WAYS[kind]) for kind in (LOCAL, DIRECT, SIMULTANEOUS, BACK)] == [
+            "within the network at 192.0.2.7:1",
+            "directly at 192.0.2.7:2",
+            "by both sides dialling, at 192.0.2.7:3",
+            "by coming to us at 192.0.2.7:4",
+        ]
+        assert str(Way(DIRECT, "2001:db8::7", 1203)) == "directly at [2001:db8::7]:1203"
+
+    def test_all_at_once(self) -> None:
+        """Ways that all fail as they begin are one failure."""
+        kinds = (LOCAL, DIRECT, SIMULTANEOUS)
+        course = Course(*kinds, at_once={kind: NotMet("no route") for kind in kinds})
+        assert str(course.outcome.error) == each(*kinds)
+        assert course.at_rest
+
+    def test_in_any_order(self) -> None:
+        """The last one to fail ends it, whichever that is."""
+        course = Course(LOCAL, DIRECT)
+        course.advance(0.25)
+        course.fails(DIRECT)
+        course.advance(100)
+        assert not course.outcome.done
+        course.fails(LOCAL)
+        assert str(course.outcome.error) == each(DIRECT, LOCAL)
+
+    def test_the_only_one_met_nobody(self) -> None:
+        """It is said which way that was."""
+        course = Course(DIRECT)
+        course.fails(DIRECT)
+        error = course.outcome.error
+        assert str(error) == f"Ib could not be reached {WAYS[DIRECT]}: no route"
+        assert isinstance(error, CallFailed)
+        assert error.tried == (Tried(WAYS[DIRECT], "no route"),)
+
+    def test_the_only_one_met_somebody(self) -> None:
+        """Who was there, and what it did, speaks for itself."""
+        course = Course(DIRECT)
+        course.fails(DIRECT, CallFailed("Ib closed the connection without an answer"))
+        error = course.outcome.error
+        assert str(error) == "Ib closed the connection without an answer"
+        assert isinstance(error, CallFailed)
+        assert error.tried == (Tried(WAYS[DIRECT], str(error)),)
+
+    def test_failed_already(self) -> None:
+        """What could not even be begun is told of with the rest, and first."""
+        before = Tried(WAYS[BACK], "no router answers")
+        course = Course(DIRECT, tried=[before])
+        course.fails(DIRECT)
+        assert str(course.outcome.error) == (
+            f"Ib could not be reached: {WAYS[BACK]}: no router answers; {WAYS[DIRECT]}: no route"
+        )
+        assert list(Course(DIRECT, tried=[before]).stands(DIRECT)) == [before]
+
+    def test_denied(self) -> None:
+        """The callee's own word ends it at once: the others are given up, and none is begun."""
+        course = Course(BACK, LOCAL, DIRECT, SIMULTANEOUS)
+        course.advance(0.3)
+        course.fails(DIRECT, CallDenied("Ib denied the call"))
+        assert type(course.outcome.error) is CallDenied
+        assert course.ended == [f"{BACK} given up", f"{LOCAL} given up"]
+        course.advance(10)
+        assert course.kinds == [BACK, LOCAL, DIRECT]
+        assert course.at_rest
+
+    @pytest.mark.parametrize("kind", [BACK, LOCAL])
+    def test_denied_stands_for_nothing(self, kind: str) -> None:
+        """No way has won, and what waited for its channel waits for none."""
+        course = Course(BACK, LOCAL)
+        course.fails(kind, CallDenied("Ib denied the call"))
+        assert course.race.won is None
+        assert course.outcome.done
+
+    def test_denied_as_it_begins(self) -> None:
+        """Nothing is begun after it."""
+        course = Course(LOCAL, DIRECT, at_once={LOCAL: CallDenied("Ib denied the call")})
+        assert type(course.outcome.error) is CallDenied
+        assert course.kinds == [LOCAL]
+
+    def test_who_answered_is_not_it(self) -> None:
+        """What a stranger at one address does leaves the others as they are (A23)."""
+        course = Course(LOCAL, DIRECT)
+        course.fails(LOCAL, CallFailed("whoever answered at Ib's address is not it"))
+        assert not course.outcome.done
+        course.stands(DIRECT)
+        assert course.outcome.value is course.protocol
+
+    def test_something_else(self) -> None:
+        """What was not foreseen ends the call as what it is, and is not taken for a way's end."""
+        course = Course(BACK, LOCAL, DIRECT)
+        error = RuntimeError("the program is wrong")
+        course.fails(LOCAL, error)
+        assert course.outcome.error is error
+        assert course.ended == [f"{BACK} given up"]
+        assert course.kinds == [BACK, LOCAL]
+        assert course.at_rest
+
+
+class CancelTests:
+    """Giving up."""
+
+    def test_all_end(self) -> None:
+        """What is under way is given up, what was to come is not begun, no timer is left."""
+        course = Course(BACK, LOCAL, DIRECT, SIMULTANEOUS)
+        course.advance(0.3)
+        course.race.done.cancel()
+        assert isinstance(course.outcome.error, CancelledError)
+        assert course.ended == [f"{kind} given up" for kind in (BACK, LOCAL, DIRECT)]
+        assert course.race.won is None
+        assert course.at_rest
+        course.advance(10)
+        assert course.kinds == [BACK, LOCAL, DIRECT]
+
+    def test_one_that_ends_itself(self) -> None:
+        """A way that says, as it is given up, that it failed, says so to nobody."""
+        course = Course(LOCAL, DIRECT)
+        taken = course.under_way[LOCAL]
+        taken._canceller = lambda given_up: given_up.errback(NotMet("given up"))
+        with the_log() as lines:
+            course.race.done.cancel()
+        assert isinstance(course.outcome.error, CancelledError)
+        assert course.kinds == [LOCAL]
+        assert lines == []
+
+    def test_after_it_stands(self) -> None:
+        """A call that stands is not given up so."""
+        course = Course(LOCAL, DIRECT)
+        course.stands(LOCAL)
+        course.race.done.cancel()
+        assert course.outcome.value is course.protocol
+        assert course.ended == [f"{LOCAL} opens"]
