@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, BinaryIO, Final, TextIO
+from typing import Any, BinaryIO, Final, NoReturn, TextIO
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
@@ -57,7 +57,6 @@ FAILED: Final = 1
 UNREACHABLE: Final = 3
 REFUSED: Final = 4
 
-#: What is said of a mediator that would be spoken to in clear over a network (I25).
 #: Seconds that an interrupted call has to tell the callee that it is.
 LAST_WORDS: Final = 0.1
 
@@ -66,6 +65,7 @@ exit status: 0 done, 1 failed, 2 wrong usage, 3 the server can't be reached, 4 r
 on standard error), 130 interrupted
 """
 
+DEFAULT_MEDIATOR: Final = parse_server("tcp:127.0.0.1:1201")
 #: The options that say how a tls: mediator is to be spoken to.
 TLS_OPTIONS: Final = ("ca", "pin", "revocation-list", "certificate", "private-key")
 
@@ -75,6 +75,8 @@ examples:
   broker permit add --as Ib Ia          let Ia call Ib
   broker permit add --as Ib --uses 1 If let If call it once
   broker permit list --as Ib            whom Ib lets call
+  broker permit add --local Ib.consent Ia
+                                        let Ia call a terminal that is asked each time
   broker disclosures --as Ib            who was told where Ib is
   broker call --as Ia Ib --send a.wav   send a file to Ib; done when Ib has it
   broker call --as Ia Ib <in >out       the same from a pipe, and what Ib says into another
@@ -124,25 +126,60 @@ async def permit(reactor: Any, arguments: argparse.Namespace) -> None:
 _REJECTS: Final = {"refuse": "Add", "relent": "Delete"}
 
 
-def consent(arguments: argparse.Namespace) -> int:
-    """Edit or list a terminal's own lists; needs no server, and no reactor."""
+def permit_locally(arguments: argparse.Namespace) -> int:
+    """Edit or list whom a terminal lets call in its own file; needs no server, and no reactor."""
+    path = arguments.own_file
     try:
         if arguments.change == "list":
-            lists = read_lists(arguments.file)
+            lists = read_lists(path)
             for sign, names in ((ACCEPT, lists.accepted), (REJECT, lists.rejected)):
                 for name in names:
                     print(printable(f"{sign} {name}"))
-        else:
-            edit_file(arguments.file, arguments.identifiers, _SIGNS[arguments.change])
-            print(f"{printable(arguments.file)} says so")
+            return DONE
+        sign, listed = _IN_FILE[arguments.change]
+        lists = edit_file(path, arguments.identifiers, sign, listed=listed)
     except NoConsent as error:
         return _say(printable(str(error)), FAILED)
     except OSError as error:
-        return _say(f"{printable(arguments.file)}: {error.strerror}", FAILED)
+        return _say(f"{printable(path)}: {error.strerror}", FAILED)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    print(f"{printable(path)} says so")
+    if arguments.change == "add":
+        refused = [name for name in dict.fromkeys(arguments.identifiers) if name in lists.rejected]
+        if refused:
+            remedy = shlex.join(["broker", "permit", "relent", "--local", path, *refused])
+            _say(printable(f"{', '.join(refused)} is refused there, which wins: {remedy}"), DONE)
     return DONE
 
 
-_SIGNS: Final = {"allow": ACCEPT, "refuse": REJECT, "drop": None}
+#: Which list in a terminal's own file a change is about, and whether those named are on it then.
+_IN_FILE: Final = {
+    "add": (ACCEPT, True),
+    "delete": (ACCEPT, False),
+    "refuse": (REJECT, True),
+    "relent": (REJECT, False),
+}
+
+#: The arguments that are of use with a mediator's list and not with a file, and why.
+_NOT_IN_FILE: Final = (
+    (tuple(LIMITS), "a file has no limits; permit delete takes somebody off it"),
+    (("plain",), "a file has no limits, and is always listed so"),
+    (
+        ("mediator", *TLS_OPTIONS, "password_file", "allow_clear_text", "trace"),
+        "no mediator is spoken to",
+    ),
+)
+
+
+def _not_in_file(arguments: argparse.Namespace) -> str | None:
+    """What is wrong with the options beside ``--local``; ``None`` where nothing is."""
+    for names, why in _NOT_IN_FILE:
+        for name in names:
+            said = vars(arguments).get(name)
+            if said not in (None, False) and said is not DEFAULT_MEDIATOR:
+                return f"--{name.replace('_', '-')} goes without --local: {why}"
+    return None
 
 
 async def disclosures(reactor: Any, arguments: argparse.Namespace) -> None:
@@ -509,7 +546,6 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     _add_login(commands)
     permits = _add_permit(commands)
-    _add_consent(commands)
     _add_register(commands)
     _add_call(commands)
     _add_disclosures(commands)
@@ -520,10 +556,16 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_command(
-    commands: Any, name: str, brief: str, more: str = "", epilog: str = EXIT_STATUS
+    commands: Any,
+    name: str,
+    brief: str,
+    more: str = "",
+    epilog: str = EXIT_STATUS,
+    *,
+    in_file: bool = False,
 ) -> argparse.ArgumentParser:
     """A command with the options that all have that speak with the mediator."""
-    parser = _add_for(commands, name, brief, more, epilog)
+    parser = _add_for(commands, name, brief, more, epilog, in_file=in_file)
     parser.add_argument(
         "--ca",
         metavar="FILE",
@@ -571,9 +613,15 @@ def _add_command(
 
 
 def _add_for(
-    commands: Any, name: str, brief: str, more: str = "", epilog: str = EXIT_STATUS
+    commands: Any,
+    name: str,
+    brief: str,
+    more: str = "",
+    epilog: str = EXIT_STATUS,
+    *,
+    in_file: bool = False,
 ) -> argparse.ArgumentParser:
-    """A command for one identifier at one mediator."""
+    """A command for one identifier at one mediator, or else for a terminal's own file."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=brief,
@@ -582,20 +630,30 @@ def _add_for(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,  # --password is no option, and no short form of --password-file
     )
-    parser.add_argument(
+    whose = parser.add_mutually_exclusive_group(required=True) if in_file else parser
+    whose.add_argument(
         "--as",
         dest="identifier",
         metavar="ID",
-        required=True,
+        required=not in_file,
         type=argument(identifier, "identifier"),
         help="whom to act as",
     )
+    if in_file:
+        whose.add_argument(
+            "--local",
+            dest="own_file",
+            metavar="FILE",
+            help="do it in the --consent-file of a terminal on this machine, which says for itself"
+            " who may call; without any mediator, and so without any of the options about one",
+        )
     parser.add_argument(
         "--mediator",
         metavar="tcp:HOST:PORT",
-        default="tcp:127.0.0.1:1201",
+        default=DEFAULT_MEDIATOR,
         type=argument(parse_server, "server"),
-        help="where the mediator is: tcp:HOST:PORT, or tls:HOST:PORT (default: %(default)s)",
+        help="where the mediator is: tcp:HOST:PORT, or tls:HOST:PORT (default:"
+        f" {DEFAULT_MEDIATOR.text})",
     )
     return parser
 
@@ -634,14 +692,19 @@ def _add_permit(commands: Any) -> Any:
 
     :return: where others may be added
     """
-    group = commands.add_parser("permit", help="say who may call", description="Say who may call.")
+    group = commands.add_parser(
+        "permit",
+        help="say who may call",
+        description="Say who may call: in the list that the mediator keeps (--as), or in the file"
+        " of a terminal that says for itself who may (--local).",
+    )
     changes = group.add_subparsers(dest="change", metavar="change", required=True)
     for name, brief in (
         ("create", "let these call and nobody else; nobody at all, without any"),
         ("add", "let these call too"),
         ("delete", "let these call no longer"),
     ):
-        parser = _add_command(changes, name, brief)
+        parser = _add_command(changes, name, brief, in_file=name in _IN_FILE)
         parser.add_argument(
             "identifiers",
             metavar="ID",
@@ -662,12 +725,14 @@ def _add_permit(commands: Any) -> Any:
                 type=_number(LIMITS["uses"], "number of calls"),
                 help="for so many calls each only",
             )
+        if name == "create":
+            _keep_from_files(parser, name, "a file is changed by add, delete, refuse and relent")
         parser.set_defaults(run=permit)
     for name, brief in (
         ("refuse", "let these never call, whoever else lets them"),
         ("relent", "refuse these no longer"),
     ):
-        parser = _add_command(changes, name, brief)
+        parser = _add_command(changes, name, brief, in_file=True)
         parser.add_argument(
             "identifiers",
             metavar="ID",
@@ -680,8 +745,19 @@ def _add_permit(commands: Any) -> Any:
         changes, "policy", "say who decides: the list, the terminal each time, or its call password"
     )
     parser.add_argument("policy", choices=["list", "ask", "password"], help="who decides")
+    _keep_from_files(
+        parser,
+        "policy",
+        "a terminal with a file is started with --policy ask --consent-file FILE",
+    )
     parser.set_defaults(run=permit)
-    parser = _add_command(changes, "list", "print who may call, one a line")
+    parser = _add_command(
+        changes,
+        "list",
+        "print who may call, one a line",
+        "From a file (--local) those who are refused, too:\n+ Ia, - Ix.",
+        in_file=True,
+    )
     parser.add_argument(
         "--plain", action="store_true", help="limits as the mediator has them: Ia;expires=60;uses=1"
     )
@@ -689,37 +765,13 @@ def _add_permit(commands: Any) -> Any:
     return changes
 
 
-def _add_consent(commands: Any) -> None:
-    brief = "say who may call a terminal that is asked each time"
-    group = commands.add_parser(
-        "consent",
-        help=brief,
-        description=f"{brief[0].upper()}{brief[1:]}, in the file of its --consent-file.",
-    )
-    changes = group.add_subparsers(dest="change", metavar="change", required=True)
-    for name, help_text in (
-        ("allow", "let these call"),
-        ("refuse", "let these not call, whoever else lets them"),
-        ("drop", "say nothing of these"),
-        ("list", "print what the file says"),
-    ):
-        parser = changes.add_parser(
-            name,
-            help=help_text,
-            description=f"{help_text[0].upper()}{help_text[1:]}.",
-            epilog="exit status: 0 done, 1 failed, 2 wrong usage\n",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        parser.add_argument("--file", metavar="FILE", required=True, help="the terminal's file")
-        if name != "list":
-            parser.add_argument(
-                "identifiers",
-                metavar="ID",
-                nargs="+",
-                type=argument(entry, "identifier"),
-                help="a terminal, by its identifier or name, or a group: @family",
-            )
-        parser.set_defaults(local=consent)
+def _keep_from_files(parser: argparse.ArgumentParser, change: str, advice: str) -> None:
+    """Have a change that only a mediator's list knows say so, where it is told a file."""
+
+    def refuse(_: str) -> NoReturn:
+        raise argparse.ArgumentTypeError(f"{change} is for a mediator's list (--as ID); {advice}")
+
+    parser.add_argument("--local", type=refuse, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def _add_register(commands: Any) -> None:
@@ -846,6 +898,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = make_parser()
     arguments = parser.parse_args(argv)
+    if vars(arguments).get("own_file") is not None:
+        wrong = _not_in_file(arguments)
+        if wrong is not None:
+            parser.error(wrong)
+        return permit_locally(arguments)
     if "local" in arguments:  # it needs no server
         status: int = arguments.local(arguments)
         return status

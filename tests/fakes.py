@@ -590,15 +590,26 @@ def connect_both(
 class Dial:
     """A connection that a protocol wants made, until the test says what becomes of it.
 
+    :ivar timeout: seconds after which nothing comes of it
+    :ivar bind: from where it is made, as it was asked for
     :ivar over: it is made, refused, timed out or given up
     """
 
     def __init__(
-        self, reactor: FakeReactor, host: str, port: int, factory: Any, timeout: float
+        self,
+        reactor: FakeReactor,
+        host: str,
+        port: int,
+        factory: Any,
+        timeout: float,
+        bind: Any = None,
     ) -> None:
+        assert timeout >= 0, "a reactor has no timer that was due before it was set"
         self.host = host
         self.port = port
         self.factory = factory
+        self.timeout = timeout
+        self.bind = bind
         self.over = False
         self._reactor = reactor
         self._timer = reactor.callLater(timeout, self._fail, TimeoutError())
@@ -618,9 +629,9 @@ class Dial:
         near.start()
         return pair
 
-    def refuse(self) -> None:
-        """Nobody answers there."""
-        self._fail(ConnectionRefusedError())
+    def refuse(self, error: Exception | None = None) -> None:
+        """Nobody answers there, or it fails with this."""
+        self._fail(error or ConnectionRefusedError())
         settle(self._reactor)
 
     def _accept(self, local_host: str, *, peer_reads: bool, start: bool = True) -> FakeTransport:
@@ -722,7 +733,7 @@ class FakeReactor(MemoryReactorClock):
         bindAddress: Any = None,
     ) -> Any:
         """Dial; the test says what becomes of it, or time does."""
-        dial = Dial(self, host, port, factory, timeout)
+        dial = Dial(self, host, port, factory, timeout, bindAddress)
         self.dials.append(dial)
         factory.doStart()
         factory.startedConnecting(dial)

@@ -81,7 +81,8 @@ class ParserTests:
             ("permit", "required: change"),
             ("permit add --as Ib", "required: ID"),
             ("permit delete --as Ib", "required: ID"),
-            ("permit list Ia", "required: --as"),
+            ("permit list", "--as --local is required"),
+            ("permit create Ia", "required: --as"),
             ("permit add --as Ib a,b", "a comma"),
             ("permit add --as @group Ia", "begins with @"),
             ("register --as Ib", "required: --address"),
@@ -96,6 +97,7 @@ class ParserTests:
             ("permit list --as Ib --private-key x", "go with --mediator tls:HOST:PORT"),
             ("permit list --as Ib --revocation-list x", "go with --mediator tls:HOST:PORT"),
             ("login --as Ib --password secret", "unrecognized"),
+            ("consent list", "invalid choice"),
         ],
     )
     def test_wrong(self, line: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,6 +113,8 @@ class ParserTests:
             "--help",
             "permit --help",
             "permit create --help",
+            "permit add --help",
+            "permit refuse --help",
             "permit list --help",
             "login --help",
             "logout --help",
@@ -146,6 +150,117 @@ class ParserTests:
             cli.main(["--version"])
         assert done.value.code == 0
         assert capsys.readouterr().out == f"broker {broker.__version__}\n"
+
+
+class OwnFileTests:
+    """A terminal's own file, edited in the words of the mediator's list (C4, C5)."""
+
+    @pytest.fixture(autouse=True)
+    def alone(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """No reactor, nobody to ask, and no password looked for."""
+        for name in ("run", "ask_password", "Source"):
+            monkeypatch.delattr(cli, name)
+        self.file = tmp_path / "Ib.consent"
+
+    def permit(self, change: str, *more: str) -> int:
+        """Change or list the file; the status."""
+        return cli.main(["permit", change, f"--local={self.file}", *more])
+
+    @pytest.mark.parametrize(
+        ("changes", "expected"),
+        [
+            ("add Ia @family", "+ Ia\n+ @family\n"),
+            ("refuse Ix", "- Ix\n"),
+            ("add Ia, refuse Ia", "+ Ia\n- Ia\n"),
+            ("add Ia, refuse Ia, relent Ia", "+ Ia\n"),
+            ("add Ia Ib, refuse Ia, delete Ia Ib", "- Ia\n"),
+            ("add Ia, relent Ia", "+ Ia\n"),
+            ("refuse Ia, delete Ia", "- Ia\n"),
+            ("add Ia, delete Ia", ""),
+        ],
+    )
+    def test_changes(self, changes: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+        """Two lists, each changed by two words; the file is made, for its user alone."""
+        for change in changes.split(", "):
+            assert self.permit(*change.split()) == 0
+            assert capsys.readouterr() == (f"{self.file} says so\n", "")
+        assert self.file.read_text() == expected
+        assert self.file.stat().st_mode & 0o777 == 0o600
+        assert self.permit("list") == 0
+        assert capsys.readouterr() == (expected, "")
+
+    def test_added_though_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """To be refused wins: who adds somebody refused is told, and how it is taken back (C5)."""
+        self.permit("refuse", "Ix", "Iy")
+        capsys.readouterr()
+        assert self.permit("add", "Ix", "Ia") == 0
+        assert self.file.read_text() == "- Ix\n- Iy\n+ Ix\n+ Ia\n"
+        assert capsys.readouterr().err == (
+            "broker: Ix is refused there, which wins:"
+            f" broker permit relent --local {self.file} Ix\n"
+        )
+
+    def test_fails(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """What is bad, or can't be had, is status 1 and a line; a bad file stays as it is."""
+        for change in (["list"], ["delete", "Ia"], ["relent", "Ia"]):
+            assert self.permit(*change) == 1
+            assert capsys.readouterr().err == f"broker: {self.file}: No such file or directory\n"
+            assert not self.file.exists()
+        self.file.write_text("+ Ia\nIb\n")
+        self.file.chmod(0o600)
+        assert self.permit("delete", "Ia") == 1
+        assert ": line 2: begins with neither" in capsys.readouterr().err
+        assert self.file.read_text() == "+ Ia\nIb\n"
+        self.file = self.file / "under"
+        assert self.permit("add", "Ia") == 1
+        assert capsys.readouterr() == ("", f"broker: {self.file}: Not a directory\n")
+
+    def test_interrupted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who gives up waiting for another's edit ends it as any command."""
+
+        def interrupted(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(cli, "edit_file", interrupted)
+        assert self.permit("add", "Ia") == 130
+
+    @pytest.mark.parametrize(
+        ("line", "why"),
+        [
+            ("add Ia --as Ib", "not allowed with argument --local"),
+            ("add Ia --expires 60", "--expires goes without --local: a file has no limits"),
+            ("add Ia --uses 1", "--uses goes without --local: a file has no limits"),
+            ("list --plain", "--plain goes without --local"),
+            ("add Ia --mediator tcp:127.0.0.1:1201", "--mediator goes without --local"),
+            ("list --ca x", "--ca goes without --local"),
+            (f"list --pin {'0' * 64}", "--pin goes without --local"),
+            ("list --revocation-list x", "--revocation-list goes without --local"),
+            ("list --certificate x", "--certificate goes without --local"),
+            ("list --private-key x", "--private-key goes without --local"),
+            ("refuse Ia --password-file x", "--password-file goes without --local"),
+            ("relent Ia --allow-clear-text", "--allow-clear-text goes without --local"),
+            ("delete Ia --trace", "--trace goes without --local: no mediator is spoken to"),
+            ("add", "required: ID"),
+            ("add Ia;uses=1", "a comma or a semicolon"),
+            ("create Ia", "create is for a mediator's list (--as ID); a file is changed by add,"),
+            ("create --as Ib Ia", "create is for a mediator's list"),
+            ("policy ask", "a terminal with a file is started with --policy ask"),
+        ],
+    )
+    def test_wrong(self, line: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+        """What only a mediator knows is wrong usage, which says what to do; nothing is made."""
+        with pytest.raises(SystemExit) as wrong:
+            self.permit(*line.split())
+        assert wrong.value.code == 2
+        assert why in capsys.readouterr().err
+        assert not self.file.exists()
+
+    @pytest.mark.parametrize("line", ["create --as Ib Ia", "policy --as Ib ask", "list --as Ib"])
+    def test_without(self, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """All that has no ``--local`` goes to the mediator."""
+        monkeypatch.setattr(cli, "_find_password", lambda _: None)
+        monkeypatch.setattr(cli, "run", lambda *_: 17, raising=False)
+        assert cli.main(["permit", *line.split()]) == 17
 
 
 class LimitsTests:

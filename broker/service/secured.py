@@ -167,8 +167,12 @@ def in_clear(server: Server, *, allowed: bool) -> str | None:
 
 
 def endpoint(reactor: Any, server: Server, tls: ClientTls | None) -> IStreamClientEndpoint:
-    """How a server is connected to."""
-    bind = (server.bind, 0) if server.bind else None
+    """How a server is connected to.
+
+    From a port of its own, bound first: one that a connection is given otherwise may be another's
+    too, and then can't be shared again (``Line.share_port``).
+    """
+    bind = (server.bind, 0)
     made: Callable[..., IStreamClientEndpoint] = TCP4ClientEndpoint
     try:
         if ip_address(server.host).version == 6:

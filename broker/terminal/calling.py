@@ -150,11 +150,15 @@ class _Call(NamedTuple):
         attempts = [Attempt(way, partial(self._dial, way)) for way in self._ways()]
         if not isinstance(self.waiting, Waiting):
             tried = [] if self.waiting is None else [self.waiting]
-            return Race(self.reactor, self.callee, attempts, tried).done
+            return self._begin(Race(self.reactor, self.callee, attempts, tried))
         way = Way(BACK, self.waiting.host, self.waiting.port)
         waiting = Attempt(way, partial(self._wait, way), waits=True)
         race = Race(self.reactor, self.callee, [waiting, *attempts])
-        return race.done.addBoth(self._raced, race, self.waiting)
+        return self._begin(race).addBoth(self._raced, race, self.waiting)
+
+    def _begin(self, race: Race) -> Deferred[IProtocol]:
+        self.calls.racing(self.told.fields["Session"], race)
+        return race.done
 
     def _raced(self, result: T, race: Race, waiting: Waiting) -> T:
         """Unless the callee has come, nobody is waited for any more."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
@@ -11,6 +11,9 @@ from twisted.python.failure import Failure
 
 from broker.terminal.channel import Channel
 from broker.terminal.errors import Aborted
+from broker.terminal.ways import Race
+
+T = TypeVar("T")
 
 COMPLETED: Final = "Completed"
 FAILED: Final = "Failed"
@@ -28,6 +31,7 @@ class Calls:
     def __init__(self, report: Callable[[str, str], object]) -> None:
         self._report = report
         self._channels: dict[str, Channel] = {}
+        self._racing: dict[str, Race] = {}
         self._until_none: list[Deferred[None]] = []
 
     def opened(self, channel: Channel) -> None:
@@ -44,8 +48,22 @@ class Calls:
             for one in waiting:
                 one.callback(None)
 
+    def racing(self, session: str, race: Race) -> None:
+        """The ways of a call of ours are being tried."""
+        self._racing[session] = race
+
+        def over(result: T) -> T:
+            if self._racing.get(session) is race:
+                del self._racing[session]
+            return result
+
+        race.done.addBoth(over)
+
     def terminate(self, session: str) -> None:
         """The mediator has ended a session: stop at once (S5001)."""
+        race = self._racing.get(session)
+        if race is not None:
+            race.give_up("the mediator has ended the session")
         channel = self._channels.get(session)
         if channel is not None:
             channel.abortConnection(ENDED_BY_MEDIATOR)

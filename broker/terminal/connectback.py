@@ -30,6 +30,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.interfaces import IPortOpener, PortNotOpened
+from broker.tables.addresses import kind, parse_ip
 from broker.tables.sessions import UNSPENT_SECONDS
 from broker.terminal.calling import DIAL_TIMEOUT, Waiting, place_call
 from broker.terminal.calls import FAILED, Calls
@@ -44,6 +45,8 @@ from broker.wire.refusals import Refused
 from broker.wire.stream import Stream, Trace
 from broker.wire.timing import Deadlines
 
+#: Makes what speaks to somebody who has come.
+MakeKnock = Callable[[Stream], Knock]
 #: Seconds in which a port must be opened, or the call goes without.
 OPENING: Final = 4.0
 #: Seconds for which a callee is waited for that is dialled besides: a little longer than it dials.
@@ -104,8 +107,7 @@ class CallBacks:
                 told.fields["Password"] = password  # what it shows to whoever comes (fig. 5f)
                 wait = self._expect(line, callee, factory, told, inlet, place)
             finally:
-                self._asking -= 1
-                self._let_go()
+                self._answered()
             return await self._come(told.fields["Session"], wait)
         except BaseException:
             await self._close(inlet)
@@ -132,8 +134,8 @@ class CallBacks:
         try:
             seen, _ = await line.outside()
             host = line.local_host if address is None else address[0]
-            if opener is None and host != seen:
-                return None  # a router is in between
+            if (opener is None and host != seen) or kind(parse_ip(seen)) == "link":
+                return None  # a router is in between, or it is of no use to others
             opening = Deferred.fromCoroutine(
                 inlet.open(self._doors, line, listen=listen, port=port, address=address)
             )
@@ -148,17 +150,27 @@ class CallBacks:
         except BaseException:
             await self._close(inlet)
             raise
-        return Waiting(*place, self.wait, lambda: self._close(inlet))
+        self._asking += 1
+        answered = _once(self._answered)
 
-    def wait(
-        self, session: str, callee: str, knock: Callable[[Stream], Knock]
-    ) -> Deferred[IProtocol]:
+        def wait(session: str, callee: str, knock: MakeKnock) -> Deferred[IProtocol]:
+            waiting = self.wait(session, callee, knock)
+            answered()
+            return waiting
+
+        def over() -> Deferred[None]:
+            answered()
+            return self._close(inlet)
+
+        return Waiting(*place, wait, over)
+
+    def wait(self, session: str, callee: str, knock: MakeKnock) -> Deferred[IProtocol]:
         """Wait in the session of a call that is permitted, and is tried along other ways besides.
 
         :param knock: makes what speaks to somebody who has come
         :return: as of ``call``; cancel to wait no longer
         """
-        wait = self._waits[session] = _Wait(self._clock, self._doors, callee, knock, COMING)
+        wait = self._wait_in(session, callee, knock, COMING)
         return Deferred.fromCoroutine(self._come(session, wait))
 
     def terminated(self, session: str, how: str | None) -> None:
@@ -194,8 +206,6 @@ class CallBacks:
         inlet: _Inlet,
         place: tuple[str, int],
     ) -> _Wait:
-        """Wait in a session; a callee that has come before we knew of it goes on now."""
-        session = told.fields["Session"]
         callee = told.fields.get("Callee", callee)
 
         def knock(stream: Stream) -> Knock:
@@ -211,8 +221,11 @@ class CallBacks:
                 over=lambda: self._close(inlet),
             )
 
-        wait = _Wait(self._clock, self._doors, callee, knock, UNSPENT_SECONDS)
-        self._waits[session] = wait
+        return self._wait_in(told.fields["Session"], callee, knock, UNSPENT_SECONDS)
+
+    def _wait_in(self, session: str, callee: str, knock: MakeKnock, patience: float) -> _Wait:
+        """Wait in a session; a callee that has come before we knew of it goes on now."""
+        wait = self._waits[session] = _Wait(self._clock, self._doors, callee, knock, patience)
         for door in self._held.pop(session, ()):
             self._holding.discard(door)
             wait.met(door)
@@ -258,6 +271,10 @@ class CallBacks:
             if not held:
                 del self._held[door.session]
         door.stream.abort()
+
+    def _answered(self) -> None:
+        self._asking -= 1
+        self._let_go()
 
     def _let_go(self) -> None:
         """Once nothing is asked, whoever is held came for none of our sessions."""
@@ -353,6 +370,17 @@ class _Waiting(Nobody):
         self._call_backs.terminated(session, how)
 
 
+def _once(what: Callable[[], object]) -> Callable[[], None]:
+    """The same, done the first time alone."""
+    left = [what]
+
+    def do() -> None:
+        if left:
+            left.pop()()
+
+    return do
+
+
 class _Wait:
     """A session in which a callee is waited for.
 
@@ -366,7 +394,7 @@ class _Wait:
         clock: IReactorTime,
         doors: Doors,
         callee: str,
-        knock: Callable[[Stream], Knock],
+        knock: MakeKnock,
         patience: float,
     ) -> None:
         """

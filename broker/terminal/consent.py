@@ -137,53 +137,59 @@ def _said(line: str, number: int) -> tuple[str, str] | None:
 # Editing.
 
 
-def edit_file(path: str, names: Sequence[str], sign: str | None) -> None:
-    """Say of some in a file that they are accepted, or refused, or neither.
+def edit_file(path: str, names: Sequence[str], sign: str, *, listed: bool) -> Lists:
+    """Put some on one of the two lists in a file, or take them off it.
 
-    All else in it stays, comments included. Whoever reads it meanwhile finds it as it was, or as it
-    is then; two who edit it do so one after the other. It is on the disk when this returns. A file
-    that isn't there is made, for its user alone.
+    All else in it stays, comments and the other list included. Whoever reads it meanwhile finds it
+    as it was, or as it is then; two who edit it do so one after the other. It is on the disk when
+    this returns. A file that isn't there is made, for its user alone, where anybody is put on it: who
+    takes somebody off has mistaken its name.
 
     :param names: in canonical form
-    :param sign: ``ACCEPT``, ``REJECT``, or ``None`` for neither
+    :param sign: which list: ``ACCEPT`` or ``REJECT``
+    :param listed: whether they are on it then
+    :return: what the file says then
     :raises NoConsent: the file is bad, or would be; it is as it was
-    :raises OSError: it can't be written; it is as it was
+    :raises OSError: it can't be written, or is not there; it is as it was
     """
     path = os.path.realpath(path)
-    with _locked(path) as before:
+    with _locked(path, make=listed) as before:
         try:
             text = _text(_read(path, {before.st_uid}))
-            edited = edit_text(text, names, sign).encode("utf-8")
+            edited = edit_text(text, names, sign, listed=listed).encode("utf-8")
             if len(edited) > FILE_BYTES:
                 raise NoConsent(f"would be longer than {FILE_BYTES} bytes")
-            parse_lists(edited)
+            lists = parse_lists(edited)
         except NoConsent as error:
             raise NoConsent(f"{path}: {error}") from None
         _replace(path, edited, before)
+    return lists
 
 
-def edit_text(text: str, names: Sequence[str], sign: str | None) -> str:
-    """The text of a file that says so of some, each once.
+def edit_text(text: str, names: Sequence[str], sign: str, *, listed: bool) -> str:
+    """The text of a file with some on one of its lists, each once, or not on it.
 
     :raises NoConsent: a line of it is bad
     """
-    named = dict.fromkeys(names)
-    kept = []
-    for number, line in enumerate(text.split("\n"), 1):
-        said = _said(line, number)
-        if said is None or said[1] not in named:
-            kept.append(line)
+    named = {(sign, name): None for name in names}
+    kept = [
+        line for number, line in enumerate(text.split("\n"), 1) if _said(line, number) not in named
+    ]
     while kept and not kept[-1].strip(BLANKS):
         kept.pop()
-    added = [] if sign is None else [f"{sign} {name}" for name in named]
+    added = [f"{sign} {name}" for sign, name in named] if listed else []
     return "".join(f"{line}\n" for line in (*kept, *added))
 
 
 @contextmanager
-def _locked(path: str) -> Iterator[os.stat_result]:
-    """Keep others who edit a file waiting; give what it is before."""
+def _locked(path: str, *, make: bool) -> Iterator[os.stat_result]:
+    """Keep others who edit a file waiting; give what it is before.
+
+    :param make: make it, where it is not there
+    """
+    flags = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | (os.O_CREAT if make else 0)
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, flags, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             before = os.fstat(descriptor)

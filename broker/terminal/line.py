@@ -191,7 +191,7 @@ class Line(Conversation):
 
         :param edits: ``'Create Ib,If'``, ``'Add Ic'``, ``'Delete If'``, in order
         :param reject: the same, of the list of those who are refused
-        :param policy: how consent is had: ``'List'`` or ``'Ask'``
+        :param policy: how consent is had: ``'List'``, ``'Ask'`` or ``'Password'``
         :param name: a further name, as which it may be called
         :param udp: ask for a key to register by UDP with, which the answer then brings (D1)
         :param local: where the terminal listens in its own network, for callers who are in it too

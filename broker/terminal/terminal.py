@@ -494,7 +494,8 @@ class Terminal(Service):
     def acceptable(self) -> bool:
         """The status (fig. 18)."""
         self._touch()
-        return self._handler is not None and self._idle_enough() and self._load.acceptable()
+        able = self._handler is not None and bool(self.running)
+        return able and self._idle_enough() and self._load.acceptable()
 
     async def lists(self) -> Lists:
         """Whom it accepts now; nobody, where that can't be had (I3)."""
@@ -514,8 +515,9 @@ class Terminal(Service):
     def announced(self, line: Line, call: ExpectedCall) -> None:
         """Fig. 5e."""
         self._touch()
-        self._doors.expect(call)
-        self._comings.meet(line, call)
+        if self.running:
+            self._doors.expect(call)
+            self._comings.meet(line, call)
 
     async def comes(self, line: Line, wanted: WantedCall) -> bool:
         """Whether it comes to a caller that shows its call password (D7)."""
@@ -541,8 +543,8 @@ class Terminal(Service):
         """A session is void, or must end."""
         self._expected.void(session)
         self._comings.terminated(session)
-        self._call_backs.terminated(session, how)
         self.calls.terminate(session)
+        self._call_backs.terminated(session, how)
 
     def superseded(self) -> None:
         """Somebody else registered as us; that is worth an operator's look."""

@@ -147,16 +147,16 @@ class Race:
         self._end()
         return self._tried
 
-    def _end(self) -> None:
+    def _end(self, why: str = SLOWER) -> None:
         """Give up whatever has not won."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
-        self._tried += [Tried(attempt.way, SLOWER) for attempt in self._left]
+        self._tried += [Tried(attempt.way, why) for attempt in self._left]
         self._left.clear()
         for way, taking in list(self._under_way.items()):
             if way != self.won:
                 del self._under_way[way]
-                self._tried.append(Tried(way, SLOWER))
+                self._tried.append(Tried(way, why))
                 taking.cancel()
 
     def _stands(self, protocol: IProtocol, way: Way) -> None:
@@ -187,6 +187,12 @@ class Race:
         """See whether all have failed."""
         if not (self._under_way or self._left or self.done.called):
             self.done.errback(self._none())
+
+    def give_up(self, why: str) -> None:
+        """No way leads there any more."""
+        if not self.done.called:
+            self._end(why)
+            self.done.errback(CallFailed(why, self._tried))
 
     def _none(self) -> CallFailed:
         """No way has led there."""

@@ -181,7 +181,15 @@ class RulesTests:
             terminal.wait_for("Seen from outside at")
             terminal.wait_for("is closed until something is to be done")
             (lab.folder / "song").write_text("music")
-            caller = (*BROKER, "call", "--verbose", "--as=Ia", "Ib", "--send", str(lab.folder / "song"))
+            caller = (
+                *BROKER,
+                "call",
+                "--verbose",
+                "--as=Ia",
+                "Ib",
+                "--send",
+                str(lab.folder / "song"),
+            )
             done = lab.start("outside", *caller, *options)
             assert done.wait() == 0, done.said
             assert f"connected directly at {lab.address('routerA')}:1203" in done.said

@@ -21,7 +21,7 @@ ROLES: Final[tuple[type[RoleOptions], ...]] = (
     terminal.Options,
 )
 _COMMAND: Final = re.compile(
-    r"^\s*broker ((?:login|logout|permit|consent|disclosures|register|call|backup|ca|account|group"
+    r"^\s*broker ((?:login|logout|permit|disclosures|register|call|backup|ca|account|group"
     r"|who-knows|check-config) .*?)(?:\s{2,}.*)?$",
     re.M,
 )
@@ -74,10 +74,6 @@ class OptionsTests:
             ("permit", "refuse"),
             ("permit", "relent"),
             ("permit", "policy"),
-            ("consent", "allow"),
-            ("consent", "refuse"),
-            ("consent", "drop"),
-            ("consent", "list"),
             ("register", ""),
             ("call", ""),
             ("backup", ""),

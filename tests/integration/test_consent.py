@@ -25,9 +25,9 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def consent(processes: Processes, change: str, *names: str) -> tuple[int, list[str], list[str]]:
+def permit(processes: Processes, change: str, *names: str) -> tuple[int, list[str], list[str]]:
     """Edit the terminal's file; give the status, and what was said."""
-    running = processes.start(*BROKER, "consent", change, "--file=Ib.consent", *names)
+    running = processes.start(*BROKER, "permit", change, "--local=Ib.consent", *names)
     return running.wait(), running.out, running.err
 
 
@@ -60,29 +60,41 @@ class EditedTests:
 
     def test_the_next_call(self, processes: Processes, folder: Path) -> None:
         """Each edit decides the next call, by the command or by hand (C4, C5)."""
-        assert consent(processes, "refuse", "Ix") == (0, ["Ib.consent says so"], [])
+        assert permit(processes, "refuse", "Ix") == (0, ["Ib.consent says so"], [])
         port = mediator(processes)
         terminal(processes, port, folder)
         begun = time.monotonic()
         assert call(processes, port, "Ia") == REFUSED
         assert time.monotonic() - begun >= PATIENCE
-        assert consent(processes, "allow", "Ia", "@family")[0] == 0
+        assert permit(processes, "add", "Ia", "@family")[0] == 0
         assert call(processes, port, "Ia") == (0, b"")
         assert [path.read_bytes() for path in folder.iterdir()] == [b"hello\n"]
-        assert consent(processes, "list") == (0, ["+ Ia", "+ @family", "- Ix"], [])
+        assert permit(processes, "list") == (0, ["+ Ia", "+ @family", "- Ix"], [])
+        assert permit(processes, "delete", "Ia")[0] == 0
+        assert call(processes, port, "Ia") == REFUSED
         file = processes.folder / "Ib.consent"
         file.write_text("# by hand\n+ Ix\n")
         assert call(processes, port, "Ix") == (0, b"")
         assert len(list(folder.iterdir())) == 2
         file.write_text("# by hand\n+ Ix\nno such line\n")
         assert call(processes, port, "Ix") == REFUSED
-        assert consent(processes, "drop", "Ix")[0] == 1
+        assert permit(processes, "delete", "Ix")[0] == 1
         file.unlink()
         assert call(processes, port, "Ix") == REFUSED
 
+    def test_two_lists(self, processes: Processes, folder: Path) -> None:
+        """To be refused wins, and once it is taken back the other list counts again (C5)."""
+        assert permit(processes, "add", "Ia")[0] == 0
+        assert permit(processes, "refuse", "Ia")[0] == 0
+        port = mediator(processes)
+        terminal(processes, port, folder)
+        assert call(processes, port, "Ia") == REFUSED
+        assert permit(processes, "relent", "Ia")[0] == 0
+        assert call(processes, port, "Ia") == (0, b"")
+
     def test_nobody_can_tell(self, processes: Processes, folder: Path) -> None:
         """Not accepted, rejected, off line or nobody: the same words after the same time (I6)."""
-        consent(processes, "allow", "Ia")
+        permit(processes, "add", "Ia")
         port = mediator(processes)
         terminal(processes, port, folder)
         processes.broker(port, "permit", "add", "--as=Ic", "Ia")
@@ -96,7 +108,7 @@ class EditedTests:
 
     def test_after_a_restart(self, processes: Processes, folder: Path) -> None:
         """Policy and rejections outlive the mediator; a name is registered again (C1, I8)."""
-        consent(processes, "allow", "Ia", "Ix")
+        permit(processes, "add", "Ia", "Ix")
         running, port = processes.mediator("--store=sqlite:kept.db", "--status-timeout=1")
         with Typing(port) as ib:
             ib.type("REGISTER\nIdentifier:Ib\nReject:Create Ix\nPolicy:Ask\n\n")

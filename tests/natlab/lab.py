@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -184,19 +185,19 @@ class Lab:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        with ExitStack() as ends:  # each, last first, whatever becomes of those before
+            if error is not None:  # said when all is over: nobody may be there to read it
+                ends.callback(self._tell)
+            if self._holder is not None:
+                ends.callback(_end_holder, self._holder)
+            for daemon in self._daemons:
+                ends.callback(_end_daemon, daemon)
+            for running in self._running:
+                ends.callback(running.kill)
+
+    def _tell(self) -> None:
         for running in self._running:
-            if error is not None:
-                print(running.said)
-            running.kill()
-        for daemon in self._daemons:
-            daemon.kill()
-            daemon.wait()
-        if self._holder is not None:
-            assert self._holder.stdin is not None
-            assert self._holder.stdout is not None
-            self._holder.stdin.close()
-            self._holder.wait(PATIENCE)
-            self._holder.stdout.close()
+            print(running.said)
 
     # Where things are.
 
@@ -401,6 +402,20 @@ class Lab:
     def _ip(self, place: str | None, *commands: str) -> None:
         words = ["ip", *(["-n", place] if place is not None else []), "-batch", "-"]
         self.run(None, *words, given="".join(f"{command}\n" for command in commands))
+
+
+def _end_daemon(daemon: subprocess.Popen[bytes]) -> None:
+    daemon.kill()
+    daemon.wait()
+
+
+def _end_holder(holder: subprocess.Popen[str]) -> None:
+    """The namespaces go with it."""
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    holder.stdin.close()
+    holder.wait(PATIENCE)
+    holder.stdout.close()
 
 
 def _environment() -> dict[str, str]:

@@ -96,14 +96,14 @@ class Net:
         terminal.wait_for(CLOSED)
         return terminal
 
-    def call(self, callee: str = "Ib", place: str = "outside") -> None:
-        """Ia calls from a place, and what it sends arrives."""
+    def call(self, callee: str = "Ib", place: str = "outside", *, caller: str = "Ia") -> None:
+        """Somebody calls from a place, and what it sends arrives."""
         before = self.received(callee)
         sent = self.lab.folder / "sent"
         sent.write_bytes(f"{len(before)} for {callee}".encode())
         done = self.lab.start(
             place,
-            *(*BROKER, "call", "--as=Ia", callee, f"--send={sent}"),
+            *(*BROKER, "call", f"--as={caller}", callee, f"--send={sent}"),
             *self.to_mediator(),
         )
         assert done.wait() == 0, done.said

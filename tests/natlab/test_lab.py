@@ -52,6 +52,26 @@ class LabTests:
             lab.open_port("A", "udp", 1200, "hostA1")
             assert lab.run("outside", *asked).stdout.startswith("11.0.113.20:")
 
+    def test_ended_before_it_tells(self, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+        """After a failure all is ended first: what was said may go where nobody reads."""
+
+        def nobody_reads(*_: object) -> None:
+            raise BrokenPipeError
+
+        def fail() -> None:
+            with lab:
+                for place in ("server", "outside"):
+                    lab.start(place, *PYTHON, SEE).wait_for("ready")
+                monkeypatch.setattr("builtins.print", nobody_reads)
+                raise ZeroDivisionError
+
+        lab = build(Router("A", upnp=True))
+        with pytest.raises(BrokenPipeError):
+            fail()
+        ended = [*(one.process for one in lab._running), *lab._daemons, lab._holder]
+        assert len(ended) == 4
+        assert all(process is not None and process.returncode is not None for process in ended)
+
     def test_faults(self, build: Build) -> None:
         """A router that is cut lets nothing through, and all again once it is healed."""
         with build(Router("A", hosts=2)) as lab:

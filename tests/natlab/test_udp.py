@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.integration.processes import Running
-from tests.integration.test_login import PASSWORD
+from tests.integration.test_login import PASSWORD, account
 from tests.natlab.conftest import Build
 from tests.natlab.lab import (
     OUTSIDE,
@@ -22,7 +22,7 @@ from tests.natlab.lab import (
     Router,
     datagrams,
 )
-from tests.natlab.parts import ASKED, CLOSED, SEEN, Net, count, until
+from tests.natlab.parts import ASKED, CLOSED, QUIET, SEEN, Net, count, until
 
 pytestmark = pytest.mark.integration
 
@@ -228,17 +228,22 @@ class StrangerTests:
         """By UDP goes who registers, and that a connection is asked for: of a caller, a password,
         a key or anybody's else address nothing is to be read (D12, I18, I25).
         """
+        caller = "taro.yamada@example.jp"  # no chance to be found in what is drawn at random
         with build(Router("A")) as lab:
             wire = lab.start("inet", *PYTHON, SNIFF, "server")
             wire.wait_for("ready")
+            account(lab.folder, caller)
             net = Net(lab)
-            net.quiet("A", "hostA1")
-            net.call()
+            lab.open_port("A", "tcp", 1203, "hostA1")
+            terminal = net.terminal("hostA1", "Ib", f"--accept={caller}", *QUIET)
+            terminal.wait_for(CLOSED)
+            net.call(caller=caller)
+            assert count(terminal, ASKED) > 0
             seen = caught(lab, wire)
             frames = b"\n".join(bytes.fromhex(line) for line in list(wire.out)[1:])
-            for secret in (PASSWORD.encode(), b"Registration Key", b"Token:", b"Encrypt Key"):
+            secrets = (PASSWORD.encode(), b"Registration Key", b"Token:", b"Encrypt Key")
+            for secret in (*secrets, caller.encode()):
                 assert secret not in frames
-            assert b"Ia" not in b"".join(one.data for one in seen)
             said = {line for one in seen for line in _fields(one.data)}
             assert said <= {
                 *("REGISTER", "NOTIFY", "QUERY", "ADDRESS"),

@@ -190,35 +190,44 @@ class EditTests:
     """Editing it safely (C4)."""
 
     @pytest.mark.parametrize(
-        ("sign", "names", "expected"),
+        ("sign", "listed", "names", "expected"),
         [
-            (ACCEPT, ["Ib"], "# mine\n+ Ia\n- Ix\n+ Ib\n"),
-            (ACCEPT, ["Ix"], "# mine\n+ Ia\n+ Ix\n"),
-            (REJECT, ["Ia", "Ia", "@g"], "# mine\n- Ix\n- Ia\n- @g\n"),
-            (None, ["Ia", "nobody"], "# mine\n- Ix\n"),
+            (ACCEPT, True, ["Ib"], "# mine\n+ Ia\n- Ix\n+ Ib\n"),
+            (ACCEPT, True, ["Ix"], "# mine\n+ Ia\n- Ix\n+ Ix\n"),
+            (REJECT, True, ["Ia", "Ia", "@g"], "# mine\n+ Ia\n- Ix\n- Ia\n- @g\n"),
+            (ACCEPT, False, ["Ia", "Ix", "nobody"], "# mine\n- Ix\n"),
+            (REJECT, False, ["Ia", "Ix", "nobody"], "# mine\n+ Ia\n"),
         ],
     )
-    def test_each(self, file: Path, sign: str | None, names: list[str], expected: str) -> None:
-        """Each stands there once then, and all else, comments included, as it stood."""
-        edit_file(str(file), names, sign)
+    def test_each(
+        self, file: Path, sign: str, listed: bool, names: list[str], expected: str
+    ) -> None:
+        """Each stands once on that list, or not at all; all else stays, comments included."""
+        assert edit_file(str(file), names, sign, listed=listed) == read_lists(str(file))
         assert file.read_text() == expected
         assert [one.name for one in file.parent.iterdir()] == ["consent"]
 
     def test_made(self, tmp_path: Path) -> None:
         """One that isn't there is made, for its user alone."""
-        edit_file(str(tmp_path / "new"), ["Ia"], ACCEPT)
+        edit_file(str(tmp_path / "new"), ["Ia"], ACCEPT, listed=True)
         assert (tmp_path / "new").read_text() == "+ Ia\n"
         assert (tmp_path / "new").stat().st_mode & 0o777 == 0o600
+
+    def test_not_made(self, tmp_path: Path) -> None:
+        """Who takes somebody off a file that isn't there has mistaken its name (C4)."""
+        with pytest.raises(FileNotFoundError):
+            edit_file(str(tmp_path / "new"), ["Ia"], ACCEPT, listed=False)
+        assert list(tmp_path.iterdir()) == []
 
     def test_bad_stays(self, file: Path) -> None:
         """A bad one is left as it is, and so is one that would be too long (A5)."""
         file.write_text("+ Ia\n?\n")
         with pytest.raises(NoConsent, match="line 2"):
-            edit_file(str(file), ["Ib"], ACCEPT)
+            edit_file(str(file), ["Ib"], ACCEPT, listed=True)
         assert file.read_text() == "+ Ia\n?\n"
         file.write_text("".join(f"+ I{n}\n" for n in range(1000)))
         with pytest.raises(NoConsent, match="1000"):
-            edit_file(str(file), ["more"], ACCEPT)
+            edit_file(str(file), ["more"], ACCEPT, listed=True)
         assert "more" not in file.read_text()
         assert [one.name for one in file.parent.iterdir()] == ["consent"]
 
@@ -228,7 +237,7 @@ class EditTests:
         os.chown(file, 65534, 65534)
         link = tmp_path / "link"
         link.symlink_to(file)
-        edit_file(str(link), ["Ic"], ACCEPT)
+        edit_file(str(link), ["Ic"], ACCEPT, listed=True)
         assert link.is_symlink()
         found = file.stat()
         assert (found.st_mode & 0o777, found.st_uid, found.st_gid) == (0o644, 65534, 65534)
@@ -237,7 +246,9 @@ class EditTests:
     def test_many_at_once(self, file: Path) -> None:
         """Of many who edit it at once none is lost."""
         workers = [
-            threading.Thread(target=edit_file, args=(str(file), [f"T{n}"], ACCEPT))
+            threading.Thread(
+                target=edit_file, args=(str(file), [f"T{n}"], ACCEPT), kwargs={"listed": True}
+            )
             for n in range(20)
         ]
         for worker in workers:
@@ -248,16 +259,20 @@ class EditTests:
 
     @given(
         st.lists(st.sampled_from(["Ia", "Ib", "@g", "+81", "- x"]), min_size=1),
-        st.sampled_from([ACCEPT, REJECT, None]),
+        st.sampled_from([ACCEPT, REJECT]),
+        st.booleans(),
         st.lists(st.sampled_from(["# c", "", "+ Ia", "- Ia", "+ @g", "- - x", "+ +81", "+ Ic"])),
     )
-    def test_says_so(self, names: list[str], sign: str | None, lines: list[str]) -> None:
-        """Whatever it said, it then says that of those, and of others what it said."""
+    def test_says_so(self, names: list[str], sign: str, listed: bool, lines: list[str]) -> None:
+        """Whatever it said, that list then says that of those; all else is as it was."""
         before = parse_lists("\n".join(lines).encode())
-        after = parse_lists(edit_text("\n".join(lines), names, sign).encode())
+        after = parse_lists(edit_text("\n".join(lines), names, sign, listed=listed).encode())
         for mark, old, new in zip((ACCEPT, REJECT), before, after, strict=True):
-            others = [name for name in old if name not in names]
-            assert new == others + (list(dict.fromkeys(names)) if sign == mark else [])
+            if mark == sign:
+                others = [name for name in old if name not in names]
+                assert new == others + (list(dict.fromkeys(names)) if listed else [])
+            else:
+                assert new == old
 
 
 @implementer(IConsent)

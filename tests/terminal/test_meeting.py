@@ -3,36 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.error import ConnectError, TimeoutError
+from twisted.internet.error import ConnectError, ConnectionLost, TimeoutError
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from twisted.python.failure import Failure
 
 from broker.tables.sessions import UNSPENT_SECONDS
 from broker.terminal import calling, comings
 from broker.terminal.calling import DIAL_TIMEOUT, Waiting, place_call
-from broker.terminal.calls import Calls
+from broker.terminal.calls import ENDED_BY_MEDIATOR, Calls
 from broker.terminal.comings import DIALS_MOST
-from broker.terminal.connectback import COMING, CallBacks
+from broker.terminal.connectback import COMING, CallBacks, place_one_call
 from broker.terminal.doors import HANDSHAKE_TIMEOUT, HANDSHAKES, UNPROVEN_MOST
 from broker.terminal.errors import CallDenied, CallFailed
 from broker.terminal.expected import ExpectedCall
 from broker.terminal.knock import Knock
 from broker.terminal.line import Line, dial
 from broker.terminal.records import Kind
-from broker.terminal.ways import BACK, DIRECT, LOCAL, SIMULTANEOUS, Tried, Way
+from broker.terminal.ways import (
+    BACK,
+    DIRECT,
+    LOCAL,
+    SIMULTANEOUS,
+    Attempt,
+    Race,
+    Tried,
+    Way,
+)
 from broker.wire.grammar import NOTIFY, QUERY, REQUEST
 from broker.wire.message import Message
 from broker.wire.refusals import PermissionDenied
-from broker.wire.statements import PERMISSION_DENIED, REQUEST_ACCEPTED, TERMINATE
+from broker.wire.statements import ADDRESS, PERMISSION_DENIED, REQUEST_ACCEPTED, TERMINATE
 from broker.wire.stream import Stream
 from broker.wire.timing import Deadlines
-from tests.fakes import Client, FakeReactor, advance, connect, connect_both, result_of, settle
+from tests.fakes import (
+    Client,
+    FakeReactor,
+    advance,
+    connect,
+    connect_both,
+    result_of,
+    settle,
+    tcp_address,
+)
 from tests.terminal.keys import (
     CALLEE,
     CALLER,
@@ -43,9 +62,10 @@ from tests.terminal.keys import (
     an_answer,
     framed,
 )
-from tests.terminal.network import HOST, MEDIATOR_PORT, Outcome, World
+from tests.terminal.network import HOST, MEDIATOR_PORT, Listener, Outcome, World
 from tests.terminal.speakers import Echo, HalfCloseable, Handler, Maker
 from tests.terminal.test_calling import Callee
+from tests.terminal.test_connectback import Opener
 from tests.terminal.test_doors import House, Knocker, the_log
 
 #: Where the caller waits, and where the callee takes calls.
@@ -370,6 +390,7 @@ class NotDialledTests:
         """With the terminal all of it ends, and no timer is left."""
         home = self.called(simultaneous)
         stopped = Outcome(home.ib.stopService())
+        assert home.ib._comings._timers == {}
         home.world.run()
         assert stopped.done
         self.nobody(home, simultaneous)
@@ -557,8 +578,10 @@ class ComeTests:
         """Nor does whoever is there come for a session of ours."""
         home = Home()
         client = self.come(home)
-        client.send(Message(NOTIFY, Session=SESSION))
+        waits = Outcome(home.ib._call_backs.wait("S9", "Ic", lambda stream: pytest.fail("spoke")))
+        client.send(Message(NOTIFY, Session="S9"))
         assert (client.closed, client.bytes()) == (True, b"")
+        assert not waits.done
 
     def test_who_is_it_not(self) -> None:
         """Who is there must know what its mediator has given the caller."""
@@ -761,6 +784,14 @@ class WaitTests:
         assert wait.opened == 1
         assert len(wait.maker.made) == 1
 
+    def test_denied(self) -> None:
+        """Its own word ends the wait at once, as a word of a stranger's does not."""
+        wait = Wait()
+        wait.comes(Message(NOTIFY, PERMISSION_DENIED))
+        assert type(wait.outcome.error) is CallDenied
+        assert wait.opened == 0
+        assert wait.at_rest
+
     def test_given_up(self) -> None:
         """Who has come and proven nothing is closed on, and nobody is waited for."""
         wait = Wait()
@@ -786,6 +817,19 @@ class WaitTests:
         stopped = Outcome(Deferred.fromCoroutine(wait.call_backs.stop()))
         assert stopped.done
         assert str(wait.outcome.error) == "the terminal stops"
+        assert wait.at_rest
+
+    def test_one_session_twice(self) -> None:
+        """A mediator that gives two calls one session has neither of them fall over the other."""
+        wait = Wait()
+        other = Outcome(wait.call_backs.wait(SESSION, CALLEE, wait._knock))
+        wait.outcome.deferred.cancel()
+        assert isinstance(wait.outcome.error, CancelledError)
+        client = wait.arrives()
+        assert not client.closed
+        other.deferred.cancel()
+        assert isinstance(other.error, CancelledError)
+        assert client.closed
         assert wait.at_rest
 
     def test_no_protocol(self) -> None:
@@ -815,10 +859,10 @@ class Asking:
         self.waited: list[tuple[str, str]] = []
         self.wait: Deferred[IProtocol] = Deferred()
         self.over = 0
-        calls = Calls(lambda session, how: self.reports.append((session, how)))
+        self.calls = Calls(lambda session, how: self.reports.append((session, how)))
         waiting = Waiting(HOST, WAITS, self._waits, self._over)
         placing = place_call(
-            reactor, line, CALLEE, self.maker, calls=calls, waiting=waiting, **options
+            reactor, line, CALLEE, self.maker, calls=self.calls, waiting=waiting, **options
         )
         self.outcome = Outcome(Deferred.fromCoroutine(placing))
         (self.asked,) = self.mediator.received()
@@ -903,6 +947,7 @@ class CallerTests:
         call = Asking().granted(Callee_Seen="198.50.100.7 40001")
         advance(call.clock, 1)
         assert simultaneous.begun == []
+        assert not call.outcome.done
 
     def test_the_same_place(self) -> None:
         """One place is dialled once."""
@@ -996,12 +1041,192 @@ class CallerTests:
         assert call.over == 1
         assert timers(call.clock) == []
 
+    def test_terminated(self, simultaneous: Simultaneous) -> None:
+        """A session that is void is tried in no way any more, begun or not (I2, S5001)."""
+        told = {"Callee_Local": "10.0.0.2 1203", "Callee_Seen": "198.50.100.7 40001"}
+        call = Asking(seen=True).granted(**told)
+        advance(call.clock, 0.25)
+        call.calls.terminate("S9")
+        assert not call.outcome.done
+        call.calls.terminate(SESSION)
+        assert isinstance(call.outcome.error, CallFailed)
+        ended = "the mediator has ended the session"
+        assert str(call.outcome.error) == ended
+        tried = {one.way.kind: one.why for one in call.outcome.error.tried}
+        assert tried == dict.fromkeys([BACK, LOCAL, DIRECT, SIMULTANEOUS], ended)
+        assert call.wait.called
+        assert call.over == 1
+        assert all(dial.over for dial in call.clock.dials)
+        assert timers(call.clock) == []
+        advance(call.clock, 1)
+        assert simultaneous.begun == []
+        assert call.maker.made == []
+
+    def test_one_session_twice(self) -> None:
+        """A mediator that gives two calls one session has both of them end as they end."""
+        call = Asking().granted()
+        other = Race(call.clock, CALLEE, [Attempt(Way(DIRECT, HOST, TAKES), lambda _: Deferred())])
+        second = Outcome(other.done)
+        call.calls.racing(SESSION, other)
+        call.outcome.deferred.cancel()
+        assert isinstance(call.outcome.error, CancelledError)
+        call.calls.terminate(SESSION)
+        assert isinstance(second.error, CallFailed)
+
+    def test_terminated_while_they_speak(self) -> None:
+        """Nor does the one end well that is being spoken to."""
+        call = Asking().granted()
+        client = call.clock.dials[1].accept()
+        call.calls.terminate(SESSION)
+        assert str(call.outcome.error) == "the mediator has ended the session"
+        assert client.closed
+        assert call.maker.made == []
+
+    def test_terminated_thereafter(self) -> None:
+        """Once it stands it is the channel that ends, and nothing else."""
+        call = Asking().granted()
+        Callee(call.clock.dials[1].accept()).answer(an_answer())
+        call.calls.terminate(SESSION)
+        assert call.outcome.error is None
+        advance(call.clock, 1)
+        assert call.outcome.value.why.cause == ENDED_BY_MEDIATOR
+        assert call.reports == [(SESSION, "Terminated")]
+
     def test_no_protocol(self) -> None:
         """An application that has none ends its own call, and what was open for it."""
         call = Asking(Maker(lambda: None)).granted()
         Callee(call.clock.dials[1].accept()).answer(an_answer())
         assert str(call.outcome.error) == "the application gave no protocol for the call"
         assert call.over == 1
+
+
+class Opens:
+    """A caller that opens its doors for a call; a test plays its mediator and its callee.
+
+    :ivar outcome: what becomes of the call
+    """
+
+    def __init__(self, seen: str = HOST, opener: Opener | None = None) -> None:
+        self.house = House()
+        reactor: Any = self.house.clock
+        dialled = dial(reactor, TCP4ClientEndpoint(reactor, HOST, MEDIATOR_PORT), CALLER)
+        self.mediator = reactor.dials[0].accept(local_host=seen)
+        self._line: Line = result_of(dialled)
+        self._call_backs = CallBacks(reactor, self.house.doors, self.house.calls)
+        self.outcome = Outcome(Deferred.fromCoroutine(self._place(opener)))
+        (asked,) = self.mediator.received()
+        assert asked.statement == ADDRESS
+        self.mediator.send(
+            Message(NOTIFY, Transaction="1", Code=200, Address=seen, Port=str(50000))
+        )
+        (self.asked,) = self.mediator.received()
+
+    async def _place(self, opener: Opener | None) -> IProtocol:
+        port: Any = SimpleNamespace(getHost=lambda: tcp_address(HOST, WAITS))
+        waiting = await self._call_backs.open(self._line, port=port, opener=opener)
+        house, line = self.house, self._line
+        return await place_call(
+            house.clock, line, CALLEE, Maker(), calls=house.calls, waiting=waiting
+        )
+
+    def arrives(self, session: str = SESSION) -> Client:
+        """Somebody comes."""
+        client = self.house.connect()
+        client.send(Message(NOTIFY, Session=session))
+        return client
+
+    def granted(self) -> None:
+        """The mediator gives the credentials."""
+        self.mediator.send(Message.of(NOTIFY, {**TOLD.fields, "Transaction": "2", "Code": "200"}))
+
+    @property
+    def takes_nobody(self) -> bool:
+        """Whether somebody who comes now is closed on at once, without a byte."""
+        client = self.arrives()
+        return bool(client.closed) and not client.bytes()
+
+
+class OpenTests:
+    """The doors of a caller that can be come to, while its mediator has not answered."""
+
+    def test_before_the_answer(self) -> None:
+        """A callee that overtakes the answer is held, silent, and spoken to thereafter."""
+        call = Opens()
+        early = call.arrives()
+        assert (early.closed, early.bytes()) == (False, b"")
+        call.granted()
+        Callee(early).answer(an_answer())
+        assert call.outcome.value.transport.way == Way(BACK, HOST, WAITS)
+        early.vanish()
+        assert call.takes_nobody
+
+    def test_for_another(self) -> None:
+        """Who has come for any other session is closed on once nothing more is asked."""
+        call = Opens()
+        other = call.arrives("S9")
+        call.granted()
+        assert (other.closed, other.bytes()) == (True, b"")
+        assert not call.outcome.done
+
+    @pytest.mark.parametrize("how", ["refused", "line lost", "given up"])
+    def test_no_answer(self, how: str) -> None:
+        """Where there is no session nobody is held for it."""
+        call = Opens()
+        early = call.arrives()
+        if how == "refused":
+            call.mediator.send(Message(NOTIFY, PERMISSION_DENIED, Transaction="2", Code=403))
+            assert isinstance(call.outcome.error, PermissionDenied)
+        elif how == "line lost":
+            call.mediator.vanish()
+            assert isinstance(call.outcome.error, ConnectionLost)
+        else:
+            call.outcome.deferred.cancel()
+            assert isinstance(call.outcome.error, CancelledError)
+        assert (early.closed, early.bytes()) == (True, b"")
+        assert call.takes_nobody
+        call.house.advance(0)
+        assert timers(call.house.clock) == []
+
+    def test_offered(self) -> None:
+        """It says where it can be come to."""
+        assert Opens().asked.get("Back") == str(WAITS)
+
+    @pytest.mark.parametrize("seen", ["169.254.1.9", "fe80::9"])
+    @pytest.mark.parametrize("opened", [False, True])
+    def test_link_local(self, seen: str, opened: bool) -> None:
+        """An address of one link leads nobody to us: it isn't offered, and the call goes on."""
+        opener = Opener() if opened else None
+        call = Opens(seen, opener)
+        assert "Back" not in call.asked.fields
+        assert opener is None or opener.opened == []
+        assert call.takes_nobody
+        call.granted()
+        Callee(call.house.clock.dials[1].accept()).answer(an_answer())
+        assert call.outcome.value.transport.way == Way(DIRECT, "192.0.2.7", 1300)
+
+
+class OneCallTests:
+    """A call along all ways that is made once (``place_one_call``)."""
+
+    def test_terminated(self) -> None:
+        """It ends with its session, too, and so does what was opened for it (I2, S5001)."""
+        world = World()
+        clock: Any = FakeReactor()
+        dialled = dial(clock, TCP4ClientEndpoint(clock, HOST, MEDIATOR_PORT), CALLER)
+        mediator = clock.dials[0].accept()
+        line: Line = result_of(dialled)
+        listen = Listener(world, WAITS)
+        placing = place_one_call(clock, line, CALLEE, Maker(), listen=listen)
+        outcome = Outcome(Deferred.fromCoroutine(placing))
+        mediator.send(Message(NOTIFY, Transaction="1", Code=200, Address=HOST, Port="50000"))
+        mediator.send(Message.of(NOTIFY, {**TOLD.fields, "Transaction": "2", "Code": "200"}))
+        assert world.listens(WAITS)
+        assert not clock.dials[1].over
+        mediator.send(Message.of(NOTIFY, {"Session": SESSION, "": TERMINATE}))
+        assert str(outcome.error) == "the mediator has ended the session"
+        assert clock.dials[1].over
+        assert not world.listens(WAITS)
+        assert timers(clock) == []
 
 
 class Both:
@@ -1047,6 +1272,13 @@ class Both:
         assert (len(self.ia.calls), len(self.ib.calls)) == (1, 1)
         self._nothing_else()
         return mine, served
+
+    def said(self) -> tuple[dict[str, str], dict[str, str]]:
+        """The fields with which Ib has registered last, and with which Ia has asked for it."""
+        heard = self.world.heard
+        registered = [one for one in heard if one.get("Identifier") == "Ib" and one.get("Address")]
+        asked = [one for one in heard if one.verb == QUERY and "Callee" in one.fields]
+        return registered[-1].fields, asked[-1].fields
 
     def ends(self) -> None:
         """The call ends, and nothing is left of it."""
@@ -1254,10 +1486,57 @@ class WholeWayTests:
         both.world.advance(0.3)
         Outcome(both.ib.edit(["Delete Ia"]))
         both.world.run()
+        assert str(both.outcome.error) == "the mediator has ended the session"
+        assert not both.ia._call_backs._waits
+        assert simultaneous.waiting == []
         both.world.advance(30)
-        assert both.outcome.error is not None
         assert WAITS not in both.ports
         assert both.handler.calls == []
+
+    def test_withdrawn_while_it_is_waited_for(self, simultaneous: Simultaneous) -> None:
+        """Nor is it another reason where nothing else is left to be tried."""
+        both = Both(simultaneous, port=NOWHERE)
+        both.world.leave(TAKES)
+        both.world.leave(WAITS)
+        both.call()
+        both.world.advance(DIAL_TIMEOUT + 1)
+        Outcome(both.ib.edit(["Delete Ia"]))
+        both.world.run()
+        assert isinstance(both.outcome.error, CallFailed)
+        assert str(both.outcome.error) == "the mediator has ended the session"
+        kinds = [tried.way.kind for tried in both.outcome.error.tried]
+        assert kinds == [LOCAL, DIRECT, SIMULTANEOUS, BACK]
+
+    def test_what_is_offered(self, simultaneous: Simultaneous) -> None:
+        """Each says where it listens itself, that it may be seen, and where it can be come to."""
+        both = Both(simultaneous, port=NOWHERE)
+        both.call()
+        registered, asked = both.said()
+        assert (registered["Local"], registered["Seen"]) == (f"{HOST} {TAKES}", "Yes")
+        assert (asked["Seen"], asked["Back"]) == ("Yes", str(WAITS))
+
+    def test_nothing_else_than_it_was_told(self, simultaneous: Simultaneous) -> None:
+        """A terminal whose operator has named its address tells no other (I1)."""
+        both = Both(simultaneous, address=HOST)
+        both.ia._address = HOST
+        both.call()
+        registered, asked = both.said()
+        assert {"Local", "Seen"}.isdisjoint(registered)
+        assert "Seen" not in asked
+        both.stands(Way(DIRECT, HOST, TAKES))
+
+    def test_within_this_machine(
+        self, simultaneous: Simultaneous, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where no router can be in between, none of it is said."""
+        monkeypatch.setattr(Line, "share_port", lambda line: None)
+        both = Both(simultaneous)
+        both.call()
+        registered, asked = both.said()
+        assert {"Local", "Seen"}.isdisjoint(registered)
+        assert {"Seen", "Back"}.isdisjoint(asked)
+        mine, _ = both.stands(Way(DIRECT, HOST, TAKES))
+        assert mine.transport.tried == ()
 
     def test_one_after_the_other(self, simultaneous: Simultaneous) -> None:
         """A call that has found its way leaves the next one as free as it was."""

@@ -11,6 +11,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import CannotListenError, ConnectionDone, ConnectionLost
 
 from broker.terminal.errors import Aborted, CallFailed
+from broker.terminal.line import Line
 from broker.terminal.terminal import LINE_TIMEOUT, WOKEN_INTERVAL, Terminal
 from broker.wire.grammar import NOTIFY, QUERY, REGISTER
 from broker.wire.message import Message
@@ -22,7 +23,15 @@ from broker.wire.refusals import (
 )
 from broker.wire.statements import CONNECTION_REQUESTED
 from tests.fakes import connect, parse_all, result_of
-from tests.terminal.keys import a_handshake, a_request, framed
+from tests.terminal.keys import (
+    KEY,
+    PASSWORD,
+    REPLY_PASSWORD,
+    SESSION,
+    a_handshake,
+    a_request,
+    framed,
+)
 from tests.terminal.network import HOST, MEDIATOR_PORT, Listener, Outcome, World
 from tests.terminal.speakers import Echo, HalfCloseable, Handler, Maker, Plain
 from tests.terminal.test_doors import the_log
@@ -744,6 +753,51 @@ class ServiceTests:
         assert self.stop(world, ib)
         world.advance(120)
         assert len(world.dialled) == dialled
+        assert self.quiet(world)
+
+    def stopping(self, world: World) -> tuple[Terminal, Any, Outcome]:
+        """Ib, which stops as slowly as its peer reads: with its mediator's end of its line."""
+        ia, ib, _ = two(world, accept=["Ia", "Ic"])
+        called(world, ia)
+        world.silent.add(PORT)
+        mediator: Any = world.line_of("Ib").b.protocol
+        stopped = Outcome(ib.stopService())
+        world.run()
+        assert not stopped.done
+        return ib, mediator, stopped
+
+    def test_not_acceptable(self) -> None:
+        """A terminal that is stopping is busy to whoever calls it (A14)."""
+        world = World()
+        _, _, stopped = self.stopping(world)
+        assert isinstance(failed(world, world.terminal("Ic")), CalleeBusy)
+        assert not stopped.done
+
+    def test_announced(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nor does it expect a call that it is told of, nor come to the caller."""
+        world = World()
+        monkeypatch.setattr(Line, "share_port", lambda line: ("192.0.2.5", 40002))
+        ib, mediator, stopped = self.stopping(world)
+        before = len(world.dialled)
+        fields = {
+            "Caller ID": "Ic",
+            "Password": PASSWORD,
+            "Encrypt Key": KEY,
+            "Session": SESSION,
+            "Expires": "3600",
+            "Reply Password": REPLY_PASSWORD,
+            "Caller Seen": "198.50.100.7 40001",
+            "Caller Back": f"{HOST} 4000",
+        }
+        mediator.send(Message.of(NOTIFY, fields))
+        world.run()
+        assert len(ib._expected) == 0
+        assert ib._comings._timers == {}
+        world.advance(15)
+        assert stopped.done
+        assert len(world.dialled) == before
+        world.silent.clear()
+        assert self.stop(world, world.terminals[1])
         assert self.quiet(world)
 
     def test_restart(self) -> None:

@@ -150,6 +150,13 @@ class OrderTests:
         assert len(course.begun) == 3
         assert course.at_rest
 
+    def test_one_fails_as_it_begins(self) -> None:
+        """The one after it has its time for itself all the same."""
+        course = Course(LOCAL, DIRECT, SIMULTANEOUS, at_once={LOCAL: NotMet("no route")})
+        assert course.begun == [(LOCAL, 0), (DIRECT, 0)]
+        course.advance(0.25)
+        assert course.begun[2:] == [(SIMULTANEOUS, 0.25)]
+
     def test_several_fail_as_they_begin(self) -> None:
         """Each of those after them is begun once, in order, and none is left out."""
         nowhere = {LOCAL: NotMet("no route"), DIRECT: NotMet("no route")}
