@@ -80,10 +80,10 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.resolver.whereabouts.Naming.check": "compares",
     "broker.resolver.whereabouts._hosts": "what DNS has said",
     # Ways of a call, each on its way to the ledger, of which the records are made.
-    "broker.mediator.call.Calls._ways": "looks whether there can be any",
+    "broker.mediator.call.Calls.call": "looks whether a caller waits",
     "broker.mediator.ways.between": "chooses those that the two have offered",
     "broker.mediator.ways._both_seen": "where both come from, who have both said so",
-    "broker.mediator.ways._back": "where a caller waits, who has said so",
+    "broker.mediator.ways.waits_at": "where a caller waits, who has said so",
     "broker.mediator.ways._source": "compares, and gives the above",
     "broker.mediator.ways.offer": "reads what a registration offers",
     # Decides by an address, or dials it, and says it to nobody.

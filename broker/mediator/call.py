@@ -16,8 +16,8 @@ from broker.mediator.peer import Peer, called_otherwise
 from broker.mediator.permits import Permits, Use
 from broker.mediator.reach import Reach
 from broker.mediator.sessions import LIFETIME, Sessions
-from broker.mediator.ways import Way, between
-from broker.tables.addresses import Place
+from broker.mediator.ways import Further, between, waits_at
+from broker.tables.addresses import Address, Place
 from broker.tables.disclosures import CALLING, CONSENT, Disclosure
 from broker.tables.grants import Grant, Randomness, make_grant
 from broker.tables.sessions import CONSENT as BY_CONSENT
@@ -71,22 +71,31 @@ class Calls:
     async def call(self, caller: Peer, request: Request) -> None:
         """Mediate one call. Each refusal is raised; nothing has then been told of the callee."""
         begun = self._clock.seconds()
-        callee = self._permits.canonical(request.message.fields["Callee"])
+        fields = request.message.fields
+        callee = self._permits.canonical(fields["Callee"])
+        back = waits_at(caller, fields, begun, self._own_ports) if "Back" in fields else None
         try:
             consented = self._permits.asks(callee)
             if consented:
                 await self._consent.ask(caller.identifier or "", callee)  # S2002–S2005
-            await self._mediate(caller, callee, request, consented=consented)
+            await self._mediate(caller, callee, request, back, consented=consented)
         except PermissionDenied:
             if not request.done:  # it is, where the caller has gone
                 await self._consent.wait_out(begun)
             raise
 
     async def _mediate(
-        self, caller: Peer, callee: str, request: Request, *, consented: bool
+        self,
+        caller: Peer,
+        callee: str,
+        request: Request,
+        back: Address | None,
+        *,
+        consented: bool,
     ) -> None:
         """Fig. 12.
 
+        :param back: where the caller waits for the callee, if it does
         :param consented: the callee has just said, of this request, that it accepts the caller
         """
         self._check_permit(caller, callee, consented)  # S1203
@@ -103,7 +112,7 @@ class Calls:
                 asked = self._reach.turn
                 place = await self._resolver.lookup(callee)
             taken = None if use is None else use.entry
-            ways = self._ways(caller, peer, request.message.fields)
+            ways = self._ways(caller, peer, request, back)
             self._ledger.check_room(1 + consented + len(ways))
             # I1, I2: in this turn
             basis = self._check_again(caller, callee, peer, place, taken, consented=consented)
@@ -154,7 +163,7 @@ class Calls:
         seen: _Seen | None,
         grant: Grant,
         basis: str,
-        ways: Sequence[Way],
+        ways: Sequence[Further],
     ) -> dict[str, Disclosure]:
         """What the two are to be told of each other's addresses, by the fields that tell it."""
         identifier, session = caller.identifier or "", grant.session
@@ -171,11 +180,13 @@ class Calls:
             told[way.field] = record(*whose, way.address, session, why, LIFETIME)
         return told
 
-    def _ways(self, caller: Peer, peer: Peer, fields: Mapping[str, str]) -> Sequence[Way]:
+    def _ways(
+        self, caller: Peer, peer: Peer, request: Request, back: Address | None
+    ) -> Sequence[Further]:
         """How else the two may reach each other, which each of them has offered."""
-        if peer.offer is None and "Back" not in fields:
+        if peer.offer is None and back is None:
             return ()
-        return between(caller, peer, fields, self._clock.seconds(), self._own_ports)
+        return between(caller, peer, request.message.fields, back, self._clock.seconds())
 
     def _check_permit(self, caller: Peer, callee: str, consented: bool) -> str:
         """Give the entry of the callee's list that permits this, or refuse.

@@ -62,6 +62,8 @@ class Outside:
     async def _try(self, identifier: str, host: str, port: int) -> None:
         if port in self._own_ports:
             raise BadRequest("the port is one of the server's own")
+        if parse_ip(host).is_loopback:  # whoever comes by a tunnel or proxy of this machine
+            raise BadRequest("no port of the server's own machine is tried")
         if self._dialer is None:
             raise ServiceUnavailable("no ports are tried here")
         if identifier in self._trying:

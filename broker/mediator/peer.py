@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from twisted.python.failure import Failure
 
-from broker.tables.addresses import Address
+from broker.tables.addresses import Address, Offer
 from broker.wire.conversation import Conversation, Request
 from broker.wire.decoder import Body
 from broker.wire.grammar import NOTIFY
@@ -16,7 +16,6 @@ from broker.wire.stream import Stream
 
 if TYPE_CHECKING:
     from broker.mediator.server import Mediator
-    from broker.mediator.ways import Offer
 
 
 class Peer(Conversation):

@@ -94,6 +94,7 @@ class Reach:
         self._trigger = trigger
         self._clock = clock
         self._silent: Deadlines[_Question] = Deadlines(clock, SILENCE, self._fell_silent)
+        self._stopped = False
         self._bound: dict[str, tuple[Peer, ...]] = {}
         self._reached: dict[str, Peer] = {}
         self._waiting: dict[str, list[Deferred[Peer]]] = {}
@@ -236,7 +237,7 @@ class Reach:
         self._clock.callLater(0, self._wake_beside, question)
 
     def _wake_beside(self, question: _Question) -> None:
-        if question.answer.called:
+        if question.answer.called or self._stopped:
             return
         held = self.held(question.identifier)
         if held is not None and held is not question.peer and held.stream.connected:
@@ -284,6 +285,7 @@ class Reach:
 
     def stop(self) -> None:
         """Close every connection, and leave no timer behind."""
+        self._stopped = True
         self._silent.stop()
         for peer in self.everybody():
             peer.stream.close()

@@ -15,8 +15,8 @@ from broker.mediator.peer import Peer, called_otherwise
 from broker.mediator.permits import Permits
 from broker.mediator.reach import Reach
 from broker.mediator.sessions import Sessions
-from broker.mediator.ways import Offer, offer
-from broker.tables.addresses import Address, AddressRefused, Network, Place, admit
+from broker.mediator.ways import offer
+from broker.tables.addresses import Address, AddressRefused, Network, Offer, Place, admit
 from broker.tables.grants import Randomness
 from broker.tables.permits import LimitedRejection, ListTooLong
 from broker.wire.conversation import Request

@@ -12,24 +12,13 @@ from typing import NamedTuple
 
 from broker.mediator.peer import Peer
 from broker.mediator.sessions import LIFETIME
-from broker.tables.addresses import Address, AddressRefused, Ip, admit, admit_local, parse_ip
+from broker.tables.addresses import Address, AddressRefused, Ip, Offer, admit, admit_local, parse_ip
 from broker.wire.grammar import parse_place
 from broker.wire.refusals import BadRequest
 from broker.wire.serving import arrived_at, came_from, seen_at
 
 
-class Offer(NamedTuple):
-    """What a terminal lets its callers be told besides, while it is reached over a connection.
-
-    :ivar local: where it listens in its own network, if it has said so
-    :ivar seen: whether they may be told where this connection comes from
-    """
-
-    local: Address | None
-    seen: bool
-
-
-class Way(NamedTuple):
+class Further(NamedTuple):
     """One place that is told for one call.
 
     :ivar field: the field in which it is
@@ -62,29 +51,27 @@ def between(
     caller: Peer,
     callee: Peer,
     fields: Mapping[str, str],
+    back: Address | None,
     now: float,
-    own_ports: Collection[int],
-) -> Sequence[Way]:
+) -> Sequence[Further]:
     """The ways that a call has besides the address that the callee is registered at.
 
     :param fields: what the caller has asked with
-    :raises BadRequest: its callee can't come to it there
+    :param back: where it waits, if it does
     """
     offered = callee.offer
-    if offered is None and "Back" not in fields:
-        return ()
     ways = []
     if offered is not None:
         if offered.local is not None and _source(caller) == _source(callee):
-            ways.append(Way("Callee Local", True, offered.local))
+            ways.append(Further("Callee Local", True, offered.local))
         if offered.seen and "Seen" in fields:
             ways += _both_seen(caller, callee, now)
-    if "Back" in fields:
-        ways.append(Way("Caller Back", False, _back(caller, int(fields["Back"]), now, own_ports)))
+    if back is not None:
+        ways.append(Further("Caller Back", False, back))
     return ways
 
 
-def _both_seen(caller: Peer, callee: Peer, now: float) -> Sequence[Way]:
+def _both_seen(caller: Peer, callee: Peer, now: float) -> Sequence[Further]:
     """Where either connection comes from: the very ports from which both are to open one."""
     theirs, ours = seen_at(callee.stream), seen_at(caller.stream)
     if theirs is None or ours is None:
@@ -93,8 +80,8 @@ def _both_seen(caller: Peer, callee: Peer, now: float) -> Sequence[Way]:
     if callees.version != callers.version:
         return ()
     return (
-        Way("Callee Seen", True, Address(str(callees), theirs[1], now, LIFETIME)),
-        Way("Caller Seen", False, Address(str(callers), ours[1], now, LIFETIME)),
+        Further("Callee Seen", True, Address(str(callees), theirs[1], now, LIFETIME)),
+        Further("Caller Seen", False, Address(str(callers), ours[1], now, LIFETIME)),
     )
 
 
@@ -103,8 +90,16 @@ def _source(peer: Peer) -> Ip:
     return parse_ip(came_from(peer.stream))
 
 
-def _back(caller: Peer, port: int, now: float, own_ports: Collection[int]) -> Address:
-    """Where a caller waits: at the address that we see it at ourselves, and nowhere else (I12)."""
+def waits_at(
+    caller: Peer, fields: Mapping[str, str], now: float, own_ports: Collection[int]
+) -> Address | None:
+    """Where a caller waits, if it does: at the address that we see it at, and nowhere else (I12).
+
+    :raises BadRequest: no callee can come to it there
+    """
+    if "Back" not in fields:
+        return None
+    port = int(fields["Back"])
     source, own = came_from(caller.stream), arrived_at(caller.stream)
     try:
         host = admit(source, port, source=source, own=own, own_ports=own_ports).host

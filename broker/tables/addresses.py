@@ -104,6 +104,17 @@ class Admitted(NamedTuple):
     origin: Origin | None = None
 
 
+class Offer(NamedTuple):
+    """What a terminal lets its callers be told besides, while it is reached over a connection.
+
+    :ivar local: where it listens in its own network, if it has said so
+    :ivar seen: whether they may be told where this connection comes from
+    """
+
+    local: Address | None
+    seen: bool
+
+
 class Place(NamedTuple):
     """An address in force.
 

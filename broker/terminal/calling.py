@@ -36,7 +36,7 @@ from broker.terminal.ways import (
     LOCAL,
     SIMULTANEOUS,
     Attempt,
-    Opening,
+    Claim,
     Race,
     Tried,
     Way,
@@ -177,10 +177,10 @@ class _Call(NamedTuple):
         if seen is not None and self.shared is not None:
             yield Way(SIMULTANEOUS, *parse_place(seen))
 
-    def _dial(self, way: Way, opening: Opening) -> Deferred[IProtocol]:
+    def _dial(self, way: Way, opening: Claim) -> Deferred[IProtocol]:
         return Deferred.fromCoroutine(self._reach(way, opening))
 
-    async def _reach(self, way: Way, opening: Opening) -> IProtocol:
+    async def _reach(self, way: Way, opening: Claim) -> IProtocol:
         stream = Stream(self.exchange, partial(self._knock, way, opening))
         try:
             await connect(self._endpoint(way), stream)
@@ -197,12 +197,12 @@ class _Call(NamedTuple):
             return SimultaneousEndpoint(self.reactor, self.shared, place, DIAL_TIMEOUT)
         return endpoint_at(self.reactor, way.host, way.port)
 
-    def _wait(self, way: Way, opening: Opening) -> Deferred[IProtocol]:
+    def _wait(self, way: Way, opening: Claim) -> Deferred[IProtocol]:
         assert isinstance(self.waiting, Waiting)  # else there is no such way
         session = self.told.fields["Session"]
         return self.waiting.wait(session, self.callee, partial(self._knock, way, opening))
 
-    def _knock(self, way: Way, opening: Opening, stream: Stream) -> Knock:
+    def _knock(self, way: Way, opening: Claim, stream: Stream) -> Knock:
         over: Callable[[], object] = _nothing
         if way.kind == BACK and isinstance(self.waiting, Waiting):
             over = self.waiting.over

@@ -154,7 +154,7 @@ class Comings:
 
     def come(self, wanted: WantedCall) -> None:
         """Dial a caller; what follows on that connection is as at the doors (S207)."""
-        self._doors.expect(wanted.call)
+        self.expect(wanted.call)
         way = Way(BACK, wanted.host, wanted.port)
 
         def failed() -> None:
@@ -163,6 +163,11 @@ class Comings:
                 self._failed(wanted.call.session, FAILED)
 
         self._dial(wanted.call, way, endpoint_at(self._reactor, way.host, way.port), failed)
+
+    def expect(self, call: ExpectedCall) -> None:
+        """A call is announced: what it replaces is not dialled for any more."""
+        for session in self._doors.expect(call):
+            self.terminated(session)
 
     def meet(self, line: Line, call: ExpectedCall) -> None:
         """Dial a caller that is permitted and dials us, too, where it has offered that.

@@ -1,4 +1,6 @@
-"""The caller's side of connect-back: it waits for its callee, and speaks first all the same (D7).
+"""A caller waits for its callee to come, and speaks first all the same (D7).
+
+It has asked for that by the callee's call password, or it is permitted and waits besides dialling.
 
 The caller waits where it has said, with the very doors at which calls arrive. Whoever comes there
 says for which session; only to a session that the caller waits in does it speak, and what it says
@@ -49,6 +51,8 @@ from broker.wire.timing import Deadlines
 MakeKnock = Callable[[Stream], Knock]
 #: Seconds in which a port must be opened, or the call goes without.
 OPENING: Final = 4.0
+#: Seconds for which a router is not asked again that has opened none.
+NOT_BEFORE: Final = 60.0
 #: Seconds for which a callee is waited for that is dialled besides: a little longer than it dials.
 COMING: Final = DIAL_TIMEOUT + 2.0
 
@@ -71,6 +75,8 @@ class CallBacks:
         self._held: dict[str, list[Door]] = {}
         self._holding: Deadlines[Door] = Deadlines(clock, HOLD_SECONDS, self._held_too_long)
         self._closing: set[Deferred[None]] = set()
+        self._not_before = 0.0  # no port is asked for until then,
+        self._unopened = ""  # for this reason
         doors.came = self._came
 
     async def call(
@@ -133,20 +139,29 @@ class CallBacks:
         inlet = _Inlet(opener)
         try:
             seen, _ = await line.outside()
-            host = line.local_host if address is None else address[0]
-            if (opener is None and host != seen) or kind(parse_ip(seen)) == "link":
-                return None  # a router is in between, or it is of no use to others
+            if kind(parse_ip(seen)) == "link" or (
+                opener is None and address is None and line.local_host != seen
+            ):
+                return None  # it is of no use to others, or a router is in between
+            if address is not None and address[0] != seen:
+                raise CallFailed(
+                    f"the mediator sees us at {seen}, and callees come to nowhere else"
+                )
+            if self._clock.seconds() < self._not_before:
+                raise CallFailed(self._unopened)
             opening = Deferred.fromCoroutine(
                 inlet.open(self._doors, line, listen=listen, port=port, address=address)
             )
             place = await opening.addTimeout(OPENING, self._clock)
         except (CallFailed, Refused, TimeoutError) as error:
             await self._close(inlet)
-            if opener is None:
+            if isinstance(error, Refused) and opener is None:
                 return None
             late = f"the router has not opened a port in {OPENING:g} seconds"
             why = late if isinstance(error, TimeoutError) else printable(str(error))
-            return Tried(Way(BACK, line.local_host, inlet.number), why)
+            if opener is not None and self._clock.seconds() >= self._not_before:
+                self._not_before, self._unopened = self._clock.seconds() + NOT_BEFORE, why
+            return Tried(Way(BACK, *(address or (line.local_host, inlet.number))), why)
         except BaseException:
             await self._close(inlet)
             raise
@@ -235,7 +250,8 @@ class CallBacks:
         try:
             return await wait.done
         finally:
-            del self._waits[session]
+            if self._waits.get(session) is wait:
+                del self._waits[session]
             wait.over()
 
     def _close(self, inlet: _Inlet) -> Deferred[None]:
@@ -300,7 +316,7 @@ async def place_call_back(
 
     :param reactor: an ``IReactorTCP`` and ``IReactorTime``
     """
-    with _alone(reactor, line, trace) as call_backs:
+    with _alone(reactor, line, trace) as (call_backs, _):
         return await call_backs.call(
             line,
             callee,
@@ -327,18 +343,18 @@ async def place_one_call(
 
     :param listen: where the callee is to come, where there is a way in
     """
-    with _alone(reactor, line, trace) as call_backs:
+    with _alone(reactor, line, trace) as (call_backs, calls):
         waiting = None
         if line.share_port() is not None:  # else both are within one machine
             waiting = await call_backs.open(line, listen=listen, address=address, opener=opener)
         return await place_call(
-            reactor, line, callee, factory, trace=trace, seen=True, waiting=waiting
+            reactor, line, callee, factory, calls=calls, trace=trace, seen=True, waiting=waiting
         )
 
 
 @contextmanager
-def _alone(reactor: Any, line: Line, trace: Trace | None) -> Iterator[CallBacks]:
-    """Wait with doors that take no other calls."""
+def _alone(reactor: Any, line: Line, trace: Trace | None) -> Iterator[tuple[CallBacks, Calls]]:
+    """Wait with doors that take no other calls; the calls are those of the one line."""
     calls = Calls(line.ended)
     doors = Doors(
         reactor,
@@ -351,22 +367,23 @@ def _alone(reactor: Any, line: Line, trace: Trace | None) -> Iterator[CallBacks]
         trace=trace,
     )
     call_backs = CallBacks(reactor, doors, calls)
-    told, line.told = line.told, _Waiting(call_backs)
+    line.told = _OneCall(call_backs, calls)  # for as long as the call may last
     try:
-        yield call_backs
+        yield call_backs, calls
     finally:
-        line.told = told
         doors.stop()
 
 
-class _Waiting(Nobody):
-    """For a connection that only waits for one callee: takes no call."""
+class _OneCall(Nobody):
+    """For a connection that only calls one callee, or waits for it: takes no call."""
 
-    def __init__(self, call_backs: CallBacks) -> None:
+    def __init__(self, call_backs: CallBacks, calls: Calls) -> None:
         self._call_backs = call_backs
+        self._calls = calls
 
     def terminated(self, session: str, how: str | None = None) -> None:
-        """It does not come."""
+        """It is not called any more, and does not come."""
+        self._calls.terminate(session)
         self._call_backs.terminated(session, how)
 
 

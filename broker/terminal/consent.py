@@ -140,10 +140,10 @@ def _said(line: str, number: int) -> tuple[str, str] | None:
 def edit_file(path: str, names: Sequence[str], sign: str, *, listed: bool) -> Lists:
     """Put some on one of the two lists in a file, or take them off it.
 
-    All else in it stays, comments and the other list included. Whoever reads it meanwhile finds it
-    as it was, or as it is then; two who edit it do so one after the other. It is on the disk when
-    this returns. A file that isn't there is made, for its user alone, where anybody is put on it: who
-    takes somebody off has mistaken its name.
+    All else in it stays, comments and the other list included. Whoever reads it meanwhile finds
+    it as it was, or as it is then; two who edit it do so one after the other. It is on the disk
+    when this returns. A file that isn't there is made, for its user alone, where anybody is put on
+    it: who takes somebody off has mistaken its name.
 
     :param names: in canonical form
     :param sign: which list: ``ACCEPT`` or ``REJECT``

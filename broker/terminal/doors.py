@@ -125,12 +125,16 @@ class Doors:
 
     # From the mediator's line.
 
-    def expect(self, call: ExpectedCall) -> None:
-        """The mediator announces a call (S1301); a REQUEST that came before it goes on now."""
-        self._expected.add(call)
+    def expect(self, call: ExpectedCall) -> list[str]:
+        """The mediator announces a call (S1301); a REQUEST that came before it goes on now.
+
+        :return: the sessions that are expected no longer
+        """
+        gone = self._expected.add(call)
         for door in self._held.pop(call.session, ()):
             self._holding.discard(door)
             self.requested(door, call.session, door.body)
+        return gone
 
     def leave(self, door: Door) -> None:
         """A connection is somebody else's to look after from now on."""

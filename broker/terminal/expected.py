@@ -91,15 +91,21 @@ class Expected:
     def __init__(self) -> None:
         self._calls: dict[str, ExpectedCall] = {}
 
-    def add(self, call: ExpectedCall) -> None:
-        """Expect a call; it replaces the same caller's that has not begun."""
+    def add(self, call: ExpectedCall) -> list[str]:
+        """Expect a call; it replaces the same caller's that has not begun.
+
+        :return: the sessions that are expected no longer
+        """
         now = call.until - UNSPENT_SECONDS
-        for other in list(self._calls.values()):
-            if other.caller == call.caller or other.until <= now:
-                del self._calls[other.session]
+        others = self._calls.values()
+        gone = [one.session for one in others if one.caller == call.caller or one.until <= now]
+        for session in gone:
+            del self._calls[session]
         while len(self._calls) >= EXPECTED_MOST:
-            del self._calls[next(iter(self._calls))]
+            gone.append(next(iter(self._calls)))
+            del self._calls[gone[-1]]
         self._calls[call.session] = call
+        return gone
 
     def find(self, session: str, now: float) -> ExpectedCall | None:
         """The call of a session, unless it is unknown, begun, void or too old."""
@@ -123,6 +129,10 @@ class Expected:
     def void_all(self) -> None:
         """Expect nobody: who can't be told of a withdrawal must not count on a permit."""
         self._calls.clear()
+
+    def any(self, now: float) -> bool:
+        """Whether any call is expected still."""
+        return any(call.until > now for call in self._calls.values())
 
     def __len__(self) -> int:
         return len(self._calls)

@@ -141,10 +141,11 @@ class Line(Conversation):
     :ivar identifier: whom the terminal acts as; where it has called itself by another name, what
         the mediator has told it instead
     :ivar gone: fires with ``None`` when the connection is gone
+    :ivar heard: when the last message came, in seconds of the clock
     :ivar told: who acts on what the mediator says
     """
 
-    __slots__ = ("_allow_clear_text", "_clock", "gone", "identifier", "told")
+    __slots__ = ("_allow_clear_text", "_clock", "gone", "heard", "identifier", "told")
 
     def __init__(
         self,
@@ -162,6 +163,7 @@ class Line(Conversation):
         self._allow_clear_text = allow_clear_text
         self.identifier = identifier
         self.gone: Deferred[None] = Deferred()
+        self.heard = clock.seconds()
         self._clock = clock
         self.told = told
 
@@ -432,6 +434,7 @@ class Line(Conversation):
 
     def message_received(self, message: Message) -> None:
         """The mediator asks for the status, answers, or tells something."""
+        self.heard = self._clock.seconds()
         if message.verb == QUERY and message.statement == STATUS:
             status = STATUS_ACCEPTABLE if self.told.acceptable() else STATUS_BUSY
             self.asked(message).reply(status, code=200)

@@ -67,7 +67,7 @@ class RouterOpener:
         except BaseException:
             self._leave(entry, port)
             raise
-        if lost is not None:
+        if lost is not None and lost not in entry.lost:
             entry.lost.append(lost)
         return place
 

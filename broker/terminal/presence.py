@@ -34,6 +34,11 @@ RENEWAL: Final = 0.75
 #: Seconds in which a line that may be dead must answer: a good one does in a round trip, though a
 #: packet be lost. Another can then be made within the five seconds of the call that asks for it.
 CHECK_TIMEOUT: Final = 1.5
+#: The same of one that is slow rather than dead: something has come over it of late. What the
+#: mediator asked has, before it took the silence for an answer, about a second ago.
+SLOW_TIMEOUT: Final = 5.0
+#: Seconds that are of late.
+LATE: Final = 1.5
 #: Seconds in which a key that gets no answers is replaced over a standing line only one time.
 KEY_INTERVAL: Final = 60.0
 
@@ -211,7 +216,9 @@ class Presence:
         if line is None or self.quiet or self._checking:
             return
         self._checking = True
-        checking = line.accepted().addTimeout(CHECK_TIMEOUT, self._reactor)
+        alive = self._reactor.seconds() - line.heard < LATE
+        patience = SLOW_TIMEOUT if alive else CHECK_TIMEOUT
+        checking = line.accepted().addTimeout(patience, self._reactor)
         checking.addErrback(lambda _: line.stream.abort())
         checking.addBoth(self._checked)
 

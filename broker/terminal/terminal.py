@@ -306,12 +306,13 @@ class Terminal(Service):
         """Where a callee can come to us, if no router is in its way, or the router opens a port."""
         if self._opened_port is None or line.share_port() is None:
             return None
-        address = None
-        if self._address is not None or self._port is not None:
-            number = self._port or _number(self._opened_port)
-            address = (self._address or line.local_host, number)
+        address, opener = None, self._opener
+        if self._address is not None:  # nothing else is told of us
+            address, opener = (self._address, self._port or _number(self._opened_port)), None
+        elif self._port is not None and opener is None:
+            address = (line.local_host, self._port)
         return await self._call_backs.open(
-            line, port=self._opened_port, address=address, opener=self._opener
+            line, port=self._opened_port, address=address, opener=opener
         )
 
     def call_back(
@@ -516,8 +517,9 @@ class Terminal(Service):
         """Fig. 5e."""
         self._touch()
         if self.running:
-            self._doors.expect(call)
-            self._comings.meet(line, call)
+            self._comings.expect(call)
+            if self._address is None:  # else whoever is dialled would see where we really are
+                self._comings.meet(line, call)
 
     async def comes(self, line: Line, wanted: WantedCall) -> bool:
         """Whether it comes to a caller that shows its call password (D7)."""
@@ -558,6 +560,7 @@ class Terminal(Service):
     def line_lost(self, line: Line, reason: Failure) -> None:
         """A withdrawal could not be told to us now: what is not begun is void (I2)."""
         self._expected.void_all()
+        self._comings.stop()
 
     # Told by the doors and the calls.
 
@@ -575,7 +578,8 @@ class Terminal(Service):
     def _busy(self) -> bool:
         """Whether a call is on, or on its way, or a port is being opened."""
         opening = self._standing is not None and self._standing.busy
-        return bool(len(self.calls) or self._placing or len(self._expected) or opening)
+        expected = self._expected.any(self._reactor.seconds())
+        return bool(len(self.calls) or self._placing or expected or opening)
 
     def _touch(self) -> None:
         if self._presence is not None:

@@ -65,7 +65,7 @@ class Tried(NamedTuple):
 
 
 #: What a way calls as its channel is about to open; gives the ways that did not lead there.
-Opening = Callable[[], Sequence[Tried]]
+Claim = Callable[[], Sequence[Tried]]
 #: Why a way is given up once another one stands.
 SLOWER: Final = "another way was faster"
 
@@ -79,7 +79,7 @@ class Attempt(NamedTuple):
     """
 
     way: Way
-    take: Callable[[Opening], Deferred[IProtocol]]
+    take: Callable[[Claim], Deferred[IProtocol]]
     waits: bool = False
 
 

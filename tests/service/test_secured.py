@@ -13,18 +13,25 @@ from twisted.internet.endpoints import (
     TCP4ClientEndpoint,
     TCP6ClientEndpoint,
 )
+from twisted.internet.interfaces import IHostnameResolver
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
+from zope.interface import implementer
 
 from broker.config import parse_server
 from broker.credentials import Keyring
 from broker.options import RoleOptions
 from broker.service import mediator, resolver, secured, terminal
 from broker.service.process import CannotStart
+from broker.service.reactor import EpollReactor
 from broker.wire.tls import ServerTls
 from tests.certificates import Files, Pki, foreign_client, foreign_server, meet
-from tests.fakes import Client, FakeReactor, advance, connect, settle
+from tests.fakes import Client, FakeReactor, advance, connect, settle, tcp_address
+from tests.integration.test_addresses import has_ipv6
 from tests.service.test_services import a_mediator, a_secret, options_of, start
+from tests.terminal.network import Outcome
+from tests.terminal.speakers import Maker
+from tests.terminal.test_simultaneous import Site
 from tests.test_options import errors, parse
 
 LOOPBACK = "--listen-tls=tcp:1202:interface=127.0.0.1"
@@ -296,6 +303,30 @@ class RenewalTests:
         renewal.stop()
 
 
+no_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
+
+
+@implementer(IHostnameResolver)
+class Names:
+    """Gives every name one address."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+
+    def resolveHostName(
+        self,
+        resolutionReceiver: Any,
+        hostName: str,
+        portNumber: int = 0,
+        addressTypes: Any = None,
+        transportSemantics: str = "TCP",
+    ) -> Any:
+        """That one, at once."""
+        resolutionReceiver.resolutionBegan(None)
+        resolutionReceiver.addressResolved(tcp_address(self._host, portNumber))
+        resolutionReceiver.resolutionComplete()
+
+
 class EndpointTests:
     """How a server is connected to."""
 
@@ -311,3 +342,48 @@ class EndpointTests:
         """A name may have addresses of both families; an address is what it is."""
         found = secured.endpoint(FakeReactor(), parse_server(text), None)
         assert isinstance(found, made)
+
+    @pytest.mark.parametrize(
+        ("text", "bind"),
+        [
+            ("tcp:192.0.2.1:1201", ""),
+            ("tcp:[2001:db8::1]:1201", ""),
+            ("tcp:192.0.2.1:1201:bindAddress=192.0.2.9", "192.0.2.9"),
+        ],
+    )
+    def test_a_port_of_its_own(self, text: str, bind: str) -> None:
+        """It is bound to one first, so that nobody else has that."""
+        reactor = FakeReactor()
+        secured.endpoint(reactor, parse_server(text), None).connect(Maker())
+        (dial,) = reactor.dials
+        assert dial.bind == (bind, 0)
+
+    @pytest.mark.integration
+    @pytest.mark.parametrize("named", [False, True], ids=["address", "name"])
+    @pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=no_ipv6)])
+    def test_connects(self, host: str, named: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        """From there a server is reached by either family, by its address and by its name."""
+        site = Site(EpollReactor, host)
+        bound: list[Any] = []
+        connect_tcp = site.reactor.connectTCP
+
+        def connects(*arguments: Any, bindAddress: Any = None, **others: Any) -> Any:
+            bound.append(bindAddress)
+            return connect_tcp(*arguments, bindAddress=bindAddress, **others)
+
+        try:
+            monkeypatch.setattr(site.reactor, "connectTCP", connects)
+            site.reactor.installNameResolver(Names(host))
+            listener = site.listens()
+            said = "signal.example.com" if named else f"[{host}]" if ":" in host else host
+            server = parse_server(f"tcp:{said}:{listener.getsockname()[1]}")
+            outcome = Outcome(secured.endpoint(site.reactor, server, None).connect(Maker()))
+            site.ends(outcome)
+            assert outcome.error is None
+            assert bound == [("", 0)]
+            _, came_from = site.accepts(listener)
+            ours = outcome.value.transport.getHost()
+            assert (ours.host, ours.port) == came_from
+            assert came_from[0] == host
+        finally:
+            site.close()

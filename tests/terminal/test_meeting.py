@@ -1072,6 +1072,8 @@ class CallerTests:
         assert isinstance(call.outcome.error, CancelledError)
         call.calls.terminate(SESSION)
         assert isinstance(second.error, CallFailed)
+        assert call.calls._racing == {}
+        other.give_up("it is over")  # which it is already: that is nothing new
 
     def test_terminated_while_they_speak(self) -> None:
         """Nor does the one end well that is being spoken to."""

@@ -256,7 +256,7 @@ class ShareTests:
 class Site:
     """A reactor that nobody has installed, what it has to do, and a mediator's listener.
 
-    :ivar lines: our own ends of the lines, oldest first
+    :ivar lines: how many lines were made
     """
 
     def __init__(self, make: Any, host: str) -> None:
@@ -264,17 +264,16 @@ class Site:
         self._host = host
         self.family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._opened: list[socket.socket] = []
-        self.lines: list[Any] = []
+        self.lines = 0
         self._mediator = self.listens()
 
-    def keep(self, one: socket.socket) -> socket.socket:
-        """Have it closed with the rest."""
+    def _keep(self, one: socket.socket) -> socket.socket:
         self._opened.append(one)
         return one
 
     def listens(self, port: int = 0, backlog: int = 128) -> socket.socket:
         """Somebody listens."""
-        listener = self.keep(socket.socket(self.family))
+        listener = self._keep(socket.socket(self.family))
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((self._host, port))
         listener.listen(backlog)
@@ -283,8 +282,9 @@ class Site:
 
     def accepts(self, listener: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
         """Somebody comes there: the connection, and where it comes from."""
+        self.reactor.runUntilCurrent()  # which may be who comes
         accepted, (host, port, *_) = listener.accept()
-        return self.keep(accepted), (host, port)
+        return self._keep(accepted), (host, port)
 
     def line(self) -> tuple[str, int]:
         """A line, made and shared as a terminal's is: the address and port it comes from."""
@@ -292,18 +292,13 @@ class Site:
         host = f"[{self._host}]" if ":" in self._host else self._host
         made = endpoint(self.reactor, parse_server(f"tcp:{host}:{port}"), None)
         stands = Outcome(made.connect(Maker()))
-        _, came_from = self.accepts_while(self._mediator)
-        self.runs(lambda: stands.done)
+        _, came_from = self.accepts(self._mediator)
+        self.ends(stands)
         ours = stands.value.transport.socket
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         assert ours.getsockname()[:2] == came_from
-        self.lines.append(ours)
+        self.lines += 1
         return came_from
-
-    def accepts_while(self, listener: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
-        """The same, once the reactor has dialled."""
-        self.reactor.runUntilCurrent()
-        return self.accepts(listener)
 
     def crowd(self) -> None:
         """Many connections to one place have been: the kernel keeps their ports a minute."""
@@ -318,7 +313,7 @@ class Site:
         """A port from which nothing comes back: as many as may be wait there already."""
         listener = self.listens(backlog=0)
         for _ in range(4):
-            waiting = self.keep(socket.socket(self.family))
+            waiting = self._keep(socket.socket(self.family))
             waiting.setblocking(False)
             waiting.connect_ex(listener.getsockname())
         return int(listener.getsockname()[1])
@@ -342,13 +337,17 @@ class Site:
             self.reactor.runUntilCurrent()
             self.reactor.doIteration(0.01)
 
+    def ends(self, outcome: Outcome) -> None:
+        """Let things happen until something has come of it."""
+        self.runs(lambda: outcome.done)
+
     @property
     def idle(self) -> bool:
         """Whether nothing is left to be watched for, or done later, but lines."""
         self.reactor.runUntilCurrent()
         watched = [one for one in self.reactor.getReaders() if hasattr(one, "connector")]
         writers, timers = self.reactor.getWriters(), self.reactor.getDelayedCalls()
-        return len(watched) == len(self.lines) and not (writers or timers)
+        return len(watched) == self.lines and not (writers or timers)
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -394,9 +393,9 @@ class SocketTests:
         shared = site.line()
         listener = site.listens()
         outcome = site.dials(shared, listener.getsockname()[1])
-        accepted, came_from = site.accepts_while(listener)
+        accepted, came_from = site.accepts(listener)
         assert came_from == shared
-        site.runs(lambda: outcome.done)
+        site.ends(outcome)
         protocol = outcome.value
         assert protocol.transport.getPeer().port == listener.getsockname()[1]
         accepted.sendall(b"hello")
@@ -421,8 +420,8 @@ class SocketTests:
         for _ in range(LINES):
             shared = site.line()
             outcome = site.dials(shared, listener.getsockname()[1])
-            assert site.accepts_while(listener)[1] == shared
-            site.runs(lambda outcome=outcome: outcome.done)
+            assert site.accepts(listener)[1] == shared
+            site.ends(outcome)
             assert outcome.error is None
 
     def test_refused_and_tried_again(self, site: Site) -> None:
@@ -435,21 +434,21 @@ class SocketTests:
         )
         assert not outcome.done
         listener = site.listens(port)
-        site.runs(lambda: outcome.done)
+        site.ends(outcome)
         assert outcome.error is None
         assert site.accepts(listener)[1] == shared
 
     def test_refused_until_the_timeout(self, site: Site) -> None:
         """Then nothing is left of it."""
         outcome = site.dials(site.line(), site.free_port(), timeout=0.4)
-        site.runs(lambda: outcome.done)
+        site.ends(outcome)
         assert isinstance(outcome.error, ConnectionRefusedError)
         assert site.idle
 
     def test_silence(self, site: Site) -> None:
         """Nor is it where nobody says anything."""
         outcome = site.dials(site.line(), site.silent(), timeout=0.2)
-        site.runs(lambda: outcome.done)
+        site.ends(outcome)
         assert isinstance(outcome.error, TimeoutError)
         assert site.idle
 
@@ -472,7 +471,7 @@ class SocketTests:
         """Where somebody listens at the port it can't be dialled from: that is said at once."""
         host, port, *_ = site.listens().getsockname()
         outcome = site.dials((host, port), site.free_port())
-        site.runs(lambda: outcome.done)
+        site.ends(outcome)
         assert isinstance(outcome.error, ConnectBindError)
         assert site.idle
 
@@ -482,6 +481,6 @@ class SocketTests:
         place = ("2001:db8::7", 1203)
         endpoint = SimultaneousEndpoint(site.reactor, site.line(), place, 5)
         outcome = Outcome(endpoint.connect(Maker()))
-        site.runs(lambda: outcome.done)
+        site.ends(outcome)
         assert isinstance(outcome.error, ConnectBindError)
         assert site.idle

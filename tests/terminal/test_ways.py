@@ -18,7 +18,7 @@ from broker.terminal.ways import (
     SIMULTANEOUS,
     STAGGER,
     Attempt,
-    Opening,
+    Claim,
     Race,
     Tried,
     Way,
@@ -56,14 +56,14 @@ class Course:
         self.under_way: dict[str, Deferred[IProtocol]] = {}
         self.ended: list[str] = []
         self.protocol = Plain()
-        self._opening: dict[str, Opening] = {}
+        self._opening: dict[str, Claim] = {}
         self._at_once = at_once or {}
         attempts = [Attempt(WAYS[kind], self._takes(kind), waits=kind == BACK) for kind in kinds]
         self.race = Race(self.clock, "Ib", attempts, tried)
         self.outcome = Outcome(self.race.done)
 
-    def _takes(self, kind: str) -> Callable[[Opening], Deferred[IProtocol]]:
-        def take(opening: Opening) -> Deferred[IProtocol]:
+    def _takes(self, kind: str) -> Callable[[Claim], Deferred[IProtocol]]:
+        def take(opening: Claim) -> Deferred[IProtocol]:
             self.begun.append((kind, self.clock.seconds()))
             self._opening[kind] = opening
             end = self._at_once.get(kind)
