@@ -826,7 +826,7 @@ def _add_call(commands: Any) -> None:
         "--open-port",
         action="store_true",
         help="have your router open a port for the call (by PCP, NAT-PMP or UPnP), and close it"
-        " after it",
+        " after it; that may take some seconds, before the call begins",
     )
     parser.add_argument(
         "--listen",

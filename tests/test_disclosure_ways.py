@@ -83,6 +83,7 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.mediator.call.Calls.call": "looks whether a caller waits",
     "broker.mediator.ways.between": "chooses those that the two have offered",
     "broker.mediator.ways._both_seen": "where both come from, who have both said so",
+    "broker.mediator.reach.Reach.by_line": "where a callee's connection comes from",
     "broker.mediator.ways.waits_at": "where a caller waits, who has said so",
     "broker.mediator.ways._source": "compares, and gives the above",
     "broker.mediator.ways.offer": "reads what a registration offers",

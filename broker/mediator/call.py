@@ -14,7 +14,7 @@ from broker.mediator.consent import Consent
 from broker.mediator.ledger import Ledger
 from broker.mediator.peer import Peer, called_otherwise
 from broker.mediator.permits import Permits, Use
-from broker.mediator.reach import Reach
+from broker.mediator.reach import Reach, locate
 from broker.mediator.sessions import LIFETIME, Sessions
 from broker.mediator.ways import Further, between, waits_at
 from broker.tables.addresses import Address, Place
@@ -110,7 +110,7 @@ class Calls:
             seen = await self._look_for(caller) if consented else None  # S2006: both addresses
             while peer.turn > asked:  # it came, or registered anew, since it was looked up
                 asked = self._reach.turn
-                place = await self._resolver.lookup(callee)
+                place = await locate(self._resolver, self._reach, callee)
             taken = None if use is None else use.entry
             ways = self._ways(caller, peer, request, back)
             self._ledger.check_room(1 + consented + len(ways))
@@ -148,7 +148,7 @@ class Calls:
     async def _get(self, caller: Peer, callee: str, consented: bool) -> tuple[Place, Peer]:
         """Where a callee is, and the connection over which it said that it takes the call."""
         self._sessions.make_room(caller.identifier or "", callee)
-        place = await self._resolver.lookup(callee)  # S1204, S1205
+        place = await locate(self._resolver, self._reach, callee)  # S1204, S1205
         peer = await self._reach.get(callee, place.address)  # S1901, S1902
         if self._status:
             self._check_permit(caller, callee, consented)  # what is refused is told to nobody (I5)
@@ -212,7 +212,7 @@ class Calls:
         holder = self._reach.held(identifier)
         turn = 0 if holder is None else holder.turn
         try:
-            return _Seen(await self._resolver.lookup(identifier), holder, turn)
+            return _Seen(await locate(self._resolver, self._reach, identifier), holder, turn)
         except CalleeNotFound:
             return None
 

@@ -20,7 +20,7 @@ from broker.interfaces import IResolver
 from broker.mediator.ledger import Ledger
 from broker.mediator.peer import Peer, called_otherwise
 from broker.mediator.permits import Permits
-from broker.mediator.reach import Reach
+from broker.mediator.reach import Reach, locate
 from broker.mediator.sessions import LIFETIME, Sessions, terminate
 from broker.tables.addresses import Address, AddressRefused, Network, admit, named
 from broker.tables.disclosures import CONNECT_BACK, Disclosure
@@ -143,7 +143,7 @@ class ConnectBack:
         if guess is None:
             self._counts["connect-back not asked for: too often"] += 1
             raise PermissionDenied
-        place = await self._resolver.lookup(callee)
+        place = await locate(self._resolver, self._reach, callee)
         peer = await self._reach.get(callee, place.address)  # D4, D5
         self._check_again(identifier, callee, peer)
         grant = make_grant(self._randomness)

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from broker.interfaces import IResolver
 from broker.mediator.permits import Permits
-from broker.mediator.reach import Reach
+from broker.mediator.reach import Reach, locate
 from broker.tables.consents import NoConsent, consents, lists_of
 from broker.tables.prompts import PromptTable
 from broker.wire.grammar import QUERY
@@ -79,7 +79,7 @@ class Consent:
         if not self.prompts.take(caller, callee, self._clock.seconds()):  # I17
             self._counts["consent not asked for: too often"] += 1
             raise PermissionDenied
-        place = await self._resolver.lookup(callee)
+        place = await locate(self._resolver, self._reach, callee)
         peer = await self._reach.get(callee, place.address)  # S2002
         self._check(caller, callee)
         _, answer = await self._reach.ask(

@@ -24,6 +24,7 @@ class Peer(Conversation):
     :ivar identifier: whom it acts as (I4), ``None`` before login
     :ivar address: the address it registered over this connection, if it did
     :ivar key: the Key ID of the registration key that was given out over it, if one was
+    :ivar port: where it takes calls, as it said when that was
     :ivar offer: what its callers may be told besides, as it registered over this connection
     :ivar turn: which registration that was among all; the latest is the one reached
     :ivar failures: how many logins have failed on it
@@ -40,6 +41,7 @@ class Peer(Conversation):
         "key",
         "leaving",
         "offer",
+        "port",
         "turn",
     )
 
@@ -49,6 +51,7 @@ class Peer(Conversation):
         self.identifier: str | None = None
         self.address: Address | None = None
         self.key: str | None = None
+        self.port = 0
         self.offer: Offer | None = None
         self.turn = 0
         self.failures = 0

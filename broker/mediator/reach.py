@@ -6,6 +6,7 @@ Who asks for a callee here does not learn which of the two it was.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Final
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -14,12 +15,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.interfaces import ITrigger
+from broker.interfaces import IResolver, ITrigger
 from broker.mediator.peer import Peer
-from broker.tables.addresses import Address
-from broker.wire.grammar import NOTIFY
+from broker.tables.addresses import Address, Place, parse_ip
+from broker.wire.grammar import DEFAULT_EXPIRES, NOTIFY
 from broker.wire.message import Message, printable
-from broker.wire.refusals import CalleeNotConnected
+from broker.wire.refusals import CalleeNotConnected, CalleeNotFound
 from broker.wire.serving import came_from
 from broker.wire.statements import SUPERSEDED
 from broker.wire.timing import Deadlines
@@ -83,6 +84,18 @@ class _Question:
         """Nothing more is waited for."""
         if self.waking is not None:
             self.waking.cancel()
+
+
+async def locate(resolver: IResolver, reach: Reach, identifier: str) -> Place:
+    """Where a terminal is: as the resolver knows (S1204); else where its connection comes from.
+
+    :raises CalleeNotFound: nobody knows
+    :raises ServiceUnavailable: the resolver is away
+    """
+    try:
+        return await resolver.lookup(identifier)
+    except CalleeNotFound:
+        return reach.by_line(identifier)
 
 
 class Reach:
@@ -228,6 +241,17 @@ class Reach:
                 question.over()
             check(peer)
             message.fields.pop("Transaction", None)  # of the question before
+
+    def by_line(self, identifier: str) -> Place:
+        """Where a terminal is of whose datagrams none has come: where its connection comes from.
+
+        :raises CalleeNotFound: it holds none, or does not register by UDP
+        """
+        peer = self.held(identifier)
+        if peer is None or peer.key is None:
+            raise CalleeNotFound
+        host, now = str(parse_ip(came_from(peer.stream))), self._clock.seconds()
+        return Place(Address(host, peer.port, now, DEFAULT_EXPIRES), inf)
 
     def _fell_silent(self, question: _Question) -> None:
         """There is no answer yet; or it is still to be read, where it is we who are late.

@@ -45,10 +45,12 @@ class GivenKey(NamedTuple):
 
     :ivar name: its Key ID
     :ivar secret: the key itself
+    :ivar port: the port at which its terminal takes calls
     """
 
     name: str
     secret: bytes
+    port: int
 
     def __repr__(self) -> str:
         return f"<GivenKey {self.name}>"
@@ -178,8 +180,8 @@ class Registration:
         """Draw a key, and hand it to the resolver first: it is told once it is good (D1)."""
         drawn = self._randomness(_KEY_BYTES + _NAME_BYTES)
         name = urlsafe_b64encode(drawn[_KEY_BYTES:]).decode("ascii").rstrip("=")
-        given = GivenKey(f"K{name}", drawn[:_KEY_BYTES])
         port = int(fields.get("Port", DEFAULT_PORT))
+        given = GivenKey(f"K{name}", drawn[:_KEY_BYTES], port)
         expires = int(fields.get("Expires", DEFAULT_EXPIRES))
         await self._resolver.add_key(identifier, given.name, given.secret, port, expires)
         return given
@@ -187,6 +189,7 @@ class Registration:
     def _took_key(self, peer: Peer, identifier: str, given: GivenKey) -> None:
         """A key goes to its terminal; one that it got over the same connection is no more held."""
         before, peer.key = peer.key, given.name
+        peer.port = given.port
         if before is not None:
             self._resolver.release_key(identifier, before)
 

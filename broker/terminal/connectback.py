@@ -76,7 +76,7 @@ class CallBacks:
         self._holding: Deadlines[Door] = Deadlines(clock, HOLD_SECONDS, self._held_too_long)
         self._closing: set[Deferred[None]] = set()
         self._not_before = 0.0  # no port is asked for until then,
-        self._unopened = ""  # for this reason
+        self._unopened: Tried | None = None  # for this reason
         doors.came = self._came
 
     async def call(
@@ -148,7 +148,7 @@ class CallBacks:
                     f"the mediator sees us at {seen}, and callees come to nowhere else"
                 )
             if self._clock.seconds() < self._not_before:
-                raise CallFailed(self._unopened)
+                return self._unopened
             opening = Deferred.fromCoroutine(
                 inlet.open(self._doors, line, listen=listen, port=port, address=address)
             )
@@ -159,9 +159,10 @@ class CallBacks:
                 return None
             late = f"the router has not opened a port in {OPENING:g} seconds"
             why = late if isinstance(error, TimeoutError) else printable(str(error))
-            if opener is not None and self._clock.seconds() >= self._not_before:
-                self._not_before, self._unopened = self._clock.seconds() + NOT_BEFORE, why
-            return Tried(Way(BACK, *(address or (line.local_host, inlet.number))), why)
+            tried = Tried(Way(BACK, *(address or (line.local_host, inlet.number))), why)
+            if opener is not None:
+                self._not_before, self._unopened = self._clock.seconds() + NOT_BEFORE, tried
+            return tried
         except BaseException:
             await self._close(inlet)
             raise

@@ -28,8 +28,9 @@ from broker.wire.statements import CONNECTION_REQUESTED, PERMISSION_DENIED, REQU
 from broker.wire.stream import Exchange, Stream, StreamFactory, Trace
 from broker.wire.timing import Deadlines
 
-#: Seconds in which a caller must have shown its REQUEST, and again its first record.
-HANDSHAKE_TIMEOUT: Final = 5.0
+#: Seconds in which a caller must have shown its REQUEST, and again its first record. After a lost
+#: SYN what is lost next is repeated after 3 s, and after 6 s more (RFC 6298, 5.7).
+HANDSHAKE_TIMEOUT: Final = 10.0
 #: Seconds for which a REQUEST that overtook its announcement is held, and how many are.
 HOLD_SECONDS: Final = 2.0
 HELD_MOST: Final = 64

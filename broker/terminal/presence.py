@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionLost, DNSLookupError
 from twisted.internet.interfaces import IAddress, IDelayedCall, IHostResolution, IResolutionReceiver
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.tables.grants import Randomness
@@ -216,10 +217,15 @@ class Presence:
         if line is None or self.quiet or self._checking:
             return
         self._checking = True
-        alive = self._reactor.seconds() - line.heard < LATE
-        patience = SLOW_TIMEOUT if alive else CHECK_TIMEOUT
+        began = self._reactor.seconds()
+        patience = SLOW_TIMEOUT if began - line.heard < LATE else CHECK_TIMEOUT
         checking = line.accepted().addTimeout(patience, self._reactor)
-        checking.addErrback(lambda _: line.stream.abort())
+
+        def failed(_: Failure) -> None:
+            if line.heard <= began:  # else what was asked is on its way, or lost for a while
+                line.stream.abort()
+
+        checking.addErrback(failed)
         checking.addBoth(self._checked)
 
     def _checked(self, _: object) -> None:

@@ -136,6 +136,19 @@ class TriedTests:
         scene.says("a", asks(port=1202), a=bad("the port is one of the server's own"))
         assert scene.dials == []
 
+    @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"])
+    def test_own_machine(self, host: str) -> None:
+        """Nor is whoever comes from the server's own machine, as all do who come through something
+        there: it is told so, and is told its source all the same.
+        """
+        scene = Scene()
+        scene.connect("a", host=host)
+        refused = bad("no port of the server's own machine is tried")
+        scene.says("a", asks(port=4000), a=refused)
+        assert scene.dials == []
+        seen = host.removeprefix("::ffff:")
+        scene.says("a", asks(), a=told(source(scene), seen))
+
     def test_no_dialler(self) -> None:
         """A mediator without one says so."""
         scene = a_scene(trigger=Waker())

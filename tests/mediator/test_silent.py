@@ -8,6 +8,7 @@ import pytest
 
 from broker.mediator.reach import SILENCE
 from broker.wire.refusals import ServiceUnavailable
+from tests.fakes import advance
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import (
     ACCEPTED,
@@ -306,6 +307,19 @@ class StatusTests:
         for who in ("b", "a", "c"):
             stage.scene.clients.pop(who).vanish()
         assert stage.scene.clock.getDelayedCalls() == []
+
+    def test_stops_as_it_falls_silent(self) -> None:
+        """A mediator that stops just then wakes nobody, and no timer is left."""
+        stage = held()
+        scene = stage.scene
+        scene.says("a", query("Ia", "Ib"), b=ASKED)
+        scene.clock.callLater(SILENCE, scene.mediator.stop)
+        advance(scene.clock, SILENCE)
+        assert stage.notices() == 0
+        assert ("trigger", "Ib") not in stage.resolver.asked
+        for who in ("b", "a", "c"):
+            scene.clients.pop(who).vanish()
+        assert scene.clock.getDelayedCalls() == []
 
 
 class ConsentTests:

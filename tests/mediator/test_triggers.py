@@ -374,12 +374,38 @@ class ReachedTests:
         scene.connect("a", "b")
         scene.says("b", register("Ib", "Accept:Create Ia"), b=DONE)
         stage.gets_a_key("b", "Port:5000")
-        scene.says("a", query("Ia", "Ib"), a=NOT_FOUND)
         assert stage.datagram("b") is not None
         scene.says("a", query("Ia", "Ib"), b="QUERY\nSTATUS\nTransaction:1\n\n")
         granted = ACCEPTED + to_caller("Ib", host=SEEN[0], port=5000)
         can = CAN.replace("\n\n", "\nTransaction:1\n\n")
         scene.says("b", can, b=to_callee("Ia"), a=granted)
+
+    def test_no_datagram(self) -> None:
+        """Where none comes through, it is where its connection comes from, which it has proven to
+        be its own (I12); without one, nowhere.
+        """
+        stage = Behind()
+        scene = stage.scene
+        scene.connect("a", "b")
+        scene.says("b", register("Ib", "Accept:Create Ia"), b=DONE)
+        scene.says("a", query("Ia", "Ib"), a=NOT_FOUND)
+        stage.gets_a_key("b", "Port:5000")
+        scene.says("a", query("Ia", "Ib"), b="QUERY\nSTATUS\nTransaction:1\n\n")
+        granted = ACCEPTED + to_caller("Ib", host="127.0.0.1", port=5000)
+        can = CAN.replace("\n\n", "\nTransaction:1\n\n")
+        scene.says("b", can, b=to_callee("Ia"), a=granted)
+        scene.leaves("b")
+        scene.says("a", query("Ia", "Ib"), a=NOT_FOUND)
+
+    def test_withdrawn(self) -> None:
+        """What has withdrawn its address is not found by its connection either."""
+        stage = Behind()
+        scene = stage.scene
+        scene.connect("a", "b")
+        scene.says("b", register("Ib", "Accept:Create Ia"), b=DONE)
+        stage.gets_a_key("b", "Port:5000")
+        scene.says("b", register("Ib", "Expires:0"), b=DONE)
+        scene.says("a", query("Ia", "Ib"), a=NOT_FOUND)
 
     def test_superseded(self) -> None:
         """The connection that registers so takes over from the one before."""

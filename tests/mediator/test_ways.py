@@ -646,6 +646,15 @@ class ConsentTests:
             ("Ia", "Ib", f"{HOME} 4000", CALLING),
         ]
 
+    def test_not_asked(self) -> None:
+        """Of a caller to whom nobody can come it is not asked at all (I5, I12)."""
+        stage = Stage(policy="Ask")
+        stage.connects("a", ELSEWHERE)
+        refused = bad("Back: the address is the server's own")
+        stage.scene.says("a", query("Ia", "Ib", "Back:1201"), a=refused)
+        stage.scene.passes(5)
+        stage.scene.says("a", query("Ia", "Ib", "Back:4000"), b=ASKED)
+
     def test_denied(self) -> None:
         """Who is not accepted is told nothing, and nobody is told of it."""
         stage = Stage("Seen:Yes", f"Local:{LOCAL}", policy="Ask")

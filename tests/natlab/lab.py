@@ -260,6 +260,11 @@ class Lab:
         rule = f"add rule inet filter fault numgen random mod 100 < {percent} drop"
         self.run(f"router{router}", "nft", rule)
 
+    def block(self, router: str, protocol: str) -> None:
+        """Let a router pass on nothing of a protocol, such as ``udp``."""
+        rule = f"add rule inet filter fault meta l4proto {protocol} drop"
+        self.run(f"router{router}", "nft", rule)
+
     def cut(self, router: str) -> None:
         """Let nothing through."""
         self.run(f"router{router}", "nft", "add rule inet filter fault drop")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.integration.processes import BROKER
+from tests.integration.processes import BROKER, Running
 from tests.integration.test_login import PASSWORD, account
 from tests.natlab.conftest import Build
 from tests.natlab.lab import CONE, INTERNET, NOT, PYTHON, SNIFF, SYMMETRIC, Router
@@ -19,6 +19,8 @@ pytestmark = pytest.mark.integration
 #: The outsides of the routers A and B.
 A = f"{INTERNET}.1"
 B = f"{INTERNET}.2"
+#: Where nobody is.
+NOBODY = f"{INTERNET}.99"
 
 DIRECTLY = "directly"
 WITHIN = "within the network"
@@ -27,7 +29,7 @@ BACK = "by coming to us"
 
 
 #: What a call brings.
-SENT = bytes(range(256)) * 256
+SENT = bytes(range(256)) * 16
 
 
 class Called(NamedTuple):
@@ -43,26 +45,24 @@ class Called(NamedTuple):
     not_by: str
 
 
-def call(
-    net: Net,
-    place: str,
-    *arguments: str,
-    caller: str = "Ia",
-    callee: str = "Ib",
-    content: bytes = SENT,
-) -> Called:
-    """Somebody calls from a place; what it sends arrives."""
-    before = net.received(callee)
+def start(net: Net, place: str, *arguments: str, caller: str = "Ia", callee: str = "Ib") -> Running:
+    """Somebody calls from a place, to send something."""
     sent = net.lab.folder / "sent"
-    sent.write_bytes(content)
-    done = net.lab.start(
+    sent.write_bytes(SENT)
+    return net.lab.start(
         place,
         *(*BROKER, "call", "--verbose", f"--as={caller}", callee, f"--send={sent}", *arguments),
         *net.to_mediator(),
     )
+
+
+def call(net: Net, place: str, *arguments: str, caller: str = "Ia", callee: str = "Ib") -> Called:
+    """Somebody calls from a place; what it sends arrives."""
+    before = net.received(callee)
+    done = start(net, place, *arguments, caller=caller, callee=callee)
     assert done.wait() == 0, done.said
     (fresh,) = net.received(callee) - before
-    assert fresh.read_bytes() == sent.read_bytes()
+    assert fresh.read_bytes() == SENT
     found = re.search(r"^connected (.+) at (\S+?)(?:; not (.*))?$", "\n".join(done.err), re.M)
     assert found is not None, done.said
     return Called(found[1], found[2].rpartition(":")[0], found[3] or "")
@@ -71,13 +71,7 @@ def call(
 def refused(net: Net, place: str, *arguments: str, callee: str = "Ib") -> str:
     """Ia calls from a place, and there is no way; what it is told."""
     before = net.received(callee)
-    sent = net.lab.folder / "sent"
-    sent.write_bytes(b"never")
-    done = net.lab.start(
-        place,
-        *(*BROKER, "call", "--as=Ia", callee, f"--send={sent}", *arguments),
-        *net.to_mediator(),
-    )
+    done = start(net, place, *arguments, callee=callee)
     assert done.wait() == 1, done.said
     assert net.received(callee) == before
     return done.err[-1]
@@ -197,6 +191,24 @@ class NearTests:
             (told,) = [line for line in net.mediator.out if "Callee Address:" in line]
             assert "Callee Seen" not in told
 
+    def test_hidden_from_who_waits(self, build: Build) -> None:
+        """Nor does it come to whoever waits for it: that one would see where it is (I1)."""
+        with build(Router("B", SYMMETRIC)) as lab:
+            net = Net(lab)
+            net.terminal("hostB1", "Ib", f"--address={NOBODY}")
+            sniffer = lab.start("outside", *PYTHON, SNIFF, "wan")
+            sniffer.wait_for("ready")
+            why = refused(net, "outside")
+            assert f"directly at {NOBODY}:1203" in why
+            assert "by coming to us at" in why
+            (told,) = [line for line in net.mediator.out if "Caller ID:" in line]
+            assert f"Caller Back:{INTERNET}.20" in told  # it could have come
+            frames = [bytes.fromhex(line) for line in sniffer.out[1:]]
+            sources = {inet_ntoa(frame[26:30]) for frame in frames if frame[12:14] == b"\x08\x00"}
+            assert lab.address("server") in sources
+            assert B not in sources
+            assert not any(B.encode() in frame for frame in frames)
+
 
 class TwoRoutersTests:
     """A router behind a router."""
@@ -224,12 +236,26 @@ class TroubleTests:
     """Networks as they are."""
 
     def test_loss(self, build: Build) -> None:
-        """A fifth of all packets is lost on the way to the callee's network, and from there."""
+        """A fifth of all packets is lost on the way to the callee's network, and from there: now
+        and then a call is lost with them, and the next one gets through.
+        """
         with build(Router("A"), Router("B")) as lab:
             net = Net(lab)
             net.terminal("hostB1")
             lab.lose("B", 20)
-            assert call(net, "hostA1", content=b"a word")[:2] == (BOTH, B)
+            done = next(
+                call for call in (start(net, "hostA1") for _ in range(3)) if call.wait() == 0
+            )
+            assert f"connected by both sides dialling, at {B}:" in done.said
+            assert {path.read_bytes() for path in net.received("Ib")} == {SENT}
+
+    def test_no_udp(self, build: Build) -> None:
+        """No datagram gets through: the callee is found, and asked, by the connection it holds."""
+        with build(Router("A"), Router("B")) as lab:
+            lab.block("B", "udp")
+            net = Net(lab)
+            net.begin("hostB1", "Ib", "--udp=auto").wait_for("is registered$")
+            assert call(net, "hostA1")[:2] == (BOTH, B)
 
     def test_partition(self, build: Build) -> None:
         """The callee's network is cut off for a while: nobody reaches it then, and again later."""

@@ -14,7 +14,7 @@ from zope.interface import implementer
 from broker.interfaces import IOutsideView, IPortOpener, PortNotOpened
 from broker.tables.sessions import UNSPENT_SECONDS
 from broker.terminal.comings import DIALS_MOST, knows
-from broker.terminal.doors import HANDSHAKES, HELD_MOST, HOLD_SECONDS
+from broker.terminal.doors import HANDSHAKE_TIMEOUT, HANDSHAKES, HELD_MOST, HOLD_SECONDS
 from broker.terminal.errors import CallFailed, CannotLogIn
 from broker.terminal.expected import WantedCall
 from broker.terminal.line import CONSENT_TIMEOUT, Line
@@ -105,19 +105,26 @@ class Opener:
 
     :ivar opened: the ports that are open
     :ivar closed: how many were closed
+    :ivar asked: how often one was asked for
+    :ivar fails: whether none can be opened
+    :ivar silent: whether it says nothing
     """
 
     def __init__(self, outside: tuple[str, int] = (HOST, WAITS), fails: bool = False) -> None:
         self.opened: list[int] = []
-        self.closed = 0
+        self.closed = self.asked = 0
+        self.fails = fails
+        self.silent = False
         self._outside = outside
-        self._fails = fails
 
     async def open(
         self, port: int, line: IOutsideView, lost: Callable[[str], object] | None = None
     ) -> tuple[str, int]:
         """As it was made."""
-        if self._fails:
+        self.asked += 1
+        if self.silent:
+            await Deferred()
+        if self.fails:
             raise PortNotOpened("no router answers")
         self.opened.append(port)
         return self._outside
@@ -530,7 +537,7 @@ class WaitTests:
         """To whoever does not say for which session it comes, nobody speaks."""
         house = self.House()
         client = connect(house.world.factory_at(WAITS), house.world.clock, port=WAITS)
-        house.world.advance(6)
+        house.world.advance(HANDSHAKE_TIMEOUT + 1)
         assert (client.closed, client.bytes()) == (True, b"")
         assert not house.outcome.done
 
@@ -769,9 +776,9 @@ class ComingTests:
         assert (met.closed, met.bytes()) == (True, b"")
 
     def test_nobody_speaks(self) -> None:
-        """A caller that says nothing is left after five seconds."""
+        """A caller that says nothing is left after a while."""
         world, _, met, _ = self.comes()
-        world.advance(5)
+        world.advance(HANDSHAKE_TIMEOUT)
         assert met.closed
 
     def test_nobody_is_there(self) -> None:

@@ -131,6 +131,29 @@ class ExpectedTests:
         assert expected.spend(other, 0.0)
         assert expected.spend(new, 0.0)
 
+    def test_what_gives_way(self) -> None:
+        """Whoever adds a call is told which are expected no longer: nothing is done for these any
+        more (I16).
+        """
+        expected = Expected()
+        assert expected.add(an_expected_call(session="S1", until=40.0)) == []
+        assert expected.add(an_expected_call(session="S2", caller="Ic", until=50.0)) == []
+        assert expected.add(an_expected_call(session="S3", until=60.0)) == ["S1"]
+        assert expected.add(an_expected_call(session="S4", caller="Id", until=80.0)) == ["S2"]
+        for n in range(EXPECTED_MOST - 2):
+            assert expected.add(an_expected_call(session=f"T{n}", caller=f"I{n}", until=85.0)) == []
+        assert expected.add(an_expected_call(session="S5", caller="Ie", until=85.0)) == ["S3"]
+
+    def test_any(self) -> None:
+        """Whether one is expected still; one that is too old is not (I10)."""
+        expected, call = Expected(), an_expected_call(until=30.0)
+        assert not expected.any(0.0)
+        expected.add(call)
+        assert expected.any(29.9)
+        assert not expected.any(30.0)
+        expected.spend(call, 1.0)
+        assert not expected.any(1.0)
+
     def test_another_call_of_the_same_session(self) -> None:
         """What was announced anew for a session can't be begun by what was announced before."""
         expected, old = Expected(), an_expected_call()

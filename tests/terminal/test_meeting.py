@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -10,7 +11,12 @@ import pytest
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.error import ConnectError, ConnectionLost, TimeoutError
+from twisted.internet.error import (
+    CannotListenError,
+    ConnectError,
+    ConnectionLost,
+    TimeoutError,
+)
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from twisted.python.failure import Failure
 
@@ -19,13 +25,21 @@ from broker.terminal import calling, comings
 from broker.terminal.calling import DIAL_TIMEOUT, Waiting, place_call
 from broker.terminal.calls import ENDED_BY_MEDIATOR, Calls
 from broker.terminal.comings import DIALS_MOST
-from broker.terminal.connectback import COMING, CallBacks, place_one_call
+from broker.terminal.connectback import (
+    COMING,
+    NOT_BEFORE,
+    OPENING,
+    CallBacks,
+    place_call_back,
+    place_one_call,
+)
 from broker.terminal.doors import HANDSHAKE_TIMEOUT, HANDSHAKES, UNPROVEN_MOST
 from broker.terminal.errors import CallDenied, CallFailed
-from broker.terminal.expected import ExpectedCall
+from broker.terminal.expected import ExpectedCall, WantedCall
 from broker.terminal.knock import Knock
 from broker.terminal.line import Line, dial
 from broker.terminal.records import Kind
+from broker.terminal.terminal import Terminal
 from broker.terminal.ways import (
     BACK,
     DIRECT,
@@ -71,6 +85,8 @@ from tests.terminal.test_doors import House, Knocker, the_log
 #: Where the caller waits, and where the callee takes calls.
 WAITS = 4000
 TAKES = 1203
+#: Where Ib registers, instead of where it is: nobody is there.
+NOWHERE = 4999
 #: An address of the Internet, and where two dial each other.
 PUBLIC = "198.50.100.7"
 MEETING = (PUBLIC, 40001)
@@ -370,6 +386,33 @@ class NotDialledTests:
         (protocol,) = home.maker.made
         assert protocol.received == Message(NOTIFY, Session="S9").encode()
 
+    @pytest.mark.parametrize("asked", [False, True], ids=["permitted", "by password"])
+    def test_called_anew_on_its_way(self, asked: bool, simultaneous: Simultaneous) -> None:
+        """A dial for the call that is void now is given up; that is no failure (I16)."""
+        home = Home(simultaneous)
+        old = replace(_call("S1", CALLER), back=(PUBLIC, WAITS), seen=MEETING)
+        if asked:
+            home.ib.come(WantedCall(old, PUBLIC, WAITS))
+        else:
+            home.ib.announced(home.line, old)
+            advance(home.world.clock, 0.5)
+        dial = home.world.clock.dials[-1]
+        assert (dial.host, dial.over) == (PUBLIC, False)
+        home.ib.announced(home.line, _call("S2", CALLER))
+        assert dial.over
+        assert simultaneous.given_up == (not asked)
+        assert home.at_rest
+        assert [message for message in home.world.heard if "End" in message.fields] == []
+
+    def test_its_own_address(self, simultaneous: Simultaneous) -> None:
+        """Nor does one that has named an address: whoever is dialled sees where it is (I1)."""
+        home = Home(simultaneous, address=HOST).waits(seen="198.50.100.7 40001")
+        assert home.ib._comings._timers == {}
+        self.nobody(home, simultaneous)
+        assert len(home.ib._expected) == 1
+        home.knock().prove()  # it is called as ever
+        assert len(home.handler.calls) == 1
+
     def test_expired(self, simultaneous: Simultaneous) -> None:
         """A session that is too old by then (I10)."""
         home = Home(simultaneous)
@@ -396,7 +439,7 @@ class NotDialledTests:
         self.nobody(home, simultaneous)
 
     @pytest.mark.parametrize("way", ["back", "seen"])
-    @pytest.mark.parametrize("how", ["stopService", "terminate", "begun"])
+    @pytest.mark.parametrize("how", ["stopService", "terminate", "begun", "line lost"])
     def test_on_its_way(self, way: str, how: str, simultaneous: Simultaneous) -> None:
         """A dial that is under way is given up, and so is its door; that is no failure."""
         home = Home(simultaneous)
@@ -407,17 +450,20 @@ class NotDialledTests:
         advance(home.world.clock, 0.5)  # and nobody answers dials
         (dials,) = home.ib._comings._dialling.values()
         assert len(dials) == 1
+        dial = home.world.clock.dials[-1]
         with the_log() as lines:
             if how == "stopService":
                 home.ib.stopService()
             elif how == "terminate":
                 home.ib.terminated(SESSION)
-            else:
+            elif how == "begun":
                 home.knock().prove()
+            else:
+                home.world.lose_line("Ib")
         assert home.ib._comings._dialling == {}
         assert len(home.ib._doors._unproven) == 0
         if way == "back":
-            assert home.world.clock.dials[-1].over
+            assert dial.over
         else:
             assert simultaneous.given_up == 1
         assert [line for line in lines if "could not be reached" in line] == []
@@ -500,6 +546,26 @@ class CapsTests:
         assert len(home.dialled) + len(simultaneous.begun) == 1
         for session in [one for one in under_way if one != SESSION]:
             del under_way[session]
+
+    def test_one_caller(self, simultaneous: Simultaneous) -> None:
+        """However often one caller calls, it is dialled for its newest call alone (I16): others
+        are dialled beside it.
+        """
+        home = Home(simultaneous)
+        for n in range(DIALS_MOST):
+            call = replace(_call(f"S{n}", CALLER), back=(PUBLIC, WAITS), seen=MEETING)
+            home.ib.announced(home.line, call)
+            assert list(home.ib._comings._timers) == [f"S{n}"]
+            advance(home.world.clock, 0.5)  # and nobody answers
+        dials = [dial for dial in home.world.clock.dials if dial.host == PUBLIC]
+        assert [dial.over for dial in dials] == [True] * (DIALS_MOST - 1) + [False]
+        assert list(home.ib._comings._dialling) == [f"S{DIALS_MOST - 1}"]
+        assert (len(simultaneous.begun), len(simultaneous.waiting)) == (DIALS_MOST, 1)
+        home.ib.announced(home.line, replace(_call("S9", "Ic"), back=("198.50.100.9", WAITS)))
+        advance(home.world.clock, 0.5)
+        last = home.world.clock.dials[-1]
+        assert (last.host, last.over) == ("198.50.100.9", False)
+        assert not dials[-1].over
 
     def test_doors(self, simultaneous: Simultaneous) -> None:
         """Nor are there more connections that have proven nothing."""
@@ -1207,28 +1273,198 @@ class OpenTests:
         assert call.outcome.value.transport.way == Way(DIRECT, "192.0.2.7", 1300)
 
 
+class NoWayInTests:
+    """A caller that can't be come to: its call goes on without, and it is told why (C12, D9)."""
+
+    SEEN: ClassVar = "the mediator sees us at 127.0.0.1, and callees come to nowhere else"
+
+    def world(self) -> World:
+        """Ib is where no other way leads, and dials nobody."""
+        world = World()
+        options: dict[str, Any] = {"handler": Handler(Echo), "accept": ["Ia"]}
+        world.terminal("Ib", TAKES, address=HOST, port=NOWHERE, **options)
+        return world
+
+    def back(self, world: World, calling: Deferred[IProtocol]) -> tuple[str | None, Outcome]:
+        """The port at which Ib could come, as Ia has asked with; and what becomes of its call."""
+        world.heard.clear()
+        outcome = Outcome(calling)
+        world.run()
+        (asked,) = [one for one in world.heard if one.verb == QUERY and "Callee" in one.fields]
+        return asked.get("Back"), outcome
+
+    def fails(self, why: str, world: World, caller: Terminal, place: str = HOST) -> None:
+        """Ia calls; what it waits at can't be had, for this reason, which it is told at once."""
+        now = world.clock.seconds()
+        back, outcome = self.back(world, caller.call("Ib", Maker()))
+        assert back is None
+        self.named(outcome, why, place)
+        assert world.clock.seconds() == now
+
+    def named(self, outcome: Outcome, why: str, place: str = HOST) -> None:
+        """The one error names it, beside the way that was gone."""
+        assert str(outcome.error) == (
+            f"Ib could not be reached: by coming to us at {place}:{WAITS}: {why};"
+            " directly at 127.0.0.1:4999: Connection was refused by other side"
+        )
+
+    @pytest.mark.parametrize("opens", [False, True])
+    def test_its_own_address(self, opens: bool) -> None:
+        """Where it has named an address at which it is not seen nobody can come to it, and no port
+        is opened where it is (I1). Once it is seen there they can, at once: no router has failed.
+        """
+        world, opener = self.world(), Opener()
+        options = {"opener": opener} if opens else {}
+        caller = world.terminal("Ia", WAITS, address="127.0.0.77", **options)
+        self.fails(self.SEEN, world, caller, "127.0.0.77")
+        caller._address = HOST
+        back, _ = self.back(world, caller.call("Ib", Maker()))
+        assert (back, opener.asked) == (str(WAITS), 0)
+
+    @pytest.mark.parametrize("opens", [False, True])
+    def test_where_it_is_seen(self, opens: bool) -> None:
+        """Where it is seen at that address they come to its port there."""
+        world, opener = self.world(), Opener()
+        options = {"opener": opener} if opens else {}
+        caller = world.terminal("Ia", 4100, address=HOST, port=WAITS, **options)
+        back, _ = self.back(world, caller.call("Ib", Maker()))
+        assert (back, opener.asked) == (str(WAITS), 0)
+
+    def one_call(self, world: World, **options: Any) -> tuple[str | None, Outcome]:
+        """Ia calls once."""
+        reactor: Any = world.clock
+        dialled = dial(reactor, TCP4ClientEndpoint(reactor, HOST, MEDIATOR_PORT), "Ia")
+        world.run()
+        options = {"listen": Listener(world, WAITS), **options}
+        placing = place_one_call(reactor, result_of(dialled), "Ib", Maker(), **options)
+        return self.back(world, Deferred.fromCoroutine(placing))
+
+    def test_one_call_elsewhere(self) -> None:
+        """So it is with an address for one call."""
+        back, outcome = self.one_call(self.world(), address=("127.0.0.77", WAITS))
+        assert back is None
+        self.named(outcome, self.SEEN, "127.0.0.77")
+        assert self.one_call(self.world(), address=(HOST, 4444))[0] == "4444"
+
+    def test_no_listener(self) -> None:
+        """Where nobody can listen, that is why."""
+        world = self.world()
+        fails = Listener(world, fails=CannotListenError(HOST, WAITS, OSError("in use")))
+        back, outcome = self.one_call(world, listen=fails, address=(HOST, WAITS))
+        assert back is None
+        why = "there is nowhere to wait for the callee: Couldn't listen on 127.0.0.1:4000: in use."
+        self.named(outcome, why)
+
+    def test_no_port_is_opened(self) -> None:
+        """A router that has opened none is asked again after a minute; till then the reason is
+        told at once.
+        """
+        world, opener = self.world(), Opener(fails=True)
+        caller = world.terminal("Ia", WAITS, opener=opener)
+        why = "no way in could be opened for the callee: no router answers"
+        self.fails(why, world, caller)
+        opener.fails = False
+        world.advance(NOT_BEFORE - 0.1)
+        self.fails(why, world, caller)
+        assert opener.asked == 1
+        world.advance(0.1)
+        back, _ = self.back(world, caller.call("Ib", Maker()))
+        assert (back, opener.asked) == (str(WAITS), 2)
+
+    def test_slow(self) -> None:
+        """Nor is one waited for anew that has said nothing in time."""
+        world, opener = self.world(), Opener()
+        opener.silent = True
+        caller = world.terminal("Ia", WAITS, opener=opener)
+        world.heard.clear()
+        outcome = Outcome(caller.call("Ib", Maker()))
+        world.advance(OPENING - 0.1)
+        assert not [one for one in world.heard if "Callee" in one.fields]
+        world.advance(0.1)
+        why = "the router has not opened a port in 4 seconds"
+        self.named(outcome, why)
+        for _ in range(2):
+            world.advance(20)
+            self.fails(why, world, caller)
+        assert opener.asked == 1
+        world.advance(20)  # what is told meanwhile does not put it off
+        world.heard.clear()
+        caller.call("Ib", Maker()).addErrback(lambda _: None)
+        world.advance(OPENING)
+        assert opener.asked == 2
+
+
+class Once:
+    """One call on a line that is there for it alone; a test plays its mediator and its callee.
+
+    :ivar outcome: what becomes of the call
+    """
+
+    def __init__(self, *, connect_back: bool = False) -> None:
+        self.world = World()
+        self.clock: Any = FakeReactor()
+        dialled = dial(self.clock, TCP4ClientEndpoint(self.clock, HOST, MEDIATOR_PORT), CALLER)
+        self.mediator: Client = self.clock.dials[0].accept()
+        line: Line = result_of(dialled)
+        listen = Listener(self.world, WAITS)
+        maker = Maker()
+        if connect_back:
+            placing = place_call_back(
+                self.clock, line, CALLEE, maker, password=PASSWORD, listen=listen
+            )
+        else:
+            placing = place_one_call(self.clock, line, CALLEE, maker, listen=listen)
+        self.outcome = Outcome(Deferred.fromCoroutine(placing))
+        if not connect_back:
+            where = {"Address": HOST, "Port": "50000"}
+            self.mediator.send(Message(NOTIFY, Transaction="1", Code=200, **where))
+        transaction = "1" if connect_back else "2"
+        told = {**TOLD.fields, "Transaction": transaction, "Code": "200"}
+        self.mediator.send(Message.of(NOTIFY, told))
+        self.mediator.received()
+
+    def terminate(self) -> None:
+        """The mediator says that it is void."""
+        self.mediator.send(Message.of(NOTIFY, {"Session": SESSION, "": TERMINATE}))
+
+    def arrives(self) -> Callee:
+        """The callee comes, and answers."""
+        client = connect(self.world.factory_at(WAITS), self.clock, port=WAITS)
+        client.send(Message(NOTIFY, Session=SESSION))
+        return Callee(client).answer(an_answer())
+
+
 class OneCallTests:
-    """A call along all ways that is made once (``place_one_call``)."""
+    """A call that is made once (``place_one_call``, ``place_call_back``)."""
 
     def test_terminated(self) -> None:
         """It ends with its session, too, and so does what was opened for it (I2, S5001)."""
-        world = World()
-        clock: Any = FakeReactor()
-        dialled = dial(clock, TCP4ClientEndpoint(clock, HOST, MEDIATOR_PORT), CALLER)
-        mediator = clock.dials[0].accept()
-        line: Line = result_of(dialled)
-        listen = Listener(world, WAITS)
-        placing = place_one_call(clock, line, CALLEE, Maker(), listen=listen)
-        outcome = Outcome(Deferred.fromCoroutine(placing))
-        mediator.send(Message(NOTIFY, Transaction="1", Code=200, Address=HOST, Port="50000"))
-        mediator.send(Message.of(NOTIFY, {**TOLD.fields, "Transaction": "2", "Code": "200"}))
-        assert world.listens(WAITS)
-        assert not clock.dials[1].over
-        mediator.send(Message.of(NOTIFY, {"Session": SESSION, "": TERMINATE}))
-        assert str(outcome.error) == "the mediator has ended the session"
-        assert clock.dials[1].over
-        assert not world.listens(WAITS)
-        assert timers(clock) == []
+        once = Once()
+        assert once.world.listens(WAITS)
+        assert not once.clock.dials[1].over
+        once.terminate()
+        assert str(once.outcome.error) == "the mediator has ended the session"
+        assert once.clock.dials[1].over
+        assert not once.world.listens(WAITS)
+        assert timers(once.clock) == []
+
+    @pytest.mark.parametrize("how", ["dialled", "came", "connect-back"])
+    def test_terminated_thereafter(self, how: str) -> None:
+        """So does one that stands, whichever side has dialled (I2, S5001)."""
+        once = Once(connect_back=how == "connect-back")
+        if how == "dialled":
+            Callee(once.clock.dials[1].accept()).answer(an_answer())
+        else:
+            once.arrives()
+        protocol = once.outcome.value
+        assert protocol.transport.way.kind == (DIRECT if how == "dialled" else BACK)
+        once.mediator.received()
+        once.terminate()
+        advance(once.clock, 1)
+        assert protocol.why.cause == ENDED_BY_MEDIATOR
+        ends = [one.get("End") for one in once.mediator.received() if "End" in one.fields]
+        assert ends == ["Terminated"]
+        assert not once.world.listens(WAITS)
 
 
 class Both:
@@ -1314,10 +1550,6 @@ class Both:
     def ports(self) -> list[int]:
         """Which ports were dialled for the call, in order."""
         return [port for _, port in self.world.dialled]
-
-
-#: Where Ib registers, instead of where it is: nobody is there.
-NOWHERE = 4999
 
 
 class WholeWayTests:

@@ -368,6 +368,17 @@ class ChangedTests:
         house.close()
         assert house.router.open == set()
 
+    def test_told_once(self) -> None:
+        """However often somebody has had it opened, as over one line after another."""
+        house = House()
+        for _ in range(3):
+            house.open()
+        house.router.moves(None)
+        assert house.lost == ["it has restarted"]
+        house.open()
+        house.router.moves(None)
+        assert house.lost == ["it has restarted"] * 2
+
     def test_moved(self) -> None:
         """Another port of the same router: it is tried, and not asked for again."""
         house = House()

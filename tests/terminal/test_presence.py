@@ -7,9 +7,17 @@ from typing import Any, Final
 import pytest
 from twisted.internet.address import IPv4Address
 
+from broker.tables.sessions import UNSPENT_SECONDS
 from broker.terminal.keepalive import REPEATS
 from broker.terminal.line import ANSWER_TIMEOUT
-from broker.terminal.presence import CHECK_TIMEOUT, KEY_INTERVAL, LINGER, RENEWAL
+from broker.terminal.presence import (
+    CHECK_TIMEOUT,
+    KEY_INTERVAL,
+    LATE,
+    LINGER,
+    RENEWAL,
+    SLOW_TIMEOUT,
+)
 from broker.terminal.terminal import WOKEN_INTERVAL
 from broker.wire.datagram import parse_datagram
 from broker.wire.grammar import DEFAULT_EXPIRES, NOTIFY, QUERY, REGISTER
@@ -282,6 +290,20 @@ class QuietTests:
         scene.advance(LINGER + 1)
         assert scene.line.closed
 
+    def test_while_a_call_does_not_come(self) -> None:
+        """One that has not come by the time that it is void keeps it no longer (I7)."""
+        scene = Scene(handler=Handler(Echo), linger=2)
+        scene.take()
+        scene.advance(1)
+        scene.line.type(
+            "NOTIFY\nCaller ID:Ia\nPassword:pppppppp\nEncrypt Key:" + "00" * 32 + "\nSession:S1\n"
+            "Expires:60\nReply Password:rrrrrrrr\n\n"
+        )
+        scene.advance(UNSPENT_SECONDS - 1)
+        assert not scene.line.closed
+        scene.advance(4)
+        assert scene.line.closed
+
     def test_calls(self) -> None:
         """Whoever calls from it has the line made, which stays while the call is being placed."""
         scene = quiet()
@@ -463,6 +485,47 @@ class NoticeTests:
         scene.advance(0.5)
         scene.come_back()
         assert scene.take().get("Token") == "t1"
+
+    @pytest.mark.parametrize(
+        ("ago", "patience"), [(0, SLOW_TIMEOUT), (1.25, SLOW_TIMEOUT), (LATE, CHECK_TIMEOUT)]
+    )
+    def test_slow_line(self, ago: float, patience: float) -> None:
+        """One over which something came of late is slow rather than dead, and has longer."""
+        assert (LATE, CHECK_TIMEOUT, SLOW_TIMEOUT) == (1.5, 1.5, 5)
+        scene = Scene(hold=True)
+        scene.take()
+        scene.advance(10)
+        scene.line.type("QUERY\nSTATUS\nTransaction:9\n\n")
+        advance(scene.clock, ago)
+        scene.notify()
+        advance(scene.clock, patience - 0.25)
+        assert not scene.line.closed
+        advance(scene.clock, 0.25)
+        scene.come_back()
+        assert scene.take().get("Token") == "t1"
+
+    def test_slow_answer(self) -> None:
+        """The line stays where its answer comes within that time."""
+        scene = Scene(hold=True)
+        scene.take()
+        scene.advance(10)
+        scene.line.type("QUERY\nSTATUS\nTransaction:9\n\n")
+        scene.notify()
+        scene.advance(4)
+        scene.line.type("NOTIFY\nAccept:Create\nTransaction:2\nCode:200\n\n")
+        scene.advance(3)
+        assert not scene.line.closed
+
+    def test_sign_of_life(self) -> None:
+        """It stays where anything has come since it was asked, though the answer be late."""
+        scene = Scene(hold=True)
+        scene.take()
+        scene.advance(10)
+        scene.notify()
+        scene.advance(CHECK_TIMEOUT - 0.25)
+        scene.line.type("QUERY\nSTATUS\nTransaction:9\n\n")
+        scene.advance(3)
+        assert not scene.line.closed
 
     def test_while_closing(self) -> None:
         """One that comes while the line closes is not lost."""
