@@ -124,12 +124,15 @@ class GarbageTests:
             assert caller.text()
             assert callee.text()
 
-        call()
-        gc.collect()
-        gc.disable()
-        try:
+        def garbage() -> int:
+            gc.collect()
             for _ in range(50):
                 call()
-            assert gc.collect() < 50
+            return gc.collect()
+
+        call()
+        gc.disable()
+        try:
+            assert min(garbage() for _ in range(3)) < 50  # in one, what others leave may fall due
         finally:
             gc.enable()
