@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from typing import Any, Final
 
 from broker.arguments import argument
 from broker.credentials import NoAnswer, ask_password, read_password
 from broker.options import RoleOptions
-from broker.service import mediator, resolver, terminal
 from broker.service.admin import ADMIN, parse_admin
 from broker.tables.grants import make_grant
 from broker.wire.certificates import Unusable
@@ -34,9 +34,8 @@ REFUSED: Final = 4
 #: Seconds for which a broker may say nothing.
 PATIENCE: Final = 60.0
 
-ROLES: Final[dict[str, type[RoleOptions]]] = {
-    role.role: role for role in (mediator.Options, resolver.Options, terminal.Options)
-}
+#: The roles, with the modules that they are; no other command waits until these are imported.
+ROLES: Final = {"broker": "mediator", "broker-resolver": "resolver", "broker-terminal": "terminal"}
 
 EXIT_STATUS: Final = """\
 exit status: 0 done, 1 failed, 2 wrong usage, 3 no broker answers, 4 refused
@@ -283,8 +282,10 @@ def _second(moment: str) -> str:
 
 def check_config(arguments: argparse.Namespace) -> None:
     """Say what is wrong with a role's configuration file, by what the role itself does with it."""
+    role = import_module(f"broker.service.{ROLES[arguments.role]}")
+    options: RoleOptions = role.Options()
     try:
-        ROLES[arguments.role]().parseOptions([f"--config={arguments.file}"])
+        options.parseOptions([f"--config={arguments.file}"])
     except SystemExit as wrong:
         lines = (line.removeprefix(f"{arguments.role}: ") for line in str(wrong).splitlines())
         raise CannotAsk("\n".join(lines)) from None
