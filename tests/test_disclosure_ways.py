@@ -85,7 +85,7 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.mediator.ways._both_seen": "where both come from, who have both said so",
     "broker.mediator.reach.Reach.by_line": "where a callee's connection comes from",
     "broker.mediator.ways.waits_at": "where a caller waits, who has said so",
-    "broker.mediator.ways._source": "compares, and gives the above",
+    "broker.mediator.peer.seen_ip": "gives the above where a connection comes from",
     "broker.mediator.ways.offer": "reads what a registration offers",
     # Decides by an address, or dials it, and says it to nobody.
     "broker.mediator.login.hidden": "judges whether a connection is the machine's own",
@@ -101,7 +101,6 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.tables.addresses.settle": "judges an address",
     "broker.wire.stream.source_of": "whose share a connection is counted to",
     "broker.wire.serving.came_from": "where a connection comes from, to judge what it registers",
-    "broker.wire.serving.seen_at": "where a connection comes from",
     "broker.wire.serving.arrived_at": "our own address",
     # The operator's own: settings, listeners and the log.
     "broker.config.Interface.loopback": "a setting",
@@ -198,7 +197,7 @@ class Ways(ast.NodeVisitor):
     def visit_Call(self, node: ast.Call) -> None:
         """Whatever takes a whole address apart, or gives where a connection comes from."""
         name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-        if name in {"astuple", "asdict", "attrgetter", "came_from", "seen_at"}:
+        if name in {"astuple", "asdict", "attrgetter", "came_from", "seen_ip", "seen_port"}:
             self._note()
         self.generic_visit(node)
 

@@ -73,7 +73,9 @@ class Calls:
         begun = self._clock.seconds()
         fields = request.message.fields
         callee = self._permits.canonical(fields["Callee"])
-        back = waits_at(caller, fields, begun, self._own_ports) if "Back" in fields else None
+        back = None
+        if "Back" in fields:
+            back = waits_at(caller, int(fields["Back"]), begun, self._own_ports)
         try:
             consented = self._permits.asks(callee)
             if consented:

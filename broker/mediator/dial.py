@@ -10,12 +10,10 @@ from __future__ import annotations
 from typing import Final
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.interfaces import (
     IProtocol,
     IReactorTCP,
     IReactorTime,
-    IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
@@ -23,6 +21,7 @@ from zope.interface import implementer
 
 from broker.interfaces import ITrigger
 from broker.tables.addresses import Address
+from broker.wire.endpoints import endpoint_at
 from broker.wire.grammar import NOTIFY
 from broker.wire.message import Message
 from broker.wire.refusals import CalleeNotConnected, TooManyRequests
@@ -122,8 +121,7 @@ class Dialer:
 
     def _notify(self, host: str, port: int) -> Deferred[IProtocol]:
         """Connect, and say that a connection is asked for."""
-        made = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
-        endpoint: IStreamClientEndpoint = made(self._reactor, host, port, timeout=DIAL_TIMEOUT)
+        endpoint = endpoint_at(self._reactor, host, port, DIAL_TIMEOUT)
         connecting: Deferred[IProtocol] = endpoint.connect(_Notices())
         return connecting
 

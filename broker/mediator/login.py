@@ -12,15 +12,14 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from broker.mediator.passwords import Passwords
-from broker.mediator.peer import Peer
+from broker.mediator.peer import Peer, seen_ip
 from broker.mediator.tokens import Tokens
 from broker.tables.accounts import AccountChange, AccountTable
-from broker.tables.addresses import kind, parse_ip
+from broker.tables.addresses import kind
 from broker.tables.attempts import AttemptTable
 from broker.wire.grammar import REGISTER
 from broker.wire.message import Message, printable
 from broker.wire.refusals import LoginFailed, LoginRequired, TooManyRequests
-from broker.wire.serving import came_from
 from broker.wire.tls import CertificateRefused, certificate_of, identifier_of
 
 #: Logins that may fail on one connection; then it is closed.
@@ -187,4 +186,4 @@ _NO_CERTIFICATE: Final = frozenset(("Password", "Token"))
 
 def hidden(peer: Peer) -> bool:
     """Whether nobody on the way reads what is said: it is encrypted, or stays here (I25)."""
-    return peer.stream.secure or kind(parse_ip(came_from(peer.stream))) == "loopback"
+    return peer.stream.secure or kind(seen_ip(peer)) == "loopback"

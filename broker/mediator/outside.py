@@ -12,12 +12,12 @@ from typing import Final
 from twisted.internet.interfaces import IReactorTime
 
 from broker.mediator.dial import Dialer
-from broker.mediator.peer import Peer
-from broker.tables.addresses import parse_ip
+from broker.mediator.peer import Peer, seen_ip
+from broker.tables.addresses import Ip
 from broker.tables.shares import Shares, ShareTable
 from broker.wire.conversation import Request
 from broker.wire.refusals import BadRequest, NotReached, ServiceUnavailable, TooManyRequests
-from broker.wire.serving import came_from
+from broker.wire.serving import seen_port
 
 #: Ports that are tried in a minute for one terminal at one source, or at several,
 TRIES_A_TERMINAL: Final = 10
@@ -48,32 +48,31 @@ class Outside:
         :raises TooManyRequests: it has asked too often, or all at once
         :raises BadRequest: that port is not tried
         """
-        transport = peer.stream.transport
-        port = getattr(transport.getPeer(), "port", None) if transport is not None else None
+        port = seen_port(peer.stream)
         if port is None:
             raise BadRequest("this connection has no address")
-        host = str(parse_ip(came_from(peer.stream)))
+        ip = seen_ip(peer)
         wanted = request.message.fields.get("Port")
         if wanted is not None:
             port = int(wanted)
-            await self._try(identifier, host, port)
-        request.reply("", {"Address": host, "Port": str(port)}, code=200)
+            await self._try(identifier, ip, port)
+        request.reply("", {"Address": str(ip), "Port": str(port)}, code=200)
 
-    async def _try(self, identifier: str, host: str, port: int) -> None:
+    async def _try(self, identifier: str, ip: Ip, port: int) -> None:
         if port in self._own_ports:
             raise BadRequest("the port is one of the server's own")
-        if parse_ip(host).is_loopback:  # whoever comes by a tunnel or proxy of this machine
+        if ip.is_loopback:  # whoever comes by a tunnel or proxy of this machine
             raise BadRequest("no port of the server's own machine is tried")
         if self._dialer is None:
             raise ServiceUnavailable("no ports are tried here")
         if identifier in self._trying:
             raise TooManyRequests
-        if self._tried.begin(identifier, host, self._clock.seconds()) is None:
+        if self._tried.begin(identifier, str(ip), self._clock.seconds()) is None:
             raise TooManyRequests("too many ports have been tried: wait a minute")
         self._trying.add(identifier)
         try:
-            reached = await self._dialer.reaches(host, port)
+            reached = await self._dialer.reaches(str(ip), port)
         finally:
             self._trying.discard(identifier)
         if not reached:
-            raise NotReached(f"nothing answers at {host} port {port} from here")
+            raise NotReached(f"nothing answers at {ip} port {port} from here")

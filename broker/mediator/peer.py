@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from twisted.python.failure import Failure
 
-from broker.tables.addresses import Address, Offer
+from broker.tables.addresses import Address, Ip, Offer, parse_ip
 from broker.wire.conversation import Conversation, Request
 from broker.wire.decoder import Body
 from broker.wire.grammar import NOTIFY
 from broker.wire.message import Malformed, Message
+from broker.wire.serving import came_from
 from broker.wire.stream import Stream
 
 if TYPE_CHECKING:
@@ -87,6 +88,11 @@ class Peer(Conversation):
         if self.leaving is not None:
             self.leaving()
         self._mediator.lost(self)
+
+
+def seen_ip(peer: Peer) -> Ip:
+    """The address that a connection comes from; an IPv4 one in IPv6 clothing is taken for one."""
+    return parse_ip(came_from(peer.stream))
 
 
 def called_otherwise(peer: Peer, request: Request) -> dict[str, str]:

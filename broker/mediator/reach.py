@@ -16,8 +16,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.interfaces import IResolver, ITrigger
-from broker.mediator.peer import Peer
-from broker.tables.addresses import Address, Place, parse_ip
+from broker.mediator.peer import Peer, seen_ip
+from broker.tables.addresses import Address, Place
 from broker.wire.grammar import DEFAULT_EXPIRES, NOTIFY
 from broker.wire.message import Message, printable
 from broker.wire.refusals import CalleeNotConnected, CalleeNotFound
@@ -250,7 +250,7 @@ class Reach:
         peer = self.held(identifier)
         if peer is None or peer.key is None:
             raise CalleeNotFound
-        host, now = str(parse_ip(came_from(peer.stream))), self._clock.seconds()
+        host, now = str(seen_ip(peer)), self._clock.seconds()
         return Place(Address(host, peer.port, now, DEFAULT_EXPIRES), inf)
 
     def _fell_silent(self, question: _Question) -> None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from broker.mediator.peer import Peer
+from broker.mediator.peer import Peer, seen_ip
 from broker.mediator.sessions import LIFETIME
-from broker.tables.addresses import Address, AddressRefused, Ip, Offer, admit, admit_local, parse_ip
+from broker.tables.addresses import Address, AddressRefused, Offer, admit, admit_local
 from broker.wire.grammar import parse_place
 from broker.wire.refusals import BadRequest
-from broker.wire.serving import arrived_at, came_from, seen_at
+from broker.wire.serving import arrived_at, came_from, seen_port
 
 
 class Further(NamedTuple):
@@ -62,7 +62,7 @@ def between(
     offered = callee.offer
     ways = []
     if offered is not None:
-        if offered.local is not None and _source(caller) == _source(callee):
+        if offered.local is not None and seen_ip(caller) == seen_ip(callee):
             ways.append(Further("Callee Local", True, offered.local))
         if offered.seen and "Seen" in fields:
             ways += _both_seen(caller, callee, now)
@@ -73,33 +73,22 @@ def between(
 
 def _both_seen(caller: Peer, callee: Peer, now: float) -> Sequence[Further]:
     """Where either connection comes from: the very ports from which both are to open one."""
-    theirs, ours = seen_at(callee.stream), seen_at(caller.stream)
-    if theirs is None or ours is None:
-        return ()
-    callees, callers = _source(callee), _source(caller)
-    if callees.version != callers.version:
+    theirs, ours = seen_port(callee.stream), seen_port(caller.stream)
+    callees, callers = seen_ip(callee), seen_ip(caller)
+    if theirs is None or ours is None or callees.version != callers.version:
         return ()
     return (
-        Further("Callee Seen", True, Address(str(callees), theirs[1], now, LIFETIME)),
-        Further("Caller Seen", False, Address(str(callers), ours[1], now, LIFETIME)),
+        Further("Callee Seen", True, Address(str(callees), theirs, now, LIFETIME)),
+        Further("Caller Seen", False, Address(str(callers), ours, now, LIFETIME)),
     )
 
 
-def _source(peer: Peer) -> Ip:
-    """Where a connection comes from; an IPv4 address in IPv6 clothing is one."""
-    return parse_ip(came_from(peer.stream))
+def waits_at(caller: Peer, port: int, now: float, own_ports: Collection[int]) -> Address:
+    """Where a caller waits: at the address that we see it at, and nowhere else (I12).
 
-
-def waits_at(
-    caller: Peer, fields: Mapping[str, str], now: float, own_ports: Collection[int]
-) -> Address | None:
-    """Where a caller waits, if it does: at the address that we see it at, and nowhere else (I12).
-
+    :param port: as it says
     :raises BadRequest: no callee can come to it there
     """
-    if "Back" not in fields:
-        return None
-    port = int(fields["Back"])
     source, own = came_from(caller.stream), arrived_at(caller.stream)
     try:
         host = admit(source, port, source=source, own=own, own_ports=own_ports).host

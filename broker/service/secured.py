@@ -10,8 +10,6 @@ from typing import Any, Final, TypeVar
 
 from twisted.internet.endpoints import (
     HostnameEndpoint,
-    TCP4ClientEndpoint,
-    TCP6ClientEndpoint,
 )
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import LoopingCall
@@ -19,6 +17,7 @@ from twisted.logger import Logger
 
 from broker.config import LISTENER, PATH, PIN, Server, Setting, Settings
 from broker.service.process import CannotStart
+from broker.wire.endpoints import endpoint_at
 from broker.wire.tls import ClientTls, ServerTls, TlsEndpoint, Unusable
 
 #: Seconds between two looks at how long certificates are still good.
@@ -173,10 +172,9 @@ def endpoint(reactor: Any, server: Server, tls: ClientTls | None) -> IStreamClie
     too, and then can't be shared again (``Line.share_port``).
     """
     bind = (server.bind, 0)
-    made: Callable[..., IStreamClientEndpoint] = TCP4ClientEndpoint
+    made: Callable[..., IStreamClientEndpoint] = endpoint_at
     try:
-        if ip_address(server.host).version == 6:
-            made = TCP6ClientEndpoint
+        ip_address(server.host)
     except ValueError:
         made = HostnameEndpoint  # which tries all addresses of a name, of both families
     plain = made(reactor, server.host, server.port, server.timeout, bind)

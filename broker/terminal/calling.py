@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import (
     ConnectError,
     ConnectingCancelledError,
@@ -41,6 +40,7 @@ from broker.terminal.ways import (
     Tried,
     Way,
 )
+from broker.wire.endpoints import endpoint_at
 from broker.wire.grammar import parse_place
 from broker.wire.message import Message
 from broker.wire.stream import Exchange, Stream, Trace
@@ -52,8 +52,10 @@ DIAL_TIMEOUT: Final = 10.0
 
 #: A host and a port.
 Place = tuple[str, int]
-#: Waits for the callee to come: given the session, who that is, and what makes a ``Knock``.
-Wait = Callable[[str, str, Callable[[Stream], Knock]], Deferred[IProtocol]]
+#: Makes what speaks to somebody who has come.
+MakeKnock = Callable[[Stream], Knock]
+#: Waits for the callee to come: given the session, and who that is.
+Wait = Callable[[str, str, MakeKnock], Deferred[IProtocol]]
 
 
 def _nothing() -> None:
@@ -195,7 +197,7 @@ class _Call(NamedTuple):
             assert self.shared is not None  # else there is no such way
             place = (way.host, way.port)
             return SimultaneousEndpoint(self.reactor, self.shared, place, DIAL_TIMEOUT)
-        return endpoint_at(self.reactor, way.host, way.port)
+        return endpoint_at(self.reactor, way.host, way.port, DIAL_TIMEOUT)
 
     def _wait(self, way: Way, opening: Claim) -> Deferred[IProtocol]:
         assert isinstance(self.waiting, Waiting)  # else there is no such way
@@ -244,10 +246,3 @@ def reason(failure: Failure) -> str:
     if type(failure.value) is ConnectError and failure.value.osError is None:
         return "the connection broke off as it was made"  # Twisted tells a traceback there
     return failure.getErrorMessage().removesuffix(".")
-
-
-def endpoint_at(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
-    """What dials another terminal at an IP address."""
-    made = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
-    endpoint: IStreamClientEndpoint = made(reactor, host, port, timeout=DIAL_TIMEOUT)
-    return endpoint

@@ -17,13 +17,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.tables.addresses import AddressRefused, Network, kind, parse_ip, usable, within
-from broker.terminal.calling import DIAL_TIMEOUT, connect, endpoint_at, reason
+from broker.terminal.calling import DIAL_TIMEOUT, connect, reason
 from broker.terminal.calls import FAILED
 from broker.terminal.doors import Door, Doors
 from broker.terminal.expected import Expected, ExpectedCall, WantedCall
 from broker.terminal.line import Line
 from broker.terminal.simultaneous import SimultaneousEndpoint
 from broker.terminal.ways import BACK, SIMULTANEOUS, STAGGER, Way
+from broker.wire.endpoints import endpoint_at
 from broker.wire.message import host_port, printable
 from broker.wire.stream import Stream
 
@@ -162,7 +163,8 @@ class Comings:
                 self._expected.void(wanted.call.session)
                 self._failed(wanted.call.session, FAILED)
 
-        self._dial(wanted.call, way, endpoint_at(self._reactor, way.host, way.port), failed)
+        endpoint = endpoint_at(self._reactor, way.host, way.port, DIAL_TIMEOUT)
+        self._dial(wanted.call, way, endpoint, failed)
 
     def expect(self, call: ExpectedCall) -> None:
         """A call is announced: what it replaces is not dialled for any more."""
@@ -181,7 +183,8 @@ class Comings:
             self._later(STAGGER, line, call, way, place)
         if call.back is not None:
             way = Way(BACK, *call.back)
-            self._later(2 * STAGGER, line, call, way, endpoint_at(self._reactor, *call.back))
+            endpoint = endpoint_at(self._reactor, *call.back, DIAL_TIMEOUT)
+            self._later(2 * STAGGER, line, call, way, endpoint)
 
     def _later(
         self,

@@ -34,7 +34,7 @@ from twisted.python.failure import Failure
 from broker.interfaces import IPortOpener, PortNotOpened
 from broker.tables.addresses import kind, parse_ip
 from broker.tables.sessions import UNSPENT_SECONDS
-from broker.terminal.calling import DIAL_TIMEOUT, Waiting, place_call
+from broker.terminal.calling import DIAL_TIMEOUT, MakeKnock, Waiting, place_call
 from broker.terminal.calls import FAILED, Calls
 from broker.terminal.doors import HANDSHAKES, HELD_MOST, HOLD_SECONDS, Door, Doors
 from broker.terminal.errors import CallDenied, CallFailed
@@ -47,8 +47,6 @@ from broker.wire.refusals import Refused
 from broker.wire.stream import Stream, Trace
 from broker.wire.timing import Deadlines
 
-#: Makes what speaks to somebody who has come.
-MakeKnock = Callable[[Stream], Knock]
 #: Seconds in which a port must be opened, or the call goes without.
 OPENING: Final = 4.0
 #: Seconds for which a router is not asked again that has opened none.

@@ -10,12 +10,13 @@ from __future__ import annotations
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectBindError, ConnectError
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.task import deferLater
 from twisted.internet.tcp import makeBinding
 from zope.interface import implementer
+
+from broker.wire.endpoints import endpoint_at
 
 #: Seconds from an attempt that was refused to the next: the other side may not have begun.
 AGAIN: Final = 0.25
@@ -37,7 +38,6 @@ class SimultaneousEndpoint:
         self._reactor = reactor
         self._binding = makeBinding(*local, reuseAddress=True)
         self._remote = remote
-        self._made = TCP6ClientEndpoint if ":" in remote[0] else TCP4ClientEndpoint
         self._timeout = timeout
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
@@ -48,9 +48,7 @@ class SimultaneousEndpoint:
         until = self._reactor.seconds() + self._timeout
         while True:
             left = max(until - self._reactor.seconds(), 0.0)  # where the reactor was busy
-            attempt: IStreamClientEndpoint = self._made(
-                self._reactor, *self._remote, timeout=left, bindAddress=self._binding
-            )
+            attempt = endpoint_at(self._reactor, *self._remote, left, self._binding)
             try:
                 return await attempt.connect(factory)
             except ConnectBindError:

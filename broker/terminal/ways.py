@@ -11,7 +11,6 @@ from typing import Final, NamedTuple
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.terminal.errors import CallDenied, CallFailed, NotMet
@@ -92,8 +91,6 @@ class Race:
     :ivar won: the way that stands
     """
 
-    log = Logger()
-
     def __init__(
         self,
         clock: IReactorTime,
@@ -119,9 +116,7 @@ class Race:
 
     def _next(self) -> None:
         """Begin the next way; and if there is one more, that in a while."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+        self._rest()
         self._beginning = True
         while self._left:  # which ends where a way stands at once
             attempt = self._left.pop(0)
@@ -149,8 +144,7 @@ class Race:
 
     def _end(self, why: str = SLOWER) -> None:
         """Give up whatever has not won."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        self._rest()
         self._tried += [Tried(attempt.way, why) for attempt in self._left]
         self._left.clear()
         for way, taking in list(self._under_way.items()):
@@ -158,6 +152,11 @@ class Race:
                 del self._under_way[way]
                 self._tried.append(Tried(way, why))
                 taking.cancel()
+
+    def _rest(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
 
     def _stands(self, protocol: IProtocol, way: Way) -> None:
         self._under_way.pop(way, None)

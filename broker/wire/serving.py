@@ -109,12 +109,11 @@ def came_from(stream: Stream) -> str:
     return str(host).partition("%")[0] if host else "127.0.0.1"
 
 
-def seen_at(stream: Stream) -> tuple[str, int] | None:
-    """The address and port that a connection comes from; ``None`` where it has none."""
+def seen_port(stream: Stream) -> int | None:
+    """The port that a connection comes from; ``None`` where it has none (a local socket)."""
     transport = stream.transport
-    peer = transport.getPeer() if transport is not None else None
-    port = getattr(peer, "port", None)
-    return None if port is None else (came_from(stream), port)
+    port: int | None = getattr(transport.getPeer(), "port", None) if transport is not None else None
+    return port
 
 
 def arrived_at(stream: Stream) -> str:

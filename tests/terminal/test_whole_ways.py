@@ -1,0 +1,361 @@
+"""Calls between two terminals as they are, along all the ways that are left open."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pytest
+from twisted.internet.defer import CancelledError
+
+from broker.terminal.calling import DIAL_TIMEOUT
+from broker.terminal.connectback import (
+    COMING,
+)
+from broker.terminal.errors import CallDenied, CallFailed
+from broker.terminal.line import Line
+from broker.terminal.ways import (
+    BACK,
+    DIRECT,
+    LOCAL,
+    SIMULTANEOUS,
+    Tried,
+    Way,
+)
+from broker.wire.grammar import QUERY
+from tests.fakes import (
+    advance,
+    settle,
+)
+from tests.terminal.meeting import (
+    NOWHERE,
+    TAKES,
+    WAITS,
+    Simultaneous,
+    stand_in,
+)
+from tests.terminal.network import HOST, MEDIATOR_PORT, Outcome, World
+from tests.terminal.speakers import Echo, HalfCloseable, Handler, Maker
+
+
+@pytest.fixture(autouse=True)
+def simultaneous(monkeypatch: pytest.MonkeyPatch) -> Simultaneous:
+    """Both sides' sockets."""
+    return stand_in(monkeypatch)
+
+
+class Both:
+    """Ia and Ib as they are, with all ways between them that a test leaves open.
+
+    :ivar outcome: what becomes of Ia's call to Ib
+    """
+
+    def __init__(self, sockets: Simultaneous, **callee: Any) -> None:
+        self.world = sockets.world = World()
+        self.sockets = sockets
+        self.handler = Handler(Echo)
+        self.ib = self.world.terminal("Ib", TAKES, handler=self.handler, accept=["Ia"], **callee)
+        self.ia = self.world.terminal("Ia", WAITS)
+        self.maker = Maker(HalfCloseable)
+        self.world.run()
+        self.world.dialled.clear()
+
+    def call(self) -> Outcome:
+        """Ia calls."""
+        self.outcome = Outcome(self.ia.call("Ib", self.maker))
+        self.world.run()
+        return self.outcome
+
+    def stands(self, way: Way) -> tuple[Any, Any]:
+        """The one call stands, along a way: both sides' protocols.
+
+        Ib was asked for once, one session is spent, once; nobody waits, dials or is about to.
+        """
+        assert self.outcome.error is None
+        (mine,) = self.maker.made
+        assert self.outcome.value is mine
+        ((caller, session, served),) = self.handler.calls
+        assert (caller, session) == ("Ia", mine.transport.session)
+        assert mine.transport.way == way
+        mine.transport.write(b"hello")
+        self.world.run()
+        assert mine.received == b"hello"
+        heard = self.world.heard
+        asked = [one for one in heard if one.verb == QUERY and "Callee" in one.fields]
+        assert len(asked) == 1
+        assert [one.get("Session") for one in heard if one.statement == "Begin."] == [session]
+        assert (len(self.ia.calls), len(self.ib.calls)) == (1, 1)
+        self._nothing_else()
+        return mine, served
+
+    def said(self) -> tuple[dict[str, str], dict[str, str]]:
+        """The fields with which Ib has registered last, and with which Ia has asked for it."""
+        heard = self.world.heard
+        registered = [one for one in heard if one.get("Identifier") == "Ib" and one.get("Address")]
+        asked = [one for one in heard if one.verb == QUERY and "Callee" in one.fields]
+        return registered[-1].fields, asked[-1].fields
+
+    def ends(self) -> None:
+        """The call ends, and nothing is left of it."""
+        self.maker.made[0].transport.loseConnection()
+        self.world.run()
+        ends = [one.get("End") for one in self.world.heard if "End" in one.fields]
+        assert ends == ["Completed", "Completed"]
+        assert (len(self.ia.calls), len(self.ib.calls)) == (0, 0)
+        assert len(self.world.mediator.mediator.sessions) == 0
+        self._nothing_else()
+        assert self.maker.started == 0
+        assert {pair.b.host.port for pair in self.world.open()} == {MEDIATOR_PORT}  # type: ignore[union-attr]
+
+    def _nothing_else(self) -> None:
+        self.world.silent.clear()
+        self.world.run()
+        assert self.sockets.waiting == []
+        for terminal in (self.ia, self.ib):
+            doors = terminal._doors
+            assert not terminal._call_backs._waits
+            assert not terminal._comings._timers
+            assert not terminal._comings._dialling
+            assert not doors._unproven
+            assert not doors._attempts
+            assert not doors._held
+            assert len(terminal._expected) == 0
+            assert terminal._placing == set()
+        assert len([dial for dial in self.world.clock.dials if not dial.over]) == 0
+
+    @property
+    def ports(self) -> list[int]:
+        """Which ports were dialled for the call, in order."""
+        return [port for _, port in self.world.dialled]
+
+
+class WholeWayTests:
+    """Two terminals and a mediator: one call, along whichever way leads there (I7)."""
+
+    SLOWER: ClassVar = "another way was faster"
+
+    def test_direct(self, simultaneous: Simultaneous) -> None:
+        """Where the callee is registered: nobody is come to, and nothing else is begun."""
+        both = Both(simultaneous)
+        both.call()
+        mine, served = both.stands(Way(DIRECT, HOST, TAKES))
+        assert served.transport.way is None
+        assert mine.transport.tried == (
+            Tried(Way(SIMULTANEOUS, HOST, 50000), self.SLOWER),
+            Tried(Way(BACK, HOST, WAITS), self.SLOWER),
+        )
+        both.ends()
+        both.world.advance(30)
+        assert both.ports == [TAKES]
+        assert simultaneous.begun == []
+
+    def test_local(self, simultaneous: Simultaneous) -> None:
+        """Where it listens in the network of both."""
+        both = Both(simultaneous, port=NOWHERE)
+        both.call()
+        mine, _ = both.stands(Way(LOCAL, HOST, TAKES))
+        assert {tried.way.kind for tried in mine.transport.tried} == {DIRECT, SIMULTANEOUS, BACK}
+        both.ends()
+        both.world.advance(30)
+        assert both.ports == [TAKES]
+
+    def test_both_dial(self, simultaneous: Simultaneous) -> None:
+        """Both come from their lines' ports, the caller a quarter of a second sooner or later."""
+        both = Both(simultaneous, port=NOWHERE)
+        simultaneous.meets = True
+        both.world.leave(TAKES)
+        both.call()
+        both.world.advance(0.25)
+        _, served = both.stands(Way(SIMULTANEOUS, HOST, 50000))
+        assert served.transport.way == Way(SIMULTANEOUS, HOST, 50000)
+        both.world.listen(TAKES, both.ib._doors.factory())
+        both.ends()
+        both.world.advance(30)
+        assert both.ports == [TAKES, NOWHERE]
+
+    def test_back(self, simultaneous: Simultaneous) -> None:
+        """The callee comes, half a second after it was told, where nothing else leads to it."""
+        both = Both(simultaneous, port=NOWHERE)
+        both.world.leave(TAKES)
+        both.call()
+        both.world.advance(0.49)
+        assert not both.outcome.done
+        both.world.advance(0.01)
+        mine, served = both.stands(Way(BACK, HOST, WAITS))
+        assert served.transport.way == Way(BACK, HOST, WAITS)
+        refused = "Connection was refused by other side"
+        assert mine.transport.tried == (
+            Tried(Way(LOCAL, HOST, TAKES), refused),
+            Tried(Way(DIRECT, HOST, NOWHERE), refused),
+            Tried(Way(SIMULTANEOUS, HOST, 50000), self.SLOWER),
+        )
+        both.world.listen(TAKES, both.ib._doors.factory())
+        both.ends()
+        both.world.advance(30)
+        assert both.ports == [TAKES, NOWHERE, WAITS]
+
+    def test_back_beside_silence(self, simultaneous: Simultaneous) -> None:
+        """A way on which nothing ever comes back costs half a second."""
+        both = Both(simultaneous)
+        both.world.silent.add(TAKES)
+        both.call()
+        both.world.advance(0.5)
+        both.stands(Way(BACK, HOST, WAITS))
+        both.ends()
+
+    @pytest.mark.parametrize("seconds", [0.0, 0.1, 0.49, 0.5, 0.51])
+    def test_one_channel(self, seconds: float, simultaneous: Simultaneous) -> None:
+        """Whichever way is the faster by a little, there is one channel, and one session."""
+        both = Both(simultaneous)
+        both.world.silent.add(TAKES)
+        both.call()
+        advance(both.world.clock, seconds)
+        both.world.silent.clear()
+        both.world.advance(0.6)
+        direct, back = Way(DIRECT, HOST, TAKES), Way(BACK, HOST, WAITS)
+        assert both.outcome.value.transport.way in {direct, back}
+        both.stands(both.outcome.value.transport.way)
+        both.ends()
+
+    @pytest.mark.parametrize("first", [TAKES, WAITS])
+    def test_both_answered(self, first: int, simultaneous: Simultaneous) -> None:
+        """Two REQUESTs of one session are both answered: one channel opens, the other ends."""
+        both = Both(simultaneous)
+        world = both.world
+        world.silent.add(TAKES)
+        both.call()
+        world.silent.add(WAITS)
+        world.advance(0.5)
+        world.silent.clear()
+        (direct,), (back,) = world.between(TAKES), world.between(WAITS)
+        for which, pair in ((0, direct), (0, back), (1, back)):  # two REQUESTs, what one waits for
+            ends = (pair.a, pair.b) if which == 0 else (pair.b, pair.a)
+            assert pair._move(which, *ends)
+            settle(world.clock)
+        assert direct.b.unread
+        assert back.a.unread
+        last = WAITS if first == TAKES else TAKES
+        world.silent.add(last)
+        world.run()
+        kind = DIRECT if first == TAKES else BACK
+        both.stands(Way(kind, HOST, first))
+        both.ends()
+
+    def test_none(self, simultaneous: Simultaneous) -> None:
+        """It is said of each why not, once the last is over."""
+        both = Both(simultaneous, port=NOWHERE)
+        both.world.leave(TAKES)
+        both.world.leave(WAITS)
+        both.call()
+        both.world.advance(COMING - 0.1)
+        assert not both.outcome.done
+        both.world.advance(0.2)
+        assert isinstance(both.outcome.error, CallFailed)
+        kinds = [tried.way.kind for tried in both.outcome.error.tried]
+        assert kinds == [LOCAL, DIRECT, SIMULTANEOUS, BACK]
+        assert str(both.outcome.error).startswith("Ib could not be reached: within the network at")
+
+    def test_denied(self, simultaneous: Simultaneous) -> None:
+        """A callee that has no application says no for all its ways."""
+        both = Both(simultaneous)
+        both.ib._doors.handler = None
+        both.call()
+        assert type(both.outcome.error) is CallDenied
+        both.world.advance(30)
+        assert both.maker.made == []
+        assert len(both.ib.calls) == 0
+
+    def test_given_up(self, simultaneous: Simultaneous) -> None:
+        """The caller gives up: whoever comes after that is met by nobody."""
+        both = Both(simultaneous, port=NOWHERE)
+        both.world.leave(TAKES)
+        both.call()
+        both.outcome.deferred.cancel()
+        both.world.advance(30)
+        assert isinstance(both.outcome.error, CancelledError)
+        assert both.handler.calls == []
+        assert both.maker.made == []
+        assert both.world.between(WAITS) == []
+
+    def test_the_caller_stops(self, simultaneous: Simultaneous) -> None:
+        """So it is where the terminal stops."""
+        both = Both(simultaneous, port=NOWHERE)
+        both.world.leave(TAKES)
+        both.call()
+        stopped = Outcome(both.ia.stopService())
+        both.world.run()
+        assert stopped.done
+        assert both.outcome.error is not None
+        both.world.advance(30)
+        assert both.handler.calls == []
+
+    def test_withdrawn_meanwhile(self, simultaneous: Simultaneous) -> None:
+        """A permit that is withdrawn ends the wait and the dials of both (I2)."""
+        both = Both(simultaneous, port=NOWHERE)
+        both.world.leave(TAKES)
+        both.call()
+        both.world.advance(0.3)
+        Outcome(both.ib.edit(["Delete Ia"]))
+        both.world.run()
+        assert str(both.outcome.error) == "the mediator has ended the session"
+        assert not both.ia._call_backs._waits
+        assert simultaneous.waiting == []
+        both.world.advance(30)
+        assert WAITS not in both.ports
+        assert both.handler.calls == []
+
+    def test_withdrawn_while_it_is_waited_for(self, simultaneous: Simultaneous) -> None:
+        """Nor is it another reason where nothing else is left to be tried."""
+        both = Both(simultaneous, port=NOWHERE)
+        both.world.leave(TAKES)
+        both.world.leave(WAITS)
+        both.call()
+        both.world.advance(DIAL_TIMEOUT + 1)
+        Outcome(both.ib.edit(["Delete Ia"]))
+        both.world.run()
+        assert isinstance(both.outcome.error, CallFailed)
+        assert str(both.outcome.error) == "the mediator has ended the session"
+        kinds = [tried.way.kind for tried in both.outcome.error.tried]
+        assert kinds == [LOCAL, DIRECT, SIMULTANEOUS, BACK]
+
+    def test_what_is_offered(self, simultaneous: Simultaneous) -> None:
+        """Each says where it listens itself, that it may be seen, and where it can be come to."""
+        both = Both(simultaneous, port=NOWHERE)
+        both.call()
+        registered, asked = both.said()
+        assert (registered["Local"], registered["Seen"]) == (f"{HOST} {TAKES}", "Yes")
+        assert (asked["Seen"], asked["Back"]) == ("Yes", str(WAITS))
+
+    def test_nothing_else_than_it_was_told(self, simultaneous: Simultaneous) -> None:
+        """A terminal whose operator has named its address tells no other (I1)."""
+        both = Both(simultaneous, address=HOST)
+        both.ia._address = HOST
+        both.call()
+        registered, asked = both.said()
+        assert {"Local", "Seen"}.isdisjoint(registered)
+        assert "Seen" not in asked
+        both.stands(Way(DIRECT, HOST, TAKES))
+
+    def test_within_this_machine(
+        self, simultaneous: Simultaneous, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where no router can be in between, none of it is said."""
+        monkeypatch.setattr(Line, "share_port", lambda line: None)
+        both = Both(simultaneous)
+        both.call()
+        registered, asked = both.said()
+        assert {"Local", "Seen"}.isdisjoint(registered)
+        assert {"Seen", "Back"}.isdisjoint(asked)
+        mine, _ = both.stands(Way(DIRECT, HOST, TAKES))
+        assert mine.transport.tried == ()
+
+    def test_one_after_the_other(self, simultaneous: Simultaneous) -> None:
+        """A call that has found its way leaves the next one as free as it was."""
+        both = Both(simultaneous, port=NOWHERE)
+        both.world.leave(TAKES)
+        for _ in range(2):
+            outcome = both.call()
+            both.world.advance(0.5)
+            assert outcome.value.transport.way == Way(BACK, HOST, WAITS)
+            outcome.value.transport.loseConnection()
+            both.world.run()
+        assert len(both.handler.calls) == 2
