@@ -12,7 +12,7 @@ from tests.conversations.stage import Stage
 from tests.fakes import Client, advance
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-PROTOCOL: Final = list(read(ROOT / "docs" / "protocol.md"))
+CONVERSATIONS: Final = list(read(ROOT / "docs" / "conversations.md"))
 README: Final = list(read(ROOT / "README.md"))
 
 #: Seconds that a person takes to type a line.
@@ -42,15 +42,15 @@ def name(script: Script) -> str:
     return f"{script.title}, line {script.line}"
 
 
-class ProtocolTests:
-    """The conversations of docs/protocol.md."""
+class ConversationsTests:
+    """The conversations of docs/conversations.md."""
 
-    @pytest.mark.parametrize("script", PROTOCOL, ids=name)
+    @pytest.mark.parametrize("script", CONVERSATIONS, ids=name)
     def test_as_printed(self, script: Script, tmp_path: Path) -> None:
         """The roles say what the document says they say, and nothing else (I11)."""
         Stage(tmp_path, at_once).play(script)
 
-    @pytest.mark.parametrize("script", PROTOCOL, ids=name)
+    @pytest.mark.parametrize("script", CONVERSATIONS, ids=name)
     def test_in_pieces(self, script: Script, tmp_path: Path) -> None:
         """The same happens however the bytes are cut, and with bare LF at the ends of lines."""
         Stage(tmp_path, byte_by_byte).play(script)
@@ -59,7 +59,7 @@ class ProtocolTests:
         """Each figure's message occurs among them (A1–A5, A9, A11–A13, A20, A24)."""
         spoken = [
             line
-            for script in PROTOCOL
+            for script in CONVERSATIONS
             for step in script.steps
             if step.way != "--"
             for line in step.lines

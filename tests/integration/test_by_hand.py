@@ -233,12 +233,12 @@ class Session:
         return found is not None
 
 
-class ReadmeTests:
-    """The sessions with passwords in README.md."""
+class ConversationsTests:
+    """The sessions with passwords in docs/conversations.md."""
 
     def test_with_passwords(self, processes: Processes) -> None:
         """They work as they stand there, with openssl over TLS and with telnet (A19, A21, I25)."""
-        sessions = _BLOCK.findall((ROOT / "README.md").read_text("utf-8"))
+        sessions = _BLOCK.findall((ROOT / "docs" / "conversations.md").read_text("utf-8"))
         assert len(sessions) == 2
         session = Session(processes)
         for text in sessions:
