@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from benchmarks.counting import Broken
 from benchmarks.peers import HOST, PASSWORD, PATIENCE
-from broker.authority import (
+from broker.ca.authority import (
     Authority,
     Names,
     Request,
@@ -25,7 +25,7 @@ from broker.authority import (
     terminal_names,
     write_file,
 )
-from broker.mediator.passwords import Passwords
+from broker.mediator.auth.passwords import Passwords
 from broker.store.sqlite import SqliteStore
 from broker.tables.accounts import AccountChange
 

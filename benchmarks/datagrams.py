@@ -7,8 +7,8 @@ from typing import Final
 
 from benchmarks.counting import Broken, Load, Tally
 from benchmarks.peers import PATIENCE, names, value_of
-from broker.wire.message import Message
-from broker.wire.signed import quick_mac_of, sign, sign_head
+from broker.messages.message import Message
+from broker.messages.signing import quick_mac_of, sign, sign_head
 
 COMPLETED: Final = b"NOTIFY\r\nRegistration Completed.\r\nSequence:"
 

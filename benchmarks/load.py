@@ -35,7 +35,7 @@ from benchmarks.peers import (
     EchoCaller,
     Elsewhere,
     Entrant,
-    Registrar,
+    UdpRegistrar,
     connect,
     located,
     names,
@@ -64,7 +64,7 @@ def registrars(load: Load, tally: Tally) -> Parties:
     who = names("terminal", load.callers)
     socks = connect(load.port, [registration(name) for name in who], trusting(load.tls))
     asking: list[Asking] = [
-        Registrar(sock, tally, name) for name, sock in zip(who, socks, strict=True)
+        UdpRegistrar(sock, tally, name) for name, sock in zip(who, socks, strict=True)
     ]
     return asking, []
 

@@ -242,7 +242,7 @@ class Elsewhere(Talking):
         self._tally.wrong("not for a terminal at the resolver", data)
 
 
-class Registrar(Talking):
+class UdpRegistrar(Talking):
     """Registers whom it accepts, anew and another each time, so that each is a change to keep."""
 
     __slots__ = ("_begun", "_requests", "_serial")

@@ -29,8 +29,8 @@ def processors() -> tuple[set[int], set[int]]:
     """The processor for the servers, and those for the load; the same where there is but one."""
     if not hasattr(os, "sched_getaffinity"):
         return set(), set()
-    usable = sorted(os.sched_getaffinity(0))
-    return {usable[-1]}, set(usable[:-1]) or {usable[-1]}
+    routable_ip = sorted(os.sched_getaffinity(0))
+    return {routable_ip[-1]}, set(routable_ip[:-1]) or {routable_ip[-1]}
 
 
 def pin(pid: int, where: set[int]) -> None:

@@ -13,10 +13,10 @@ from twisted.internet.interfaces import IProtocol
 from zope.interface import Attribute, Interface
 
 from broker.tables.accounts import AccountChange
-from broker.tables.addresses import Address, Located, Place
-from broker.tables.consents import Lists
+from broker.tables.consent_lists import Lists
 from broker.tables.disclosures import Disclosure
 from broker.tables.groups import GroupChange
+from broker.tables.locations import Address, Located, Place
 from broker.tables.permits import PermitChange
 
 #: A change of what must survive; a store knows each kind.

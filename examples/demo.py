@@ -185,7 +185,7 @@ class Stage:
         """
         show("broker", *arguments)
         done = subprocess.run(
-            [*PYTHON, "-m", "broker.cli", *arguments],
+            [*PYTHON, "-m", "broker.cli.main", *arguments],
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -20,8 +20,8 @@ from twisted.internet.protocol import Protocol
 from twisted.internet.task import react
 from zope.interface import implementer
 
-from broker.credentials import Keyring, Source
 from broker.interfaces import ICallHandler
+from broker.service.settings.credentials import Keyring, Source
 from broker.terminal.terminal import Terminal
 
 

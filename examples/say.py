@@ -17,10 +17,10 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import react
 from twisted.python.failure import Failure
 
-from broker.credentials import Keyring, Source
+from broker.messages.errors import Refused
+from broker.service.settings.credentials import Keyring, Source
 from broker.terminal.errors import CallFailed
 from broker.terminal.terminal import Terminal
-from broker.wire.refusals import Refused
 
 
 class Say(Protocol):

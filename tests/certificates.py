@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from twisted.internet.interfaces import IProtocolFactory
 
-from broker.authority import (
+from broker.ca.authority import (
     Authority,
     Names,
     Request,
@@ -30,7 +30,7 @@ from broker.authority import (
     terminal_names,
     write_file,
 )
-from broker.wire.certificates import Key, utc_now
+from broker.net.tls.certificates import Key, utc_now
 from tests.fakes import Client, connect, settle
 
 #: The age of an authority that has issued certificates which have expired by now.

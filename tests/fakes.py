@@ -40,17 +40,17 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.interfaces import IResolver, IStore, ITrigger
-from broker.mediator.dial import Dialer
-from broker.mediator.login import PasswordLogin
-from broker.mediator.passwords import Cost, Passwords
+from broker.mediator.auth.login import PasswordLogin
+from broker.mediator.auth.passwords import Cost, Passwords
+from broker.mediator.auth.tokens import KEY_BYTES, Tokens
 from broker.mediator.server import Mediator, steady
-from broker.mediator.tokens import KEY_BYTES, Tokens
-from broker.resolver.local import LocalResolver
+from broker.mediator.wakeup_dialer import WakeUpDialer
+from broker.messages.framing import Body, Decoder, Limits
+from broker.messages.message import Message
+from broker.net.connection import ConnectionHub, StreamFactory
+from broker.resolver.locations import LocalResolver
 from broker.store.memory import MemoryStore
 from broker.tables.accounts import AccountTable
-from broker.wire.decoder import Body, Decoder, Limits
-from broker.wire.message import Message
-from broker.wire.stream import Exchange, StreamFactory
 
 T = TypeVar("T")
 
@@ -765,7 +765,7 @@ class FakeMediator:
     def __init__(
         self,
         clock: FakeReactor,
-        exchange: Exchange,
+        exchange: ConnectionHub,
         mediator: Mediator,
         store: IStore,
         resolver: IResolver,
@@ -847,7 +847,8 @@ def a_mediator(
 ) -> FakeMediator:
     """A mediator with a resolver inside, a store in memory, and randomness that can be repeated.
 
-    :param exchange: options of ``Exchange``: ``login_timeout``, ``stranger``, ``known``, ``trace``
+    :param exchange: options of ``ConnectionHub``: ``login_timeout``, ``stranger``, ``known``,
+        ``trace``
     :param accounts: identifiers and passwords; with them, and be it none, whoever connects must log
         in with a password or a token
     :param key: what its tokens are made with
@@ -861,10 +862,10 @@ def a_mediator(
     state = result_of(store.load())
     if resolver is None:
         resolver = LocalResolver(clock)
-    trigger = trigger or Dialer(reactor)
-    if isinstance(trigger, Dialer):
+    trigger = trigger or WakeUpDialer(reactor)
+    if isinstance(trigger, WakeUpDialer):
         options.setdefault("dialer", trigger)
-    shared = Exchange(clock, **(exchange or {}))
+    shared = ConnectionHub(clock, **(exchange or {}))
     passwords = cheap_passwords(seed) if passwords is None else passwords
     if accounts is not None:
         table = AccountTable(state.accounts)

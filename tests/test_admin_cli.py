@@ -19,10 +19,11 @@ from typing import Any, Final
 
 import pytest
 
-from broker import admin_cli, cli
-from broker.admin_cli import NoBroker, Refused, Row, ask
-from broker.cli import make_parser
-from broker.credentials import Found
+from broker.cli import admin as admin_cli
+from broker.cli import main as cli
+from broker.cli.admin import NoBroker, Refused, Row, ask
+from broker.cli.main import make_parser
+from broker.service.settings.credentials import Found
 from broker.tables.grants import PASSWORD_ALPHABET
 
 ROOT: Final = Path(__file__).resolve().parent.parent

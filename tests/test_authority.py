@@ -22,8 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from broker import ca_cli
-from broker.authority import (
+from broker.ca.authority import (
     AUTHORITY_LIFE,
     LIFE,
     Authority,
@@ -40,9 +39,10 @@ from broker.authority import (
     terminal_names,
     write_file,
 )
-from broker.cli import main
-from broker.wire.certificates import identifier_of, key_digest, utc_now
-from broker.wire.tls import ClientTls, ServerTls
+from broker.cli import ca as ca_cli
+from broker.cli.main import main
+from broker.net.tls.certificates import identifier_of, key_digest, utc_now
+from broker.net.tls.contexts import ClientTls, ServerTls
 from tests.certificates import uris
 
 OPENSSL: Final = shutil.which("openssl")
@@ -715,7 +715,7 @@ class CommandTests:
             main(["ca", "--help"])
         shown = capsys.readouterr().out
         assert max(map(len, shown.splitlines())) <= 100
-        from broker.cli import make_parser
+        from broker.cli.main import make_parser
 
         examples = [line for line in ca_cli.EXAMPLES.splitlines() if line.startswith("  broker ")]
         assert len(examples) >= 5

@@ -13,13 +13,13 @@ from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
 import broker
-from broker import cli
-from broker.cli import NotLoggedIn, Progress, Unreachable, make_parser
-from broker.credentials import Found, Keyring, NoAnswer
+from broker.cli import main as cli
+from broker.cli.main import NotLoggedIn, Progress, Unreachable, make_parser
+from broker.messages.errors import CalleeBusy, LoginRequired, PermissionDenied, RegistrationFailed
+from broker.net.tls.contexts import InvalidFile
+from broker.service.settings.credentials import Found, Keyring, NoAnswer
+from broker.terminal.apps.files import TransferFailed
 from broker.terminal.errors import CallFailed
-from broker.terminal.files import TransferFailed
-from broker.wire.refusals import CalleeBusy, LoginRequired, PermissionDenied, RegistrationFailed
-from broker.wire.tls import Unusable
 from tests.fakes import Client, FakeReactor, settle
 from tests.terminal.network import Outcome
 
@@ -465,8 +465,8 @@ class LoginTests:
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """Who was told is printed a line each, to the last, however many there are."""
-        monkeypatch.setattr("broker.terminal.line.DISCLOSURES_MOST", 1)
-        monkeypatch.setattr("broker.cli.DISCLOSURES_MOST", 1)
+        monkeypatch.setattr("broker.terminal.registration.client.DISCLOSURES_MOST", 1)
+        monkeypatch.setattr("broker.cli.main.DISCLOSURES_MOST", 1)
         outcome = self.begin("disclosures --as Ib")
         mediator = self.mediator()
         for serial, address in enumerate(("192.0.2.7", "2001:db8::7"), 1):
@@ -585,7 +585,7 @@ class ExitStatusTests:
             (CallFailed("no answer\n"), 1, "no answer\\u000a"),
             (TransferFailed("half"), 1, "half"),
             (NotLoggedIn("wrong\u202e"), 4, "wrong\\u202e"),
-            (Unusable("x: others can read it"), 1, "x: others can read it"),
+            (InvalidFile("x: others can read it"), 1, "x: others can read it"),
             (FileNotFoundError(2, "No such file", "x"), 1, "x: No such file"),
         ],
     )

@@ -7,8 +7,16 @@ from typing import Any
 
 import pytest
 
-from broker import config
-from broker.config import Interface, Kind, Listener, Server, Setting, Settings, settle
+from broker.service.settings import values as config
+from broker.service.settings.values import (
+    Interface,
+    Kind,
+    Listener,
+    Server,
+    Setting,
+    Settings,
+    settle,
+)
 
 SETTINGS = (
     Setting("listen", config.LISTENER, ["tcp:1:interface=127.0.0.1"], "Where.", repeatable=True),

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from broker import config
-from broker.config import Interface, Kind, Listener, Server
 from broker.service import mediator, resolver
+from broker.service.settings import values as config
+from broker.service.settings.values import Interface, Kind, Listener, Server
 
 
 class Ipv6Tests:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.credentials import (
+from broker.net.tls.certificates import InvalidFile
+from broker.service.settings.credentials import (
     Found,
     Keyring,
     Source,
@@ -24,7 +25,6 @@ from broker.credentials import (
     check_password,
     read_password,
 )
-from broker.wire.certificates import Unusable
 
 MEDIATOR = "tls:signal.example:1202"
 PASSWORD = "correct horse"
@@ -57,7 +57,7 @@ class FileTests:
     def test_others_can_read_it(self, tmp_path: Path, mode: int) -> None:
         """A file that others can read or change is refused, with what to do (I18)."""
         path = a_file(tmp_path, mode=mode)
-        with pytest.raises(Unusable) as refused:
+        with pytest.raises(InvalidFile) as refused:
             read_password(path)
         assert str(refused.value) == f"{path}: others can read or change it: chmod 600 {path}"
 
@@ -66,7 +66,7 @@ class FileTests:
         """One that belongs to somebody else can be read by him (I18)."""
         path = a_file(tmp_path)
         os.chown(path, 65534, -1)
-        with pytest.raises(Unusable, match="belongs to another user"):
+        with pytest.raises(InvalidFile, match="belongs to another user"):
             read_password(path)
 
     @pytest.mark.parametrize(
@@ -75,17 +75,17 @@ class FileTests:
     def test_no_password(self, tmp_path: Path, content: bytes) -> None:
         """What holds no password is named, and what it holds is not."""
         path = a_file(tmp_path, content)
-        with pytest.raises(Unusable) as refused:
+        with pytest.raises(InvalidFile) as refused:
             read_password(path)
         text = f"{path}: holds no password: one line of 1 to 512 characters"
         assert str(refused.value) == text
 
     def test_no_file(self, tmp_path: Path) -> None:
         """So is what isn't there, or is none; a pipe that nobody writes to is not waited for."""
-        with pytest.raises(Unusable, match="nowhere: No such file"):
+        with pytest.raises(InvalidFile, match="nowhere: No such file"):
             read_password(str(tmp_path / "nowhere"))
         os.mkfifo(tmp_path / "pipe", 0o600)
-        with pytest.raises(Unusable, match="pipe: is no file"):
+        with pytest.raises(InvalidFile, match="pipe: is no file"):
             read_password(str(tmp_path / "pipe"))
 
     def test_what_can_be_sent(self) -> None:
@@ -152,14 +152,16 @@ class KeyringTests:
         """A record that others can read, or a folder they can look into, is refused (I18)."""
         path = keyring.keep("Ib", MEDIATOR, PASSWORD)
         path.chmod(0o640)
-        with pytest.raises(Unusable, match=f"{path}: others can read .*: chmod 600 {path}"):
+        with pytest.raises(InvalidFile, match=f"{path}: others can read .*: chmod 600 {path}"):
             keyring.read("Ib", MEDIATOR)
         path.chmod(0o600)
         for folder in (path.parent, path.parent.parent, path.parent.parent.parent):
             folder.chmod(0o750)
-            with pytest.raises(Unusable, match=f"{folder}: others can look .*: chmod 700 {folder}"):
+            with pytest.raises(
+                InvalidFile, match=f"{folder}: others can look .*: chmod 700 {folder}"
+            ):
                 keyring.read("Ib", MEDIATOR)
-            with pytest.raises(Unusable, match="chmod 700"):
+            with pytest.raises(InvalidFile, match="chmod 700"):
                 keyring.keep("Ib", MEDIATOR, "new")
             folder.chmod(0o700)
         assert keyring.read("Ib", MEDIATOR) == PASSWORD
@@ -174,7 +176,7 @@ class KeyringTests:
         if b"mediator" in content:
             assert keyring.read("Ib", MEDIATOR) is None
         else:
-            with pytest.raises(Unusable, match="is damaged: do broker login again"):
+            with pytest.raises(InvalidFile, match="is damaged: do broker login again"):
                 keyring.read("Ib", MEDIATOR)
 
     def test_no_password_in_it(self, keyring: Keyring) -> None:
@@ -182,7 +184,7 @@ class KeyringTests:
         path = keyring.keep("Ib", MEDIATOR, PASSWORD)
         kept = json.loads(path.read_text())
         path.write_text(json.dumps(kept | {"password": 7}))
-        with pytest.raises(Unusable, match="is damaged"):
+        with pytest.raises(InvalidFile, match="is damaged"):
             keyring.read("Ib", MEDIATOR)
 
     def test_forgotten(self, keyring: Keyring) -> None:
@@ -225,7 +227,7 @@ class SourceTests:
     def test_a_bad_file_is_no_reason_for_another(self, keyring: Keyring, tmp_path: Path) -> None:
         """Where the named file is not good, nothing else is taken in its place (I3)."""
         keyring.keep("Ib", MEDIATOR, "kept")
-        with pytest.raises(Unusable):
+        with pytest.raises(InvalidFile):
             Source("Ib", MEDIATOR, str(tmp_path / "nowhere"), keyring)()
 
     def test_repr(self, keyring: Keyring, tmp_path: Path) -> None:
@@ -235,7 +237,7 @@ class SourceTests:
 
 
 ASK = """\
-from broker.credentials import NoAnswer, Unusable, ask_password
+from broker.service.settings.credentials import NoAnswer, Unusable, ask_password
 try:
     found = ask_password("Ib")
     print("nobody" if found is None else "got %d" % len(found.password))

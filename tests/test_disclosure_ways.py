@@ -50,13 +50,14 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.mediator.call._to_caller": "tells a caller what the ledger recorded, from the record",
     "broker.mediator.call._to_callee": "tells a callee where its caller is, from the record (C7)",
     "broker.mediator.call._places": "tells either of further ways, from the records",
-    "broker.mediator.connectback._to_callee": "tells a callee where its caller waits, who has asked"
+    "broker.mediator.connect_back._to_callee": "tells a callee where its caller waits, who has"
+    " asked"
     " for that; from the record",
     # A record, told to whom it is about, or to the operator.
     "broker.tables.disclosures": "what the fields of a record are called in a line",
     "broker.store.rows": "the columns of a record in the database",
-    "broker.mediator.operator._row": "a record, at the operator's socket, which is the machine's",
-    "broker.cli.disclosures": "prints a terminal's own records where it asked for them",
+    "broker.mediator.admin._row": "a record, at the operator's socket, which is the machine's",
+    "broker.cli.main.disclosures": "prints a terminal's own records where it asked for them",
     # Between the mediator and its resolver, which is no terminal.
     "broker.resolver.remote.RemoteResolver._known": "compares",
     "broker.resolver.remote.RemoteResolver._place": "reads the resolver's answer",
@@ -72,72 +73,89 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.resolver.server.ResolverServer._register_for": "reads a registration",
     "broker.resolver.server.ResolverServer._take_key": "reads what a mediator hands over",
     "broker.resolver.server._address_in": "reads a registration",
-    "broker.resolver.registrar.Registrar._asks": "tells a sender its own source",
-    "broker.mediator.outside.Outside.answer": "tells a terminal its own source",
-    "broker.resolver.names.Dns.locate": "what DNS has said, kept",
-    "broker.resolver.names._located": "what DNS has said, kept",
-    "broker.resolver.whereabouts.Naming._find": "asks DNS about a domain name",
-    "broker.resolver.whereabouts.Naming.check": "compares",
-    "broker.resolver.whereabouts._hosts": "what DNS has said",
+    "broker.resolver.udp_registrar.UdpRegistrar._asks": "tells a sender its own source",
+    "broker.mediator.address_check.AddressCheck.answer": "tells a terminal its own source",
+    "broker.resolver.dns.Dns.locate": "what DNS has said, kept",
+    "broker.resolver.dns._located": "what DNS has said, kept",
+    "broker.resolver.name_lookup.NameLookup._find": "asks DNS about a domain name",
+    "broker.resolver.name_lookup.NameLookup.check": "compares",
+    "broker.resolver.name_lookup._hosts": "what DNS has said",
     # Ways of a call, each on its way to the ledger, of which the records are made.
     "broker.mediator.call.Calls.call": "looks whether a caller waits",
-    "broker.mediator.ways.between": "chooses those that the two have offered",
-    "broker.mediator.ways._both_seen": "where both come from, who have both said so",
-    "broker.mediator.reach.Reach.by_line": "where a callee's connection comes from",
-    "broker.mediator.ways.waits_at": "where a caller waits, who has said so",
-    "broker.mediator.peer.seen_ip": "gives the above where a connection comes from",
-    "broker.mediator.ways.offer": "reads what a registration offers",
+    "broker.mediator.candidates.between": "chooses those that the two have offered",
+    "broker.mediator.candidates._both_seen": "where both come from, who have both said so",
+    "broker.mediator.connections.ConnectionRegistry.by_line": "where a callee's connection comes"
+    " from",
+    "broker.mediator.candidates.waits_at": "where a caller waits, who has said so",
+    "broker.mediator.connection.seen_ip": "gives the above where a connection comes from",
+    "broker.mediator.candidates.offer": "reads what a registration offers",
     # Decides by an address, or dials it, and says it to nobody.
-    "broker.mediator.login.hidden": "judges whether a connection is the machine's own",
-    "broker.mediator.reach.Reach.registered": "logs where a terminal is reached now",
+    "broker.mediator.auth.login.hidden": "judges whether a connection is the machine's own",
+    "broker.mediator.connections.ConnectionRegistry.registered": "logs where a terminal is"
+    " reached now",
     "broker.mediator.registration": "the names of the fields that offer further ways",
     "broker.mediator.registration.Registration._offer": "reads a registration",
-    "broker.mediator.dial.Dialer._dial": "dials a terminal, which is told no address",
+    "broker.mediator.wakeup_dialer.WakeUpDialer._dial": "dials a terminal, which is told no"
+    " address",
     "broker.mediator.registration.Registration._address": "reads a registration",
-    "broker.mediator.connectback.ConnectBack._where": "reads where a caller says that it waits",
+    "broker.mediator.connect_back.ConnectBack._where": "reads where a caller says that it waits",
     "broker.mediator.registration.Registration._check_udp": "reads a registration",
     "broker.mediator.registration.Registration._give_key": "hands the port to the resolver",
-    "broker.tables.addresses.AddressTable.renew": "compares",
-    "broker.tables.addresses.settle": "judges an address",
-    "broker.wire.stream.source_of": "whose share a connection is counted to",
-    "broker.wire.serving.came_from": "where a connection comes from, to judge what it registers",
-    "broker.wire.serving.arrived_at": "our own address",
+    "broker.tables.locations.LocationTable.renew": "compares",
+    "broker.tables.locations.settle": "judges an address",
+    "broker.net.connection.source_of": "whose share a connection is counted to",
+    "broker.net.request_task.remote_host_of": "where a connection comes from, to judge what it"
+    " registers",
+    "broker.net.request_task.local_host_of": "our own address",
     # The operator's own: settings, listeners and the log.
-    "broker.config.Interface.loopback": "a setting",
-    "broker.config.Server.loopback": "a setting",
-    "broker.config.parse_server": "a setting",
-    "broker.service.listening.Listening._log": "logs where this server listens",
-    "broker.service.listening.Listening.open_udp": "opens a port of this server",
-    "broker.service.secured.endpoint": "a setting",
-    "broker.service.secured.to_mediator": "a setting",
-    "broker.service.secured.to_resolver": "a setting",
-    "broker.service.shared.address_of": "a peer's source, in the trace of whoever asked for one",
+    "broker.service.settings.values.Interface.loopback": "a setting",
+    "broker.service.settings.values.Server.loopback": "a setting",
+    "broker.service.settings.values.parse_server": "a setting",
+    "broker.service.ports.Listening._log": "logs where this server listens",
+    "broker.service.ports.Listening.open_udp": "opens a port of this server",
+    "broker.service.settings.tls.endpoint": "a setting",
+    "broker.service.settings.tls.to_mediator": "a setting",
+    "broker.service.settings.tls.to_resolver": "a setting",
+    "broker.service.settings.common.address_of": "a peer's source, in the trace of whoever asked"
+    " for one",
     # A terminal: what it says of itself, and what its mediator has told it.
     "broker.service.terminal.TerminalService.open": "logs where this terminal listens",
-    "broker.terminal.calling._Call._endpoint": "dials where its mediator said",
-    "broker.terminal.calling._Call._ways": "reads where its mediator said that its callee is",
-    "broker.terminal.calling._Call.race": "tells its own application where it waits itself",
-    "broker.terminal.ways.Way.__str__": "tells its own application where it dials or waits",
-    "broker.terminal.line": "what an answer must have",
-    "broker.terminal.line.Line.is_private": "where its mediator is",
-    "broker.terminal.line.Line.outside": "asks and reads where it is seen itself",
-    "broker.terminal.comings.Comings._decide": "judges where it is to call back",
-    "broker.terminal.comings.Comings.come": "dials where its caller waits",
-    "broker.terminal.comings.Comings._later": "judges and dials where its caller waits",
-    "broker.terminal.comings.Comings._dial.over": "logs which caller it could not reach, and where",
-    "broker.terminal.expected.expected_call": "reads where that is, told by its mediator",
-    "broker.terminal.expected.wanted_call": "reads where that is, told by its mediator",
-    "broker.terminal.line.Line.connect_back": "tells its mediator where it waits itself",
-    "broker.terminal.line.Line.local_host": "its own address",
-    "broker.terminal.line.Line.outside.read": "reads where it is seen itself",
-    "broker.terminal.line.Line.query": "offers its mediator further ways to itself",
-    "broker.terminal.line.Line.register": "registers its own address",
-    "broker.terminal.line.Line.remote_host": "where its mediator is, to send datagrams there",
-    "broker.terminal.keepalive.Keepalive._received": "reads its own address, as it is seen",
-    "broker.terminal.keepalive.Keepalive._looks": "reads its own address, and logs it",
-    "broker.terminal.presence._Found.addressResolved": "what DNS has said of its resolver",
-    "broker.wire.grammar": "the rules of all fields",
-    "broker.wire.statements": "a question for one's own source (Registrar._asks)",
+    "broker.terminal.calls.place_call._Call._endpoint": "dials where its mediator said",
+    "broker.terminal.calls.place_call._Call._ways": "reads where its mediator said that its callee"
+    " is",
+    "broker.terminal.calls.place_call._Call.race": "tells its own application where it waits"
+    " itself",
+    "broker.terminal.candidates.Way.__str__": "tells its own application where it dials or waits",
+    "broker.terminal.registration.client": "what an answer must have",
+    "broker.terminal.registration.client.MediatorClient.is_private": "where its mediator is",
+    "broker.terminal.registration.client.MediatorClient.outside": "asks and reads where it is"
+    " seen itself",
+    "broker.terminal.calls.dial_back.DialBack._decide": "judges where it is to call back",
+    "broker.terminal.calls.dial_back.DialBack.come": "dials where its caller waits",
+    "broker.terminal.calls.dial_back.DialBack._later": "judges and dials where its caller waits",
+    "broker.terminal.calls.dial_back.DialBack._dial.over": "logs which caller it could not reach,"
+    " and where",
+    "broker.terminal.incoming.pending_calls.expected_call": "reads where that is, told by its"
+    " mediator",
+    "broker.terminal.incoming.pending_calls.wanted_call": "reads where that is, told by its"
+    " mediator",
+    "broker.terminal.registration.client.MediatorClient.connect_back": "tells its mediator where"
+    " it waits itself",
+    "broker.terminal.registration.client.MediatorClient.local_host": "its own address",
+    "broker.terminal.registration.client.MediatorClient.outside.read": "reads where it is seen"
+    " itself",
+    "broker.terminal.registration.client.MediatorClient.query": "offers its mediator further ways"
+    " to itself",
+    "broker.terminal.registration.client.MediatorClient.register": "registers its own address",
+    "broker.terminal.registration.client.MediatorClient.remote_host": "where its mediator is, to"
+    " send datagrams there",
+    "broker.terminal.registration.udp_keepalive.Keepalive._received": "reads its own address, as"
+    " it is seen",
+    "broker.terminal.registration.udp_keepalive.Keepalive._looks": "reads its own address, and"
+    " logs it",
+    "broker.terminal.registration.idle._Found.addressResolved": "what DNS has said of its resolver",
+    "broker.messages.grammar": "the rules of all fields",
+    "broker.messages.statements": "a question for one's own source (UdpRegistrar._asks)",
 }
 
 
@@ -197,7 +215,14 @@ class Ways(ast.NodeVisitor):
     def visit_Call(self, node: ast.Call) -> None:
         """Whatever takes a whole address apart, or gives where a connection comes from."""
         name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-        if name in {"astuple", "asdict", "attrgetter", "came_from", "seen_ip", "seen_port"}:
+        if name in {
+            "astuple",
+            "asdict",
+            "attrgetter",
+            "remote_host_of",
+            "seen_ip",
+            "remote_port_of",
+        }:
             self._note()
         self.generic_visit(node)
 
@@ -242,7 +267,7 @@ def ten(place):
 def eleven(place):
     return f"REGISTER\\nAddress:{place}"
 def twelve(peer):
-    return came_from(peer.stream)
+    return remote_host_of(peer.stream)
 def thirteen(place):
     return {"Callee Seen": place}
 def none(place):

@@ -8,40 +8,29 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Layer -> the layers that it may import besides itself.
+# Layer -> the layers that it may import besides itself. The direction is
+# messages, tables -> net, store -> mediator, resolver, terminal -> service -> cli.
 BELOW: dict[str, frozenset[str]] = {
     "broker": frozenset(),
-    "broker.wire": frozenset(),
+    "broker.messages": frozenset(),
     "broker.tables": frozenset(),
-    "broker.interfaces": frozenset({"broker.wire", "broker.tables"}),
+    "broker.nat": frozenset(),
+    "broker.interfaces": frozenset({"broker.messages", "broker.tables"}),
+    "broker.net": frozenset({"broker.messages"}),
+    "broker.store": frozenset({"broker.tables", "broker.interfaces"}),
+    "broker.ca": frozenset({"broker.messages", "broker.net"}),
 }
-BELOW["broker.authority"] = frozenset({"broker.wire"})
-BELOW["broker.arguments"] = frozenset()
-BELOW["broker.ca_cli"] = frozenset({"broker.authority", "broker.wire"})
-BELOW["broker.credentials"] = frozenset({"broker.authority", "broker.terminal", "broker.wire"})
-BELOW["broker.store"] = frozenset({"broker.tables", "broker.interfaces"})
 for role in ("broker.mediator", "broker.resolver", "broker.terminal"):
-    BELOW[role] = frozenset({"broker.wire", "broker.tables", "broker.store", "broker.interfaces"})
-BELOW["broker.nat"] = frozenset()
+    BELOW[role] = frozenset({"broker.messages", "broker.tables", "broker.net", "broker.interfaces"})
 BELOW["broker.terminal"] |= {"broker.nat"}
-
-# These put the others together and may import everything.
-ON_TOP = frozenset(
-    {
-        "broker.service",
-        "broker.options",
-        "broker.config",
-        "broker.admin_cli",
-        "broker.cli",
-        "broker.__main__",
-    }
-)
+BELOW["broker.service"] = frozenset(BELOW) | {"broker.service"}
+BELOW["broker.cli"] = frozenset(BELOW) | {"broker.cli"}
 
 # These decide and never wait: no Twisted, neither in them nor in what they import.
-PURE = ("broker.tables", "broker.wire.grammar", "broker.wire.message", "broker.wire.decoder")
+PURE = ("broker.tables", "broker.messages")
 
 # These run as commands and may load the reactor.
-COMMANDS = ("broker.cli", "broker.__main__")
+COMMANDS = ("broker.cli.main", "broker.__main__")
 
 IMPORT_ALL = """\
 import importlib, sys
@@ -109,8 +98,6 @@ def wrong_directions(imports: Mapping[str, Collection[str]]) -> list[str]:
     wrong = []
     for module, imported in sorted(imports.items()):
         layer = layer_of(module)
-        if layer in ON_TOP:
-            continue
         if layer not in BELOW:
             wrong.append(f"{module} belongs to no layer")
             continue
@@ -140,12 +127,38 @@ def impurities(imports: Mapping[str, Collection[str]]) -> list[str]:
     return impure
 
 
+def circles(imports: Mapping[str, Collection[str]]) -> list[list[str]]:
+    """Return the groups of modules that import each other, also for types alone.
+
+    A module belongs to such a group if a way of imports leads from it back to it.
+    """
+    reached: dict[str, set[str]] = {}
+    for module in imports:
+        ways, seen = [module], set[str]()
+        while ways:
+            for name in imports.get(ways.pop(), ()):
+                if name not in seen:
+                    seen.add(name)
+                    ways.append(name)
+        reached[module] = seen
+    groups = {
+        frozenset(other for other in reached[module] if module in reached.get(other, ()))
+        for module in imports
+        if module in reached[module]
+    }
+    return sorted(sorted(group) for group in groups)
+
+
 class LayersTests:
     """The modules of broker keep the directions that the architecture prescribes."""
 
     def test_directions(self) -> None:
         """No module imports from a layer above or beside its own."""
         assert wrong_directions(read_imports(ROOT)) == []
+
+    def test_no_circles(self) -> None:
+        """No module imports itself by way of others, not even for a type."""
+        assert circles(read_imports(ROOT)) == []
 
     def test_purity(self) -> None:
         """The tables, and the reading and writing of messages, do without Twisted."""
@@ -179,45 +192,59 @@ class CheckerTests:
         """Imports downwards, within a layer, of others' libraries, and from the top are right."""
         imports = {
             "broker": [],
-            "broker.wire.stream": ["broker.wire.decoder", "twisted.internet.protocol"],
+            "broker.net.connection": ["broker.messages.framing", "twisted.internet.protocol"],
             "broker.store.sqlite": ["broker.tables.permits", "broker.interfaces", "sqlite3"],
-            "broker.mediator.call": ["broker.wire", "broker.tables", "broker.store", "brokerage"],
+            "broker.mediator.call": ["broker.net", "broker.tables", "broker.mediator", "brokerage"],
             "broker.service.mediator": ["broker.mediator", "broker.resolver"],
-            "broker.cli": ["broker.terminal", "broker"],
+            "broker.cli.main": ["broker.terminal", "broker"],
         }
         assert wrong_directions(imports) == []
         assert impurities(imports) == []
+        assert circles(imports) == []
 
     def test_bad_map(self) -> None:
         """Imports upwards and sideways, and modules without a layer, are each reported."""
         imports = {
             "broker.helpers": [],
-            "broker.mediator.call": ["broker.resolver.local", "broker.wire.message"],
-            "broker.store.sqlite": ["broker.wire.message"],
-            "broker.tables.permits": ["broker.wire.grammar"],
-            "broker.wire.message": ["broker", "broker.tables"],
+            "broker.mediator.call": ["broker.resolver.locations", "broker.messages.message"],
+            "broker.store.sqlite": ["broker.messages.message"],
+            "broker.tables.permits": ["broker.messages.grammar"],
+            "broker.messages.message": ["broker", "broker.tables"],
+            "broker.service.mediator": ["broker.cli.main"],
         }
         assert wrong_directions(imports) == [
             "broker.helpers belongs to no layer",
-            "broker.mediator.call imports broker.resolver.local",
-            "broker.store.sqlite imports broker.wire.message",
-            "broker.tables.permits imports broker.wire.grammar",
-            "broker.wire.message imports broker",
-            "broker.wire.message imports broker.tables",
+            "broker.mediator.call imports broker.resolver.locations",
+            "broker.messages.message imports broker",
+            "broker.messages.message imports broker.tables",
+            "broker.service.mediator imports broker.cli.main",
+            "broker.store.sqlite imports broker.messages.message",
+            "broker.tables.permits imports broker.messages.grammar",
         ]
 
     def test_impure_map(self) -> None:
         """Twisted is noticed in a pure module, and behind what it imports, also in a circle."""
         imports = {
             "broker.tables.grants": ["twisted.python.log"],
-            "broker.wire.decoder": ["broker.wire.errors"],
-            "broker.wire.errors": ["broker.wire.decoder", "twisted"],
-            "broker.wire.stream": ["twisted.internet"],
+            "broker.messages.framing": ["broker.messages.errors"],
+            "broker.messages.errors": ["broker.messages.framing", "twisted"],
+            "broker.net.connection": ["twisted.internet"],
         }
         assert impurities(imports) == [
+            "broker.messages.errors imports twisted",
+            "broker.messages.framing imports broker.messages.errors imports twisted",
             "broker.tables.grants imports twisted.python.log",
-            "broker.wire.decoder imports broker.wire.errors imports twisted",
         ]
+
+    def test_circles(self) -> None:
+        """Two modules that import each other are reported, and who leads to them is not."""
+        imports = {
+            "broker.net.a": ["broker.net.b"],
+            "broker.net.b": ["broker.net.c", "twisted"],
+            "broker.net.c": ["broker.net.b", "broker.net.d"],
+            "broker.net.d": [],
+        }
+        assert circles(imports) == [["broker.net.b", "broker.net.c"]]
 
     def test_every_form_of_import(self) -> None:
         """Absolute and relative imports are understood, also inside functions."""

@@ -9,8 +9,8 @@ import pytest
 from twisted.python import usage
 
 import broker
-from broker.options import RoleOptions
 from broker.service import mediator, resolver, terminal
+from broker.service.settings.options import RoleOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 ROLES: list[type[RoleOptions]] = [mediator.Options, resolver.Options, terminal.Options]

@@ -10,21 +10,14 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IReactorTime
 
 from broker.interfaces import IResolver
+from broker.mediator.candidates import Candidates, between, waits_at
+from broker.mediator.connection import Peer, canonical_identifier_field
+from broker.mediator.connections import ConnectionRegistry, locate
 from broker.mediator.consent import Consent
 from broker.mediator.ledger import Ledger
-from broker.mediator.peer import Peer, called_otherwise
-from broker.mediator.permits import Permits, Use
-from broker.mediator.reach import Reach, locate
+from broker.mediator.permits import Permits, PermitUse
 from broker.mediator.sessions import LIFETIME, Sessions
-from broker.mediator.ways import Further, between, waits_at
-from broker.tables.addresses import Address, Place
-from broker.tables.disclosures import CALLING, CONSENT, Disclosure
-from broker.tables.grants import Grant, Randomness, make_grant
-from broker.tables.sessions import CONSENT as BY_CONSENT
-from broker.wire.conversation import Request
-from broker.wire.grammar import NOTIFY, QUERY
-from broker.wire.message import Message
-from broker.wire.refusals import (
+from broker.messages.errors import (
     CalleeBusy,
     CalleeNotConnected,
     CalleeNotFound,
@@ -32,12 +25,19 @@ from broker.wire.refusals import (
     Refused,
     ServiceUnavailable,
 )
-from broker.wire.statements import (
+from broker.messages.grammar import NOTIFY, QUERY
+from broker.messages.message import Message
+from broker.messages.statements import (
     REQUEST_ACCEPTED,
     STATUS,
     STATUS_ACCEPTABLE,
     STATUS_BUSY,
 )
+from broker.net.dialogue import Request
+from broker.tables.disclosures import CALLING, CONSENT, Disclosure
+from broker.tables.grants import Randomness, SessionCredentials, make_grant
+from broker.tables.locations import Address, Place
+from broker.tables.sessions import CONSENT as BY_CONSENT
 
 
 class Calls:
@@ -48,7 +48,7 @@ class Calls:
         clock: IReactorTime,
         permits: Permits,
         resolver: IResolver,
-        reach: Reach,
+        reach: ConnectionRegistry,
         sessions: Sessions,
         ledger: Ledger,
         consent: Consent,
@@ -77,7 +77,7 @@ class Calls:
         if "Back" in fields:
             back = waits_at(caller, int(fields["Back"]), begun, self._own_ports)
         try:
-            consented = self._permits.asks(callee)
+            consented = self._permits.requires_consent(callee)
             if consented:
                 await self._consent.ask(caller.identifier or "", callee)  # S2002–S2005
             await self._mediate(caller, callee, request, back, consented=consented)
@@ -102,7 +102,7 @@ class Calls:
         """
         self._check_permit(caller, callee, consented)  # S1203
         asked = self._reach.turn
-        use: Use | None = None
+        use: PermitUse | None = None
         try:
             place, peer = await self._get(caller, callee, consented)
             if request.held is not None:  # decide when it can be told, and not before
@@ -133,7 +133,7 @@ class Calls:
             request.reply(REQUEST_ACCEPTED, more=True)  # S1206, fig. 5b
             peer.stream.send_early(_to_callee(caller, grant, told))  # S1208, S2009, fig. 5e
             credentials = _to_caller(told, grant)
-            credentials.update(called_otherwise(caller, request))
+            credentials.update(canonical_identifier_field(caller, request))
             request.reply("", credentials, code=200)  # S1210, S2008, fig. 5d
             if use is not None:
                 use.spent()
@@ -149,7 +149,7 @@ class Calls:
 
     async def _get(self, caller: Peer, callee: str, consented: bool) -> tuple[Place, Peer]:
         """Where a callee is, and the connection over which it said that it takes the call."""
-        self._sessions.make_room(caller.identifier or "", callee)
+        self._sessions.check_session_quota(caller.identifier or "", callee)
         place = await locate(self._resolver, self._reach, callee)  # S1204, S1205
         peer = await self._reach.get(callee, place.address)  # S1901, S1902
         if self._status:
@@ -163,9 +163,9 @@ class Calls:
         callee: str,
         place: Place,
         seen: _Seen | None,
-        grant: Grant,
+        grant: SessionCredentials,
         basis: str,
-        ways: Sequence[Further],
+        ways: Sequence[Candidates],
     ) -> dict[str, Disclosure]:
         """What the two are to be told of each other's addresses, by the fields that tell it."""
         identifier, session = caller.identifier or "", grant.session
@@ -184,7 +184,7 @@ class Calls:
 
     def _ways(
         self, caller: Peer, peer: Peer, request: Request, back: Address | None
-    ) -> Sequence[Further]:
+    ) -> Sequence[Candidates]:
         """How else the two may reach each other, which each of them has offered."""
         if peer.offer is None and back is None:
             return ()
@@ -197,7 +197,9 @@ class Calls:
         """
         identifier = caller.identifier or ""
         if consented:
-            if not self._permits.asks(callee) or self._permits.rejects(callee, identifier):
+            if not self._permits.requires_consent(callee) or self._permits.rejects(
+                callee, identifier
+            ):
                 raise PermissionDenied
             return BY_CONSENT
         basis = self._permits.basis(callee, identifier)
@@ -264,10 +266,10 @@ class Calls:
         """
         basis = self._check_permit(caller, callee, consented)
         if taken is not None and taken != basis:
-            if not self._permits.rests(callee, caller.identifier or "", taken):
+            if not self._permits.authorizes(callee, caller.identifier or "", taken):
                 raise ServiceUnavailable  # another one permits it by now
             basis = taken
-        self._sessions.make_room(caller.identifier or "", callee)
+        self._sessions.check_session_quota(caller.identifier or "", callee)
         if self._reach.held(callee) is not peer or not peer.stream.connected:
             raise CalleeNotConnected
         if place.until <= self._clock.seconds():
@@ -287,7 +289,7 @@ class _Seen(NamedTuple):
     turn: int
 
 
-def _to_callee(caller: Peer, grant: Grant, told: Mapping[str, Disclosure]) -> Message:
+def _to_callee(caller: Peer, grant: SessionCredentials, told: Mapping[str, Disclosure]) -> Message:
     """What the ledger has recorded of where the caller is, if it has, and nothing else of it."""
     where: dict[str, str] = {}
     if len(told) > 1:
@@ -309,7 +311,7 @@ def _to_callee(caller: Peer, grant: Grant, told: Mapping[str, Disclosure]) -> Me
     )
 
 
-def _to_caller(told: Mapping[str, Disclosure], grant: Grant) -> dict[str, str]:
+def _to_caller(told: Mapping[str, Disclosure], grant: SessionCredentials) -> dict[str, str]:
     """What the ledger has recorded, and nothing else of where the callee is."""
     shown = told["Callee"]
     credentials = {

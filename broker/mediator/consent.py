@@ -14,15 +14,15 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from broker.interfaces import IResolver
+from broker.mediator.connections import ConnectionRegistry, locate
 from broker.mediator.permits import Permits
-from broker.mediator.reach import Reach, locate
-from broker.tables.consents import NoConsent, consents, lists_of
+from broker.messages.errors import PermissionDenied, Refused
+from broker.messages.grammar import QUERY
+from broker.messages.message import Message, printable
+from broker.messages.statements import ACCEPT
+from broker.net.timers import wait_until
+from broker.tables.consent_lists import NoConsent, consents, lists_of
 from broker.tables.prompts import PromptTable
-from broker.wire.grammar import QUERY
-from broker.wire.message import Message, printable
-from broker.wire.refusals import PermissionDenied, Refused
-from broker.wire.statements import ACCEPT
-from broker.wire.timing import wait_until
 
 
 class Consent:
@@ -38,7 +38,7 @@ class Consent:
         clock: IReactorTime,
         permits: Permits,
         resolver: IResolver,
-        reach: Reach,
+        reach: ConnectionRegistry,
         counts: Counter[str],
         *,
         patience: float,
@@ -97,7 +97,7 @@ class Consent:
 
     def _check(self, caller: str, callee: str) -> None:
         """Whom the callee has refused once and for all it is not asked about (I5)."""
-        if not self._permits.asks(callee) or self._permits.rejects(callee, caller):
+        if not self._permits.requires_consent(callee) or self._permits.rejects(callee, caller):
             raise PermissionDenied
 
     async def wait_out(self, begun: float) -> None:

@@ -17,11 +17,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.interfaces import IStore, StoreFailed
-from broker.tables.addresses import Address
+from broker.messages.errors import ServiceUnavailable, TooManyRequests
+from broker.messages.statements import NOTHING_DISCLOSED
+from broker.net.dialogue import Request
 from broker.tables.disclosures import Disclosure, format_line, parse_time
-from broker.wire.conversation import Request
-from broker.wire.refusals import ServiceUnavailable, TooManyRequests
-from broker.wire.statements import NOTHING_DISCLOSED
+from broker.tables.locations import Address
 
 #: Seconds for which a record waits for others to be committed with it.
 DELAY: Final = 0.25

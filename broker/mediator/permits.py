@@ -10,10 +10,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.interfaces import Change, IStore, State, StoreFailed
-from broker.mediator.expiry import Expiries
-from broker.mediator.fallen import Fallen
+from broker.mediator.revocation_log import RevocationLog
 from broker.mediator.sessions import LIFETIME, Sessions
-from broker.mediator.turns import Turns
+from broker.messages.errors import PermissionDenied, RegistrationFailed, ServiceUnavailable
+from broker.messages.message import printable
+from broker.net.expiry_timer import ExpiryTimer
+from broker.net.keyed_lock import KeyedLock
 from broker.tables.groups import GroupChange, GroupTable
 from broker.tables.permits import (
     LIST,
@@ -28,8 +30,6 @@ from broker.tables.permits import (
     withdrawn,
 )
 from broker.tables.sessions import NO_LIST, Session
-from broker.wire.message import printable
-from broker.wire.refusals import PermissionDenied, RegistrationFailed, ServiceUnavailable
 
 #: Seconds after which the store is asked again to drop what has expired, where it could not.
 AGAIN_SECONDS: Final = 60.0
@@ -70,10 +70,10 @@ class Permits:
         self._sessions = sessions
         self._wall = wall
         self._lists = self.table.lists
-        self._turns = Turns()
+        self._turns = KeyedLock()
         self._operator = DeferredLock()
-        self._expiries = Expiries(sessions.clock, wall, self._came_due)
-        self._fallen = Fallen(sessions.clock)
+        self._expiries = ExpiryTimer(sessions.clock, wall, self._came_due)
+        self._fallen = RevocationLog(sessions.clock)
         for change in state.permits:
             if change.limits:
                 self._expiries.set(change.owner, self.table.expires(change.owner))
@@ -92,7 +92,7 @@ class Permits:
             return caller  # by name and without a limit, as most are: this is on every call's way
         return self.table.basis(callee, caller, self.groups.of(caller), self._wall())
 
-    def rests(self, callee: str, caller: str, entry: str) -> bool:
+    def authorizes(self, callee: str, caller: str, entry: str) -> bool:
         """Whether this very entry of the callee's list permits the caller."""
         if self._overrules(callee, caller):
             return False
@@ -100,7 +100,7 @@ class Permits:
             return False
         return self.table.stands(callee, entry, self._wall())
 
-    def asks(self, callee: str) -> bool:
+    def requires_consent(self, callee: str) -> bool:
         """Whether the callee wants to be asked for its consent each time (C3)."""
         return callee in self.table.asked
 
@@ -226,7 +226,7 @@ class Permits:
             elif entry in fallen or named is None or entry in named:
                 self._look_at(session)
 
-    async def take(self, callee: str, caller: str) -> Use:
+    async def take(self, callee: str, caller: str) -> PermitUse:
         """Take one use of the entry that permits a call, and hold the list's turn with it.
 
         It is durable before the address leaves: after a crash a use may be lost, never had twice
@@ -243,7 +243,7 @@ class Permits:
         change = None
         if self._is_counted(callee, entry):
             change = self.table.prepare_use(callee, entry, self._wall())
-        use = Use(self, callee, entry, change)
+        use = PermitUse(self, callee, entry, change)
         if change is not None:
             try:
                 await self._store.commit([change])
@@ -497,7 +497,7 @@ class Permits:
         self.log.failure("A list could not be changed", failure)
 
 
-class Use:
+class PermitUse:
     """A use of an entry, taken in the store; the list's turn is held until it is spent or not.
 
     :ivar entry: the entry that permits the call

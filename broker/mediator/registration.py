@@ -9,22 +9,22 @@ from math import inf
 from typing import Final, NamedTuple
 
 from broker.interfaces import IResolver
-from broker.mediator.login import hidden
-from broker.mediator.names import Names
-from broker.mediator.peer import Peer, called_otherwise
+from broker.mediator.aliases import Names
+from broker.mediator.auth.login import hidden
+from broker.mediator.candidates import offer
+from broker.mediator.connection import Peer, canonical_identifier_field
+from broker.mediator.connections import ConnectionRegistry
 from broker.mediator.permits import Permits
-from broker.mediator.reach import Reach
 from broker.mediator.sessions import Sessions
-from broker.mediator.ways import offer
-from broker.tables.addresses import Address, AddressRefused, Network, Offer, Place, admit
+from broker.messages.errors import CalleeNotFound, RegistrationFailed
+from broker.messages.grammar import DEFAULT_EXPIRES, DEFAULT_PORT
+from broker.messages.message import Message
+from broker.messages.statements import REGISTRATION_COMPLETED
+from broker.net.dialogue import Request
+from broker.net.request_task import local_host_of, remote_host_of
 from broker.tables.grants import Randomness
+from broker.tables.locations import Address, AddressRefused, CandidateOffer, Network, Place, admit
 from broker.tables.permits import LimitedRejection, ListTooLong
-from broker.wire.conversation import Request
-from broker.wire.grammar import DEFAULT_EXPIRES, DEFAULT_PORT
-from broker.wire.message import Message
-from broker.wire.refusals import CalleeNotFound, RegistrationFailed
-from broker.wire.serving import arrived_at, came_from
-from broker.wire.statements import REGISTRATION_COMPLETED
 
 #: Fields of the protocol that this server does not serve: better refused than ignored.
 _NOT_OFFERED: Final = ("Control", "Public Key", "Role")
@@ -87,7 +87,7 @@ class Registration:
         permits: Permits,
         epoch: str,
         resolver: IResolver,
-        reach: Reach,
+        reach: ConnectionRegistry,
         sessions: Sessions,
         names: Names,
         now: Callable[[], float],
@@ -148,7 +148,7 @@ class Registration:
         request: Request,
         lists: Lists,
         address: Address | None,
-        offered: Offer | None,
+        offered: CandidateOffer | None,
     ) -> None:
         identifier = peer.identifier or ""
         if lists or self._permits.changing(identifier):
@@ -207,7 +207,7 @@ class Registration:
         request: Request,
         lists: Lists,
         address: Address | None,
-        offered: Offer | None,
+        offered: CandidateOffer | None,
     ) -> None:
         identifier = peer.identifier or ""
         fields = request.message.fields
@@ -231,7 +231,7 @@ class Registration:
             told = {
                 "Epoch": self._epoch,
                 **(peer.greeting or {}),
-                **called_otherwise(peer, request),
+                **canonical_identifier_field(peer, request),
             }
         if told is not None and given is not None:
             told["Key ID"] = given.name
@@ -278,7 +278,7 @@ class Registration:
         identifier: str,
         address: Address | None,
         given: GivenKey | None,
-        offered: Offer | None,
+        offered: CandidateOffer | None,
     ) -> None:
         peer.offer = offered  # first: whoever waits for the terminal goes on as it is reached
         if address is not None and not address.expires:
@@ -300,7 +300,7 @@ class Registration:
             if holder is not None:
                 await self.renew(identifier, holder)
 
-    def _offer(self, peer: Peer, fields: dict[str, str]) -> Offer | None:
+    def _offer(self, peer: Peer, fields: dict[str, str]) -> CandidateOffer | None:
         if "Address" not in fields and "UDP" not in fields and not _OFFERS.isdisjoint(fields):
             raise AddressRefused("Local and Seen go with an Address, or with UDP")
         return offer(peer, fields, self._now(), self._own_ports)
@@ -318,8 +318,8 @@ class Registration:
         admitted = admit(
             host,
             port,
-            source=came_from(peer.stream),
-            own=arrived_at(peer.stream),
+            source=remote_host_of(peer.stream),
+            own=local_host_of(peer.stream),
             allowed=self._allowed,
             own_ports=self._own_ports,
         )

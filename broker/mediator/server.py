@@ -14,28 +14,22 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.interfaces import IResolver, IStore, ITrigger, State
-from broker.mediator.accounts import Accounts
+from broker.mediator.address_check import AddressCheck
+from broker.mediator.aliases import Names
+from broker.mediator.auth.accounts import Accounts
+from broker.mediator.auth.login import Anybody, Login
+from broker.mediator.auth.passwords import Passwords
 from broker.mediator.call import Calls
-from broker.mediator.connectback import ConnectBack
+from broker.mediator.connect_back import ConnectBack
+from broker.mediator.connection import Peer
+from broker.mediator.connections import ConnectionRegistry
 from broker.mediator.consent import Consent
-from broker.mediator.dial import Dialer
 from broker.mediator.ledger import DAYS, Ledger
-from broker.mediator.login import Anybody, Login
-from broker.mediator.names import Names
-from broker.mediator.outside import Outside
-from broker.mediator.passwords import Passwords
-from broker.mediator.peer import Peer
 from broker.mediator.permits import Permits
-from broker.mediator.reach import Reach
 from broker.mediator.registration import UDP_INTERVAL, Registration
 from broker.mediator.sessions import Sessions
-from broker.tables.accounts import AccountTable
-from broker.tables.addresses import Network
-from broker.tables.grants import Randomness
-from broker.wire.conversation import Request
-from broker.wire.grammar import QUERY, REGISTER, REQUEST
-from broker.wire.message import Message, printable
-from broker.wire.refusals import (
+from broker.mediator.wakeup_dialer import WakeUpDialer
+from broker.messages.errors import (
     BadRequest,
     CalleeBusy,
     CalleeNotConnected,
@@ -46,11 +40,17 @@ from broker.wire.refusals import (
     ServiceUnavailable,
     TooManyRequests,
 )
-from broker.wire.serving import Serving, declared, refuse
-from broker.wire.statements import ADDRESS, BEGIN, DISCLOSURES, PERMITS
-from broker.wire.stream import Exchange, Stream
-from broker.wire.timing import Deadlines
-from broker.wire.tls import certificate_of
+from broker.messages.grammar import QUERY, REGISTER, REQUEST
+from broker.messages.message import Message, printable
+from broker.messages.statements import ADDRESS, BEGIN, DISCLOSURES, PERMITS
+from broker.net.connection import ConnectionHub, PeerConnection
+from broker.net.dialogue import Request
+from broker.net.request_task import RequestTask, declared, refuse
+from broker.net.timers import DeadlineQueue
+from broker.net.tls.contexts import certificate_of
+from broker.tables.accounts import AccountTable
+from broker.tables.grants import Randomness
+from broker.tables.locations import Network
 
 #: What ``--causes uniform`` tells as fig. 5c, as the base case of the document does (A20).
 _HIDDEN: Final = (
@@ -79,14 +79,14 @@ class Mediator:
 
     def __init__(
         self,
-        exchange: Exchange,
+        exchange: ConnectionHub,
         store: IStore,
         state: State,
         resolver: IResolver,
         trigger: ITrigger,
         randomness: Randomness,
         *,
-        dialer: Dialer | None = None,
+        dialer: WakeUpDialer | None = None,
         login: Login | None = None,
         accounts: AccountTable | None = None,
         passwords: Passwords | None = None,
@@ -121,7 +121,7 @@ class Mediator:
         clock = exchange.clock
         self.exchange = exchange
         self.counts: Counter[str] = Counter()
-        self.reach = Reach(trigger, clock)
+        self.reach = ConnectionRegistry(trigger, clock)
         self.sessions = Sessions(clock, self.reach)
         table = AccountTable(state.accounts) if accounts is None else accounts
         now = steady(wall, clock)
@@ -142,7 +142,9 @@ class Mediator:
         self._canonical = table.canonical
         self._resolver = resolver
         self._uniform = uniform
-        self._deciding: Deadlines[Serving] = Deadlines(clock, status_timeout, Serving.cancel)
+        self._deciding: DeadlineQueue[RequestTask] = DeadlineQueue(
+            clock, status_timeout, RequestTask.cancel
+        )
         self._registration = Registration(
             self.permits,
             state.epoch,
@@ -201,10 +203,10 @@ class Mediator:
             (REQUEST, ""): self._called_back,
             (QUERY, PERMITS): self._tell_permits,
             (QUERY, DISCLOSURES): self._tell_disclosures,
-            (QUERY, ADDRESS): Outside(clock, dialer, own_ports).answer,
+            (QUERY, ADDRESS): AddressCheck(clock, dialer, own_ports).answer,
         }
 
-    def peer(self, stream: Stream) -> Peer:
+    def peer(self, stream: PeerConnection) -> Peer:
         """The receiver of a new connection."""
         return Peer(stream, self)
 
@@ -213,7 +215,7 @@ class Mediator:
     def requested(self, peer: Peer, request: Request) -> None:
         """A request came: do it, and answer it whatever happens."""
         steps = self._serve(peer, request)
-        serving = Serving(steps, request, refused=self._refuse, over=self._deciding.discard)
+        serving = RequestTask(steps, request, refused=self._refuse, over=self._deciding.discard)
         if serving.begin() and request.message.verb != REGISTER:
             self._deciding.add(serving)
             request.abandoned = serving.cancel

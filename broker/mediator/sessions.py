@@ -6,14 +6,14 @@ from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
-from broker.mediator.peer import Peer
-from broker.mediator.reach import Reach
+from broker.mediator.connection import Peer
+from broker.mediator.connections import ConnectionRegistry
+from broker.messages.errors import TooManyRequests
+from broker.messages.grammar import NOTIFY
+from broker.messages.message import Message
+from broker.messages.statements import TERMINATE
+from broker.net.timers import DeadlineQueue
 from broker.tables.sessions import UNSPENT_SECONDS, Session, SessionTable
-from broker.wire.grammar import NOTIFY
-from broker.wire.message import Message
-from broker.wire.refusals import TooManyRequests
-from broker.wire.statements import TERMINATE
-from broker.wire.timing import Deadlines
 
 #: Seconds that a session may last (C8's lifetime: 60 minutes, as in fig. 4).
 LIFETIME: Final = 3600
@@ -25,16 +25,20 @@ class Sessions:
     :ivar clock: what these deadlines go by
     """
 
-    def __init__(self, clock: IReactorTime, reach: Reach) -> None:
+    def __init__(self, clock: IReactorTime, reach: ConnectionRegistry) -> None:
         self.clock = clock
         self._reach = reach
         self._table = SessionTable()
-        self._unspent: Deadlines[Session] = Deadlines(clock, UNSPENT_SECONDS, self._table.drop)
-        self._begun: Deadlines[Session] = Deadlines(clock, LIFETIME, self._table.drop)
-        self._owed: Deadlines[tuple[str, str]] = Deadlines(clock, LIFETIME, self._written_off)
+        self._unspent: DeadlineQueue[Session] = DeadlineQueue(
+            clock, UNSPENT_SECONDS, self._table.drop
+        )
+        self._begun: DeadlineQueue[Session] = DeadlineQueue(clock, LIFETIME, self._table.drop)
+        self._owed: DeadlineQueue[tuple[str, str]] = DeadlineQueue(
+            clock, LIFETIME, self._written_off
+        )
         self._owing: dict[str, list[str]] = {}
 
-    def make_room(self, caller: str, callee: str) -> None:
+    def check_session_quota(self, caller: str, callee: str) -> None:
         """See that the caller may be granted a session.
 
         :raises TooManyRequests: it has too many unspent ones

@@ -10,10 +10,10 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from broker.nat.gateway import NoRouter, find_gateway, is_public, local_address
+from broker.nat.methods import LIFETIME_MOST, Kind, MappingRequest, NotOpened, PortMapping, Way
 from broker.nat.pcp import RouterPort
-from broker.nat.place import NoRouter, find_gateway, is_public, local_address
 from broker.nat.upnp import MakeIgd, Upnp, find_miniupnpc
-from broker.nat.ways import LIFETIME_MOST, Kind, NotOpened, Opening, Way, Wish
 from broker.nat.worker import OneThread, Worker
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ class _Race:
         self.key = key
         self.over = False
         self.causes: dict[Way, str] = {}
-        self.pending: dict[Way, tuple[Wish, Deferred[Opening]]] = {}
+        self.pending: dict[Way, tuple[MappingRequest, Deferred[PortMapping]]] = {}
         self.timer: IDelayedCall | None = None
         self.done: Deferred[Mapped]
 
@@ -96,13 +96,13 @@ class _Race:
 class _Held:
     """A port that is open."""
 
-    def __init__(self, key: Key, way: Way, opening: Opening) -> None:
+    def __init__(self, key: Key, way: Way, opening: PortMapping) -> None:
         self.key = key
         self.way = way
         self.opening = opening
         self.until = 0.0
         self.timer: IDelayedCall | None = None
-        self.renewing: Deferred[Opening] | None = None
+        self.renewing: Deferred[PortMapping] | None = None
 
 
 class PortMapper:
@@ -174,7 +174,7 @@ class PortMapper:
         race.done = Deferred(lambda _: self._end_race(race))
         race.timer = self._reactor.callLater(PATIENCE, self._give_up, race)
         for way in place.ways:
-            wish = Wish(key[0], port, lifetime)
+            wish = MappingRequest(key[0], port, lifetime)
             race.causes[way] = _NO_END
             race.pending[way] = (wish, way.open(wish))
         for way, (_, opened) in list(race.pending.items()):
@@ -295,7 +295,7 @@ class PortMapper:
     # Opening.
 
     def _opened(
-        self, outcome: Opening | Failure, race: _Race, way: Way, opened: Deferred[Opening]
+        self, outcome: PortMapping | Failure, race: _Race, way: Way, opened: Deferred[PortMapping]
     ) -> None:
         self._losers.discard(opened)
         del race.pending[way]
@@ -329,7 +329,7 @@ class PortMapper:
         for wish, _ in race.pending.values():
             wish.wanted = False
 
-    def _take_back(self, way: Way, opening: Opening, key: Key) -> None:
+    def _take_back(self, way: Way, opening: PortMapping, key: Key) -> None:
         """Close what came too late.
 
         To the router it may have been the same as what came in time: that is asked for once more.
@@ -366,7 +366,7 @@ class PortMapper:
         self._unschedule(held)
         renewing = held.renewing = self._bounded(held.way.renew(held.opening))
 
-        def renewed(opening: Opening) -> None:
+        def renewed(opening: PortMapping) -> None:
             held.renewing = None
             before, held.opening = held.opening, opening
             self._keep(held)
@@ -403,7 +403,7 @@ class PortMapper:
             if held.way is place.ways[0]:
                 self._renew(held, forgotten=True)
 
-    def _tell(self, key: Key, before: Opening, now: Opening | None, why: str) -> None:
+    def _tell(self, key: Key, before: PortMapping, now: PortMapping | None, why: str) -> None:
         try:
             self._changed(key, _mapped(before), None if now is None else _mapped(now), why)
         except Exception:
@@ -418,7 +418,7 @@ class PortMapper:
             renewing, held.renewing = held.renewing, None
             renewing.cancel()
 
-    def _close(self, way: Way, opening: Opening) -> Deferred[None]:
+    def _close(self, way: Way, opening: PortMapping) -> Deferred[None]:
         """Have it closed; what comes of it is only logged."""
         done: Deferred[None] = Deferred()
 
@@ -448,5 +448,5 @@ class PortMapper:
         self._log.failure("a port of the router's", failure=failure)
 
 
-def _mapped(opening: Opening) -> Mapped:
+def _mapped(opening: PortMapping) -> Mapped:
     return Mapped(opening.address, opening.external, opening.lifetime, opening.how)

@@ -11,6 +11,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import DatagramProtocol
 
+from broker.nat.methods import LIFETIME_MOST, Kind, MappingRequest, NotOpened, PortMapping
 from broker.nat.packets import (
     NONCE_BYTES,
     PCP_PROTOCOLS,
@@ -31,7 +32,6 @@ from broker.nat.packets import (
     pmp_request,
     read_answer,
 )
-from broker.nat.ways import LIFETIME_MOST, Kind, NotOpened, Opening, Wish
 
 #: Seconds for which one question is repeated. The RFCs go on for minutes; nobody waits so long.
 PATIENCE: Final = 4.0
@@ -112,9 +112,9 @@ class RouterPort(DatagramProtocol):
 
     # As a way.
 
-    def open(self, wish: Wish) -> Deferred[Opening]:
+    def open(self, wish: MappingRequest) -> Deferred[PortMapping]:
         """Have a port opened; cancel to take it back, whether it was or not."""
-        opening = Opening(
+        opening = PortMapping(
             wish.kind,
             wish.port,
             "0.0.0.0",
@@ -125,7 +125,7 @@ class RouterPort(DatagramProtocol):
             self._randomness(NONCE_BYTES),
         )
 
-        async def opened() -> Opening:
+        async def opened() -> PortMapping:
             try:
                 return await self._open(opening, wish)
             except CancelledError:
@@ -134,11 +134,11 @@ class RouterPort(DatagramProtocol):
 
         return Deferred.fromCoroutine(opened())
 
-    def renew(self, opening: Opening) -> Deferred[Opening]:
+    def renew(self, opening: PortMapping) -> Deferred[PortMapping]:
         """Have it kept open, at the same port if possible."""
         return Deferred.fromCoroutine(self._open(opening, None))
 
-    def close(self, opening: Opening) -> Deferred[None]:
+    def close(self, opening: PortMapping) -> Deferred[None]:
         """Have it closed."""
         return Deferred.fromCoroutine(self._close(opening))
 
@@ -154,7 +154,7 @@ class RouterPort(DatagramProtocol):
 
     # In which version.
 
-    async def _open(self, opening: Opening, wish: Wish | None) -> Opening:
+    async def _open(self, opening: PortMapping, wish: MappingRequest | None) -> PortMapping:
         if self.version != PMP_VERSION:
             try:
                 return await self._open_pcp(opening)
@@ -172,7 +172,7 @@ class RouterPort(DatagramProtocol):
             self.version = None
             raise
 
-    async def _close(self, opening: Opening) -> None:
+    async def _close(self, opening: PortMapping) -> None:
         if opening.how == "NAT-PMP":
             answer = await self._ask_pmp_mapping(opening.kind, opening.port, 0, 0)
             if answer.result != SUCCESS:
@@ -188,7 +188,7 @@ class RouterPort(DatagramProtocol):
         if told.result != SUCCESS:
             raise NotOpened(f"the router {self._gateway} does not close it: {told.words}")
 
-    def _forget(self, opening: Opening) -> None:
+    def _forget(self, opening: PortMapping) -> None:
         """Have closed what may have been opened; nobody waits for an answer."""
         if self._port is None:
             return
@@ -201,7 +201,7 @@ class RouterPort(DatagramProtocol):
 
     # PCP.
 
-    async def _open_pcp(self, opening: Opening) -> Opening:
+    async def _open_pcp(self, opening: PortMapping) -> PortMapping:
         mapping = PcpMapping(
             opening.nonce,
             PCP_PROTOCOLS[opening.kind],
@@ -240,7 +240,7 @@ class RouterPort(DatagramProtocol):
 
     # NAT-PMP.
 
-    async def _open_pmp(self, opening: Opening) -> Opening:
+    async def _open_pmp(self, opening: PortMapping) -> PortMapping:
         def matches(answer: Answer) -> bool:
             return isinstance(answer, PmpAnswer) and answer.opcode == PMP_ADDRESS
 
@@ -276,9 +276,9 @@ class RouterPort(DatagramProtocol):
         return answer
 
     def _opened(
-        self, opening: Opening, address: IPv4Address, external: int, lifetime: int, how: str
-    ) -> Opening:
-        return Opening(
+        self, opening: PortMapping, address: IPv4Address, external: int, lifetime: int, how: str
+    ) -> PortMapping:
+        return PortMapping(
             opening.kind,
             opening.port,
             str(address),

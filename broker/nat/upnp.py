@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from twisted.internet.defer import Deferred, fail, succeed
 
-from broker.nat.place import is_public
-from broker.nat.ways import NotOpened, Opening, Wish
+from broker.nat.gateway import is_public
+from broker.nat.methods import MappingRequest, NotOpened, PortMapping
 from broker.nat.worker import Worker
 
 #: Leases are asked for in these bounds, in seconds: some routers take no others.
@@ -85,7 +85,7 @@ class Upnp:
 
     # As a way.
 
-    def open(self, wish: Wish) -> Deferred[Opening]:
+    def open(self, wish: MappingRequest) -> Deferred[PortMapping]:
         """Have a port opened; cancel to take it back, whether it was or not."""
         lease = min(max(wish.lifetime, LEASE_LEAST), LEASE_MOST)
 
@@ -94,18 +94,18 @@ class Upnp:
             if not wish.asking:  # and, not being wanted, it won't
                 self._ended(wish)
 
-        def too_late(outcome: Opening | NotOpened) -> None:
-            if isinstance(outcome, Opening):
+        def too_late(outcome: PortMapping | NotOpened) -> None:
+            if isinstance(outcome, PortMapping):
                 self._submit(object(), lambda: self._close(outcome), lambda _: None)
 
-        done: Deferred[Opening] = Deferred(given_up)
+        done: Deferred[PortMapping] = Deferred(given_up)
         return self._do(wish, lambda: self._open(wish, lease), done, too_late)
 
-    def renew(self, opening: Opening) -> Deferred[Opening]:
+    def renew(self, opening: PortMapping) -> Deferred[PortMapping]:
         """Have it kept open, at the same port."""
         return self._do(object(), lambda: self._renew(opening), Deferred())
 
-    def close(self, opening: Opening) -> Deferred[None]:
+    def close(self, opening: PortMapping) -> Deferred[None]:
         """Have it closed."""
         return self._do(object(), lambda: self._close(opening), Deferred())
 
@@ -172,7 +172,7 @@ class Upnp:
 
     # In the thread.
 
-    def _open(self, wish: Wish, lease: int) -> Opening:
+    def _open(self, wish: MappingRequest, lease: int) -> PortMapping:
         kept = self._igd is not None
         try:
             return self._try_open(wish, lease)
@@ -185,10 +185,10 @@ class Upnp:
         self._igd = None  # perhaps it has another address by now
         return self._try_open(wish, lease)
 
-    def _try_open(self, wish: Wish, lease: int) -> Opening:
+    def _try_open(self, wish: MappingRequest, lease: int) -> PortMapping:
         igd = self._find(wish)
         address = self._outside(igd)
-        opening = Opening(wish.kind, wish.port, address, wish.port, lease, lease, self.name)
+        opening = PortMapping(wish.kind, wish.port, address, wish.port, lease, lease, self.name)
         wish.asking = True  # first this, then the look whether it is wanted
         for _ in range(PORTS_TRIED):
             if not wish.wanted:
@@ -201,7 +201,7 @@ class Upnp:
             opening = replace(opening, external=self._some_port())
         raise NotOpened(f"the router {self._gateway} has given {PORTS_TRIED} ports to others")
 
-    def _renew(self, opening: Opening) -> Opening:
+    def _renew(self, opening: PortMapping) -> PortMapping:
         igd = self._find(None)
         address = self._outside(igd)
         try:
@@ -210,7 +210,7 @@ class Upnp:
             self._igd = None
             raise NotOpened(self._refusal(error, address)) from None
 
-    def _close(self, opening: Opening) -> None:
+    def _close(self, opening: PortMapping) -> None:
         igd = self._find(None)
         try:
             igd.deleteportmapping(opening.external, opening.kind, "")
@@ -218,7 +218,7 @@ class Upnp:
             if not any(text in str(error) for text in _NOT_THERE):
                 raise
 
-    def _find(self, wish: Wish | None) -> Any:
+    def _find(self, wish: MappingRequest | None) -> Any:
         """The device; looked for, where it isn't known."""
         if self._igd is not None:
             return self._igd
@@ -259,7 +259,7 @@ class Upnp:
             )
         return str(address)
 
-    def _add(self, igd: Any, opening: Opening) -> Opening:
+    def _add(self, igd: Any, opening: PortMapping) -> PortMapping:
         """
         :raises Exception: with miniupnpc's text for the error
         """
@@ -273,7 +273,7 @@ class Upnp:
             self._add_for(igd, opening, lease)
         return replace(opening, lifetime=lease)
 
-    def _add_for(self, igd: Any, opening: Opening, lease: int) -> None:
+    def _add_for(self, igd: Any, opening: PortMapping, lease: int) -> None:
         igd.addportmapping(
             opening.external, opening.kind, self._local, opening.port, DESCRIPTION, "", lease
         )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from broker.tables.grants import Randomness
-from broker.tables.mappings import Source
+from broker.tables.nat_bindings import Source
 
 #: Seconds for which a cookie is good, at the least; at the most it is twice as long.
 COOKIE_SECONDS: Final = 60

@@ -24,31 +24,16 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.interfaces import IResolver
-from broker.resolver.whereabouts import Naming
-from broker.tables.addresses import (
-    PROVIDER,
-    Address,
-    AddressRefused,
-    Origin,
-    Place,
-    named,
-    parse_ip,
-    usable,
-)
-from broker.tables.keys import Key, KeyRefused, KeyTable
-from broker.wire.conversation import Conversation
-from broker.wire.decoder import Body
-from broker.wire.grammar import NOTIFY, QUERY, REGISTER, REQUEST
-from broker.wire.link import Link
-from broker.wire.message import Malformed, Message
-from broker.wire.refusals import (
+from broker.messages.errors import (
     BadRequest,
     CalleeNotFound,
     RegistrationFailed,
     ServiceUnavailable,
 )
-from broker.wire.serving import refuse
-from broker.wire.statements import (
+from broker.messages.framing import Body
+from broker.messages.grammar import NOTIFY, QUERY, REGISTER, REQUEST
+from broker.messages.message import Malformed, Message
+from broker.messages.statements import (
     CALLEE_NOT_CONNECTED,
     CALLEE_NOT_FOUND,
     CONNECTION_REQUESTED,
@@ -59,8 +44,23 @@ from broker.wire.statements import (
     REQUEST_ACCEPTED,
     SUPERSEDED,
 )
-from broker.wire.stream import Exchange, Stream
-from broker.wire.timing import Deadlines
+from broker.net.connection import ConnectionHub, PeerConnection
+from broker.net.dialogue import Dialogue
+from broker.net.reconnecting import ReconnectingClient
+from broker.net.request_task import refuse
+from broker.net.timers import DeadlineQueue
+from broker.resolver.name_lookup import NameLookup
+from broker.tables.locations import (
+    PROVIDER,
+    Address,
+    AddressRefused,
+    Origin,
+    Place,
+    named,
+    parse_ip,
+    routable_ip,
+)
+from broker.tables.udp_keys import Key, KeyRefused, KeyTable
 
 #: Seconds in which a question has its answer, the wait for the link included.
 ANSWER_SECONDS: Final = 1.0
@@ -90,13 +90,13 @@ class _Question:
             self.waiting.cancel()
 
 
-class _Conversation(Conversation):
+class _Conversation(Dialogue):
     """What is said over the link."""
 
     __slots__ = ("_heard", "_superseded")
 
     def __init__(
-        self, stream: Stream, heard: Callable[[], None], superseded: Callable[[str], None]
+        self, stream: PeerConnection, heard: Callable[[], None], superseded: Callable[[str], None]
     ) -> None:
         super().__init__(stream, transactions=True)
         self._heard = heard
@@ -133,25 +133,25 @@ class RemoteResolver:
 
     def __init__(
         self,
-        exchange: Exchange,
+        exchange: ConnectionHub,
         endpoint: IStreamClientEndpoint,
         *,
         jitter: Callable[[], float],
         secret: str | None = None,
-        naming: Naming | None = None,
+        naming: NameLookup | None = None,
     ) -> None:
         """
-        :param jitter: as for a ``Link``
+        :param jitter: as for a ``ReconnectingClient``
         :param secret: what the resolver wants a mediator to show
         :param naming: finds out what was registered by domain name; without it, none is taken
         """
         self._clock = exchange.clock
-        self._naming = Naming(exchange.clock) if naming is None else naming
+        self._naming = NameLookup(exchange.clock) if naming is None else naming
         self._secret = secret
         self._refused = False  # and logged
         self._puzzled = False  # and logged
         least, most = RETRY_SECONDS
-        self._link: Link[_Conversation] = Link(
+        self._link: ReconnectingClient[_Conversation] = ReconnectingClient(
             endpoint,
             exchange,
             lambda stream: _Conversation(stream, self._heard, self._sure.discard),
@@ -163,7 +163,7 @@ class RemoteResolver:
             most=most,
             patience=SILENT_SECONDS,
         )
-        self._questions: Deadlines[_Question] = Deadlines(
+        self._questions: DeadlineQueue[_Question] = DeadlineQueue(
             self._clock, ANSWER_SECONDS, self._expired
         )
         self._asked_since = -1.0  # when the oldest question after the last answer was sent
@@ -182,7 +182,7 @@ class RemoteResolver:
         #: may have recorded what we have refused.
         self._owed: dict[str, bool] = {}
         self._telling: dict[_Question, str] = {}
-        self._fresh: dict[float, Deadlines[str]] = {}  # by how long they are
+        self._fresh: dict[float, DeadlineQueue[str]] = {}  # by how long they are
 
     def start(self) -> None:
         """Connect to the resolver."""
@@ -362,7 +362,7 @@ class RemoteResolver:
         finally:
             self._questions.discard(question)
 
-    def _send(self, conversation: Conversation, message: Message) -> Deferred[Message]:
+    def _send(self, conversation: Dialogue, message: Message) -> Deferred[Message]:
         if self._asked_since < 0:
             self._asked_since = self._clock.seconds()
         return conversation.ask(message)
@@ -399,7 +399,7 @@ class RemoteResolver:
         try:
             name = named(fields["Callee Address"])
             if name is None or name == PROVIDER:
-                host, origin = str(usable(fields["Callee Address"])), None
+                host, origin = str(routable_ip(fields["Callee Address"])), None
             else:
                 host, origin = name, Origin(str(parse_ip(fields["Source"])))
             port = int(fields["Callee Port"])
@@ -451,7 +451,7 @@ class RemoteResolver:
                 return
             self._tell(conversation, next(iter(self._owed)))
 
-    def _tell(self, conversation: Conversation, identifier: str) -> None:
+    def _tell(self, conversation: Dialogue, identifier: str) -> None:
         """Tell the resolver what holds now of one terminal."""
         if self._owed.pop(identifier):
             self._order(conversation, identifier, _withdrawal(identifier), undo=True)
@@ -466,7 +466,7 @@ class RemoteResolver:
             message = _registration(identifier, left.address, now, int(left.until - now))
             self._order(conversation, identifier, message, left=left)
 
-    def _tell_keys(self, conversation: Conversation, identifier: str, now: float) -> None:
+    def _tell_keys(self, conversation: Dialogue, identifier: str, now: float) -> None:
         """Tell the resolver which keys of a terminal are good."""
         if identifier in self._void:
             self._void.discard(identifier)
@@ -479,7 +479,7 @@ class RemoteResolver:
 
     def _order(
         self,
-        conversation: Conversation,
+        conversation: Dialogue,
         identifier: str,
         message: Message,
         *,
@@ -530,7 +530,7 @@ class RemoteResolver:
         seconds = 2.0 ** (min(lasts).bit_length() - 2)
         fresh = self._fresh.get(seconds)
         if fresh is None:
-            fresh = self._fresh[seconds] = Deadlines(self._clock, seconds, self._owe)
+            fresh = self._fresh[seconds] = DeadlineQueue(self._clock, seconds, self._owe)
         for other in self._fresh.values():
             if other is not fresh:
                 other.discard(identifier)

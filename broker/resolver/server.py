@@ -15,8 +15,38 @@ from cryptography import x509
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.resolver.local import LocalResolver
-from broker.tables.addresses import (
+from broker.messages.errors import (
+    BadRequest,
+    CalleeNotConnected,
+    CalleeNotFound,
+    LoginRequired,
+    PermissionDenied,
+    Refused,
+    RegistrationFailed,
+)
+from broker.messages.framing import Body
+from broker.messages.grammar import (
+    DEFAULT_EXPIRES,
+    DEFAULT_PORT,
+    NOTIFY,
+    QUERY,
+    REGISTER,
+    REQUEST,
+)
+from broker.messages.message import Malformed, Message
+from broker.messages.statements import (
+    CONNECTION_REQUESTED,
+    LOOKUP,
+    REGISTRATION_COMPLETED,
+    REQUEST_ACCEPTED,
+    SUPERSEDED,
+)
+from broker.net.connection import ConnectionHub, PeerConnection
+from broker.net.dialogue import Dialogue, Request
+from broker.net.request_task import RequestTask, declared, local_host_of, refuse, remote_host_of
+from broker.net.tls.contexts import CertificateRefused, certificate_of, mediator_of
+from broker.resolver.locations import LocalResolver
+from broker.tables.locations import (
     PROVIDER,
     Address,
     AddressRefused,
@@ -27,39 +57,9 @@ from broker.tables.addresses import (
     kind,
     named,
     parse_ip,
-    usable,
+    routable_ip,
 )
-from broker.tables.keys import Key
-from broker.wire.conversation import Conversation, Request
-from broker.wire.decoder import Body
-from broker.wire.grammar import (
-    DEFAULT_EXPIRES,
-    DEFAULT_PORT,
-    NOTIFY,
-    QUERY,
-    REGISTER,
-    REQUEST,
-)
-from broker.wire.message import Malformed, Message
-from broker.wire.refusals import (
-    BadRequest,
-    CalleeNotConnected,
-    CalleeNotFound,
-    LoginRequired,
-    PermissionDenied,
-    Refused,
-    RegistrationFailed,
-)
-from broker.wire.serving import Serving, arrived_at, came_from, declared, refuse
-from broker.wire.statements import (
-    CONNECTION_REQUESTED,
-    LOOKUP,
-    REGISTRATION_COMPLETED,
-    REQUEST_ACCEPTED,
-    SUPERSEDED,
-)
-from broker.wire.stream import Exchange, Stream
-from broker.wire.tls import CertificateRefused, certificate_of, mediator_of
+from broker.tables.udp_keys import Key
 
 #: What is left of a request where something must be found out first.
 _Later = Coroutine[Any, Any, None]
@@ -79,7 +79,7 @@ _ABOUT_KEYS: Final = frozenset(("Key ID", "Registration Key", "UDP"))
 _ROLE: Final = frozenset(("Role", "Password", "Transaction", ""))
 
 
-class ResolverPeer(Conversation):
+class ResolverPeer(Dialogue):
     """A connection to the resolver.
 
     :ivar mediator: it is a mediator's link
@@ -89,7 +89,7 @@ class ResolverPeer(Conversation):
 
     __slots__ = ("_server", "address", "identifier", "mediator")
 
-    def __init__(self, stream: Stream, server: ResolverServer) -> None:
+    def __init__(self, stream: PeerConnection, server: ResolverServer) -> None:
         super().__init__(stream)
         self._server = server
         self.mediator = False
@@ -125,7 +125,7 @@ class ResolverServer:
 
     def __init__(
         self,
-        exchange: Exchange,
+        exchange: ConnectionHub,
         resolver: LocalResolver,
         *,
         secret: str | None = None,
@@ -154,7 +154,7 @@ class ResolverServer:
         #: Which mediator's link an address in force came over: it is told when that changes.
         self._owners: dict[str, ResolverPeer] = {}
 
-    def peer(self, stream: Stream) -> ResolverPeer:
+    def peer(self, stream: PeerConnection) -> ResolverPeer:
         """The receiver of a new connection."""
         return ResolverPeer(stream, self)
 
@@ -186,7 +186,7 @@ class ResolverServer:
             self._refuse(request, declared(error, self.log))
         else:
             if later is not None:
-                Serving(later, request, refused=self._failed, over=lambda _: None).begin()
+                RequestTask(later, request, refused=self._failed, over=lambda _: None).begin()
 
     def lost(self, peer: ResolverPeer) -> None:
         """A connection is gone: what a terminal registered over it expires from now on."""
@@ -304,7 +304,7 @@ class ResolverServer:
         if peer.identifier is not None:
             raise RegistrationFailed("this connection belongs to a terminal", code=403)
         if not self._proven(peer, fields):
-            source = came_from(peer.stream)
+            source = remote_host_of(peer.stream)
             self.log.warn("A mediator's link from {source} was refused", source=source)
             raise _NotAMediator
         if not peer.mediator:
@@ -323,7 +323,7 @@ class ResolverServer:
         if self._secret is not None:
             given = fields.get("Password", "")
             return hmac.compare_digest(given.encode(), self._secret)
-        return not self._mediators and kind(parse_ip(came_from(peer.stream))) == "loopback"
+        return not self._mediators and kind(parse_ip(remote_host_of(peer.stream))) == "loopback"
 
     def _take_key(self, fields: dict[str, str]) -> None:
         """A mediator hands a key of one of its terminals over, or says that none is good.
@@ -370,8 +370,8 @@ class ResolverServer:
         registered = self._now() - int(fields.get("Age", 0))
         host = named(_address_in(fields))
         if host is None:
-            own = arrived_at(peer.stream)
-            ip = usable(_address_in(fields))
+            own = local_host_of(peer.stream)
+            ip = routable_ip(_address_in(fields))
             if port in self._own_ports and own and ip == parse_ip(own):
                 raise AddressRefused("the address is the server's own")
             address = Address(str(ip), port, registered, expires, "Dial" in fields)
@@ -415,8 +415,8 @@ class ResolverServer:
         host, dialable, origin = admit(
             _address_in(fields),
             port,
-            source=came_from(peer.stream),
-            own=arrived_at(peer.stream),
+            source=remote_host_of(peer.stream),
+            own=local_host_of(peer.stream),
             allowed=self._allowed,
             own_ports=self._own_ports,
         )

@@ -9,12 +9,12 @@ from typing import Any, Final
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
-from broker.mediator.passwords import Passwords
-from broker.mediator.tokens import KEY_BYTES
+from broker.mediator.auth.passwords import Passwords
+from broker.mediator.auth.tokens import KEY_BYTES
+from broker.net.tls.certificates import InvalidFile, read_private
 from broker.service.process import CannotStart
 from broker.store.files import put_in_place
 from broker.tables.grants import Randomness
-from broker.wire.certificates import Unusable, read_private
 
 #: What is added to the path of a database for the file of the key.
 KEY: Final = "-key"
@@ -53,7 +53,7 @@ def _read(path: str) -> bytes | None:
         key = read_private(path, KEY_BYTES + 1, follow=False)
     except FileNotFoundError:
         return None
-    except Unusable as error:
+    except InvalidFile as error:
         raise CannotStart(str(error)) from None
     if len(key) != KEY_BYTES:
         raise CannotStart(

@@ -13,7 +13,29 @@ from twisted.application.service import IService
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
 from twisted.logger import Logger
 
-from broker.config import (
+from broker.interfaces import IStore, StoreFailed
+from broker.mediator.admin import AdminApi
+from broker.mediator.auth.login import Anybody, CertificateLogin, Login, PasswordLogin
+from broker.mediator.auth.passwords import Passwords
+from broker.mediator.auth.tokens import Tokens
+from broker.mediator.registration import UDP_INTERVAL
+from broker.mediator.server import Mediator, steady
+from broker.mediator.wakeup import WakeUp
+from broker.mediator.wakeup_dialer import WakeUpDialer
+from broker.messages.grammar import number
+from broker.net.connection import ConnectionHub, StreamFactory
+from broker.resolver.locations import LocalResolver
+from broker.resolver.remote import RemoteResolver
+from broker.resolver.udp_registrar import UdpRegistrar
+from broker.service import logins
+from broker.service.admin_socket import ADMIN, AdminSocket
+from broker.service.ports import Listening
+from broker.service.process import CannotStart, Owner, Role, own_process
+from broker.service.settings import common as shared
+from broker.service.settings import tls as secured
+from broker.service.settings.dns import DNS_SERVERS, PROVIDER_ZONE, make_naming
+from broker.service.settings.options import RoleOptions
+from broker.service.settings.values import (
     FLAG,
     LISTENER,
     RESOLVER,
@@ -24,29 +46,9 @@ from broker.config import (
     Settings,
     choice,
 )
-from broker.interfaces import IStore, StoreFailed
-from broker.mediator.dial import Dialer
-from broker.mediator.login import Anybody, CertificateLogin, Login, PasswordLogin
-from broker.mediator.operator import Operator
-from broker.mediator.passwords import Passwords
-from broker.mediator.registration import UDP_INTERVAL
-from broker.mediator.server import Mediator, steady
-from broker.mediator.tokens import Tokens
-from broker.mediator.triggers import Triggers
-from broker.options import RoleOptions
-from broker.resolver.local import LocalResolver
-from broker.resolver.registrar import Registrar
-from broker.resolver.remote import RemoteResolver
-from broker.service import logins, secured, shared
-from broker.service.admin import ADMIN, AdminSocket
-from broker.service.counting import CountLog
-from broker.service.listening import Listening
-from broker.service.naming import DNS_SERVERS, PROVIDER_ZONE, make_naming
-from broker.service.process import CannotStart, Owner, Role, own_process
+from broker.service.stats_log import CountLog
 from broker.store.making import make_store
 from broker.tables.accounts import AccountTable
-from broker.wire.grammar import number
-from broker.wire.stream import Exchange, StreamFactory
 
 _days = number(1, 36500)
 DAYS: Final = Kind(lambda text: int(_days(text)), (int,), "a number")
@@ -196,9 +198,9 @@ class MediatorService(Role):
         self._store = store
         self._stop_store = stop_store
         self._passwords = logins.in_threads(reactor) if passwords is None else passwords
-        self._dialer = Dialer(reactor)
+        self._dialer = WakeUpDialer(reactor)
         self._resolver: LocalResolver | RemoteResolver | None = None
-        self._link: Exchange | None = None  # to a resolver that is apart
+        self._link: ConnectionHub | None = None  # to a resolver that is apart
         self._counting: CountLog | None = None
         self._datagrams: CountLog | None = None  # of those that come by UDP
 
@@ -213,7 +215,7 @@ class MediatorService(Role):
         login = self._make_login(table, state.epoch)
         resolver = self._make_resolver()
         suits = shared.TYPED_LOGIN if options["auth"] == "none" else shared.PROVEN_LOGIN
-        exchange = Exchange(
+        exchange = ConnectionHub(
             self._reactor,
             login_timeout=options["login-timeout"] or suits,
             trace=shared.log_trace(shared.name_inside) if options["trace"] else None,
@@ -223,7 +225,7 @@ class MediatorService(Role):
             self._store,
             state,
             resolver,
-            Triggers(self._reactor, resolver, self._dialer),
+            WakeUp(self._reactor, resolver, self._dialer),
             os.urandom,
             dialer=self._dialer,
             login=login,
@@ -245,7 +247,7 @@ class MediatorService(Role):
             gc.set_threshold(20_000, 20, 20)
             gc.freeze()  # what was loaded stays: no use in looking through it again and again
         self._passwords.start()
-        self.admin.open(Operator(mediator.accounts, mediator.permits, mediator.ledger, self._store))
+        self.admin.open(AdminApi(mediator.accounts, mediator.permits, mediator.ledger, self._store))
         try:
             self.listening.open(StreamFactory(exchange, mediator.peer))
             if isinstance(resolver, LocalResolver) and resolver.registrar is not None:
@@ -279,11 +281,11 @@ class MediatorService(Role):
         inside = server is None
         naming = make_naming(self._reactor, options, self.listening.ports, provider=inside)
         if server is None:
-            registrar = None if options["udp"] is None else Registrar(self._reactor, os.urandom)
+            registrar = None if options["udp"] is None else UdpRegistrar(self._reactor, os.urandom)
             return LocalResolver(self._reactor, naming=naming, registrar=registrar)
         secret = shared.read_secret(options["mediator-secret"])
         trace = shared.log_trace(lambda _: "resolver") if options["trace"] else None
-        self._link = Exchange.of_client(self._reactor, trace=trace)
+        self._link = ConnectionHub.of_client(self._reactor, trace=trace)
         endpoint = secured.endpoint(self._reactor, server, self._to_resolver)
         return RemoteResolver(
             self._link, endpoint, jitter=SystemRandom().random, secret=secret, naming=naming

@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.options import RoleOptions
+from broker.service.settings.options import RoleOptions
 
 _log = Logger(namespace="broker")
 

@@ -9,17 +9,18 @@ from typing import Any, Final
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
 
-from broker.config import LISTENER, TOKEN, Setting, Settings
-from broker.options import RoleOptions
-from broker.resolver.local import LocalResolver
-from broker.resolver.registrar import Registrar
+from broker.net.connection import ConnectionHub, StreamFactory
+from broker.resolver.locations import LocalResolver
 from broker.resolver.server import ResolverServer
-from broker.service import secured, shared
-from broker.service.counting import CountLog
-from broker.service.listening import Listening
-from broker.service.naming import DNS_SERVERS, PROVIDER_ZONE, make_naming
+from broker.resolver.udp_registrar import UdpRegistrar
+from broker.service.ports import Listening
 from broker.service.process import Owner, Role, own_process
-from broker.wire.stream import Exchange, StreamFactory
+from broker.service.settings import common as shared
+from broker.service.settings import tls as secured
+from broker.service.settings.dns import DNS_SERVERS, PROVIDER_ZONE, make_naming
+from broker.service.settings.options import RoleOptions
+from broker.service.settings.values import LISTENER, TOKEN, Setting, Settings
+from broker.service.stats_log import CountLog
 
 MEDIATORS: Final = Setting(
     "mediators",
@@ -92,14 +93,14 @@ class ResolverService(Role):
         self._reactor = reactor
         self._options = options
         naming = make_naming(reactor, options, self.listening.ports, patience=ANSWER_SECONDS)
-        self._registrar = None if options["udp"] is None else Registrar(reactor, os.urandom)
+        self._registrar = None if options["udp"] is None else UdpRegistrar(reactor, os.urandom)
         self._resolver = LocalResolver(reactor, naming=naming, registrar=self._registrar)
         self._counting: list[CountLog] = []
 
     async def open(self) -> None:
         """Read the secret, then open the ports."""
         options = self._options
-        exchange = Exchange(
+        exchange = ConnectionHub(
             self._reactor,
             login_timeout=options["login-timeout"],
             trace=shared.log_trace(shared.name_inside) if options["trace"] else None,

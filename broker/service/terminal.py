@@ -17,7 +17,17 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-from broker.config import (
+from broker.messages.message import host_port
+from broker.nat.mapper import Changed, PortMapper
+from broker.net.connection import PeerConnection
+from broker.net.tls.contexts import InvalidFile
+from broker.service.ports import reason
+from broker.service.process import CannotStart, Owner, Role, own_process
+from broker.service.settings import common as shared
+from broker.service.settings import tls as secured
+from broker.service.settings.credentials import Keyring, Source, read_password
+from broker.service.settings.options import RoleOptions
+from broker.service.settings.values import (
     ADDRESS,
     ENTRY,
     FLAG,
@@ -34,24 +44,15 @@ from broker.config import (
     Setting,
     Settings,
 )
-from broker.credentials import Keyring, Source, read_password
-from broker.nat.mapper import Changed, PortMapper
-from broker.options import RoleOptions
-from broker.service import secured, shared
-from broker.service.listening import reason
-from broker.service.process import CannotStart, Owner, Role, own_process
-from broker.tables.consents import NoConsent
+from broker.tables.consent_lists import NoConsent
 from broker.tables.permits import ASK, LIST, PASSWORD
-from broker.terminal.comings import knows
-from broker.terminal.consent import ConsentFile, read_lists
-from broker.terminal.files import FileReceiver, InThread, safe_name
-from broker.terminal.line import Line
+from broker.terminal.apps.files import FileReceiver, InThread, safe_name
+from broker.terminal.calls.dial_back import knows
+from broker.terminal.consent_file import ConsentFile, read_lists
 from broker.terminal.load import CpuLoad
-from broker.terminal.opening import RouterOpener
+from broker.terminal.ports.port_mapping import VerifiedPortMapper
+from broker.terminal.registration.client import MediatorClient
 from broker.terminal.terminal import Terminal
-from broker.wire.message import host_port
-from broker.wire.stream import Stream
-from broker.wire.tls import Unusable
 
 #: The port for datagrams, where a resolver is told no other.
 UDP_PORT: Final = 1200
@@ -240,7 +241,7 @@ def _policy_problems(
     elif file is not None:
         try:
             read(file)
-        except (NoConsent, Unusable) as error:
+        except (NoConsent, InvalidFile) as error:
             yield f"{settings.where(name)}: {error}"
 
 
@@ -255,7 +256,7 @@ def _login_problems(settings: Settings) -> Iterator[str]:
     if source is not None and values["identifier"] is not None:
         try:
             source.find()
-        except Unusable as error:
+        except InvalidFile as error:
             named = values["password-file"] is not None
             yield f"{settings.where('password-file')}: {error}" if named else str(error)
 
@@ -363,18 +364,18 @@ class TerminalService(Role):
         return stopped
 
 
-def make_opener(reactor: Any) -> RouterOpener:
+def make_opener(reactor: Any) -> VerifiedPortMapper:
     """What has ports opened in the router of this machine; to be stopped."""
 
     def make(changed: Changed) -> PortMapper:
         return PortMapper(reactor, randomness=os.urandom, jitter=random.random, changed=changed)
 
-    return RouterOpener(make)
+    return VerifiedPortMapper(make)
 
 
-def name_outside(stream: Stream) -> str:
+def name_outside(stream: PeerConnection) -> str:
     """What a terminal calls a peer: the mediator by that word, another by its address."""
-    return "mediator" if isinstance(stream.receiver, Line) else shared.address_of(stream)
+    return "mediator" if isinstance(stream.receiver, MediatorClient) else shared.address_of(stream)
 
 
 def makeService(config: Options) -> IService:

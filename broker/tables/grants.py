@@ -19,7 +19,7 @@ _LETTERS: Final = bytes(PASSWORD_ALPHABET[n % len(PASSWORD_ALPHABET)] for n in r
 _UNFAIR: Final = bytes(range(_FAIR, 256))  # dropped, so that every letter is equally likely
 
 
-class Grant(NamedTuple):
+class SessionCredentials(NamedTuple):
     """The credentials of one call; never in a log, nor in its own ``repr`` (I18).
 
     :ivar session: its identifier
@@ -37,14 +37,14 @@ class Grant(NamedTuple):
         return f"<Grant {self.session}>"
 
 
-def make_grant(randomness: Randomness) -> Grant:
+def make_grant(randomness: Randomness) -> SessionCredentials:
     """Draw fresh credentials."""
     drawn = randomness(108)
     letters = drawn[44:].translate(_LETTERS, _UNFAIR)
     while len(letters) < 2 * PASSWORD_LENGTH:
         letters += randomness(64).translate(_LETTERS, _UNFAIR)
     text = letters.decode("ascii")
-    return Grant(
+    return SessionCredentials(
         session="S" + drawn[32:44].hex(),
         password=text[:PASSWORD_LENGTH],
         reply_password=text[PASSWORD_LENGTH : 2 * PASSWORD_LENGTH],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from broker.tables.shares import REMEMBERED_MOST, Shares, ShareTable
+from broker.tables.rate_limits import REMEMBERED_MOST, Shares, ShareTable
 
 #: Guesses of one caller at one callee in a minute,
 A_PAIR: Final = 5

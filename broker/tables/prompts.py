@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from broker.tables.shares import REMEMBERED_MOST, Shares, ShareTable
+from broker.tables.rate_limits import REMEMBERED_MOST, Shares, ShareTable
 
 #: Questions that one caller may cause at one callee in a minute,
 A_PAIR: Final = 3

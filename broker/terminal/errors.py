@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from twisted.internet.error import ConnectionAborted, ConnectionLost
 
-from broker.wire.refusals import Refused
-from broker.wire.statements import LOGIN_REQUIRED
-
-if TYPE_CHECKING:
-    from broker.terminal.ways import Tried
+from broker.messages.errors import Refused
+from broker.messages.statements import LOGIN_REQUIRED
+from broker.terminal.candidates import FailedCandidate
 
 
 class CannotLogIn(Refused):
@@ -26,7 +23,7 @@ class CallFailed(Exception):
     :ivar tried: the ways that were taken, and what became of each, where there was more than one
     """
 
-    def __init__(self, why: str, tried: Sequence[Tried] = ()) -> None:
+    def __init__(self, why: str, tried: Sequence[FailedCandidate] = ()) -> None:
         super().__init__(why)
         self.tried = tuple(tried)
 

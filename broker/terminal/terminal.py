@@ -27,29 +27,29 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.interfaces import ICallHandler, IConsent, ILoad, IPortOpener
-from broker.tables.addresses import Network
-from broker.tables.consents import NOBODY_ACCEPTED, Lists, check_lists
+from broker.messages.errors import LoginRequired, Refused, ServiceUnavailable
+from broker.messages.grammar import DEFAULT_PORT, entry
+from broker.messages.grammar import identifier as canonical
+from broker.messages.message import Message, printable
+from broker.net.connection import ConnectionHub, Trace
+from broker.net.reconnecting import ReconnectingClient
+from broker.tables.consent_lists import NOBODY_ACCEPTED, Lists, check_lists
 from broker.tables.grants import Randomness
+from broker.tables.locations import Network
 from broker.tables.permits import as_edits
-from broker.terminal.calling import Waiting, direct_exchange, place_call
-from broker.terminal.calls import Calls
-from broker.terminal.comings import Admits, Comings, knows
-from broker.terminal.connectback import CallBacks
-from broker.terminal.doors import Doors
+from broker.terminal.calls.dial_back import Admits, DialBack, knows
+from broker.terminal.calls.place_call import Waiting, direct_exchange, place_call
+from broker.terminal.calls.wait_for_callee import ConnectBackWaiter
+from broker.terminal.candidates import FailedCandidate
+from broker.terminal.channel.active_calls import Calls
 from broker.terminal.errors import CannotLogIn
-from broker.terminal.expected import Expected, ExpectedCall, WantedCall
-from broker.terminal.line import ANSWER_TIMEOUT, Line
+from broker.terminal.incoming.listener import InboundListener
+from broker.terminal.incoming.pending_calls import ConnectBackRequest, PendingCall, PendingCalls
 from broker.terminal.load import Unlimited
-from broker.terminal.pace import MOST
-from broker.terminal.presence import LINGER, Presence
-from broker.terminal.standing import Standing
-from broker.terminal.ways import Tried
-from broker.wire.grammar import DEFAULT_PORT, entry
-from broker.wire.grammar import identifier as canonical
-from broker.wire.link import Link
-from broker.wire.message import Message, printable
-from broker.wire.refusals import LoginRequired, Refused, ServiceUnavailable
-from broker.wire.stream import Exchange, Trace
+from broker.terminal.ports.published_port import PublishedPort
+from broker.terminal.registration.client import ANSWER_TIMEOUT, MediatorClient
+from broker.terminal.registration.idle import LINGER, IdleConnection
+from broker.terminal.registration.keepalive_interval import MOST
 
 #: Seconds for which a call waits for the connection to the mediator.
 LINE_TIMEOUT: Final = 10.0
@@ -157,7 +157,7 @@ class Terminal(Service):
         self._handler = handler
         self._load = Unlimited() if load is None else load
         self._one_at_a_time = one_at_a_time
-        self._expected = Expected()
+        self._expected = PendingCalls()
         self._epoch: str | None = None
         self._password = password
         self._token: str | None = None
@@ -166,7 +166,7 @@ class Terminal(Service):
         self._placing: set[Deferred[IProtocol]] = set()
         self._next_woken = 0.0
         self._opened_port: IListeningPort | None = None
-        self._doors = Doors(
+        self._doors = InboundListener(
             reactor,
             identifier,
             self._expected,
@@ -177,7 +177,7 @@ class Terminal(Service):
             may_take=self._idle_enough,
             trace=trace,
         )
-        self._comings = Comings(
+        self._comings = DialBack(
             reactor,
             self._doors,
             self._expected,
@@ -187,28 +187,28 @@ class Terminal(Service):
             failed=self._ended,
             allowed=call_back_to,
         )
-        self._call_backs = CallBacks(reactor, self._doors, self.calls)
+        self._call_backs = ConnectBackWaiter(reactor, self._doors, self.calls)
         self._opener = opener
-        self._standing: Standing | None = None
+        self._standing: PublishedPort | None = None
         if open_port:
             if opener is None:
                 raise ValueError("nobody is there to open the port")
-            self._standing = Standing(opener, self._register_outside)
+            self._standing = PublishedPort(opener, self._register_outside)
         self._calling = direct_exchange(reactor, trace)
-        self._exchange = Exchange.of_client(reactor, trace=trace)
-        self._link: Link[Line] = Link(
+        self._exchange = ConnectionHub.of_client(reactor, trace=trace)
+        self._link: ReconnectingClient[MediatorClient] = ReconnectingClient(
             mediator,
             self._exchange,
-            lambda stream: Line(
+            lambda stream: MediatorClient(
                 stream, reactor, identifier, self, allow_clear_text=allow_clear_text
             ),
             prepare=self._log_in,
             jitter=jitter,
             patience=LOGIN_PATIENCE,
         )
-        self._presence: Presence | None = None
+        self._presence: IdleConnection | None = None
         if udp is not None:
-            self._presence = Presence(
+            self._presence = IdleConnection(
                 reactor,
                 self._link,
                 lambda line: line.register(**self._where(line)),
@@ -290,7 +290,9 @@ class Terminal(Service):
         """
         return self._place(callee, lambda line: self._call(line, callee, factory))
 
-    async def _call(self, line: Line, callee: str, factory: IProtocolFactory) -> IProtocol:
+    async def _call(
+        self, line: MediatorClient, callee: str, factory: IProtocolFactory
+    ) -> IProtocol:
         return await place_call(
             self._reactor,
             line,
@@ -302,7 +304,7 @@ class Terminal(Service):
             waiting=await self._waiting(line),
         )
 
-    async def _waiting(self, line: Line) -> Waiting | Tried | None:
+    async def _waiting(self, line: MediatorClient) -> Waiting | FailedCandidate | None:
         """Where a callee can come to us, if no router is in its way, or the router opens a port."""
         if self._opened_port is None or line.share_port() is None:
             return None
@@ -353,7 +355,9 @@ class Terminal(Service):
         )
 
     def _place(
-        self, callee: str, place: Callable[[Line], Coroutine[Deferred[Any], Any, IProtocol]]
+        self,
+        callee: str,
+        place: Callable[[MediatorClient], Coroutine[Deferred[Any], Any, IProtocol]],
     ) -> Deferred[IProtocol]:
         placing = Deferred.fromCoroutine(self._one_by_one(callee, place))
         self._placing.add(placing)
@@ -374,7 +378,9 @@ class Terminal(Service):
         return self._connected().addCallback(lambda line: line.accepted())
 
     async def _one_by_one(
-        self, callee: str, place: Callable[[Line], Coroutine[Deferred[Any], Any, IProtocol]]
+        self,
+        callee: str,
+        place: Callable[[MediatorClient], Coroutine[Deferred[Any], Any, IProtocol]],
     ) -> IProtocol:
         """Place a call when those to the same callee before it stand, or have failed."""
         lock = self._locks.setdefault(callee, DeferredLock())
@@ -386,8 +392,8 @@ class Terminal(Service):
             if not lock.locked:
                 self._locks.pop(callee, None)
 
-    def _connected(self) -> Deferred[Line]:
-        def late(failure: Failure) -> Line:
+    def _connected(self) -> Deferred[MediatorClient]:
+        def late(failure: Failure) -> MediatorClient:
             failure.trap(TimeoutError)
             raise ServiceUnavailable("there is no connection to the mediator")
 
@@ -397,7 +403,7 @@ class Terminal(Service):
 
     # Registering.
 
-    async def _log_in(self, line: Line) -> None:
+    async def _log_in(self, line: MediatorClient) -> None:
         """Say who and where we are, and once for each epoch whom we permit."""
         try:
             answer = await self._register(line)
@@ -418,7 +424,7 @@ class Terminal(Service):
         self._refusal = None
         self.log.info("{identifier} is registered", identifier=printable(self.identifier))
 
-    async def _register(self, line: Line) -> Message:
+    async def _register(self, line: MediatorClient) -> Message:
         """Log in and register where we are, in one message: by the token, else the password."""
         where = {**self._where(line), "name": self._name, "policy": self._policy}
         if self._token is not None:
@@ -434,7 +440,7 @@ class Terminal(Service):
         except ValueError as error:  # there is none to be had, or it is none
             raise CannotLogIn(str(error)) from None
 
-    def _where(self, line: Line) -> dict[str, Any]:
+    def _where(self, line: MediatorClient) -> dict[str, Any]:
         """What it says of where it is; by UDP it is where its datagrams come from."""
         where: dict[str, Any] = {}
         standing = self._standing
@@ -454,7 +460,7 @@ class Terminal(Service):
             where["address"], where["port"] = outside
         return where
 
-    async def _register_outside(self, line: Line, stale: bool) -> None:
+    async def _register_outside(self, line: MediatorClient, stale: bool) -> None:
         """It is known by now whether there is a way in: register accordingly."""
         assert self._standing is not None
         try:
@@ -513,7 +519,7 @@ class Terminal(Service):
             self.log.failure("It can't be told whom {who} accepts", who=printable(self.identifier))
             return NOBODY_ACCEPTED
 
-    def announced(self, line: Line, call: ExpectedCall) -> None:
+    def announced(self, line: MediatorClient, call: PendingCall) -> None:
         """Fig. 5e."""
         self._touch()
         if self.running:
@@ -521,17 +527,17 @@ class Terminal(Service):
             if self._address is None:  # else whoever is dialled would see where we really are
                 self._comings.meet(line, call)
 
-    async def comes(self, line: Line, wanted: WantedCall) -> bool:
+    async def comes(self, line: MediatorClient, wanted: ConnectBackRequest) -> bool:
         """Whether it comes to a caller that shows its call password (D7)."""
         self._touch()
         return await self._comings.comes(line, wanted)
 
-    def come(self, wanted: WantedCall) -> None:
+    def come(self, wanted: ConnectBackRequest) -> None:
         """It has said that it does."""
         self._touch()
         self._comings.come(wanted)
 
-    def _listening_at(self, line: Line) -> list[tuple[str, int]]:
+    def _listening_at(self, line: MediatorClient) -> list[tuple[str, int]]:
         """Where it takes calls itself."""
         if self._opened_port is None:
             return []
@@ -557,7 +563,7 @@ class Terminal(Service):
             identifier=printable(self.identifier),
         )
 
-    def line_lost(self, line: Line, reason: Failure) -> None:
+    def line_lost(self, line: MediatorClient, reason: Failure) -> None:
         """A withdrawal could not be told to us now: what is not begun is void (I2)."""
         self._expected.void_all()
         self._comings.stop()

@@ -19,7 +19,7 @@ from benchmarks.credentials import add_accounts
 from benchmarks.echo import END, REPLY, REQUEST
 from benchmarks.meter import Row
 from benchmarks.parts import durable
-from benchmarks.peers import PASSWORD, Caller, Entrant, Registrar
+from benchmarks.peers import PASSWORD, Caller, Entrant, UdpRegistrar
 from benchmarks.report import met, tables
 from benchmarks.scratch import file_system, scratch_folder, sync_time
 
@@ -203,7 +203,7 @@ class RegistrarTests:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             tally = Tally()
-            registrar = Registrar(ours, tally, "Ia")
+            registrar = UdpRegistrar(ours, tally, "Ia")
             registrar.ask(2, 0.0)
             first, second, rest = theirs.recv(1000).split(END)
             assert b"\r\nAccept:Create " in first

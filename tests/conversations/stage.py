@@ -34,25 +34,25 @@ from twisted.internet.defer import Deferred, execute
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IProtocolFactory
 
-from broker.mediator.accounts import Accounts
-from broker.resolver.local import LocalResolver
-from broker.resolver.registrar import Registrar
-from broker.resolver.remote import RemoteResolver
-from broker.resolver.server import ResolverServer
-from broker.service import mediator as mediator_service
-from broker.service import resolver as resolver_service
-from broker.service import terminal as terminal_service
-from broker.terminal.handshake import Handshake
-from broker.terminal.records import Kind, Records
-from broker.wire.grammar import NOTIFY, QUERY, REGISTER
-from broker.wire.message import Message, parse
-from broker.wire.statements import (
+from broker.mediator.auth.accounts import Accounts
+from broker.messages.grammar import NOTIFY, QUERY, REGISTER
+from broker.messages.message import Message, parse
+from broker.messages.statements import (
     REGISTRATION_COMPLETED,
     REQUEST_ACCEPTED,
     STATUS,
     STATUS_ACCEPTABLE,
 )
-from broker.wire.stream import Exchange, StreamFactory
+from broker.net.connection import ConnectionHub, StreamFactory
+from broker.resolver.locations import LocalResolver
+from broker.resolver.remote import RemoteResolver
+from broker.resolver.server import ResolverServer
+from broker.resolver.udp_registrar import UdpRegistrar
+from broker.service import mediator as mediator_service
+from broker.service import resolver as resolver_service
+from broker.service import terminal as terminal_service
+from broker.terminal.channel.handshake import Handshake
+from broker.terminal.channel.records import Kind, Records
 from tests.conversations.script import Script, Step
 from tests.fakes import Client, FakeReactor, a_mediator, advance, connect, result_of, settle
 
@@ -319,8 +319,8 @@ class Stage:
             "broker-terminal": self._start_terminal,
         }[role](arguments)
 
-    def _exchange_of(self, options: Any) -> Exchange:
-        return Exchange(self.clock, login_timeout=options["login-timeout"])
+    def _exchange_of(self, options: Any) -> ConnectionHub:
+        return ConnectionHub(self.clock, login_timeout=options["login-timeout"])
 
     def _start_mediator(self, arguments: list[str]) -> None:
         options = mediator_service.Options()
@@ -328,13 +328,13 @@ class Stage:
         timeout = 120 if options["auth"] == "none" else 10
         given: dict[str, Any] = {}
         if options["resolver"] is not None:
-            exchange = Exchange.of_client(self.clock)
+            exchange = ConnectionHub.of_client(self.clock)
             reactor: Any = self.clock
             endpoint = TCP4ClientEndpoint(reactor, options["resolver"].host, 1200)
             given["resolver"] = resolver = RemoteResolver(exchange, endpoint, jitter=lambda: 1.0)
             resolver.start()
         elif options["udp"] is not None:
-            registrar = Registrar(self.clock, os.urandom)
+            registrar = UdpRegistrar(self.clock, os.urandom)
             given["resolver"] = LocalResolver(self.clock, registrar=registrar)
         fake = a_mediator(
             self.clock,

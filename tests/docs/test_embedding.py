@@ -18,14 +18,14 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from broker.interfaces import ICallHandler, IConsent, ITrigger
-from broker.mediator.dial import Dialer
-from broker.mediator.triggers import Triggers
-from broker.resolver.local import LocalResolver
-from broker.resolver.registrar import Registrar
+from broker.mediator.wakeup import WakeUp
+from broker.mediator.wakeup_dialer import WakeUpDialer
+from broker.messages.errors import PermissionDenied
+from broker.resolver.locations import LocalResolver
+from broker.resolver.udp_registrar import UdpRegistrar
 from broker.service.mediator import MediatorService
-from broker.terminal.presence import LINGER
+from broker.terminal.registration.idle import LINGER
 from broker.terminal.terminal import Terminal
-from broker.wire.refusals import PermissionDenied
 from examples.echo import Answering, Echo
 from examples.say import Saying
 from tests.certificates import Pki
@@ -52,11 +52,11 @@ class Site(World):
         self.application.startService()
 
     def _a_mediator(self, **options: Any) -> FakeMediator:
-        registrar = Registrar(self.clock, random.Random(5).randbytes)
+        registrar = UdpRegistrar(self.clock, random.Random(5).randbytes)
         self.clock.listenUDP(1200, registrar, "127.0.0.1")
         resolver = LocalResolver(self.clock, registrar=registrar)
         reactor: Any = self.clock
-        trigger: ITrigger = Triggers(self.clock, resolver, Dialer(reactor))
+        trigger: ITrigger = WakeUp(self.clock, resolver, WakeUpDialer(reactor))
         return super()._a_mediator(resolver=resolver, trigger=trigger, **options)
 
     def run(self) -> None:

@@ -14,7 +14,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from broker.wire.refusals import PermissionDenied
+from broker.messages.errors import PermissionDenied
 from examples import echo, say
 from tests.fakes import FakeMediator, FakeReactor, Pair, a_mediator, settle
 
@@ -119,7 +119,7 @@ def start(programs: list[subprocess.Popen[str]], *arguments: str, says: str) -> 
 def broker(*arguments: str) -> None:
     """Run the ``broker`` command, which must succeed."""
     done = subprocess.run(
-        [sys.executable, "-m", "broker.cli", *arguments],
+        [sys.executable, "-m", "broker.cli.main", *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         cwd=EXAMPLES.parent,

@@ -13,10 +13,10 @@ from typing import Final
 
 import pytest
 
-from broker.config import UDP, Setting
-from broker.options import RoleOptions
+from broker.net.udp_port import RECEIVE_BYTES
 from broker.service import mediator, resolver, terminal
-from broker.wire.datagram import RECEIVE_BYTES
+from broker.service.settings.options import RoleOptions
+from broker.service.settings.values import UDP, Setting
 from tests.certificates import Pki
 from tests.integration.processes import BROKER, PATIENCE, TWISTD, Running, environment
 from tests.integration.test_login import account, password_file

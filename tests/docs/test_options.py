@@ -9,10 +9,10 @@ from typing import Final
 
 import pytest
 
-from broker.cli import make_parser
-from broker.config import Setting
-from broker.options import RoleOptions
+from broker.cli.main import make_parser
 from broker.service import mediator, resolver, terminal
+from broker.service.settings.options import RoleOptions
+from broker.service.settings.values import Setting
 
 README: Final = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
 ROLES: Final[tuple[type[RoleOptions], ...]] = (

@@ -19,7 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final, NamedTuple
 
-from broker.wire.message import Message, parse
+from broker.messages.message import Message, parse
 from tests.integration.processes import PATIENCE, TWISTD, Processes, Running, listening
 from tests.integration.serial import DENIED, DONE, GRANTED, Entries, Lists, call, edit, forget
 
@@ -86,7 +86,7 @@ class Kept:
         return replace(self, groups=groups)
 
 
-class Told(NamedTuple):
+class MediatorEvents(NamedTuple):
     """An address that was told.
 
     :ivar when: by the steady clock, when it was read
@@ -172,7 +172,7 @@ class Terminal(Connection):
                 self._ask(flow, flow.send(message))
 
 
-class Operator(Connection):
+class AdminApi(Connection):
     """The operator's connection: a request at a time."""
 
     end = b"\n"
@@ -224,7 +224,7 @@ class Crowd:
         self._seed = seed
         self._life = 0
         self._running: Running
-        self._operator: Operator
+        self._operator: AdminApi
         self._terminals: list[Terminal] = []
         self._looking = 0  # so many have not seen yet what is there
         self._quiet = False  # nothing more is to be asked
@@ -236,7 +236,7 @@ class Crowd:
         self._epochs: set[str] = set()
         self._tokens: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
         self._sessions: set[str] = set()
-        self._told: list[Told] = []
+        self._told: list[MediatorEvents] = []
         self._checked = 0  # so many of them have been looked for in the ledger
         self._since = 0  # and all others were told later than this, in seconds since 1970
 
@@ -293,7 +293,7 @@ class Crowd:
         self._looking = 1
         self._running = self._processes.start(*_BROKER, *arguments)
         self.port = listening(self._running)
-        self._operator = Operator(self, self._processes.folder / "broker.admin")
+        self._operator = AdminApi(self, self._processes.folder / "broker.admin")
 
     def _until(self, over: Callable[[], bool]) -> None:
         while not over():
@@ -520,7 +520,7 @@ class Crowd:
         assert session not in self._sessions, "a session was given twice"
         self._sessions.add(session)
         assert (answer.get("Callee"), answer.get("Callee Port")) == (callee, str(_port(callee)))
-        self._told.append(Told(caller, callee, session, time.monotonic(), sure=True))
+        self._told.append(MediatorEvents(caller, callee, session, time.monotonic(), sure=True))
         self.counts["granted"] += 1
 
     def _member(self, who: str, group: str) -> set[bool]:

@@ -57,7 +57,7 @@ printf 'home = /usr/bin\n' > /opt/broker/pyvenv.cfg
 printf '/opt/root\n/opt/packages\n' > /opt/broker/lib/VERSION/site-packages/broker.pth
 printf '%s\n' '#!/opt/broker/bin/python' 'from twisted.scripts.twistd import run' 'run()' \
     > /opt/broker/bin/twistd
-printf '%s\n' '#!/opt/broker/bin/python' 'import sys' 'from broker.cli import main' \
+printf '%s\n' '#!/opt/broker/bin/python' 'import sys' 'from broker.cli.main import main' \
     'sys.exit(main())' > /opt/broker/bin/broker
 chmod 755 /opt/broker/bin/twistd /opt/broker/bin/broker
 cp -r /opt/lab/etc/. /etc/

@@ -19,7 +19,7 @@ from typing import IO, Final
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 #: What the ``twistd`` script does, by this very interpreter.
 TWISTD: Final = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()")
-BROKER: Final = (sys.executable, "-P", "-m", "broker.cli")
+BROKER: Final = (sys.executable, "-P", "-m", "broker.cli.main")
 #: Seconds after which a process that should have said or done something is taken for hung.
 PATIENCE: Final = 30.0
 

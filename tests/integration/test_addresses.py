@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from broker.resolver.names import label
+from broker.resolver.dns import label
 from tests.integration.processes import (
     BROKER,
     PATIENCE,

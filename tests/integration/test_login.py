@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.mediator.passwords import Passwords
+from broker.mediator.auth.passwords import Passwords
 from broker.store.sqlite import SqliteStore
 from broker.tables.accounts import AccountChange
 from tests.certificates import Files, Pki

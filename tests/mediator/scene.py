@@ -15,13 +15,13 @@ from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from broker.interfaces import Change, IResolver, IStore, ITrigger, State
-from broker.resolver.local import LocalResolver
-from broker.resolver.registrar import Registrar
-from broker.tables.addresses import Address, Place
+from broker.net.connection import PeerConnection
+from broker.resolver.locations import LocalResolver
+from broker.resolver.udp_registrar import UdpRegistrar
 from broker.tables.disclosures import Disclosure
 from broker.tables.groups import GroupChange
+from broker.tables.locations import Address, Place
 from broker.tables.permits import PermitChange
-from broker.wire.stream import Stream
 from tests.fakes import Client, Dial, FakeMediator, FakeReactor, a_mediator, connect, settle
 
 DONE: Final = "NOTIFY\nRegistration Completed.\n\n"
@@ -143,7 +143,7 @@ class Scene:
         self.clock: FakeReactor = self.broker.clock
         SCENES.append(self)
 
-    def _traced(self, stream: Stream, way: str, message: Any) -> None:
+    def _traced(self, stream: PeerConnection, way: str, message: Any) -> None:
         if way == ">":
             for name, client in self.clients.items():
                 if client.protocol is stream:
@@ -388,7 +388,7 @@ class SlowResolver:
     :ivar lasts: seconds for which what is looked up holds, where not as the table says
     """
 
-    def __init__(self, clock: FakeReactor, registrar: Registrar | None = None) -> None:
+    def __init__(self, clock: FakeReactor, registrar: UdpRegistrar | None = None) -> None:
         self.inside = LocalResolver(clock, registrar=registrar)
         self.table = self.inside.table
         self.asked: list[tuple[str, str]] = []

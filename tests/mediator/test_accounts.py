@@ -1,4 +1,4 @@
-"""The operator's acts on accounts (broker.mediator.accounts)."""
+"""The operator's acts on accounts (broker.mediator.auth.accounts)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from broker.interfaces import StoreFailed
-from broker.mediator.accounts import Accounts, Listed
+from broker.mediator.auth.accounts import Accounts, Listed
+from broker.messages.errors import ServiceUnavailable
 from broker.tables.accounts import AccountChange, AccountRefused
 from broker.tables.permits import PermitChange
-from broker.wire.refusals import ServiceUnavailable
 from tests.fakes import FakePool, cheap_passwords, result_of
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import (

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from broker.interfaces import StoreFailed
+from broker.messages.errors import ServiceUnavailable
 from broker.tables.disclosures import Disclosure
 from broker.tables.grants import PASSWORD_ALPHABET
 from broker.tables.permits import PermitChange
-from broker.wire.refusals import ServiceUnavailable
 from tests.fakes import settle
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import (
@@ -669,7 +669,12 @@ class VanishingTests:
     def nothing_open(scene: Scene) -> None:
         """No call is being decided and no session stands."""
         kept = set(scene.kept())
-        assert kept <= {"Reach._bound", "Reach._reached", "Dialer._recent", "Dialer._told"}
+        assert kept <= {
+            "ConnectionRegistry._bound",
+            "ConnectionRegistry._reached",
+            "WakeUpDialer._recent",
+            "WakeUpDialer._told",
+        }
         for client in scene.clients.values():
             assert client.protocol.receiver._questions is None
 
@@ -715,7 +720,7 @@ class VanishingTests:
             scene.dials[0].accept()
             if step == 1:
                 scene.leaves("a")
-            assert "Reach._waiting" not in scene.kept() or step == 2
+            assert "ConnectionRegistry._waiting" not in scene.kept() or step == 2
             scene.connect("b")
             if step == 2:
                 scene.leaves("a")

@@ -8,10 +8,10 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from broker.interfaces import StoreFailed
+from broker.messages.errors import ServiceUnavailable
 from broker.tables.disclosures import CONNECT_BACK
 from broker.tables.guesses import A_PAIR
-from broker.tables.shares import WINDOW
-from broker.wire.refusals import ServiceUnavailable
+from broker.tables.rate_limits import WINDOW
 from tests.fakes import settle
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import (

@@ -11,11 +11,11 @@ from typing import Any, Final
 import pytest
 
 from broker.interfaces import StoreFailed
+from broker.messages.errors import CalleeNotFound, ServiceUnavailable
 from broker.tables.groups import GroupChange
 from broker.tables.permits import ASK, PermitChange
 from broker.tables.prompts import A_CALLEE, A_PAIR
-from broker.tables.shares import WINDOW
-from broker.wire.refusals import CalleeNotFound, ServiceUnavailable
+from broker.tables.rate_limits import WINDOW
 from tests.fakes import result_of, settle
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import (
@@ -640,7 +640,7 @@ class PolicyTests:
         scene.says("c", register("Ic", "Policy:Ask", "Address:127.0.0.1", "Port:1400"))
         scene.fires(store.pending[0], StoreFailed("the disk is full"), c=failed("the disk is full"))
         assert scene.address("Ic") is None
-        assert not scene.mediator.permits.asks("Ic")
+        assert not scene.mediator.permits.requires_consent("Ic")
 
     @pytest.mark.parametrize(
         ("line", "cause"),

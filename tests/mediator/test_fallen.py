@@ -1,10 +1,10 @@
-"""What the log says of whom lists no longer accept (broker.mediator.fallen)."""
+"""What the log says of whom lists no longer accept (broker.mediator.revocation_log)."""
 
 from __future__ import annotations
 
 from twisted.internet.task import Clock
 
-from broker.mediator.fallen import Fallen
+from broker.mediator.revocation_log import RevocationLog
 from broker.tables.permits import Limit
 from tests.fakes import FakeReactor
 from tests.mediator.conftest import Logged
@@ -24,7 +24,7 @@ class FallenTests:
 
     def test_causes(self, logged: Logged) -> None:
         """Each cause is told by itself."""
-        fallen = Fallen(Clock())
+        fallen = RevocationLog(Clock())
         gone = {"Ia": None, "Ic": Limit(until=NOW), "Id": Limit(uses=1), "Ie": Limit(uses=1)}
         fallen.tell("Ib", gone, NOW, "Id")
         assert texts(logged) == [
@@ -37,7 +37,7 @@ class FallenTests:
     def test_over_and_over(self, logged: Logged) -> None:
         """A list that changes all the time is a line or two a second; others are told (I15)."""
         clock = Clock()
-        fallen = Fallen(clock)
+        fallen = RevocationLog(clock)
         for n in range(100):
             fallen.tell("Ib", {f"t{n}": None, f"u{n}": None}, NOW)
         fallen.tell("Ic", {"Ia": None}, NOW)
@@ -55,7 +55,7 @@ class FallenTests:
     def test_names_make_no_line(self, logged: Logged) -> None:
         """Nobody's name gets a line of its own, in either kind of line (I19)."""
         clock = Clock()
-        fallen = Fallen(clock)
+        fallen = RevocationLog(clock)
         fallen.tell("I\nb", {"I\na": None}, NOW)
         fallen.tell("I\nb", {"Ic": None}, NOW)
         clock.advance(1)
@@ -65,7 +65,7 @@ class FallenTests:
     def test_stop(self, logged: Logged) -> None:
         """At the end what is counted is told, and no timer stays."""
         reactor = FakeReactor()
-        fallen = Fallen(reactor)
+        fallen = RevocationLog(reactor)
         fallen.tell("Ib", {"Ia": None}, NOW)
         fallen.tell("Ib", {"Ic": None}, NOW)
         fallen.stop()

@@ -20,10 +20,10 @@ from broker.mediator.ledger import (
     PRUNING,
     Ledger,
 )
+from broker.messages.errors import ServiceUnavailable
 from broker.service.mediator import MediatorService, Options
-from broker.tables.addresses import Address
 from broker.tables.disclosures import Disclosure, format_line, format_time, parse_line
-from broker.wire.refusals import ServiceUnavailable
+from broker.tables.locations import Address
 from tests.fakes import FakeReactor, cheap_passwords, result_of, settle
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import (

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from broker.mediator import login as module
-from broker.mediator.login import CertificateLogin
+from broker.mediator.auth import login as module
+from broker.mediator.auth.login import CertificateLogin
+from broker.net.connection import PeerConnection
+from broker.net.tls.contexts import CertificateRefused
 from broker.tables.accounts import AccountChange, AccountTable
 from broker.tables.permits import PermitChange
-from broker.wire.stream import Stream
-from broker.wire.tls import CertificateRefused
 from tests.fakes import FakePool, cheap_passwords, result_of
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import (
@@ -280,7 +280,7 @@ class ClearTextTests:
 
     def test_encrypted(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """And over TLS."""
-        monkeypatch.setattr(Stream, "secure", property(lambda self: True))
+        monkeypatch.setattr(PeerConnection, "secure", property(lambda self: True))
         scene = a_scene()
         scene.new_says("a", login("Ia", "of Ia"), DONE, host="192.0.2.1")
 
@@ -591,7 +591,7 @@ class SecretsTests:
         def broken(*_: object) -> bool:
             raise RuntimeError("a bug")
 
-        monkeypatch.setattr("broker.mediator.passwords._matches", broken)
+        monkeypatch.setattr("broker.mediator.auth.passwords._matches", broken)
         scene = a_scene()
         scene.new_says("a", login("Ia", "sesame"), "NOTIFY\nService Unavailable.\n\n")
         (text,) = logged.failures()
@@ -626,7 +626,7 @@ class Shown:
 
 
 class CertificateTests:
-    """``--auth certificate``; what a certificate must be is in tests/wire/test_tls.py."""
+    """``--auth certificate``; what a certificate must be is in tests/net/test_tls.py."""
 
     @pytest.fixture
     def shows(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Scene]:

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 from twisted.internet.defer import Deferred
 
 from broker.interfaces import StoreFailed
-from broker.wire.message import Message
+from broker.messages.message import Message
 from tests.fakes import Dial, parse_all, settle
 from tests.mediator.model import Connection, Model
 from tests.mediator.scene import Scene, SlowStore, query, register

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, succeed
 
 from broker.interfaces import StoreFailed
-from broker.mediator import operator as module
-from broker.mediator.operator import Operator, Row
+from broker.mediator import admin as module
+from broker.mediator.admin import AdminApi, Row
 from broker.tables.accounts import AccountRefused
 from broker.tables.disclosures import Disclosure
 from broker.tables.groups import GroupRefused
@@ -34,10 +34,10 @@ from tests.mediator.scene import (
 T = TypeVar("T")
 
 
-def operator_of(scene: Scene) -> Operator:
+def operator_of(scene: Scene) -> AdminApi:
     """The operator of a scene's mediator."""
     mediator = scene.mediator
-    return Operator(mediator.accounts, mediator.permits, mediator.ledger, scene.broker.store)
+    return AdminApi(mediator.accounts, mediator.permits, mediator.ledger, scene.broker.store)
 
 
 def told(act: Callable[..., Awaitable[Row]], *arguments: Any, **more: Any) -> list[Row]:
@@ -384,7 +384,7 @@ class WhoKnowsTests:
         )
         scene = Scene()
         settle(scene.clock)
-        operator = Operator(
+        operator = AdminApi(
             scene.mediator.accounts, scene.mediator.permits, scene.mediator.ledger, store
         )
         with pytest.MonkeyPatch.context() as patched:

@@ -1,4 +1,4 @@
-"""Where a terminal is seen, and whether it can be reached there (broker.mediator.outside)."""
+"""Where a terminal is seen, and whether it can be reached there (broker.mediator.address_check)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from broker.mediator.dial import DIAL_TIMEOUT, TRIES_MOST
-from broker.mediator.outside import TRIES_A_SOURCE, TRIES_A_TERMINAL
-from broker.tables.shares import WINDOW
+from broker.mediator.address_check import TRIES_A_SOURCE, TRIES_A_TERMINAL
+from broker.mediator.wakeup_dialer import DIAL_TIMEOUT, TRIES_MOST
+from broker.tables.rate_limits import WINDOW
 from tests.mediator.scene import DENIED, DONE, REQUESTED, TOO_MANY, Scene, Waker, bad, register
 
 HOST = "203.0.113.7"

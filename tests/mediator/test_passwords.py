@@ -1,4 +1,4 @@
-"""Passwords in threads that many may not crowd (broker.mediator.passwords)."""
+"""Passwords in threads that many may not crowd (broker.mediator.auth.passwords)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
-from broker.mediator import passwords as module
-from broker.mediator.passwords import Cost, PasswordRefused, Passwords
-from broker.wire.refusals import ServiceUnavailable, TooManyRequests
+from broker.mediator.auth import passwords as module
+from broker.mediator.auth.passwords import Cost, PasswordRefused, Passwords
+from broker.messages.errors import ServiceUnavailable, TooManyRequests
 from tests.fakes import CHEAP, FakePool, cheap_passwords, result_of
 
 

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from broker.interfaces import StoreFailed
-from broker.mediator.turns import Turns
+from broker.net.keyed_lock import KeyedLock
 from broker.tables.accounts import AccountChange
 from broker.tables.disclosures import Disclosure
 from broker.tables.groups import GroupChange, GroupRefused
@@ -968,7 +968,7 @@ class TurnsTests:
 
     def test_in_order(self) -> None:
         """Each has its turn, in the order in which they came; who only looks holds nobody up."""
-        turns = Turns()
+        turns = KeyedLock()
         told: list[str] = []
 
         async def change(name: str) -> None:
@@ -991,7 +991,7 @@ class TurnsTests:
 
     def test_who_gives_up(self) -> None:
         """Who no longer waits is passed over."""
-        turns = Turns()
+        turns = KeyedLock()
         told: list[str] = []
 
         async def change(name: str) -> None:
@@ -1006,7 +1006,7 @@ class TurnsTests:
 
     def test_thousands_at_once(self) -> None:
         """However many have nothing to do when their turn comes, the stack doesn't grow (I24)."""
-        turns = Turns()
+        turns = KeyedLock()
         done: list[int] = []
 
         async def change(n: int) -> None:

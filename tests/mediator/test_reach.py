@@ -6,7 +6,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from broker.mediator.dial import DIALS_MOST
+from broker.mediator.wakeup_dialer import DIALS_MOST
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import (
     ACCEPTED,

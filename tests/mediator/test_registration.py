@@ -7,8 +7,8 @@ from ipaddress import ip_network
 import pytest
 
 from broker.interfaces import StoreFailed
+from broker.messages.errors import ServiceUnavailable
 from broker.tables.permits import PermitChange
-from broker.wire.refusals import ServiceUnavailable
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import (
     DENIED,

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import pytest
 
-from broker.mediator.reach import SILENCE
-from broker.wire.refusals import ServiceUnavailable
+from broker.mediator.connections import SILENCE
+from broker.messages.errors import ServiceUnavailable
 from tests.fakes import advance
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import (
@@ -77,7 +77,7 @@ class StatusTests:
         scene.says("a", query("Ia", "Ib"), b=ASKED)
         scene.passes(SILENCE - 0.001)
         scene.says("b", said(CAN), b=to_callee("Ia"), a=told())
-        assert "Reach._silent" not in scene.kept()
+        assert "ConnectionRegistry._silent" not in scene.kept()
         scene.passes(5)
         assert stage.notices() == 0
 

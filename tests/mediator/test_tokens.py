@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from broker.mediator.tokens import LIFE, Tokens
+from broker.mediator.auth.tokens import LIFE, Tokens
 
 KEY = b"k" * 32
 

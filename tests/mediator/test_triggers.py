@@ -9,14 +9,14 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from broker.interfaces import ITrigger
-from broker.mediator.reach import SILENCE
-from broker.mediator.triggers import DIAL_AFTER, Triggers
-from broker.resolver.registrar import Registrar
-from broker.tables.addresses import Address
-from broker.wire.datagram import parse_datagram
-from broker.wire.message import Message
-from broker.wire.refusals import CalleeNotConnected, ServiceUnavailable
-from broker.wire.signed import sign, verify
+from broker.mediator.connections import SILENCE
+from broker.mediator.wakeup import DIAL_AFTER, WakeUp
+from broker.messages.errors import CalleeNotConnected, ServiceUnavailable
+from broker.messages.message import Message
+from broker.messages.signing import sign, verify
+from broker.net.udp_port import parse_datagram
+from broker.resolver.udp_registrar import UdpRegistrar
+from broker.tables.locations import Address
 from tests.fakes import FakeDatagramPort, FakeReactor, advance, result_of
 from tests.mediator.scene import (
     ACCEPTED,
@@ -92,7 +92,7 @@ class Waking:
         resolver: Any = self.notices
         dialer: ITrigger = self.dials  # type: ignore[assignment]
         self.outcome: list[Any] = []
-        steps = Triggers(self.clock, resolver, dialer).wake("Ib", ADDRESS)
+        steps = WakeUp(self.clock, resolver, dialer).wake("Ib", ADDRESS)
         self.doing = Deferred.fromCoroutine(steps)
         self.doing.addCallbacks(self.outcome.append, lambda why: self.outcome.append(why.value))
 
@@ -161,13 +161,13 @@ class Behind:
 
     def __init__(self, **options: Any) -> None:
         clock = FakeReactor()
-        self.registrar = Registrar(clock, random.Random(1).randbytes)
+        self.registrar = UdpRegistrar(clock, random.Random(1).randbytes)
         self.port = FakeDatagramPort(self.registrar, 1200, "")
         self.registrar.transport = self.port  # type: ignore[assignment]
         self.resolver = SlowResolver(clock, self.registrar)
         dialer = Dials(clock, CalleeNotConnected())
         dialer.wake = self._cannot_be_dialled  # type: ignore[method-assign]
-        trigger = Triggers(clock, self.resolver, dialer)  # type: ignore[arg-type]
+        trigger = WakeUp(clock, self.resolver, dialer)  # type: ignore[arg-type]
         self.scene = Scene(clock=clock, resolver=self.resolver, trigger=trigger, **options)
         self.keys: dict[str, tuple[str, bytes]] = {}
         self.sequence = 0

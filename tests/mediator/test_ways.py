@@ -1,4 +1,4 @@
-"""The further ways between two terminals, and who is told of them (broker.mediator.ways)."""
+"""The further ways between two terminals, and who is told of them (broker.mediator.candidates)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 from twisted.internet.address import UNIXAddress
 
 from broker.interfaces import StoreFailed
-from broker.tables.addresses import AddressRefused, admit_local
 from broker.tables.disclosures import CALLING, CONSENT, Disclosure
 from broker.tables.groups import GroupChange
+from broker.tables.locations import AddressRefused, admit_local
 from tests.fakes import Client
 from tests.mediator.scene import (
     ACCEPTED,

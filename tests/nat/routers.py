@@ -11,7 +11,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import DatagramProtocol
 from twisted.python.failure import Failure
 
-from broker.nat.ways import NotOpened
+from broker.nat.methods import NotOpened
 from tests.fakes import FakeDatagramPort, FakePool, FakeReactor
 
 GATEWAY: Final = "192.168.1.1"

@@ -8,8 +8,8 @@ import pytest
 from twisted.internet.defer import CancelledError
 
 from broker.nat import mapper as mapping
+from broker.nat.gateway import NoRouter
 from broker.nat.mapper import Mapped, NotMapped, PortMapper
-from broker.nat.place import NoRouter
 from tests.fakes import advance
 from tests.nat.routers import GATEWAY, LOCAL, Device, Net, Outcome, Thread, bytes_of
 from tests.nat.test_pcp import PMP_ADDRESS, TOO_NEW, V4, pcp_answer, pmp_answer

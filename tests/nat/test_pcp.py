@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from twisted.internet.defer import CancelledError
 
+from broker.nat.methods import MappingRequest, PortMapping
 from broker.nat.packets import PcpAnswer, PcpMapping, pcp_request, pmp_request, read_answer
 from broker.nat.pcp import PATIENCE, RouterPort
-from broker.nat.ways import Opening, Wish
 from tests.fakes import advance
 from tests.nat.routers import GATEWAY, LOCAL, Net, Outcome, bytes_of
 
@@ -61,7 +61,7 @@ def pmp_answer(
 #: A router that speaks only NAT-PMP, asked by PCP (RFC 6886, 3.5).
 TOO_NEW = bytes.fromhex("0081 0001 00000064")
 
-PCP_OPENING = Opening("TCP", 7000, "11.0.113.1", 40000, 1800, 3600, "PCP", NONCE)
+PCP_OPENING = PortMapping("TCP", 7000, "11.0.113.1", 40000, 1800, 3600, "PCP", NONCE)
 
 
 class Scene:
@@ -90,15 +90,15 @@ class Scene:
 
     def open(self, kind: Any = "TCP", lifetime: int = 3600) -> Outcome:
         """Have port 7000 opened."""
-        return Outcome(self.router.open(Wish(kind, 7000, lifetime)))
+        return Outcome(self.router.open(MappingRequest(kind, 7000, lifetime)))
 
-    def opened(self, *answers: bytes) -> Opening:
+    def opened(self, *answers: bytes) -> PortMapping:
         """Have it opened, with these answers."""
         outcome = self.open()
         for answer in answers or (pcp_answer(),):
             self.net.port.answer(answer)
         self.net.port.take()
-        opening: Opening = outcome.value[0]
+        opening: PortMapping = outcome.value[0]
         return opening
 
 
@@ -252,7 +252,7 @@ class PcpTests:
     def test_two_at_once(self, scene: Scene) -> None:
         """Each answer goes to its question."""
         first = scene.open()
-        second = Outcome(scene.router.open(Wish("TCP", 7001, 3600)))
+        second = Outcome(scene.router.open(MappingRequest("TCP", 7001, 3600)))
         nonce = scene.net.port.sent[1][0][24:36]
         assert nonce != NONCE
         scene.net.port.answer(pcp_answer(nonce=nonce, port=7001, external=40001))
@@ -276,7 +276,7 @@ class VersionTests:
         scene.net.port.answer(PMP_ADDRESS)
         assert scene.net.port.take() == [bytes.fromhex("00020000 1b58 1b58 00000e10")]
         scene.net.port.answer(pmp_answer())
-        opening = Opening("TCP", 7000, "11.0.113.1", 40000, 1800, 3600, "NAT-PMP", NONCE)
+        opening = PortMapping("TCP", 7000, "11.0.113.1", 40000, 1800, 3600, "NAT-PMP", NONCE)
         assert outcome.value == [opening]
         assert scene.net.pending == 0
         renewed = Outcome(scene.router.renew(opening))
@@ -361,7 +361,7 @@ class VersionTests:
 
     def test_no_longer_wanted(self, scene: Scene) -> None:
         """If another way was faster, NAT-PMP is not begun."""
-        wish = Wish("TCP", 7000, 3600)
+        wish = MappingRequest("TCP", 7000, 3600)
         outcome = Outcome(scene.router.open(wish))
         scene.net.port.take()
         wish.wanted = False
@@ -467,7 +467,7 @@ class PortTests:
 
     def test_cancel(self, scene: Scene) -> None:
         """What was asked for is taken back, in each version that may have been understood."""
-        opening = scene.router.open(Wish("TCP", 7000, 3600))
+        opening = scene.router.open(MappingRequest("TCP", 7000, 3600))
         outcome = Outcome(opening)
         scene.net.port.take()
         opening.cancel()
@@ -485,7 +485,7 @@ class PortTests:
         for answers, version in (((pcp_answer(),), 2), ((TOO_NEW, PMP_ADDRESS, pmp_answer()), 0)):
             scene = Scene()
             scene.opened(*answers)
-            opening = scene.router.open(Wish("TCP", 7000, 3600))
+            opening = scene.router.open(MappingRequest("TCP", 7000, 3600))
             Outcome(opening)
             scene.net.port.take()
             opening.cancel()

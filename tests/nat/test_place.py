@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import pytest
 
-from broker.nat.place import NoRouter, find_gateway, is_public, local_address, parse_routes
+from broker.nat.gateway import NoRouter, find_gateway, is_public, local_address, parse_routes
 
 HEAD = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n"
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from twisted.internet.defer import CancelledError
 
+from broker.nat.methods import MappingRequest, PortMapping
 from broker.nat.upnp import PORTS_TRIED, WAITING_MOST, Upnp, find_miniupnpc
-from broker.nat.ways import Opening, Wish
 from broker.nat.worker import OneThread
 from tests.nat.routers import GATEWAY, LOCAL, Device, Outcome, Thread, bytes_of
 
-OPENING = Opening("TCP", 7000, "11.0.113.1", 7000, 1800, 1800, "UPnP")
+OPENING = PortMapping("TCP", 7000, "11.0.113.1", 7000, 1800, 1800, "UPnP")
 FIND = ["UPnP", "discover", "selectigd"]
 ADD = ["externalipaddress", "addportmapping"]
 
@@ -42,9 +42,9 @@ class Scene:
         assert outcome.over
         return outcome
 
-    def open(self, lifetime: int = 1800, wish: Wish | None = None) -> Outcome:
+    def open(self, lifetime: int = 1800, wish: MappingRequest | None = None) -> Outcome:
         """Have port 7000 opened."""
-        return self.do(self.upnp.open(wish or Wish("TCP", 7000, lifetime)))
+        return self.do(self.upnp.open(wish or MappingRequest("TCP", 7000, lifetime)))
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ class OpenTests:
         """It is looked for once."""
         scene.open()
         scene.device.names()
-        scene.open(wish=Wish("UDP", 7001, 1800))
+        scene.open(wish=MappingRequest("UDP", 7001, 1800))
         assert scene.device.names() == ADD
 
     def test_and_looked_for_again(self, scene: Scene) -> None:
@@ -76,10 +76,10 @@ class OpenTests:
         scene.open()
         scene.device.names()
         scene.device.errors = {"externalipaddress": ["Miniupnpc HTTP error"]}
-        assert scene.open(wish=Wish("UDP", 7001, 1800)).value
+        assert scene.open(wish=MappingRequest("UDP", 7001, 1800)).value
         assert scene.device.names() == ["externalipaddress", *FIND, *ADD]
         scene.device.errors = {"addportmapping": ["Action Failed"]}
-        assert scene.open(wish=Wish("UDP", 7002, 1800)).value
+        assert scene.open(wish=MappingRequest("UDP", 7002, 1800)).value
         assert scene.device.names() == [*ADD, *FIND, *ADD]
 
     @pytest.mark.parametrize(("asked", "lease"), [(1, 600), (600, 600), (3600, 3600), (9999, 3600)])
@@ -149,7 +149,8 @@ class OpenTests:
         """Without miniupnpc nothing can be asked."""
         scene = Scene(installed=False)
         assert (
-            Outcome(scene.upnp.open(Wish("TCP", 7000, 1))).refused == "miniupnpc is not installed"
+            Outcome(scene.upnp.open(MappingRequest("TCP", 7000, 1))).refused
+            == "miniupnpc is not installed"
         )
         assert scene.thread.jobs == []
 
@@ -195,7 +196,7 @@ class LaterTests:
         scene.open()
         scene.device.open.clear()
         scene.device.address = "11.0.113.77"
-        opening = Opening("TCP", 7000, "11.0.113.1", 41000, 0, 1800, "UPnP")
+        opening = PortMapping("TCP", 7000, "11.0.113.1", 41000, 0, 1800, "UPnP")
         renewed = scene.do(scene.upnp.renew(opening)).value[0]
         assert (renewed.address, renewed.external) == ("11.0.113.77", 41000)
         assert renewed.lifetime == 1800
@@ -232,12 +233,14 @@ class GivenUpTests:
 
     def test_before(self, scene: Scene) -> None:
         """Nothing is even looked for."""
-        assert "another way" in scene.open(wish=Wish("TCP", 7000, 1, wanted=False)).refused
+        assert (
+            "another way" in scene.open(wish=MappingRequest("TCP", 7000, 1, wanted=False)).refused
+        )
         assert scene.device.names() == []
 
     def test_meanwhile(self, scene: Scene) -> None:
         """What was found is not asked for it."""
-        wish = Wish("TCP", 7000, 1800)
+        wish = MappingRequest("TCP", 7000, 1800)
         find = scene.device.selectigd
 
         def selected() -> Any:
@@ -250,7 +253,7 @@ class GivenUpTests:
 
     def test_cancelled_before(self, scene: Scene) -> None:
         """A call that has not begun asks for nothing."""
-        opening = scene.upnp.open(Wish("TCP", 7000, 1800))
+        opening = scene.upnp.open(MappingRequest("TCP", 7000, 1800))
         outcome = Outcome(opening)
         opening.cancel()
         assert outcome.failure is not None
@@ -261,7 +264,7 @@ class GivenUpTests:
 
     def test_cancelled_among_others(self, scene: Scene) -> None:
         """Stopping doesn't wait for a call of which nothing comes, but for the others."""
-        opening = scene.upnp.open(Wish("TCP", 7000, 1800))
+        opening = scene.upnp.open(MappingRequest("TCP", 7000, 1800))
         Outcome(opening)
         Outcome(scene.upnp.close(OPENING))
         stopped = Outcome(scene.upnp.stop())
@@ -276,7 +279,7 @@ class GivenUpTests:
 
     def test_cancelled_within(self, scene: Scene) -> None:
         """What was opened nevertheless is closed, and stopping waits for that."""
-        opening = scene.upnp.open(Wish("TCP", 7000, 1800))
+        opening = scene.upnp.open(MappingRequest("TCP", 7000, 1800))
         Outcome(opening)
         stopping: list[Outcome] = []
 

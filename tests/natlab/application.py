@@ -20,10 +20,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.interfaces import ICallHandler
+from broker.messages.errors import Refused
 from broker.service.terminal import make_opener
 from broker.terminal.errors import CallFailed
 from broker.terminal.terminal import Terminal
-from broker.wire.refusals import Refused
 
 QUESTION = b"Is anybody there? " * 1000
 

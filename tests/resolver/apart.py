@@ -10,14 +10,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.python.failure import Failure
 
-from broker.resolver.local import LocalResolver
-from broker.resolver.registrar import Registrar
+from broker.messages.message import Message
+from broker.net.connection import ConnectionHub, StreamFactory
+from broker.resolver.locations import LocalResolver
+from broker.resolver.name_lookup import NameLookup
 from broker.resolver.remote import RemoteResolver
 from broker.resolver.server import ResolverServer
-from broker.resolver.whereabouts import Naming
-from broker.tables.addresses import Address, AddressTable
-from broker.wire.message import Message
-from broker.wire.stream import Exchange, StreamFactory
+from broker.resolver.udp_registrar import UdpRegistrar
+from broker.tables.locations import Address, LocationTable
 from tests.fakes import Client, FakeReactor, Pair, connect, settle
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ class FakeResolver:
         *,
         secret: str | None = None,
         most: int = 1000,
-        naming: Naming | None = None,
+        naming: NameLookup | None = None,
         udp: bool = False,
         **options: Any,
     ) -> None:
@@ -83,9 +83,9 @@ class FakeResolver:
         """
         self.clock = clock
         self.heard: list[Message] = []
-        self.exchange = Exchange(clock, trace=self._trace)
-        registrar = Registrar(clock, random.Random(1).randbytes) if udp else None
-        self.local = LocalResolver(clock, AddressTable(most), naming, registrar)
+        self.exchange = ConnectionHub(clock, trace=self._trace)
+        registrar = UdpRegistrar(clock, random.Random(1).randbytes) if udp else None
+        self.local = LocalResolver(clock, LocationTable(most), naming, registrar)
         self.server = ResolverServer(
             self.exchange, self.local, secret=secret, own_ports=[PORT], **options
         )
@@ -124,7 +124,7 @@ class Apart:
         clock: FakeReactor | None = None,
         *,
         secret: str | None = None,
-        naming: Naming | None = None,
+        naming: NameLookup | None = None,
         **options: Any,
     ) -> None:
         """
@@ -139,7 +139,7 @@ class Apart:
         self.options["naming"] = self.options.pop("theirs", None)
         self.resolver = FakeResolver(self.clock, **self.options)
         self.remote = RemoteResolver(
-            Exchange.of_client(self.clock),
+            ConnectionHub.of_client(self.clock),
             TCP4ClientEndpoint(reactor, "127.0.0.1", PORT),
             jitter=random.Random(1).random,
             secret=secret,

@@ -8,8 +8,8 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from broker.interfaces import IAddressSource
-from broker.resolver.whereabouts import Naming, Remembered
-from broker.tables.addresses import Located, Network, parse_ip
+from broker.resolver.name_lookup import LookupCache, NameLookup
+from broker.tables.locations import Located, Network, parse_ip
 from tests.fakes import FakeReactor
 
 
@@ -51,7 +51,7 @@ class FakeSource:
 
 
 class Whereabouts:
-    """DNS and a provider in memory, and a ``Naming`` that asks them."""
+    """DNS and a provider in memory, and a ``NameLookup`` that asks them."""
 
     def __init__(
         self,
@@ -64,10 +64,10 @@ class Whereabouts:
         self.dns = FakeSource()
         self.provider = FakeSource()
         self.own = ["198.51.100.5"]
-        self.naming = Naming(
+        self.naming = NameLookup(
             clock,
-            Remembered(self.dns, clock),
-            Remembered(self.provider, clock) if provider else None,
+            LookupCache(self.dns, clock),
+            LookupCache(self.provider, clock) if provider else None,
             allowed=allowed,
             own=lambda: [parse_ip(one) for one in self.own],
             own_ports=own_ports,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.messages.grammar import token
 from broker.resolver.cookies import COOKIE_SECONDS, SECRET_SECONDS, Cookies
-from broker.wire.grammar import token
 
 HERE = ("192.0.2.1", 4000)
 

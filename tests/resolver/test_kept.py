@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from broker.interfaces import Change, StoreFailed
-from broker.resolver.local import LocalResolver
+from broker.resolver.locations import LocalResolver
 from tests.fakes import FakeReactor, a_mediator, advance
 from tests.resolver.sources import Whereabouts
 

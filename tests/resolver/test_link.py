@@ -1,4 +1,4 @@
-"""The one connection that a client keeps to its server (broker.wire.link)."""
+"""The one connection that a client keeps to its server (broker.net.reconnecting)."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from twisted.internet.error import ConnectionLost
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 
-from broker.wire.conversation import Conversation
-from broker.wire.decoder import Body
-from broker.wire.grammar import NOTIFY, REGISTER
-from broker.wire.link import Link
-from broker.wire.message import Malformed, Message
-from broker.wire.refusals import PermissionDenied, RegistrationFailed
-from broker.wire.stream import Exchange, Stream
+from broker.messages.errors import PermissionDenied, RegistrationFailed
+from broker.messages.framing import Body
+from broker.messages.grammar import NOTIFY, REGISTER
+from broker.messages.message import Malformed, Message
+from broker.net.connection import ConnectionHub, PeerConnection
+from broker.net.dialogue import Dialogue
+from broker.net.reconnecting import ReconnectingClient
 from tests.fakes import Client, FakeReactor, advance, settle
 from tests.resolver.apart import Outcome
 
 
-class Talk(Conversation):
+class Talk(Dialogue):
     """A conversation that keeps what came."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: PeerConnection) -> None:
         super().__init__(stream, transactions=True)
         self.came: list[Message] = []
 
@@ -55,16 +55,16 @@ class World:
         self,
         *,
         prepare: Callable[[Talk], Awaitable[object]] | None = None,
-        exchange: Exchange | None = None,
+        exchange: ConnectionHub | None = None,
         jitter: Callable[[], float] = lambda: 1.0,
         **options: float,
     ) -> None:
         self.clock = FakeReactor()
         reactor: Any = self.clock
         self.events: list[str] = []
-        self.link: Link[Talk] = Link(
+        self.link: ReconnectingClient[Talk] = ReconnectingClient(
             TCP4ClientEndpoint(reactor, "127.0.0.1", 1201),
-            exchange or Exchange.of_client(self.clock),
+            exchange or ConnectionHub.of_client(self.clock),
             Talk,
             jitter=jitter,
             prepare=prepare,
@@ -199,7 +199,7 @@ class LinkTests:
     def test_no_login_deadline(self) -> None:
         """We know whom we called: no limits of a stranger hold, whatever the exchange's are."""
         world = World(exchange=None)
-        exchange = Exchange(world.clock, login_timeout=10)
+        exchange = ConnectionHub(world.clock, login_timeout=10)
         world.link._exchange = exchange
         world.start()
         server = world.accept()

@@ -6,9 +6,9 @@ import pytest
 from zope.interface.verify import verifyObject
 
 from broker.interfaces import IResolver
-from broker.resolver.local import PRUNE_INTERVAL, LocalResolver
-from broker.tables.addresses import AddressTable
-from broker.wire.refusals import CalleeNotFound, RegistrationFailed
+from broker.messages.errors import CalleeNotFound, RegistrationFailed
+from broker.resolver.locations import PRUNE_INTERVAL, LocalResolver
+from broker.tables.locations import LocationTable
 from tests.fakes import FakeReactor, advance, result_of
 from tests.resolver.apart import address
 
@@ -61,7 +61,7 @@ class LocalResolverTests:
     def test_full(self) -> None:
         """A full table is a registration that failed (A5, I15)."""
         clock = FakeReactor()
-        resolver = LocalResolver(clock, AddressTable(most=1))
+        resolver = LocalResolver(clock, LocationTable(most=1))
         result_of(resolver.register("Ia", address(clock)))
         with pytest.raises(RegistrationFailed):
             result_of(resolver.register("Ib", address(clock)))

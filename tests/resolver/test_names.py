@@ -8,8 +8,8 @@ from typing import Any
 from twisted.names import dns
 
 from broker.interfaces import IAddressSource, SourceFailed
-from broker.resolver.names import Dns, ProviderZone, _located, label
-from broker.tables.addresses import Located
+from broker.resolver.dns import Dns, ProviderZone, _located, label
+from broker.tables.locations import Located
 from tests.fakes import FakeReactor, advance, result_of
 from tests.resolver.apart import Outcome
 from tests.resolver.sources import FakeSource

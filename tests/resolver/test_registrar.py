@@ -1,4 +1,4 @@
-"""Registration by UDP: who is believed, and what a stranger can do (broker.resolver.registrar)."""
+"""Registration by UDP: who is believed, what a stranger can do (broker.resolver.udp_registrar)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import ClassVar
 
 import pytest
 
-from broker.resolver.local import LocalResolver
-from broker.resolver.registrar import NOTICE_INTERVAL, PADDED, PRUNE_INTERVAL, Registrar
-from broker.tables.addresses import Address
-from broker.tables.keys import KEYS_AN_IDENTIFIER, Key
-from broker.tables.mappings import MAPPING_SECONDS
-from broker.wire.datagram import parse_datagram
-from broker.wire.message import Message
-from broker.wire.refusals import CalleeNotFound, RegistrationFailed, ServiceUnavailable
-from broker.wire.signed import sign, verify
+from broker.messages.errors import CalleeNotFound, RegistrationFailed, ServiceUnavailable
+from broker.messages.message import Message
+from broker.messages.signing import sign, verify
+from broker.net.udp_port import parse_datagram
+from broker.resolver.locations import LocalResolver
+from broker.resolver.udp_registrar import NOTICE_INTERVAL, PADDED, PRUNE_INTERVAL, UdpRegistrar
+from broker.tables.locations import Address
+from broker.tables.nat_bindings import MAPPING_SECONDS
+from broker.tables.udp_keys import KEYS_AN_IDENTIFIER, Key
 from tests.fakes import FakeDatagramPort, FakeReactor, result_of
 from tests.resolver.apart import PORT, Apart
 from tests.resolver.apart import address as an_address
@@ -53,7 +53,9 @@ class Stage:
     def __init__(self) -> None:
         self.clock = FakeReactor()
         self.wall = float(WALL)
-        self.registrar = Registrar(self.clock, random.Random(1).randbytes, wall=lambda: self.wall)
+        self.registrar = UdpRegistrar(
+            self.clock, random.Random(1).randbytes, wall=lambda: self.wall
+        )
         self.port: FakeDatagramPort = self.clock.listenUDP(1200, self.registrar)
 
     def key(self, name: str = NAME, whose: str = "Ib", **more: object) -> Key:

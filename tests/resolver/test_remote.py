@@ -12,11 +12,11 @@ from twisted.logger import LogLevel, capturedLogs
 from zope.interface.verify import verifyObject
 
 from broker.interfaces import IResolver
+from broker.messages.errors import CalleeNotFound, RegistrationFailed, ServiceUnavailable
+from broker.messages.message import Message
 from broker.resolver import remote as remote_module
 from broker.resolver.remote import BATCH, SILENT_SECONDS
-from broker.tables.addresses import Place
-from broker.wire.message import Message
-from broker.wire.refusals import CalleeNotFound, RegistrationFailed, ServiceUnavailable
+from broker.tables.locations import Place
 from tests.fakes import FakeReactor
 from tests.resolver.apart import Apart, Outcome, address
 

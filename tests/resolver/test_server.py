@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from twisted.logger import capturedLogs
 
+from broker.messages.errors import PermissionDenied, RegistrationFailed
+from broker.messages.message import Message
+from broker.net.request_task import refuse
 from broker.resolver.server import CONNECTIONS_AN_IDENTIFIER
-from broker.wire.message import Message
-from broker.wire.refusals import PermissionDenied, RegistrationFailed
-from broker.wire.serving import refuse
 from tests.fakes import Client, FakeReactor
 from tests.resolver.apart import PORT, FakeResolver
 

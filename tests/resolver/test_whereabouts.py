@@ -9,19 +9,19 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import capturedLogs
 
 from broker.interfaces import SourceFailed
-from broker.resolver.local import LocalResolver
-from broker.resolver.names import label
-from broker.resolver.whereabouts import (
+from broker.messages.errors import CalleeNotFound, RegistrationFailed, ServiceUnavailable
+from broker.resolver.dns import label
+from broker.resolver.locations import LocalResolver
+from broker.resolver.name_lookup import (
     HOLDS,
     HOSTS_MOST,
     OVER,
     PATIENCE,
     WAITING_MOST,
-    Remembered,
+    LookupCache,
     own_addresses,
 )
-from broker.tables.addresses import PROVIDER, Address, Origin, parse_ip
-from broker.wire.refusals import CalleeNotFound, RegistrationFailed, ServiceUnavailable
+from broker.tables.locations import PROVIDER, Address, Origin, parse_ip
 from tests.fakes import FakeReactor, a_mediator, advance, result_of
 from tests.resolver.apart import Apart, FakeResolver, Outcome
 from tests.resolver.sources import FakeSource, Whereabouts
@@ -44,7 +44,7 @@ class RememberedTests:
         for seconds, holds in ((0.0, 5.0), (60.0, 60.0), (10.0**9, 3600.0)):
             clock, source = FakeReactor(), FakeSource(**{NAME: [PUBLIC]})
             source.seconds = seconds
-            known = Remembered(source, clock)
+            known = LookupCache(source, clock)
             assert result_of(known.hosts(NAME)) == (PUBLIC,)
             source.records[NAME] = [OTHER]
             advance(clock, holds - 0.01)
@@ -58,7 +58,7 @@ class RememberedTests:
         clock, source = FakeReactor(), FakeSource()
         source.seconds = 600.0
         source.errors["b.jp"] = SourceFailed()
-        known = Remembered(source, clock)
+        known = LookupCache(source, clock)
         for _ in range(3):
             assert result_of(known.hosts(NAME)) == ()
             with pytest.raises(SourceFailed):
@@ -73,7 +73,7 @@ class RememberedTests:
         """Who asks meanwhile waits for the same answer; who gives up takes nobody along."""
         clock, source = FakeReactor(), FakeSource(**{NAME: [PUBLIC]})
         source.hold = True
-        known = Remembered(source, clock)
+        known = LookupCache(source, clock)
         first, second, third = (Outcome(known.hosts(NAME)) for _ in range(3))
         first.doing.cancel()
         assert first.error is CancelledError
@@ -87,7 +87,7 @@ class RememberedTests:
         """Who waits is told in two seconds that there is no answer; one that comes is kept."""
         clock, source = FakeReactor(), FakeSource(**{NAME: [PUBLIC]})
         source.hold = True
-        known = Remembered(source, clock)
+        known = LookupCache(source, clock)
         waiting = Outcome(known.hosts(NAME))
         advance(clock, PATIENCE - 0.01)
         assert not waiting.over
@@ -100,7 +100,7 @@ class RememberedTests:
         """A question that is never answered is over in ten seconds, and is asked anew then."""
         clock, source = FakeReactor(), FakeSource(**{NAME: [PUBLIC]})
         source.hold = True
-        known = Remembered(source, clock, at_a_time=1)
+        known = LookupCache(source, clock, at_a_time=1)
         waiting = Outcome(known.hosts(NAME))
         advance(clock, OVER - 0.01)
         assert waiting.error is SourceFailed
@@ -113,7 +113,7 @@ class RememberedTests:
     def test_bounds(self) -> None:
         """Answers, their length, questions, and who waits, all have a limit (I15)."""
         clock, source = FakeReactor(), FakeSource(**{NAME: [f"10.0.0.{n}" for n in range(99)]})
-        known = Remembered(source, clock, most=3, at_a_time=2)
+        known = LookupCache(source, clock, most=3, at_a_time=2)
         assert len(result_of(known.hosts(NAME))) == HOSTS_MOST
         for n in range(10):
             result_of(known.hosts(f"a{n}.jp"))
@@ -130,14 +130,14 @@ class RememberedTests:
         clock, source = FakeReactor(), FakeSource()
         source.errors[NAME] = ZeroDivisionError()
         with capturedLogs() as logged, pytest.raises(SourceFailed):
-            result_of(Remembered(source, clock).hosts(NAME))
+            result_of(LookupCache(source, clock).hosts(NAME))
         assert len([event for event in logged if "log_failure" in event]) == 1
 
     def test_stopped(self) -> None:
         """A stop tells those who wait, and leaves no timer behind."""
         clock, source = FakeReactor(), FakeSource()
         source.hold = True
-        known = Remembered(source, clock)
+        known = LookupCache(source, clock)
         waiting = Outcome(known.hosts(NAME))
         known.stop()
         assert waiting.error is SourceFailed

@@ -16,9 +16,16 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import capturedLogs, formatEvent
 
 from broker.interfaces import StoreFailed
-from broker.mediator.operator import Operator, Row, Tell
-from broker.service import admin, mediator
-from broker.service.admin import ACTS, CONNECTIONS_MOST, IDLE_SECONDS, AdminSocket, parse_admin
+from broker.mediator.admin import AdminApi, Row, Tell
+from broker.service import admin_socket as admin
+from broker.service import mediator
+from broker.service.admin_socket import (
+    ACTS,
+    CONNECTIONS_MOST,
+    IDLE_SECONDS,
+    AdminSocket,
+    parse_admin,
+)
 from broker.service.process import CannotStart
 from broker.store.memory import MemoryStore
 from tests.fakes import Client, FakeReactor, a_mediator, advance, cheap_passwords, connect, turn
@@ -96,7 +103,7 @@ def real() -> Desk:
     """A socket to the operator of a mediator in full."""
     broker = a_mediator(clock=FakeReactor())
     parts = broker.mediator
-    return Desk(Operator(parts.accounts, parts.permits, parts.ledger, broker.store))
+    return Desk(AdminApi(parts.accounts, parts.permits, parts.ledger, broker.store))
 
 
 def answers(client: Client) -> list[Row]:

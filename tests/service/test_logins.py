@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from twisted.logger import capturedLogs, formatEvent
 
-from broker.mediator.tokens import KEY_BYTES
+from broker.mediator.auth.tokens import KEY_BYTES
 from broker.service import logins, mediator
 from broker.service.process import CannotStart
 from broker.store.memory import MemoryStore

@@ -16,7 +16,7 @@ from tests.fakes import FakeReactor
 from tests.integration.processes import environment
 
 
-class Opening(Role):
+class PortMapping(Role):
     """A role whose opening ends when a test says so."""
 
     def __init__(self, owner: Owner | None = None) -> None:
@@ -68,7 +68,7 @@ class RoleTests:
 
     def test_at_once(self) -> None:
         """What is opened at once is open before the reactor runs, and served when it does."""
-        role = Opening()
+        role = PortMapping()
         role.ready.callback(None)
         role.privilegedStartService()
         assert role.done == ["opened"]
@@ -79,7 +79,7 @@ class RoleTests:
 
     def test_later(self) -> None:
         """A store may take its time: what it is loaded for begins when it is."""
-        role = Opening()
+        role = PortMapping()
         role.privilegedStartService()
         role.startService()
         assert role.done == []
@@ -88,14 +88,14 @@ class RoleTests:
 
     def test_embedded_without_privileges(self) -> None:
         """A service that is started only in the ordinary way opens as well."""
-        role = Opening()
+        role = PortMapping()
         role.ready.callback(None)
         role.startService()
         assert role.done == ["opened", "serving"]
 
     def test_stopped_before_it_was_open(self) -> None:
         """Stopping ends the opening too, and begins nothing."""
-        role = Opening(owner := FakeOwner())
+        role = PortMapping(owner := FakeOwner())
         role.privilegedStartService()
         role.startService()
         role.stopService()
@@ -104,14 +104,14 @@ class RoleTests:
 
     def test_fails_at_once(self) -> None:
         """What can't be opened is raised where twistd starts it, with the role's name."""
-        role = Opening(FakeOwner())
+        role = PortMapping(FakeOwner())
         role.ready.errback(CannotStart("port in use"))
         with pytest.raises(CannotStart, match=r"\Abroker: port in use\Z"):
             role.privilegedStartService()
 
     def test_fails_at_once_elsewhere(self) -> None:
         """In somebody else's process it is their exception, and nothing else is touched."""
-        role = Opening()
+        role = PortMapping()
         role.ready.errback(CannotStart("port in use"))
         before = sys.stderr
         with pytest.raises(CannotStart, match=r"\Aport in use\Z"):
@@ -120,14 +120,14 @@ class RoleTests:
 
     def test_our_fault(self) -> None:
         """What was not foreseen is not hidden behind a line."""
-        role = Opening(FakeOwner())
+        role = PortMapping(FakeOwner())
         role.ready.errback(ZeroDivisionError())
         with pytest.raises(ZeroDivisionError):
             role.privilegedStartService()
 
     def test_fails_later(self) -> None:
         """What fails when the reactor runs already ends the process too, not serving anything."""
-        role = Opening(owner := FakeOwner())
+        role = PortMapping(owner := FakeOwner())
         role.privilegedStartService()
         role.startService()
         role.ready.errback(CannotStart("the store is damaged"))

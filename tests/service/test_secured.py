@@ -18,13 +18,14 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from zope.interface import implementer
 
-from broker.config import parse_server
-from broker.credentials import Keyring
-from broker.options import RoleOptions
-from broker.service import mediator, resolver, secured, terminal
+from broker.net.tls.contexts import ServerTls
+from broker.service import mediator, resolver, terminal
 from broker.service.process import CannotStart
 from broker.service.reactor import EpollReactor
-from broker.wire.tls import ServerTls
+from broker.service.settings import tls as secured
+from broker.service.settings.credentials import Keyring
+from broker.service.settings.options import RoleOptions
+from broker.service.settings.values import parse_server
 from tests.certificates import Files, Pki, foreign_client, foreign_server, meet
 from tests.fakes import Client, FakeReactor, advance, connect, settle, tcp_address
 from tests.integration.test_addresses import has_ipv6
@@ -381,9 +382,9 @@ class EndpointTests:
             site.ends(outcome)
             assert outcome.error is None
             assert bound == [("", 0)]
-            _, came_from = site.accepts(listener)
+            _, remote_host_of = site.accepts(listener)
             ours = outcome.value.transport.getHost()
-            assert (ours.host, ours.port) == came_from
-            assert came_from[0] == host
+            assert (ours.host, ours.port) == remote_host_of
+            assert remote_host_of[0] == host
         finally:
             site.close()

@@ -13,12 +13,13 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
-from broker.credentials import Keyring
 from broker.interfaces import Change, State, StoreFailed
-from broker.options import RoleOptions
-from broker.service import counting, mediator, resolver, terminal
-from broker.service.counting import CountLog
+from broker.service import mediator, resolver, terminal
+from broker.service import stats_log as counting
 from broker.service.process import CannotStart
+from broker.service.settings.credentials import Keyring
+from broker.service.settings.options import RoleOptions
+from broker.service.stats_log import CountLog
 from broker.store.memory import MemoryStore
 from broker.tables.permits import PermitChange
 from tests.fakes import Client, FakeReactor, advance, cheap_passwords, connect, settle

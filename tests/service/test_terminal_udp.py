@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from twisted.internet.defer import execute
 
+from broker.messages.grammar import NOTIFY
+from broker.messages.message import Message
+from broker.messages.signing import sign
+from broker.messages.statements import REGISTRATION_COMPLETED
+from broker.net.udp_port import parse_datagram
 from broker.service import terminal
-from broker.wire.datagram import parse_datagram
-from broker.wire.grammar import NOTIFY
-from broker.wire.message import Message
-from broker.wire.signed import sign
-from broker.wire.statements import REGISTRATION_COMPLETED
 from tests.fakes import FakeReactor, advance, settle
 from tests.service.test_services import options_of, start
 from tests.test_options import errors, parse

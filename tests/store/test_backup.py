@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from broker import cli
+from broker.cli import main as cli
 from broker.interfaces import StoreFailed
 from broker.store import backup
 from broker.store.backup import back_up

@@ -16,7 +16,7 @@ from tests.store.numbered import commit_of
 from tests.store.waiting import Keeping, Stores
 
 
-class Serving:
+class RequestTask:
     """A mediator over a store whose disk has a quota."""
 
     def __init__(self, stores: Stores) -> None:
@@ -57,9 +57,9 @@ class Serving:
 
 
 @pytest.fixture
-def serving(stores: Stores) -> Iterator[Serving]:
+def serving(stores: Stores) -> Iterator[RequestTask]:
     """One that serves."""
-    made = Serving(stores)
+    made = RequestTask(stores)
     yield made
     made.stop()
 
@@ -74,7 +74,7 @@ def add(number: int) -> str:
     return "REGISTER\nIdentifier:Ic\n" + f"Accept:Add {names}\n\n"
 
 
-def fill(serving: Serving, peer: Client) -> tuple[str, str]:
+def fill(serving: RequestTask, peer: Client) -> tuple[str, str]:
     """Make a list longer until there is no space; give the registration refused, and the list."""
     for number in range(60):
         before = serving.ask(peer, "QUERY\nPERMITS\nIdentifier:Ic\n\n")
@@ -88,7 +88,7 @@ def fill(serving: Serving, peer: Client) -> tuple[str, str]:
 class FullTests:
     """A mediator whose disk is full."""
 
-    def test_changes_fail(self, serving: Serving) -> None:
+    def test_changes_fail(self, serving: RequestTask) -> None:
         """A list that can't be kept is not changed, and the terminal is told why (A5)."""
         peer = serving.terminal()
         refused, before = fill(serving, peer)
@@ -96,7 +96,7 @@ class FullTests:
             assert serving.ask(peer, "QUERY\nPERMITS\n\n") == before
             assert serving.ask(peer, refused) == NO_SPACE
 
-    def test_the_rest_works(self, serving: Serving) -> None:
+    def test_the_rest_works(self, serving: RequestTask) -> None:
         """Calls go through, strangers are refused, addresses are taken (I1, I3)."""
         filler, callee, caller, stranger = (serving.terminal() for _ in range(4))
         text = "REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\nAccept:Create Ia\n\n"
@@ -112,7 +112,7 @@ class FullTests:
         callee.type("NOTIFY\nSTATUS Acceptable.\n\n")
         assert caller.text().startswith("NOTIFY\nRequest Accepted.\n\n")
 
-    def test_resumes(self, serving: Serving) -> None:
+    def test_resumes(self, serving: RequestTask) -> None:
         """With space, what was refused is taken; the next process finds it, and all before (I8)."""
         peer = serving.terminal()
         refused, _ = fill(serving, peer)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.service.shared import parse_store
+from broker.service.settings.common import parse_store
 from broker.store.making import make_store
 from broker.store.memory import MemoryStore
 from broker.store.sqlite import SqliteStore

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.tables.addresses import (
+from broker.tables.locations import (
     PROVIDER,
     Address,
     AddressRefused,
-    AddressTable,
+    LocationTable,
     Origin,
     admit,
     check,
@@ -22,8 +22,8 @@ from broker.tables.addresses import (
     kind,
     named,
     parse_ip,
+    routable_ip,
     settle,
-    usable,
 )
 
 PRIVATE = [ip_network("192.168.0.0/16")]
@@ -39,11 +39,11 @@ class AddressTableTests:
 
     def test_nobody_is_anywhere(self) -> None:
         """An identifier that never registered has no address (A8, S807)."""
-        assert AddressTable().lookup("Ib", 0) is None
+        assert LocationTable().lookup("Ib", 0) is None
 
     def test_newest_wins(self) -> None:
         """A later registration replaces an earlier one (A7)."""
-        table = AddressTable()
+        table = LocationTable()
         old, new = at(1), at(2, host="202.224.186.83")
         assert table.register("Ib", old)
         assert table.register("Ib", new)
@@ -53,7 +53,7 @@ class AddressTableTests:
 
     def test_older_never_replaces_newer(self) -> None:
         """A registration that arrives late leaves the newer one in force, and says so (I10)."""
-        table = AddressTable()
+        table = LocationTable()
         new = at(2)
         table.register("Ib", new)
         assert not table.register("Ib", at(1, host="10.0.0.1"))
@@ -64,14 +64,14 @@ class AddressTableTests:
 
     def test_expiry(self) -> None:
         """An address is told until its seconds have run, and not at that moment (I10)."""
-        table = AddressTable()
+        table = LocationTable()
         table.register("Ib", at(100, expires=60))
         assert table.lookup("Ib", 159.999) is not None
         assert table.lookup("Ib", 160) is None
 
     def test_held_does_not_expire(self) -> None:
         """While its connection is open an address holds; then its expiry runs, from that moment."""
-        table = AddressTable()
+        table = LocationTable()
         address = at(100, expires=60)
         table.register("Ib", address, held=True)
         held = table.lookup("Ib", 10**9)
@@ -83,7 +83,7 @@ class AddressTableTests:
 
     def test_release_of_a_replaced_address(self) -> None:
         """A connection that goes takes with it no address but its own, equal ones included."""
-        table = AddressTable()
+        table = LocationTable()
         first, second = at(1), at(1)
         table.register("Ib", first, held=True)
         table.register("Ib", second, held=True)
@@ -94,7 +94,7 @@ class AddressTableTests:
 
     def test_withdrawal(self) -> None:
         """What is withdrawn is told no more; withdrawing what isn't there is nothing."""
-        table = AddressTable()
+        table = LocationTable()
         table.register("Ib", at(1), held=True)
         table.withdraw("Ib")
         table.withdraw("Ib")
@@ -103,7 +103,7 @@ class AddressTableTests:
 
     def test_renewed_on_anothers_word(self) -> None:
         """The same address told again holds anew from then, by whatever age it is told (I10)."""
-        table = AddressTable()
+        table = LocationTable()
         table.renew("Ib", at(100), 100)
         assert table.renew("Ib", at(99.5), 150)
         assert table.lookup("Ib", 209.9) is not None
@@ -111,7 +111,7 @@ class AddressTableTests:
 
     def test_renewing_never_shortens_what_is_held(self) -> None:
         """A mediator's older word of the very address that a connection holds changes nothing."""
-        table = AddressTable()
+        table = LocationTable()
         table.register("Ib", at(100), held=True)
         assert table.renew("Ib", at(99), 150)
         assert table.lookup("Ib", 10**6) is not None
@@ -119,7 +119,7 @@ class AddressTableTests:
     def test_expired_does_not_stand_in_the_way(self) -> None:
         """Once the newer has expired, the older that still holds is in force, swept or not."""
         for swept in (False, True):
-            table = AddressTable()
+            table = LocationTable()
             table.renew("Ib", at(100, expires=10), 100)
             if swept:
                 table.prune(110)
@@ -130,7 +130,7 @@ class AddressTableTests:
 
     def test_cap(self) -> None:
         """A full table takes nobody new, but goes on for those it knows (I15, I5)."""
-        table = AddressTable(most=2)
+        table = LocationTable(most=2)
         table.register("Ia", at(1))
         table.register("Ib", at(1))
         with pytest.raises(AddressRefused):
@@ -144,7 +144,7 @@ class AddressTableTests:
 
     def test_prune(self) -> None:
         """Sweeping drops what has expired, and only that, and says how many."""
-        table = AddressTable()
+        table = LocationTable()
         table.register("Ia", at(0, expires=10))
         table.register("Ib", at(0, expires=11))
         table.register("Ic", at(0, expires=1), held=True)
@@ -169,7 +169,7 @@ class AddressTableTests:
         Each has a host of its own, so that none renews another; sweeping makes no difference
         (A7, I10).
         """
-        table = AddressTable()
+        table = LocationTable()
         now = 1000.0
         model: tuple[float, float, str] | None = None  # registered, until, host
         for number, (event, passed, age, expires) in enumerate(events):
@@ -254,9 +254,9 @@ class KindTests:
                 with pytest.raises(AddressRefused):
                     check(host, source, [ip_network("0.0.0.0/0"), ip_network("::/0")])
             with pytest.raises(AddressRefused):
-                usable(host)
+                routable_ip(host)
         else:
-            assert str(usable(host)) == check(host, host)
+            assert str(routable_ip(host)) == check(host, host)
 
     @pytest.mark.parametrize(
         "text",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.tables.attempts import AttemptTable
+from broker.tables.login_throttle import AttemptTable
 
 
 def fail(table: AttemptTable, times: int, now: float, who: str = "Ia", where: str = "s") -> None:

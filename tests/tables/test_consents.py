@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.tables.consents import Lists, NoConsent, check_lists, consents, lists_of
+from broker.tables.consent_lists import Lists, NoConsent, check_lists, consents, lists_of
 from broker.tables.permits import LIST_MOST, as_edits
 
 entries = st.sampled_from(["Ia", "Ib", "Ic", "taro", "hanako", "@family", "@work"])

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broker.messages.grammar import FIELDS
+from broker.messages.message import Message, parse
 from broker.tables.disclosures import (
     Disclosure,
     format_line,
@@ -16,9 +18,7 @@ from broker.tables.disclosures import (
     parse_line,
     parse_time,
 )
-from broker.wire.grammar import FIELDS
-from broker.wire.message import Message, parse
-from tests.wire.strategies import identifiers
+from tests.net.strategies import identifiers
 
 #: 2026-11-21T12:00:05.123456Z
 AT: Final = 1_795_262_405_123_456

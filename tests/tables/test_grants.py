@@ -6,8 +6,8 @@ import random
 from collections import Counter
 from math import log2
 
+from broker.messages.grammar import FIELDS
 from broker.tables.grants import PASSWORD_ALPHABET, PASSWORD_LENGTH, make_grant
-from broker.wire.grammar import FIELDS
 
 MANY = 100_000
 

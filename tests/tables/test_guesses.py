@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker.tables.guesses import A_CALLEE, A_CALLER, A_PAIR, GuessTable
-from broker.tables.shares import WINDOW
+from broker.tables.rate_limits import WINDOW
 
 
 class GuessTests:

@@ -1,4 +1,4 @@
-"""Registration keys (broker.tables.keys)."""
+"""Registration keys (broker.tables.udp_keys)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from broker.tables.keys import KEYS_AN_IDENTIFIER, Key, KeyRefused, KeyTable
+from broker.tables.udp_keys import KEYS_AN_IDENTIFIER, Key, KeyRefused, KeyTable
 
 
 def key(name: str, whose: str = "Ia", until: float = inf, **more: int) -> Key:

@@ -1,12 +1,12 @@
-"""Where terminals' datagrams come from (broker.tables.mappings)."""
+"""Where terminals' datagrams come from (broker.tables.nat_bindings)."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.tables.keys import Key
-from broker.tables.mappings import Mapping, MappingTable
+from broker.tables.nat_bindings import Mapping, MappingTable
+from broker.tables.udp_keys import Key
 
 HERE, THERE = ("192.0.2.1", 4000), ("192.0.2.2", 5000)
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from broker.messages.grammar import SECONDS_MOST, USES_MOST, edit
 from broker.tables.permits import (
     EXPIRES_MOST,
     LINE_BYTES,
@@ -18,7 +19,6 @@ from broker.tables.permits import (
     as_edits,
     withdrawn,
 )
-from broker.wire.grammar import SECONDS_MOST, USES_MOST, edit
 
 NAMES = ["Ia", "Ib", "Ic", "Id", "Ie", "If", "@family", "@work", "山田太郎", "taro@example.jp"]
 #: Names that stand for identifiers.

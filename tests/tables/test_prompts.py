@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from broker.tables.prompts import A_CALLEE, A_CALLER, A_PAIR, PromptTable
-from broker.tables.shares import WINDOW
+from broker.tables.rate_limits import WINDOW
 
 
 def ask(table: PromptTable, times: int, now: float, caller: str = "Ia", callee: str = "Ib") -> int:

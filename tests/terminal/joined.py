@@ -8,12 +8,12 @@ from typing import Any
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.task import Clock
 
-from broker.terminal.channel import Channel
-from broker.terminal.handshake import Handshake
-from broker.terminal.records import Records
-from broker.wire.grammar import NOTIFY, REQUEST
-from broker.wire.message import Message
-from broker.wire.statements import REQUEST_ACCEPTED
+from broker.messages.grammar import NOTIFY, REQUEST
+from broker.messages.message import Message
+from broker.messages.statements import REQUEST_ACCEPTED
+from broker.terminal.channel.channel import Channel
+from broker.terminal.channel.handshake import Handshake
+from broker.terminal.channel.records import Records
 from tests.fakes import Pair, connect_both
 
 SESSION = "S1"

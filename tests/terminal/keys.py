@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from broker.terminal.expected import ExpectedCall
-from broker.terminal.handshake import Handshake
-from broker.terminal.records import Records
-from broker.wire.grammar import NOTIFY, REQUEST
-from broker.wire.message import Message
-from broker.wire.statements import REQUEST_ACCEPTED
+from broker.messages.grammar import NOTIFY, REQUEST
+from broker.messages.message import Message
+from broker.messages.statements import REQUEST_ACCEPTED
+from broker.terminal.channel.handshake import Handshake
+from broker.terminal.channel.records import Records
+from broker.terminal.incoming.pending_calls import PendingCall
 
 SESSION: Final = "S0123456789abcdef01234567"
 CALLER: Final = "Ia"
@@ -63,9 +63,9 @@ def an_expected_call(
     password: str = PASSWORD,
     key: str = KEY,
     until: float = 30.0,
-) -> ExpectedCall:
+) -> PendingCall:
     """What the callee is told (fig. 5e)."""
-    return ExpectedCall(session, caller, password, REPLY_PASSWORD, key, until)
+    return PendingCall(session, caller, password, REPLY_PASSWORD, key, until)
 
 
 def framed(session: str, body: bytes, *, verb: str = REQUEST) -> bytes:

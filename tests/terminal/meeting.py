@@ -14,9 +14,10 @@ from twisted.internet.error import (
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from twisted.python.failure import Failure
 
-from broker.terminal import calling, comings
-from broker.terminal.line import Line
-from broker.wire.timing import Deadlines
+from broker.net.timers import DeadlineQueue
+from broker.terminal.calls import dial_back as comings
+from broker.terminal.calls import place_call as calling
+from broker.terminal.registration.client import MediatorClient
 from tests.fakes import (
     Client,
     FakeReactor,
@@ -116,7 +117,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Simultaneous:
     sockets = Simultaneous()
     for module in (calling, comings):
         monkeypatch.setattr(module, "SimultaneousEndpoint", sockets)
-    monkeypatch.setattr(Line, "share_port", lambda line: SHARED)
+    monkeypatch.setattr(MediatorClient, "share_port", lambda line: SHARED)
     return sockets
 
 
@@ -124,5 +125,7 @@ def timers(clock: FakeReactor) -> list[Any]:
     """What is still due; deadlines of connections that are gone fall due, and find nothing."""
     calls: list[Any] = [*clock.getDelayedCalls()]
     return [
-        call for call in calls if not isinstance(getattr(call.func, "__self__", None), Deadlines)
+        call
+        for call in calls
+        if not isinstance(getattr(call.func, "__self__", None), DeadlineQueue)
     ]

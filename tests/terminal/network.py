@@ -18,8 +18,8 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from broker.messages.message import Message
 from broker.terminal.terminal import Terminal
-from broker.wire.message import Message
 from tests.fakes import (
     ROUNDS,
     Client,

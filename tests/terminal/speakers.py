@@ -11,8 +11,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.interfaces import ICallHandler
-from broker.terminal.channel import Channel
-from broker.terminal.records import Records
+from broker.terminal.channel.channel import Channel
+from broker.terminal.channel.records import Records
 from tests.fakes import FakeReactor, Pair, connect_both, settle
 from tests.terminal.keys import CALLEE, CALLER, SESSION, shaken
 

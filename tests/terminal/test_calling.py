@@ -11,22 +11,22 @@ from twisted.internet.error import ConnectionLost, DNSLookupError
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
-from broker.terminal.calling import DIAL_TIMEOUT, place_call
-from broker.terminal.calls import Calls
-from broker.terminal.errors import Aborted, CallFailed
-from broker.terminal.handshake import BODY_BYTES, Handshake
-from broker.terminal.line import Line, dial
-from broker.terminal.records import Kind, Records
-from broker.wire.grammar import NOTIFY, REQUEST
-from broker.wire.message import Message
-from broker.wire.refusals import (
+from broker.messages.errors import (
     CalleeBusy,
     CalleeNotConnected,
     CalleeNotFound,
     PermissionDenied,
     ServiceUnavailable,
 )
-from broker.wire.statements import PERMISSION_DENIED, REQUEST_ACCEPTED
+from broker.messages.grammar import NOTIFY, REQUEST
+from broker.messages.message import Message
+from broker.messages.statements import PERMISSION_DENIED, REQUEST_ACCEPTED
+from broker.terminal.calls.place_call import DIAL_TIMEOUT, place_call
+from broker.terminal.channel.active_calls import Calls
+from broker.terminal.channel.handshake import BODY_BYTES, Handshake
+from broker.terminal.channel.records import Kind, Records
+from broker.terminal.errors import Aborted, CallFailed
+from broker.terminal.registration.client import MediatorClient, dial
 from tests.fakes import Client, FakeReactor, advance, parse_all, result_of, settle
 from tests.terminal.keys import (
     CALLEE,
@@ -66,7 +66,7 @@ class Try:
         reactor: Any = self.clock
         dialled = dial(reactor, TCP4ClientEndpoint(reactor, "127.0.0.1", 1201), caller)
         self.mediator = self.clock.dials[0].accept()
-        line: Line = result_of(dialled)
+        line: MediatorClient = result_of(dialled)
         self.maker: Any = maker or Maker()
         self.reports: list[tuple[str, str]] = []
         self.calls = Calls(lambda session, how: self.reports.append((session, how)))

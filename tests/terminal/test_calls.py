@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
-from broker.terminal.calls import ENDED_BY_MEDIATOR, Calls
+from broker.terminal.channel.active_calls import ENDED_BY_MEDIATOR, Calls
 from broker.terminal.errors import Aborted
 from tests.terminal.keys import SESSION
 from tests.terminal.network import Outcome

@@ -21,9 +21,9 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from broker.interfaces import ISessionTransport
-from broker.terminal.channel import APPLICATION_FAILED, LINGER, RECORDS_A_TURN, Channel
+from broker.terminal.channel.channel import APPLICATION_FAILED, LINGER, RECORDS_A_TURN, Channel
+from broker.terminal.channel.records import Kind, Records
 from broker.terminal.errors import Aborted, Truncated
-from broker.terminal.records import Kind, Records
 from tests.fakes import FakeReactor, FakeTransport, advance, settle
 from tests.terminal.keys import CALLEE, CALLER, SESSION, joined
 from tests.terminal.speakers import Call, Echo, Failing, FailingAtTheEnd, HalfCloseable, Plain

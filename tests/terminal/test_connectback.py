@@ -12,17 +12,17 @@ from twisted.internet.error import CannotListenError
 from zope.interface import implementer
 
 from broker.interfaces import IOutsideView, IPortOpener, PortNotOpened
+from broker.messages.errors import BadRequest, PermissionDenied
+from broker.messages.grammar import NOTIFY, REQUEST
+from broker.messages.message import Message
+from broker.messages.statements import REQUEST_ACCEPTED
 from broker.tables.sessions import UNSPENT_SECONDS
-from broker.terminal.comings import DIALS_MOST, knows
-from broker.terminal.doors import HANDSHAKE_TIMEOUT, HANDSHAKES, HELD_MOST, HOLD_SECONDS
+from broker.terminal.calls.dial_back import DIALS_MOST, knows
 from broker.terminal.errors import CallFailed, CannotLogIn
-from broker.terminal.expected import WantedCall
-from broker.terminal.line import CONSENT_TIMEOUT, Line
+from broker.terminal.incoming.listener import HANDSHAKE_TIMEOUT, HANDSHAKES, HELD_MOST, HOLD_SECONDS
+from broker.terminal.incoming.pending_calls import ConnectBackRequest
+from broker.terminal.registration.client import CONSENT_TIMEOUT, MediatorClient
 from broker.terminal.terminal import Terminal
-from broker.wire.grammar import NOTIFY, REQUEST
-from broker.wire.message import Message
-from broker.wire.refusals import BadRequest, PermissionDenied
-from broker.wire.statements import REQUEST_ACCEPTED
 from tests.fakes import Client, advance, connect, parse_all, settle
 from tests.terminal.keys import (
     CALLEE,
@@ -797,7 +797,7 @@ class ComingTests:
         """A session that ends while it is on its way is given up."""
         world = World()
         ib, _ = a_callee(world)
-        wanted = WantedCall(an_expected_call(), HOST, WAITS)
+        wanted = ConnectBackRequest(an_expected_call(), HOST, WAITS)
         ib.come(wanted)
         ib.terminated(SESSION)
         (dial,) = [one for one in world.clock.dials if one.port == WAITS]
@@ -808,7 +808,7 @@ class ComingTests:
         """A dial that is under way is given up."""
         world = World()
         ib, _ = a_callee(world)
-        ib.come(WantedCall(an_expected_call(), HOST, WAITS))
+        ib.come(ConnectBackRequest(an_expected_call(), HOST, WAITS))
         stopped = Outcome(ib.stopService())
         world.run()
         assert stopped.done
@@ -825,7 +825,7 @@ class Goes(Notes):
         super().__init__()
         self.asked_of = comes
 
-    async def comes(self, line: Line, wanted: WantedCall) -> bool:
+    async def comes(self, line: MediatorClient, wanted: ConnectBackRequest) -> bool:
         """What the test says."""
         self.told.append(("comes", wanted.call.caller, wanted.call.password, wanted.host))
         return await self.asked_of()
@@ -954,6 +954,6 @@ class PasswordTests:
 
     def test_in_no_repr(self) -> None:
         """Nothing that is passed about shows it (I18)."""
-        wanted = WantedCall(an_expected_call(), HOST, WAITS)
+        wanted = ConnectBackRequest(an_expected_call(), HOST, WAITS)
         assert PASSWORD not in repr(wanted)
         assert PASSWORD not in repr(wanted.call)

@@ -17,8 +17,8 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from broker.interfaces import IConsent
-from broker.tables.consents import Lists, NoConsent
-from broker.terminal.consent import (
+from broker.tables.consent_lists import Lists, NoConsent
+from broker.terminal.consent_file import (
     ACCEPT,
     FILE_BYTES,
     REJECT,
@@ -28,7 +28,7 @@ from broker.terminal.consent import (
     parse_lists,
     read_lists,
 )
-from broker.terminal.line import CONSENT_TIMEOUT
+from broker.terminal.registration.client import CONSENT_TIMEOUT
 from broker.terminal.terminal import Terminal
 from tests.fakes import Client, FakeReactor, advance, result_of
 from tests.mediator.conftest import Logged, logged

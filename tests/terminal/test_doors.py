@@ -11,23 +11,23 @@ from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IProtocol
 from twisted.logger import LogEvent, formatEventAsClassicLogText, globalLogPublisher
 
+from broker.messages.grammar import NOTIFY
+from broker.messages.message import Message
+from broker.messages.statements import CONNECTION_REQUESTED, PERMISSION_DENIED
 from broker.tables.sessions import UNSPENT_SECONDS
-from broker.terminal.calls import Calls
-from broker.terminal.doors import (
+from broker.terminal.channel.active_calls import Calls
+from broker.terminal.channel.handshake import BODY_BYTES, Handshake
+from broker.terminal.channel.records import Kind, Records
+from broker.terminal.errors import Aborted
+from broker.terminal.incoming.listener import (
     HANDSHAKE_TIMEOUT,
     HANDSHAKES,
     HELD_MOST,
     HOLD_SECONDS,
     UNPROVEN_MOST,
-    Doors,
+    InboundListener,
 )
-from broker.terminal.errors import Aborted
-from broker.terminal.expected import Expected
-from broker.terminal.handshake import BODY_BYTES, Handshake
-from broker.terminal.records import Kind, Records
-from broker.wire.grammar import NOTIFY
-from broker.wire.message import Message
-from broker.wire.statements import CONNECTION_REQUESTED, PERMISSION_DENIED
+from broker.terminal.incoming.pending_calls import PendingCalls
 from tests.fakes import Client, FakeReactor, advance, connect, parse_all
 from tests.terminal.keys import (
     CALLEE,
@@ -67,9 +67,9 @@ class House:
         self.began: list[str] = []
         self.reports: list[tuple[str, str]] = []
         self.handler = Handler(protocol)
-        self.expected = Expected()
+        self.expected = PendingCalls()
         self.calls = Calls(lambda session, how: self.reports.append((session, how)))
-        self.doors = Doors(
+        self.doors = InboundListener(
             self.clock,
             CALLEE,
             self.expected,

@@ -7,10 +7,10 @@ from typing import Final
 
 import pytest
 
+from broker.messages.grammar import NOTIFY
+from broker.messages.message import Message
 from broker.tables.sessions import UNSPENT_SECONDS
-from broker.terminal.expected import EXPECTED_MOST, Expected, expected_call
-from broker.wire.grammar import NOTIFY
-from broker.wire.message import Message
+from broker.terminal.incoming.pending_calls import EXPECTED_MOST, PendingCalls, expected_call
 from tests.terminal.keys import CALLER, KEY, PASSWORD, REPLY_PASSWORD, SESSION, an_expected_call
 
 ANNOUNCED: Final = {
@@ -85,7 +85,7 @@ class ExpectedTests:
 
     def test_spent_once(self) -> None:
         """A call begins once; after that its session is as good as unknown (I7)."""
-        expected, call = Expected(), an_expected_call()
+        expected, call = PendingCalls(), an_expected_call()
         expected.add(call)
         assert expected.find(SESSION, 1.0) is call
         assert expected.find(SESSION, 1.0) is call  # to look is not to begin
@@ -95,7 +95,7 @@ class ExpectedTests:
 
     def test_too_late(self) -> None:
         """After 30 s nobody is expected any more, also where the handshake had begun (I7)."""
-        expected, call = Expected(), an_expected_call(until=30.0)
+        expected, call = PendingCalls(), an_expected_call(until=30.0)
         expected.add(call)
         assert expected.find(SESSION, 29.9) is call
         assert not expected.spend(call, 30.0)
@@ -103,7 +103,7 @@ class ExpectedTests:
 
     def test_void(self) -> None:
         """A session that the mediator voids can't begin (I2)."""
-        expected, call = Expected(), an_expected_call()
+        expected, call = PendingCalls(), an_expected_call()
         expected.add(call)
         expected.void(SESSION)
         expected.void("S-unknown")
@@ -111,7 +111,7 @@ class ExpectedTests:
 
     def test_void_all(self) -> None:
         """All of them at once, when the line to the mediator is lost (I2)."""
-        expected = Expected()
+        expected = PendingCalls()
         calls = [an_expected_call(session=f"S{n}", caller=f"I{n}") for n in range(3)]
         for call in calls:
             expected.add(call)
@@ -121,7 +121,7 @@ class ExpectedTests:
 
     def test_one_a_caller(self) -> None:
         """A caller's new session replaces its unspent one, and no one else's (wire.md, 4)."""
-        expected = Expected()
+        expected = PendingCalls()
         old = an_expected_call(session="S1")
         other = an_expected_call(session="S2", caller="Ic")
         new = an_expected_call(session="S3")
@@ -135,7 +135,7 @@ class ExpectedTests:
         """Whoever adds a call is told which are expected no longer: nothing is done for these any
         more (I16).
         """
-        expected = Expected()
+        expected = PendingCalls()
         assert expected.add(an_expected_call(session="S1", until=40.0)) == []
         assert expected.add(an_expected_call(session="S2", caller="Ic", until=50.0)) == []
         assert expected.add(an_expected_call(session="S3", until=60.0)) == ["S1"]
@@ -146,7 +146,7 @@ class ExpectedTests:
 
     def test_any(self) -> None:
         """Whether one is expected still; one that is too old is not (I10)."""
-        expected, call = Expected(), an_expected_call(until=30.0)
+        expected, call = PendingCalls(), an_expected_call(until=30.0)
         assert not expected.any(0.0)
         expected.add(call)
         assert expected.any(29.9)
@@ -156,14 +156,14 @@ class ExpectedTests:
 
     def test_another_call_of_the_same_session(self) -> None:
         """What was announced anew for a session can't be begun by what was announced before."""
-        expected, old = Expected(), an_expected_call()
+        expected, old = PendingCalls(), an_expected_call()
         expected.add(old)
         expected.add(replace(old, password="other"))
         assert not expected.spend(old, 0.0)
 
     def test_how_many(self) -> None:
         """Not more are kept than may be: the oldest gives way (I15)."""
-        expected = Expected()
+        expected = PendingCalls()
         calls = [
             an_expected_call(session=f"S{n}", caller=f"I{n}") for n in range(EXPECTED_MOST + 1)
         ]
@@ -175,7 +175,7 @@ class ExpectedTests:
 
     def test_expired_keys_are_not_kept(self) -> None:
         """What has expired is forgotten with the next announcement (I15, I22)."""
-        expected = Expected()
+        expected = PendingCalls()
         expected.add(an_expected_call(session="S1", caller="Ic", until=30.0))
         expected.add(an_expected_call(session="S2", until=60.0))
         assert len(expected) == 1

@@ -22,8 +22,9 @@ from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from broker.interfaces import ICallHandler
-from broker.terminal import files
-from broker.terminal.files import (
+from broker.messages.grammar import identifier
+from broker.terminal.apps import files
+from broker.terminal.apps.files import (
     FileReceiver,
     FileSender,
     Receipt,
@@ -32,7 +33,6 @@ from broker.terminal.files import (
     read_receipt,
     safe_name,
 )
-from broker.wire.grammar import identifier
 from tests.fakes import Pair, advance
 from tests.terminal.joined import CALLER, join
 

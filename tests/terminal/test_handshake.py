@@ -8,11 +8,11 @@ from typing import Final
 import pytest
 from noise.connection import Keypair, NoiseConnection
 
-from broker.terminal.handshake import BODY_BYTES, PROTOCOL, Handshake, HandshakeFailed
-from broker.terminal.records import BadRecord, Kind, Records
-from broker.wire.grammar import NOTIFY, REQUEST
-from broker.wire.message import Message
-from broker.wire.statements import REQUEST_ACCEPTED
+from broker.messages.grammar import NOTIFY, REQUEST
+from broker.messages.message import Message
+from broker.messages.statements import REQUEST_ACCEPTED
+from broker.terminal.channel.handshake import BODY_BYTES, PROTOCOL, Handshake, HandshakeFailed
+from broker.terminal.channel.records import BadRecord, Kind, Records
 from tests.terminal.keys import KEY, a_handshake, a_request, an_answer, shaken
 
 # The vector of Noise_NNpsk0_25519_ChaChaPoly_SHA256 in the cacophony collection, as kept in

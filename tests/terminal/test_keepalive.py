@@ -9,19 +9,19 @@ from typing import Any, Final
 
 import pytest
 
-from broker.resolver.registrar import Registrar
-from broker.tables.keys import Key
-from broker.terminal.keepalive import CHALLENGES, REMEMBERED, REPEATS, Keepalive
-from broker.terminal.pace import Pace
-from broker.wire.datagram import parse_datagram
-from broker.wire.grammar import NOTIFY, QUERY, REGISTER
-from broker.wire.message import Message
-from broker.wire.signed import sign
-from broker.wire.statements import (
+from broker.messages.grammar import NOTIFY, QUERY, REGISTER
+from broker.messages.message import Message
+from broker.messages.signing import sign
+from broker.messages.statements import (
     ADDRESS,
     CONNECTION_REQUESTED,
     REGISTRATION_COMPLETED,
 )
+from broker.net.udp_port import parse_datagram
+from broker.resolver.udp_registrar import UdpRegistrar
+from broker.tables.udp_keys import Key
+from broker.terminal.registration.keepalive_interval import KeepaliveInterval
+from broker.terminal.registration.udp_keepalive import CHALLENGES, REMEMBERED, REPEATS, Keepalive
 from tests.fakes import FakeReactor, advance
 
 SERVER: Final = ("11.0.113.10", 1200)
@@ -63,10 +63,10 @@ class Way:
         self._outside = 0
         self._next_port = 61000
         self._passed = -inf
-        self.registrar = Registrar(self.clock, random.Random(1).randbytes, wall=lambda: 1.0)
+        self.registrar = UdpRegistrar(self.clock, random.Random(1).randbytes, wall=lambda: 1.0)
         self.resolver = self.clock.listenUDP(1200, self.registrar)
         self.resolver.write = self._back  # type: ignore[method-assign]
-        self.pace = Pace(most)
+        self.pace = KeepaliveInterval(most)
         self.keepalive = Keepalive(
             self.clock,
             SERVER,
@@ -303,7 +303,7 @@ class RegistrationTests:
         keepalive = Keepalive(
             clock,
             ("2001:db8::10", 1200),
-            Pace(),
+            KeepaliveInterval(),
             random.Random(2).randbytes,
             noticed=lambda: None,
             failed=lambda: None,

@@ -10,14 +10,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import ConnectError, ConnectionLost
 from twisted.python.failure import Failure
 
-from broker.tables.consents import Lists
-from broker.tables.disclosures import Disclosure, format_line, format_time
-from broker.tables.sessions import UNSPENT_SECONDS
-from broker.terminal.expected import ExpectedCall, WantedCall
-from broker.terminal.line import ANSWER_TIMEOUT, Line, Nobody, dial
-from broker.wire.grammar import NOTIFY, QUERY
-from broker.wire.message import Message
-from broker.wire.refusals import (
+from broker.messages.errors import (
     BadRequest,
     CalleeBusy,
     CalleeNotConnected,
@@ -27,6 +20,13 @@ from broker.wire.refusals import (
     RegistrationFailed,
     ServiceUnavailable,
 )
+from broker.messages.grammar import NOTIFY, QUERY
+from broker.messages.message import Message
+from broker.tables.consent_lists import Lists
+from broker.tables.disclosures import Disclosure, format_line, format_time
+from broker.tables.sessions import UNSPENT_SECONDS
+from broker.terminal.incoming.pending_calls import ConnectBackRequest, PendingCall
+from broker.terminal.registration.client import ANSWER_TIMEOUT, MediatorClient, NullEvents, dial
 from tests.fakes import Client, FakeReactor, advance, result_of
 from tests.terminal.keys import CALLER, KEY, PASSWORD, REPLY_PASSWORD, SESSION
 from tests.terminal.network import Outcome
@@ -52,7 +52,7 @@ class Listener:
     def __init__(self) -> None:
         self.free = True
         self.told: list[tuple[Any, ...]] = []
-        self.asked: Callable[[], Awaitable[Lists]] = Nobody().lists
+        self.asked: Callable[[], Awaitable[Lists]] = NullEvents().lists
 
     def acceptable(self) -> bool:
         """Whether it is free."""
@@ -64,16 +64,16 @@ class Listener:
         self.told.append(("lists",))
         return await self.asked()
 
-    def announced(self, line: Line, call: ExpectedCall) -> None:
+    def announced(self, line: MediatorClient, call: PendingCall) -> None:
         """Note it."""
         self.told.append(("announced", call))
 
-    async def comes(self, line: Line, wanted: WantedCall) -> bool:
+    async def comes(self, line: MediatorClient, wanted: ConnectBackRequest) -> bool:
         """It does not."""
         self.told.append(("comes", wanted))
         return False
 
-    def come(self, wanted: WantedCall) -> None:
+    def come(self, wanted: ConnectBackRequest) -> None:
         """Note it."""
         self.told.append(("come", wanted))
 
@@ -85,7 +85,7 @@ class Listener:
         """Note it."""
         self.told.append(("superseded",))
 
-    def line_lost(self, line: Line, reason: Failure) -> None:
+    def line_lost(self, line: MediatorClient, reason: Failure) -> None:
         """Note it."""
         self.told.append(("lost", line))
 
@@ -107,7 +107,7 @@ class Wire:
             told=self.listener,
         )
         self.mediator: Client = self.clock.dials[0].accept(local_host="192.0.2.99")
-        self.line: Line = result_of(dialled)
+        self.line: MediatorClient = result_of(dialled)
 
     def ask(self, deferred: Any) -> tuple[Outcome, Message]:
         """What becomes of a question, and the question as it arrived."""
@@ -145,7 +145,7 @@ class AskedTests:
         gone = Outcome(line.gone)
         mediator.vanish()
         assert gone.done
-        assert not Nobody().acceptable()
+        assert not NullEvents().acceptable()
 
     @pytest.mark.parametrize("verb", ["REGISTER\nIdentifier:Ia", "REQUEST\nSession:S1"])
     def test_what_a_terminal_does_not_take(self, verb: str) -> None:
@@ -374,7 +374,7 @@ class DisclosuresTests:
 
     def test_no_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """It ends at a bound, however much there is (I15)."""
-        monkeypatch.setattr("broker.terminal.line.DISCLOSURES_MOST", 3)
+        monkeypatch.setattr("broker.terminal.registration.client.DISCLOSURES_MOST", 3)
         wire = Wire()
         outcome, _ = wire.ask(wire.line.disclosures())
         wire.mediator.type(page(1, 9, 8))

@@ -11,11 +11,11 @@ import pytest
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import ConnectionLost
 
+from broker.messages.errors import LoginRequired, Refused, RegistrationFailed
+from broker.messages.message import Message
 from broker.terminal.errors import CannotLogIn
-from broker.terminal.line import dial
+from broker.terminal.registration.client import dial
 from broker.terminal.terminal import Terminal
-from broker.wire.message import Message
-from broker.wire.refusals import LoginRequired, Refused, RegistrationFailed
 from tests.fakes import Client, FakeReactor, advance, settle
 from tests.terminal.network import Outcome
 from tests.terminal.test_doors import the_log

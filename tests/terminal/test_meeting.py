@@ -9,21 +9,17 @@ import pytest
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 
+from broker.messages.grammar import NOTIFY
+from broker.messages.message import Message
+from broker.messages.statements import PERMISSION_DENIED, TERMINATE
 from broker.tables.sessions import UNSPENT_SECONDS
-from broker.terminal.calling import DIAL_TIMEOUT
-from broker.terminal.comings import DIALS_MOST
-from broker.terminal.doors import HANDSHAKE_TIMEOUT, UNPROVEN_MOST
-from broker.terminal.expected import ExpectedCall, WantedCall
-from broker.terminal.line import Line
-from broker.terminal.records import Kind
-from broker.terminal.ways import (
-    BACK,
-    SIMULTANEOUS,
-    Way,
-)
-from broker.wire.grammar import NOTIFY
-from broker.wire.message import Message
-from broker.wire.statements import PERMISSION_DENIED, TERMINATE
+from broker.terminal.calls.dial_back import DIALS_MOST
+from broker.terminal.calls.place_call import DIAL_TIMEOUT
+from broker.terminal.candidates import BACK, SIMULTANEOUS, Way
+from broker.terminal.channel.records import Kind
+from broker.terminal.incoming.listener import HANDSHAKE_TIMEOUT, UNPROVEN_MOST
+from broker.terminal.incoming.pending_calls import ConnectBackRequest, PendingCall
+from broker.terminal.registration.client import MediatorClient
 from tests.fakes import (
     Client,
     advance,
@@ -75,7 +71,7 @@ class Home:
         pair = self.world.line_of("Ib")
         self.mediator: Any = pair.b.protocol
         line: Any = self.ib._link.conversation
-        self.line: Line = line
+        self.line: MediatorClient = line
 
     def announce(
         self, *, back: str | None = None, seen: str | None = None, session: str = SESSION
@@ -177,7 +173,7 @@ class DialsTests:
         self, simultaneous: Simultaneous, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Where the line's port can't be dialled from, it is not."""
-        monkeypatch.setattr(Line, "share_port", lambda line: None)
+        monkeypatch.setattr(MediatorClient, "share_port", lambda line: None)
         home = Home(simultaneous).waits(seen="198.50.100.7 40001")
         home.world.advance(0.5)
         assert simultaneous.begun == []
@@ -270,7 +266,7 @@ class NotDialledTests:
         home = Home(simultaneous)
         old = replace(_call("S1", CALLER), back=(PUBLIC, WAITS), seen=MEETING)
         if asked:
-            home.ib.come(WantedCall(old, PUBLIC, WAITS))
+            home.ib.come(ConnectBackRequest(old, PUBLIC, WAITS))
         else:
             home.ib.announced(home.line, old)
             advance(home.world.clock, 0.5)
@@ -295,7 +291,7 @@ class NotDialledTests:
         """A session that is too old by then (I10)."""
         home = Home(simultaneous)
         now = home.world.clock.seconds()
-        call = ExpectedCall(
+        call = PendingCall(
             SESSION, CALLER, PASSWORD, REPLY_PASSWORD, KEY, now + 0.25, (HOST, WAITS), MEETING
         )
         home.ib.announced(home.line, call)
@@ -577,5 +573,5 @@ class ComeTests:
         assert home.at_rest
 
 
-def _call(session: str, caller: str) -> ExpectedCall:
-    return ExpectedCall(session, caller, PASSWORD, REPLY_PASSWORD, KEY, UNSPENT_SECONDS)
+def _call(session: str, caller: str) -> PendingCall:
+    return PendingCall(session, caller, PASSWORD, REPLY_PASSWORD, KEY, UNSPENT_SECONDS)

@@ -1,4 +1,4 @@
-"""Ports opened in the router, verified before they are told (broker.terminal.opening)."""
+"""Ports opened in the router, verified before they are told (terminal.ports.port_mapping)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from broker.interfaces import IOutsideView, IPortOpener, PortNotOpened
+from broker.messages.errors import NotReached, ServiceUnavailable, TooManyRequests
 from broker.nat.mapper import Changed, Mapped, NotMapped
-from broker.terminal.opening import LEASE, RouterOpener
-from broker.wire.refusals import NotReached, ServiceUnavailable, TooManyRequests
+from broker.terminal.ports.port_mapping import LEASE, VerifiedPortMapper
 from tests.terminal.network import Outcome
 
 LOCAL = "192.168.1.2"
@@ -117,7 +117,7 @@ class House:
     def __init__(self, router: Router | None = None, view: View | None = None) -> None:
         self.router = router or Router()
         self.view = view or View()
-        self.opener = RouterOpener(self.router.make)
+        self.opener = VerifiedPortMapper(self.router.make)
         self.lost: list[str] = []
 
     def open(self, view: View | None = None) -> Outcome:

@@ -5,10 +5,16 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.terminal.pace import FORGIVEN, GROWTH, LEAST, NEARNESS, Pace
+from broker.terminal.registration.keepalive_interval import (
+    FORGIVEN,
+    GROWTH,
+    LEAST,
+    NEARNESS,
+    KeepaliveInterval,
+)
 
 
-def played(pace: Pace, life: float, keepalives: int) -> list[float]:
+def played(pace: KeepaliveInterval, life: float, keepalives: int) -> list[float]:
     """The intervals of so many keepalives on a way whose mappings live so long."""
     intervals = []
     for _ in range(keepalives):
@@ -26,16 +32,16 @@ class PaceTests:
 
     def test_suggestion(self) -> None:
         """It begins with what the server suggests, but never above its own limit."""
-        pace = Pace(300)
+        pace = KeepaliveInterval(300)
         pace.suggest(25)
         assert pace.seconds == 25
-        pace = Pace(10)
+        pace = KeepaliveInterval(10)
         pace.suggest(25)
         assert pace.seconds == 10
 
     def test_nothing_is_guessed(self) -> None:
         """Answers alone prove nothing of the way back: the suggestion stays."""
-        pace = Pace(300)
+        pace = KeepaliveInterval(300)
         pace.suggest(25)
         for _ in range(3 * FORGIVEN):
             pace.answered()
@@ -43,13 +49,13 @@ class PaceTests:
 
     def test_grows(self) -> None:
         """A silence that was outlived makes it longer, up to the limit."""
-        pace = Pace(100)
+        pace = KeepaliveInterval(100)
         pace.suggest(25)
         assert played(pace, 1000, 6) == [25, 37.5, 56.25, 84.375, 100, 100]
 
     def test_too_long(self) -> None:
         """A silence that was not makes it as long as the longest that was."""
-        pace = Pace(300)
+        pace = KeepaliveInterval(300)
         pace.suggest(20)
         pace.lasted(20)
         assert pace.seconds == 20 * GROWTH
@@ -58,13 +64,13 @@ class PaceTests:
 
     def test_too_long_from_the_beginning(self) -> None:
         """Where none has lasted, half of it is tried."""
-        pace = Pace(300)
+        pace = KeepaliveInterval(300)
         pace.suggest(8)
         assert played(pace, 1.5, 6)[:4] == [8, 4, 2, 1]
 
     def test_another_router(self) -> None:
         """Where a silence does not last that did before, what was found out is void."""
-        pace = Pace(300)
+        pace = KeepaliveInterval(300)
         pace.suggest(25)
         played(pace, 1000, 8)
         assert pace.seconds == 300
@@ -74,7 +80,7 @@ class PaceTests:
 
     def test_a_notice_proves(self) -> None:
         """A notice after a silence that was taken to be too long says that it was not."""
-        pace = Pace(300)
+        pace = KeepaliveInterval(300)
         pace.suggest(20)
         pace.lasted(20)
         pace.lost(30)
@@ -83,7 +89,7 @@ class PaceTests:
 
     def test_forgiven(self) -> None:
         """What was too long is tried again after a while, and seldom."""
-        pace = Pace(300)
+        pace = KeepaliveInterval(300)
         pace.suggest(25)
         intervals = played(pace, 40, 2 * FORGIVEN)
         tried = [index for index, seconds in enumerate(intervals) if seconds >= 40]
@@ -101,7 +107,7 @@ class PaceTests:
     )
     def test_finds(self, life: float, most: float, suggested: float) -> None:
         """Whatever the router, it comes near the life of its mappings and stays below it."""
-        pace = Pace(most)
+        pace = KeepaliveInterval(most)
         pace.suggest(suggested)
         played(pace, life, 60)
         rest = played(pace, life, 20)

@@ -12,8 +12,8 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from broker.terminal.files import Receipt, Tally, TransferFailed
-from broker.terminal.pipe import Pipe
+from broker.terminal.apps.files import Receipt, Tally, TransferFailed
+from broker.terminal.apps.pipe import Pipe
 from tests.fakes import FakeReactor, FakeTransport, Pair, settle
 from tests.terminal.joined import join
 

@@ -7,10 +7,14 @@ from typing import Any, Final
 import pytest
 from twisted.internet.address import IPv4Address
 
+from broker.messages.grammar import DEFAULT_EXPIRES, NOTIFY, QUERY, REGISTER
+from broker.messages.message import Message
+from broker.messages.signing import sign
+from broker.messages.statements import CONNECTION_REQUESTED, PERMITS, REGISTRATION_COMPLETED
+from broker.net.udp_port import parse_datagram
 from broker.tables.sessions import UNSPENT_SECONDS
-from broker.terminal.keepalive import REPEATS
-from broker.terminal.line import ANSWER_TIMEOUT
-from broker.terminal.presence import (
+from broker.terminal.registration.client import ANSWER_TIMEOUT
+from broker.terminal.registration.idle import (
     CHECK_TIMEOUT,
     KEY_INTERVAL,
     LATE,
@@ -18,12 +22,8 @@ from broker.terminal.presence import (
     RENEWAL,
     SLOW_TIMEOUT,
 )
+from broker.terminal.registration.udp_keepalive import REPEATS
 from broker.terminal.terminal import WOKEN_INTERVAL
-from broker.wire.datagram import parse_datagram
-from broker.wire.grammar import DEFAULT_EXPIRES, NOTIFY, QUERY, REGISTER
-from broker.wire.message import Message
-from broker.wire.signed import sign
-from broker.wire.statements import CONNECTION_REQUESTED, PERMITS, REGISTRATION_COMPLETED
 from tests.fakes import advance, settle
 from tests.terminal.network import Listener, Network, Outcome
 from tests.terminal.speakers import Echo, Handler, Maker

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.terminal.records import (
+from broker.terminal.channel.records import (
     DATA_BYTES,
     MESSAGE_BYTES,
     TAG_BYTES,

@@ -1,4 +1,4 @@
-"""Connections from a port that another one has already (broker.terminal.simultaneous)."""
+"""Connections from a port that another one has already (broker.terminal.outgoing.hole_punch)."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from twisted.internet.tcp import makeBinding
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
-from broker.config import parse_server
 from broker.service.reactor import EpollReactor
-from broker.service.secured import endpoint
-from broker.terminal.simultaneous import AGAIN, SimultaneousEndpoint
+from broker.service.settings.tls import endpoint
+from broker.service.settings.values import parse_server
+from broker.terminal.outgoing.hole_punch import AGAIN, SimultaneousEndpoint
 from tests.fakes import Dial, FakeReactor, advance, settle, tcp_address
 from tests.integration.test_addresses import has_ipv6
 from tests.terminal.network import Outcome
@@ -48,7 +48,7 @@ LINES = 200
 unclosed = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
 
-class Attempt:
+class ConnectAttempt:
     """A connection from a shared port, where a test plays the network.
 
     :ivar outcome: what becomes of it
@@ -96,7 +96,7 @@ class AttemptTests:
     )
     def test_from_the_shared_port(self, ours: tuple[str, int], theirs: tuple[str, int]) -> None:
         """From our very port, which another connection has, to theirs, each time."""
-        attempt = Attempt(ours=ours, theirs=theirs)
+        attempt = ConnectAttempt(ours=ours, theirs=theirs)
         attempt.dial.refuse()
         attempt.advance(AGAIN)
         assert attempt.made == 2
@@ -106,7 +106,7 @@ class AttemptTests:
 
     def test_stands(self) -> None:
         """The factory's protocol has it; nothing is left of the attempt."""
-        attempt = Attempt()
+        attempt = ConnectAttempt()
         assert not attempt.outcome.done
         attempt.dial.accept()
         (protocol,) = attempt.maker.made
@@ -119,7 +119,7 @@ class AttemptTests:
     @pytest.mark.parametrize("error", [ConnectionRefusedError(), NoRouteError(), ConnectError()])
     def test_refused(self, error: Exception) -> None:
         """The other side may not have begun: it is tried again after 0.25 s."""
-        attempt = Attempt()
+        attempt = ConnectAttempt()
         attempt.dial.refuse(error)
         assert AGAIN == 0.25
         attempt.advance(0.249)
@@ -132,7 +132,7 @@ class AttemptTests:
 
     def test_what_is_left(self) -> None:
         """All attempts have one time between them."""
-        attempt = Attempt()
+        attempt = ConnectAttempt()
         assert attempt.dial.timeout == TIMEOUT
         attempt.advance(1)
         attempt.dial.refuse()
@@ -141,7 +141,7 @@ class AttemptTests:
 
     def test_until_the_timeout(self) -> None:
         """Not for ever; the error says what the last came to."""
-        attempt = Attempt()
+        attempt = ConnectAttempt()
         for made in range(1, 40):
             attempt.dial.refuse()
             attempt.advance(AGAIN)
@@ -155,7 +155,7 @@ class AttemptTests:
     @pytest.mark.parametrize("refused", [0, 1])
     def test_silence(self, refused: int) -> None:
         """An attempt that comes to nothing is over with the time for all of them."""
-        attempt = Attempt()
+        attempt = ConnectAttempt()
         for _ in range(refused):
             attempt.dial.refuse()
         attempt.advance(TIMEOUT - 0.01)
@@ -167,7 +167,7 @@ class AttemptTests:
 
     def test_late(self) -> None:
         """A reactor that was busy until all the time is over has no timer for less than none."""
-        attempt = Attempt()
+        attempt = ConnectAttempt()
         attempt.advance(TIMEOUT - 1)
         attempt.dial.refuse()
         attempt.reactor.rightNow += 2
@@ -178,7 +178,7 @@ class AttemptTests:
     @pytest.mark.parametrize("before", [0, 1])
     def test_cannot_be_bound(self, before: int) -> None:
         """A port that isn't to be had is not waited for."""
-        attempt = Attempt()
+        attempt = ConnectAttempt()
         for _ in range(before):
             attempt.dial.refuse()
             attempt.advance(AGAIN)
@@ -194,7 +194,7 @@ class CancelTests:
 
     def test_on_its_way(self) -> None:
         """The attempt is given up."""
-        attempt = Attempt()
+        attempt = ConnectAttempt()
         attempt.outcome.deferred.cancel()
         assert isinstance(attempt.outcome.error, ConnectingCancelledError)
         assert attempt.at_rest
@@ -203,7 +203,7 @@ class CancelTests:
 
     def test_between_two(self) -> None:
         """There is no other attempt."""
-        attempt = Attempt()
+        attempt = ConnectAttempt()
         attempt.dial.refuse()
         attempt.outcome.deferred.cancel()
         assert isinstance(attempt.outcome.error, CancelledError)
@@ -213,7 +213,7 @@ class CancelTests:
 
 
 class ShareTests:
-    """Which port a line gives (``Line.share_port``)."""
+    """Which port a line gives (``MediatorClient.share_port``)."""
 
     def line(self, remote: str = "192.0.2.1", **transport: Any) -> Any:
         """A line to a mediator there."""
@@ -292,13 +292,13 @@ class Site:
         host = f"[{self._host}]" if ":" in self._host else self._host
         made = endpoint(self.reactor, parse_server(f"tcp:{host}:{port}"), None)
         stands = Outcome(made.connect(Maker()))
-        _, came_from = self.accepts(self._mediator)
+        _, remote_host_of = self.accepts(self._mediator)
         self.ends(stands)
         ours = stands.value.transport.socket
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        assert ours.getsockname()[:2] == came_from
+        assert ours.getsockname()[:2] == remote_host_of
         self.lines += 1
-        return came_from
+        return remote_host_of
 
     def crowd(self) -> None:
         """Many connections to one place have been: the kernel keeps their ports a minute."""
@@ -393,8 +393,8 @@ class SocketTests:
         shared = site.line()
         listener = site.listens()
         outcome = site.dials(shared, listener.getsockname()[1])
-        accepted, came_from = site.accepts(listener)
-        assert came_from == shared
+        accepted, remote_host_of = site.accepts(listener)
+        assert remote_host_of == shared
         site.ends(outcome)
         protocol = outcome.value
         assert protocol.transport.getPeer().port == listener.getsockname()[1]

@@ -1,4 +1,4 @@
-"""A terminal whose own port is kept open to the outside (broker.terminal.standing)."""
+"""A terminal whose own port is kept open to the outside (broker.terminal.ports.published_port)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
 from broker.interfaces import IOutsideView, IPortOpener, PortNotOpened
+from broker.messages.grammar import NOTIFY, QUERY, REGISTER
+from broker.messages.message import Message
+from broker.messages.statements import REGISTRATION_COMPLETED
 from broker.terminal.terminal import Terminal
-from broker.wire.grammar import NOTIFY, QUERY, REGISTER
-from broker.wire.message import Message
-from broker.wire.statements import REGISTRATION_COMPLETED
 from tests.terminal.network import HOST, Listener, Network, Outcome, World
 from tests.terminal.speakers import Echo, HalfCloseable, Handler, Maker
 from tests.terminal.test_doors import the_log

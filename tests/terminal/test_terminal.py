@@ -10,18 +10,18 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import CannotListenError, ConnectionDone, ConnectionLost
 
-from broker.terminal.errors import Aborted, CallFailed
-from broker.terminal.line import Line
-from broker.terminal.terminal import LINE_TIMEOUT, WOKEN_INTERVAL, Terminal
-from broker.wire.grammar import NOTIFY, QUERY, REGISTER
-from broker.wire.message import Message
-from broker.wire.refusals import (
+from broker.messages.errors import (
     CalleeBusy,
     CalleeNotFound,
     PermissionDenied,
     ServiceUnavailable,
 )
-from broker.wire.statements import CONNECTION_REQUESTED
+from broker.messages.grammar import NOTIFY, QUERY, REGISTER
+from broker.messages.message import Message
+from broker.messages.statements import CONNECTION_REQUESTED
+from broker.terminal.errors import Aborted, CallFailed
+from broker.terminal.registration.client import MediatorClient
+from broker.terminal.terminal import LINE_TIMEOUT, WOKEN_INTERVAL, Terminal
 from tests.fakes import connect, parse_all, result_of
 from tests.terminal.keys import (
     KEY,
@@ -776,7 +776,7 @@ class ServiceTests:
     def test_announced(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Nor does it expect a call that it is told of, nor come to the caller."""
         world = World()
-        monkeypatch.setattr(Line, "share_port", lambda line: ("192.0.2.5", 40002))
+        monkeypatch.setattr(MediatorClient, "share_port", lambda line: ("192.0.2.5", 40002))
         ib, mediator, stopped = self.stopping(world)
         before = len(world.dialled)
         fields = {

@@ -15,38 +15,30 @@ from twisted.internet.error import (
 )
 from twisted.internet.interfaces import IProtocol
 
-from broker.terminal import calling
-from broker.terminal.calling import DIAL_TIMEOUT, Waiting, place_call
-from broker.terminal.calls import ENDED_BY_MEDIATOR, Calls
-from broker.terminal.connectback import (
+from broker.messages.errors import PermissionDenied
+from broker.messages.grammar import NOTIFY, QUERY, REQUEST
+from broker.messages.message import Message
+from broker.messages.statements import ADDRESS, PERMISSION_DENIED, REQUEST_ACCEPTED, TERMINATE
+from broker.net.connection import PeerConnection
+from broker.terminal.calls import place_call as calling
+from broker.terminal.calls.place_call import DIAL_TIMEOUT, Waiting, place_call
+from broker.terminal.calls.wait_for_callee import (
     COMING,
     NOT_BEFORE,
     OPENING,
-    CallBacks,
+    ConnectBackWaiter,
     place_call_back,
     place_one_call,
 )
-from broker.terminal.doors import HANDSHAKES
+from broker.terminal.candidates import BACK, DIRECT, LOCAL, SIMULTANEOUS, FailedCandidate, Way
+from broker.terminal.channel.active_calls import ENDED_BY_MEDIATOR, Calls
+from broker.terminal.channel.records import Kind
 from broker.terminal.errors import CallDenied, CallFailed
-from broker.terminal.knock import Knock
-from broker.terminal.line import Line, dial
-from broker.terminal.records import Kind
+from broker.terminal.incoming.listener import HANDSHAKES
+from broker.terminal.outgoing.connector import ConnectAttempt, Connector
+from broker.terminal.outgoing.initiator import InitiatorHandshake
+from broker.terminal.registration.client import MediatorClient, dial
 from broker.terminal.terminal import Terminal
-from broker.terminal.ways import (
-    BACK,
-    DIRECT,
-    LOCAL,
-    SIMULTANEOUS,
-    Attempt,
-    Race,
-    Tried,
-    Way,
-)
-from broker.wire.grammar import NOTIFY, QUERY, REQUEST
-from broker.wire.message import Message
-from broker.wire.refusals import PermissionDenied
-from broker.wire.statements import ADDRESS, PERMISSION_DENIED, REQUEST_ACCEPTED, TERMINATE
-from broker.wire.stream import Stream
 from tests.fakes import (
     Client,
     FakeReactor,
@@ -116,11 +108,11 @@ class Wait:
         self.house = house or House()
         self.maker = maker or Maker()
         self.opened = self.over = 0
-        self.call_backs = CallBacks(self.house.clock, self.house.doors, self.house.calls)
+        self.call_backs = ConnectBackWaiter(self.house.clock, self.house.doors, self.house.calls)
         self.outcome = Outcome(self.call_backs.wait(SESSION, CALLEE, self._knock))
 
-    def _knock(self, stream: Stream) -> Knock:
-        return Knock(
+    def _knock(self, stream: PeerConnection) -> InitiatorHandshake:
+        return InitiatorHandshake(
             stream,
             self.house.clock,
             CALLER,
@@ -133,9 +125,9 @@ class Wait:
             over=self._over,
         )
 
-    def _opening(self) -> list[Tried]:
+    def _opening(self) -> list[FailedCandidate]:
         self.opened += 1
-        return [Tried(Way(DIRECT, HOST, TAKES), "no route")]
+        return [FailedCandidate(Way(DIRECT, HOST, TAKES), "no route")]
 
     def _over(self) -> None:
         self.over += 1
@@ -169,7 +161,7 @@ class WaitTests:
         assert callee.head == Message(REQUEST, Session=SESSION, Length=len(callee.body))
         protocol = wait.outcome.value
         assert protocol.transport.way == Way(BACK, HOST, WAITS)
-        assert protocol.transport.tried == (Tried(Way(DIRECT, HOST, TAKES), "no route"),)
+        assert protocol.transport.tried == (FailedCandidate(Way(DIRECT, HOST, TAKES), "no route"),)
         assert (wait.opened, wait.over) == (1, 0)
         assert wait.call_backs._waits == {}
         callee.client.send(callee.records.seal(Kind.END))
@@ -296,7 +288,7 @@ class Asking:
         reactor: Any = self.clock
         dialled = dial(reactor, TCP4ClientEndpoint(reactor, HOST, MEDIATOR_PORT), CALLER)
         self.mediator = self.clock.dials[0].accept()
-        line: Line = result_of(dialled)
+        line: MediatorClient = result_of(dialled)
         self.maker: Any = maker or Maker()
         self.reports: list[tuple[str, str]] = []
         self.waited: list[tuple[str, str]] = []
@@ -311,7 +303,7 @@ class Asking:
         (self.asked,) = self.mediator.received()
 
     def _waits(
-        self, session: str, callee: str, knock: Callable[[Stream], Knock]
+        self, session: str, callee: str, knock: Callable[[PeerConnection], InitiatorHandshake]
     ) -> Deferred[IProtocol]:
         self.waited.append((session, callee))
         self.knock = knock
@@ -341,7 +333,7 @@ class Asking:
         return callee
 
     def _stream(self) -> Any:
-        class Meets(Stream):
+        class Meets(PeerConnection):
             def makeConnection(self, transport: Any) -> None:
                 super().makeConnection(transport)
                 receiver: Any = self.receiver
@@ -365,7 +357,7 @@ class CallerTests:
 
     def test_not_seen(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Whose port can't be dialled from does not let it be told."""
-        monkeypatch.setattr(Line, "share_port", lambda line: None)
+        monkeypatch.setattr(MediatorClient, "share_port", lambda line: None)
         assert "Seen" not in Asking(seen=True).asked.fields
 
     def test_waits_and_dials(self) -> None:
@@ -423,7 +415,7 @@ class CallerTests:
         protocol = call.outcome.value
         assert protocol.transport.way == Way(DIRECT, "192.0.2.7", 1300)
         assert protocol.transport.tried == (
-            Tried(Way(BACK, HOST, WAITS), "another way was faster"),
+            FailedCandidate(Way(BACK, HOST, WAITS), "another way was faster"),
         )
         assert call.wait.called
         assert call.over == 1
@@ -508,7 +500,9 @@ class CallerTests:
     def test_one_session_twice(self) -> None:
         """A mediator that gives two calls one session has both of them end as they end."""
         call = Asking().granted()
-        other = Race(call.clock, CALLEE, [Attempt(Way(DIRECT, HOST, TAKES), lambda _: Deferred())])
+        other = Connector(
+            call.clock, CALLEE, [ConnectAttempt(Way(DIRECT, HOST, TAKES), lambda _: Deferred())]
+        )
         second = Outcome(other.done)
         call.calls.racing(SESSION, other)
         call.outcome.deferred.cancel()
@@ -556,8 +550,8 @@ class Opens:
         reactor: Any = self.house.clock
         dialled = dial(reactor, TCP4ClientEndpoint(reactor, HOST, MEDIATOR_PORT), CALLER)
         self.mediator = reactor.dials[0].accept(local_host=seen)
-        self._line: Line = result_of(dialled)
-        self._call_backs = CallBacks(reactor, self.house.doors, self.house.calls)
+        self._line: MediatorClient = result_of(dialled)
+        self._call_backs = ConnectBackWaiter(reactor, self.house.doors, self.house.calls)
         self.outcome = Outcome(Deferred.fromCoroutine(self._place(opener)))
         (asked,) = self.mediator.received()
         assert asked.statement == ADDRESS
@@ -782,7 +776,7 @@ class Once:
         self.clock: Any = FakeReactor()
         dialled = dial(self.clock, TCP4ClientEndpoint(self.clock, HOST, MEDIATOR_PORT), CALLER)
         self.mediator: Client = self.clock.dials[0].accept()
-        line: Line = result_of(dialled)
+        line: MediatorClient = result_of(dialled)
         listen = Listener(self.world, WAITS)
         maker = Maker()
         if connect_back:

@@ -10,18 +10,13 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.task import Clock
 
+from broker.terminal.candidates import BACK, DIRECT, LOCAL, SIMULTANEOUS, FailedCandidate, Way
 from broker.terminal.errors import CallDenied, CallFailed, NotMet
-from broker.terminal.ways import (
-    BACK,
-    DIRECT,
-    LOCAL,
-    SIMULTANEOUS,
-    STAGGER,
-    Attempt,
+from broker.terminal.outgoing.connector import (
+    CONNECTION_ATTEMPT_DELAY,
     Claim,
-    Race,
-    Tried,
-    Way,
+    ConnectAttempt,
+    Connector,
 )
 from tests.fakes import advance
 from tests.terminal.network import Outcome
@@ -46,7 +41,10 @@ class Course:
     """
 
     def __init__(
-        self, *kinds: str, at_once: dict[str, Any] | None = None, tried: Sequence[Tried] = ()
+        self,
+        *kinds: str,
+        at_once: dict[str, Any] | None = None,
+        tried: Sequence[FailedCandidate] = (),
     ) -> None:
         """
         :param at_once: ways that end as soon as they are begun: with a protocol or an exception
@@ -58,8 +56,10 @@ class Course:
         self.protocol = Plain()
         self._opening: dict[str, Claim] = {}
         self._at_once = at_once or {}
-        attempts = [Attempt(WAYS[kind], self._takes(kind), waits=kind == BACK) for kind in kinds]
-        self.race = Race(self.clock, "Ib", attempts, tried)
+        attempts = [
+            ConnectAttempt(WAYS[kind], self._takes(kind), waits=kind == BACK) for kind in kinds
+        ]
+        self.race = Connector(self.clock, "Ib", attempts, tried)
         self.outcome = Outcome(self.race.done)
 
     def _takes(self, kind: str) -> Callable[[Claim], Deferred[IProtocol]]:
@@ -82,13 +82,13 @@ class Course:
         """A way leads nowhere."""
         self.under_way[kind].errback(NotMet(error) if isinstance(error, str) else error)
 
-    def opens(self, kind: str) -> Sequence[Tried]:
+    def opens(self, kind: str) -> Sequence[FailedCandidate]:
         """Its channel is about to open; the ways that did not lead there."""
         tried = self._opening[kind]()
         self.ended.append(f"{kind} opens")
         return tried
 
-    def stands(self, kind: str) -> Sequence[Tried]:
+    def stands(self, kind: str) -> Sequence[FailedCandidate]:
         """Its channel opens."""
         tried = self.opens(kind)
         self.under_way[kind].callback(self.protocol)
@@ -120,7 +120,7 @@ class OrderTests:
     def test_staggered(self) -> None:
         """Each 0.25 s after the one before, which goes on, in the order given."""
         course = Course(LOCAL, DIRECT, SIMULTANEOUS)
-        assert STAGGER == 0.25
+        assert CONNECTION_ATTEMPT_DELAY == 0.25
         assert course.begun == [(LOCAL, 0)]
         course.advance(0.249)
         assert course.kinds == [LOCAL]
@@ -164,8 +164,8 @@ class OrderTests:
         assert course.begun == [(LOCAL, 0), (DIRECT, 0), (SIMULTANEOUS, 0)]
         assert not course.outcome.done
         assert list(course.stands(SIMULTANEOUS)) == [
-            Tried(WAYS[LOCAL], "no route"),
-            Tried(WAYS[DIRECT], "no route"),
+            FailedCandidate(WAYS[LOCAL], "no route"),
+            FailedCandidate(WAYS[DIRECT], "no route"),
         ]
 
     def test_the_second_fails_as_it_begins(self) -> None:
@@ -191,8 +191,8 @@ class OrderTests:
         course.advance(0.15)
         assert course.begun[-1] == (DIRECT, 0.25)
         assert list(course.stands(DIRECT)) == [
-            Tried(WAYS[BACK], "no route"),
-            Tried(WAYS[LOCAL], SLOWER),
+            FailedCandidate(WAYS[BACK], "no route"),
+            FailedCandidate(WAYS[LOCAL], SLOWER),
         ]
 
     def test_who_waits_is_last(self) -> None:
@@ -239,9 +239,9 @@ class WonTests:
         course.fails(LOCAL, "refused")
         tried = course.stands(DIRECT)
         assert tuple(tried) == (
-            Tried(WAYS[LOCAL], "refused"),
-            Tried(WAYS[SIMULTANEOUS], SLOWER),
-            Tried(WAYS[BACK], SLOWER),
+            FailedCandidate(WAYS[LOCAL], "refused"),
+            FailedCandidate(WAYS[SIMULTANEOUS], SLOWER),
+            FailedCandidate(WAYS[BACK], SLOWER),
         )
 
     def test_in_the_order_in_which_they_failed(self) -> None:
@@ -251,8 +251,8 @@ class WonTests:
         course.fails(DIRECT, "one")
         course.fails(LOCAL, "two")
         assert list(course.stands(SIMULTANEOUS)) == [
-            Tried(WAYS[DIRECT], "one"),
-            Tried(WAYS[LOCAL], "two"),
+            FailedCandidate(WAYS[DIRECT], "one"),
+            FailedCandidate(WAYS[LOCAL], "two"),
         ]
 
     def test_only_one(self) -> None:
@@ -308,7 +308,7 @@ class FailedTests:
         assert type(error) is CallFailed
         assert str(error) == each(LOCAL, DIRECT, SIMULTANEOUS, BACK)
         assert error.tried == tuple(
-            Tried(WAYS[kind], "no route") for kind in (LOCAL, DIRECT, SIMULTANEOUS, BACK)
+            FailedCandidate(WAYS[kind], "no route") for kind in (LOCAL, DIRECT, SIMULTANEOUS, BACK)
         )
         assert course.race.won is None
         assert course.at_rest
@@ -347,7 +347,7 @@ class FailedTests:
         error = course.outcome.error
         assert str(error) == f"Ib could not be reached {WAYS[DIRECT]}: no route"
         assert isinstance(error, CallFailed)
-        assert error.tried == (Tried(WAYS[DIRECT], "no route"),)
+        assert error.tried == (FailedCandidate(WAYS[DIRECT], "no route"),)
 
     def test_the_only_one_met_somebody(self) -> None:
         """Who was there, and what it did, speaks for itself."""
@@ -356,11 +356,11 @@ class FailedTests:
         error = course.outcome.error
         assert str(error) == "Ib closed the connection without an answer"
         assert isinstance(error, CallFailed)
-        assert error.tried == (Tried(WAYS[DIRECT], str(error)),)
+        assert error.tried == (FailedCandidate(WAYS[DIRECT], str(error)),)
 
     def test_failed_already(self) -> None:
         """What could not even be begun is told of with the rest, and first."""
-        before = Tried(WAYS[BACK], "no router answers")
+        before = FailedCandidate(WAYS[BACK], "no router answers")
         course = Course(DIRECT, tried=[before])
         course.fails(DIRECT)
         assert str(course.outcome.error) == (

@@ -7,21 +7,14 @@ from typing import Any, ClassVar
 import pytest
 from twisted.internet.defer import CancelledError
 
-from broker.terminal.calling import DIAL_TIMEOUT
-from broker.terminal.connectback import (
+from broker.messages.grammar import QUERY
+from broker.terminal.calls.place_call import DIAL_TIMEOUT
+from broker.terminal.calls.wait_for_callee import (
     COMING,
 )
+from broker.terminal.candidates import BACK, DIRECT, LOCAL, SIMULTANEOUS, FailedCandidate, Way
 from broker.terminal.errors import CallDenied, CallFailed
-from broker.terminal.line import Line
-from broker.terminal.ways import (
-    BACK,
-    DIRECT,
-    LOCAL,
-    SIMULTANEOUS,
-    Tried,
-    Way,
-)
-from broker.wire.grammar import QUERY
+from broker.terminal.registration.client import MediatorClient
 from tests.fakes import (
     advance,
     settle,
@@ -140,8 +133,8 @@ class WholeWayTests:
         mine, served = both.stands(Way(DIRECT, HOST, TAKES))
         assert served.transport.way is None
         assert mine.transport.tried == (
-            Tried(Way(SIMULTANEOUS, HOST, 50000), self.SLOWER),
-            Tried(Way(BACK, HOST, WAITS), self.SLOWER),
+            FailedCandidate(Way(SIMULTANEOUS, HOST, 50000), self.SLOWER),
+            FailedCandidate(Way(BACK, HOST, WAITS), self.SLOWER),
         )
         both.ends()
         both.world.advance(30)
@@ -184,9 +177,9 @@ class WholeWayTests:
         assert served.transport.way == Way(BACK, HOST, WAITS)
         refused = "Connection was refused by other side"
         assert mine.transport.tried == (
-            Tried(Way(LOCAL, HOST, TAKES), refused),
-            Tried(Way(DIRECT, HOST, NOWHERE), refused),
-            Tried(Way(SIMULTANEOUS, HOST, 50000), self.SLOWER),
+            FailedCandidate(Way(LOCAL, HOST, TAKES), refused),
+            FailedCandidate(Way(DIRECT, HOST, NOWHERE), refused),
+            FailedCandidate(Way(SIMULTANEOUS, HOST, 50000), self.SLOWER),
         )
         both.world.listen(TAKES, both.ib._doors.factory())
         both.ends()
@@ -339,7 +332,7 @@ class WholeWayTests:
         self, simultaneous: Simultaneous, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Where no router can be in between, none of it is said."""
-        monkeypatch.setattr(Line, "share_port", lambda line: None)
+        monkeypatch.setattr(MediatorClient, "share_port", lambda line: None)
         both = Both(simultaneous)
         both.call()
         registered, asked = both.said()

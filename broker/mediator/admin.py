@@ -1,0 +1,252 @@
+"""What the operator can ask of a mediator: accounts, groups, who accepts whom, and who was told."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from twisted.internet.defer import DeferredLock
+
+from broker.interfaces import IStore, StoreFailed
+from broker.mediator.auth.accounts import Accounts
+from broker.mediator.ledger import Ledger
+from broker.mediator.permits import Permits
+from broker.messages.errors import ServiceUnavailable
+from broker.tables.disclosures import Disclosure, format_time
+from broker.tables.groups import GroupRefused
+from broker.tables.permits import LIST
+
+#: How many records of the ledger are held at a time.
+PAGE: Final = 500
+#: Later than all that was ever told, in microseconds since 1970.
+_EVER: Final = 2**62
+_MICROSECONDS: Final = 1_000_000
+
+#: One line of an answer: plain values by name.
+Row = dict[str, object]
+#: Takes a row, and is done when the next one may come.
+Tell = Callable[[Row], Awaitable[None]]
+
+
+class AdminApi:
+    """Each act is a coroutine that is done when what it did is durable and in force.
+
+    It gives what there is to say of it in the end; what may be long is told row by row before.
+    Identifiers and names of groups are taken in canonical form. An act raises ``AccountRefused`` or
+    ``GroupRefused`` for what can't be, ``StoreFailed`` for what can't be kept or read, and has
+    changed nothing then.
+    """
+
+    def __init__(self, accounts: Accounts, permits: Permits, ledger: Ledger, store: IStore) -> None:
+        self._accounts = accounts
+        self._permits = permits
+        self._ledger = ledger
+        self._store = store
+        self._regrouping = DeferredLock()
+
+    # Accounts.
+
+    async def add_account(self, identifier: str, password: str) -> Row:
+        """Make an account."""
+        await self._accounts.add(identifier, password)
+        return {}
+
+    async def reset_account(self, identifier: str, password: str) -> Row:
+        """Give an account another password; its connections end."""
+        await self._accounts.reset(identifier, password)
+        return {}
+
+    async def remove_account(self, identifier: str) -> Row:
+        """Remove an account, and the identifier from every list and group.
+
+        :return: ``lists`` and ``groups``: how many named it
+        """
+        async with self._one_at_a_time():
+            named = {
+                "lists": len(self._permits.table.holding(identifier)),
+                "groups": len(self._permits.groups.of(identifier)),
+            }
+            await self._accounts.remove(identifier)
+        return {**named}
+
+    async def add_name(self, identifier: str, name: str) -> Row:
+        """Give an account a further name (C1)."""
+        await self._accounts.add_name(identifier, name)
+        return {}
+
+    async def remove_name(self, identifier: str, name: str) -> Row:
+        """Take one of its names from an account."""
+        await self._accounts.remove_name(identifier, name)
+        return {}
+
+    async def list_accounts(self, tell: Tell) -> Row:
+        """Every account: its names, its groups, its connections, and whether it is reached."""
+        listed = self._accounts.listed()
+        for account in listed:
+            await tell(
+                {
+                    "identifier": account.identifier,
+                    "names": account.names,
+                    "groups": sorted(self._permits.groups.of(account.identifier)),
+                    "connections": account.connections,
+                    "reached": account.reached,
+                }
+            )
+        return {"accounts": len(listed)}
+
+    # Groups.
+
+    async def create_group(self, group: str, members: Iterable[str]) -> Row:
+        """Make a group.
+
+        :return: ``members``: how many are in it
+        """
+        async with self._one_at_a_time():
+            if self._permits.groups.members(group) is not None:
+                raise GroupRefused(f"there is a group {group} already")
+            return await self._regroup(group, members)
+
+    async def add_members(self, group: str, members: Iterable[str]) -> Row:
+        """Put some into a group; whoever is in it stays.
+
+        :return: ``members``: how many are in it now
+        """
+        async with self._one_at_a_time():
+            return await self._regroup(group, [*self._members(group), *members])
+
+    async def remove_members(self, group: str, members: Iterable[str]) -> Row:
+        """Take some out of a group; what rested on their being in it ends (I2).
+
+        :return: ``members``: how many are left
+        """
+        async with self._one_at_a_time():
+            before = self._members(group)
+            leaving = {self._permits.canonical(member) for member in members}
+            for member in sorted(leaving.difference(before)):
+                raise GroupRefused(f"{member} is not in {group}")
+            return await self._regroup(group, [one for one in before if one not in leaving])
+
+    async def delete_group(self, group: str) -> Row:
+        """Delete a group, and take it out of every list.
+
+        :return: ``members``: how many were in it; ``lists``: how many named it
+        """
+        async with self._one_at_a_time():
+            members = len(self._members(group))
+            lists = len(self._permits.table.holding(group))
+            await self._permits.regroup(group, None)
+        return {"members": members, "lists": lists}
+
+    async def list_groups(self, tell: Tell) -> Row:
+        """Every group, and how many are in it."""
+        names = self._permits.groups.names()
+        for name in names:
+            await tell({"group": name, "members": len(self._permits.groups.members(name) or ())})
+        return {"groups": len(names)}
+
+    async def list_members(self, group: str, tell: Tell) -> Row:
+        """Who is in a group."""
+        members = self._members(group)
+        for member in members:
+            await tell({"identifier": member})
+        return {"members": len(members)}
+
+    # Who accepts whom, and who was told.
+
+    async def show_permits(self, identifier: str, tell: Tell) -> Row:
+        """Whom a terminal accepts now, by which entry of its list, and with what limits left.
+
+        A group is told as its members, each in a row; as one row without a caller if it has none.
+        Whom the terminal refuses is left out.
+
+        :return: ``identifier``: whose list it is; ``entries``: how many it has; ``policy``, where
+            it is not in force, and what is instead
+        """
+        whose = self._permits.canonical(identifier)
+        policy = self._permits.table.policy(whose)
+        if policy != LIST:
+            return {"identifier": whose, "entries": 0, "policy": policy}
+        edits = self._permits.told(whose)
+        entries = [entry for edit in edits for entry in edit.partition(" ")[2].split(",") if entry]
+        for told in entries:
+            entry, *limits = told.split(";")
+            left = dict(limit.split("=") for limit in limits)
+            row: Row = {
+                "entry": entry,
+                "expires": int(left["expires"]) if "expires" in left else None,
+                "uses": int(left["uses"]) if "uses" in left else None,
+            }
+            members = self._permits.groups.members(entry) if entry[0] == "@" else (entry,)
+            for member in members or ():
+                if not self._permits.rejects(whose, member):
+                    await tell({"caller": member, **row})
+            if not members:
+                await tell({"caller": None, **row, "group": "none" if members is None else "empty"})
+        return {"identifier": whose, "entries": len(entries)}
+
+    async def who_knows(
+        self, identifier: str, tell: Tell, *, since: int = 0, most: int | None = None
+    ) -> Row:
+        """Who was told the address of a terminal, the newest first.
+
+        :param since: only what was told from then on, in seconds since 1970
+        :param most: so many at the most
+        :return: ``identifier``: whose address it is; ``told``: how many rows there were
+        """
+        whose = self._permits.canonical(identifier)
+        try:
+            await self._ledger.settled()
+        except ServiceUnavailable:
+            raise StoreFailed("what was told last can't be written down at present") from None
+        told = 0
+        earliest = since * _MICROSECONDS
+        before, size = _EVER, PAGE
+        known: set[Disclosure] = set()  # told already, at the moment where the last page ended
+        while most is None or told < most:
+            page = await self._store.disclosures(whose, before, size)
+            fresh = [one for one in page if one.at >= earliest and one not in known]
+            for disclosure in fresh[: None if most is None else most - told]:
+                await tell(_row(disclosure))
+                told += 1
+            if len(page) < size or page[-1].at < earliest:
+                break
+            # The page may end amid several of one moment, which then come first in the next.
+            before = page[-1].at + 1
+            known = {one for one in page if one.at == page[-1].at}
+            size = PAGE + len(known)
+        return {"identifier": whose, "told": told}
+
+    # Inside.
+
+    @asynccontextmanager
+    async def _one_at_a_time(self) -> AsyncIterator[None]:
+        """What a group will be is worked out from what the act before leaves of it."""
+        await self._regrouping.acquire()
+        try:
+            yield
+        finally:
+            self._regrouping.release()
+
+    async def _regroup(self, group: str, members: Iterable[str]) -> Row:
+        await self._permits.regroup(group, members)
+        return {"members": len(self._members(group))}
+
+    def _members(self, group: str) -> tuple[str, ...]:
+        members = self._permits.groups.members(group)
+        if members is None:
+            raise GroupRefused(f"there is no group {group}")
+        return members
+
+
+def _row(disclosure: Disclosure) -> Row:
+    until = disclosure.at + disclosure.expires * _MICROSECONDS
+    return {
+        "at": format_time(disclosure.at),
+        "told": disclosure.told,
+        "address": disclosure.host,
+        "port": disclosure.port,
+        "entry": disclosure.basis,
+        "session": disclosure.session,
+        "until": format_time(until),
+    }

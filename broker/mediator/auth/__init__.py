@@ -1,0 +1,1 @@
+"""Who a connection is: logins, passwords, tokens, and the accounts behind them."""

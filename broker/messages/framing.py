@@ -1,0 +1,233 @@
+"""Bytes in, events out: the framing of the protocol, with no transport and no clock.
+
+``feed`` only stores; ``next_event`` gives one event, or ``None`` where more bytes are needed. Fed
+byte by byte or in one piece, the events are the same (the parts of a body aside, which come as
+they arrive).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from broker.messages.message import Malformed, Message, is_notify, parse
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one peer may send and leave unread, in bytes unless said otherwise.
+
+    :ivar line: one line, its end not counted
+    :ivar head: the lines of one message together, their ends counted
+    :ivar lines: how many lines a head may have
+    :ivar body: one body
+    :ivar output: what may wait to be read by the peer
+    :ivar stalled: seconds for which the peer may leave output unread once much is waiting
+    :ivar outstanding: requests that are not yet answered; reading stops there
+    """
+
+    line: int = 1024
+    head: int = 64 * 1024
+    lines: int = 256
+    body: int = 16 * 1024 * 1024
+    output: int = 256 * 1024
+    stalled: float = 10.0
+    outstanding: int = 64
+
+    def __post_init__(self) -> None:
+        if self.line > self.head:
+            raise ValueError("a line can't be longer than all lines together")
+
+
+#: Before a peer has said who it is.
+UNAUTHENTICATED: Final = Limits(
+    head=8 * 1024, lines=64, body=0, output=4 * 1024, stalled=5.0, outstanding=4
+)
+#: After login.
+AUTHENTICATED: Final = Limits()
+
+
+class Signal(Enum):
+    """Events that carry nothing."""
+
+    KEEPALIVE = "two empty lines"
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A part of the body of the message that came last.
+
+    :ivar data: the bytes
+    :ivar last: nothing more follows of this body
+    """
+
+    data: bytes
+    last: bool
+
+
+Event = Message | Body | Malformed | Signal
+
+
+class Decoder:
+    """The events of one peer's bytes.
+
+    :ivar limits: what is allowed from here on; may be replaced between events
+    """
+
+    __slots__ = ("_blank", "_body", "_buffer", "_dead", "_line", "_lines", "_start", "limits")
+
+    def __init__(self, limits: Limits = AUTHENTICATED) -> None:
+        self.limits = limits
+        self._buffer = b""
+        self._start = 0  # what lies before has been taken
+        self._line = 0  # where behind _start the line begins that was not yet whole
+        self._lines = 0  # how many lines lie before that one
+        self._body = 0  # bytes still to come of a body
+        self._blank = False  # one empty line stands open towards a keepalive
+        self._dead = False  # the framing is lost
+
+    def feed(self, data: bytes) -> None:
+        """Store what arrived."""
+        if self._dead:
+            return
+        if self._start < len(self._buffer):
+            data = self._buffer[self._start :] + data
+        self._buffer = data
+        self._start = 0
+
+    @property
+    def pending(self) -> bool:
+        """Whether something incomplete is held: at the end of input, it is truncated."""
+        return not self._dead and (self._body > 0 or self._start < len(self._buffer))
+
+    def take_rest(self) -> bytes:
+        """Give up what is held: what follows on this connection is not messages."""
+        rest = self._buffer[self._start :]
+        self._buffer = b""
+        self._start = 0
+        self._dead = True
+        return rest
+
+    def truncated(self) -> Malformed | None:
+        """What to say of an unfinished message at the end of a peer's input, if there is one."""
+        if not self.pending:
+            return None
+        silent = self._body > 0 or is_notify(self.take_rest())
+        self._dead = True
+        return Malformed(
+            "the input ended before the message did: it ends with an empty line",
+            fatal=True,
+            silent=silent,
+        )
+
+    def next_event(self) -> Event | None:
+        """The next event, or ``None`` where more bytes are needed for one."""
+        if self._body:
+            return self._next_of_body()
+        buffer = self._buffer
+        start = self._start
+        if start < len(buffer) and buffer[start] in b"\r\n":
+            if self._skip_empty_lines():
+                return Signal.KEEPALIVE
+            start = self._start
+        if start == len(buffer):  # nothing is held while nothing comes
+            self._buffer = b""
+            self._start = 0
+            return None
+        limits = self.limits
+        horizon = start + limits.head + 4
+        fresh = start + self._line - 1 if self._line else start  # what was looked at isn't again
+        end = buffer.find(b"\n\r\n", fresh, horizon)
+        skip = 3
+        bare = buffer.find(b"\n\n", fresh, end + 1 if end >= 0 else horizon)
+        if bare >= 0:
+            end = bare
+            skip = 2
+        if end < 0:
+            if len(buffer) - start <= limits.line:
+                return None
+            return self._over(len(buffer))
+        if end - start >= limits.line or buffer.count(b"\n", start, end) >= limits.lines:
+            over = self._over(end + 1)
+            if over is not None:
+                return over
+        self._line = self._lines = 0
+        self._start = end + skip
+        self._blank = False
+        try:
+            message = parse(buffer[start:end])
+        except Malformed as malformed:
+            return self._lost(malformed) if malformed.fatal else malformed
+        return self._expect_body(message) if "Length" in message.fields else message
+
+    def _skip_empty_lines(self) -> bool:
+        """Pass over empty lines between messages, as far as the second of two in a row."""
+        while True:
+            if self._buffer.startswith(b"\r\n", self._start):
+                self._start += 2
+            elif self._buffer.startswith(b"\n", self._start):
+                self._start += 1
+            else:
+                return False
+            self._blank = not self._blank
+            if not self._blank:
+                return True
+
+    def _expect_body(self, message: Message) -> Message | Malformed:
+        self._body = message.length
+        if self._body <= self.limits.body:
+            return message
+        return self._lost(
+            Malformed(
+                f"a body here has at most {self.limits.body} bytes",
+                fatal=True,
+                silent=message.verb == "NOTIFY",
+                transaction=message.transaction,
+                too_large=True,
+            )
+        )
+
+    def _next_of_body(self) -> Body | None:
+        data = self._buffer[self._start : self._start + self._body]
+        if not data:
+            return None
+        self._start += len(data)
+        self._body -= len(data)
+        return Body(data, last=not self._body)
+
+    def _over(self, end: int) -> Malformed | None:
+        """The first limit that the lines up to ``end`` break, in the order of bytes."""
+        buffer = self._buffer
+        limits = self.limits
+        last = self._start + limits.head  # where the head must have ended
+        start = self._start + self._line
+        for count in range(self._lines + 1, limits.lines + 2):
+            newline = buffer.find(b"\n", start, end)
+            stop = end if newline < 0 else newline
+            line = stop - start
+            if stop > start and buffer[stop - 1] == 13:  # the CR of the line's end
+                line -= 1
+            if count > limits.lines and buffer[start:end] not in (b"", b"\r"):
+                return self._too_much(f"a message here has at most {limits.lines} lines")
+            if line > limits.line and start + limits.line < last:
+                return self._too_much(f"a line has at most {limits.line} bytes")
+            if (stop + 1 if newline >= 0 else stop) > last:
+                return self._too_much(f"a message's lines here have at most {limits.head} bytes")
+            if newline < 0:
+                self._line = start - self._start
+                self._lines = count - 1
+                return None
+            start = newline + 1
+        return None
+
+    def _too_much(self, cause: str) -> Malformed:
+        silent = is_notify(self._buffer[self._start : self._start + 16])
+        return self._lost(Malformed(cause, fatal=True, silent=silent, too_large=True))
+
+    def _lost(self, malformed: Malformed) -> Malformed:
+        self._dead = True
+        self._buffer = b""
+        self._start = 0
+        self._body = 0
+        return malformed

@@ -1,0 +1,1 @@
+"""One peer over TCP, TLS or UDP: connections, dialogues, timers. Knows ``messages`` alone."""

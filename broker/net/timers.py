@@ -1,0 +1,88 @@
+"""Deadlines by the thousand on one timer.
+
+A timer of the reactor for each call, login or question would cost more than the work it guards.
+Where all deadlines of a kind have the same length they fall due in the order in which they were
+set, so a dict that keeps its order and one timer serve them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+T = TypeVar("T", bound=Hashable)
+
+
+async def wait_until(clock: IReactorTime, when: float) -> None:
+    """Wait until a time of the clock, or until nobody waits any more, which is no error here."""
+    left = when - clock.seconds()
+    if left > 0:
+        timer = clock.callLater(left, lambda: over.callback(None))
+        over: Deferred[None] = Deferred(lambda _: timer.cancel())
+        with suppress(CancelledError):
+            await over
+
+
+class DeadlineQueue(Generic[T]):
+    """Things that fall due a fixed time after they were added.
+
+    :ivar seconds: that time
+    """
+
+    __slots__ = ("_clock", "_due", "_expired", "_timer", "seconds")
+
+    def __init__(self, clock: IReactorTime, seconds: float, expired: Callable[[T], object]) -> None:
+        """
+        :param expired: called with each thing that falls due, once it is no longer held here
+        """
+        self.seconds = seconds
+        self._clock = clock
+        self._expired = expired
+        self._due: dict[T, float] = {}
+        self._timer: IDelayedCall | None = None
+
+    def add(self, thing: T) -> None:
+        """Set the deadline of a thing, or set it anew."""
+        self._due.pop(thing, None)
+        self._due[thing] = self._clock.seconds() + self.seconds
+        if self._timer is None:
+            self._timer = self._clock.callLater(self.seconds, self._fall_due)
+
+    def discard(self, thing: T) -> None:
+        """Lift the deadline of a thing, if it has one."""
+        self._due.pop(thing, None)
+
+    def __contains__(self, thing: T) -> bool:
+        return thing in self._due
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._due)
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def stop(self) -> None:
+        """Forget all of them, and leave no timer behind."""
+        self._due.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _fall_due(self) -> None:
+        self._timer = None
+        now = self._clock.seconds()
+        try:
+            while self._due:
+                thing, when = next(iter(self._due.items()))
+                if when > now:
+                    break
+                del self._due[thing]
+                self._expired(thing)
+        finally:
+            if self._due and self._timer is None:
+                earliest = next(iter(self._due.values()))
+                self._timer = self._clock.callLater(max(0.0, earliest - now), self._fall_due)

@@ -1,0 +1,1 @@
+"""TLS for both ends of a connection: contexts, transport, certificates, and errors in words."""

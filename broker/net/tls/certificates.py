@@ -1,0 +1,390 @@
+"""Certificates: reading them and their keys from files, and whom they name.
+
+Whom a certificate names stands in its subject alternative name alone, as a URI; the common name,
+DNS names and mail names are never looked at, since they are ASCII and identifiers are not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple
+from urllib.parse import quote, unquote_to_bytes
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from broker.messages.grammar import identifier, token
+from broker.messages.message import printable
+
+#: A certificate that ends so soon is worth a warning.
+NOTICE: Final = timedelta(days=14)
+#: No certificate, bundle of authorities or revocation list is larger.
+FILE_BYTES: Final = 16 * 1024 * 1024
+
+TERMINAL: Final = "broker:"
+MEDIATOR: Final = "broker-mediator:"
+
+#: What a URI's path may hold (RFC 3986, section 3.3); each % begins an escape.
+_PATH: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
+
+#: The keys that a certificate may be for.
+Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+_KEYS: Final = (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey, ed25519.Ed25519PrivateKey)
+PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
+_AnyKey = PublicKey | ed448.Ed448PublicKey
+
+
+#: What is wrong with a file that is too open, which its owner can mend.
+_OPEN: Final = "others can read or change it"
+
+
+class InvalidFile(ValueError):
+    """A file can't be used; the text says which, why, and what to do where that isn't plain."""
+
+
+class CertificateRefused(ValueError):
+    """A certificate doesn't say, in the one way that counts, whose it is."""
+
+
+class Expiry(NamedTuple):
+    """Something that ends by itself.
+
+    :ivar what: its name, for the operator
+    :ivar when: when that is
+    """
+
+    what: str
+    when: datetime
+
+
+def utc_now() -> datetime:
+    """The wall clock, by which certificates are made and checked."""
+    return datetime.now(UTC)
+
+
+# Whom a certificate names.
+
+
+def terminal_uri(name: str) -> str:
+    """The URI in the certificate of a terminal.
+
+    :raises ValueError: the name is no identifier
+    """
+    return TERMINAL + quote(identifier(name), safe="")
+
+
+def mediator_uri(name: str) -> str:
+    """The URI in the certificate of a mediator.
+
+    :raises ValueError: the name is no token
+    """
+    return MEDIATOR + token(name)
+
+
+def identifier_of(certificate: x509.Certificate) -> str:
+    """The identifier, in canonical form, of the terminal that a certificate is for (A19, I4).
+
+    :raises CertificateRefused: it is not for a terminal, or not for one alone
+    """
+    return identifier_in(_names(certificate))
+
+
+def mediator_of(certificate: x509.Certificate) -> str:
+    """The name of the mediator that a certificate is for (A15); a terminal's is refused.
+
+    :raises CertificateRefused: it is not for a mediator, or not for one alone
+    """
+    return mediator_in(_names(certificate))
+
+
+def identifier_in(names: x509.SubjectAlternativeName | None) -> str:
+    """As ``identifier_of``, for the names by themselves."""
+    path = _path(_uri(names), TERMINAL, "a terminal")
+    if not _PATH.fullmatch(path):
+        raise CertificateRefused("its URI is not percent-encoded as it must be")
+    try:
+        return identifier(unquote_to_bytes(path).decode("utf-8"))
+    except UnicodeDecodeError:
+        raise CertificateRefused("its identifier is not UTF-8") from None
+    except ValueError as error:
+        raise CertificateRefused(f"it names no terminal: {error}") from None
+
+
+def mediator_in(names: x509.SubjectAlternativeName | None) -> str:
+    """As ``mediator_of``, for the names by themselves."""
+    path = _path(_uri(names), MEDIATOR, "a mediator")
+    try:
+        return token(path)
+    except ValueError as error:
+        raise CertificateRefused(f"it names no mediator: {error}") from None
+
+
+def _names(certificate: x509.Certificate) -> x509.SubjectAlternativeName | None:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return None
+    except (ValueError, x509.DuplicateExtension):
+        raise CertificateRefused("its extensions can't be read") from None
+
+
+def _uri(names: x509.SubjectAlternativeName | None) -> str:
+    uris = [] if names is None else names.get_values_for_type(x509.UniformResourceIdentifier)
+    if not uris:
+        raise CertificateRefused("it has no URI as subject alternative name")
+    if len(uris) > 1:
+        raise CertificateRefused("it has more than one URI as subject alternative name")
+    return uris[0]
+
+
+def _path(uri: str, scheme: str, whose: str) -> str:
+    if not uri.startswith(scheme):
+        raise CertificateRefused(f"it is not that of {whose}: its URI is {printable(uri[:200])}")
+    return uri.removeprefix(scheme)
+
+
+def shown_names(names: x509.SubjectAlternativeName | None) -> str:
+    """Whom a certificate names, of whatever kind, for the eyes of a person (I19)."""
+    shown = [
+        printable(str(getattr(name, "value", "?"))[:200])
+        for name in (names or ())  # other kinds may have no simple value
+    ]
+    return ", ".join(shown[:10]) + (", …" if len(shown) > 10 else "") if shown else "nobody"
+
+
+def names_shown(certificate: x509.Certificate) -> str:
+    """Whom a certificate names, for the eyes of a person."""
+    try:
+        return shown_names(_names(certificate))
+    except CertificateRefused:
+        return "nobody"
+
+
+def key_digest(key: _AnyKey | x509.Certificate) -> str:
+    """SHA-256, in hexadecimal, of a public key as it stands in a certificate: what is pinned."""
+    public = key.public_key() if isinstance(key, x509.Certificate) else key
+    spki = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).hexdigest()
+
+
+# Files.
+
+
+def read_file(path: str) -> bytes:
+    """All of a file.
+
+    :raises Unusable: it can't be read, or is too large
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(FILE_BYTES + 1)
+    except OSError as error:
+        raise InvalidFile(f"{path}: {error.strerror}") from None
+    if len(data) > FILE_BYTES:
+        raise InvalidFile(f"{path}: is larger than {FILE_BYTES} bytes")
+    return data
+
+
+def read_certificates(path: str) -> list[x509.Certificate]:
+    """The certificates in a PEM file, in their order; at least one.
+
+    :raises Unusable: there is none, or one can't be read
+    """
+    try:
+        return x509.load_pem_x509_certificates(read_file(path))
+    except InvalidFile:
+        raise
+    except ValueError:
+        raise InvalidFile(f"{path}: holds no certificate in PEM form, or a damaged one") from None
+
+
+def read_authorities(path: str) -> list[x509.Certificate]:
+    """The certificates in a PEM file, each of which is an authority's.
+
+    :raises Unusable: there is none, or one may not issue any
+    """
+    certificates = read_certificates(path)
+    for certificate in certificates:
+        if not is_authority(certificate):
+            raise InvalidFile(f"{path}: {_named(certificate)} is not an authority's certificate")
+    return certificates
+
+
+def read_revocations(
+    path: str, authorities: Sequence[x509.Certificate], now: datetime
+) -> x509.CertificateRevocationList:
+    """The revocation list in a PEM or DER file, of one of these authorities, and still good.
+
+    :raises Unusable: it is not; with such a list every certificate would be refused (I3)
+    """
+    data = read_file(path)
+    try:
+        if b"-----BEGIN" in data:
+            revocations = x509.load_pem_x509_crl(data)
+        else:
+            revocations = x509.load_der_x509_crl(data)
+        ends = revocations.next_update_utc
+    except ValueError:
+        raise InvalidFile(f"{path}: holds no revocation list, or a damaged one") from None
+    if not any(_signed(revocations, authority) for authority in authorities):
+        raise InvalidFile(f"{path}: is no revocation list of the authority that is trusted")
+    if ends is None:
+        raise InvalidFile(f"{path}: doesn't say until when it is good")
+    if ends <= now:
+        raise InvalidFile(
+            f"{path}: was good until {_day(ends)}: fetch a newer one from the authority,"
+            " which `broker ca refresh` makes"
+        )
+    return revocations
+
+
+def _signed(revocations: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
+    key = authority.public_key()
+    if revocations.issuer != authority.subject or not isinstance(key, _AnyKey):
+        return False
+    try:
+        return revocations.is_signature_valid(key)
+    except (TypeError, ValueError, UnsupportedAlgorithm):
+        return False
+
+
+def read_key(path: str) -> Key:
+    """A private key from a PEM file that nobody else can read (I18).
+
+    :raises Unusable: others can read it, or it is no key that serves
+    """
+    try:
+        data = read_private(path)
+    except OSError as error:
+        raise InvalidFile(f"{path}: {error.strerror}") from None
+    try:
+        key = load_pem_private_key(data, password=None)
+    except TypeError:
+        raise InvalidFile(f"{path}: has a passphrase, for which nobody could be asked") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise InvalidFile(f"{path}: holds no private key in PEM form, or a damaged one") from None
+    if not isinstance(key, _KEYS):
+        raise InvalidFile(
+            f"{path}: is a key of a kind that does not serve: use ECDSA, Ed25519 or RSA"
+        )
+    return key
+
+
+def read_private(path: str, most: int = FILE_BYTES, *, follow: bool = True) -> bytes:
+    """What a file holds that nobody else can read: a key, a password, a secret (I18).
+
+    It is looked at once it is open, lest another be put in its place in between; what would make
+    us wait, such as a pipe, is opened all the same, and refused.
+
+    :param most: so many bytes at the most; what is beyond them is not read
+    :param follow: whether it may be named by a symbolic link
+    :raises Unusable: it is not private
+    :raises OSError: it can't be read
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    with open(os.open(path, flags), "rb") as file:
+        found = os.fstat(file.fileno())
+        why = exposure(found.st_mode, found.st_uid, os.geteuid())
+        if why is not None:
+            raise InvalidFile(f"{path}: {why}" + (f": chmod 600 {path}" if why == _OPEN else ""))
+        return file.read(most)
+
+
+def exposure(mode: int, owner: int, user: int) -> str | None:
+    """Why a file is not private to a user, or ``None`` if it is.
+
+    Its owner's group may read it where the owner is root and the user isn't: so do service
+    managers, and groups made for the purpose, hand a key to a server.
+    """
+    if not stat.S_ISREG(mode):
+        return "is no file"
+    if owner not in {0, user}:
+        return "belongs to another user, who can read it"
+    allowed = 0o640 if owner == 0 and user != 0 else 0o600
+    if stat.S_IMODE(mode) & 0o077 & ~allowed:
+        return _OPEN
+    return None
+
+
+# What a certificate is good for, and how long.
+
+
+def is_authority(certificate: x509.Certificate) -> bool:
+    """Whether it may issue others."""
+    try:
+        basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except (x509.ExtensionNotFound, ValueError, x509.DuplicateExtension):
+        return False
+    return basic.ca
+
+
+def serves(certificate: x509.Certificate, purpose: x509.ObjectIdentifier) -> bool:
+    """Whether it is good for a purpose: it names it, or names none at all."""
+    try:
+        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return True
+    except (ValueError, x509.DuplicateExtension):
+        return False
+    return purpose in usage or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in usage
+
+
+def check_own(
+    certificate: x509.Certificate,
+    path: str,
+    key: Key,
+    key_path: str,
+    *,
+    server: bool,
+    now: datetime,
+) -> None:
+    """See that a certificate, and the key beside it, are fit to be shown.
+
+    :raises Unusable: they are not, and every peer would refuse them
+    """
+    if key_digest(key.public_key()) != key_digest(certificate):
+        raise InvalidFile(f"{path}: is not the certificate of the key in {key_path}")
+    purpose = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
+    if not serves(certificate, purpose):
+        raise InvalidFile(f"{path}: is not a certificate for a {'server' if server else 'client'}")
+    if certificate.not_valid_after_utc <= now:
+        raise InvalidFile(f"{path}: has expired on {_day(certificate.not_valid_after_utc)}")
+    if certificate.not_valid_before_utc > now:
+        raise InvalidFile(
+            f"{path}: is good from {_day(certificate.not_valid_before_utc)} on only:"
+            " is the clock of this machine right?"
+        )
+
+
+def warnings(endings: Iterable[Expiry], now: datetime) -> list[str]:
+    """A line for each thing that ends within 14 days, or has."""
+    lines = []
+    for what, when in sorted(endings, key=lambda ending: ending.when):
+        left = when - now
+        if left <= timedelta(0):
+            lines.append(f"{what} has ended on {_day(when)}")
+        elif left <= NOTICE:
+            days = left.days
+            span = "1 day" if days == 1 else f"{days} days" if days else "less than a day"
+            lines.append(f"{what} ends in {span}, on {_day(when)}")
+    return lines
+
+
+def _named(certificate: x509.Certificate) -> str:
+    return printable(certificate.subject.rfc4514_string()) or names_shown(certificate)
+
+
+def _day(when: datetime) -> str:
+    return f"{when:%Y-%m-%d}"

@@ -1,0 +1,631 @@
+"""TLS for both ends of a connection (A21, D2): contexts made of files, for Twisted's transports.
+
+TLS 1.3, and 1.2 only with ECDHE and AEAD. No compression and no renegotiation. No session is
+resumed, by ticket or otherwise: a resumed one would not be checked against a revocation list that
+is newer, and a ticket's key would open what was recorded (I22); a handshake costs about as little.
+
+Who is refused is told so by TLS's own alert; on this side the reason arrives in ``connectionLost``
+and ``explain`` puts it in words. The handshake has a deadline, which Twisted does not set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from ipaddress import ip_address
+from typing import Any, Final, NamedTuple, Protocol
+
+import idna
+from cryptography import x509
+from OpenSSL import SSL
+from OpenSSL.crypto import X509, X509StoreFlags
+from service_identity import CertificateError, VerificationError
+from service_identity.cryptography import (
+    verify_certificate_hostname,
+    verify_certificate_ip_address,
+)
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import (
+    IAddress,
+    IOpenSSLClientConnectionCreator,
+    IOpenSSLServerConnectionCreator,
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+    ISSLTransport,
+    IStreamClientEndpoint,
+)
+from twisted.internet.protocol import connectionDone
+from twisted.internet.tcp import Connection
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from broker.messages.grammar import hexadecimal
+from broker.messages.message import printable
+from broker.net.socket_write import send_at_once
+from broker.net.timers import DeadlineQueue
+from broker.net.tls.certificates import (
+    CertificateRefused,
+    Expiry,
+    InvalidFile,
+    check_own,
+    identifier_of,
+    key_digest,
+    mediator_of,
+    names_shown,
+    read_authorities,
+    read_certificates,
+    read_key,
+    read_revocations,
+    utc_now,
+    warnings,
+)
+
+__all__ = [
+    "CertificateRefused",
+    "ClientTls",
+    "HandshakeRefused",
+    "HandshakeTimedOut",
+    "InvalidFile",
+    "ServerTls",
+    "TlsEndpoint",
+    "TlsFactory",
+    "TlsFailed",
+    "certificate_of",
+    "explain",
+    "identifier_of",
+    "is_encrypted",
+    "mediator_of",
+    "parse_pin",
+]
+
+#: TLS 1.2: ephemeral keys and authenticated encryption alone, at 112 bits or more. The suites of
+#: TLS 1.3 are all of that kind.
+CIPHERS: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20:!PSK:!aNULL:@SECLEVEL=2"
+
+#: Seconds that a handshake may take.
+HANDSHAKE: Final = 5.0
+
+#: ``SSL_MODE_NO_AUTO_CHAIN``: send the certificates of our file and not, besides, an authority of
+#: those that we trust ourselves. pyOpenSSL has no name for it.
+_NO_AUTO_CHAIN: Final = 0x8
+
+
+class HandshakeRefused(SSL.Error):
+    """The peer's certificate was refused; the text says why.
+
+    It is an error of OpenSSL's kind, with a list of reasons, because Twisted passes such a one on
+    to ``connectionLost``.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__([("broker", "", text)])
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class HandshakeTimedOut(SSL.Error):
+    """The handshake took too long."""
+
+    def __init__(self) -> None:
+        super().__init__([("broker", "", str(self))])
+
+    def __str__(self) -> str:
+        return "the handshake was not over in time"
+
+
+class TlsFailed(ConnectionLost):
+    """A connection was lost because TLS ended it; the text is a person's, as ``explain`` gives it.
+
+    What waits for a connection handles it as any other loss, and can tell why.
+    """
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class _Built(NamedTuple):
+    """What the files gave."""
+
+    context: SSL.Context
+    endings: list[Expiry]
+    revocations: x509.CertificateRevocationList | None
+
+
+class _Side:
+    """What both sides have in common: files, and a context made of them that can be made anew."""
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        self._now = now
+        self._built = self._build()
+
+    def _build(self) -> _Built:
+        raise NotImplementedError
+
+    def reload(self) -> None:
+        """Read the files again, for the connections made from now on.
+
+        :raises Unusable: one of them is not good; everything stays as it was (I3)
+        """
+        self._built = self._build()
+
+    def warnings(self) -> list[str]:
+        """A line for each certificate or list in use that ends within 14 days, or has ended."""
+        return warnings(self._built.endings, self._now())
+
+    def revoked(self, certificate: x509.Certificate) -> bool:
+        """Whether the revocation list in use names a certificate.
+
+        Handshakes ask that by themselves; this is for connections older than the list (I2).
+        """
+        revocations = self._built.revocations
+        if revocations is None or revocations.issuer != certificate.issuer:
+            return False
+        serial = certificate.serial_number
+        return revocations.get_revoked_certificate_by_serial_number(serial) is not None
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class ServerTls(_Side):
+    """The server's side.
+
+    Without ``client_ca`` no client is asked for a certificate. With it each is asked, and one that
+    is shown must hold: issued by it for a client, in its time, and not on the revocation list.
+    """
+
+    def __init__(
+        self,
+        certificate: str,
+        key: str,
+        *,
+        client_ca: str | None = None,
+        crl: str | None = None,
+        required: bool = False,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        """
+        :param certificate: a PEM file: the server's certificate, then those between it and the
+            authority, if any
+        :param key: a PEM file: its private key, which nobody else may be able to read
+        :param client_ca: a PEM file: the authorities of the clients
+        :param crl: their revocation list
+        :param required: whether a client without a certificate is refused
+        :raises Unusable: a file is not good
+        """
+        if client_ca is None and (required or crl is not None):
+            raise InvalidFile("clients' certificates can't be checked without their authority's")
+        self._certificate = certificate
+        self._key = key
+        self._client_ca = client_ca
+        self._crl = crl
+        self._required = required
+        super().__init__(now)
+
+    def _build(self) -> _Built:
+        context = _new_context()
+        endings: list[Expiry] = []
+        _present(context, self._certificate, self._key, endings, server=True, now=self._now())
+        revocations = None
+        if self._client_ca is not None:
+            revocations = _trust(context, self._client_ca, self._crl, endings, self._now())
+            for authority in read_authorities(self._client_ca):
+                context.add_client_ca(authority)  # tells clients which of theirs to show
+            mode = SSL.VERIFY_PEER
+            if self._required:
+                mode |= SSL.VERIFY_FAIL_IF_NO_PEER_CERT
+            context.set_verify(mode, _refuse_bad)
+        return _Built(context, endings, revocations)
+
+    def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """A connection for one client."""
+        connection = SSL.Connection(self._built.context, None)
+        connection.set_accept_state()
+        return connection
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class ClientTls(_Side):
+    """The client's side, for one server: its chain, its name and, if asked, its key are verified
+    within the handshake, so before anything of ours leaves (D2, I26).
+    """
+
+    def __init__(
+        self,
+        ca: str | None,
+        server: str,
+        *,
+        certificate: str | None = None,
+        key: str | None = None,
+        pin: str | None = None,
+        crl: str | None = None,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        """
+        :param ca: a PEM file: the authorities by one of which the server's certificate must have
+            been issued; those that the system trusts, without
+        :param server: the DNS name or IP address for which it must be
+        :param certificate: a PEM file: our own certificate, and those between it and its authority
+        :param key: a PEM file: its private key, which nobody else may be able to read
+        :param pin: SHA-256 of the server's public key, in hexadecimal: no other key will do
+        :param crl: the authority's revocation list
+        :raises Unusable: a file, or one of the texts, is not good
+        """
+        if (certificate is None) != (key is None):
+            raise InvalidFile("a certificate needs its private key, and the key its certificate")
+        if crl is not None and ca is None:
+            raise InvalidFile(
+                "a revocation list can't be checked without its authority's certificate"
+            )
+        self._ca = ca
+        self._crl = crl
+        self._certificate = certificate
+        self._key = key
+        self._pin = None if pin is None else parse_pin(pin)
+        self._host = _Host.of(server)
+        super().__init__(now)
+
+    def _build(self) -> _Built:
+        context = _new_context()
+        endings: list[Expiry] = []
+        if self._certificate is not None and self._key is not None:
+            _present(context, self._certificate, self._key, endings, server=False, now=self._now())
+        revocations = None
+        if self._ca is None:
+            context.set_default_verify_paths()
+        else:
+            revocations = _trust(context, self._ca, self._crl, endings, self._now())
+        host, pin = self._host, self._pin
+
+        def verify(
+            connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int
+        ) -> bool:
+            _refuse_bad(connection, certificate, error, depth, ok)
+            if depth == 0:
+                shown = certificate.to_cryptography()
+                host.check(shown)
+                if pin is not None and key_digest(shown) != pin:
+                    raise HandshakeRefused("its key is not the one that is pinned")
+            return True
+
+        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, verify)
+        return _Built(context, endings, revocations)
+
+    def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """A connection to the server."""
+        connection = SSL.Connection(self._built.context, None)
+        if not self._host.is_address:
+            connection.set_tlsext_host_name(self._host.name.encode("ascii"))
+        connection.set_connect_state()
+        return connection
+
+
+class _Host(NamedTuple):
+    """A server's name as certificates have it: ASCII, in lower case; or its address."""
+
+    name: str
+    is_address: bool
+
+    @classmethod
+    def of(cls, text: str) -> _Host:
+        try:
+            return cls(str(ip_address(text.partition("%")[0])), True)
+        except ValueError:
+            pass
+        try:
+            return cls(idna.encode(text.removesuffix("."), uts46=True).decode("ascii"), False)
+        except (idna.IDNAError, UnicodeError):
+            raise InvalidFile(f"{text!r} is neither a DNS name nor an IP address") from None
+
+    def check(self, certificate: x509.Certificate) -> None:
+        """See that a certificate is for this host, or say that it isn't."""
+        try:
+            if self.is_address:
+                verify_certificate_ip_address(certificate, self.name)
+            else:
+                verify_certificate_hostname(certificate, self.name)
+        except (VerificationError, CertificateError, ValueError):
+            # The last two: it holds names that can't be understood.
+            shown = names_shown(certificate)
+            raise HandshakeRefused(f"it is for {shown}, not for {self.name}") from None
+
+
+def parse_pin(text: str) -> str:
+    """A pin in its canonical form; colons between the digits, as tools print them, may stand.
+
+    :raises Unusable: it isn't SHA-256 in hexadecimal
+    """
+    try:
+        return hexadecimal(32)(text.replace(":", ""))
+    except ValueError as error:
+        raise InvalidFile(f"{text!r} is no SHA-256 of a public key: {error}") from None
+
+
+# Making contexts.
+
+
+def _new_context() -> SSL.Context:
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_cipher_list(CIPHERS)
+    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_TICKET)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    # Buffers of idle connections, 34 KB each, are given back.
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS | _NO_AUTO_CHAIN)
+    return context
+
+
+def _present(
+    context: SSL.Context,
+    path: str,
+    key_path: str,
+    endings: list[Expiry],
+    *,
+    server: bool,
+    now: datetime,
+) -> None:
+    """Let a context show a certificate."""
+    own, *between = read_certificates(path)
+    key = read_key(key_path)
+    check_own(own, path, key, key_path, server=server, now=now)
+    try:
+        context.use_certificate(own)
+        for certificate in between:
+            context.add_extra_chain_cert(certificate)
+        context.use_privatekey(key)
+        context.check_privatekey()
+    except SSL.Error as error:  # too weak a key, mostly
+        raise InvalidFile(f"{path}: can't be used: {_last_reason(error)}") from None
+    endings.extend(
+        Expiry(f"the certificate in {path}", certificate.not_valid_after_utc)
+        for certificate in (own, *between)
+    )
+
+
+def _trust(
+    context: SSL.Context, path: str, crl: str | None, endings: list[Expiry], now: datetime
+) -> x509.CertificateRevocationList | None:
+    """Let a context trust the authorities of a file, but not what they have revoked."""
+    authorities = read_authorities(path)
+    store = context.get_cert_store()
+    assert store is not None
+    for authority in authorities:
+        store.add_cert(X509.from_cryptography(authority))
+    if all(authority.not_valid_after_utc <= now for authority in authorities):
+        raise InvalidFile(f"{path}: has expired")
+    if len(authorities) == 1:  # of a whole bundle, some always end
+        ends = authorities[0].not_valid_after_utc
+        endings.append(Expiry(f"the authority's certificate in {path}", ends))
+    if crl is None:
+        return None
+    revocations = read_revocations(crl, authorities, now)
+    store.add_crl(revocations)
+    store.set_flags(X509StoreFlags.CRL_CHECK)
+    if revocations.next_update_utc is not None:
+        endings.append(Expiry(f"the revocation list in {crl}", revocations.next_update_utc))
+    return revocations
+
+
+def _refuse_bad(
+    connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int
+) -> bool:
+    """Called by OpenSSL for each certificate of a chain, from the authority's on.
+
+    What is raised here comes out of ``do_handshake``, once the alert is on its way.
+    """
+    if not ok:
+        whose = "" if depth == 0 else "that of its authority: "
+        raise HandshakeRefused(whose + _VERIFICATION.get(error, f"verification error {error}"))
+    return True
+
+
+_UNKNOWN: Final = "no authority that is trusted has issued it"
+_CODES: Final = SSL.X509VerificationCodes
+
+_VERIFICATION: Final[dict[int, str]] = {
+    _CODES.ERR_CERT_HAS_EXPIRED: "it has expired",
+    _CODES.ERR_CERT_NOT_YET_VALID: "it is not valid yet: are both clocks right?",
+    _CODES.ERR_CERT_REVOKED: "it has been revoked",
+    _CODES.ERR_UNABLE_TO_GET_CRL: "there is no revocation list of its authority",
+    _CODES.ERR_CRL_HAS_EXPIRED: "the revocation list of its authority is out of date",
+    _CODES.ERR_CRL_NOT_YET_VALID: "the revocation list of its authority is not valid yet",
+    _CODES.ERR_CRL_SIGNATURE_FAILURE: "the revocation list is not its authority's",
+    _CODES.ERR_DEPTH_ZERO_SELF_SIGNED_CERT: "it is self-signed, and not one that is trusted",
+    _CODES.ERR_SELF_SIGNED_CERT_IN_CHAIN: _UNKNOWN,
+    _CODES.ERR_UNABLE_TO_GET_ISSUER_CERT: _UNKNOWN,
+    _CODES.ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY: _UNKNOWN,
+    _CODES.ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE: _UNKNOWN,
+    _CODES.ERR_CERT_UNTRUSTED: _UNKNOWN,
+    _CODES.ERR_CERT_SIGNATURE_FAILURE: "its signature is not that of the authority it names",
+    _CODES.ERR_INVALID_PURPOSE: "it is for the other side of a connection (its key usage)",
+    _CODES.ERR_INVALID_CA: "it was issued by what is no authority",
+    _CODES.ERR_PATH_LENGTH_EXCEEDED: "its authority may not appoint others",
+    _CODES.ERR_CERT_CHAIN_TOO_LONG: "its chain is too long",
+    # Those for which pyOpenSSL has no name.
+    66: "its key is too weak",
+    67: "the key of its authority is too weak",
+    68: "it is signed with too weak a digest",
+}
+
+
+# Around Twisted's transports.
+
+
+class _TlsProtocol(TLSMemoryBIOProtocol):
+    """TLS for one connection, with a deadline for its handshake.
+
+    Twisted's own kind besides joins the writes of a turn; ``PeerConnection`` has done that already.
+    """
+
+    factory: TlsFactory
+    _shaking = True
+
+    def makeConnection(self, transport: Any) -> None:
+        self.factory.handshakes.add(self)
+        TLSMemoryBIOProtocol.makeConnection(self, transport)
+
+    def _flushSendBIO(self) -> None:
+        """Write what there is at once, where that can be: a sixth of a call's cost goes with it."""
+        try:
+            data = self._tlsConnection.bio_read(2**15)
+        except SSL.WantReadError:
+            return
+        transport: Any = self.transport
+        if isinstance(transport, Connection):
+            data = send_at_once(transport, data)
+        if data and transport is not None:
+            transport.write(data)
+
+    def dataReceived(self, data: bytes) -> None:
+        TLSMemoryBIOProtocol.dataReceived(self, data)
+        if self._shaking and self._handshakeDone:
+            self._shaken()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._shaken()
+        TLSMemoryBIOProtocol.connectionLost(self, reason)
+
+    def out_of_time(self) -> None:
+        """Close at once, and say why."""
+        self._shaken()
+        TLSMemoryBIOProtocol.failVerification(self, Failure(HandshakeTimedOut()))
+
+    def _shaken(self) -> None:
+        self._shaking = False
+        self.factory.handshakes.discard(self)
+
+
+class TlsFactory(TLSMemoryBIOFactory):
+    """Puts TLS under the protocols of another factory.
+
+    That one may want no connection, as for a source at its limit (I15); with Twisted's own such a
+    connection would stay, with nothing above it.
+
+    :ivar handshakes: the connections that are not secured yet
+    """
+
+    protocol = _TlsProtocol
+
+    def __init__(
+        self,
+        tls: ServerTls | ClientTls,
+        factory: IProtocolFactory,
+        clock: IReactorTime,
+        timeout: float = HANDSHAKE,
+    ) -> None:
+        """
+        :param timeout: seconds that a handshake may take
+        """
+        creator: Any = tls
+        super().__init__(creator, isinstance(tls, ClientTls), factory, clock=clock)
+        self.handshakes: DeadlineQueue[_TlsProtocol] = DeadlineQueue(
+            clock, timeout, _TlsProtocol.out_of_time
+        )
+
+    def stopFactory(self) -> None:
+        """No port is left: close on whoever is not through, and leave no timer behind."""
+        for protocol in list(self.handshakes):
+            protocol.out_of_time()
+        self.handshakes.stop()
+
+    def buildProtocol(  # type: ignore[override]
+        self, addr: IAddress | None
+    ) -> TLSMemoryBIOProtocol | None:
+        """TLS for one connection, or nothing where the other factory wants none."""
+        wrapped = self.wrappedFactory.buildProtocol(addr)
+        if wrapped is None:
+            return None
+        make: Any = self.protocol  # carries no annotations
+        protocol: _TlsProtocol = make(self, wrapped)
+        return protocol
+
+
+@implementer(IStreamClientEndpoint)
+class TlsEndpoint:
+    """Connects through another endpoint, and speaks TLS there.
+
+    The protocol is given once the connection stands; the handshake is still to come, and what is
+    written waits for it.
+    """
+
+    def __init__(self, tls: ClientTls, endpoint: IStreamClientEndpoint, clock: IReactorTime):
+        self._tls = tls
+        self._endpoint = endpoint
+        self._clock = clock
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Connect."""
+        factory: Any = TlsFactory(self._tls, protocolFactory, self._clock)
+        connecting: Deferred[Any] = self._endpoint.connect(factory)
+        return connecting.addCallback(lambda protocol: protocol.wrappedProtocol)
+
+
+def is_encrypted(transport: object) -> bool:
+    """Whether a transport is TLS's. Its attribute ``TLS`` is that of the TCP connection below."""
+    return ISSLTransport.providedBy(transport)
+
+
+class _Showing(Protocol):
+    def getPeerCertificate(self) -> X509 | None: ...
+
+
+def certificate_of(transport: Any) -> x509.Certificate | None:
+    """The certificate that the peer has shown and that held; ``None`` without one, or in clear.
+
+    To be asked once something was received: before that the handshake may not be over.
+    """
+    if not is_encrypted(transport):
+        return None
+    showing: _Showing = transport
+    shown = showing.getPeerCertificate()
+    return None if shown is None else shown.to_cryptography()
+
+
+def explain(error: BaseException) -> str | None:
+    """Why TLS has ended a connection, for the log or for a person; ``None``: it wasn't TLS."""
+    if isinstance(error, HandshakeRefused):
+        return f"the peer's certificate is refused: {error.text}"
+    if isinstance(error, HandshakeTimedOut):
+        return str(error)
+    if not isinstance(error, SSL.Error):
+        return None
+    reason = _last_reason(error)
+    _, alerted, alert = reason.partition(" alert ")
+    if alerted:
+        return f"the peer has refused: {_ALERTS.get(alert, alert)}"
+    return _REASONS.get(reason, f"TLS failed: {reason or type(error).__name__}")
+
+
+def _last_reason(error: SSL.Error) -> str:
+    """What OpenSSL says last, in its own words."""
+    if isinstance(error, SSL.SysCallError):
+        return printable(str(error.args[-1]))
+    queue = error.args[0] if error.args else None
+    return printable(str(queue[-1][-1])) if isinstance(queue, list) and queue else ""
+
+
+_ALERTS: Final = {
+    "unknown ca": "no authority that it trusts has issued our certificate",
+    "bad certificate": "our certificate is not good",
+    "unsupported certificate": "our certificate is not for this purpose",
+    "certificate revoked": "our certificate has been revoked",
+    "certificate expired": "our certificate has expired",
+    "certificate unknown": "our certificate is not acceptable",
+    "certificate required": "it wants a certificate",
+    "internal error": "our certificate is not acceptable, or it has a fault of its own",
+    "handshake failure": "there is no common way to encrypt, or it wants a certificate",
+    "protocol version": "there is no common version of TLS",
+}
+
+_REASONS: Final = {
+    "peer did not return a certificate": "the peer has shown no certificate, and one is required",
+    "unsupported protocol": "the peer speaks too old a version of TLS",
+    "no shared cipher": "the peer knows no way to encrypt that is good enough",
+    "wrong version number": "the peer doesn't speak TLS",
+    "http request": "the peer doesn't speak TLS",
+    "packet length too long": "the peer doesn't speak TLS",
+    "record layer failure": "the peer doesn't speak TLS",
+}

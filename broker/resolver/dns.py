@@ -1,0 +1,156 @@
+"""Sources of addresses over DNS: by domain name (A17), and by identifier (A16).
+
+DNS is asked at the servers that the operator named, or the system's; neither a hosts file nor a
+search list has a say in what a name means.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from base64 import b32encode
+from collections.abc import Sequence
+from hashlib import sha256
+from ipaddress import ip_address
+from math import inf
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.names import dns
+from twisted.names.client import Resolver
+from twisted.names.error import DNSNameError
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from broker.interfaces import IAddressSource, SourceFailed
+from broker.tables.locations import Located
+
+#: The system's DNS servers stand here.
+RESOLV_CONF: Final = "/etc/resolv.conf"
+#: Seconds after which a server that is silent is asked again, once all the others were.
+RETRIES: Final = (0.6, 1.2)
+#: DNS servers that are asked, at the most: so it is known when a question is over.
+SERVERS_MOST: Final = 3
+#: Aliases that are followed from one name to the next (CNAME).
+ALIASES_MOST: Final = 8
+#: Seconds for which an answer holds whose other half (A or AAAA) is missing.
+HALF: Final = 5.0
+
+
+class _Client(Resolver):
+    """Twisted's client, with the system's list of servers kept short, and an end."""
+
+    _parseCall: Any = None
+
+    def parseConfig(self, resolvConf: Any) -> None:
+        super().parseConfig(  # type: ignore[no-untyped-call]
+            line for line in resolvConf if len(line.split()) > 1
+        )
+        self.dynServers = self.dynServers[:SERVERS_MOST]
+
+    def _connectedProtocol(self, interface: str = "") -> dns.DNSDatagramProtocol:
+        """A socket for one question; the system's choice of port is random, and never in use."""
+        protocol = dns.DNSDatagramProtocol(self, reactor=self._reactor)
+        protocol.noisy = False
+        self._reactor.listenUDP(0, protocol, interface=interface)
+        return protocol
+
+    def stop(self) -> None:
+        """Leave no timer behind."""
+        if self._parseCall is not None and self._parseCall.active():
+            self._parseCall.cancel()
+
+
+@implementer(IAddressSource)
+class Dns:
+    """Asks DNS for the IPv4 and IPv6 addresses of a domain name."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        servers: Sequence[tuple[str, int]] = (),
+        resolv_conf: str = RESOLV_CONF,
+    ) -> None:
+        """
+        :param servers: addresses and ports of the servers to ask, the first first; the system's
+            without
+        """
+        self._reactor = reactor
+        self._servers = list(servers)[:SERVERS_MOST]
+        self._resolv_conf = resolv_conf
+        self._client: _Client | None = None
+
+    def stop(self) -> None:
+        if self._client is not None:
+            self._client.stop()
+            self._client = None
+
+    async def locate(self, name: str) -> list[Located]:
+        if self._client is None:  # no file is read, and no timer runs, before somebody needs it
+            resolv_conf = None if self._servers else self._resolv_conf
+            made: Any = _Client
+            self._client = made(resolv_conf, self._servers, RETRIES, self._reactor)
+        client: Any = self._client
+        asked: list[Deferred[Any]] = [
+            maybeDeferred(client.lookupAddress, name, RETRIES),
+            maybeDeferred(client.lookupIPV6Address, name, RETRIES),
+        ]
+        found: list[Located] = []
+        failed = False
+        for success, result in await DeferredList(asked, consumeErrors=True):
+            if success:
+                found += _located(name, result[0])
+            elif not (isinstance(result, Failure) and result.check(DNSNameError)):
+                failed = True
+        if failed and not found:
+            raise SourceFailed("DNS gave no answer")
+        return [Located(one.host, min(one.seconds, HALF)) for one in found] if failed else found
+
+
+def _located(name: str, answers: Sequence[dns.RRHeader]) -> list[Located]:
+    """The addresses among the records of an answer, by way of its aliases; others are not ours."""
+    aliases: dict[bytes, tuple[bytes, float]] = {}
+    addresses: dict[bytes, list[Located]] = {}
+    for record in answers:
+        owner = record.name.name.lower()
+        payload: Any = record.payload
+        if record.cls != dns.IN:
+            continue
+        if record.type == dns.CNAME:
+            aliases[owner] = (payload.name.name.lower(), record.ttl)
+        elif record.type in (dns.A, dns.AAAA):
+            host = str(ip_address(payload.address))
+            addresses.setdefault(owner, []).append(Located(host, record.ttl))
+    at, holds = name.encode("ascii"), inf
+    for _ in range(ALIASES_MOST):
+        if at not in aliases:
+            break
+        at, seconds = aliases[at]
+        holds = min(holds, seconds)
+    return [Located(one.host, min(one.seconds, holds)) for one in addresses.get(at, ())]
+
+
+@implementer(IAddressSource)
+class ProviderZone:
+    """A provider that tells where its subscribers are in a zone of DNS (A16).
+
+    A subscriber's name there is the SHA-256 of its identifier, in base 32, under the zone. So any
+    identifier in any language fits into a label, and the zone, and whoever sees the questions,
+    doesn't tell who the subscribers are to anybody who doesn't know them already.
+    """
+
+    def __init__(self, names: IAddressSource, zone: str) -> None:
+        self._names = names
+        self._zone = zone
+
+    async def locate(self, name: str) -> Sequence[Located]:
+        located: Sequence[Located] = await self._names.locate(f"{label(name)}.{self._zone}")
+        return located
+
+    def stop(self) -> None:
+        self._names.stop()
+
+
+def label(identifier: str) -> str:
+    """The label of an identifier in a provider's zone: 52 characters."""
+    digest = sha256(unicodedata.normalize("NFC", identifier).encode()).digest()
+    return b32encode(digest).decode("ascii").rstrip("=").lower()

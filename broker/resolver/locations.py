@@ -1,0 +1,150 @@
+"""The resolver inside the process that asks it."""
+
+from __future__ import annotations
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from zope.interface import implementer
+
+from broker.interfaces import IResolver
+from broker.messages.errors import CalleeNotFound, RegistrationFailed
+from broker.resolver.name_lookup import NameLookup
+from broker.resolver.udp_registrar import UdpRegistrar
+from broker.tables.locations import Address, AddressRefused, LocationTable, Place
+from broker.tables.udp_keys import Key, KeyRefused
+
+#: Seconds between two sweeps of what has expired.
+PRUNE_INTERVAL = 60.0
+
+
+@implementer(IResolver)
+class LocalResolver:
+    """An address table and the clock it goes by.
+
+    :ivar naming: finds out what was registered by name
+    :ivar registrar: takes registrations by UDP, where they are offered
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        table: LocationTable | None = None,
+        naming: NameLookup | None = None,
+        registrar: UdpRegistrar | None = None,
+    ) -> None:
+        """
+        :param naming: without it, IP addresses alone are taken
+        """
+        self.registrar = registrar
+        self.table = LocationTable() if table is None else table
+        self.naming = NameLookup(clock) if naming is None else naming
+        self._clock = clock
+        self._pruning = LoopingCall(lambda: self.table.prune(clock.seconds()))
+        self._pruning.clock = clock
+
+    def start(self) -> None:
+        """Begin to sweep what has expired."""
+        self._pruning.start(PRUNE_INTERVAL, now=False)
+
+    def stop(self) -> None:
+        """Leave no timer behind."""
+        if self._pruning.running:
+            self._pruning.stop()
+        self.naming.stop()
+
+    async def register(self, identifier: str, address: Address) -> None:
+        """Record an address; it holds until it is released."""
+        if address.origin is None:
+            self.naming.overtake(identifier)
+        else:
+            await self.naming.check(identifier, address)
+        try:
+            newest = self.table.register(identifier, address, held=True)
+        except AddressRefused as error:
+            raise RegistrationFailed(str(error)) from None
+        if not newest:
+            raise RegistrationFailed("a newer address is registered")
+
+    def release(self, identifier: str, address: Address) -> None:
+        """The connection that registered this address is gone."""
+        self.table.release(identifier, address, self._clock.seconds())
+
+    async def withdraw(self, identifier: str) -> None:
+        """Forget an address."""
+        self.naming.overtake(identifier)
+        self.table.withdraw(identifier)
+
+    async def kept(self, identifier: str) -> Place:
+        """The address as it was registered."""
+        place = self.table.lookup(identifier, self._clock.seconds())
+        if place is None:
+            raise CalleeNotFound
+        return place
+
+    async def lookup(self, identifier: str) -> Place:
+        """Fig. 8: the address, or where its datagrams come from, or that there is neither."""
+        place = self.table.lookup(identifier, self._clock.seconds())
+        if place is None:
+            seen = self.seen(identifier)
+            if seen is None:
+                raise CalleeNotFound
+            return seen
+        if place.address.origin is not None:
+            return await self.find(identifier, place)
+        return place
+
+    # Terminals that register by UDP.
+
+    async def add_key(
+        self, identifier: str, key_id: str, key: bytes, port: int, expires: int
+    ) -> None:
+        """Take a key in; it holds until it is released."""
+        self.keep(Key(key_id, identifier, key, port, expires))
+
+    def keep(self, key: Key) -> None:
+        """Take a key in, or anew.
+
+        :raises RegistrationFailed: there is no port for datagrams, or no room for the key
+        """
+        if self.registrar is None:
+            raise RegistrationFailed("UDP is not offered by this server")
+        try:
+            self.registrar.add_key(key)
+        except KeyRefused as error:
+            raise RegistrationFailed(str(error)) from None
+
+    def release_key(self, identifier: str, key_id: str) -> None:
+        """The connection of a key is gone."""
+        if self.registrar is not None:
+            self.registrar.keys.release(key_id, self._clock.seconds())
+
+    def drop_keys(self, identifier: str) -> None:
+        """No key of a terminal is good any more."""
+        if self.registrar is not None:
+            self.registrar.drop_keys(identifier)
+
+    async def trigger(self, identifier: str) -> bool:
+        """Ask a terminal to connect."""
+        return self.registrar is not None and self.registrar.notify(identifier)
+
+    def seen(self, identifier: str) -> Place | None:
+        """Where a terminal's datagrams come from, if any do."""
+        return None if self.registrar is None else self.registrar.seen(identifier)
+
+    async def find(self, identifier: str, place: Place) -> Place:
+        """What stands behind an address that is no IP address, and in force still.
+
+        :raises CalleeNotFound: nothing that may be told
+        :raises ServiceUnavailable: it can't be found out now
+        """
+        while True:
+            address = place.address
+            if address.origin is None:
+                return place
+            told = await self.naming.told(identifier, address)
+            now = self.table.lookup(identifier, self._clock.seconds())
+            if now is None:
+                raise CalleeNotFound
+            if now.address is address:
+                return Place(told, now.until)
+            place = now  # it has registered anew meanwhile

@@ -1,0 +1,111 @@
+"""Ports that are opened as a whole: all of them, or the role doesn't start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.protocol import DatagramProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from broker.messages.message import host_port
+from broker.net.tls.contexts import ServerTls, TlsFactory
+from broker.net.udp_port import DatagramPort, open_port
+from broker.service.process import CannotStart
+from broker.service.settings.values import Interface, Listener
+
+
+class Listening:
+    """The listening ports of a role.
+
+    :ivar ports: the numbers of those that are open, but for the one for datagrams
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        listeners: Sequence[Listener],
+        secured: Sequence[Listener] = (),
+        tls: ServerTls | None = None,
+    ) -> None:
+        """
+        :param secured: further places, where TLS is spoken
+        :param tls: our side of it
+        """
+        self.ports: set[int] = set()
+        self._reactor = reactor
+        self._listeners = listeners
+        self._secured = secured
+        self._tls = tls
+        self._open: list[IListeningPort | DatagramPort] = []
+
+    def open(self, factory: IProtocolFactory) -> None:
+        """Open them all.
+
+        :raises CannotStart: one can't be opened; none of them is open then
+        """
+        for listener in self._listeners:
+            self._open_one(listener, factory, "Listening")
+        if self._tls is not None:
+            for listener in self._secured:
+                wrapped: Any = TlsFactory(self._tls, factory, self._reactor)
+                self._open_one(listener, wrapped, "Listening for TLS")
+
+    def _open_one(self, listener: Listener, factory: IProtocolFactory, what: str) -> None:
+        try:
+            port = _at_once(serverFromString(self._reactor, listener.text).listen(factory))
+        except CannotListenError as error:
+            self.close()
+            raise CannotStart(f"cannot listen on {listener.text}: {reason(error)}") from None
+        self._open.append(port)
+        address: Any = port.getHost()
+        self.ports.add(address.port)
+        self._log(what, port)
+
+    def _log(self, what: str, port: Any) -> None:
+        address: Any = port.getHost()
+        self.log.info("{what} on {where}", what=what, where=host_port(address.host, address.port))
+
+    def open_udp(self, interface: Interface, protocol: DatagramProtocol) -> None:
+        """Open the port for datagrams.
+
+        :raises CannotStart: it can't be opened; none of them is open then
+        """
+        try:
+            port = open_port(self._reactor, protocol, interface.port, interface.host)
+        except CannotListenError as error:
+            self.close()
+            where = f"{interface.port}:{interface.host}"
+            raise CannotStart(f"cannot listen on udp:{where}: {reason(error)}") from None
+        self._open.append(port)
+        self._log("Listening for datagrams", port)
+
+    def close(self) -> Deferred[Any]:
+        """Close them all; fires when that is done."""
+        ports, self._open = self._open, []
+        self.ports.clear()
+        closing = [port.stopListening() for port in ports]
+        return gatherResults([one for one in closing if one is not None])
+
+
+def reason(error: CannotListenError) -> str:
+    """Why a port can't be opened, in the system's words."""
+    cause = error.socketError
+    return getattr(cause, "strerror", None) or str(cause)
+
+
+def _at_once(listening: Deferred[IListeningPort]) -> IListeningPort:
+    """What a TCP endpoint gives: it binds synchronously, whatever its interface allows."""
+    done: list[IListeningPort | Failure] = []
+    listening.addBoth(done.append)
+    (result,) = done
+    if isinstance(result, Failure):
+        result.raiseException()
+    return result

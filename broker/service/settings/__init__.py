@@ -1,0 +1,1 @@
+"""Settings: their values, twistd's options, and the files they name."""

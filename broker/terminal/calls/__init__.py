@@ -1,0 +1,1 @@
+"""The three ways a call begins: place it, wait for the callee to connect, dial back."""

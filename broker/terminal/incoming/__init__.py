@@ -1,0 +1,1 @@
+"""Connections that a terminal takes from another."""

@@ -1,0 +1,1 @@
+"""Connections that a terminal opens to another."""

@@ -1,0 +1,160 @@
+"""The ways along which a call is tried: begun one after the other, and the first that stands wins.
+
+The starts are staggered as those of RFC 8305 are, so that a way that is likely to do has a little
+time for itself, and one that hangs costs no more than that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime
+from twisted.python.failure import Failure
+
+from broker.terminal.candidates import FailedCandidate, Way
+from broker.terminal.errors import CallDenied, CallFailed, NotMet
+
+#: Seconds after which the next way is begun beside one that neither stands nor has failed.
+CONNECTION_ATTEMPT_DELAY: Final = 0.25
+
+#: What a way calls as its channel is about to open; gives the ways that did not lead there.
+Claim = Callable[[], Sequence[FailedCandidate]]
+#: Why a way is given up once another one stands.
+SLOWER: Final = "another way was faster"
+
+
+class ConnectAttempt(NamedTuple):
+    """A way, and what takes it.
+
+    :ivar way: which
+    :ivar take: takes it; fires with the application's protocol, fails with ``CallFailed``
+    :ivar waits: nothing is sent for it: the next way begins with it
+    """
+
+    way: Way
+    take: Callable[[Claim], Deferred[IProtocol]]
+    waits: bool = False
+
+
+class Connector:
+    """Takes the ways of one call.
+
+    :ivar done: fires with the application's protocol; fails with the ``CallFailed`` of the only
+        way, one that names all of them, or ``CallDenied``, after which no other way is any better;
+        cancel to give up
+    :ivar won: the way that stands
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        callee: str,
+        attempts: Sequence[ConnectAttempt],
+        tried: Sequence[FailedCandidate] = (),
+    ) -> None:
+        """
+        :param attempts: in the order in which they are begun
+        :param tried: what has failed already
+        """
+        self.done: Deferred[IProtocol] = Deferred(lambda _: self._end())
+        self._clock = clock
+        self._callee = callee
+        self._left = list(attempts)
+        self._under_way: dict[Way, Deferred[IProtocol]] = {}
+        self._tried = list(tried)
+        self.won: Way | None = None
+        self._timer: IDelayedCall | None = None
+        self._beginning = False
+        self._met = False  # somebody, by the last way that failed
+        self._next()
+
+    def _next(self) -> None:
+        """Begin the next way; and if there is one more, that in a while."""
+        self._rest()
+        self._beginning = True
+        while self._left:  # which ends where a way stands at once
+            attempt = self._left.pop(0)
+            self._begin(attempt)
+            if not attempt.waits and attempt.way in self._under_way:
+                if self._left:
+                    self._timer = self._clock.callLater(CONNECTION_ATTEMPT_DELAY, self._next)
+                break
+        self._beginning = False
+        self._settle()
+
+    def _begin(self, attempt: ConnectAttempt) -> None:
+        way = attempt.way
+        taking = attempt.take(lambda: self._opening(way))
+        self._under_way[way] = taking
+        taking.addCallbacks(
+            self._stands, self._failed, callbackArgs=(way,), errbackArgs=(way, attempt.waits)
+        )
+
+    def _opening(self, way: Way) -> Sequence[FailedCandidate]:
+        """A way stands: there is one channel in a session, so the others end before it opens."""
+        self.won = way
+        self._end()
+        return self._tried
+
+    def _end(self, why: str = SLOWER) -> None:
+        """Give up whatever has not won."""
+        self._rest()
+        self._tried += [FailedCandidate(attempt.way, why) for attempt in self._left]
+        self._left.clear()
+        for way, taking in list(self._under_way.items()):
+            if way != self.won:
+                del self._under_way[way]
+                self._tried.append(FailedCandidate(way, why))
+                taking.cancel()
+
+    def _rest(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+    def _stands(self, protocol: IProtocol, way: Way) -> None:
+        self._under_way.pop(way, None)
+        if not self.done.called:
+            self.done.callback(protocol)
+
+    def _failed(self, failure: Failure, way: Way, waits: bool) -> None:
+        if self._under_way.pop(way, None) is None:  # given up by us
+            failure.trap(CallFailed, CancelledError)
+            return
+        if self.done.called:
+            return
+        if not failure.check(CallFailed) or failure.check(CallDenied) or self.won is not None:
+            self._end()
+            self.done.errback(failure)
+            return
+        self._tried.append(FailedCandidate(way, failure.getErrorMessage()))
+        self._met = not failure.check(NotMet)
+        if self._beginning:
+            return  # what follows is begun there
+        if self._left and not waits:
+            self._next()
+        else:
+            self._settle()
+
+    def _settle(self) -> None:
+        """See whether all have failed."""
+        if not (self._under_way or self._left or self.done.called):
+            self.done.errback(self._none())
+
+    def give_up(self, why: str) -> None:
+        """No way leads there any more."""
+        if not self.done.called:
+            self._end(why)
+            self.done.errback(CallFailed(why, self._tried))
+
+    def _none(self) -> CallFailed:
+        """No way has led there."""
+        if len(self._tried) == 1 and self._met:
+            return CallFailed(self._tried[0].why, self._tried)
+        if len(self._tried) == 1:
+            way, why = self._tried[0]
+            return CallFailed(f"{self._callee} could not be reached {way}: {why}", self._tried)
+        each = "; ".join(f"{tried.way}: {tried.why}" for tried in self._tried)
+        return CallFailed(f"{self._callee} could not be reached: {each}", self._tried)

@@ -1,0 +1,1 @@
+"""Ports of a terminal that its router opens to the outside."""

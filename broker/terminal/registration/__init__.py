@@ -1,0 +1,1 @@
+"""A terminal's line to its server: login, registration, notices, keepalives."""

@@ -1,0 +1,110 @@
+"""Receivers of a stream's events, as simple as they can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from broker.messages.framing import Body
+from broker.messages.grammar import NOTIFY
+from broker.messages.message import Malformed, Message
+from broker.net.connection import ConnectionHub, PeerConnection, StreamFactory
+from broker.net.dialogue import Dialogue, Request
+from tests.fakes import Client, connect
+
+Heard = Message | Body | Malformed | str
+
+
+class Recorder:
+    """Writes down what a stream hands over.
+
+    :ivar heard: every event, in order; the end of input and of the connection as words
+    :ivar on_message: called with each message, after it was written down
+    """
+
+    def __init__(self, stream: PeerConnection) -> None:
+        self.stream = stream
+        self.heard: list[Heard] = []
+        self.on_message: Callable[[Message], object] = lambda _: None
+        self.reason: Failure | None = None
+
+    def message_received(self, message: Message) -> None:
+        """A message came."""
+        self.heard.append(message)
+        self.on_message(message)
+
+    def body_received(self, body: Body) -> None:
+        """A part of a body came."""
+        self.heard.append(body)
+
+    def malformed_received(self, malformed: Malformed) -> None:
+        """What came is no message."""
+        self.heard.append(malformed)
+
+    def input_ended(self) -> None:
+        """The peer sends nothing more."""
+        self.heard.append("ended")
+
+    def connection_lost(self, reason: Failure) -> None:
+        """The connection is gone."""
+        self.heard.append("lost")
+        self.reason = reason
+
+
+class Talk(Dialogue):
+    """A conversation that writes down what is asked, and answers when the test says so.
+
+    :ivar requests: every request, in order
+    :ivar unasked: each ``NOTIFY`` that answered nothing
+    :ivar at_once: answer each request as it comes
+    """
+
+    def __init__(self, stream: PeerConnection) -> None:
+        super().__init__(stream)
+        self.requests: list[Request] = []
+        self.unasked: list[Message] = []
+        self.at_once = False
+
+    def message_received(self, message: Message) -> None:
+        """A message came."""
+        if message.verb == NOTIFY:
+            if not self.answered(message):
+                self.unasked.append(message)
+            return
+        request = self.asked(message)
+        self.requests.append(request)
+        if self.at_once:
+            request.reply("Request Accepted.")
+
+    def body_received(self, body: Body) -> None:
+        """No body is looked at here."""
+
+    def malformed_received(self, malformed: Malformed) -> None:
+        """What came is no message."""
+        self.malformed(malformed)
+
+    def connection_lost(self, reason: Failure) -> None:
+        """The connection is gone."""
+        self.lost()
+
+
+def record(exchange: ConnectionHub, peer_host: str = "127.0.0.1") -> tuple[Client, Recorder]:
+    """A client, and who hears it."""
+    client = connect(StreamFactory(exchange, Recorder), _clock(exchange), peer_host=peer_host)
+    return client, client.protocol.receiver
+
+
+def converse(exchange: ConnectionHub, *, known: bool = True) -> tuple[Client, Talk]:
+    """A client and the conversation with it, after login where it is known."""
+    client = connect(StreamFactory(exchange, Talk), _clock(exchange))
+    if known:
+        client.protocol.authenticated()
+    return client, client.protocol.receiver
+
+
+def _clock(exchange: ConnectionHub) -> Clock:
+    clock = exchange.clock
+    assert isinstance(clock, Clock)
+    return clock

@@ -1,0 +1,131 @@
+"""Many deadlines on one timer (broker.net.timers)."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.task import Clock
+
+from broker.net.timers import DeadlineQueue
+
+
+class DeadlinesTests:
+    """Things fall due a fixed time after they were added, and only then."""
+
+    def setup_method(self) -> None:
+        """Deadlines of 10 seconds, and a list of what fell due when."""
+        self.clock = Clock()
+        self.due: list[tuple[str, float]] = []
+        self.deadlines: DeadlineQueue[str] = DeadlineQueue(self.clock, 10, self.expire)
+
+    def expire(self, thing: str) -> None:
+        """Something fell due; it is no longer held then."""
+        assert thing not in self.deadlines
+        self.due.append((thing, self.clock.seconds()))
+
+    def pass_time(self, seconds: int) -> None:
+        """Let time pass, a second at a time."""
+        for _ in range(seconds):
+            self.clock.advance(1)
+
+    def test_fall_due(self) -> None:
+        """Each at its time, in the order in which they were added, none earlier."""
+        self.deadlines.add("a")
+        self.pass_time(3)
+        self.deadlines.add("b")
+        self.deadlines.add("c")
+        self.pass_time(6)
+        assert self.due == []
+        self.pass_time(20)
+        assert self.due == [("a", 10), ("b", 13), ("c", 13)]
+        assert len(self.deadlines) == 0
+
+    def test_late_clock(self) -> None:
+        """A clock that jumps over several deadlines makes all of them fall due."""
+        for thing in "abc":
+            self.deadlines.add(thing)
+            self.clock.advance(1)
+        self.clock.advance(100)
+        assert [thing for thing, _ in self.due] == ["a", "b", "c"]
+
+    def test_discard(self) -> None:
+        """What is discarded never falls due; what was never added may be discarded."""
+        for thing in "abc":
+            self.deadlines.add(thing)
+        self.deadlines.discard("a")
+        self.deadlines.discard("c")
+        self.deadlines.discard("x")
+        assert "a" not in self.deadlines
+        assert "b" in self.deadlines
+        self.pass_time(30)
+        assert self.due == [("b", 10)]
+
+    def test_add_again(self) -> None:
+        """Adding a thing again sets its deadline anew, behind the others."""
+        self.deadlines.add("a")
+        self.pass_time(5)
+        self.deadlines.add("b")
+        self.deadlines.add("a")
+        assert len(self.deadlines) == 2
+        self.pass_time(30)
+        assert self.due == [("b", 15), ("a", 15)]
+
+    def test_one_timer(self) -> None:
+        """A thousand deadlines cost one timer of the reactor, and none when all are over."""
+        for number in range(1000):
+            self.deadlines.add(str(number))
+            self.clock.advance(0.001)
+            assert len(self.clock.getDelayedCalls()) == 1
+        self.pass_time(30)
+        assert len(self.due) == 1000
+        assert self.clock.getDelayedCalls() == []
+
+    def test_stop(self) -> None:
+        """Stopped, nothing falls due and no timer is left; it may be used again."""
+        self.deadlines.add("a")
+        self.deadlines.stop()
+        assert self.clock.getDelayedCalls() == []
+        self.deadlines.stop()
+        self.pass_time(30)
+        assert self.due == []
+        self.deadlines.add("b")
+        self.pass_time(30)
+        assert self.due == [("b", 40)]
+
+    def test_changed_as_they_fall_due(self) -> None:
+        """What falls due may discard, add and stop."""
+        seen: list[str] = []
+
+        def expire(thing: str) -> None:
+            seen.append(thing)
+            if thing == "a":
+                deadlines.discard("b")
+                deadlines.add("d")
+            if thing == "d":
+                deadlines.stop()
+
+        deadlines: DeadlineQueue[str] = DeadlineQueue(self.clock, 10, expire)
+        for thing in "abc":
+            deadlines.add(thing)
+        self.pass_time(19)
+        assert seen == ["a", "c"]
+        deadlines.add("e")
+        self.pass_time(1)
+        assert seen == ["a", "c", "d"]
+        assert self.clock.getDelayedCalls() == []
+
+    def test_failure(self) -> None:
+        """Where one of them fails the others still fall due (I24)."""
+        seen: list[str] = []
+
+        def expire(thing: str) -> None:
+            seen.append(thing)
+            if thing == "a":
+                raise LookupError(thing)
+
+        deadlines: DeadlineQueue[str] = DeadlineQueue(self.clock, 10, expire)
+        deadlines.add("a")
+        deadlines.add("b")
+        with pytest.raises(LookupError):
+            self.clock.advance(10)
+        self.clock.advance(0)
+        assert seen == ["a", "b"]
