@@ -43,7 +43,7 @@ from broker.cli import ca as ca_cli
 from broker.cli.main import main
 from broker.net.tls.certificates import identifier_of, key_digest, utc_now
 from broker.net.tls.contexts import ClientTls, ServerTls
-from tests.certificates import uris
+from tests.support.certificates import uris
 
 OPENSSL: Final = shutil.which("openssl")
 

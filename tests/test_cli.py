@@ -20,7 +20,9 @@ from broker.net.tls.contexts import InvalidFile
 from broker.service.settings.credentials import Found, Keyring, NoAnswer
 from broker.terminal.apps.files import TransferFailed
 from broker.terminal.errors import CallFailed
-from tests.fakes import Client, FakeReactor, settle
+from tests.support.clock import settle
+from tests.support.reactor import FakeReactor
+from tests.support.transport import Client
 from tests.terminal.network import Outcome
 
 WRONG = "Registration Failed.\nCause:the identifier or the password is wrong"

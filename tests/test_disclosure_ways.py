@@ -18,7 +18,6 @@ from twisted.internet.defer import Deferred
 from broker.interfaces import StoreFailed
 from broker.mediator.ledger import Ledger
 from broker.tables.disclosures import Disclosure
-from tests.fakes import FakeTransport, settle
 from tests.mediator.scene import (
     ACCEPTED,
     CAN,
@@ -31,6 +30,8 @@ from tests.mediator.scene import (
     query,
     register,
 )
+from tests.support.clock import settle
+from tests.support.transport import FakeTransport
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 

@@ -54,7 +54,10 @@ from broker.service import terminal as terminal_service
 from broker.terminal.channel.handshake import Handshake
 from broker.terminal.channel.records import Kind, Records
 from tests.conversations.script import Script, Step
-from tests.fakes import Client, FakeReactor, a_mediator, advance, connect, result_of, settle
+from tests.support.clock import advance, result_of, settle
+from tests.support.reactor import FakeReactor
+from tests.support.server import a_mediator
+from tests.support.transport import Client, connect
 
 #: What a placeholder stands for, by the first word of its name; any line, where none is said.
 KINDS: Final = {

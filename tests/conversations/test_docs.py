@@ -9,7 +9,8 @@ import pytest
 
 from tests.conversations.script import Script, read
 from tests.conversations.stage import Stage
-from tests.fakes import Client, advance
+from tests.support.clock import advance
+from tests.support.transport import Client
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 CONVERSATIONS: Final = list(read(ROOT / "docs" / "conversations.md"))

@@ -28,8 +28,9 @@ from broker.terminal.registration.idle import LINGER
 from broker.terminal.terminal import Terminal
 from examples.echo import Answering, Echo
 from examples.say import Saying
-from tests.certificates import Pki
-from tests.fakes import FakeMediator, FakeReactor
+from tests.support.certificates import Pki
+from tests.support.reactor import FakeReactor
+from tests.support.server import FakeMediator
 from tests.terminal.network import MEDIATOR_PORT, Listener, Outcome, World
 
 PAGE: Final = (Path(__file__).resolve().parents[2] / "docs" / "embedding.md").read_text("utf-8")

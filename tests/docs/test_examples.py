@@ -16,7 +16,10 @@ from twisted.python.failure import Failure
 
 from broker.messages.errors import PermissionDenied
 from examples import echo, say
-from tests.fakes import FakeMediator, FakeReactor, Pair, a_mediator, settle
+from tests.support.clock import settle
+from tests.support.reactor import FakeReactor
+from tests.support.server import FakeMediator, a_mediator
+from tests.support.transport import Pair
 
 EXAMPLES: Final = Path(__file__).resolve().parents[2] / "examples"
 #: Seconds that a program may take.

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.certificates import Files, Pki
 from tests.integration.processes import (
     BROKER,
     PATIENCE,
@@ -20,6 +19,7 @@ from tests.integration.processes import (
     listening,
 )
 from tests.integration.test_by_hand import program
+from tests.support.certificates import Files, Pki
 
 pytestmark = pytest.mark.integration
 

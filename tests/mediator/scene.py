@@ -22,7 +22,10 @@ from broker.tables.disclosures import Disclosure
 from broker.tables.groups import GroupChange
 from broker.tables.locations import Address, Place
 from broker.tables.permits import PermitChange
-from tests.fakes import Client, Dial, FakeMediator, FakeReactor, a_mediator, connect, settle
+from tests.support.clock import settle
+from tests.support.reactor import Dial, FakeReactor
+from tests.support.server import FakeMediator, a_mediator
+from tests.support.transport import Client, connect
 
 DONE: Final = "NOTIFY\nRegistration Completed.\n\n"
 ACCEPTED: Final = "NOTIFY\nRequest Accepted.\n\n"

@@ -13,7 +13,6 @@ from broker.mediator.auth.accounts import Accounts, Listed
 from broker.messages.errors import ServiceUnavailable
 from broker.tables.accounts import AccountChange, AccountRefused
 from broker.tables.permits import PermitChange
-from tests.fakes import FakePool, cheap_passwords, result_of
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import (
     DENIED,
@@ -31,6 +30,8 @@ from tests.mediator.scene import (
     with_resolver,
     with_store,
 )
+from tests.support.clock import FakePool, result_of
+from tests.support.server import cheap_passwords
 
 WRONG = failed("the identifier or the password is wrong")
 PERMITS = "QUERY\nPERMITS\n\n"

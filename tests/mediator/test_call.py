@@ -11,7 +11,6 @@ from broker.messages.errors import ServiceUnavailable
 from broker.tables.disclosures import Disclosure
 from broker.tables.grants import PASSWORD_ALPHABET
 from broker.tables.permits import PermitChange
-from tests.fakes import settle
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import (
     ACCEPTED,
@@ -33,6 +32,7 @@ from tests.mediator.scene import (
     with_resolver,
     with_store,
 )
+from tests.support.clock import settle
 
 
 def stage(**options: object) -> Scene:

@@ -12,7 +12,6 @@ from broker.messages.errors import ServiceUnavailable
 from broker.tables.disclosures import CONNECT_BACK
 from broker.tables.guesses import A_PAIR
 from broker.tables.rate_limits import WINDOW
-from tests.fakes import settle
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import (
     CAN,
@@ -31,6 +30,7 @@ from tests.mediator.scene import (
     terminate,
     with_resolver,
 )
+from tests.support.clock import settle
 from tests.terminal.test_doors import the_log
 
 #: Seconds in which a request is decided.

@@ -16,7 +16,6 @@ from broker.tables.groups import GroupChange
 from broker.tables.permits import ASK, PermitChange
 from broker.tables.prompts import A_CALLEE, A_PAIR
 from broker.tables.rate_limits import WINDOW
-from tests.fakes import result_of, settle
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import (
     ACCEPTED,
@@ -43,6 +42,7 @@ from tests.mediator.scene import (
     to_caller,
     with_resolver,
 )
+from tests.support.clock import result_of, settle
 
 ASKED: Final = "QUERY\nACCEPT\n\n"
 #: Seconds in which a call is decided.

@@ -6,10 +6,10 @@ from twisted.internet.task import Clock
 
 from broker.mediator.revocation_log import RevocationLog
 from broker.tables.permits import Limit
-from tests.fakes import FakeReactor
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import DONE, register
 from tests.mediator.test_permits import at_once
+from tests.support.reactor import FakeReactor
 
 NOW = 1_000_000.0
 

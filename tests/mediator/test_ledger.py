@@ -24,7 +24,6 @@ from broker.messages.errors import ServiceUnavailable
 from broker.service.mediator import MediatorService, Options
 from broker.tables.disclosures import Disclosure, format_line, format_time, parse_line
 from broker.tables.locations import Address
-from tests.fakes import FakeReactor, cheap_passwords, result_of, settle
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import (
     ACCEPTED,
@@ -45,6 +44,9 @@ from tests.mediator.scene import (
     with_store,
 )
 from tests.service.test_services import options_of
+from tests.support.clock import result_of, settle
+from tests.support.reactor import FakeReactor
+from tests.support.server import cheap_passwords
 
 WHERE: Final = Address("203.0.113.5", 1203, 0.0, 3600)
 NOTHING: Final = "NOTIFY\nNothing Disclosed.\n\n"

@@ -14,7 +14,6 @@ from broker.net.connection import PeerConnection
 from broker.net.tls.contexts import CertificateRefused
 from broker.tables.accounts import AccountChange, AccountTable
 from broker.tables.permits import PermitChange
-from tests.fakes import FakePool, cheap_passwords, result_of
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import (
     DENIED,
@@ -28,6 +27,8 @@ from tests.mediator.scene import (
     register,
     with_store,
 )
+from tests.support.clock import FakePool, result_of
+from tests.support.server import cheap_passwords
 
 WRONG = failed("the identifier or the password is wrong")
 STALE = failed("the token is not good, or not any more: log in with the password")

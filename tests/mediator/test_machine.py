@@ -25,9 +25,11 @@ from twisted.internet.defer import Deferred
 
 from broker.interfaces import StoreFailed
 from broker.messages.message import Message
-from tests.fakes import Dial, parse_all, settle
 from tests.mediator.model import Connection, Model
 from tests.mediator.scene import Scene, SlowStore, query, register
+from tests.support.clock import settle
+from tests.support.reactor import Dial
+from tests.support.transport import parse_all
 
 #: How many sequences are tried, always the same ones; with MACHINE_EXAMPLES set, so many new ones.
 EXAMPLES = 80

@@ -17,7 +17,6 @@ from broker.tables.accounts import AccountRefused
 from broker.tables.disclosures import Disclosure
 from broker.tables.groups import GroupRefused
 from broker.tables.permits import PermitChange
-from tests.fakes import result_of, settle
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import (
     DENIED,
@@ -30,6 +29,7 @@ from tests.mediator.scene import (
     terminate,
     with_store,
 )
+from tests.support.clock import result_of, settle
 
 T = TypeVar("T")
 

@@ -14,7 +14,8 @@ from twisted.python.threadpool import ThreadPool
 from broker.mediator.auth import passwords as module
 from broker.mediator.auth.passwords import Cost, PasswordRefused, Passwords
 from broker.messages.errors import ServiceUnavailable, TooManyRequests
-from tests.fakes import CHEAP, FakePool, cheap_passwords, result_of
+from tests.support.clock import FakePool, result_of
+from tests.support.server import CHEAP, cheap_passwords
 
 
 class Asked:

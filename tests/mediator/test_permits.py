@@ -15,7 +15,6 @@ from broker.tables.accounts import AccountChange
 from broker.tables.disclosures import Disclosure
 from broker.tables.groups import GroupChange, GroupRefused
 from broker.tables.permits import Limit, PermitChange
-from tests.fakes import settle, turn
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import (
     ACCEPTED,
@@ -40,6 +39,7 @@ from tests.mediator.scene import (
     to_callee,
     to_caller,
 )
+from tests.support.clock import settle, turn
 
 ASK = "QUERY\nPERMITS\n\n"
 GRANTED = ACCEPTED + to_caller("Ib")

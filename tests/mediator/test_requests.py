@@ -6,7 +6,6 @@ import pytest
 from zope.interface.verify import verifyObject
 
 from broker.interfaces import IResolver, IStore, ITrigger
-from tests.fakes import a_mediator
 from tests.mediator.scene import (
     CAN,
     DENIED,
@@ -21,6 +20,7 @@ from tests.mediator.scene import (
     with_resolver,
     with_store,
 )
+from tests.support.server import a_mediator
 
 UNKNOWN = bad("no request of this kind is known here")
 

@@ -8,7 +8,6 @@ import pytest
 
 from broker.mediator.connections import SILENCE
 from broker.messages.errors import ServiceUnavailable
-from tests.fakes import advance
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import (
     ACCEPTED,
@@ -28,6 +27,7 @@ from tests.mediator.scene import (
 )
 from tests.mediator.test_connectback import YES, asked, granted, wish
 from tests.mediator.test_triggers import SEEN, Behind
+from tests.support.clock import advance
 
 #: Time enough for the first notice, and too little for the second.
 JUST_AFTER: Final = SILENCE + 0.1

@@ -17,7 +17,6 @@ from broker.messages.signing import sign, verify
 from broker.net.udp_port import parse_datagram
 from broker.resolver.udp_registrar import UdpRegistrar
 from broker.tables.locations import Address
-from tests.fakes import FakeDatagramPort, FakeReactor, advance, result_of
 from tests.mediator.scene import (
     ACCEPTED,
     CAN,
@@ -33,6 +32,8 @@ from tests.mediator.scene import (
     to_callee,
     to_caller,
 )
+from tests.support.clock import advance, result_of
+from tests.support.reactor import FakeDatagramPort, FakeReactor
 
 SEEN: Final = ("127.0.0.9", 4000)
 ADDRESS: Final = Address("192.0.2.1", 1203, 0, 60, dialable=True)

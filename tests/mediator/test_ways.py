@@ -11,7 +11,6 @@ from broker.interfaces import StoreFailed
 from broker.tables.disclosures import CALLING, CONSENT, Disclosure
 from broker.tables.groups import GroupChange
 from broker.tables.locations import AddressRefused, admit_local
-from tests.fakes import Client
 from tests.mediator.scene import (
     ACCEPTED,
     CAN,
@@ -34,6 +33,7 @@ from tests.mediator.scene import (
 )
 from tests.mediator.test_consent import ASKED, lists
 from tests.mediator.test_triggers import behind
+from tests.support.transport import Client
 
 #: Where Ib's connection comes from, where it listens in its own network, and where others are.
 HOME: Final = "203.0.113.8"

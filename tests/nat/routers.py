@@ -12,7 +12,8 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.python.failure import Failure
 
 from broker.nat.methods import NotOpened
-from tests.fakes import FakeDatagramPort, FakePool, FakeReactor
+from tests.support.clock import FakePool
+from tests.support.reactor import FakeDatagramPort, FakeReactor
 
 GATEWAY: Final = "192.168.1.1"
 LOCAL: Final = "192.168.1.2"

@@ -10,9 +10,9 @@ from twisted.internet.defer import CancelledError
 from broker.nat import mapper as mapping
 from broker.nat.gateway import NoRouter
 from broker.nat.mapper import Mapped, NotMapped, PortMapper
-from tests.fakes import advance
 from tests.nat.routers import GATEWAY, LOCAL, Device, Net, Outcome, Thread, bytes_of
 from tests.nat.test_pcp import PMP_ADDRESS, TOO_NEW, V4, pcp_answer, pmp_answer
+from tests.support.clock import advance
 
 BY_PCP = Mapped("11.0.113.1", 40000, 1800, "PCP")
 BY_UPNP = Mapped("11.0.113.1", 7000, 3600, "UPnP")

@@ -11,8 +11,8 @@ from twisted.internet.defer import CancelledError
 from broker.nat.methods import MappingRequest, PortMapping
 from broker.nat.packets import PcpAnswer, PcpMapping, pcp_request, pmp_request, read_answer
 from broker.nat.pcp import PATIENCE, RouterPort
-from tests.fakes import advance
 from tests.nat.routers import GATEWAY, LOCAL, Net, Outcome, bytes_of
+from tests.support.clock import advance
 
 V4 = "00000000000000000000ffff"
 NONCE = bytes_of()(12)

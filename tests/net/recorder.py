@@ -12,7 +12,7 @@ from broker.messages.grammar import NOTIFY
 from broker.messages.message import Malformed, Message
 from broker.net.connection import ConnectionHub, PeerConnection, StreamFactory
 from broker.net.dialogue import Dialogue, Request
-from tests.fakes import Client, connect
+from tests.support.transport import Client, connect
 
 Heard = Message | Body | Malformed | str
 

@@ -16,8 +16,8 @@ from twisted.python.failure import Failure
 from broker.messages.message import Message
 from broker.net.connection import ConnectionHub
 from broker.net.dialogue import Request
-from tests.fakes import Client
 from tests.net.recorder import Talk, converse
+from tests.support.transport import Client
 
 
 def ask(*numbers: int) -> str:

@@ -16,9 +16,9 @@ from broker.net.udp_port import (
     DatagramPort,
     parse_datagram,
 )
-from tests.fakes import FakeReactor
 from tests.net import strategies
 from tests.net.figures import FIGURES, on_the_wire
+from tests.support.reactor import FakeReactor
 
 SOURCE = ("192.0.2.1", 4000)
 QUERY = b"QUERY\nCallee:Ib"

@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from broker.messages.errors import CalleeBusy
 from broker.net.dialogue import Request
 from broker.net.request_task import RequestTask
-from tests.fakes import a_mediator
+from tests.support.server import a_mediator
 
 
 class Served:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.certificates import Pki
-from tests.fakes import parse_all
 from tests.net.server import MUCH
+from tests.support.certificates import Pki
+from tests.support.transport import parse_all
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -34,8 +34,9 @@ from broker.net.connection import (
     StreamFactory,
     source_of,
 )
-from tests.fakes import Client, advance, settle, turn
 from tests.net.recorder import Recorder, record
+from tests.support.clock import advance, settle, turn
+from tests.support.transport import Client
 
 QUERY = Message("QUERY", "STATUS")
 NOTICE = Message("NOTIFY", "Superseded.")

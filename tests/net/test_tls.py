@@ -52,9 +52,10 @@ from broker.net.tls.contexts import (
     mediator_of,
     parse_pin,
 )
-from tests.certificates import Files, Pki, foreign_client, foreign_server, meet, uris
-from tests.fakes import Client, FakeTransport, Pair, advance, connect
 from tests.net.recorder import Recorder, Talk
+from tests.support.certificates import Files, Pki, foreign_client, foreign_server, meet, uris
+from tests.support.clock import advance
+from tests.support.transport import Client, FakeTransport, Pair, connect
 
 LONG_AGO = timedelta(days=400)
 

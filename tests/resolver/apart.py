@@ -18,7 +18,9 @@ from broker.resolver.remote import RemoteResolver
 from broker.resolver.server import ResolverServer
 from broker.resolver.udp_registrar import UdpRegistrar
 from broker.tables.locations import Address, LocationTable
-from tests.fakes import Client, FakeReactor, Pair, connect, settle
+from tests.support.clock import settle
+from tests.support.reactor import FakeReactor
+from tests.support.transport import Client, Pair, connect
 
 T = TypeVar("T")
 

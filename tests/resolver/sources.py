@@ -10,7 +10,7 @@ from zope.interface import implementer
 from broker.interfaces import IAddressSource
 from broker.resolver.name_lookup import LookupCache, NameLookup
 from broker.tables.locations import Located, Network, parse_ip
-from tests.fakes import FakeReactor
+from tests.support.reactor import FakeReactor
 
 
 @implementer(IAddressSource)

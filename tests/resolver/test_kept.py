@@ -8,8 +8,10 @@ import pytest
 
 from broker.interfaces import Change, StoreFailed
 from broker.resolver.locations import LocalResolver
-from tests.fakes import FakeReactor, a_mediator, advance
 from tests.resolver.sources import Whereabouts
+from tests.support.clock import advance
+from tests.support.reactor import FakeReactor
+from tests.support.server import a_mediator
 
 
 class KeptTests:

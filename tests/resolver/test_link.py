@@ -20,8 +20,10 @@ from broker.messages.message import Malformed, Message
 from broker.net.connection import ConnectionHub, PeerConnection
 from broker.net.dialogue import Dialogue
 from broker.net.reconnecting import ReconnectingClient
-from tests.fakes import Client, FakeReactor, advance, settle
 from tests.resolver.apart import Outcome
+from tests.support.clock import advance, settle
+from tests.support.reactor import FakeReactor
+from tests.support.transport import Client
 
 
 class Talk(Dialogue):

@@ -9,8 +9,9 @@ from broker.interfaces import IResolver
 from broker.messages.errors import CalleeNotFound, RegistrationFailed
 from broker.resolver.locations import PRUNE_INTERVAL, LocalResolver
 from broker.tables.locations import LocationTable
-from tests.fakes import FakeReactor, advance, result_of
 from tests.resolver.apart import address
+from tests.support.clock import advance, result_of
+from tests.support.reactor import FakeReactor
 
 
 class LocalResolverTests:

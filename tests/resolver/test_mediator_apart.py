@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fakes import Client, FakeMediator, FakeReactor, a_mediator
 from tests.resolver.apart import Apart
+from tests.support.reactor import FakeReactor
+from tests.support.server import FakeMediator, a_mediator
+from tests.support.transport import Client
 
 COMPLETED = "NOTIFY\nRegistration Completed.\n\n"
 NOT_FOUND = "NOTIFY\nCallee not Found.\n\n"

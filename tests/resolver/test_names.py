@@ -10,9 +10,10 @@ from twisted.names import dns
 from broker.interfaces import IAddressSource, SourceFailed
 from broker.resolver.dns import Dns, ProviderZone, _located, label
 from broker.tables.locations import Located
-from tests.fakes import FakeReactor, advance, result_of
 from tests.resolver.apart import Outcome
 from tests.resolver.sources import FakeSource
+from tests.support.clock import advance, result_of
+from tests.support.reactor import FakeReactor
 
 
 def record(owner: str, payload: Any, ttl: int = 60, cls: int = dns.IN) -> dns.RRHeader:

@@ -19,9 +19,10 @@ from broker.resolver.udp_registrar import NOTICE_INTERVAL, PADDED, PRUNE_INTERVA
 from broker.tables.locations import Address
 from broker.tables.nat_bindings import MAPPING_SECONDS
 from broker.tables.udp_keys import KEYS_AN_IDENTIFIER, Key
-from tests.fakes import FakeDatagramPort, FakeReactor, result_of
 from tests.resolver.apart import PORT, Apart
 from tests.resolver.apart import address as an_address
+from tests.support.clock import result_of
+from tests.support.reactor import FakeDatagramPort, FakeReactor
 
 HERE, THERE, V6 = ("192.0.2.1", 4000), ("198.51.100.7", 5000), ("2001:db8::7", 6000)
 NAME = "K" + "a" * 22

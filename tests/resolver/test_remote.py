@@ -17,8 +17,8 @@ from broker.messages.message import Message
 from broker.resolver import remote as remote_module
 from broker.resolver.remote import BATCH, SILENT_SECONDS
 from broker.tables.locations import Place
-from tests.fakes import FakeReactor
 from tests.resolver.apart import Apart, Outcome, address
+from tests.support.reactor import FakeReactor
 
 ROLE = ["REGISTER", "Role:Mediator"]
 

@@ -12,8 +12,9 @@ from broker.messages.errors import PermissionDenied, RegistrationFailed
 from broker.messages.message import Message
 from broker.net.request_task import refuse
 from broker.resolver.server import CONNECTIONS_AN_IDENTIFIER
-from tests.fakes import Client, FakeReactor
 from tests.resolver.apart import PORT, FakeResolver
+from tests.support.reactor import FakeReactor
+from tests.support.transport import Client
 
 COMPLETED = "NOTIFY\nRegistration Completed.\n\n"
 DENIED = "NOTIFY\nPermission Denied.\n\n"

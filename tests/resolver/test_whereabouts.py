@@ -22,9 +22,11 @@ from broker.resolver.name_lookup import (
     own_addresses,
 )
 from broker.tables.locations import PROVIDER, Address, Origin, parse_ip
-from tests.fakes import FakeReactor, a_mediator, advance, result_of
 from tests.resolver.apart import Apart, FakeResolver, Outcome
 from tests.resolver.sources import FakeSource, Whereabouts
+from tests.support.clock import advance, result_of
+from tests.support.reactor import FakeReactor
+from tests.support.server import a_mediator
 
 NAME = "host.example.jp"
 PUBLIC = "202.224.186.82"

@@ -28,7 +28,10 @@ from broker.service.admin_socket import (
 )
 from broker.service.process import CannotStart
 from broker.store.memory import MemoryStore
-from tests.fakes import Client, FakeReactor, a_mediator, advance, cheap_passwords, connect, turn
+from tests.support.clock import advance, turn
+from tests.support.reactor import FakeReactor
+from tests.support.server import a_mediator, cheap_passwords
+from tests.support.transport import Client, connect
 
 OWN = os.geteuid()
 SECRET = "correct horse"

@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.defer import execute
 
 from broker.service.terminal import Options, TerminalService
-from tests.fakes import FakeReactor
+from tests.support.reactor import FakeReactor
 
 SECRET = "open sesame"
 

@@ -15,9 +15,12 @@ from broker.mediator.auth.tokens import KEY_BYTES
 from broker.service import logins, mediator
 from broker.service.process import CannotStart
 from broker.store.memory import MemoryStore
-from tests.certificates import Files, Pki, foreign_client, meet
-from tests.fakes import FakeReactor, advance, cheap_passwords, connect, result_of, settle
 from tests.service.test_services import client, options_of, start
+from tests.support.certificates import Files, Pki, foreign_client, meet
+from tests.support.clock import advance, result_of, settle
+from tests.support.reactor import FakeReactor
+from tests.support.server import cheap_passwords
+from tests.support.transport import connect
 from tests.test_options import errors, parse
 
 LOOPBACK = "--listen-tls=tcp:1202:interface=127.0.0.1"

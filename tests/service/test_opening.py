@@ -7,9 +7,9 @@ from typing import Any
 from twisted.internet.defer import Deferred, execute, succeed
 
 from broker.service.terminal import TerminalService
-from tests.fakes import FakeReactor
 from tests.service.test_connectback import refused
 from tests.service.test_connectback import settle as settings
+from tests.support.reactor import FakeReactor
 
 
 class SettingTests:

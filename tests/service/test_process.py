@@ -12,8 +12,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs, formatEvent
 
 from broker.service.process import CannotStart, Owner, Role
-from tests.fakes import FakeReactor
 from tests.integration.processes import environment
+from tests.support.reactor import FakeReactor
 
 
 class PortMapping(Role):

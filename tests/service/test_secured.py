@@ -26,10 +26,12 @@ from broker.service.settings import tls as secured
 from broker.service.settings.credentials import Keyring
 from broker.service.settings.options import RoleOptions
 from broker.service.settings.values import parse_server
-from tests.certificates import Files, Pki, foreign_client, foreign_server, meet
-from tests.fakes import Client, FakeReactor, advance, connect, settle, tcp_address
 from tests.integration.test_addresses import has_ipv6
 from tests.service.test_services import a_mediator, a_secret, options_of, start
+from tests.support.certificates import Files, Pki, foreign_client, foreign_server, meet
+from tests.support.clock import advance, settle
+from tests.support.reactor import FakeReactor
+from tests.support.transport import Client, connect, tcp_address
 from tests.terminal.network import Outcome
 from tests.terminal.speakers import Maker
 from tests.terminal.test_simultaneous import Site

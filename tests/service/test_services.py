@@ -22,7 +22,10 @@ from broker.service.settings.options import RoleOptions
 from broker.service.stats_log import CountLog
 from broker.store.memory import MemoryStore
 from broker.tables.permits import PermitChange
-from tests.fakes import Client, FakeReactor, advance, cheap_passwords, connect, settle
+from tests.support.clock import advance, settle
+from tests.support.reactor import FakeReactor
+from tests.support.server import cheap_passwords
+from tests.support.transport import Client, connect
 
 Service = mediator.MediatorService | resolver.ResolverService | terminal.TerminalService
 

@@ -11,8 +11,9 @@ from broker.messages.signing import sign
 from broker.messages.statements import REGISTRATION_COMPLETED
 from broker.net.udp_port import parse_datagram
 from broker.service import terminal
-from tests.fakes import FakeReactor, advance, settle
 from tests.service.test_services import options_of, start
+from tests.support.clock import advance, settle
+from tests.support.reactor import FakeReactor
 from tests.test_options import errors, parse
 
 KEY = "Key ID:K1\nRegistration Key:" + "73" * 32 + "\nInterval:25\n"

@@ -19,7 +19,7 @@ from broker.tables.accounts import AccountChange
 from broker.tables.disclosures import Disclosure
 from broker.tables.groups import GroupChange
 from broker.tables.permits import ASK, LIST, Limit, PermitChange
-from tests.fakes import result_of
+from tests.support.clock import result_of
 
 #: Later than anything that is told of.
 EVER: Final = 2**62

@@ -10,10 +10,12 @@ import pytest
 
 from broker.interfaces import StoreFailed
 from broker.service import mediator
-from tests.fakes import Client, FakeReactor, cheap_passwords, connect
 from tests.store.contract import disclosure
 from tests.store.numbered import commit_of
 from tests.store.waiting import Keeping, Stores
+from tests.support.reactor import FakeReactor
+from tests.support.server import cheap_passwords
+from tests.support.transport import Client, connect
 
 
 class RequestTask:

@@ -10,8 +10,8 @@ from broker.interfaces import IStore
 from broker.store import memory
 from broker.store.memory import MemoryStore
 from broker.tables.permits import PermitChange
-from tests.fakes import result_of
 from tests.store.contract import StoreContract, disclosure
+from tests.support.clock import result_of
 
 
 class MemoryStoreTests(StoreContract):

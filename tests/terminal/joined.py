@@ -14,7 +14,7 @@ from broker.messages.statements import REQUEST_ACCEPTED
 from broker.terminal.channel.channel import Channel
 from broker.terminal.channel.handshake import Handshake
 from broker.terminal.channel.records import Records
-from tests.fakes import Pair, connect_both
+from tests.support.transport import Pair, connect_both
 
 SESSION = "S1"
 CALLER = "Ia"

@@ -18,12 +18,8 @@ from broker.net.timers import DeadlineQueue
 from broker.terminal.calls import dial_back as comings
 from broker.terminal.calls import place_call as calling
 from broker.terminal.registration.client import MediatorClient
-from tests.fakes import (
-    Client,
-    FakeReactor,
-    connect,
-    connect_both,
-)
+from tests.support.reactor import FakeReactor
+from tests.support.transport import Client, connect, connect_both
 from tests.terminal.network import World
 
 #: Where the caller waits, and where the callee takes calls.

@@ -20,17 +20,10 @@ from zope.interface import implementer
 
 from broker.messages.message import Message
 from broker.terminal.terminal import Terminal
-from tests.fakes import (
-    ROUNDS,
-    Client,
-    FakeMediator,
-    FakeReactor,
-    Pair,
-    a_mediator,
-    advance,
-    connect,
-    settle,
-)
+from tests.support.clock import ROUNDS, advance, settle
+from tests.support.reactor import FakeReactor
+from tests.support.server import FakeMediator, a_mediator
+from tests.support.transport import Client, Pair, connect
 
 HOST = "127.0.0.1"
 MEDIATOR_PORT = 1201

@@ -13,7 +13,9 @@ from zope.interface import implementer
 from broker.interfaces import ICallHandler
 from broker.terminal.channel.channel import Channel
 from broker.terminal.channel.records import Records
-from tests.fakes import FakeReactor, Pair, connect_both, settle
+from tests.support.clock import settle
+from tests.support.reactor import FakeReactor
+from tests.support.transport import Pair, connect_both
 from tests.terminal.keys import CALLEE, CALLER, SESSION, shaken
 
 

@@ -27,7 +27,9 @@ from broker.terminal.channel.handshake import BODY_BYTES, Handshake
 from broker.terminal.channel.records import Kind, Records
 from broker.terminal.errors import Aborted, CallFailed
 from broker.terminal.registration.client import MediatorClient, dial
-from tests.fakes import Client, FakeReactor, advance, parse_all, result_of, settle
+from tests.support.clock import advance, result_of, settle
+from tests.support.reactor import FakeReactor
+from tests.support.transport import Client, parse_all
 from tests.terminal.keys import (
     CALLEE,
     CALLER,

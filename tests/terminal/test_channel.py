@@ -24,7 +24,9 @@ from broker.interfaces import ISessionTransport
 from broker.terminal.channel.channel import APPLICATION_FAILED, LINGER, RECORDS_A_TURN, Channel
 from broker.terminal.channel.records import Kind, Records
 from broker.terminal.errors import Aborted, Truncated
-from tests.fakes import FakeReactor, FakeTransport, advance, settle
+from tests.support.clock import advance, settle
+from tests.support.reactor import FakeReactor
+from tests.support.transport import FakeTransport
 from tests.terminal.keys import CALLEE, CALLER, SESSION, joined
 from tests.terminal.speakers import Call, Echo, Failing, FailingAtTheEnd, HalfCloseable, Plain
 

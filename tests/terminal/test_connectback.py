@@ -23,7 +23,8 @@ from broker.terminal.incoming.listener import HANDSHAKE_TIMEOUT, HANDSHAKES, HEL
 from broker.terminal.incoming.pending_calls import ConnectBackRequest
 from broker.terminal.registration.client import CONSENT_TIMEOUT, MediatorClient
 from broker.terminal.terminal import Terminal
-from tests.fakes import Client, advance, connect, parse_all, settle
+from tests.support.clock import advance, settle
+from tests.support.transport import Client, connect, parse_all
 from tests.terminal.keys import (
     CALLEE,
     CALLER,

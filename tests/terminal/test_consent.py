@@ -30,9 +30,11 @@ from broker.terminal.consent_file import (
 )
 from broker.terminal.registration.client import CONSENT_TIMEOUT
 from broker.terminal.terminal import Terminal
-from tests.fakes import Client, FakeReactor, advance, result_of
 from tests.mediator.conftest import Logged, logged
 from tests.mediator.scene import SCENES
+from tests.support.clock import advance, result_of
+from tests.support.reactor import FakeReactor
+from tests.support.transport import Client
 
 __all__ = ["logged"]
 

@@ -28,7 +28,9 @@ from broker.terminal.incoming.listener import (
     InboundListener,
 )
 from broker.terminal.incoming.pending_calls import PendingCalls
-from tests.fakes import Client, FakeReactor, advance, connect, parse_all
+from tests.support.clock import advance
+from tests.support.reactor import FakeReactor
+from tests.support.transport import Client, connect, parse_all
 from tests.terminal.keys import (
     CALLEE,
     CALLER,

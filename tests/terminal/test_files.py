@@ -33,7 +33,8 @@ from broker.terminal.apps.files import (
     read_receipt,
     safe_name,
 )
-from tests.fakes import Pair, advance
+from tests.support.clock import advance
+from tests.support.transport import Pair
 from tests.terminal.joined import CALLER, join
 
 NOON = datetime(2026, 7, 4, 12, 0, 0, tzinfo=UTC)

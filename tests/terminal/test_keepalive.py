@@ -22,7 +22,8 @@ from broker.resolver.udp_registrar import UdpRegistrar
 from broker.tables.udp_keys import Key
 from broker.terminal.registration.keepalive_interval import KeepaliveInterval
 from broker.terminal.registration.udp_keepalive import CHALLENGES, REMEMBERED, REPEATS, Keepalive
-from tests.fakes import FakeReactor, advance
+from tests.support.clock import advance
+from tests.support.reactor import FakeReactor
 
 SERVER: Final = ("11.0.113.10", 1200)
 ELSEWHERE: Final = ("11.0.113.66", 1200)

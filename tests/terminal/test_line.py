@@ -27,7 +27,9 @@ from broker.tables.disclosures import Disclosure, format_line, format_time
 from broker.tables.sessions import UNSPENT_SECONDS
 from broker.terminal.incoming.pending_calls import ConnectBackRequest, PendingCall
 from broker.terminal.registration.client import ANSWER_TIMEOUT, MediatorClient, NullEvents, dial
-from tests.fakes import Client, FakeReactor, advance, result_of
+from tests.support.clock import advance, result_of
+from tests.support.reactor import FakeReactor
+from tests.support.transport import Client
 from tests.terminal.keys import CALLER, KEY, PASSWORD, REPLY_PASSWORD, SESSION
 from tests.terminal.network import Outcome
 

@@ -16,7 +16,9 @@ from broker.messages.message import Message
 from broker.terminal.errors import CannotLogIn
 from broker.terminal.registration.client import dial
 from broker.terminal.terminal import Terminal
-from tests.fakes import Client, FakeReactor, advance, settle
+from tests.support.clock import advance, settle
+from tests.support.reactor import FakeReactor
+from tests.support.transport import Client
 from tests.terminal.network import Outcome
 from tests.terminal.test_doors import the_log
 

@@ -20,11 +20,8 @@ from broker.terminal.channel.records import Kind
 from broker.terminal.incoming.listener import HANDSHAKE_TIMEOUT, UNPROVEN_MOST
 from broker.terminal.incoming.pending_calls import ConnectBackRequest, PendingCall
 from broker.terminal.registration.client import MediatorClient
-from tests.fakes import (
-    Client,
-    advance,
-    connect,
-)
+from tests.support.clock import advance
+from tests.support.transport import Client, connect
 from tests.terminal.keys import (
     CALLER,
     KEY,

@@ -14,7 +14,9 @@ from zope.interface import implementer
 
 from broker.terminal.apps.files import Receipt, Tally, TransferFailed
 from broker.terminal.apps.pipe import Pipe
-from tests.fakes import FakeReactor, FakeTransport, Pair, settle
+from tests.support.clock import settle
+from tests.support.reactor import FakeReactor
+from tests.support.transport import FakeTransport, Pair
 from tests.terminal.joined import join
 
 CONTENT = random.Random(2).randbytes(400_000)

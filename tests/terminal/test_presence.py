@@ -24,7 +24,7 @@ from broker.terminal.registration.idle import (
 )
 from broker.terminal.registration.udp_keepalive import REPEATS
 from broker.terminal.terminal import WOKEN_INTERVAL
-from tests.fakes import advance, settle
+from tests.support.clock import advance, settle
 from tests.terminal.network import Listener, Network, Outcome
 from tests.terminal.speakers import Echo, Handler, Maker
 from tests.terminal.test_doors import the_log

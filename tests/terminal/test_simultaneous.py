@@ -31,8 +31,10 @@ from broker.service.reactor import EpollReactor
 from broker.service.settings.tls import endpoint
 from broker.service.settings.values import parse_server
 from broker.terminal.outgoing.hole_punch import AGAIN, SimultaneousEndpoint
-from tests.fakes import Dial, FakeReactor, advance, settle, tcp_address
 from tests.integration.test_addresses import has_ipv6
+from tests.support.clock import advance, settle
+from tests.support.reactor import Dial, FakeReactor
+from tests.support.transport import tcp_address
 from tests.terminal.network import Outcome
 from tests.terminal.speakers import Maker
 from tests.terminal.test_line import Wire

@@ -22,7 +22,8 @@ from broker.messages.statements import CONNECTION_REQUESTED
 from broker.terminal.errors import Aborted, CallFailed
 from broker.terminal.registration.client import MediatorClient
 from broker.terminal.terminal import LINE_TIMEOUT, WOKEN_INTERVAL, Terminal
-from tests.fakes import connect, parse_all, result_of
+from tests.support.clock import result_of
+from tests.support.transport import connect, parse_all
 from tests.terminal.keys import (
     KEY,
     PASSWORD,

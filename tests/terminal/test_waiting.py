@@ -39,14 +39,9 @@ from broker.terminal.outgoing.connector import ConnectAttempt, Connector
 from broker.terminal.outgoing.initiator import InitiatorHandshake
 from broker.terminal.registration.client import MediatorClient, dial
 from broker.terminal.terminal import Terminal
-from tests.fakes import (
-    Client,
-    FakeReactor,
-    advance,
-    connect,
-    result_of,
-    tcp_address,
-)
+from tests.support.clock import advance, result_of
+from tests.support.reactor import FakeReactor
+from tests.support.transport import Client, connect, tcp_address
 from tests.terminal.keys import (
     CALLEE,
     CALLER,

@@ -18,7 +18,7 @@ from broker.terminal.outgoing.connector import (
     ConnectAttempt,
     Connector,
 )
-from tests.fakes import advance
+from tests.support.clock import advance
 from tests.terminal.network import Outcome
 from tests.terminal.speakers import Plain
 from tests.terminal.test_doors import the_log

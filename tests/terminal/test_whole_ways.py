@@ -15,10 +15,7 @@ from broker.terminal.calls.wait_for_callee import (
 from broker.terminal.candidates import BACK, DIRECT, LOCAL, SIMULTANEOUS, FailedCandidate, Way
 from broker.terminal.errors import CallDenied, CallFailed
 from broker.terminal.registration.client import MediatorClient
-from tests.fakes import (
-    advance,
-    settle,
-)
+from tests.support.clock import advance, settle
 from tests.terminal.meeting import (
     NOWHERE,
     TAKES,

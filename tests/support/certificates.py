@@ -31,7 +31,8 @@ from broker.ca.authority import (
     write_file,
 )
 from broker.net.tls.certificates import Key, utc_now
-from tests.fakes import Client, connect, settle
+from tests.support.clock import settle
+from tests.support.transport import Client, connect
 
 #: The age of an authority that has issued certificates which have expired by now.
 OLD: Final = timedelta(days=1000)

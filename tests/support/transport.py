@@ -1,4 +1,4 @@
-"""The network in memory: transports, a reactor and a mediator that move only when a test says so.
+"""Connections in memory.
 
 ``FakeTransport`` keeps the promises of a TCP connection that the product rests on: bytes written
 wait in order until the peer reads them, a streaming producer is paused while too many wait, bytes
@@ -9,108 +9,34 @@ comes from within a call of the protocol's own.
 from __future__ import annotations
 
 import itertools
-import random
-import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Callable
+from typing import Any, Final
 
 import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import Deferred
 from twisted.internet.error import (
     ConnectError,
     ConnectionAborted,
     ConnectionDone,
     ConnectionLost,
-    ConnectionRefusedError,
-    TimeoutError,
-    UserError,
 )
 from twisted.internet.interfaces import (
-    IConnector,
     IHalfCloseableProtocol,
     IProtocol,
     IProtocolFactory,
     ITCPTransport,
 )
-from twisted.internet.protocol import ClientFactory, DatagramProtocol
 from twisted.internet.task import Clock
-from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from broker.interfaces import IResolver, IStore, ITrigger
-from broker.mediator.auth.login import PasswordLogin
-from broker.mediator.auth.passwords import Cost, Passwords
-from broker.mediator.auth.tokens import KEY_BYTES, Tokens
-from broker.mediator.server import Mediator, steady
-from broker.mediator.wakeup_dialer import WakeUpDialer
 from broker.messages.framing import Body, Decoder, Limits
 from broker.messages.message import Message
-from broker.net.connection import ConnectionHub, StreamFactory
-from broker.resolver.locations import LocalResolver
-from broker.store.memory import MemoryStore
-from broker.tables.accounts import AccountTable
-
-T = TypeVar("T")
+from tests.support.clock import ROUNDS, settle
 
 AnyAddress = IPv4Address | IPv6Address | UNIXAddress
-
-#: Rounds after which a network that is still moving is said to be moving for ever.
-ROUNDS: Final = 100_000
 #: Bytes that one read of a socket gives at the most, as Twisted reads.
 READ_BYTES: Final = 65536
-
-
-def settle(clock: Clock) -> None:
-    """Run everything that is due now, and what that makes due, without any time passing."""
-    for _ in range(ROUNDS):
-        now = clock.seconds()
-        if not any(call.getTime() <= now for call in clock.getDelayedCalls()):
-            return
-        clock.advance(0)
-    raise AssertionError("the clock never comes to rest")
-
-
-def turn(clock: Clock) -> None:
-    """Run what is due now, and leave what that makes due to the next turn, as a reactor does."""
-    now = clock.seconds()
-    for call in [call for call in clock.calls if call.getTime() <= now]:
-        if call.active():
-            clock.calls.remove(call)
-            call.called = 1
-            call.func(*call.args, **call.kw)
-
-
-def advance(clock: Clock, seconds: float) -> None:
-    """Let time pass, halting wherever something falls due, so that all happens at its time."""
-    end = clock.seconds() + seconds
-    for _ in range(ROUNDS):
-        settle(clock)
-        due = min((call.getTime() for call in clock.getDelayedCalls()), default=end)
-        if due > end:
-            break
-        clock.rightNow = due
-        if due == end:
-            settle(clock)
-            return
-    clock.rightNow = end
-
-
-def result_of(step: Awaitable[T]) -> T:
-    """What a step gave that didn't have to wait; what it raised is raised here."""
-
-    async def done() -> T:
-        return await step
-
-    doing = Deferred.fromCoroutine(done())
-    assert doing.called, "this step has to wait for something"
-    outcome: list[T] = []
-    failed: list[Failure] = []
-    doing.addCallbacks(outcome.append, failed.append)
-    if failed:
-        failed[0].raiseException()
-    return outcome[0]
 
 
 def tcp_address(host: str, port: int) -> IPv4Address | IPv6Address:
@@ -584,300 +510,3 @@ def connect_both(
     pair.b.start()
     pair.a.start()
     return pair
-
-
-@implementer(IConnector)
-class Dial:
-    """A connection that a protocol wants made, until the test says what becomes of it.
-
-    :ivar timeout: seconds after which nothing comes of it
-    :ivar bind: from where it is made, as it was asked for
-    :ivar over: it is made, refused, timed out or given up
-    """
-
-    def __init__(
-        self,
-        reactor: FakeReactor,
-        host: str,
-        port: int,
-        factory: Any,
-        timeout: float,
-        bind: Any = None,
-    ) -> None:
-        assert timeout >= 0, "a reactor has no timer that was due before it was set"
-        self.host = host
-        self.port = port
-        self.factory = factory
-        self.timeout = timeout
-        self.bind = bind
-        self.over = False
-        self._reactor = reactor
-        self._timer = reactor.callLater(timeout, self._fail, TimeoutError())
-
-    def accept(self, *, local_host: str = "127.0.0.1") -> Client:
-        """Someone answers there: the other end of the connection."""
-        transport = self._accept(local_host, peer_reads=True)
-        settle(self._reactor)
-        return Client(transport, transport.protocol)
-
-    def join(self, other: IProtocol, *, chunk: int | None = None) -> Pair:
-        """A protocol answers there."""
-        near = self._accept("127.0.0.1", peer_reads=False, start=False)
-        far = FakeTransport(other, self._reactor, peer=near.host, host=near.peer, peer_reads=False)
-        pair = Pair(near, far, self._reactor, chunk)
-        far.start()
-        near.start()
-        return pair
-
-    def refuse(self, error: Exception | None = None) -> None:
-        """Nobody answers there, or it fails with this."""
-        self._fail(error or ConnectionRefusedError())
-        settle(self._reactor)
-
-    def _accept(self, local_host: str, *, peer_reads: bool, start: bool = True) -> FakeTransport:
-        self._finish()
-        peer = tcp_address(self.host, self.port)
-        protocol = self.factory.buildProtocol(peer)
-        transport = FakeTransport(
-            protocol,
-            self._reactor,
-            peer=peer,
-            host=tcp_address(local_host, 50000),
-            peer_reads=peer_reads,
-        )
-        if start:
-            transport.start()
-        return transport
-
-    def _finish(self) -> None:
-        assert not self.over, "this dial is over"
-        self.over = True
-        if self._timer.active():
-            self._timer.cancel()
-
-    def _fail(self, error: Exception) -> None:
-        self._finish()
-        self.factory.clientConnectionFailed(self, Failure(error))
-
-    # As the factory sees it.
-
-    def stopConnecting(self) -> None:
-        """The protocol gives up."""
-        self._fail(UserError())
-
-    def connect(self) -> None:
-        """Dial again; nobody does that here."""
-        raise NotImplementedError
-
-    def disconnect(self) -> None:
-        """Give up, made or not."""
-        if not self.over:
-            self.stopConnecting()
-
-    def getDestination(self) -> Any:
-        """Whom it dials."""
-        return tcp_address(self.host, self.port)
-
-
-class FakeDatagramPort:
-    """A bound UDP port: what is written to it is kept, what arrives is handed over.
-
-    :ivar sent: each datagram and where it went
-    """
-
-    def __init__(self, protocol: DatagramProtocol, port: int, interface: str) -> None:
-        self.protocol = protocol
-        self.address = IPv4Address("UDP", interface or "0.0.0.0", port)
-        self.sent: list[tuple[bytes, tuple[str, int]]] = []
-        self.listening = True
-
-    def write(self, packet: bytes, addr: tuple[str, int]) -> None:
-        """Send a datagram."""
-        self.sent.append((packet, addr))
-
-    def receive(self, packet: bytes, source: tuple[str, int]) -> None:
-        """A datagram arrives."""
-        self.protocol.datagramReceived(packet, source)
-
-    def getHost(self) -> IPv4Address:
-        """Where it is bound."""
-        return self.address
-
-    def stopListening(self) -> Deferred[None]:
-        """Unbind."""
-        self.listening = False
-        self.protocol.doStop()
-        done: Deferred[None] = Deferred()
-        done.callback(None)
-        return done
-
-
-class FakeReactor(MemoryReactorClock):
-    """Twisted's reactor in memory, with a clock, dials that end as the test says, and UDP.
-
-    :ivar dials: every connection that was asked for, oldest first
-    :ivar datagrams: every UDP port that was bound, oldest first
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.dials: list[Dial] = []
-        self.datagrams: list[FakeDatagramPort] = []
-
-    def connectTCP(
-        self,
-        host: str,
-        port: int,
-        factory: ClientFactory,
-        timeout: float = 30,
-        bindAddress: Any = None,
-    ) -> Any:
-        """Dial; the test says what becomes of it, or time does."""
-        dial = Dial(self, host, port, factory, timeout, bindAddress)
-        self.dials.append(dial)
-        factory.doStart()
-        factory.startedConnecting(dial)
-        return dial
-
-    def listenUDP(
-        self,
-        port: int,
-        protocol: DatagramProtocol,
-        interface: str = "",
-        maxPacketSize: int = 8192,
-    ) -> FakeDatagramPort:
-        """Bind a UDP port."""
-        bound = FakeDatagramPort(protocol, port or 50000 + len(self.datagrams), interface)
-        self.datagrams.append(bound)
-        transport: Any = bound
-        protocol.makeConnection(transport)
-        return bound
-
-
-class FakeMediator:
-    """A mediator in full, and the network in memory around it.
-
-    :ivar clock: its clock, and its reactor
-    :ivar exchange: what its connections share
-    :ivar factory: makes the protocol of a connection
-    """
-
-    def __init__(
-        self,
-        clock: FakeReactor,
-        exchange: ConnectionHub,
-        mediator: Mediator,
-        store: IStore,
-        resolver: IResolver,
-        trigger: ITrigger,
-    ) -> None:
-        self.clock = clock
-        self.exchange = exchange
-        self.mediator = mediator
-        self.store = store
-        self.resolver = resolver
-        self.trigger = trigger
-        self.factory = StreamFactory(exchange, mediator.peer)
-
-    def connect(self, host: str = "127.0.0.1", **addresses: Any) -> Client:
-        """A terminal's connection, from this host; ``addresses`` as in ``fakes.connect``."""
-        return connect(self.factory, self.clock, peer_host=host, **addresses)
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass; everything happens at the time at which it falls due."""
-        advance(self.clock, seconds)
-
-
-class FakePool:
-    """Threads that do their work when the test says so.
-
-    :ivar jobs: what waits to be done, oldest first
-    :ivar at_once: it is done as it comes
-    :ivar started: ``start`` was called, and ``stop`` wasn't since
-    """
-
-    def __init__(self, *, at_once: bool = False) -> None:
-        self.jobs: list[Callable[[], object]] = []
-        self.at_once = at_once
-        self.started = False
-
-    def start(self) -> None:
-        """Take work from now on."""
-        self.started = True
-
-    def stop(self) -> None:
-        """Take no more."""
-        self.started = False
-
-    def callInThread(self, func: Callable[..., object], *args: Any) -> None:
-        """Keep a job."""
-        if self.at_once:
-            func(*args)
-        else:
-            self.jobs.append(lambda: func(*args))
-
-    def run(self, most: int = 1) -> None:
-        """Do so many jobs, oldest first."""
-        for _ in range(most):
-            self.jobs.pop(0)()
-
-
-#: Passwords that cost next to nothing to check.
-CHEAP: Final = Cost(8, 1)
-
-
-def cheap_passwords(seed: int = 1, **options: Any) -> Passwords:
-    """Passwords that cost next to nothing; ``options`` are those of ``Passwords``."""
-    return Passwords(random.Random(seed).randbytes, cost=CHEAP, **options)
-
-
-def a_mediator(
-    clock: FakeReactor | None = None,
-    *,
-    store: IStore | None = None,
-    resolver: IResolver | None = None,
-    trigger: ITrigger | None = None,
-    seed: int = 1,
-    exchange: dict[str, Any] | None = None,
-    accounts: Mapping[str, str] | None = None,
-    key: bytes = b"k" * KEY_BYTES,
-    clear_text: bool = False,
-    passwords: Passwords | None = None,
-    **options: Any,
-) -> FakeMediator:
-    """A mediator with a resolver inside, a store in memory, and randomness that can be repeated.
-
-    :param exchange: options of ``ConnectionHub``: ``login_timeout``, ``stranger``, ``known``,
-        ``trace``
-    :param accounts: identifiers and passwords; with them, and be it none, whoever connects must log
-        in with a password or a token
-    :param key: what its tokens are made with
-    :param clear_text: take logins, and give out keys, in clear text to other machines too
-    :param options: those of ``Mediator``
-    """
-    clock = clock or FakeReactor()
-    reactor: Any = clock
-    randomness = random.Random(seed).randbytes
-    store = store or MemoryStore(randomness)
-    state = result_of(store.load())
-    if resolver is None:
-        resolver = LocalResolver(clock)
-    trigger = trigger or WakeUpDialer(reactor)
-    if isinstance(trigger, WakeUpDialer):
-        options.setdefault("dialer", trigger)
-    shared = ConnectionHub(clock, **(exchange or {}))
-    passwords = cheap_passwords(seed) if passwords is None else passwords
-    if accounts is not None:
-        table = AccountTable(state.accounts)
-        now = steady(options.get("wall", time.time), clock)
-        tokens = Tokens(key, state.epoch, now)
-        options["accounts"] = table
-        options["login"] = PasswordLogin(table, passwords, tokens, clock, clear_text=clear_text)
-    options["clear_text"] = clear_text
-    mediator = Mediator(
-        shared, store, state, resolver, trigger, randomness, passwords=passwords, **options
-    )
-    for identifier, password in (accounts or {}).items():
-        if mediator.accounts.table.get(identifier) is None:
-            result_of(mediator.accounts.add(identifier, password))
-    return FakeMediator(clock, shared, mediator, store, resolver, trigger)

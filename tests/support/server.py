@@ -1,0 +1,117 @@
+"""A mediator in memory: resolver inside, store in memory, randomness that can be repeated."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from broker.interfaces import IResolver, IStore, ITrigger
+from broker.mediator.auth.login import PasswordLogin
+from broker.mediator.auth.passwords import Cost, Passwords
+from broker.mediator.auth.tokens import KEY_BYTES, Tokens
+from broker.mediator.server import Mediator, steady
+from broker.mediator.wakeup_dialer import WakeUpDialer
+from broker.net.connection import ConnectionHub, StreamFactory
+from broker.resolver.locations import LocalResolver
+from broker.store.memory import MemoryStore
+from broker.tables.accounts import AccountTable
+from tests.support.clock import advance, result_of
+from tests.support.reactor import FakeReactor
+from tests.support.transport import Client, connect
+
+
+class FakeMediator:
+    """A mediator in full, and the network in memory around it.
+
+    :ivar clock: its clock, and its reactor
+    :ivar exchange: what its connections share
+    :ivar factory: makes the protocol of a connection
+    """
+
+    def __init__(
+        self,
+        clock: FakeReactor,
+        exchange: ConnectionHub,
+        mediator: Mediator,
+        store: IStore,
+        resolver: IResolver,
+        trigger: ITrigger,
+    ) -> None:
+        self.clock = clock
+        self.exchange = exchange
+        self.mediator = mediator
+        self.store = store
+        self.resolver = resolver
+        self.trigger = trigger
+        self.factory = StreamFactory(exchange, mediator.peer)
+
+    def connect(self, host: str = "127.0.0.1", **addresses: Any) -> Client:
+        """A terminal's connection, from this host; ``addresses`` as in ``fakes.connect``."""
+        return connect(self.factory, self.clock, peer_host=host, **addresses)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass; everything happens at the time at which it falls due."""
+        advance(self.clock, seconds)
+
+
+#: Passwords that cost next to nothing to check.
+CHEAP: Final = Cost(8, 1)
+
+
+def cheap_passwords(seed: int = 1, **options: Any) -> Passwords:
+    """Passwords that cost next to nothing; ``options`` are those of ``Passwords``."""
+    return Passwords(random.Random(seed).randbytes, cost=CHEAP, **options)
+
+
+def a_mediator(
+    clock: FakeReactor | None = None,
+    *,
+    store: IStore | None = None,
+    resolver: IResolver | None = None,
+    trigger: ITrigger | None = None,
+    seed: int = 1,
+    exchange: dict[str, Any] | None = None,
+    accounts: Mapping[str, str] | None = None,
+    key: bytes = b"k" * KEY_BYTES,
+    clear_text: bool = False,
+    passwords: Passwords | None = None,
+    **options: Any,
+) -> FakeMediator:
+    """A mediator with a resolver inside, a store in memory, and randomness that can be repeated.
+
+    :param exchange: options of ``ConnectionHub``: ``login_timeout``, ``stranger``, ``known``,
+        ``trace``
+    :param accounts: identifiers and passwords; with them, and be it none, whoever connects must log
+        in with a password or a token
+    :param key: what its tokens are made with
+    :param clear_text: take logins, and give out keys, in clear text to other machines too
+    :param options: those of ``Mediator``
+    """
+    clock = clock or FakeReactor()
+    reactor: Any = clock
+    randomness = random.Random(seed).randbytes
+    store = store or MemoryStore(randomness)
+    state = result_of(store.load())
+    if resolver is None:
+        resolver = LocalResolver(clock)
+    trigger = trigger or WakeUpDialer(reactor)
+    if isinstance(trigger, WakeUpDialer):
+        options.setdefault("dialer", trigger)
+    shared = ConnectionHub(clock, **(exchange or {}))
+    passwords = cheap_passwords(seed) if passwords is None else passwords
+    if accounts is not None:
+        table = AccountTable(state.accounts)
+        now = steady(options.get("wall", time.time), clock)
+        tokens = Tokens(key, state.epoch, now)
+        options["accounts"] = table
+        options["login"] = PasswordLogin(table, passwords, tokens, clock, clear_text=clear_text)
+    options["clear_text"] = clear_text
+    mediator = Mediator(
+        shared, store, state, resolver, trigger, randomness, passwords=passwords, **options
+    )
+    for identifier, password in (accounts or {}).items():
+        if mediator.accounts.table.get(identifier) is None:
+            result_of(mediator.accounts.add(identifier, password))
+    return FakeMediator(clock, shared, mediator, store, resolver, trigger)
