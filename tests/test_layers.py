@@ -12,22 +12,25 @@ ROOT = Path(__file__).resolve().parent.parent
 # messages, tables -> net, store -> mediator, resolver, terminal -> service -> cli.
 BELOW: dict[str, frozenset[str]] = {
     "broker": frozenset(),
+    "broker.states": frozenset(),
     "broker.messages": frozenset(),
-    "broker.tables": frozenset(),
+    "broker.tables": frozenset({"broker.states"}),
     "broker.nat": frozenset(),
     "broker.interfaces": frozenset({"broker.messages", "broker.tables"}),
-    "broker.net": frozenset({"broker.messages"}),
+    "broker.net": frozenset({"broker.messages", "broker.states"}),
     "broker.store": frozenset({"broker.tables", "broker.interfaces"}),
     "broker.ca": frozenset({"broker.messages", "broker.net"}),
 }
 for role in ("broker.mediator", "broker.resolver", "broker.terminal"):
-    BELOW[role] = frozenset({"broker.messages", "broker.tables", "broker.net", "broker.interfaces"})
+    BELOW[role] = frozenset(
+        {"broker.messages", "broker.tables", "broker.net", "broker.interfaces", "broker.states"}
+    )
 BELOW["broker.terminal"] |= {"broker.nat"}
 BELOW["broker.service"] = frozenset(BELOW) | {"broker.service"}
 BELOW["broker.cli"] = frozenset(BELOW) | {"broker.cli"}
 
 # These decide and never wait: no Twisted, neither in them nor in what they import.
-PURE = ("broker.tables", "broker.messages")
+PURE = ("broker.tables", "broker.messages", "broker.states")
 
 # These run as commands and may load the reactor.
 COMMANDS = ("broker.cli.main", "broker.__main__")
