@@ -26,8 +26,8 @@ _LINK: Final = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _CODE: Final = re.compile(r"`([^`\n]+)`")
 _BLOCK: Final = re.compile(r"^```.*?^```", re.M | re.S)
 _PATH: Final = re.compile(
-    r"(?<![\w/])(?:bin|docs|etc|examples|tests|benchmarks|broker|twisted|wire|tables|store|mediator"
-    r"|resolver|terminal|service)/[\w./-]+"
+    r"(?<![\w/])(?:bin|docs|etc|examples|tests|benchmarks|broker|twisted|messages|tables|net|store"
+    r"|mediator|resolver|terminal|nat|service|cli)/[\w./-]+"
 )
 _DOTTED: Final = re.compile(r"\bbroker(?:\.[a-z_]+)+(?:\.[A-Z]\w*)?")
 _MEMBER: Final = re.compile(r"([A-Z]\w+)\.(\w+)")

@@ -1,25 +1,18 @@
-"""The options that README.md lists are those that the roles and the command take."""
+"""docs/configuration.md lists the options that the roles and the command take."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 from typing import Final
 
 import pytest
 
 from broker.cli.main import make_parser
-from broker.service import mediator, resolver, terminal
 from broker.service.settings.options import RoleOptions
-from broker.service.settings.values import Setting
+from tests.docs.options import PAGE, ROLES, commands, role_rows, updated
 
-README: Final = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
-ROLES: Final[tuple[type[RoleOptions], ...]] = (
-    mediator.Options,
-    resolver.Options,
-    terminal.Options,
-)
+TEXT: Final = PAGE.read_text("utf-8")
 _COMMAND: Final = re.compile(
     r"^\s*broker ((?:login|logout|permit|disclosures|register|call|backup|ca|account|group"
     r"|who-knows|check-config) .*?)(?:\s{2,}.*)?$",
@@ -27,37 +20,29 @@ _COMMAND: Final = re.compile(
 )
 
 
-def section(heading: str) -> str:
-    """The text under a heading, up to the next of any level."""
-    _, found, rest = README.partition(f"\n{heading}\n")
-    assert found, f"README.md has no section {heading!r}"
-    return rest.partition("\n#")[0]
-
-
-def row(setting: Setting) -> str:
-    """The line of the table that tells of a setting."""
-    default = ", ".join(setting.default) if setting.repeatable else str(setting.default)
-    shown = "" if setting.flag or default == "" else f"`{default}`"
-    repeated = " May be repeated." if setting.repeatable else ""
-    return f"| `--{setting.name}` | {shown} | {setting.help}{repeated} |"
-
-
 class OptionsTests:
-    """The tables of options."""
+    """The tables, which ``python -m tests.docs.options`` writes."""
+
+    def test_when_generated_again_then_nothing_changes(self) -> None:
+        """The page is as the code has it: names, defaults and purposes."""
+        assert updated(TEXT) == TEXT, "run: .venv/bin/python -m tests.docs.options"
 
     @pytest.mark.parametrize("options", ROLES, ids=lambda options: options.role)
-    def test_table(self, options: type[RoleOptions]) -> None:
-        """Each option of a role stands there with its default and purpose, and no other does."""
-        rows = [
-            line
-            for line in section(f"### `twistd -n {options.role}`").splitlines()
-            if line.startswith("| `--")
-        ]
-        assert rows == [row(setting) for setting in options.settings]
+    def test_when_a_role_has_an_option_then_the_page_lists_it(
+        self, options: type[RoleOptions]
+    ) -> None:
+        """Each option of a role stands in one table, with its default and purpose."""
+        table = "\n".join(role_rows(options))
+        assert TEXT.count(f"\n{table}\n") == 1
 
-    def test_commands(self) -> None:
-        """Each ``broker`` command that is shown is one that it understands."""
-        shown = _COMMAND.findall(README)
+    def test_when_a_command_exists_then_the_page_lists_it(self) -> None:
+        """Each command has a heading of its own."""
+        listed = re.findall(r"^#### `broker (.*)`$", TEXT, re.M)
+        assert listed == [command.name for command in commands()]
+
+    def test_when_a_command_is_shown_then_it_is_understood(self) -> None:
+        """Each ``broker`` command among the examples is one that it takes; each kind is shown."""
+        shown = _COMMAND.findall(TEXT)
         kinds = set()
         for line in shown:
             arguments = shlex.split(line.partition(" <")[0], comments=True)
