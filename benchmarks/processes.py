@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.counting import Broken
+from tests.support.processes import TETHER
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 #: Seconds for a server to come up, or to end.
-PATIENCE: Final = 20.0
+PATIENCE: Final = 120.0
 #: Lines of a server's output that are shown when it fails.
 TAIL: Final = 20
 #: Seconds beyond its own for a load to connect, finish and report.
@@ -84,7 +85,7 @@ class Server:
             raise
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                command,
+                [*TETHER, *command],
                 cwd=self.folder,
                 env=os.environ | {"PYTHONPATH": str(ROOT)},
                 stdin=subprocess.DEVNULL,
@@ -234,7 +235,7 @@ def _twistd(role: str, options: Sequence[str], profile: Path | None = None) -> l
 def run_load(description: str) -> subprocess.Popen[str]:
     """Start a load in a process of its own, away from the servers' processor."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.load", description],
+        [*TETHER, sys.executable, "-m", "benchmarks.load", description],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

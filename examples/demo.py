@@ -23,8 +23,10 @@ import wave
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.support.processes import TETHER
+
 #: Seconds that any one step may take.
-PATIENCE = 30.0
+PATIENCE = 120.0
 #: Seconds of silence after which nothing more is expected of the processes.
 SILENCE = 0.15
 RATE = 44100
@@ -185,7 +187,7 @@ class Stage:
         """
         show("broker", *arguments)
         done = subprocess.run(
-            [*PYTHON, "-m", "broker.cli.main", *arguments],
+            [*TETHER, *PYTHON, "-m", "broker.cli.main", *arguments],
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -253,7 +255,7 @@ class Player:
         self.narrate: Callable[[str], None] | None = None
         self._stage = stage
         self._process = subprocess.Popen(
-            command,
+            [*TETHER, *command],
             cwd=stage.folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

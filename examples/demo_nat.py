@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Final
 
 from examples.demo import Failed, compare, compose, say, scene
-from tests.integration.processes import BROKER, TWISTD, Running
 from tests.natlab.lab import (
     OUTSIDE,
     PYTHON,
@@ -34,6 +33,7 @@ from tests.natlab.lab import (
     datagrams,
     flags,
 )
+from tests.support.processes import BROKER, TWISTD, Running
 
 #: The exit status where it can't be shown, as test harnesses have it for what is skipped.
 NOT_HERE: Final = 77

@@ -22,6 +22,7 @@ from benchmarks.parts import durable
 from benchmarks.peers import PASSWORD, Caller, Entrant, UdpRegistrar
 from benchmarks.report import met, tables
 from benchmarks.scratch import file_system, scratch_folder, sync_time
+from tests.support.processes import TETHER
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = (
@@ -41,16 +42,17 @@ WHERE = durable.where(scratch_folder())
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the bench to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments],
+        [*TETHER, sys.executable, "-m", "benchmarks", *arguments],
         cwd=ROOT,
         env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
 
 
+@pytest.mark.slow  # every part is a run with servers, loads and repeats of its own
 @pytest.mark.integration
 class BenchTests:
     """Each part of it, as small as it goes."""

@@ -17,13 +17,13 @@ from twisted.python.failure import Failure
 from broker.messages.errors import PermissionDenied
 from examples import echo, say
 from tests.support.clock import settle
+from tests.support.processes import PATIENCE, TETHER
 from tests.support.reactor import FakeReactor
 from tests.support.server import FakeMediator, a_mediator
 from tests.support.transport import Pair
 
 EXAMPLES: Final = Path(__file__).resolve().parents[2] / "examples"
 #: Seconds that a program may take.
-PATIENCE: Final = 30
 
 
 class Network:
@@ -98,7 +98,7 @@ def start(programs: list[subprocess.Popen[str]], *arguments: str, says: str) -> 
     :return: the line in which it says so
     """
     program = subprocess.Popen(
-        [sys.executable, "-u", *arguments],
+        [*TETHER, sys.executable, "-u", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd=EXAMPLES.parent,

@@ -17,11 +17,11 @@ from broker.net.udp_port import RECEIVE_BYTES
 from broker.service import mediator, resolver, terminal
 from broker.service.settings.options import RoleOptions
 from broker.service.settings.values import UDP, Setting
-from tests.integration.processes import BROKER, PATIENCE, TWISTD, Running, environment
 from tests.integration.test_login import account, password_file
 from tests.natlab.conftest import Build, build, lab_flags
 from tests.natlab.lab import SERVER, Lab, Router
 from tests.support.certificates import Pki
+from tests.support.processes import BROKER, PATIENCE, TWISTD, Running, environment
 
 __all__ = ["build", "lab_flags"]
 

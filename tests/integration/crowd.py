@@ -20,8 +20,8 @@ from random import Random
 from typing import Any, Final, NamedTuple
 
 from broker.messages.message import Message, parse
-from tests.integration.processes import PATIENCE, TWISTD, Processes, Running, listening
 from tests.integration.serial import DENIED, DONE, GRANTED, Entries, Lists, call, edit, forget
+from tests.support.processes import PATIENCE, TWISTD, Processes, Running, listening
 
 #: The terminals; the first two have a second connection, from which they call besides.
 TERMINALS: Final = ("I0", "I1", "I2", "I3")

@@ -18,7 +18,7 @@ from typing import Final
 
 import psutil
 
-from tests.integration.processes import PATIENCE, ROOT
+from tests.support.processes import PATIENCE, ROOT, TETHER
 
 SYSTEMD: Final = "/lib/systemd/systemd"
 #: The Python that a service can see: one in a home folder is hidden from it.
@@ -129,7 +129,7 @@ class Machine:
         with open(self.folder / "console", "wb") as console:
             unshare = ("unshare", "--fork", "--kill-child", *_SPACES, "--mount-proc")
             self._process = subprocess.Popen(
-                [*unshare, "sh", "-c", script, *arguments],
+                [*TETHER, *unshare, "sh", "-c", script, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,

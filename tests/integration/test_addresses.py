@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from broker.resolver.dns import label
-from tests.integration.processes import (
+from tests.support.processes import (
     BROKER,
     PATIENCE,
     TWISTD,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import Processes, Running, Typing
+from tests.support.processes import Processes, Running, Typing
 
 pytestmark = pytest.mark.integration
 

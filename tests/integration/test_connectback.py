@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import BROKER, Processes, Running, Typing
+from tests.support.processes import BROKER, PATIENCE, Processes, Running
 
 pytestmark = pytest.mark.integration
 
 #: Seconds in which a request is decided here, and after which it is refused.
-PATIENCE = 1.0
+DECIDED = 3.0
 CONTENT = random.Random(4).randbytes(2_000_000)
 SECRET = "open sesame, said he"
 REFUSED = (4, b"broker: Permission Denied.\n")
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def port(processes: Processes) -> int:
     """The port of a mediator that decides soon."""
-    return processes.mediator(f"--status-timeout={PATIENCE}")[1]
+    return processes.mediator(f"--status-timeout={DECIDED}")[1]
 
 
 def terminal(processes: Processes, port: int, folder: Path, *arguments: str) -> Running:
@@ -97,32 +97,13 @@ class WholeWayTests:
         assert "Traceback" not in callee.said
 
     def test_a_wrong_password(self, processes: Processes, port: int, folder: Path) -> None:
-        """The caller is refused in the same time as for nobody at all (D7, I6)."""
+        """The caller is refused, and the callee's log says why (D7)."""
         callee = terminal(processes, port, folder)
-        began = time.monotonic()
         status, _, err = call_back(processes, port, "guess")
         assert (status, err) == REFUSED
-        assert time.monotonic() - began >= PATIENCE
         assert received(folder) == []
         callee.wait_for("Ia has shown a call password that is not right")
         assert "barley" not in callee.said
-
-    def test_one_time_for_all_refusals(self, processes: Processes, port: int, folder: Path) -> None:
-        """A wrong password and a callee that is nobody: the same bytes, as far apart as chance."""
-        terminal(processes, port, folder)
-        took: dict[str, list[float]] = {}
-        with Typing(port) as person:
-            person.type("REGISTER\nIdentifier:Ia\n\n")
-            person.read()
-            for callee in ("Ib", "nobody", "Ib", "nobody"):
-                began = time.monotonic()
-                person.type(
-                    f"REQUEST\nCallee:{callee}\nPassword:x\nAddress:127.0.0.1\nPort:4000\n\n"
-                )
-                assert person.read() == "NOTIFY\nPermission Denied.\n\n"
-                took.setdefault(callee, []).append(time.monotonic() - began)
-        for times in took.values():
-            assert min(times) == pytest.approx(PATIENCE, abs=0.25)
 
     def test_busy(self, processes: Processes, port: int, folder: Path) -> None:
         """A callee that is in a call and takes one at a time doesn't come (A25, B1)."""
@@ -136,7 +117,7 @@ class WholeWayTests:
             "--call-password-file=Ib.call",
             "--listen=tcp:0:interface=127.0.0.1",
         )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while not list(folder.iterdir()):
             assert time.monotonic() < deadline, first.said
             time.sleep(0.05)

@@ -11,10 +11,11 @@ from typing import Final
 import pytest
 
 from tests.integration.crowd import Crowd
-from tests.integration.processes import Processes
 from tests.integration.serial import DENIED, DONE, GRANTED, Lists, call, edit, forget
+from tests.support.processes import Processes
 
-pytestmark = pytest.mark.integration
+#: Slow: the broker is killed many times, and looked through after each.
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 #: How often the broker is killed; more often shows more.
 KILLS: Final = int(os.environ.get("BROKER_KILLS", "20"))

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from tests.integration.processes import ROOT, environment
+from tests.support.processes import ROOT, TETHER, environment
 
 pytestmark = pytest.mark.integration
 
@@ -26,7 +26,7 @@ def demo(*arguments: str, path: Path | None = None) -> subprocess.CompletedProce
     :param path: the only folder in which it finds programs
     """
     return subprocess.run(
-        [ROOT / "bin" / "demo", *arguments],
+        [*TETHER, ROOT / "bin" / "demo", *arguments],
         env=environment() | ({} if path is None else {"PATH": str(path)}),
         stdin=subprocess.DEVNULL,
         capture_output=True,

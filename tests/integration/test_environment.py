@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import PATIENCE, ROOT
+from tests.support.processes import PATIENCE, ROOT
 
 pytestmark = pytest.mark.integration
 

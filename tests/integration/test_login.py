@@ -18,7 +18,11 @@ import pytest
 from broker.mediator.auth.passwords import Passwords
 from broker.store.sqlite import SqliteStore
 from broker.tables.accounts import AccountChange
-from tests.integration.processes import (
+from tests.integration.test_operator import operate
+from tests.integration.test_tls import LOOPBACK, listening_for_tls, server_options
+from tests.store.waiting import Pump
+from tests.support.certificates import Files, Pki
+from tests.support.processes import (
     BROKER,
     PATIENCE,
     Processes,
@@ -26,10 +30,6 @@ from tests.integration.processes import (
     environment,
     listening,
 )
-from tests.integration.test_operator import operate
-from tests.integration.test_tls import LOOPBACK, listening_for_tls, server_options
-from tests.store.waiting import Pump
-from tests.support.certificates import Files, Pki
 
 pytestmark = pytest.mark.integration
 

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import (
+from tests.support.processes import (
     BROKER,
     PATIENCE,
+    TETHER,
     TWISTD,
     Processes,
     Running,
@@ -60,7 +61,7 @@ def typed(folder: Path, arguments: list[str], *answers: str) -> tuple[int, str]:
     ours, its = pty.openpty()
     with os.fdopen(ours, "rb+", buffering=0) as screen:
         running = subprocess.Popen(
-            [*BROKER, *arguments],
+            [*TETHER, *BROKER, *arguments],
             cwd=folder,
             env=environment(),
             preexec_fn=lambda: os.login_tty(its),  # noqa: PLW1509

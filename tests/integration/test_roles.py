@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import TWISTD, Processes, Running, Typing, listening
+from tests.support.processes import TWISTD, Processes, Running, Typing, listening
 
 pytestmark = pytest.mark.integration
 

@@ -12,10 +12,11 @@ from typing import Final
 import pytest
 
 from tests.integration.machine import PREFIX, Machine, lacking
-from tests.integration.processes import ROOT
 from tests.integration.test_by_hand import program
+from tests.support.processes import ROOT
 
-pytestmark = pytest.mark.integration
+#: Slow: a machine with systemd is booted in namespaces.
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 FOLDER: Final = ROOT / "etc" / "systemd"
 UNITS: Final = sorted(FOLDER.glob("*.service"))

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import (
+from tests.integration.test_by_hand import program
+from tests.support.certificates import Files, Pki
+from tests.support.processes import (
     BROKER,
     PATIENCE,
     Processes,
@@ -18,8 +20,6 @@ from tests.integration.processes import (
     environment,
     listening,
 )
-from tests.integration.test_by_hand import program
-from tests.support.certificates import Files, Pki
 
 pytestmark = pytest.mark.integration
 

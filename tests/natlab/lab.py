@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple
 
-from tests.integration.processes import PATIENCE, Running
+from tests.support.processes import PATIENCE, TETHER, Running
 
 INTERNET: Final = "11.0.113"
 SERVER: Final = f"{INTERNET}.10"
@@ -34,8 +34,6 @@ CONE: Final = "masquerade"  # keeps the port while it is free, whoever is spoken
 SYMMETRIC: Final = "masquerade fully-random"  # another port for each that is spoken to
 
 _PATH: Final = "/usr/local/sbin:/usr/sbin:/sbin:" + os.environ.get("PATH", "/usr/bin:/bin")
-#: Before a command that is to end with this process, however that ends.
-_DIES: Final = ("setpriv", "--pdeathsig", "KILL")
 
 #: Unsolicited packets from outside are dropped. To accept them would make entries that defeat a
 #: later way through; to reject them would break two ends that open at the same time.
@@ -229,7 +227,7 @@ class Lab:
     def start(self, place: str, *command: str) -> Running:
         """Start a program at a place; it ends with the laboratory."""
         here = ("env", "-C", str(self.folder))  # to enter is to leave the working directory
-        running = Running([*_DIES, *self.enter(place), *here, *command], self.folder)
+        running = Running([*self.enter(place), *here, *command], self.folder)
         self._running.append(running)
         return running
 
@@ -309,7 +307,7 @@ class Lab:
             "mount -t tmpfs tmpfs /run && mkdir -p /run/netns /run/lock && echo ready && exec cat"
         )
         self._holder = subprocess.Popen(
-            [*_DIES, "unshare", *self._flags, "sh", "-c", script],
+            [*TETHER, "unshare", *self._flags, "sh", "-c", script],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -374,7 +372,7 @@ class Lab:
         self.run(place, "sh", "-c", f"cat > {path}.conf", given=written)
         daemon = subprocess.Popen(
             [
-                *_DIES,
+                *TETHER,
                 *self.enter(place),
                 "miniupnpd",
                 "-d",

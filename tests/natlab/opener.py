@@ -10,7 +10,6 @@ import json
 import os
 import random
 import sys
-import time
 from typing import Any
 
 from twisted.internet import reactor as _reactor
@@ -46,10 +45,9 @@ class Input(Protocol):
 
     def connectionLost(self, reason: Any = None) -> None:
         """The input has ended."""
-        begun = time.monotonic()
 
         def stopped(_: object) -> None:
-            tell(stopped=round(time.monotonic() - begun, 2))
+            tell(stopped=True)
             reactor.stop()
 
         self.mapper.stop().addCallback(stopped)
@@ -66,13 +64,12 @@ def main() -> None:
         changed=lambda key, before, after, why: tell(changed=[key, before, after, why]),
         igd=find_miniupnpc if with_upnp else lambda: None,
     )
-    begun = time.monotonic()
 
     def mapped(told: Mapped) -> None:
-        tell(**told._asdict(), public=told.public, after=round(time.monotonic() - begun, 2))
+        tell(**told._asdict(), public=told.public)
 
     def not_mapped(failure: Any) -> None:
-        tell(failed=failure.getErrorMessage(), after=round(time.monotonic() - begun, 2))
+        tell(failed=failure.getErrorMessage())
 
     def go() -> None:
         reactor.listenTCP(port, Factory.forProtocol(Hello))

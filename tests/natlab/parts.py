@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.integration.processes import BROKER, PATIENCE, TWISTD, Running
 from tests.integration.test_login import account, password_file
 from tests.natlab.lab import Lab
 from tests.support.certificates import Pki
+from tests.support.processes import BROKER, PATIENCE, TWISTD, Running
 
 #: What a terminal that is quiet between calls is started with.
 QUIET = ("--no-hold", "--linger=0.5")

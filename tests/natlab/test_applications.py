@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import pytest
 
-from tests.integration.processes import TWISTD, Running
 from tests.natlab.conftest import Build
 from tests.natlab.lab import INTERNET, SERVER, SYMMETRIC, Lab, Router
+from tests.support.processes import TWISTD, Running
 
 pytestmark = pytest.mark.integration
 

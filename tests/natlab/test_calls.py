@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.integration.processes import BROKER, Running
 from tests.integration.test_login import PASSWORD, account
 from tests.natlab.conftest import Build
 from tests.natlab.lab import CONE, INTERNET, NOT, PYTHON, SNIFF, SYMMETRIC, Router
 from tests.natlab.parts import QUIET, Net
+from tests.support.processes import BROKER, Running
 
 pytestmark = pytest.mark.integration
 

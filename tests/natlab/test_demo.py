@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import ROOT, environment
+from tests.support.processes import ROOT, TETHER, environment
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("lab_flags")]
 
@@ -28,7 +28,7 @@ class Demo:
         self._mark = f"RUN={uuid.uuid4()}"
         name, _, value = self._mark.partition("=")
         self.process = subprocess.Popen(
-            [ROOT / "bin" / "demo", "--nat"],
+            [*TETHER, ROOT / "bin" / "demo", "--nat"],
             env=environment() | {"TMPDIR": str(folder), name: value},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.integration.processes import Running
 from tests.natlab.conftest import Build
 from tests.natlab.lab import PYTHON, Lab, Router
+from tests.support.processes import Running
 
 pytestmark = pytest.mark.integration
 
@@ -28,18 +28,17 @@ NO_PCP = "insert rule inet filter input udp dport 5351 @th,64,8 2 drop"
 
 def told(opener: Running) -> dict[str, Any]:
     """What has become of the mapping."""
-    what: dict[str, Any] = json.loads(opener.wait_for('"after"').string)
+    what: dict[str, Any] = json.loads(opener.wait_for('"lifetime"|"failed"').string)
     return what
 
 
-def stop(opener: Running) -> float:
-    """Have it stop; say how long it took."""
+def stop(opener: Running) -> None:
+    """Have it stop."""
     assert opener.process.stdin is not None
     opener.process.stdin.close()
-    took: float = json.loads(opener.wait_for('"stopped"').string)["stopped"]
+    opener.wait_for("stopped")
     assert opener.wait() == 0
     assert opener.err == []
-    return took
 
 
 def connect(lab: Lab, address: str, port: int = PORT) -> str:
@@ -74,7 +73,7 @@ class MappingTests:
             assert mapped["lifetime"] == 3600
             assert connect(lab, mapped["address"], mapped["port"]) == "hello from behind\n"
             assert str(PORT) in lab.openings("A")
-            assert stop(opener) < 5
+            stop(opener)
             assert "dnat" not in lab.openings("A")
             assert connect(lab, mapped["address"], mapped["port"]) == ""
 
@@ -92,14 +91,13 @@ class MappingTests:
             assert "dnat" not in lab.openings("A")
 
     def test_neither(self, build: Build) -> None:
-        """A router that opens nothing: the cause is told, within a few seconds."""
+        """A router that opens nothing: the cause is told."""
         with build(Router("A")) as lab:
             opener = lab.start("hostA1", *OPENER)
             outcome = told(opener)
             assert outcome["failed"] == (
                 "PCP and NAT-PMP: the router 192.168.1.1 does not offer it; UPnP: no router answers"
             )
-            assert outcome["after"] < 8
             stop(opener)
 
     def test_without_miniupnpc(self, build: Build) -> None:

@@ -7,7 +7,6 @@ import time
 
 import pytest
 
-from tests.integration.processes import Running
 from tests.integration.test_login import PASSWORD, account
 from tests.natlab.conftest import Build
 from tests.natlab.lab import (
@@ -23,6 +22,7 @@ from tests.natlab.lab import (
     datagrams,
 )
 from tests.natlab.parts import ASKED, CLOSED, QUIET, SEEN, Net, count, until
+from tests.support.processes import Running
 
 pytestmark = pytest.mark.integration
 

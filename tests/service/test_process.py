@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs, formatEvent
 
 from broker.service.process import CannotStart, Owner, Role
-from tests.integration.processes import environment
+from tests.support.processes import environment
 from tests.support.reactor import FakeReactor
 
 

@@ -15,7 +15,7 @@ from twisted.logger import LogLevel, capturedLogs
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tests.integration.processes import environment
+from tests.support.processes import environment
 
 pytestmark = [
     pytest.mark.integration,

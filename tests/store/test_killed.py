@@ -14,6 +14,7 @@ from typing import IO, Final
 import pytest
 
 from tests.store.waiting import Stores
+from tests.support.processes import TETHER
 
 pytestmark = pytest.mark.integration
 
@@ -27,7 +28,7 @@ class Writers:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.store.writer"],
+            [*TETHER, sys.executable, "-m", "tests.store.writer"],
             cwd=Path(__file__).resolve().parents[2],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

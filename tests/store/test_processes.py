@@ -12,7 +12,7 @@ from broker.service.settings.common import parse_store
 from broker.store.making import make_store
 from broker.store.memory import MemoryStore
 from broker.store.sqlite import SqliteStore
-from tests.integration.processes import BROKER, TWISTD, Processes, Typing
+from tests.support.processes import BROKER, TWISTD, Processes, Typing
 
 COMPLETED = "NOTIFY\nRegistration Completed.\n\n"
 STORE = "--store=sqlite:broker.db"

@@ -23,7 +23,7 @@ from tests.store.numbered import TOLD, TOLD_MOST, commits_in
 
 T = TypeVar("T")
 #: Seconds after which something that should happen is taken for hung.
-PATIENCE: Final = 30.0
+PATIENCE: Final = 120.0
 
 
 class Pump:

@@ -48,7 +48,7 @@ class FakeMediator:
         self.factory = StreamFactory(exchange, mediator.peer)
 
     def connect(self, host: str = "127.0.0.1", **addresses: Any) -> Client:
-        """A terminal's connection, from this host; ``addresses`` as in ``fakes.connect``."""
+        """A terminal's connection, from this host; ``addresses`` as in ``connect``."""
         return connect(self.factory, self.clock, peer_host=host, **addresses)
 
     def advance(self, seconds: float) -> None:

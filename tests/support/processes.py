@@ -1,10 +1,11 @@
-"""Real processes for tests: started, waited for by what they print, and ended by their id."""
+"""Real processes for tests, demos and benchmarks: started, waited for by what they print, ended."""
 
 from __future__ import annotations
 
 import os
 import queue
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,8 +21,14 @@ ROOT: Final = Path(__file__).resolve().parent.parent.parent
 #: What the ``twistd`` script does, by this very interpreter.
 TWISTD: Final = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()")
 BROKER: Final = (sys.executable, "-P", "-m", "broker.cli.main")
-#: Seconds after which a process that should have said or done something is taken for hung.
-PATIENCE: Final = 30.0
+#: Before a command: the kernel kills it when the process that started it ends, however that ends.
+#: A test, demo or benchmark that is killed leaves nothing behind. Without Linux's setpriv: nothing.
+TETHER: Final = (
+    ("setpriv", "--pdeathsig", "KILL", "--") if shutil.which("setpriv") is not None else ()
+)
+#: Seconds after which a process that should have said or done something is taken for hung. A busy
+#: machine gets there late, so nothing is taken for hung soon.
+PATIENCE: Final = 120.0
 
 
 def environment() -> dict[str, str]:
@@ -45,7 +52,7 @@ class Running:
         self.out: list[str] = []
         self.err: list[str] = []
         self.process = subprocess.Popen(
-            arguments,
+            [*TETHER, *arguments],
             cwd=folder,
             env=environment(),
             stdin=subprocess.PIPE,
@@ -186,7 +193,7 @@ class Processes:
     ) -> subprocess.CompletedProcess[bytes]:
         """Run the ``broker`` command to its end."""
         return subprocess.run(
-            [*BROKER, *arguments, f"--mediator=tcp:127.0.0.1:{mediator}"],
+            [*TETHER, *BROKER, *arguments, f"--mediator=tcp:127.0.0.1:{mediator}"],
             cwd=self.folder,
             env=environment(),
             input=given,
