@@ -21,11 +21,10 @@ ROOT: Final = Path(__file__).resolve().parent.parent.parent
 #: What the ``twistd`` script does, by this very interpreter.
 TWISTD: Final = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()")
 BROKER: Final = (sys.executable, "-P", "-m", "broker.cli.main")
+_SETPRIV: Final = shutil.which("setpriv")
 #: Before a command: the kernel kills it when the process that started it ends, however that ends.
 #: A test, demo or benchmark that is killed leaves nothing behind. Without Linux's setpriv: nothing.
-TETHER: Final = (
-    ("setpriv", "--pdeathsig", "KILL", "--") if shutil.which("setpriv") is not None else ()
-)
+TETHER: Final = () if _SETPRIV is None else (_SETPRIV, "--pdeathsig", "KILL", "--")
 #: Seconds after which a process that should have said or done something is taken for hung. A busy
 #: machine gets there late, so nothing is taken for hung soon.
 PATIENCE: Final = 120.0
