@@ -37,7 +37,7 @@ from broker.net.dialogue import Request
 from broker.tables.disclosures import CALLING, CONSENT, Disclosure
 from broker.tables.grants import Randomness, SessionCredentials, make_grant
 from broker.tables.locations import Address, Place
-from broker.tables.sessions import CONSENT as BY_CONSENT
+from broker.tables.sessions import BY_CONSENT
 
 
 class Calls:

@@ -33,7 +33,7 @@ from broker.tables.disclosures import CONNECT_BACK, Disclosure
 from broker.tables.grants import Randomness, SessionCredentials, make_grant
 from broker.tables.guesses import GuessTable
 from broker.tables.locations import Address, AddressRefused, Network, admit, named
-from broker.tables.sessions import PASSWORD
+from broker.tables.sessions import BY_PASSWORD
 
 
 class ConnectBack:
@@ -180,7 +180,7 @@ class ConnectBack:
             if expected:
                 peer.stream.send(terminate(grant.session))
             raise
-        self._sessions.granted(grant.session, identifier, callee, PASSWORD)
+        self._sessions.granted(grant.session, identifier, callee, BY_PASSWORD)
         told = _to_caller(callee, grant) | canonical_identifier_field(caller, request)
         request.reply(REQUEST_ACCEPTED, told, code=200)
 

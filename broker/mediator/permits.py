@@ -29,7 +29,7 @@ from broker.tables.permits import (
     as_edits,
     withdrawn,
 )
-from broker.tables.sessions import NO_LIST, Session
+from broker.tables.sessions import WITHOUT_PERMIT, Session
 
 #: Seconds after which the store is asked again to drop what has expired, where it could not.
 AGAIN_SECONDS: Final = 60.0
@@ -220,7 +220,9 @@ class Permits:
         named = withdrawn(edits, self.canonical)
         stricter = bool(reject) or change.policy != before
         for session in sessions:
-            entry = session.basis  # it may have been used up before, and is withdrawn even so
+            entry = (
+                session.permit_entry
+            )  # it may have been used up before, and is withdrawn even so
             if stricter and self._is_overruled(session):
                 self._sessions.void(session)
             elif entry in fallen or named is None or entry in named:
@@ -262,7 +264,7 @@ class Permits:
                 limit = self.table.limit(callee, entry)
                 if entry in self._apply(change, used=entry) and limit is not None:
                     for session in self._sessions.of(callee):
-                        if session.basis == entry:
+                        if session.permit_entry == entry:
                             session.until = limit.until
                     self._set_expiry(callee)
         finally:
@@ -296,7 +298,7 @@ class Permits:
         now = self._wall()
         for session in self._sessions.of(owner):
             over = session.until is not None and session.until <= now
-            if over or self.table.expired(owner, session.basis, now):
+            if over or self.table.expired(owner, session.permit_entry, now):
                 self._look_at(session)
         self._in_background(self._drop_expired(owner))
 
@@ -433,7 +435,7 @@ class Permits:
         for session in self._sessions.all():
             if entry in (session.caller, session.callee):
                 self._sessions.void(session)
-            elif session.basis == entry:
+            elif session.permit_entry == entry:
                 self._look_at(session)
 
     def _left(self, group: str, lost: Iterable[str]) -> None:
@@ -441,7 +443,7 @@ class Permits:
         gone = frozenset(lost)
         if gone:
             for session in self._sessions.all():
-                if session.basis == group and session.caller in gone:
+                if session.permit_entry == group and session.caller in gone:
                     self._look_at(session)
 
     def renamed(self) -> None:
@@ -467,17 +469,17 @@ class Permits:
 
     def _look_at(self, session: Session) -> None:
         """What a session rested on is gone: it rests on something else, or is void."""
-        if session.basis in NO_LIST and not self._is_overruled(session):
+        if session.permit_entry in WITHOUT_PERMIT and not self._is_overruled(session):
             return  # it never rested on a list
         entry = self.basis(session.callee, session.caller)
         if entry is None:
             self._sessions.void(session)
         else:
-            session.basis, session.until = entry, None
+            session.permit_entry, session.until = entry, None
 
     def _is_overruled(self, session: Session) -> bool:
         """Whether a session is void, whatever the list says that it rested on, if it did."""
-        if session.basis not in NO_LIST and self.table.policy(session.callee) != LIST:
+        if session.permit_entry not in WITHOUT_PERMIT and self.table.policy(session.callee) != LIST:
             return True
         return self.rejects(session.callee, session.caller)
 

@@ -1022,8 +1022,8 @@ class FaultsTests:
         seen: list[str] = []
         granted = scene.mediator.sessions.granted
 
-        def fail(identifier: str, caller: str, callee: str, basis: str) -> None:
-            granted(identifier, caller, callee, basis)
+        def fail(identifier: str, caller: str, callee: str, permit_entry: str) -> None:
+            granted(identifier, caller, callee, permit_entry)
             seen.append(identifier)
             raise RuntimeError("a bug")
 

@@ -1,60 +1,106 @@
-"""The session table: what stands on a permit, so that a withdrawal finds it (I2)."""
+"""The session table: what rests on a permit, so that a withdrawal finds it (I2)."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.tables.sessions import BEGUN_A_CALLEE, UNSPENT_A_CALLER, Session, SessionTable
+from broker.states import UnexpectedEvent
+from broker.tables.sessions import (
+    BEGIN,
+    BEGUN,
+    BEGUN_A_CALLEE,
+    END,
+    ENDED,
+    EXPIRE,
+    EXPIRED,
+    REPLACE,
+    REPLACED,
+    STATES,
+    TERMINATE,
+    TERMINATED,
+    UNSPENT,
+    UNSPENT_A_CALLER,
+    Session,
+    SessionTable,
+)
+
+CLOSED = {END: ENDED, TERMINATE: TERMINATED, EXPIRE: EXPIRED}
+
+
+class StatesTests:
+    """The life of a session."""
+
+    @pytest.mark.parametrize(
+        ("state", "expected"),
+        [
+            (UNSPENT, {BEGIN: BEGUN, REPLACE: REPLACED, **CLOSED}),
+            (BEGUN, {BEGIN: BEGUN, **CLOSED}),
+            *((state, {}) for state in (ENDED, TERMINATED, REPLACED, EXPIRED)),
+        ],
+    )
+    def test_table(self, state: str, expected: dict[str, str]) -> None:
+        """What each event does in each state; nothing happens to a session that is over."""
+        session = Session("S1", "Ia", "Ib", state=state)
+        for event in (BEGIN, END, TERMINATE, REPLACE, EXPIRE):
+            session.state = state
+            if event in expected:
+                session.advance(event)
+            else:
+                with pytest.raises(UnexpectedEvent):
+                    session.advance(event)
+            assert session.state == expected.get(event, state)
+        assert len(STATES) == 6
 
 
 class SessionTableTests:
-    """Sessions granted, begun and ended."""
+    """Sessions granted, begun and closed."""
 
     def test_found_by_its_parties_only(self) -> None:
-        """A session is found by its caller and its callee, and by nobody else (I4)."""
+        """A session is found by its caller and its callee, and by no other (I4)."""
         table = SessionTable()
         session, _ = table.grant("S1", "Ia", "Ib")
-        assert table.find("S1", "Ia") is session
-        assert table.find("S1", "Ib") is session
-        assert table.find("S1", "Ic") is None
+        assert [table.find("S1", party) for party in ("Ia", "Ib", "Ic")] == [session, session, None]
         assert table.find("S2", "Ia") is None
 
     def test_a_new_one_replaces_the_pairs_unspent(self) -> None:
-        """One unspent session a pair: the one before it is no more, and is given back (I7)."""
+        """One unspent session a pair: the one before it is forgotten, and is given back (I7)."""
         table = SessionTable()
         first, _ = table.grant("S1", "Ia", "Ib")
         second, replaced = table.grant("S2", "Ia", "Ib")
         assert replaced is first
+        assert (first.state, second.state) == (REPLACED, UNSPENT)
         assert table.find("S1", "Ia") is None
         assert table.of("Ib") == [second]
 
     def test_a_begun_one_is_not_replaced(self) -> None:
-        """A call that goes on is left alone by the next grant, and both rest on the permit."""
+        """A call in progress goes on beside the next grant, and both rest on the permit."""
         table = SessionTable()
         first, _ = table.grant("S1", "Ia", "Ib")
         assert table.begin(first)
         second, replaced = table.grant("S2", "Ia", "Ib")
         assert replaced is None
+        assert (first.state, first.begun, second.begun) == (BEGUN, True, False)
         assert table.of("Ib") == table.all() == [first, second]
         assert table.of("Ia") == []
 
     def test_unspent_a_caller(self) -> None:
-        """A caller has so many unspent sessions and no more, until one begins or ends (I15)."""
+        """A caller's unspent sessions are limited, until one begins or ends (I15)."""
         table = SessionTable()
         sessions = [table.grant(f"S{n}", "Ia", f"I{n}")[0] for n in range(UNSPENT_A_CALLER)]
-        assert not table.room("Ia", "one-more")
-        assert table.room("Ia", "I0"), "one more for the same pair replaces"
-        assert table.room("Ic", "one-more"), "another's share is its own"
+        assert not table.has_room("Ia", "one-more")
+        assert table.has_room("Ia", "I0"), "one more for the same pair replaces"
+        assert table.has_room("Ic", "one-more"), "another's share is its own"
         table.begin(sessions[0])
-        assert table.room("Ia", "one-more")
+        assert table.has_room("Ia", "one-more")
         table.grant("again", "Ia", "one-more")
-        assert not table.room("Ia", "another")
-        table.drop(sessions[1])
-        assert table.room("Ia", "another")
+        assert not table.has_room("Ia", "another")
+        table.expire(sessions[1])
+        assert table.has_room("Ia", "another")
 
     def test_begun_a_callee(self) -> None:
-        """A callee has so many sessions begun and no more (I15); beginning twice is once."""
+        """A callee's begun sessions are limited (I15); beginning twice is once."""
         table = SessionTable()
         for n in range(BEGUN_A_CALLEE):
             session, _ = table.grant(f"S{n}", f"I{n}", "Ib")
@@ -62,16 +108,17 @@ class SessionTableTests:
             assert table.begin(session)
         late, _ = table.grant("late", "Ia", "Ib")
         assert not table.begin(late)
-        table.drop(table.of("Ib")[0])
+        table.close(table.of("Ib")[0], END)
         assert table.begin(late)
 
-    def test_dropped_twice(self) -> None:
-        """Dropping what is gone is nothing, and frees no share a second time."""
+    def test_closed_twice(self) -> None:
+        """Closing what is forgotten is nothing: its state stays, and no share is freed again."""
         table = SessionTable()
         session, _ = table.grant("S1", "Ia", "Ib")
         table.grant("S2", "Ia", "Ic")
-        table.drop(session)
-        table.drop(session)
+        table.close(session, TERMINATE)
+        table.close(session, END)
+        assert session.state == TERMINATED
         assert len(table) == 1
         assert table.of("Ib") == []
 
@@ -79,7 +126,7 @@ class SessionTableTests:
     @given(
         st.lists(
             st.tuples(
-                st.sampled_from(["grant", "begin", "drop"]),
+                st.sampled_from(["grant", BEGIN, END]),
                 st.sampled_from(["Ia", "Ib"]),
                 st.integers(0, UNSPENT_A_CALLER + 1),
             ),
@@ -93,18 +140,18 @@ class SessionTableTests:
         for number, (event, caller, which) in enumerate(events):
             callee = f"I{which}"
             unspent = [one for one in model if one.caller == caller and not one.begun]
-            waiting = [one for one in unspent if one.callee == callee]
-            room = len(unspent) < UNSPENT_A_CALLER or bool(waiting)
-            assert table.room(caller, callee) == room
-            if event == "grant" and room:
+            pair = [one for one in unspent if one.callee == callee]
+            has_room = len(unspent) < UNSPENT_A_CALLER or bool(pair)
+            assert table.has_room(caller, callee) == has_room
+            if event == "grant" and has_room:
                 session, replaced = table.grant(f"S{number}", caller, callee)
-                assert ([replaced] if replaced else []) == waiting
+                assert ([replaced] if replaced else []) == pair
                 model = [one for one in model if one is not replaced] + [session]
-            elif event == "begin" and waiting:
-                assert table.begin(waiting[0])
-            elif event == "drop" and waiting:
-                table.drop(waiting[0])
-                model.remove(waiting[0])
+            elif event == BEGIN and pair:
+                assert table.begin(pair[0])
+            elif event == END and pair:
+                table.close(pair[0], END)
+                model.remove(pair[0])
             assert len(table) == len(model)
             assert table.of(callee) == [one for one in model if one.callee == callee]
             assert table.all() == model
