@@ -18,7 +18,8 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.task import react
 
-from broker.net.tls.contexts import ClientTls, TlsEndpoint
+from broker.net.tls.contexts import ClientTls
+from broker.net.tls.transport import TlsEndpoint
 from broker.service.mediator import MediatorService, Options
 from broker.store.memory import MemoryStore
 from broker.terminal.terminal import Terminal

@@ -16,7 +16,7 @@ import broker
 from broker.cli import main as cli
 from broker.cli.main import NotLoggedIn, Progress, Unreachable, make_parser
 from broker.messages.errors import CalleeBusy, LoginRequired, PermissionDenied, RegistrationFailed
-from broker.net.tls.contexts import InvalidFile
+from broker.net.tls.certificates import InvalidFile
 from broker.service.settings.credentials import Found, Keyring, NoAnswer
 from broker.terminal.apps.files import TransferFailed
 from broker.terminal.errors import CallFailed

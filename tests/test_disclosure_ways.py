@@ -80,7 +80,7 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.resolver.dns._located": "what DNS has said, kept",
     "broker.resolver.name_lookup.NameLookup._find": "asks DNS about a domain name",
     "broker.resolver.name_lookup.NameLookup.check": "compares",
-    "broker.resolver.name_lookup._hosts": "what DNS has said",
+    "broker.resolver.lookup_cache._hosts": "what DNS has said",
     # Ways of a call, each on its way to the ledger, of which the records are made.
     "broker.mediator.call.Calls.call": "looks whether a caller waits",
     "broker.mediator.candidates.between": "chooses those that the two have offered",
@@ -104,10 +104,10 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.mediator.registration.Registration._give_key": "hands the port to the resolver",
     "broker.tables.locations.LocationTable.renew": "compares",
     "broker.tables.locations.settle": "judges an address",
-    "broker.net.connection.source_of": "whose share a connection is counted to",
-    "broker.net.request_task.remote_host_of": "where a connection comes from, to judge what it"
+    "broker.net.per_source.source_of": "whose share a connection is counted to",
+    "broker.net.peer_address.remote_host_of": "where a connection comes from, to judge what it"
     " registers",
-    "broker.net.request_task.local_host_of": "our own address",
+    "broker.net.peer_address.local_host_of": "our own address",
     # The operator's own: settings, listeners and the log.
     "broker.service.settings.values.Interface.loopback": "a setting",
     "broker.service.settings.values.Server.loopback": "a setting",

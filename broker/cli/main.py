@@ -33,7 +33,9 @@ from broker.messages.errors import LoginRequired, Refused
 from broker.messages.grammar import LIMITS, SECONDS_MOST, Rule, entry, identifier, number
 from broker.messages.message import host_port, printable
 from broker.messages.statements import CODES, LOGIN_REQUIRED, REGISTRATION_COMPLETED
-from broker.net.tls.contexts import InvalidFile, TlsFailed, parse_pin
+from broker.net.tls.certificates import InvalidFile
+from broker.net.tls.contexts import parse_pin
+from broker.net.tls.errors import TlsFailed
 from broker.service.process import handle_signals
 from broker.service.settings import tls as secured
 from broker.service.settings.common import make_trace, parse_store

@@ -15,7 +15,7 @@ from broker.mediator.connection import Peer, seen_ip
 from broker.mediator.wakeup_dialer import WakeUpDialer
 from broker.messages.errors import BadRequest, NotReached, ServiceUnavailable, TooManyRequests
 from broker.net.dialogue import Request
-from broker.net.request_task import remote_port_of
+from broker.net.peer_address import remote_port_of
 from broker.tables.locations import Ip
 from broker.tables.rate_limits import Shares, ShareTable
 

@@ -14,7 +14,7 @@ from broker.mediator.connection import Peer, seen_ip
 from broker.mediator.sessions import LIFETIME
 from broker.messages.errors import BadRequest
 from broker.messages.grammar import parse_place
-from broker.net.request_task import local_host_of, remote_host_of, remote_port_of
+from broker.net.peer_address import local_host_of, remote_host_of, remote_port_of
 from broker.tables.locations import Address, AddressRefused, CandidateOffer, admit, admit_local
 
 

@@ -27,7 +27,7 @@ from broker.messages.grammar import DEFAULT_PORT, REQUEST
 from broker.messages.message import Message, printable
 from broker.messages.statements import PERMISSION_DENIED, REQUEST_ACCEPTED
 from broker.net.dialogue import Request
-from broker.net.request_task import local_host_of, remote_host_of
+from broker.net.peer_address import local_host_of, remote_host_of
 from broker.net.timers import wait_until
 from broker.tables.disclosures import CONNECT_BACK, Disclosure
 from broker.tables.grants import Randomness, SessionCredentials, make_grant

@@ -13,7 +13,7 @@ from broker.messages.grammar import NOTIFY
 from broker.messages.message import Malformed, Message
 from broker.net.connection import PeerConnection
 from broker.net.dialogue import Dialogue, Request
-from broker.net.request_task import remote_host_of
+from broker.net.peer_address import remote_host_of
 from broker.tables.locations import Address, CandidateOffer, Ip, parse_ip
 
 

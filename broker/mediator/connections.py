@@ -21,7 +21,7 @@ from broker.messages.errors import CalleeNotConnected, CalleeNotFound
 from broker.messages.grammar import DEFAULT_EXPIRES, NOTIFY
 from broker.messages.message import Message, printable
 from broker.messages.statements import SUPERSEDED
-from broker.net.request_task import remote_host_of
+from broker.net.peer_address import remote_host_of
 from broker.net.timers import DeadlineQueue
 from broker.tables.locations import Address, Place
 

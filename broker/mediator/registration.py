@@ -21,7 +21,7 @@ from broker.messages.grammar import DEFAULT_EXPIRES, DEFAULT_PORT
 from broker.messages.message import Message
 from broker.messages.statements import REGISTRATION_COMPLETED
 from broker.net.dialogue import Request
-from broker.net.request_task import local_host_of, remote_host_of
+from broker.net.peer_address import local_host_of, remote_host_of
 from broker.tables.grants import Randomness
 from broker.tables.locations import Address, AddressRefused, CandidateOffer, Network, Place, admit
 from broker.tables.permits import LimitedRejection, ListTooLong

@@ -43,11 +43,12 @@ from broker.messages.errors import (
 from broker.messages.grammar import QUERY, REGISTER, REQUEST
 from broker.messages.message import Message, printable
 from broker.messages.statements import ADDRESS, BEGIN, DISCLOSURES, PERMITS
-from broker.net.connection import ConnectionHub, PeerConnection
+from broker.net.connection import PeerConnection
 from broker.net.dialogue import Request
+from broker.net.hub import ConnectionHub
 from broker.net.request_task import RequestTask, declared, refuse
 from broker.net.timers import DeadlineQueue
-from broker.net.tls.contexts import certificate_of
+from broker.net.tls.transport import certificate_of
 from broker.tables.accounts import AccountTable
 from broker.tables.grants import Randomness
 from broker.tables.locations import Network

@@ -44,8 +44,9 @@ from broker.messages.statements import (
     REQUEST_ACCEPTED,
     SUPERSEDED,
 )
-from broker.net.connection import ConnectionHub, PeerConnection
+from broker.net.connection import PeerConnection
 from broker.net.dialogue import Dialogue
+from broker.net.hub import ConnectionHub
 from broker.net.reconnecting import ReconnectingClient
 from broker.net.request_task import refuse
 from broker.net.timers import DeadlineQueue

@@ -41,10 +41,13 @@ from broker.messages.statements import (
     REQUEST_ACCEPTED,
     SUPERSEDED,
 )
-from broker.net.connection import ConnectionHub, PeerConnection
+from broker.net.connection import PeerConnection
 from broker.net.dialogue import Dialogue, Request
-from broker.net.request_task import RequestTask, declared, local_host_of, refuse, remote_host_of
-from broker.net.tls.contexts import CertificateRefused, certificate_of, mediator_of
+from broker.net.hub import ConnectionHub
+from broker.net.peer_address import local_host_of, remote_host_of
+from broker.net.request_task import RequestTask, declared, refuse
+from broker.net.tls.certificates import CertificateRefused, mediator_of
+from broker.net.tls.transport import certificate_of
 from broker.resolver.locations import LocalResolver
 from broker.tables.locations import (
     PROVIDER,

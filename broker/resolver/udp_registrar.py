@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import LoopingCall
 
+from broker.messages.datagram import parse_datagram
 from broker.messages.grammar import NOTIFY, QUERY, REGISTER
 from broker.messages.message import Malformed, Message
 from broker.messages.signing import (
@@ -29,7 +30,6 @@ from broker.messages.signing import (
     verify_by,
 )
 from broker.messages.statements import ADDRESS, CONNECTION_REQUESTED, REGISTRATION_COMPLETED
-from broker.net.udp_port import parse_datagram
 from broker.resolver.cookies import Cookies
 from broker.tables.grants import Randomness
 from broker.tables.locations import Address, AddressRefused, Place, routable_ip

@@ -23,7 +23,8 @@ from broker.mediator.server import Mediator, steady
 from broker.mediator.wakeup import WakeUp
 from broker.mediator.wakeup_dialer import WakeUpDialer
 from broker.messages.grammar import number
-from broker.net.connection import ConnectionHub, StreamFactory
+from broker.net.connection import ConnectionFactory
+from broker.net.hub import ConnectionHub
 from broker.resolver.locations import LocalResolver
 from broker.resolver.remote import RemoteResolver
 from broker.resolver.udp_registrar import UdpRegistrar
@@ -249,7 +250,7 @@ class MediatorService(Role):
         self._passwords.start()
         self.admin.open(AdminApi(mediator.accounts, mediator.permits, mediator.ledger, self._store))
         try:
-            self.listening.open(StreamFactory(exchange, mediator.peer))
+            self.listening.open(ConnectionFactory(exchange, mediator.peer))
             if isinstance(resolver, LocalResolver) and resolver.registrar is not None:
                 self.listening.open_udp(options["udp"], resolver.registrar)
                 self._datagrams = CountLog(self._reactor, resolver.registrar.counts)

@@ -19,8 +19,8 @@ from twisted.logger import Logger
 
 from broker.messages.message import host_port
 from broker.nat.mapper import Changed, PortMapper
-from broker.net.connection import PeerConnection
-from broker.net.tls.contexts import InvalidFile
+from broker.net.hub import HubMember
+from broker.net.tls.certificates import InvalidFile
 from broker.service.ports import reason
 from broker.service.process import CannotStart, Owner, Role, own_process
 from broker.service.settings import common as shared
@@ -373,7 +373,7 @@ def make_opener(reactor: Any) -> VerifiedPortMapper:
     return VerifiedPortMapper(make)
 
 
-def name_outside(stream: PeerConnection) -> str:
+def name_outside(stream: HubMember) -> str:
     """What a terminal calls a peer: the mediator by that word, another by its address."""
     return "mediator" if isinstance(stream.receiver, MediatorClient) else shared.address_of(stream)
 

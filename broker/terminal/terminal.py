@@ -31,7 +31,7 @@ from broker.messages.errors import LoginRequired, Refused, ServiceUnavailable
 from broker.messages.grammar import DEFAULT_PORT, entry
 from broker.messages.grammar import identifier as canonical
 from broker.messages.message import Message, printable
-from broker.net.connection import ConnectionHub, Trace
+from broker.net.hub import ConnectionHub, Trace
 from broker.net.reconnecting import ReconnectingClient
 from broker.tables.consent_lists import NOBODY_ACCEPTED, Lists, check_lists
 from broker.tables.grants import Randomness

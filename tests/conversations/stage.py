@@ -43,7 +43,8 @@ from broker.messages.statements import (
     STATUS,
     STATUS_ACCEPTABLE,
 )
-from broker.net.connection import ConnectionHub, StreamFactory
+from broker.net.connection import ConnectionFactory
+from broker.net.hub import ConnectionHub
 from broker.resolver.locations import LocalResolver
 from broker.resolver.remote import RemoteResolver
 from broker.resolver.server import ResolverServer
@@ -362,7 +363,7 @@ class Stage:
             allowed=options["allow-address"],
             own_ports={1200},
         )
-        self._factory = StreamFactory(server.exchange, server.peer)
+        self._factory = ConnectionFactory(server.exchange, server.peer)
         self._port = 1200
 
     def _start_terminal(self, arguments: list[str]) -> None:

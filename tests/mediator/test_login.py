@@ -11,7 +11,7 @@ import pytest
 from broker.mediator.auth import login as module
 from broker.mediator.auth.login import CertificateLogin
 from broker.net.connection import PeerConnection
-from broker.net.tls.contexts import CertificateRefused
+from broker.net.tls.certificates import CertificateRefused
 from broker.tables.accounts import AccountChange, AccountTable
 from broker.tables.permits import PermitChange
 from tests.mediator.conftest import Logged

@@ -11,10 +11,10 @@ from twisted.internet.defer import Deferred
 from broker.interfaces import ITrigger
 from broker.mediator.connections import SILENCE
 from broker.mediator.wakeup import DIAL_AFTER, WakeUp
+from broker.messages.datagram import parse_datagram
 from broker.messages.errors import CalleeNotConnected, ServiceUnavailable
 from broker.messages.message import Message
 from broker.messages.signing import sign, verify
-from broker.net.udp_port import parse_datagram
 from broker.resolver.udp_registrar import UdpRegistrar
 from broker.tables.locations import Address
 from tests.mediator.scene import (

@@ -11,7 +11,8 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.python.failure import Failure
 
 from broker.messages.message import Message
-from broker.net.connection import ConnectionHub, StreamFactory
+from broker.net.connection import ConnectionFactory
+from broker.net.hub import ConnectionHub
 from broker.resolver.locations import LocalResolver
 from broker.resolver.name_lookup import NameLookup
 from broker.resolver.remote import RemoteResolver
@@ -91,7 +92,7 @@ class FakeResolver:
         self.server = ResolverServer(
             self.exchange, self.local, secret=secret, own_ports=[PORT], **options
         )
-        self.factory = StreamFactory(self.exchange, self.server.peer)
+        self.factory = ConnectionFactory(self.exchange, self.server.peer)
 
     def _trace(self, stream: object, direction: str, message: Message) -> None:
         if direction == "<":

@@ -8,7 +8,8 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from broker.interfaces import IAddressSource
-from broker.resolver.name_lookup import LookupCache, NameLookup
+from broker.resolver.lookup_cache import LookupCache
+from broker.resolver.name_lookup import NameLookup
 from broker.tables.locations import Located, Network, parse_ip
 from tests.support.reactor import FakeReactor
 

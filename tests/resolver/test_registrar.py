@@ -10,10 +10,10 @@ from typing import ClassVar
 
 import pytest
 
+from broker.messages.datagram import parse_datagram
 from broker.messages.errors import CalleeNotFound, RegistrationFailed, ServiceUnavailable
 from broker.messages.message import Message
 from broker.messages.signing import sign, verify
-from broker.net.udp_port import parse_datagram
 from broker.resolver.locations import LocalResolver
 from broker.resolver.udp_registrar import NOTICE_INTERVAL, PADDED, PRUNE_INTERVAL, UdpRegistrar
 from broker.tables.locations import Address

@@ -12,15 +12,15 @@ from broker.interfaces import SourceFailed
 from broker.messages.errors import CalleeNotFound, RegistrationFailed, ServiceUnavailable
 from broker.resolver.dns import label
 from broker.resolver.locations import LocalResolver
-from broker.resolver.name_lookup import (
+from broker.resolver.lookup_cache import (
     HOLDS,
     HOSTS_MOST,
     OVER,
     PATIENCE,
     WAITING_MOST,
     LookupCache,
-    own_addresses,
 )
+from broker.resolver.name_lookup import own_addresses
 from broker.tables.locations import PROVIDER, Address, Origin, parse_ip
 from tests.resolver.apart import Apart, FakeResolver, Outcome
 from tests.resolver.sources import FakeSource, Whereabouts

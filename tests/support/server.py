@@ -13,7 +13,8 @@ from broker.mediator.auth.passwords import Cost, Passwords
 from broker.mediator.auth.tokens import KEY_BYTES, Tokens
 from broker.mediator.server import Mediator, steady
 from broker.mediator.wakeup_dialer import WakeUpDialer
-from broker.net.connection import ConnectionHub, StreamFactory
+from broker.net.connection import ConnectionFactory
+from broker.net.hub import ConnectionHub
 from broker.resolver.locations import LocalResolver
 from broker.store.memory import MemoryStore
 from broker.tables.accounts import AccountTable
@@ -45,7 +46,7 @@ class FakeMediator:
         self.store = store
         self.resolver = resolver
         self.trigger = trigger
-        self.factory = StreamFactory(exchange, mediator.peer)
+        self.factory = ConnectionFactory(exchange, mediator.peer)
 
     def connect(self, host: str = "127.0.0.1", **addresses: Any) -> Client:
         """A terminal's connection, from this host; ``addresses`` as in ``connect``."""

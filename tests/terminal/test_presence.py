@@ -7,11 +7,11 @@ from typing import Any, Final
 import pytest
 from twisted.internet.address import IPv4Address
 
+from broker.messages.datagram import parse_datagram
 from broker.messages.grammar import DEFAULT_EXPIRES, NOTIFY, QUERY, REGISTER
 from broker.messages.message import Message
 from broker.messages.signing import sign
 from broker.messages.statements import CONNECTION_REQUESTED, PERMITS, REGISTRATION_COMPLETED
-from broker.net.udp_port import parse_datagram
 from broker.tables.sessions import UNSPENT_SECONDS
 from broker.terminal.registration.client import ANSWER_TIMEOUT
 from broker.terminal.registration.idle import (

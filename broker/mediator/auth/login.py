@@ -17,7 +17,8 @@ from broker.mediator.connection import Peer, seen_ip
 from broker.messages.errors import LoginFailed, LoginRequired, TooManyRequests
 from broker.messages.grammar import REGISTER
 from broker.messages.message import Message, printable
-from broker.net.tls.contexts import CertificateRefused, certificate_of, identifier_of
+from broker.net.tls.certificates import CertificateRefused, identifier_of
+from broker.net.tls.transport import certificate_of
 from broker.tables.accounts import AccountChange, AccountTable
 from broker.tables.locations import kind
 from broker.tables.login_throttle import AttemptTable

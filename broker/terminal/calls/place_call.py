@@ -25,8 +25,9 @@ from twisted.python.failure import Failure
 
 from broker.messages.grammar import parse_place
 from broker.messages.message import Message
-from broker.net.connection import ConnectionHub, PeerConnection, Trace
+from broker.net.connection import PeerConnection
 from broker.net.endpoints import endpoint_at
+from broker.net.hub import ConnectionHub, Trace
 from broker.terminal.candidates import BACK, DIRECT, LOCAL, SIMULTANEOUS, FailedCandidate, Way
 from broker.terminal.channel.active_calls import Calls
 from broker.terminal.errors import NotMet
@@ -119,7 +120,11 @@ async def place_call(
 def direct_exchange(clock: IReactorTime, trace: Trace | None = None) -> ConnectionHub:
     """What the connections that we dial to callees share."""
     return ConnectionHub(
-        clock, login_timeout=DIAL_TIMEOUT, stranger=OUTSIDE, known=OUTSIDE, trace=trace
+        clock,
+        login_timeout=DIAL_TIMEOUT,
+        unauthenticated=OUTSIDE,
+        authenticated=OUTSIDE,
+        trace=trace,
     )
 
 

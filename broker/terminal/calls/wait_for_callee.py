@@ -34,7 +34,8 @@ from twisted.python.failure import Failure
 from broker.interfaces import IPortOpener, PortNotOpened
 from broker.messages.errors import Refused
 from broker.messages.message import Message, printable
-from broker.net.connection import PeerConnection, Trace
+from broker.net.connection import PeerConnection
+from broker.net.hub import Trace
 from broker.net.timers import DeadlineQueue
 from broker.tables.locations import kind, parse_ip
 from broker.tables.sessions import UNSPENT_SECONDS

@@ -19,7 +19,8 @@ from broker.messages.framing import Body, Limits
 from broker.messages.grammar import NOTIFY, REQUEST
 from broker.messages.message import Malformed, Message
 from broker.messages.statements import CONNECTION_REQUESTED, PERMISSION_DENIED, REQUEST_ACCEPTED
-from broker.net.connection import ConnectionHub, PeerConnection, StreamFactory, Trace
+from broker.net.connection import ConnectionFactory, PeerConnection
+from broker.net.hub import ConnectionHub, Trace
 from broker.net.timers import DeadlineQueue
 from broker.terminal.candidates import BACK, Way
 from broker.terminal.channel.active_calls import Calls
@@ -75,8 +76,9 @@ class InboundListener:
         self.exchange = ConnectionHub(
             clock,
             login_timeout=HANDSHAKE_TIMEOUT,
-            stranger=OUTSIDE,
-            known=replace(OUTSIDE),  # the same limits, but it is told apart who has proven itself
+            unauthenticated=OUTSIDE,
+            # Equal limits, but an object of its own: so it is known who has proven itself.
+            authenticated=replace(OUTSIDE),
             trace=trace,
         )
         self._clock = clock
@@ -106,7 +108,7 @@ class InboundListener:
         self._unproven.add(door)
         return door
 
-    def factory(self) -> StreamFactory:
+    def factory(self) -> ConnectionFactory:
         """What makes the connections of a listener."""
         return _DoorFactory(self)
 
@@ -248,7 +250,7 @@ class InboundListener:
         self._calls.closed(channel, reason)
 
 
-class _DoorFactory(StreamFactory):
+class _DoorFactory(ConnectionFactory):
     """Makes connections as long as not too many of them have proven nothing."""
 
     def __init__(self, doors: InboundListener) -> None:

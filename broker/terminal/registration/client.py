@@ -39,9 +39,10 @@ from broker.messages.statements import (
     SUPERSEDED,
     TERMINATE,
 )
-from broker.net.connection import ConnectionHub, PeerConnection, Trace
+from broker.net.connection import PeerConnection
 from broker.net.dialogue import Dialogue, Request
-from broker.net.tls.contexts import is_encrypted
+from broker.net.hub import ConnectionHub, Trace
+from broker.net.tls.transport import is_encrypted
 from broker.tables.consent_lists import NOBODY_ACCEPTED, Lists
 from broker.tables.disclosures import Disclosure, format_time, parse_line
 from broker.tables.locations import AddressRefused, parse_ip
