@@ -82,7 +82,7 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.resolver.name_lookup.NameLookup.check": "compares",
     "broker.resolver.lookup_cache._hosts": "what DNS has said",
     # Ways of a call, each on its way to the ledger, of which the records are made.
-    "broker.mediator.call.Calls.call": "looks whether a caller waits",
+    "broker.mediator.call.CallHandler.call": "looks whether a caller waits",
     "broker.mediator.candidates.between": "chooses those that the two have offered",
     "broker.mediator.candidates._both_seen": "where both come from, who have both said so",
     "broker.mediator.connections.ConnectionRegistry.by_line": "where a callee's connection comes"
@@ -302,7 +302,7 @@ class CodeTests:
         target = tmp_path / "broker" / "mediator" / "call.py"
         target.parent.mkdir(parents=True)
         target.write_text(source.replace(end_of, more), encoding="utf-8")
-        assert set(ways_in(tmp_path)) - ALLOWED.keys() == {"broker.mediator.call.Calls._tell"}
+        assert set(ways_in(tmp_path)) - ALLOWED.keys() == {"broker.mediator.call.CallHandler._tell"}
 
 
 #: Where the terminals are: no text but an address has this in it.
@@ -338,7 +338,7 @@ class Watch:
         self.store = Store()
         self._first = first
         self.scene = Scene(store=self.store, ledger_first=first)
-        patched.setattr(self.scene.mediator.ledger, "note", self._note)
+        patched.setattr(self.scene.context.disclosures, "note", self._note)
         write, sequence = FakeTransport.write, FakeTransport.writeSequence
 
         def see(transport: FakeTransport, data: bytes) -> None:
@@ -354,7 +354,7 @@ class Watch:
 
     def _note(self, *disclosures: Disclosure) -> None:
         self.noted += disclosures
-        Ledger.note(self.scene.mediator.ledger, *disclosures)
+        Ledger.note(self.scene.context.disclosures, *disclosures)
 
     def _see(self, transport: FakeTransport, data: bytes) -> None:
         recorded = self.store.told if self._first else self.noted

@@ -6,12 +6,10 @@ else anything; and the one address that is dialled for it is that very source.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Final
 
-from twisted.internet.interfaces import IReactorTime
-
 from broker.mediator.connection import Peer, seen_ip
+from broker.mediator.context import MediatorContext
 from broker.mediator.wakeup_dialer import WakeUpDialer
 from broker.messages.errors import BadRequest, NotReached, ServiceUnavailable, TooManyRequests
 from broker.net.dialogue import Request
@@ -28,16 +26,13 @@ TRIES_A_SOURCE: Final = 30
 class AddressCheck:
     """Says what a terminal looks like from here."""
 
-    def __init__(
-        self, clock: IReactorTime, dialer: WakeUpDialer | None, own_ports: Collection[int]
-    ) -> None:
+    def __init__(self, context: MediatorContext, dialer: WakeUpDialer | None) -> None:
         """
         :param dialer: tries ports; none are tried, without
-        :param own_ports: the ports of this server, at which no terminal is
         """
-        self._clock = clock
+        self._clock = context.clock
         self._dialer = dialer
-        self._own_ports = own_ports
+        self._own_ports = context.settings.own_ports
         self._trying: set[str] = set()  # identifiers
         self._tried = ShareTable(Shares(TRIES_A_TERMINAL, TRIES_A_TERMINAL, TRIES_A_SOURCE))
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionLost
-from twisted.internet.interfaces import IReactorTime
 
-from broker.interfaces import IResolver
 from broker.mediator.candidates import Candidates, between, waits_at
 from broker.mediator.connection import Peer, canonical_identifier_field
-from broker.mediator.connections import ConnectionRegistry, locate
+from broker.mediator.connections import locate
 from broker.mediator.consent import Consent
-from broker.mediator.ledger import Ledger
-from broker.mediator.permits import Permits, PermitUse
-from broker.mediator.sessions import LIFETIME, Sessions
+from broker.mediator.context import MediatorContext
+from broker.mediator.permits import PermitUse
+from broker.mediator.sessions import LIFETIME
 from broker.messages.errors import (
     CalleeBusy,
     CalleeNotConnected,
@@ -35,38 +33,25 @@ from broker.messages.statements import (
 )
 from broker.net.dialogue import Request
 from broker.tables.disclosures import CALLING, CONSENT, Disclosure
-from broker.tables.grants import Randomness, SessionCredentials, make_grant
+from broker.tables.grants import SessionCredentials, make_grant
 from broker.tables.locations import Address, Place
 from broker.tables.sessions import BY_CONSENT
 
 
-class Calls:
+class CallHandler:
     """Mediates calls: decides, and tells both sides."""
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        permits: Permits,
-        resolver: IResolver,
-        reach: ConnectionRegistry,
-        sessions: Sessions,
-        ledger: Ledger,
-        consent: Consent,
-        randomness: Randomness,
-        *,
-        status: bool = True,
-        own_ports: Collection[int] = (),
-    ) -> None:
-        self._own_ports = own_ports
-        self._clock = clock
-        self._permits = permits
-        self._resolver = resolver
-        self._reach = reach
-        self._sessions = sessions
-        self._ledger = ledger
-        self._consent = consent
-        self._randomness = randomness
-        self._status = status
+    def __init__(self, context: MediatorContext) -> None:
+        self._own_ports = context.settings.own_ports
+        self._clock = context.clock
+        self._permits = context.permits
+        self._resolver = context.resolver
+        self._reach = context.connections
+        self._sessions = context.sessions
+        self._ledger = context.disclosures
+        self._consent = Consent(context)
+        self._randomness = context.randomness
+        self._status = context.settings.ask_status
 
     async def call(self, caller: Peer, request: Request) -> None:
         """Mediate one call. Each refusal is raised; nothing has then been told of the callee."""

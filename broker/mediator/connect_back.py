@@ -8,20 +8,14 @@ know its password (I6).
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection
-
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionLost
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from broker.interfaces import IResolver
 from broker.mediator.connection import Peer, canonical_identifier_field
-from broker.mediator.connections import ConnectionRegistry, locate
-from broker.mediator.ledger import Ledger
-from broker.mediator.permits import Permits
-from broker.mediator.sessions import LIFETIME, Sessions, terminate
+from broker.mediator.connections import locate
+from broker.mediator.context import MediatorContext
+from broker.mediator.sessions import LIFETIME, terminate
 from broker.messages.errors import BadRequest, PermissionDenied, Refused
 from broker.messages.grammar import DEFAULT_PORT, REQUEST
 from broker.messages.message import Message, printable
@@ -30,9 +24,9 @@ from broker.net.dialogue import Request
 from broker.net.peer_address import local_host_of, remote_host_of
 from broker.net.timers import wait_until
 from broker.tables.disclosures import CONNECT_BACK, Disclosure
-from broker.tables.grants import Randomness, SessionCredentials, make_grant
+from broker.tables.grants import SessionCredentials, make_grant
 from broker.tables.guesses import GuessTable
-from broker.tables.locations import Address, AddressRefused, Network, admit, named
+from broker.tables.locations import Address, AddressRefused, admit, named
 from broker.tables.sessions import BY_PASSWORD
 
 
@@ -44,39 +38,19 @@ class ConnectBack:
 
     log = Logger()
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        permits: Permits,
-        resolver: IResolver,
-        reach: ConnectionRegistry,
-        sessions: Sessions,
-        ledger: Ledger,
-        counts: Counter[str],
-        randomness: Randomness,
-        *,
-        patience: float,
-        allowed: Collection[Network] = (),
-        own_ports: Collection[int] = (),
-    ) -> None:
-        """
-        :param counts: how often each outcome was had, for the operator
-        :param patience: seconds in which a request is decided, and after which it is refused
-        :param allowed: networks whose addresses may be told from anywhere
-        :param own_ports: the ports of this server, at which no caller waits
-        """
+    def __init__(self, context: MediatorContext) -> None:
         self.guesses = GuessTable()
-        self._clock = clock
-        self._permits = permits
-        self._resolver = resolver
-        self._reach = reach
-        self._sessions = sessions
-        self._ledger = ledger
-        self._counts = counts
-        self._randomness = randomness
-        self._patience = patience
-        self._allowed = allowed
-        self._own_ports = own_ports
+        self._clock = context.clock
+        self._permits = context.permits
+        self._resolver = context.resolver
+        self._reach = context.connections
+        self._sessions = context.sessions
+        self._ledger = context.disclosures
+        self._counts = context.counts
+        self._randomness = context.randomness
+        self._patience = context.settings.status_timeout
+        self._allowed = context.settings.allowed_networks
+        self._own_ports = context.settings.own_ports
         self._under_way: set[tuple[str, str]] = set()
 
     async def request(self, caller: Peer, request: Request) -> None:

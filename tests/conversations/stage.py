@@ -344,10 +344,10 @@ class Stage:
             self.clock,
             exchange={"login_timeout": options["login-timeout"] or timeout},
             accounts={} if options["auth"] == "password" else None,
-            status=not options["no-status"],
+            ask_status=not options["no-status"],
             status_timeout=options["status-timeout"],
-            uniform=options["causes"] == "uniform",
-            allowed=options["allow-address"],
+            uniform_refusals=options["causes"] == "uniform",
+            allowed_networks=options["allow-address"],
             own_ports={1201},
             **given,
         )

@@ -143,6 +143,7 @@ class Scene:
         options.setdefault("wall", lambda: TODAY + clock.seconds())
         self.broker: FakeMediator = a_mediator(exchange=exchange, **options)
         self.mediator = self.broker.mediator
+        self.context = self.mediator.context
         self.clock: FakeReactor = self.broker.clock
         SCENES.append(self)
 
@@ -266,11 +267,11 @@ class Scene:
         """What the mediator keeps of connections and calls, where it keeps anything."""
         parts: list[Any] = [
             self.mediator,
-            self.mediator.reach,
-            self.mediator.sessions,
-            self.mediator.sessions._table,
+            self.context.connections,
+            self.context.sessions,
+            self.context.sessions._table,
             self.mediator._registration,
-            self.mediator.permits,
+            self.context.permits,
             self.broker.trigger,
         ]
         kept: dict[str, Any] = {}
@@ -292,7 +293,7 @@ class Scene:
                 dial.refuse()
         self.broker.advance(4 * 3600)
         assert self.kept() == {}
-        self.mediator.permits.stop()  # an entry may expire in ten years
+        self.context.permits.stop()  # an entry may expire in ten years
         assert self.clock.getDelayedCalls() == []
         assert len(self.broker.exchange.sources._counts) == 0
 

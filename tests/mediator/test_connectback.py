@@ -462,7 +462,7 @@ class PeaceTests:
         scene = Scene()
         scene.connect("a")
         for n in range(16):
-            scene.mediator.sessions.granted(f"S{n}", "Ia", f"I{n}", "")
+            scene.context.sessions.granted(f"S{n}", "Ia", f"I{n}", "")
         scene.says("a", wish(), a=TOO_MANY)
 
 
@@ -496,7 +496,7 @@ class SessionTests:
         """An identifier that is removed has no session left."""
         scene = self.a_session(begun=True)
         ended = terminate()
-        removing = Deferred.fromCoroutine(scene.mediator.permits.forget("Ia"))
+        removing = Deferred.fromCoroutine(scene.context.permits.forget("Ia"))
         settle(scene.clock)
         assert removing.called
         scene.reads(a=ended, b=ended)

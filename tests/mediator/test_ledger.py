@@ -719,7 +719,7 @@ class ServiceTests:
         service.privilegedStartService()
         service.startService()
         assert service.mediator is not None
-        ledger = service.mediator.ledger
+        ledger = service.mediator.context.disclosures
         reactor.advance(FIRST_PRUNING)
         assert len(store.pruned) == 1
         ledger.note(ledger.record("Ib", "Ia", WHERE, "S1", "Ia", 3600))

@@ -265,7 +265,7 @@ class KeyTests:
         assert len(stage.registrar.keys) == 1
         answer = "NOTIFY\nService Unavailable.\nTransaction:1\nCode:503\n\n"
         scene.fires(stage.resolver.held.pop(), ServiceUnavailable(), b=answer)
-        assert scene.mediator.reach.held("Ib") is None
+        assert scene.context.connections.held("Ib") is None
 
     def test_refused_with_the_rest(self) -> None:
         """Where the rest of the message is refused no key is told, nor anything reached (A5)."""
@@ -276,7 +276,7 @@ class KeyTests:
             register("Ib", "UDP:Yes", "Address:127.0.0.1", "Transaction:1")
         )
         assert "Key" not in stage.scene.heard("b")
-        assert stage.scene.mediator.reach.held("Ib") is None
+        assert stage.scene.context.connections.held("Ib") is None
         (key,) = stage.registrar.keys
         assert key.until == stage.scene.clock.seconds() + 3600
 
@@ -348,7 +348,7 @@ class KeyTests:
         assert stage.datagram("b") is not None
         scene.says("b2", register("Ib", "Expires:0"), b2=DONE)
         assert stage.datagram("b") is None
-        assert scene.mediator.reach.held("Ib") is None
+        assert scene.context.connections.held("Ib") is None
         assert len(stage.registrar.keys) == 0
 
     @pytest.mark.parametrize("act", ["reset", "remove"])

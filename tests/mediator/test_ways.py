@@ -415,7 +415,7 @@ class LedgerTests:
         stage.asks("Seen:Yes", "Back:4000")
         stage.scene.says("b", CAN)
         stage.scene.fires(stage.store.pending[0], StoreFailed("full"), a=UNAVAILABLE)
-        assert len(stage.scene.mediator.sessions) == 0
+        assert len(stage.scene.context.sessions) == 0
 
     def test_behind(self) -> None:
         """They are noted in the very turn, and written soon."""
@@ -432,7 +432,7 @@ class LedgerTests:
     def test_no_room(self, room: int, enough: bool) -> None:
         """There must be room for all of them, or there is no call."""
         stage = self.a_stage()
-        stage.scene.mediator.ledger._waiting_most = room
+        stage.scene.context.disclosures._waiting_most = room
         stage.asks("Seen:Yes", "Back:4000")
         stage.scene.says("b", CAN, **(self.told(stage) if enough else {"a": UNAVAILABLE}))
 
@@ -600,7 +600,7 @@ class OfferTests:
 
     def test_woken_for_a_call(self) -> None:
         """A call that waits for its callee is told what that offers as it comes (A11)."""
-        stage = Stage("Seen:Yes", status=False)
+        stage = Stage("Seen:Yes", ask_status=False)
         stage.connects("a", HOME)
         stage.scene.leaves("b")
         stage.scene.says("a", query("Ia", "Ib", "Seen:Yes"))
@@ -677,7 +677,7 @@ class AfterwardsTests:
         for _ in range(2):
             stage.call("Seen:Yes", to_it=(f"Caller Seen:{ours}",), to_us=(f"Callee Seen:{theirs}",))
         stage.call()
-        assert len(stage.scene.mediator.sessions) == 1
+        assert len(stage.scene.context.sessions) == 1
 
     def test_terminated(self) -> None:
         """A permit that is withdrawn later ends the session, however the two meet (I2)."""

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from broker.interfaces import IResolver, IStore, ITrigger
-from broker.mediator.auth.login import PasswordLogin
+from broker.mediator.auth.login import Anybody, Authentication, Login, PasswordLogin
 from broker.mediator.auth.passwords import Cost, Passwords
 from broker.mediator.auth.tokens import KEY_BYTES, Tokens
-from broker.mediator.server import Mediator, steady
+from broker.mediator.context import MediatorServices, MediatorSettings
+from broker.mediator.server import Mediator, monotonic_wall_clock
 from broker.mediator.wakeup_dialer import WakeUpDialer
 from broker.net.connection import ConnectionFactory
 from broker.net.hub import ConnectionHub
@@ -88,7 +89,7 @@ def a_mediator(
         in with a password or a token
     :param key: what its tokens are made with
     :param clear_text: take logins, and give out keys, in clear text to other machines too
-    :param options: those of ``Mediator``
+    :param options: those of ``MediatorSettings``, and ``wall`` and ``dialer`` of the services
     """
     clock = clock or FakeReactor()
     reactor: Any = clock
@@ -98,19 +99,20 @@ def a_mediator(
     if resolver is None:
         resolver = LocalResolver(clock)
     trigger = trigger or WakeUpDialer(reactor)
-    if isinstance(trigger, WakeUpDialer):
-        options.setdefault("dialer", trigger)
+    dialer = options.pop("dialer", trigger if isinstance(trigger, WakeUpDialer) else None)
+    wall = options.pop("wall", time.time)
     shared = ConnectionHub(clock, **(exchange or {}))
     passwords = cheap_passwords(seed) if passwords is None else passwords
+    table = AccountTable(state.accounts)
+    login: Login = Anybody()
     if accounts is not None:
-        table = AccountTable(state.accounts)
-        now = steady(options.get("wall", time.time), clock)
-        tokens = Tokens(key, state.epoch, now)
-        options["accounts"] = table
-        options["login"] = PasswordLogin(table, passwords, tokens, clock, clear_text=clear_text)
-    options["clear_text"] = clear_text
+        tokens = Tokens(key, state.epoch, monotonic_wall_clock(wall, clock))
+        login = PasswordLogin(table, passwords, tokens, clock, clear_text=clear_text)
     mediator = Mediator(
-        shared, store, state, resolver, trigger, randomness, passwords=passwords, **options
+        MediatorServices(shared, store, resolver, trigger, randomness, wall, dialer),
+        state,
+        Authentication(table, options.pop("login", login), passwords),
+        MediatorSettings(allow_clear_text=clear_text, **options),
     )
     for identifier, password in (accounts or {}).items():
         if mediator.accounts.table.get(identifier) is None:

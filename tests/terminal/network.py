@@ -224,7 +224,7 @@ class World(Network):
 
     def accepted(self, identifier: str) -> list[str]:
         """Whom a terminal permits."""
-        return list(self.mediator.mediator.permits.table.accepted(identifier))
+        return list(self.mediator.mediator.context.permits.table.accepted(identifier))
 
     def line_of(self, identifier: str) -> Pair:
         """The connection of a terminal's line."""

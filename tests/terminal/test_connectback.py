@@ -164,7 +164,7 @@ class WholeWayTests:
         assert not world.listens(WAITS)
         ends = [message.get("End") for message in world.heard if "End" in message.fields]
         assert ends == ["Completed", "Completed"]
-        assert len(world.mediator.mediator.sessions) == 0
+        assert len(world.mediator.mediator.context.sessions) == 0
 
     def test_at_the_direct_listener(self) -> None:
         """A terminal that listens anyway needs no further listener, and keeps its own."""
@@ -227,7 +227,7 @@ class WholeWayTests:
         assert str(outcome.error) == "Ib could not connect to us"
         assert (opener.opened, opener.closed) == ([], 1)
         assert not world.listens(WAITS)
-        assert len(world.mediator.mediator.sessions) == 0
+        assert len(world.mediator.mediator.context.sessions) == 0
 
     def test_the_terminals_own_opener(self) -> None:
         """It is used where nothing else is said, and not where an address is."""
@@ -464,9 +464,9 @@ class PlacesTests:
         """Nor by the address that it has registered."""
         at = "203.0.114.9"
         allowed = [ip_network("203.0.114.0/24")]
-        assert not self.asks(at, 4040, World(allowed=allowed), address=at, port=4040)[1]
-        assert not self.asks(at, TAKES, World(allowed=allowed), address=at, port=4040)[1]
-        assert self.asks(at, 4041, World(allowed=allowed), address=at, port=4040)[1]
+        assert not self.asks(at, 4040, World(allowed_networks=allowed), address=at, port=4040)[1]
+        assert not self.asks(at, TAKES, World(allowed_networks=allowed), address=at, port=4040)[1]
+        assert self.asks(at, 4041, World(allowed_networks=allowed), address=at, port=4040)[1]
 
     def test_so_many_at_a_time(self) -> None:
         """Dials that get nowhere are bounded (I15)."""
@@ -792,7 +792,7 @@ class ComingTests:
         world.run()
         ends = [message.get("End") for message in world.heard if "End" in message.fields]
         assert ends == ["Failed"]
-        assert len(world.mediator.mediator.sessions) == 0
+        assert len(world.mediator.mediator.context.sessions) == 0
 
     def test_terminated_on_its_way(self) -> None:
         """A session that ends while it is on its way is given up."""

@@ -344,7 +344,7 @@ class StatusTests:
 
     def test_denied_at_the_door(self) -> None:
         """Where the mediator asks for no status, a second caller is denied at the door (A25)."""
-        world = World(status=False)
+        world = World(ask_status=False)
         ia, _, handler = two(world, one_at_a_time=True, accept=["Ia", "Ic"])
         called(world, ia)
         error = failed(world, world.terminal("Ic"))
@@ -379,7 +379,7 @@ class CallTests:
         assert kinds(world)[:3] == ["QUERY", "NOTIFY STATUS Acceptable.", "NOTIFY Begin."]
         ends = [message.get("End") for message in world.heard[3:]]
         assert ends == ["Completed", "Completed"]
-        assert len(world.mediator.mediator.sessions) == 0
+        assert len(world.mediator.mediator.context.sessions) == 0
 
     def test_by_names(self) -> None:
         """Both log in by a name, and it calls by one: they agree on who they are (C1, A12)."""
@@ -473,7 +473,7 @@ class CallTests:
         said = [kind for kind in kinds(world) if kind != "NOTIFY Begin."]
         assert said == ["QUERY", "NOTIFY STATUS Acceptable."] * 3
         assert len(ia.calls) == 3
-        assert len(world.mediator.mediator.sessions) == 3
+        assert len(world.mediator.mediator.context.sessions) == 3
 
     def test_a_failed_call_lets_the_next_one_go(self) -> None:
         """A call that fails, or is given up, does not hold up those behind it."""

@@ -91,7 +91,7 @@ class Both:
         ends = [one.get("End") for one in self.world.heard if "End" in one.fields]
         assert ends == ["Completed", "Completed"]
         assert (len(self.ia.calls), len(self.ib.calls)) == (0, 0)
-        assert len(self.world.mediator.mediator.sessions) == 0
+        assert len(self.world.mediator.mediator.context.sessions) == 0
         self._nothing_else()
         assert self.maker.started == 0
         assert {pair.b.host.port for pair in self.world.open()} == {MEDIATOR_PORT}  # type: ignore[union-attr]

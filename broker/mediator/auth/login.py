@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Final, Protocol
 
@@ -183,6 +184,20 @@ class CertificateLogin:
 
 #: What logs in where certificates don't.
 _NO_CERTIFICATE: Final = frozenset(("Password", "Token"))
+
+
+@dataclass(frozen=True, slots=True)
+class Authentication:
+    """How connections log in at a mediator.
+
+    :ivar accounts: the table of accounts, which ``login`` has too
+    :ivar login: the way to prove an identity
+    :ivar passwords: makes the verifiers of the operator's new passwords; at once, without
+    """
+
+    accounts: AccountTable
+    login: Login = field(default_factory=Anybody)
+    passwords: Passwords | None = None
 
 
 def hidden(peer: Peer) -> bool:
