@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import random
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from twisted.application.service import Service
@@ -26,18 +24,16 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.interfaces import ICallHandler, IConsent, ILoad, IPortOpener
+from broker.interfaces import IPortOpener
 from broker.messages.errors import LoginRequired, Refused, ServiceUnavailable
 from broker.messages.grammar import DEFAULT_PORT, entry
 from broker.messages.grammar import identifier as canonical
 from broker.messages.message import Message, printable
-from broker.net.hub import ConnectionHub, Trace
+from broker.net.hub import ConnectionHub
 from broker.net.reconnecting import ReconnectingClient
 from broker.tables.consent_lists import NOBODY_ACCEPTED, Lists, check_lists
-from broker.tables.grants import Randomness
-from broker.tables.locations import Network
 from broker.tables.permits import as_edits
-from broker.terminal.calls.dial_back import Admits, DialBack, knows
+from broker.terminal.calls.dial_back import DialBack, knows
 from broker.terminal.calls.place_call import Waiting, direct_exchange, place_call
 from broker.terminal.calls.wait_for_callee import ConnectBackWaiter
 from broker.terminal.candidates import FailedCandidate
@@ -48,8 +44,8 @@ from broker.terminal.incoming.pending_calls import ConnectBackRequest, PendingCa
 from broker.terminal.load import Unlimited
 from broker.terminal.ports.published_port import PublishedPort
 from broker.terminal.registration.client import ANSWER_TIMEOUT, MediatorClient
-from broker.terminal.registration.idle import LINGER, IdleConnection
-from broker.terminal.registration.keepalive_interval import MOST
+from broker.terminal.registration.idle import IdleConnection
+from broker.terminal.settings import TerminalSettings
 
 #: Seconds for which a call waits for the connection to the mediator.
 LINE_TIMEOUT: Final = 10.0
@@ -71,6 +67,7 @@ class Terminal(Service):
     """One terminal.
 
     :ivar identifier: whom it acts as; once it has logged in by another name, its identifier
+    :ivar settings: what it is configured with
     :ivar calls: those it is in
     :ivar listening: fires with the direct listener's port; fails where it can't be opened. Each
         start of the service has a new one
@@ -83,83 +80,24 @@ class Terminal(Service):
         reactor: Any,
         identifier: str,
         mediator: IStreamClientEndpoint,
-        *,
-        listen: IStreamServerEndpoint | None = None,
-        address: str | None = None,
-        port: int | None = None,
-        accept: Sequence[str] = (),
-        name: str | None = None,
-        policy: str | None = None,
-        consent: IConsent | None = None,
-        call_password: str | Admits | None = None,
-        call_back_to: Collection[Network] = (),
-        password: str | Callable[[], str | None] | None = None,
-        allow_clear_text: bool = False,
-        handler: ICallHandler | None = None,
-        load: ILoad | None = None,
-        one_at_a_time: bool = False,
-        udp: tuple[str | None, int] | None = None,
-        hold: bool = True,
-        keepalive_most: float = MOST,
-        linger: float = LINGER,
-        opener: IPortOpener | None = None,
-        open_port: bool = False,
-        jitter: Callable[[], float] = random.random,
-        randomness: Randomness = os.urandom,
-        trace: Trace | None = None,
+        settings: TerminalSettings | None = None,
     ) -> None:
         """
         :param reactor: an ``IReactorTCP`` and ``IReactorTime``
+        :param identifier: the identifier or name to log in as
         :param mediator: the only place from which it takes credentials (I26)
-        :param listen: where it takes calls; nowhere, without
-        :param address: what it registers; by default our own address on the mediator's connection
-        :param port: what it registers; by default the one it listens on
-        :param accept: whom it permits, once for each epoch of the mediator's store
-        :param name: a further name that it registers (C1)
-        :param policy: how its consent is had, which it registers: ``'List'``, ``'Ask'`` or
-            ``'Password'``; as it was, without
-        :param consent: says whom it accepts where it is asked (C3); nobody, without
-        :param call_password: by which whoever knows it is called back (D7), or what decides that,
-            given the caller and what it shows; nobody is, without
-        :param call_back_to: networks where it calls back to, besides the Internet and the kind of
-            network in which the mediator is
-        :param password: what it logs in with, or what gives that each time it is needed: ``None``
-            where there is none, ``ValueError`` raised where it can't be had. It is needed at first,
-            and whenever the mediator no longer takes the token of the last login
-        :param allow_clear_text: whether password and token may go to another machine in clear
-        :param handler: the application that takes calls
-        :param load: how it decides its status
-        :param one_at_a_time: it is busy while it is in a call (A25)
-        :param udp: where it registers by UDP (D1), a host and a port; without a host, where the
-            mediator is. It is then found where its datagrams come from, unless there is an address
-        :param hold: keep the connection to the mediator; else it is closed while there is nothing
-            to do, and made when a notice or a call asks for it
-        :param keepalive_most: the longest interval between datagrams, in seconds
-        :param linger: seconds for which a connection is kept that has nothing to do
-        :param opener: opens ports to the outside, for ``call_back`` where nothing else is said
-        :param open_port: has it keep the listener's port open, too, and registers where that is
-            reached in place of ``address`` and ``port``; where it can't be had, it goes without
-        :param jitter: spreads reconnections, from 0 to 1
         :raises ValueError: that is no identifier
         """
+        settings = TerminalSettings() if settings is None else settings
         identifier = canonical(identifier)
         self.identifier = identifier
         self.calls = Calls(self._ended)
         self.listening: Deferred[IListeningPort] = Deferred()
         self._reactor = reactor
-        self._listen = listen
-        self._address = address
-        self._port = port
-        self._accept = tuple(accept)
-        self._name = name
-        self._policy = policy
-        self._consent = consent
-        self._handler = handler
-        self._load = Unlimited() if load is None else load
-        self._one_at_a_time = one_at_a_time
+        self.settings = settings
+        self._load = Unlimited() if settings.load is None else settings.load
         self._expected = PendingCalls()
         self._epoch: str | None = None
-        self._password = password
         self._token: str | None = None
         self._refusal: str | None = None  # of the last login, so that it is logged once
         self._locks: dict[str, DeferredLock] = {}
@@ -171,54 +109,52 @@ class Terminal(Service):
             identifier,
             self._expected,
             self.calls,
-            handler=handler,
+            handler=settings.handler,
             woken=self._woken,
             began=self._began,
             may_take=self._idle_enough,
-            trace=trace,
+            trace=settings.trace,
         )
+        password = settings.call_password
         self._comings = DialBack(
             reactor,
             self._doors,
             self._expected,
-            admits=knows(call_password) if isinstance(call_password, str) else call_password,
+            admits=knows(password) if isinstance(password, str) else password,
             acceptable=self.acceptable,
             listening=self._listening_at,
             failed=self._ended,
-            allowed=call_back_to,
+            allowed=settings.call_back_to,
         )
         self._call_backs = ConnectBackWaiter(reactor, self._doors, self.calls)
-        self._opener = opener
         self._standing: PublishedPort | None = None
-        if open_port:
-            if opener is None:
-                raise ValueError("nobody is there to open the port")
-            self._standing = PublishedPort(opener, self._register_outside)
-        self._calling = direct_exchange(reactor, trace)
-        self._exchange = ConnectionHub.of_client(reactor, trace=trace)
+        if settings.open_port and settings.opener is not None:
+            self._standing = PublishedPort(settings.opener, self._register_outside)
+        self._calling = direct_exchange(reactor, settings.trace)
+        self._exchange = ConnectionHub.of_client(reactor, trace=settings.trace)
         self._link: ReconnectingClient[MediatorClient] = ReconnectingClient(
             mediator,
             self._exchange,
             lambda stream: MediatorClient(
-                stream, reactor, identifier, self, allow_clear_text=allow_clear_text
+                stream, reactor, identifier, self, allow_clear_text=settings.allow_clear_text
             ),
             prepare=self._log_in,
-            jitter=jitter,
+            jitter=settings.jitter,
             patience=LOGIN_PATIENCE,
         )
         self._presence: IdleConnection | None = None
-        if udp is not None:
+        if settings.udp is not None:
             self._presence = IdleConnection(
                 reactor,
                 self._link,
                 lambda line: line.register(**self._where(line)),
-                server=udp,
-                randomness=randomness,
+                server=settings.udp,
+                randomness=settings.randomness,
                 busy=self._busy,
                 woken=self._woken,
-                hold=hold,
-                most=keepalive_most,
-                linger=linger,
+                hold=settings.hold,
+                most=settings.keepalive_most,
+                linger=settings.linger,
             )
 
     # As a service.
@@ -226,11 +162,11 @@ class Terminal(Service):
     def startService(self) -> None:
         """Open the direct listener, then connect and register."""
         super().startService()  # type: ignore[no-untyped-call]
-        if self._listen is None:
+        if self.settings.listen is None:
             self._link.startService()
             return
         self.listening = Deferred()
-        opening = self._listen.listen(self._doors.factory())
+        opening = self.settings.listen.listen(self._doors.factory())
         opening.addCallback(self._listens)
         opening.addErrback(self.listening.errback)
 
@@ -300,7 +236,7 @@ class Terminal(Service):
             factory,
             calls=self.calls,
             exchange=self._calling,
-            seen=self._address is None,
+            seen=self.settings.address is None,
             waiting=await self._waiting(line),
         )
 
@@ -308,11 +244,13 @@ class Terminal(Service):
         """Where a callee can come to us, if no router is in its way, or the router opens a port."""
         if self._opened_port is None or line.share_port() is None:
             return None
-        address, opener = None, self._opener
-        if self._address is not None:  # nothing else is told of us
-            address, opener = (self._address, self._port or _number(self._opened_port)), None
-        elif self._port is not None and opener is None:
-            address = (line.local_host, self._port)
+        settings = self.settings
+        address, opener = None, settings.opener
+        if settings.address is not None:  # nothing else is told of us
+            address = (settings.address, settings.port or _number(self._opened_port))
+            opener = None
+        elif settings.port is not None and opener is None:
+            address = (line.local_host, settings.port)
         return await self._call_backs.open(
             line, port=self._opened_port, address=address, opener=opener
         )
@@ -350,7 +288,7 @@ class Terminal(Service):
                 listen=listen,
                 port=self._opened_port,
                 address=address,
-                opener=self._opener if opener is None else opener,
+                opener=self.settings.opener if opener is None else opener,
             ),
         )
 
@@ -411,8 +349,8 @@ class Terminal(Service):
             epoch = answer.get("Epoch")
             # A token is good for one epoch: none is kept beyond it.
             self._token = answer.get("Token") or (self._token if epoch == self._epoch else None)
-            if self._accept and epoch != self._epoch:
-                await line.register(edits=as_edits(self._accept, "Add"))
+            if self.settings.accept and epoch != self._epoch:
+                await line.register(edits=as_edits(self.settings.accept, "Add"))
             self._epoch = epoch
             if self._presence is not None:
                 await self._presence.registered(line, answer)
@@ -426,7 +364,8 @@ class Terminal(Service):
 
     async def _register(self, line: MediatorClient) -> Message:
         """Log in and register where we are, in one message: by the token, else the password."""
-        where = {**self._where(line), "name": self._name, "policy": self._policy}
+        settings = self.settings
+        where = {**self._where(line), "name": settings.name, "policy": settings.policy}
         if self._token is not None:
             try:
                 return await line.register(token=self._token, **where)
@@ -435,7 +374,8 @@ class Terminal(Service):
                     raise
                 self._token = None
         try:
-            password = self._password() if callable(self._password) else self._password
+            password = self.settings.password
+            password = password() if callable(password) else password
             return await line.register(password=password, **where)
         except ValueError as error:  # there is none to be had, or it is none
             raise CannotLogIn(str(error)) from None
@@ -449,10 +389,10 @@ class Terminal(Service):
         if self._presence is not None:
             where["udp"] = True
         if self._opened_port is not None:
-            where["port"] = self._port or _number(self._opened_port)
-            if self._address is not None or self._presence is None:
-                where["address"] = self._address or line.local_host
-            if self._address is None and line.share_port() is not None:
+            where["port"] = self.settings.port or _number(self._opened_port)
+            if self.settings.address is not None or self._presence is None:
+                where["address"] = self.settings.address or line.local_host
+            if self.settings.address is None and line.share_port() is not None:
                 where["local"] = (line.local_host, _number(self._opened_port))
                 where["seen"] = True
         outside = None if standing is None else standing.place(line)
@@ -483,7 +423,7 @@ class Terminal(Service):
             told = (
                 "{identifier} could not log in, and tries again now and then: {statement} {cause}"
             )
-            if isinstance(refusal, LoginRequired) and self._password is not None:
+            if isinstance(refusal, LoginRequired) and self.settings.password is not None:
                 cause += "; no password is at hand: name a file, or do broker login"
             said = refusal.statement if refusal.code == _TOO_MANY else cause
             if said == self._refusal:
@@ -501,16 +441,16 @@ class Terminal(Service):
     def acceptable(self) -> bool:
         """The status (fig. 18)."""
         self._touch()
-        able = self._handler is not None and bool(self.running)
+        able = self.settings.handler is not None and bool(self.running)
         return able and self._idle_enough() and self._load.acceptable()
 
     async def lists(self) -> Lists:
         """Whom it accepts now; nobody, where that can't be had (I3)."""
         self._touch()
-        if self._consent is None:
+        if self.settings.consent is None:
             return NOBODY_ACCEPTED
         try:
-            accepted, rejected = await self._consent.lists()
+            accepted, rejected = await self.settings.consent.lists()
             lists = Lists([*map(entry, accepted)], [*map(entry, rejected)])
             return check_lists(lists)
         except CancelledError:  # nobody waits any more
@@ -524,7 +464,7 @@ class Terminal(Service):
         self._touch()
         if self.running:
             self._comings.expect(call)
-            if self._address is None:  # else whoever is dialled would see where we really are
+            if self.settings.address is None:  # else a caller we dial would see where we really are
                 self._comings.meet(line, call)
 
     async def comes(self, line: MediatorClient, wanted: ConnectBackRequest) -> bool:
@@ -571,7 +511,7 @@ class Terminal(Service):
     # Told by the doors and the calls.
 
     def _idle_enough(self) -> bool:
-        return not (self._one_at_a_time and len(self.calls))
+        return not (self.settings.one_at_a_time and len(self.calls))
 
     def _woken(self) -> None:
         now = self._reactor.seconds()

@@ -25,6 +25,7 @@ from broker.resolver.locations import LocalResolver
 from broker.resolver.udp_registrar import UdpRegistrar
 from broker.service.mediator import MediatorService
 from broker.terminal.registration.idle import LINGER
+from broker.terminal.settings import TerminalSettings
 from broker.terminal.terminal import Terminal
 from examples.echo import Answering, Echo
 from examples.say import Saying
@@ -86,6 +87,7 @@ class Site(World):
             "TCP4ClientEndpoint": TCP4ClientEndpoint,
             "TCP4ServerEndpoint": lambda _, port: Listener(self, port),
             "Terminal": Terminal,
+            "TerminalSettings": TerminalSettings,
             "Answering": Answering,
             "Echo": Echo,
             "ICallHandler": ICallHandler,

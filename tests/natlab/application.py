@@ -23,6 +23,7 @@ from broker.interfaces import ICallHandler
 from broker.messages.errors import Refused
 from broker.service.terminal import make_opener
 from broker.terminal.errors import CallFailed
+from broker.terminal.settings import TerminalSettings
 from broker.terminal.terminal import Terminal
 
 QUESTION = b"Is anybody there? " * 1000
@@ -120,12 +121,14 @@ async def main(reactor: Any, identifier: str, mediator: str, permitted: str, *mo
         reactor,
         identifier,
         TCP4ClientEndpoint(reactor, mediator, 1201),
-        listen=TCP4ServerEndpoint(reactor, 1203),
-        accept=[permitted],
-        allow_clear_text=True,
-        udp=(None, 1200),
-        handler=Echoes(),
-        opener=opener,
+        TerminalSettings(
+            listen=TCP4ServerEndpoint(reactor, 1203),
+            accept=[permitted],
+            allow_clear_text=True,
+            udp=(None, 1200),
+            handler=Echoes(),
+            opener=opener,
+        ),
     )
     terminal.startService()
     await terminal.ready()

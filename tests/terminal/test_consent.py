@@ -29,6 +29,7 @@ from broker.terminal.consent_file import (
     read_lists,
 )
 from broker.terminal.registration.client import CONSENT_TIMEOUT
+from broker.terminal.settings import TerminalSettings
 from broker.terminal.terminal import Terminal
 from tests.mediator.conftest import Logged, logged
 from tests.mediator.scene import SCENES
@@ -291,7 +292,9 @@ class Application:
 def registered(**options: Any) -> tuple[FakeReactor, Client]:
     """A terminal whose mediator is the test."""
     reactor = FakeReactor()
-    terminal = Terminal(reactor, "Ib", TCP4ClientEndpoint(reactor, "127.0.0.1", 1201), **options)
+    terminal = Terminal(
+        reactor, "Ib", TCP4ClientEndpoint(reactor, "127.0.0.1", 1201), TerminalSettings(**options)
+    )
     terminal.startService()
     client = reactor.dials[0].accept()
     return reactor, client

@@ -15,6 +15,7 @@ from broker.messages.errors import LoginRequired, Refused, RegistrationFailed
 from broker.messages.message import Message
 from broker.terminal.errors import CannotLogIn
 from broker.terminal.registration.client import dial
+from broker.terminal.settings import TerminalSettings
 from broker.terminal.terminal import Terminal
 from tests.support.clock import advance, settle
 from tests.support.reactor import FakeReactor
@@ -48,9 +49,11 @@ class Script:
             reactor,
             "Ib",
             TCP4ClientEndpoint(reactor, host, 1201),
-            password=password,
-            jitter=random.Random(1).random,
-            **options,
+            TerminalSettings(
+                password=password,
+                jitter=random.Random(1).random,
+                **options,
+            ),
         )
         self.line: Client
         self.dialled: list[float] = []

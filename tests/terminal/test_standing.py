@@ -134,7 +134,7 @@ class RegisteredTests:
 
     def test_nobody_to_open_it(self) -> None:
         """It is a mistake of the application's."""
-        with pytest.raises(ValueError, match="nobody is there to open the port"):
+        with pytest.raises(ValueError, match="open_port needs an opener"):
             World().terminal("Ib", PORT, open_port=True)
 
     def test_only_with_a_listener(self) -> None:

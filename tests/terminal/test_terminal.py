@@ -21,6 +21,7 @@ from broker.messages.message import Message
 from broker.messages.statements import CONNECTION_REQUESTED
 from broker.terminal.errors import Aborted, CallFailed
 from broker.terminal.registration.client import MediatorClient
+from broker.terminal.settings import TerminalSettings
 from broker.terminal.terminal import LINE_TIMEOUT, WOKEN_INTERVAL, Terminal
 from tests.support.clock import result_of
 from tests.support.transport import connect, parse_all
@@ -832,7 +833,9 @@ class ServiceTests:
             reactor,
             "Ib",
             TCP4ClientEndpoint(reactor, HOST, MEDIATOR_PORT),
-            listen=Listener(world, PORT, fails=error),
+            TerminalSettings(
+                listen=Listener(world, PORT, fails=error),
+            ),
         )
         terminal.startService()
         assert Outcome(terminal.listening).error is error

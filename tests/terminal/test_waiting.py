@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -683,7 +684,7 @@ class NoWayInTests:
         options = {"opener": opener} if opens else {}
         caller = world.terminal("Ia", WAITS, address="127.0.0.77", **options)
         self.fails(self.SEEN, world, caller, "127.0.0.77")
-        caller._address = HOST
+        caller.settings = replace(caller.settings, address=HOST)
         back, _ = self.back(world, caller.call("Ib", Maker()))
         assert (back, opener.asked) == (str(WAITS), 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -318,7 +319,7 @@ class WholeWayTests:
     def test_nothing_else_than_it_was_told(self, simultaneous: Simultaneous) -> None:
         """A terminal whose operator has named its address tells no other (I1)."""
         both = Both(simultaneous, address=HOST)
-        both.ia._address = HOST
+        both.ia.settings = replace(both.ia.settings, address=HOST)
         both.call()
         registered, asked = both.said()
         assert {"Local", "Seen"}.isdisjoint(registered)
