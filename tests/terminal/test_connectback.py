@@ -201,7 +201,7 @@ class WholeWayTests:
         caller = world.terminal("Ia")
         protocol = stands(world, caller)
         session = protocol.transport.session
-        assert callee._expected.find(session, 0) is None
+        assert callee._pending.find(session, 0) is None
         late = connect(world.factory_at(WAITS), world.clock, port=WAITS)
         late.send(Message(NOTIFY, Session=session))
         assert (late.closed, late.bytes()) == (True, b"")
@@ -473,9 +473,9 @@ class PlacesTests:
         world = World()
         ib, _ = a_callee(world)
         for n in range(DIALS_MOST):
-            ib._comings._dialling[f"S{n}"] = [Deferred()]
+            ib._dial_back._dialling[f"S{n}"] = [Deferred()]
         denied(world, ask(world, world.terminal("Ia")))
-        ib._comings._dialling.clear()
+        ib._dial_back._dialling.clear()
 
 
 class WaitTests:
@@ -586,7 +586,7 @@ class WaitTests:
     def test_who_has_come_is_counted(self) -> None:
         """Strangers take nobody's place for longer than they are there; the callee is none."""
         house = self.House()
-        doors = house.caller._doors
+        doors = house.caller._listener
         sources = doors.exchange.sources._counts
         stranger = house.arrives(host="203.0.114.7")
         assert sources == {"203.0.114.7": (1, 1)}
@@ -759,7 +759,7 @@ class ComingTests:
         """There it serves the session that it has come for, and no other."""
         world, ib, met, _ = self.comes()
         met.bytes()
-        ib._doors.expect(an_expected_call(session="S9"))
+        ib._listener.expect(an_expected_call(session="S9"))
         handshake = a_handshake(initiator=True, session="S9")
         body = handshake.write(Message(REQUEST, Identifier=CALLER, Password=PASSWORD))
         met.send(framed("S9", body))
@@ -803,7 +803,7 @@ class ComingTests:
         ib.terminated(SESSION)
         (dial,) = [one for one in world.clock.dials if one.port == WAITS]
         assert dial.over
-        assert len(ib._expected) == 0
+        assert len(ib._pending) == 0
 
     def test_the_terminal_stops(self) -> None:
         """A dial that is under way is given up."""
@@ -928,7 +928,7 @@ class LineTests:
         world = World()
         a_callee(world)
         caller = world.terminal("Ia")
-        line: Any = caller._link.conversation
+        line: Any = caller._registration.client
         line.stream.transport.peer = type(line.stream.transport.peer)("TCP", "192.0.2.1", 1201)
         outcome = ask(world, caller)
         assert isinstance(outcome.error, CannotLogIn)

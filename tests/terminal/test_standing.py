@@ -218,8 +218,8 @@ class RedoneTests:
     def test_lost_while_it_stops(self) -> None:
         """What is given back is not opened again, though the line is still there."""
         house = House()
-        assert house.ib._standing is not None
-        stopped = Outcome(Deferred.fromCoroutine(house.ib._standing.stop()))
+        assert house.ib._registration._published is not None
+        stopped = Outcome(Deferred.fromCoroutine(house.ib._registration._published.stop()))
         house.opener.lost[0]("the router has restarted")
         assert stopped.done
         assert (len(house.opener.asked), house.opener.users) == (1, 0)

@@ -21,8 +21,9 @@ from broker.messages.message import Message
 from broker.messages.statements import CONNECTION_REQUESTED
 from broker.terminal.errors import Aborted, CallFailed
 from broker.terminal.registration.client import MediatorClient
+from broker.terminal.registration.registration import CONNECT_TIMEOUT, WAKE_UP_INTERVAL
 from broker.terminal.settings import TerminalSettings
-from broker.terminal.terminal import LINE_TIMEOUT, WOKEN_INTERVAL, Terminal
+from broker.terminal.terminal import Terminal
 from tests.support.clock import result_of
 from tests.support.transport import connect, parse_all
 from tests.terminal.keys import (
@@ -281,7 +282,7 @@ class ReconnectTests:
         for _ in range(50):
             self.wake(world)
             world.advance(0.1)
-        assert len(world.dialled) - dialled <= 5 / WOKEN_INTERVAL + 1
+        assert len(world.dialled) - dialled <= 5 / WAKE_UP_INTERVAL + 1
 
     def test_woken_while_connected(self) -> None:
         """While it is connected it ignores that."""
@@ -491,7 +492,7 @@ class CallTests:
         world.run()
         assert isinstance(stuck.error, CancelledError)
         assert last.value is not None
-        assert ia._locks == {}
+        assert len(ia._turns) == 0
 
     def test_different_callees(self) -> None:
         """A callee that doesn't answer holds up no call to another one."""
@@ -512,7 +513,7 @@ class CallTests:
         world.leave(MEDIATOR_PORT)
         ia = world.terminal("Ia")
         outcomes = [Outcome(ia.call("Ib", Maker())), Outcome(ia.accepted())]
-        world.advance(LINE_TIMEOUT - 0.1)
+        world.advance(CONNECT_TIMEOUT - 0.1)
         assert not any(outcome.done for outcome in outcomes)
         world.advance(0.1)
         assert all(isinstance(outcome.error, ServiceUnavailable) for outcome in outcomes)
@@ -793,8 +794,8 @@ class ServiceTests:
         }
         mediator.send(Message.of(NOTIFY, fields))
         world.run()
-        assert len(ib._expected) == 0
-        assert ib._comings._timers == {}
+        assert len(ib._pending) == 0
+        assert ib._dial_back._timers == {}
         world.advance(15)
         assert stopped.done
         assert len(world.dialled) == before

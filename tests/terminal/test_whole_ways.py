@@ -102,14 +102,14 @@ class Both:
         self.world.run()
         assert self.sockets.waiting == []
         for terminal in (self.ia, self.ib):
-            doors = terminal._doors
-            assert not terminal._call_backs._waits
-            assert not terminal._comings._timers
-            assert not terminal._comings._dialling
+            doors = terminal._listener
+            assert not terminal._connect_back._waits
+            assert not terminal._dial_back._timers
+            assert not terminal._dial_back._dialling
             assert not doors._unproven
             assert not doors._attempts
             assert not doors._held
-            assert len(terminal._expected) == 0
+            assert len(terminal._pending) == 0
             assert terminal._placing == set()
         assert len([dial for dial in self.world.clock.dials if not dial.over]) == 0
 
@@ -158,7 +158,7 @@ class WholeWayTests:
         both.world.advance(0.25)
         _, served = both.stands(Way(SIMULTANEOUS, HOST, 50000))
         assert served.transport.way == Way(SIMULTANEOUS, HOST, 50000)
-        both.world.listen(TAKES, both.ib._doors.factory())
+        both.world.listen(TAKES, both.ib._listener.factory())
         both.ends()
         both.world.advance(30)
         assert both.ports == [TAKES, NOWHERE]
@@ -179,7 +179,7 @@ class WholeWayTests:
             FailedCandidate(Way(DIRECT, HOST, NOWHERE), refused),
             FailedCandidate(Way(SIMULTANEOUS, HOST, 50000), self.SLOWER),
         )
-        both.world.listen(TAKES, both.ib._doors.factory())
+        both.world.listen(TAKES, both.ib._listener.factory())
         both.ends()
         both.world.advance(30)
         assert both.ports == [TAKES, NOWHERE, WAITS]
@@ -248,7 +248,7 @@ class WholeWayTests:
     def test_denied(self, simultaneous: Simultaneous) -> None:
         """A callee that has no application says no for all its ways."""
         both = Both(simultaneous)
-        both.ib._doors.handler = None
+        both.ib._listener.handler = None
         both.call()
         assert type(both.outcome.error) is CallDenied
         both.world.advance(30)
@@ -288,7 +288,7 @@ class WholeWayTests:
         Outcome(both.ib.edit(["Delete Ia"]))
         both.world.run()
         assert str(both.outcome.error) == "the mediator has ended the session"
-        assert not both.ia._call_backs._waits
+        assert not both.ia._connect_back._waits
         assert simultaneous.waiting == []
         both.world.advance(30)
         assert WAITS not in both.ports
