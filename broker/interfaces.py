@@ -248,5 +248,5 @@ class ISessionTransport(Interface):
     identifier = Attribute("Whom this side is known as")
     peer = Attribute("Whom it speaks with: proven by the credentials of the session")
     session = Attribute("The session's identifier")
-    way = Attribute("How the two reach each other: its kind, and the host and port")
-    tried = Attribute("The caller's other ways, and why each did not lead there")
+    candidate = Attribute("How the two are connected: the method, and the host and port")
+    failed_candidates = Attribute("The caller's other candidates, and why each failed")

@@ -126,7 +126,7 @@ ALLOWED: Final[dict[str, str]] = {
     " is",
     "broker.terminal.calls.place_call._Call.race": "tells its own application where it waits"
     " itself",
-    "broker.terminal.candidates.Way.__str__": "tells its own application where it dials or waits",
+    "broker.terminal.candidates.Candidate.__str__": "tells its own application where it dials",
     "broker.terminal.registration.client": "what an answer must have",
     "broker.terminal.registration.client.MediatorClient.is_private": "where its mediator is",
     "broker.terminal.registration.client.MediatorClient.outside": "asks and reads where it is"
@@ -136,10 +136,10 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.terminal.calls.dial_back.DialBack._later": "judges and dials where its caller waits",
     "broker.terminal.calls.dial_back.DialBack._dial.over": "logs which caller it could not reach,"
     " and where",
-    "broker.terminal.incoming.pending_calls.expected_call": "reads where that is, told by its"
+    "broker.terminal.registration.notices.parse_call_notice": "reads where that is, told by its"
     " mediator",
-    "broker.terminal.incoming.pending_calls.wanted_call": "reads where that is, told by its"
-    " mediator",
+    "broker.terminal.registration.notices.parse_connect_back_request": "reads where that is,"
+    " told by its mediator",
     "broker.terminal.registration.client.MediatorClient.connect_back": "tells its mediator where"
     " it waits itself",
     "broker.terminal.registration.client.MediatorClient.local_host": "its own address",

@@ -58,9 +58,9 @@ from broker.terminal.apps.pipe import Pipe
 from broker.terminal.calls.wait_for_callee import place_call_back, place_one_call
 from broker.terminal.consent_file import ACCEPT, REJECT, edit_file, read_lists
 from broker.terminal.errors import CallFailed, CannotLogIn
-from broker.terminal.incoming.pending_calls import PendingCall
 from broker.terminal.outgoing.connector import SLOWER
 from broker.terminal.registration.client import DISCLOSURES_MOST, MediatorClient, NullEvents, dial
+from broker.terminal.registration.notices import PendingCall
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -342,12 +342,13 @@ async def _call(
 
 
 def _tell_way(protocol: FileSender | Pipe) -> None:
-    """Say how the callee is reached, and on which ways it could not be."""
+    """Say how the callee is reached, and by which candidates it could not be."""
     channel = protocol.transport
-    way, tried = getattr(channel, "way", None), getattr(channel, "tried", ())
-    if way is not None:
-        told = "".join(f"; not {other.way}: {other.why}" for other in tried if other.why != SLOWER)
-        print(f"connected {way}{printable(told)}", file=sys.stderr)
+    candidate = getattr(channel, "candidate", None)
+    if candidate is not None:
+        failed = getattr(channel, "failed_candidates", ())
+        others = "".join(f"; not {one}: {reason}" for one, reason in failed if reason != SLOWER)
+        print(f"connected {candidate}{printable(others)}", file=sys.stderr)
 
 
 class _Once(Factory):

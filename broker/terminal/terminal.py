@@ -31,11 +31,12 @@ from broker.terminal.calls.dial_back import DialBack, knows
 from broker.terminal.calls.place_call import Waiting, direct_exchange, place_call
 from broker.terminal.calls.wait_for_callee import ConnectBackWaiter
 from broker.terminal.candidates import FailedCandidate
-from broker.terminal.channel.active_calls import Calls
+from broker.terminal.channel.active_calls import ActiveCalls
 from broker.terminal.incoming.listener import InboundListener
-from broker.terminal.incoming.pending_calls import ConnectBackRequest, PendingCall, PendingCalls
+from broker.terminal.incoming.pending_calls import PendingCalls
 from broker.terminal.load import Unlimited
 from broker.terminal.registration.client import MediatorClient
+from broker.terminal.registration.notices import ConnectBackRequest, PendingCall
 from broker.terminal.registration.registration import Registration, port_number
 from broker.terminal.settings import TerminalSettings
 
@@ -73,7 +74,7 @@ class Terminal(Service):
         settings = TerminalSettings() if settings is None else settings
         identifier = canonical(identifier)
         self.settings = settings
-        self.calls = Calls(self._ended)
+        self.calls = ActiveCalls(self._ended)
         self.listening: Deferred[IListeningPort] = Deferred()
         self._reactor = reactor
         self._load = Unlimited() if settings.load is None else settings.load
@@ -162,9 +163,9 @@ class Terminal(Service):
     def call(self, callee: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
         """Call a terminal; the protocol that the factory makes speaks over the channel.
 
-        Whichever way leads there: directly, within our own network, by both sides dialling, or by
-        the callee's coming to us. The channel's ``way`` says which, and its ``tried`` what became
-        of the others (``ISessionTransport``).
+        By whichever candidate connects first: directly, within our own network, by hole punching,
+        or by the callee's connecting to us. The channel's ``candidate`` says which, and its
+        ``failed_candidates`` why the others failed (``ISessionTransport``).
 
         Calls to one callee are made one after the other, since a new query voids what an earlier
         one was granted and has not yet used.
@@ -318,7 +319,7 @@ class Terminal(Service):
 
     def terminated(self, session: str, how: str | None = None) -> None:
         """A session is void, or must end."""
-        self._pending.void(session)
+        self._pending.discard(session)
         self._dial_back.terminated(session)
         self.calls.terminate(session)
         self._connect_back.terminated(session, how)
@@ -330,7 +331,7 @@ class Terminal(Service):
 
     def line_lost(self, line: MediatorClient, reason: Failure) -> None:
         """No withdrawal could reach us now: calls that have not begun are void (I2)."""
-        self._pending.void_all()
+        self._pending.clear()
         self._dial_back.stop()
 
     # From the registration, the listener and the calls.

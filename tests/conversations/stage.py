@@ -53,7 +53,7 @@ from broker.service import mediator as mediator_service
 from broker.service import resolver as resolver_service
 from broker.service import terminal as terminal_service
 from broker.terminal.channel.handshake import Handshake
-from broker.terminal.channel.records import Kind, Records
+from broker.terminal.channel.records import Records, RecordType
 from tests.conversations.script import Script, Step
 from tests.support.clock import advance, result_of, settle
 from tests.support.reactor import FakeReactor
@@ -293,7 +293,7 @@ class Stage:
         self._handshakes[who] = Handshake(*names, initiator=True)
 
     def _send_record(self, who: str, kind: str, text: str | None) -> None:
-        record = self._records[who].seal(Kind[kind], (text or "").encode("utf-8"))
+        record = self._records[who].seal(RecordType[kind], (text or "").encode("utf-8"))
         self._client(who).send(record)
 
     def _get_record(self, who: str, kind: str, text: str | None) -> None:
@@ -302,7 +302,7 @@ class Stage:
         self._records[who].feed(self._listen(who))
         self._heard[who] = b""
         got = next(iter(self._records[who]), None)
-        assert got == (Kind[kind], expected), f"{who} got {got!r}"
+        assert got == (RecordType[kind], expected), f"{who} got {got!r}"
 
     def _hold(self, name: str, text: str) -> None:
         path = self._folder / name

@@ -175,9 +175,9 @@ class BlocksTests:
         assert answered(site, names.get("protocol")) == "Good morning"
 
     def test_ways(self, site: Site, capsys: pytest.CaptureFixture[str]) -> None:
-        """The channel tells on which way the two reached each other."""
+        """The channel tells by which candidate the two reached each other."""
         site.started(block('accept=["Ia"]'))
-        told = block("transport.way")
+        told = block("transport.candidate")
         names = site.does(told, terminal=site.terminal("Ia"))
         assert names["waits"].error is None
         (shown,) = re.findall(r"# (connected .*)", told)
@@ -318,7 +318,7 @@ class BlocksTests:
             "password=read_it",
             "ClientTls(",
             "# a Deferred; the factory",
-            "transport.way",
+            "transport.candidate",
             "call_password=",
             "caller.call_back",
             "MediatorService(",

@@ -20,8 +20,8 @@ from broker.tables.sessions import UNSPENT_SECONDS
 from broker.terminal.calls.dial_back import DIALS_MOST, knows
 from broker.terminal.errors import CallFailed, CannotLogIn
 from broker.terminal.incoming.listener import HANDSHAKE_TIMEOUT, HANDSHAKES, HELD_MOST, HOLD_SECONDS
-from broker.terminal.incoming.pending_calls import ConnectBackRequest
 from broker.terminal.registration.client import CONSENT_TIMEOUT, MediatorClient
+from broker.terminal.registration.notices import ConnectBackRequest
 from broker.terminal.terminal import Terminal
 from tests.support.clock import advance, settle
 from tests.support.transport import Client, connect, parse_all

@@ -25,8 +25,8 @@ from broker.messages.message import Message
 from broker.tables.consent_lists import Lists
 from broker.tables.disclosures import Disclosure, format_line, format_time
 from broker.tables.sessions import UNSPENT_SECONDS
-from broker.terminal.incoming.pending_calls import ConnectBackRequest, PendingCall
 from broker.terminal.registration.client import ANSWER_TIMEOUT, MediatorClient, NullEvents, dial
+from broker.terminal.registration.notices import ConnectBackRequest, PendingCall
 from tests.support.clock import advance, result_of
 from tests.support.reactor import FakeReactor
 from tests.support.transport import Client

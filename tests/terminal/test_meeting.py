@@ -15,11 +15,11 @@ from broker.messages.statements import PERMISSION_DENIED, TERMINATE
 from broker.tables.sessions import UNSPENT_SECONDS
 from broker.terminal.calls.dial_back import DIALS_MOST
 from broker.terminal.calls.place_call import DIAL_TIMEOUT
-from broker.terminal.candidates import BACK, SIMULTANEOUS, Way
-from broker.terminal.channel.records import Kind
+from broker.terminal.candidates import BACK, HOLE_PUNCH, Candidate
+from broker.terminal.channel.records import RecordType
 from broker.terminal.incoming.listener import HANDSHAKE_TIMEOUT, UNPROVEN_MOST
-from broker.terminal.incoming.pending_calls import ConnectBackRequest, PendingCall
 from broker.terminal.registration.client import MediatorClient
+from broker.terminal.registration.notices import ConnectBackRequest, PendingCall
 from tests.support.clock import advance
 from tests.support.transport import Client, connect
 from tests.terminal.keys import (
@@ -472,8 +472,8 @@ class ComeTests:
         knocker = Knocker(self.come(home)).send().prove(b"hello")
         ((caller, session, protocol),) = home.handler.calls
         assert (caller, session) == (CALLER, SESSION)
-        assert protocol.transport.way == Way(BACK, HOST, WAITS)
-        assert knocker.heard() == [(Kind.DATA, b"hello")]
+        assert protocol.transport.candidate == Candidate(BACK, HOST, WAITS)
+        assert knocker.heard() == [(RecordType.DATA, b"hello")]
         assert home.at_rest
 
     def test_a_call_where_both_dialled(self, simultaneous: Simultaneous) -> None:
@@ -482,14 +482,14 @@ class ComeTests:
         home.world.advance(0.25)
         Knocker(simultaneous.stands()).send().prove()
         ((_, _, protocol),) = home.handler.calls
-        assert protocol.transport.way == Way(SIMULTANEOUS, *MEETING)
+        assert protocol.transport.candidate == Candidate(HOLE_PUNCH, *MEETING)
         assert home.at_rest
 
     def test_at_its_own_door(self) -> None:
         """Who came by itself has come along no way that is known here."""
         home = Home().announce()
         home.knock().prove()
-        assert home.handler.calls[0][2].transport.way is None
+        assert home.handler.calls[0][2].transport.candidate is None
 
     def test_another_session(self) -> None:
         """Another session is not served there, though it is expected."""

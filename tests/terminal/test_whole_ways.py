@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from twisted.internet.defer import CancelledError
@@ -13,8 +13,9 @@ from broker.terminal.calls.place_call import DIAL_TIMEOUT
 from broker.terminal.calls.wait_for_callee import (
     COMING,
 )
-from broker.terminal.candidates import BACK, DIRECT, LOCAL, SIMULTANEOUS, FailedCandidate, Way
+from broker.terminal.candidates import BACK, DIRECT, HOLE_PUNCH, LOCAL, Candidate, FailedCandidate
 from broker.terminal.errors import CallDenied, CallFailed
+from broker.terminal.outgoing.connector import SLOWER
 from broker.terminal.registration.client import MediatorClient
 from tests.support.clock import advance, settle
 from tests.terminal.meeting import (
@@ -56,7 +57,7 @@ class Both:
         self.world.run()
         return self.outcome
 
-    def stands(self, way: Way) -> tuple[Any, Any]:
+    def stands(self, way: Candidate) -> tuple[Any, Any]:
         """The one call stands, along a way: both sides' protocols.
 
         Ib was asked for once, one session is spent, once; nobody waits, dials or is about to.
@@ -66,7 +67,7 @@ class Both:
         assert self.outcome.value is mine
         ((caller, session, served),) = self.handler.calls
         assert (caller, session) == ("Ia", mine.transport.session)
-        assert mine.transport.way == way
+        assert mine.transport.candidate == way
         mine.transport.write(b"hello")
         self.world.run()
         assert mine.received == b"hello"
@@ -122,17 +123,15 @@ class Both:
 class WholeWayTests:
     """Two terminals and a mediator: one call, along whichever way leads there (I7)."""
 
-    SLOWER: ClassVar = "another way was faster"
-
     def test_direct(self, simultaneous: Simultaneous) -> None:
         """Where the callee is registered: nobody is come to, and nothing else is begun."""
         both = Both(simultaneous)
         both.call()
-        mine, served = both.stands(Way(DIRECT, HOST, TAKES))
-        assert served.transport.way is None
-        assert mine.transport.tried == (
-            FailedCandidate(Way(SIMULTANEOUS, HOST, 50000), self.SLOWER),
-            FailedCandidate(Way(BACK, HOST, WAITS), self.SLOWER),
+        mine, served = both.stands(Candidate(DIRECT, HOST, TAKES))
+        assert served.transport.candidate is None
+        assert mine.transport.failed_candidates == (
+            FailedCandidate(Candidate(HOLE_PUNCH, HOST, 50000), SLOWER),
+            FailedCandidate(Candidate(BACK, HOST, WAITS), SLOWER),
         )
         both.ends()
         both.world.advance(30)
@@ -143,8 +142,12 @@ class WholeWayTests:
         """Where it listens in the network of both."""
         both = Both(simultaneous, port=NOWHERE)
         both.call()
-        mine, _ = both.stands(Way(LOCAL, HOST, TAKES))
-        assert {tried.way.kind for tried in mine.transport.tried} == {DIRECT, SIMULTANEOUS, BACK}
+        mine, _ = both.stands(Candidate(LOCAL, HOST, TAKES))
+        assert {tried.candidate.method for tried in mine.transport.failed_candidates} == {
+            DIRECT,
+            HOLE_PUNCH,
+            BACK,
+        }
         both.ends()
         both.world.advance(30)
         assert both.ports == [TAKES]
@@ -156,8 +159,8 @@ class WholeWayTests:
         both.world.leave(TAKES)
         both.call()
         both.world.advance(0.25)
-        _, served = both.stands(Way(SIMULTANEOUS, HOST, 50000))
-        assert served.transport.way == Way(SIMULTANEOUS, HOST, 50000)
+        _, served = both.stands(Candidate(HOLE_PUNCH, HOST, 50000))
+        assert served.transport.candidate == Candidate(HOLE_PUNCH, HOST, 50000)
         both.world.listen(TAKES, both.ib._listener.factory())
         both.ends()
         both.world.advance(30)
@@ -171,13 +174,13 @@ class WholeWayTests:
         both.world.advance(0.49)
         assert not both.outcome.done
         both.world.advance(0.01)
-        mine, served = both.stands(Way(BACK, HOST, WAITS))
-        assert served.transport.way == Way(BACK, HOST, WAITS)
+        mine, served = both.stands(Candidate(BACK, HOST, WAITS))
+        assert served.transport.candidate == Candidate(BACK, HOST, WAITS)
         refused = "Connection was refused by other side"
-        assert mine.transport.tried == (
-            FailedCandidate(Way(LOCAL, HOST, TAKES), refused),
-            FailedCandidate(Way(DIRECT, HOST, NOWHERE), refused),
-            FailedCandidate(Way(SIMULTANEOUS, HOST, 50000), self.SLOWER),
+        assert mine.transport.failed_candidates == (
+            FailedCandidate(Candidate(LOCAL, HOST, TAKES), refused),
+            FailedCandidate(Candidate(DIRECT, HOST, NOWHERE), refused),
+            FailedCandidate(Candidate(HOLE_PUNCH, HOST, 50000), SLOWER),
         )
         both.world.listen(TAKES, both.ib._listener.factory())
         both.ends()
@@ -190,7 +193,7 @@ class WholeWayTests:
         both.world.silent.add(TAKES)
         both.call()
         both.world.advance(0.5)
-        both.stands(Way(BACK, HOST, WAITS))
+        both.stands(Candidate(BACK, HOST, WAITS))
         both.ends()
 
     @pytest.mark.parametrize("seconds", [0.0, 0.1, 0.49, 0.5, 0.51])
@@ -202,9 +205,9 @@ class WholeWayTests:
         advance(both.world.clock, seconds)
         both.world.silent.clear()
         both.world.advance(0.6)
-        direct, back = Way(DIRECT, HOST, TAKES), Way(BACK, HOST, WAITS)
-        assert both.outcome.value.transport.way in {direct, back}
-        both.stands(both.outcome.value.transport.way)
+        direct, back = Candidate(DIRECT, HOST, TAKES), Candidate(BACK, HOST, WAITS)
+        assert both.outcome.value.transport.candidate in {direct, back}
+        both.stands(both.outcome.value.transport.candidate)
         both.ends()
 
     @pytest.mark.parametrize("first", [TAKES, WAITS])
@@ -228,7 +231,7 @@ class WholeWayTests:
         world.silent.add(last)
         world.run()
         kind = DIRECT if first == TAKES else BACK
-        both.stands(Way(kind, HOST, first))
+        both.stands(Candidate(kind, HOST, first))
         both.ends()
 
     def test_none(self, simultaneous: Simultaneous) -> None:
@@ -241,8 +244,8 @@ class WholeWayTests:
         assert not both.outcome.done
         both.world.advance(0.2)
         assert isinstance(both.outcome.error, CallFailed)
-        kinds = [tried.way.kind for tried in both.outcome.error.tried]
-        assert kinds == [LOCAL, DIRECT, SIMULTANEOUS, BACK]
+        kinds = [tried.candidate.method for tried in both.outcome.error.failed_candidates]
+        assert kinds == [LOCAL, DIRECT, HOLE_PUNCH, BACK]
         assert str(both.outcome.error).startswith("Ib could not be reached: within the network at")
 
     def test_denied(self, simultaneous: Simultaneous) -> None:
@@ -305,8 +308,8 @@ class WholeWayTests:
         both.world.run()
         assert isinstance(both.outcome.error, CallFailed)
         assert str(both.outcome.error) == "the mediator has ended the session"
-        kinds = [tried.way.kind for tried in both.outcome.error.tried]
-        assert kinds == [LOCAL, DIRECT, SIMULTANEOUS, BACK]
+        kinds = [tried.candidate.method for tried in both.outcome.error.failed_candidates]
+        assert kinds == [LOCAL, DIRECT, HOLE_PUNCH, BACK]
 
     def test_what_is_offered(self, simultaneous: Simultaneous) -> None:
         """Each says where it listens itself, that it may be seen, and where it can be come to."""
@@ -324,7 +327,7 @@ class WholeWayTests:
         registered, asked = both.said()
         assert {"Local", "Seen"}.isdisjoint(registered)
         assert "Seen" not in asked
-        both.stands(Way(DIRECT, HOST, TAKES))
+        both.stands(Candidate(DIRECT, HOST, TAKES))
 
     def test_within_this_machine(
         self, simultaneous: Simultaneous, monkeypatch: pytest.MonkeyPatch
@@ -336,8 +339,8 @@ class WholeWayTests:
         registered, asked = both.said()
         assert {"Local", "Seen"}.isdisjoint(registered)
         assert {"Seen", "Back"}.isdisjoint(asked)
-        mine, _ = both.stands(Way(DIRECT, HOST, TAKES))
-        assert mine.transport.tried == ()
+        mine, _ = both.stands(Candidate(DIRECT, HOST, TAKES))
+        assert mine.transport.failed_candidates == ()
 
     def test_one_after_the_other(self, simultaneous: Simultaneous) -> None:
         """A call that has found its way leaves the next one as free as it was."""
@@ -346,7 +349,7 @@ class WholeWayTests:
         for _ in range(2):
             outcome = both.call()
             both.world.advance(0.5)
-            assert outcome.value.transport.way == Way(BACK, HOST, WAITS)
+            assert outcome.value.transport.candidate == Candidate(BACK, HOST, WAITS)
             outcome.value.transport.loseConnection()
             both.world.run()
         assert len(both.handler.calls) == 2

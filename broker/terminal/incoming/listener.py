@@ -22,12 +22,13 @@ from broker.messages.statements import CONNECTION_REQUESTED, PERMISSION_DENIED, 
 from broker.net.connection import ConnectionFactory, PeerConnection
 from broker.net.hub import ConnectionHub, Trace
 from broker.net.timers import DeadlineQueue
-from broker.terminal.candidates import BACK, Way
-from broker.terminal.channel.active_calls import Calls
+from broker.terminal.candidates import BACK, Candidate
+from broker.terminal.channel.active_calls import ActiveCalls
 from broker.terminal.channel.channel import Channel
 from broker.terminal.channel.handshake import BODY_BYTES, Handshake, HandshakeFailed
 from broker.terminal.channel.records import Records
-from broker.terminal.incoming.pending_calls import PendingCall, PendingCalls
+from broker.terminal.incoming.pending_calls import PendingCalls
+from broker.terminal.registration.notices import PendingCall
 
 #: Seconds in which a caller must have shown its REQUEST, and again its first record. After a lost
 #: SYN what is lost next is repeated after 3 s, and after 6 s more (RFC 6298, 5.7).
@@ -59,7 +60,7 @@ class InboundListener:
         clock: IReactorTime,
         identifier: str,
         expected: PendingCalls,
-        calls: Calls,
+        calls: ActiveCalls,
         *,
         handler: ICallHandler | None,
         woken: Callable[[], object],
@@ -217,7 +218,7 @@ class InboundListener:
             opened=lambda: self._proven(door, channel, call),
             closed=lambda reason: self._closed(channel, call, reason),
             initiator=False,
-            way=door.way,
+            candidate=door.candidate,
         )
         self._attempts.setdefault(call.session, []).append(channel)
         self._proving.add(channel)
@@ -264,24 +265,24 @@ class _DoorFactory(ConnectionFactory):
 class InboundConnection:
     """One connection from outside, or to a caller that wants us to come, until it is a call."""
 
-    __slots__ = ("_doors", "_only", "body", "session", "stream", "way")
+    __slots__ = ("_doors", "_only", "body", "candidate", "session", "stream")
 
     def __init__(self, stream: PeerConnection, doors: InboundListener) -> None:
-        self.way: Way | None = None
+        self.candidate: Candidate | None = None
         self.stream = stream
         self.session = ""
         self.body = b""
         self._doors = doors
         self._only = ""  # we have come for this session, and for no other
 
-    def come(self, session: str, way: Way) -> None:
+    def come(self, session: str, candidate: Candidate) -> None:
         """We have come, for one session; the caller speaks next, as in any call.
 
         Where it dials us besides, it knows for which; else it is told.
         """
         self._only = session
-        self.way = way
-        if way.kind == BACK:
+        self.candidate = candidate
+        if candidate.method == BACK:
             self.stream.send(Message(NOTIFY, Session=session))
 
     def message_received(self, message: Message) -> None:

@@ -48,11 +48,11 @@ from broker.tables.disclosures import Disclosure, format_time, parse_line
 from broker.tables.locations import AddressRefused, parse_ip
 from broker.tables.permits import as_edits
 from broker.terminal.errors import CannotLogIn
-from broker.terminal.incoming.pending_calls import (
+from broker.terminal.registration.notices import (
     ConnectBackRequest,
     PendingCall,
-    expected_call,
-    wanted_call,
+    parse_call_notice,
+    parse_connect_back_request,
 )
 
 #: Seconds for which the mediator may take to answer.
@@ -475,7 +475,7 @@ class MediatorClient(Dialogue):
 
     def _tell_whether_it_comes(self, request: Request) -> None:
         """Say whether we come to a caller, and only then go (D7)."""
-        wanted = wanted_call(request.message, self._clock.seconds())
+        wanted = parse_connect_back_request(request.message, self._clock.seconds())
         if wanted is None:
             request.reply(PERMISSION_DENIED)
             return
@@ -501,7 +501,7 @@ class MediatorClient(Dialogue):
     def _notified(self, message: Message) -> None:
         session = message.get("Session")
         if "Caller ID" in message.fields:
-            call = expected_call(message, self._clock.seconds())
+            call = parse_call_notice(message, self._clock.seconds())
             if call is not None:
                 self.told.announced(self, call)
         elif message.statement == TERMINATE and session is not None:
