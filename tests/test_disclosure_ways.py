@@ -103,7 +103,7 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.mediator.registration.Registration._check_udp": "reads a registration",
     "broker.mediator.registration.Registration._give_key": "hands the port to the resolver",
     "broker.tables.locations.LocationTable.renew": "compares",
-    "broker.tables.locations.settle": "judges an address",
+    "broker.tables.address_policy.resolve_contact": "judges an address",
     "broker.net.per_source.source_of": "whose share a connection is counted to",
     "broker.net.peer_address.remote_host_of": "where a connection comes from, to judge what it"
     " registers",
@@ -249,9 +249,9 @@ def one(request, place):
 def two(peer, place):
     peer.send(Message(NOTIFY, Callee_Address=where(place)))
 def three(place):
-    return place.address.host
+    return place.contact.host
 def four(place):
-    return getattr(place.address, "host")
+    return getattr(place.contact, "host")
 def five(place):
     return f"NOTIFY\\nCallee Address:{place}"
 def six(place):
@@ -259,7 +259,7 @@ def six(place):
 def seven(place):
     message.fields["Caller Port"] = place
 def eight(place):
-    return astuple(place.address)
+    return astuple(place.contact)
 class Peer:
     async def nine(self):
         return [one.host for one in self.places]
@@ -273,7 +273,7 @@ def thirteen(place):
     return {"Callee Seen": place}
 def none(place):
     '''Callee Address:1.2.3.4, host'''
-    return "the address", place.address, "port", "an address: none"
+    return "the address", place.contact, "port", "an address: none"
 """
 
 
@@ -297,7 +297,7 @@ class CodeTests:
         """It does fail with one line more in the mediator's own code."""
         source = (ROOT / "broker/mediator/call.py").read_text(encoding="utf-8")
         end_of = "    def _check_permit("
-        more = f"    def _tell(self, place):\n        return place.address.host\n\n{end_of}"
+        more = f"    def _tell(self, place):\n        return place.contact.host\n\n{end_of}"
         assert source.count(end_of) == 1
         target = tmp_path / "broker" / "mediator" / "call.py"
         target.parent.mkdir(parents=True)

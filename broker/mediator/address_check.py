@@ -14,8 +14,8 @@ from broker.mediator.wakeup_dialer import WakeUpDialer
 from broker.messages.errors import BadRequest, NotReached, ServiceUnavailable, TooManyRequests
 from broker.net.dialogue import Request
 from broker.net.peer_address import remote_port_of
-from broker.tables.locations import Ip
-from broker.tables.rate_limits import Shares, ShareTable
+from broker.tables.address_policy import Ip
+from broker.tables.rate_limits import RateLimiter, RateLimits
 
 #: Ports that are tried in a minute for one terminal at one source, or at several,
 TRIES_A_TERMINAL: Final = 10
@@ -34,7 +34,7 @@ class AddressCheck:
         self._dialer = dialer
         self._own_ports = context.settings.own_ports
         self._trying: set[str] = set()  # identifiers
-        self._tried = ShareTable(Shares(TRIES_A_TERMINAL, TRIES_A_TERMINAL, TRIES_A_SOURCE))
+        self._tried = RateLimiter(RateLimits(TRIES_A_TERMINAL, TRIES_A_TERMINAL, TRIES_A_SOURCE))
 
     async def answer(self, identifier: str, peer: Peer, request: Request) -> None:
         """Tell a terminal its own source; try a port there, if it names one.
@@ -62,7 +62,7 @@ class AddressCheck:
             raise ServiceUnavailable("no ports are tried here")
         if identifier in self._trying:
             raise TooManyRequests
-        if self._tried.begin(identifier, str(ip), self._clock.seconds()) is None:
+        if self._tried.acquire(identifier, str(ip), self._clock.seconds()) is None:
             raise TooManyRequests("too many ports have been tried: wait a minute")
         self._trying.add(identifier)
         try:

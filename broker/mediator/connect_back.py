@@ -23,10 +23,11 @@ from broker.messages.statements import PERMISSION_DENIED, REQUEST_ACCEPTED
 from broker.net.dialogue import Request
 from broker.net.peer_address import local_host_of, remote_host_of
 from broker.net.timers import wait_until
+from broker.tables.address_policy import parse_domain, validate_contact
 from broker.tables.disclosures import CONNECT_BACK, Disclosure
 from broker.tables.grants import SessionCredentials, make_grant
-from broker.tables.guesses import GuessTable
-from broker.tables.locations import Address, AddressRefused, admit, named
+from broker.tables.locations import AddressRefused, Contact
+from broker.tables.rate_limits import PASSWORD_GUESSES, RateLimiter
 from broker.tables.sessions import BY_PASSWORD
 
 
@@ -39,7 +40,7 @@ class ConnectBack:
     log = Logger()
 
     def __init__(self, context: MediatorContext) -> None:
-        self.guesses = GuessTable()
+        self.guesses = RateLimiter(PASSWORD_GUESSES)
         self._clock = context.clock
         self._permits = context.permits
         self._resolver = context.resolver
@@ -88,16 +89,16 @@ class ConnectBack:
             await wait_until(self._clock, begun + self._patience)
         raise PermissionDenied
 
-    def _where(self, caller: Peer, message: Message) -> Address:
+    def _where(self, caller: Peer, message: Message) -> Contact:
         """Where the caller waits, judged as an address that is registered (I12)."""
         fields = message.fields
         if "Address" not in fields:
             raise BadRequest("a REQUEST to be connected back has an Address")
         port = int(fields.get("Port", DEFAULT_PORT))
         try:
-            if named(fields["Address"]) is not None:
+            if parse_domain(fields["Address"]) is not None:
                 raise AddressRefused("the Address to connect back to is an IP address")
-            host = admit(
+            host = validate_contact(
                 fields["Address"],
                 port,
                 source=remote_host_of(caller.stream),
@@ -107,18 +108,18 @@ class ConnectBack:
             ).host
         except AddressRefused as error:
             raise BadRequest(str(error)) from None
-        return Address(host, port, self._clock.seconds(), LIFETIME)
+        return Contact(host, port, self._clock.seconds(), LIFETIME)
 
-    async def _connect(self, caller: Peer, callee: str, request: Request, where: Address) -> None:
+    async def _connect(self, caller: Peer, callee: str, request: Request, where: Contact) -> None:
         """Reach the callee, ask it, and tell the caller if it comes. Each refusal is raised."""
         identifier = caller.identifier or ""
         self._check(identifier, callee)
-        guess = self.guesses.begin(identifier, callee, self._clock.seconds())  # I17
+        guess = self.guesses.acquire(identifier, callee, self._clock.seconds())  # I17
         if guess is None:
             self._counts["connect-back not asked for: too often"] += 1
             raise PermissionDenied
         place = await locate(self._resolver, self._reach, callee)
-        peer = await self._reach.get(callee, place.address)  # D4, D5
+        peer = await self._reach.get(callee, place.contact)  # D4, D5
         self._check_again(identifier, callee, peer)
         grant = make_grant(self._randomness)
         record = self._ledger.record(
@@ -142,11 +143,11 @@ class ConnectBack:
         try:
             password = request.message.fields["Password"]
             wish = _to_callee(record, password, grant)
-            _, answer = await self._reach.ask(callee, peer, place.address, wish, again)  # D6, D7
+            _, answer = await self._reach.ask(callee, peer, place.contact, wish, again)  # D6, D7
             expected = _comes(answer)
             if not expected:
                 raise PermissionDenied
-            self.guesses.right(guess)
+            self.guesses.refund(guess)
             if request.held is not None:
                 await request.turn()
             self._check_again(identifier, callee, peer)  # I2: in this turn

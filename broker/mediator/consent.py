@@ -18,7 +18,7 @@ from broker.messages.message import Message, printable
 from broker.messages.statements import ACCEPT
 from broker.net.timers import wait_until
 from broker.tables.consent_lists import NoConsent, consents, lists_of
-from broker.tables.prompts import PromptTable
+from broker.tables.rate_limits import CONSENT_PROMPTS, RateLimiter
 
 
 class Consent:
@@ -30,7 +30,7 @@ class Consent:
     log = Logger()
 
     def __init__(self, context: MediatorContext) -> None:
-        self.prompts = PromptTable()
+        self.prompts = RateLimiter(CONSENT_PROMPTS)
         self._clock = context.clock
         self._permits = context.permits
         self._resolver = context.resolver
@@ -59,16 +59,16 @@ class Consent:
 
     async def _ask(self, caller: str, callee: str) -> None:
         self._check(caller, callee)
-        if not self.prompts.take(caller, callee, self._clock.seconds()):  # I17
+        if self.prompts.acquire(caller, callee, self._clock.seconds()) is None:  # I17
             self._counts["consent not asked for: too often"] += 1
             raise PermissionDenied
         place = await locate(self._resolver, self._reach, callee)
-        peer = await self._reach.get(callee, place.address)  # S2002
+        peer = await self._reach.get(callee, place.contact)  # S2002
         self._check(caller, callee)
         _, answer = await self._reach.ask(
             callee,
             peer,
-            place.address,
+            place.contact,
             Message(QUERY, ACCEPT),
             lambda _: self._check(caller, callee),
         )

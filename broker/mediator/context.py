@@ -17,8 +17,8 @@ from broker.mediator.permits import Permits
 from broker.mediator.sessions import Sessions
 from broker.mediator.wakeup_dialer import WakeUpDialer
 from broker.net.hub import ConnectionHub
+from broker.tables.address_policy import Network
 from broker.tables.grants import Randomness
-from broker.tables.locations import Network
 
 #: Default UDP keepalive interval in seconds: shorter than a NAT's timeout for a silent UDP flow.
 UDP_INTERVAL: Final = 25

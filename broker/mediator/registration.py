@@ -19,7 +19,8 @@ from broker.messages.message import Message
 from broker.messages.statements import REGISTRATION_COMPLETED
 from broker.net.dialogue import Request
 from broker.net.peer_address import local_host_of, remote_host_of
-from broker.tables.locations import Address, AddressRefused, CandidateOffer, Place, admit
+from broker.tables.address_policy import validate_contact
+from broker.tables.locations import AddressRefused, Binding, CandidateOffer, Contact
 from broker.tables.permits import LimitedRejection, ListTooLong
 
 #: Fields of the protocol that this server does not serve: better refused than ignored.
@@ -113,7 +114,7 @@ class Registration:
         peer: Peer,
         request: Request,
         lists: Lists,
-        address: Address | None,
+        address: Contact | None,
         offered: CandidateOffer | None,
     ) -> None:
         identifier = peer.identifier or ""
@@ -172,7 +173,7 @@ class Registration:
         peer: Peer,
         request: Request,
         lists: Lists,
-        address: Address | None,
+        address: Contact | None,
         offered: CandidateOffer | None,
     ) -> None:
         identifier = peer.identifier or ""
@@ -209,10 +210,10 @@ class Registration:
         accept, reject, policy = lists
         return self._permits.edit(identifier, accept, reject=reject, policy=policy)
 
-    async def _edit_and_place(self, identifier: str, lists: Lists, address: Address) -> None:
+    async def _edit_and_place(self, identifier: str, lists: Lists, address: Contact) -> None:
         """Both or neither: the resolver first, since its part can be taken back."""
         try:
-            before: Place | None = await self._resolver.kept(identifier)
+            before: Binding | None = await self._resolver.kept(identifier)
         except CalleeNotFound:
             before = None
         await self._place(identifier, address)
@@ -222,18 +223,18 @@ class Registration:
             await self._put_back(identifier, before)
             raise
 
-    async def _put_back(self, identifier: str, before: Place | None) -> None:
+    async def _put_back(self, identifier: str, before: Binding | None) -> None:
         """Have the address that stood before stand again, for as long as it would have."""
         if before is None:
             await self._resolver.withdraw(identifier)
             return
         now = self._now()
-        again = replace(before.address, registered=now)
+        again = replace(before.contact, registered=now)
         if before.until != inf:
             again = replace(again, expires=max(0, int(before.until - now)))
         await self._resolver.register(identifier, again)
         holder = self._connections.held(identifier)
-        if holder is not None and holder.address is before.address:
+        if holder is not None and holder.address is before.contact:
             holder.address = again
         else:
             self._resolver.release(identifier, again)
@@ -242,7 +243,7 @@ class Registration:
         self,
         peer: Peer,
         identifier: str,
-        address: Address | None,
+        address: Contact | None,
         given: GivenKey | None,
         offered: CandidateOffer | None,
     ) -> None:
@@ -271,7 +272,7 @@ class Registration:
             raise AddressRefused("Local and Seen go with an Address, or with UDP")
         return offer(peer, fields, self._now(), self._settings.own_ports)
 
-    def _address(self, peer: Peer, fields: dict[str, str]) -> Address | None:
+    def _address(self, peer: Peer, fields: dict[str, str]) -> Contact | None:
         host = fields.get("Address")
         expires = int(fields.get("Expires", DEFAULT_EXPIRES))
         if host is None:
@@ -279,9 +280,9 @@ class Registration:
                 return None  # it is where its datagrams come from
             if "Port" in fields or ("Expires" in fields and expires):
                 raise AddressRefused("a Port or Expires goes with an Address")
-            return None if expires else Address("", 0, self._now(), 0)
+            return None if expires else Contact("", 0, self._now(), 0)
         port = int(fields.get("Port", DEFAULT_PORT))
-        admitted = admit(
+        admitted = validate_contact(
             host,
             port,
             source=remote_host_of(peer.stream),
@@ -290,9 +291,9 @@ class Registration:
             own_ports=self._settings.own_ports,
         )
         host, dialable, origin = admitted
-        return Address(host, port, self._now(), expires, dialable, origin)
+        return Contact(host, port, self._now(), expires, dialable, origin)
 
-    async def _place(self, identifier: str, address: Address) -> None:
+    async def _place(self, identifier: str, address: Contact) -> None:
         """Pass an address on to the resolver (A16), or take it back there."""
         if address.expires:
             await self._resolver.register(identifier, address)

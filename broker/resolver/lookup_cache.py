@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 
 from broker.interfaces import IAddressSource, SourceFailed
 from broker.net.timers import DeadlineQueue
-from broker.tables.locations import Located
+from broker.tables.locations import ResolvedHost
 
 #: Seconds for which an answer is taken for true, at the least and at the most, whatever it says;
 #: that there is no address, or no answer, is taken for true for the least.
@@ -147,5 +147,5 @@ class LookupCache:
                 waiting.callback(hosts)
 
 
-def _hosts(located: list[Located]) -> tuple[tuple[str, ...], float]:
+def _hosts(located: list[ResolvedHost]) -> tuple[tuple[str, ...], float]:
     return tuple(one.host for one in located), min((one.seconds for one in located), default=0.0)

@@ -15,15 +15,8 @@ from twisted.internet.interfaces import IReactorTime
 from broker.interfaces import SourceFailed
 from broker.messages.errors import CalleeNotFound, RegistrationFailed, ServiceUnavailable
 from broker.resolver.lookup_cache import LookupCache
-from broker.tables.locations import (
-    PROVIDER,
-    Address,
-    AddressRefused,
-    Ip,
-    Network,
-    parse_ip,
-    settle,
-)
+from broker.tables.address_policy import PROVIDER, Ip, Network, parse_ip, resolve_contact
+from broker.tables.locations import AddressRefused, Contact
 
 #: Seconds for which this machine's own addresses are taken for known.
 OWN_SECONDS: Final = 60.0
@@ -72,9 +65,9 @@ class NameLookup:
         self._own_ports = own_ports
         self._ours: tuple[Collection[Ip], float] = ((), -1.0)  # until when
         #: The registration by name that is being checked, of those for whom one is.
-        self._checking: dict[str, Address] = {}
+        self._checking: dict[str, Contact] = {}
 
-    async def check(self, identifier: str, address: Address) -> None:
+    async def check(self, identifier: str, address: Contact) -> None:
         """Find out whether an address may be registered that is no IP address.
 
         :raises RegistrationFailed: it may not, or another registration has come meanwhile
@@ -102,7 +95,7 @@ class NameLookup:
         """What a terminal registered by name, and is still being checked, is in force no more."""
         self._checking.pop(identifier, None)
 
-    async def told(self, identifier: str, address: Address) -> Address:
+    async def told(self, identifier: str, address: Contact) -> Contact:
         """An address as it is told: with an IP address, that was judged just now.
 
         :raises CalleeNotFound: it leads to none that may be told
@@ -121,14 +114,14 @@ class NameLookup:
             if one is not None:
                 one.stop()
 
-    async def _find(self, identifier: str, address: Address) -> Address:
+    async def _find(self, identifier: str, address: Contact) -> Contact:
         by_provider = address.host == PROVIDER
         source = self._provider if by_provider else self._names
         if source is None:
             what = "Provider" if by_provider else "a domain name"
             raise AddressRefused(f"{what} is not offered by this server")
         hosts = await source.hosts(identifier if by_provider else address.host)
-        return settle(
+        return resolve_contact(
             address,
             hosts,
             own=self._own_now(),

@@ -11,8 +11,8 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 
 from broker.interfaces import ICallHandler, IConsent, ILoad, IPortOpener
 from broker.net.hub import Trace
+from broker.tables.address_policy import Network
 from broker.tables.grants import Randomness
-from broker.tables.locations import Network
 from broker.terminal.calls.dial_back import Admits
 from broker.terminal.registration.idle import LINGER
 from broker.terminal.registration.keepalive_interval import MOST

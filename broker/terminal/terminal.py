@@ -26,7 +26,7 @@ from broker.messages.grammar import entry
 from broker.messages.grammar import identifier as canonical
 from broker.messages.message import Message, printable
 from broker.net.keyed_lock import KeyedLock
-from broker.tables.consent_lists import NOBODY_ACCEPTED, Lists, check_lists
+from broker.tables.consent_lists import NONE_ACCEPTED, ConsentLists, check_lists
 from broker.terminal.calls.dial_back import DialBack, knows
 from broker.terminal.calls.place_call import Waiting, direct_exchange, place_call
 from broker.terminal.calls.wait_for_callee import ConnectBackWaiter
@@ -284,20 +284,20 @@ class Terminal(Service):
         able = self.settings.handler is not None and bool(self.running)
         return able and self._has_room() and self._load.acceptable()
 
-    async def lists(self) -> Lists:
+    async def lists(self) -> ConsentLists:
         """Whom it accepts now; nobody, where that can't be had (I3)."""
         self._registration.note_activity()
         if self.settings.consent is None:
-            return NOBODY_ACCEPTED
+            return NONE_ACCEPTED
         try:
             accepted, rejected = await self.settings.consent.lists()
-            lists = Lists([*map(entry, accepted)], [*map(entry, rejected)])
+            lists = ConsentLists([*map(entry, accepted)], [*map(entry, rejected)])
             return check_lists(lists)
         except CancelledError:  # nobody waits any more
             raise
         except Exception:
             self.log.failure(READ_NO_LISTS, identifier=printable(self.identifier))
-            return NOBODY_ACCEPTED
+            return NONE_ACCEPTED
 
     def announced(self, line: MediatorClient, call: PendingCall) -> None:
         """Fig. 5e."""

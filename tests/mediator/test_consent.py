@@ -14,8 +14,7 @@ from broker.interfaces import StoreFailed
 from broker.messages.errors import CalleeNotFound, ServiceUnavailable
 from broker.tables.groups import GroupChange
 from broker.tables.permits import ASK, PermitChange
-from broker.tables.prompts import A_CALLEE, A_PAIR
-from broker.tables.rate_limits import WINDOW
+from broker.tables.rate_limits import CONSENT_PROMPTS, WINDOW
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import (
     ACCEPTED,
@@ -284,7 +283,7 @@ def rejected_while_asked(scene: Scene) -> None:
 
 def too_often(scene: Scene) -> None:
     """Has been asked too often of late."""
-    for _ in range(A_PAIR):
+    for _ in range(CONSENT_PROMPTS.pair):
         asks(scene)
         scene.says("b", lists("Ix"))
         scene.passes(PATIENCE, a=DENIED)
@@ -429,14 +428,14 @@ class PeaceTests:
     def test_a_pair(self) -> None:
         """The fourth question of a minute is not asked; it is refused like the others."""
         scene, _ = stage()
-        for _ in range(A_PAIR):
+        for _ in range(CONSENT_PROMPTS.pair):
             asks(scene)
             scene.says("b", lists("Ix"))
             scene.passes(PATIENCE, a=DENIED)
         scene.says("a", query("Ia", "Ib"))
         scene.passes(PATIENCE - 0.01)
         scene.passes(0.01, a=DENIED)
-        scene.passes(WINDOW - A_PAIR * PATIENCE - PATIENCE)
+        scene.passes(WINDOW - CONSENT_PROMPTS.pair * PATIENCE - PATIENCE)
         asks(scene)
         scene.says("b", lists("Ia"), b=STATUS)
         scene.says("b", CAN, b=told(), a=GRANTED)
@@ -449,17 +448,17 @@ class PeaceTests:
         for _ in range(9):
             scene.says("a", query("Ia", "Ib"))
             scene.passes(PATIENCE, a=DENIED)
-        assert len(waker.woken) == A_PAIR
+        assert len(waker.woken) == CONSENT_PROMPTS.pair
 
     def test_in_all(self) -> None:
         """Whoever they are, so many questions a minute and no more."""
         scene, _ = stage()
-        for n in range(A_CALLEE):
+        for n in range(CONSENT_PROMPTS.callee):
             name = f"{chr(ord('k') + n)}"
             scene.connect(name)
             scene.says(name, query(f"I{name}", "Ib"), b=ASKED)
         scene.says("a", query("Ia", "Ib"))
-        denied = {chr(ord("k") + n): DENIED for n in range(A_CALLEE)}
+        denied = {chr(ord("k") + n): DENIED for n in range(CONSENT_PROMPTS.callee)}
         scene.passes(PATIENCE, a=DENIED, **denied)
         scene.passes(WINDOW - PATIENCE)
         asks(scene)
@@ -467,7 +466,7 @@ class PeaceTests:
     def test_rejected_costs_nothing(self) -> None:
         """Whom the callee has rejected can't use up what others may ask."""
         scene, _ = stage()
-        spam = [chr(ord("k") + n) for n in range(A_CALLEE)]
+        spam = [chr(ord("k") + n) for n in range(CONSENT_PROMPTS.callee)]
         scene.says("b", f"REGISTER\nReject:Create I{',I'.join(spam)}\n\n", b=DONE)
         scene.connect(*spam)
         for name in spam:

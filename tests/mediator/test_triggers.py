@@ -16,7 +16,7 @@ from broker.messages.errors import CalleeNotConnected, ServiceUnavailable
 from broker.messages.message import Message
 from broker.messages.signing import sign, verify
 from broker.resolver.udp_registrar import UdpRegistrar
-from broker.tables.locations import Address
+from broker.tables.locations import Contact
 from tests.mediator.scene import (
     ACCEPTED,
     CAN,
@@ -36,7 +36,7 @@ from tests.support.clock import advance, result_of
 from tests.support.reactor import FakeDatagramPort, FakeReactor
 
 SEEN: Final = ("127.0.0.9", 4000)
-ADDRESS: Final = Address("192.0.2.1", 1203, 0, 60, dialable=True)
+ADDRESS: Final = Contact("192.0.2.1", 1203, 0, 60, dialable=True)
 
 
 class Notices:
@@ -72,7 +72,7 @@ class Dials:
         self.fails = fails
         self._clock = clock
 
-    async def wake(self, identifier: str, address: Address) -> None:
+    async def wake(self, identifier: str, address: Contact) -> None:
         """A dial is asked for."""
         assert (identifier, address) == ("Ib", ADDRESS)
         self.at.append(self._clock.seconds())
@@ -173,7 +173,7 @@ class Behind:
         self.keys: dict[str, tuple[str, bytes]] = {}
         self.sequence = 0
 
-    async def _cannot_be_dialled(self, identifier: str, address: Address) -> None:
+    async def _cannot_be_dialled(self, identifier: str, address: Contact) -> None:
         raise CalleeNotConnected
 
     def gets_a_key(self, who: str, *lines: str, before: str = "") -> dict[str, str]:

@@ -17,7 +17,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from broker.interfaces import IConsent
-from broker.tables.consent_lists import Lists, NoConsent
+from broker.tables.consent_lists import ConsentLists, NoConsent
 from broker.terminal.consent_file import (
     ACCEPT,
     FILE_BYTES,
@@ -285,8 +285,8 @@ class Application:
     def __init__(self, said: Callable[[], Awaitable[Any]]) -> None:
         self._said = said
 
-    async def lists(self) -> Lists:
-        return Lists(*await self._said())
+    async def lists(self) -> ConsentLists:
+        return ConsentLists(*await self._said())
 
 
 def registered(**options: Any) -> tuple[FakeReactor, Client]:

@@ -21,7 +21,7 @@ from broker.messages.message import Message, printable
 from broker.net.tls.certificates import CertificateRefused, identifier_of
 from broker.net.tls.transport import certificate_of
 from broker.tables.accounts import AccountChange, AccountTable
-from broker.tables.locations import kind
+from broker.tables.address_policy import address_scope
 from broker.tables.login_throttle import AttemptTable
 
 #: Logins that may fail on one connection; then it is closed.
@@ -202,4 +202,4 @@ class Authentication:
 
 def hidden(peer: Peer) -> bool:
     """Whether nobody on the way reads what is said: it is encrypted, or stays here (I25)."""
-    return peer.stream.secure or kind(seen_ip(peer)) == "loopback"
+    return peer.stream.secure or address_scope(seen_ip(peer)) == "loopback"

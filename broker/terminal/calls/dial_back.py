@@ -19,7 +19,8 @@ from twisted.python.failure import Failure
 from broker.messages.message import host_port, printable
 from broker.net.connection import PeerConnection
 from broker.net.endpoints import endpoint_at
-from broker.tables.locations import AddressRefused, Network, kind, parse_ip, routable_ip, within
+from broker.tables.address_policy import Network, address_scope, parse_ip, routable_ip, within
+from broker.tables.locations import AddressRefused
 from broker.terminal.calls.place_call import DIAL_TIMEOUT, connect, reason
 from broker.terminal.candidates import BACK, HOLE_PUNCH, Candidate
 from broker.terminal.channel.active_calls import FAILED
@@ -146,10 +147,10 @@ class DialBack:
         """Why an address is not dialled, or ``None``: a caller must not send us just anywhere."""
         try:
             ip = routable_ip(host)
-            here = kind(parse_ip(line.remote_host.partition("%")[0]))
+            here = address_scope(parse_ip(line.remote_host.partition("%")[0]))
         except AddressRefused as error:
             return str(error)
-        its = kind(ip)
+        its = address_scope(ip)
         if its not in {"public", here} and not within(ip, self._allowed):
             return f"a {its} address is not dialled"
         ours = [listener for listener in self._listening(line) if listener[1] == port]

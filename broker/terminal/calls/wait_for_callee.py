@@ -37,7 +37,7 @@ from broker.messages.message import Message, printable
 from broker.net.connection import PeerConnection
 from broker.net.hub import Trace
 from broker.net.timers import DeadlineQueue
-from broker.tables.locations import kind, parse_ip
+from broker.tables.address_policy import address_scope, parse_ip
 from broker.tables.sessions import UNSPENT_SECONDS
 from broker.terminal.calls.place_call import DIAL_TIMEOUT, MakeKnock, Waiting, place_call
 from broker.terminal.candidates import BACK, Candidate, FailedCandidate
@@ -146,7 +146,7 @@ class ConnectBackWaiter:
         inlet = _Inlet(opener)
         try:
             seen, _ = await line.outside()
-            if kind(parse_ip(seen)) == "link" or (
+            if address_scope(parse_ip(seen)) == "link" or (
                 opener is None and address is None and line.local_host != seen
             ):
                 return None  # it is of no use to others, or a router is in between

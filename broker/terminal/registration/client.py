@@ -43,9 +43,10 @@ from broker.net.connection import PeerConnection
 from broker.net.dialogue import Dialogue, Request
 from broker.net.hub import ConnectionHub, Trace
 from broker.net.tls.transport import is_encrypted
-from broker.tables.consent_lists import NOBODY_ACCEPTED, Lists
+from broker.tables.address_policy import parse_ip
+from broker.tables.consent_lists import NONE_ACCEPTED, ConsentLists
 from broker.tables.disclosures import Disclosure, format_time, parse_line
-from broker.tables.locations import AddressRefused, parse_ip
+from broker.tables.locations import AddressRefused
 from broker.tables.permits import as_edits
 from broker.terminal.errors import CannotLogIn
 from broker.terminal.registration.notices import (
@@ -82,7 +83,7 @@ class MediatorEvents(Protocol):
     def acceptable(self) -> bool:
         """Whether a call can be taken now (fig. 17)."""
 
-    async def lists(self) -> Lists:
+    async def lists(self) -> ConsentLists:
         """Whom the terminal accepts, and whom it refuses (C3)."""
         ...
 
@@ -116,9 +117,9 @@ class NullEvents:
         """Nothing is listening here."""
         return False
 
-    async def lists(self) -> Lists:
+    async def lists(self) -> ConsentLists:
         """Nobody is accepted here."""
-        return NOBODY_ACCEPTED
+        return NONE_ACCEPTED
 
     def announced(self, line: MediatorClient, call: PendingCall) -> None:
         """Nobody waits for it."""
@@ -458,16 +459,16 @@ class MediatorClient(Dialogue):
     def _tell_lists(self, request: Request) -> None:
         """Say whom we accept (S4003), whole: it is the mediator that compares."""
 
-        def tell(lists: Lists) -> None:
+        def tell(lists: ConsentLists) -> None:
             fields = {"Accept": "\n".join(as_edits(lists.accepted))}
             if lists.rejected:
                 fields["Reject"] = "\n".join(as_edits(lists.rejected))
             request.abandoned = None
             request.reply("", fields, code=200)
 
-        def late(failure: Failure) -> Lists:
+        def late(failure: Failure) -> ConsentLists:
             failure.trap(TimeoutError, CancelledError)
-            return NOBODY_ACCEPTED
+            return NONE_ACCEPTED
 
         asked = Deferred.fromCoroutine(self.told.lists())
         request.abandoned = asked.cancel
