@@ -643,7 +643,7 @@ class CommandTests:
             assert main(arguments) == 0
             before = contents(here)
             assert main(arguments) == 1
-            assert "is there already" in capsys.readouterr().err
+            assert "already exists" in capsys.readouterr().err
             assert contents(here) == before
             assert main([*arguments, "--force"]) == 0
             changed = contents(here)

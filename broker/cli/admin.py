@@ -1,51 +1,53 @@
-"""The operator's commands: they ask a broker that runs, by its socket. No reactor.
-
-Exit status: 0 done, 1 failed, 2 wrong usage, 3 no broker answers, 4 refused.
-"""
+"""The operator's commands. Most ask a running broker, by its socket. None needs a reactor."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
 import socket
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib import import_module
 from typing import Any, Final
 
-from broker.cli.arguments import argument
+from broker.cli.output import REFUSED, CommandFailed, Unreachable, count, print_columns, print_json
+from broker.cli.table import (
+    EXIT_STATUS_OF_FILES,
+    FILE,
+    ID,
+    Argument,
+    Command,
+    CommandGroup,
+    OneOf,
+    Run,
+    Value,
+)
 from broker.messages.grammar import entry, identifier
 from broker.messages.message import host_port, printable
-from broker.net.tls.certificates import InvalidFile
 from broker.service.admin_socket import ADMIN, parse_admin
+from broker.service.settings.common import parse_store
 from broker.service.settings.credentials import NoAnswer, ask_password, read_password
 from broker.service.settings.options import RoleOptions
+from broker.store.backup import back_up
 from broker.tables.grants import make_grant
 
-FAILED: Final = 1
-UNREACHABLE: Final = 3
-REFUSED: Final = 4
-
-#: Seconds for which a broker may say nothing.
+#: Seconds to wait for the next bytes of an answer.
 PATIENCE: Final = 60.0
 
-#: The roles, with the modules that they are; no other command waits until these are imported.
+#: The roles, and the module of each; it is imported only when it is needed.
 ROLES: Final = {"broker": "mediator", "broker-resolver": "resolver", "broker-terminal": "terminal"}
-
-EXIT_STATUS: Final = """\
-exit status: 0 done, 1 failed, 2 wrong usage, 3 no broker answers, 4 refused
-"""
 
 Row = dict[str, Any]
 
 
-class Refused(Exception):
-    """The broker has not done what was asked; the text says why.
+class AdminRefused(CommandFailed):
+    """The broker has not done what was asked.
 
     :ivar kind: ``refused``, ``busy``, ``bad`` or ``failed``
     """
@@ -53,58 +55,56 @@ class Refused(Exception):
     def __init__(self, kind: str, why: str) -> None:
         super().__init__(why)
         self.kind = kind
+        if kind == "refused":
+            self.status = REFUSED
 
 
-class NoBroker(Exception):
-    """There is no broker to ask, or it went away; the text says what to do."""
-
-
-class CannotAsk(Exception):
-    """Something that is needed before a broker is asked can't be had."""
+class NoBroker(Unreachable):
+    """No broker answers, or it has ended the connection; the text says what to do."""
 
 
 # Asking.
 
 
-def ask(path: str, request: Row, told: Callable[[Row], object]) -> Row:
+def ask(path: str, request: Row, show: Callable[[Row], object]) -> Row:
     """Ask a broker for something.
 
     :param path: its socket
-    :param told: called with each row of the answer
+    :param show: called with each row of the answer
     :return: the end of the answer
-    :raises Refused: it hasn't been done
-    :raises NoBroker: nobody answers
+    :raises AdminRefused: it has not been done
+    :raises NoBroker: no broker answers
     """
     for row in _answer(path, request):
         if "error" in row:
-            raise Refused(row["kind"], row["error"])
+            raise AdminRefused(row["kind"], row["error"])
         if "done" in row:
             return row
-        told(row)
+        show(row)
     raise NoBroker(
         f"the broker at {path} has ended the connection; it may have done what was asked"
     )
 
 
 def _answer(path: str, request: Row) -> Iterator[Row]:
-    """The lines of an answer, as far as it comes."""
+    """The rows of an answer, as they come."""
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
-            asking.settimeout(PATIENCE)
-            asking.connect(path)
-            with suppress(BrokenPipeError):  # it wants no request, and has said why
-                asking.sendall(json.dumps(request).encode("utf-8") + b"\n")
-            with asking.makefile("rb") as answer:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(PATIENCE)
+            connection.connect(path)
+            with suppress(BrokenPipeError):  # it has already refused us, and the answer says why
+                connection.sendall(json.dumps(request).encode("utf-8") + b"\n")
+            with connection.makefile("rb") as answer:
                 for line in answer:
                     yield json.loads(line)
     except (FileNotFoundError, ConnectionRefusedError):
         raise NoBroker(
             f"no broker answers at {path}: start it, or name its socket with --admin unix:PATH"
-            " (without, it is looked for in this folder)"
+            " (default: in this folder)"
         ) from None
     except PermissionError:
         raise NoBroker(
-            f"{path} belongs to another user: run this as the user as whom the broker runs"
+            f"{path} belongs to another user: run this as the user that the broker runs as"
         ) from None
     except TimeoutError:
         raise NoBroker(f"the broker at {path} does not answer") from None
@@ -114,139 +114,131 @@ def _answer(path: str, request: Row) -> Iterator[Row]:
         return
 
 
-def _do(arguments: argparse.Namespace, show: Callable[[Row], object], **request: object) -> Row:
-    """Ask for something, and show each row of the answer; for scripts, each line as it comes."""
+def _do(arguments: Namespace, show: Callable[[Row], object], request: Row) -> Row:
+    """Ask for something, and show each row of the answer; with ``--json``, each as it comes."""
     if arguments.json:
-        end = ask(arguments.admin, request, _show_json)
-        _show_json(end)
+        end = ask(arguments.admin, request, print_json)
+        print_json(end)
         return end
     return ask(arguments.admin, request, show)
 
 
-def _show_json(row: Row) -> None:
-    print(json.dumps(row))  # in ASCII: no power over a terminal
+def _asks(
+    do: str,
+    *fields: str,
+    show: Callable[[Row], object] = print_columns,
+    done: Callable[[Namespace, Row], str | None] = lambda *_: None,
+) -> Run:
+    """Make a command that asks for one thing.
 
+    :param do: what the socket calls it
+    :param fields: the arguments that the request holds; one that is not given is left out
+    :param show: prints a row of the answer
+    :param done: says what has been done, of the arguments and the end of the answer
+    """
 
-def _show(*columns: object) -> None:
-    print("\t".join(printable(str(column)) or "-" for column in columns))
+    def run(arguments: Namespace) -> None:
+        given = {name: getattr(arguments, name) for name in fields}
+        request = {name: value for name, value in given.items() if value is not None}
+        end = _do(arguments, show, {"do": do, **request})
+        text = done(arguments, end)
+        if text is not None and not arguments.json:
+            print(printable(text))
 
-
-def _say(arguments: argparse.Namespace, text: str) -> None:
-    if not arguments.json:
-        print(printable(text))
-
-
-def _count(number: object, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return run
 
 
 # Accounts.
 
 
-def add_account(arguments: argparse.Namespace) -> None:
-    """Make an account."""
-    _set_password(arguments, "add", f"{arguments.identifier} has an account")
+def _sets_password(do: str, done: str) -> Run:
+    """Make a command that gives an account a password."""
 
-
-def reset_account(arguments: argparse.Namespace) -> None:
-    """Give an account another password."""
-    done = f"{arguments.identifier} has another password; its connections are closed"
-    _set_password(arguments, "reset", done)
-
-
-def _set_password(arguments: argparse.Namespace, what: str, done: str) -> None:
-    password = _password(arguments)
-    request = {"do": f"account {what}", "identifier": arguments.identifier, "password": password}
-    end = ask(arguments.admin, request, _show_json)
-    generated = {"password": password} if arguments.generate else {}
-    if arguments.json:
-        _show_json({**end, **generated})
-    else:
-        print(printable(done))
-        if generated:
+    def run(arguments: Namespace) -> None:
+        password = _new_password(arguments)
+        request = {"do": do, "identifier": arguments.identifier, "password": password}
+        end = ask(arguments.admin, request, print_json)
+        if arguments.json:
+            print_json({**end, **({"password": password} if arguments.generate else {})})
+            return
+        print(printable(done.format(arguments.identifier)))
+        if arguments.generate:
             print(f"Its password, which is not shown again: {password}")
 
-
-def remove_account(arguments: argparse.Namespace) -> None:
-    """Remove an account."""
-    end = _do(arguments, _show, do="account remove", identifier=arguments.identifier)
-    lists, groups = _count(end["lists"], "list"), _count(end["groups"], "group")
-    _say(
-        arguments, f"{arguments.identifier} has no account any more; {lists} and {groups} named it"
-    )
+    return run
 
 
-def list_accounts(arguments: argparse.Namespace) -> None:
-    """Print every account."""
-    _do(arguments, _show_account, do="account list")
+def _new_password(arguments: Namespace) -> str:
+    """The password to set; never from the command line, where others can see it (I18).
+
+    :raises CommandFailed: there is none
+    :raises InvalidFile: it can't be read
+    """
+    if arguments.generate:
+        return make_grant(os.urandom).password
+    if arguments.password_file is not None:
+        return read_password(arguments.password_file)
+    if not sys.stdin.isatty():
+        raise CommandFailed(
+            "standard input is no terminal to ask for a password at: name a --password-file, or"
+            " use --generate"
+        )
+    try:
+        typed = [ask_password(arguments.identifier + again) for again in ("", ", once more")]
+    except NoAnswer:
+        raise CommandFailed("no password was given") from None
+    passwords = {found.password for found in typed if found is not None}
+    if None in typed:
+        raise CommandFailed("there is no terminal to ask for a password at: name a --password-file")
+    if len(passwords) > 1:
+        raise CommandFailed("the two passwords differ: nothing was changed")
+    return passwords.pop()
+
+
+def _account_removed(arguments: Namespace, end: Row) -> str:
+    lists, groups = count(end["lists"], "list"), count(end["groups"], "group")
+    return f"{arguments.identifier} is removed, also from {lists} and {groups}"
 
 
 def _show_account(row: Row) -> None:
     state = "reached" if row["reached"] else "connected" if row["connections"] else "away"
-    _show(row["identifier"], state, ",".join(row["groups"]), ",".join(row["names"]))
-
-
-def add_name(arguments: argparse.Namespace) -> None:
-    """Give an account a further name."""
-    whose, name = arguments.identifier, arguments.name
-    _do(arguments, _show, do="account name add", identifier=whose, name=name)
-    _say(arguments, f"{name} is a name of {whose}")
-
-
-def remove_name(arguments: argparse.Namespace) -> None:
-    """Take a name from an account."""
-    whose, name = arguments.identifier, arguments.name
-    _do(arguments, _show, do="account name remove", identifier=whose, name=name)
-    _say(arguments, f"{name} is no name of {whose} any more")
+    print_columns(row["identifier"], state, ",".join(row["groups"]), ",".join(row["names"]))
 
 
 # Groups.
 
 
-def create_group(arguments: argparse.Namespace) -> None:
-    """Make a group."""
-    _regroup(arguments, "create")
+def _members(arguments: Namespace, end: Row) -> str:
+    return f"{arguments.group} has {count(end['members'], 'member')}"
 
 
-def add_members(arguments: argparse.Namespace) -> None:
-    """Put some into a group."""
-    _regroup(arguments, "add")
+def _group_deleted(arguments: Namespace, end: Row) -> str:
+    members, lists = count(end["members"], "member"), count(end["lists"], "list")
+    return f"{arguments.group} is deleted; it had {members}, and {lists} named it"
 
 
-def delete_members(arguments: argparse.Namespace) -> None:
-    """Take some out of a group; delete the group, where nobody is named."""
-    group = arguments.group
-    if arguments.members:
-        _regroup(arguments, "remove")
-        return
-    end = _do(arguments, _show, do="group delete", group=group)
-    members, lists = _count(end["members"], "member"), _count(end["lists"], "list")
-    _say(arguments, f"{group} is deleted; it had {members}, and {lists} named it")
+_remove_members: Final = _asks("group remove", "group", "members", done=_members)
+_delete_group: Final = _asks("group delete", "group", done=_group_deleted)
 
 
-def _regroup(arguments: argparse.Namespace, what: str) -> None:
-    group, members = arguments.group, arguments.members
-    end = _do(arguments, _show, do=f"group {what}", group=group, members=members)
-    _say(arguments, f"{group} has {_count(end['members'], 'member')}")
+def _delete_from_group(arguments: Namespace) -> None:
+    """Delete members from a group, or the whole group if no member is named."""
+    (_remove_members if arguments.members else _delete_group)(arguments)
 
 
-def list_groups(arguments: argparse.Namespace) -> None:
-    """Print every group, or who is in one."""
-    if arguments.group is None:
-        _do(arguments, lambda row: _show(row["group"], row["members"]), do="group list")
-    else:
-        group = arguments.group
-        _do(arguments, lambda row: _show(row["identifier"]), do="group members", group=group)
+_list_groups: Final = _asks(
+    "group list", show=lambda row: print_columns(row["group"], row["members"])
+)
+_list_members: Final = _asks(
+    "group members", "group", show=lambda row: print_columns(row["identifier"])
+)
+
+
+def _list_group(arguments: Namespace) -> None:
+    (_list_groups if arguments.group is None else _list_members)(arguments)
 
 
 # Who may call, and who was told.
-
-
-def show_permits(arguments: argparse.Namespace) -> None:
-    """Print whom a terminal accepts now."""
-    end = _do(arguments, _show_permit, do="permit show", identifier=arguments.identifier)
-    if "policy" in end:
-        _say(arguments, f"{end['identifier']} has no list in force: its policy is {end['policy']}")
 
 
 def _show_permit(row: Row) -> None:
@@ -254,277 +246,50 @@ def _show_permit(row: Row) -> None:
     if row["expires"] is not None:
         columns.append(f"{timedelta(seconds=row['expires'])} left")
     if row["uses"] is not None:
-        columns.append(f"{_count(row['uses'], 'call')} left")
+        columns.append(f"{count(row['uses'], 'call')} left")
     if row["caller"] is None:
-        columns.append("nobody is in it" if row["group"] == "empty" else "there is no such group")
-    _show(*columns)
+        columns.append("no member" if row["group"] == "empty" else "there is no such group")
+    print_columns(*columns)
 
 
-def who_knows(arguments: argparse.Namespace) -> None:
-    """Print who was told where a terminal is."""
-    asked = {name: getattr(arguments, name) for name in ("since", "most")}
-    limits = {name: value for name, value in asked.items() if value is not None}
-    _do(arguments, _show_told, do="who knows", identifier=arguments.identifier, **limits)
+def _list_in_force(arguments: Namespace, end: Row) -> str | None:
+    if "policy" not in end:
+        return None
+    return f"{end['identifier']} has no list in force: its policy is {end['policy']}"
 
 
-def _show_told(row: Row) -> None:
+def _show_disclosure(row: Row) -> None:
     where = host_port(row["address"], row["port"])
-    at, until = (_second(row[name]) for name in ("at", "until"))
-    _show(at, row["told"], where, row["entry"], row["session"], f"until {until}")
+    at, until = (_to_seconds(row[name]) for name in ("at", "until"))
+    print_columns(at, row["told"], where, row["entry"], row["session"], f"until {until}")
 
 
-def _second(moment: str) -> str:
+def _to_seconds(moment: str) -> str:
     return f"{datetime.fromisoformat(moment):%Y-%m-%dT%H:%M:%SZ}"
 
 
-# Configuration.
+# Files: a configuration, a backup.
 
 
-def check_config(arguments: argparse.Namespace) -> None:
-    """Say what is wrong with a role's configuration file, by what the role itself does with it."""
+def check_config(arguments: Namespace) -> None:
+    """Say what is wrong with a configuration file, as the role itself would."""
     role = import_module(f"broker.service.{ROLES[arguments.role]}")
     options: RoleOptions = role.Options()
     try:
         options.parseOptions([f"--config={arguments.file}"])
     except SystemExit as wrong:
-        lines = (line.removeprefix(f"{arguments.role}: ") for line in str(wrong).splitlines())
-        raise CannotAsk("\n".join(lines)) from None
-    print(f"{printable(arguments.file)} is good")
+        lines = [line.removeprefix(f"{arguments.role}: ") for line in str(wrong).splitlines()]
+        raise CommandFailed(*lines) from None
+    print(f"{printable(arguments.file)} is valid")
 
 
-# Passwords.
+def backup(arguments: Namespace) -> None:
+    """Copy a store to a file."""
+    back_up(arguments.store, arguments.file)
+    print(f"{printable(arguments.file)} is a copy of {printable(arguments.store)}")
 
 
-def _password(arguments: argparse.Namespace) -> str:
-    """The password to set; from the command line never.
-
-    :raises CannotAsk: there is none
-    """
-    if arguments.generate:
-        return make_grant(os.urandom).password
-    try:
-        if arguments.password_file is not None:
-            return read_password(arguments.password_file)
-        if not sys.stdin.isatty():
-            raise CannotAsk(
-                "a password is asked for at a terminal, and standard input is none: name a"
-                " --password-file, or say --generate"
-            )
-        asked = [ask_password(arguments.identifier + again) for again in ("", ", once more")]
-    except InvalidFile as error:
-        raise CannotAsk(str(error)) from None
-    except NoAnswer:
-        raise CannotAsk("no password was given") from None
-    passwords = {found.password for found in asked if found is not None}
-    if None in asked:
-        raise CannotAsk("there is no terminal to ask for a password at: name a --password-file")
-    if len(passwords) > 1:
-        raise CannotAsk("the two are not the same: nothing was changed")
-    return passwords.pop()
-
-
-# The command line.
-
-_ACCOUNT: Final = f"""\
-examples:
-  broker account add Ia                          ask for a password, twice
-  broker account add Ia --generate               make one, and print it once
-  broker account add Ia --password-file ia.txt   read it from a file of mode 0600
-  broker account reset Ia                        another password; whoever used the old one is out
-  broker account name add Ia taro@example.com    Ia may be called so too
-  broker account remove Ia                       Ia goes, also from every list and group
-  broker account list                            identifier, state, groups, names; parted by tabs
-
-{EXIT_STATUS}"""
-_GROUP: Final = f"""\
-examples:
-  broker group create @family Ia Ic   make a group; lists may name it: permit add --as Ib @family
-  broker group add @family If         If too
-  broker group delete @family Ic      Ic no longer; a session that rested on it ends
-  broker group list                   every group, and how many are in it; parted by a tab
-  broker group list @family           who is in it, one a line
-  broker group delete @family         delete the group; every list that names it loses it
-
-{EXIT_STATUS}"""
-_PERMIT: Final = f"""\
-Each line is somebody who may call ID now, the entry of its list that says so, and what is left of
-its limits; parted by tabs. A group stands there as its members.
-
-examples:
-  broker permit show Ib
-  broker permit show Ib | grep '@family'
-
-{EXIT_STATUS}"""
-_WHO_KNOWS: Final = f"""\
-Each line is one time that somebody was told the address, the newest first: when (UTC), who, the
-address, the entry of the list that permitted it, the session, and until when that lasts at the
-most; parted by tabs.
-
-examples:
-  broker who-knows Ib
-  broker who-knows Ib --since 2h --most 20
-  broker who-knows Ib --since 2026-11-20T08:00
-
-{EXIT_STATUS}"""
-_CHECK: Final = """\
-examples:
-  broker check-config /etc/broker/broker.toml
-  broker check-config --role broker-terminal terminal.toml
-
-exit status: 0 the file is good, 1 it is not, 2 wrong usage
-"""
-
-
-def add_commands(commands: Any, permits: Any) -> None:
-    """Add the operator's commands; each sets ``local`` to what runs it.
-
-    :param permits: where ``show`` is added
-    """
-    _add_accounts(commands)
-    _add_groups(commands)
-    parser = _add(permits, "show", "print who may call a terminal now", show_permits, _PERMIT)
-    _add_identifier(parser, "whose list it is: an identifier, or a name")
-    parser = _add(
-        commands, "who-knows", "print who was told where a terminal is", who_knows, _WHO_KNOWS
-    )
-    _add_identifier(parser, "whose address it is: an identifier, or a name")
-    parser.add_argument(
-        "--since",
-        metavar="WHEN",
-        type=argument(_since, "time"),
-        help="only what was told since: 30m, 2h, 7d, or a date, 2026-11-20, or 2026-11-20T08:00,"
-        " which is UTC unless it says otherwise",
-    )
-    parser.add_argument(
-        "--most", metavar="NUMBER", type=argument(_positive, "number"), help="so many at the most"
-    )
-    parser = _add(
-        commands,
-        "check-config",
-        "check a configuration file",
-        check_config,
-        _CHECK,
-        "Nothing is opened, started or written.",
-        requires_consent=False,
-    )
-    parser.add_argument("file", metavar="FILE", help="the file, as the role would be given it")
-    parser.add_argument(
-        "--role", choices=ROLES, default="broker", help="whose it is (default: %(default)s)"
-    )
-
-
-def _add_accounts(commands: Any) -> None:
-    changes = _add_family(commands, "account", "who may log in", _ACCOUNT)
-    for name, brief, run_it in (
-        ("add", "make an account", add_account),
-        ("reset", "give an account another password", reset_account),
-    ):
-        parser = _add(changes, name, brief, run_it, _ACCOUNT)
-        _add_identifier(parser)
-        source = parser.add_mutually_exclusive_group()
-        source.add_argument(
-            "--password-file",
-            metavar="FILE",
-            help="the file of the password, which nobody else may be able to read; without, you"
-            " are asked",
-        )
-        source.add_argument(
-            "--generate", action="store_true", help="make a password, and print it once"
-        )
-    parser = _add(changes, "remove", "remove an account", remove_account, _ACCOUNT)
-    _add_identifier(parser)
-    _add(changes, "list", "print every account", list_accounts, _ACCOUNT)
-    names = _add_family(changes, "name", "further names of an account", _ACCOUNT, "name_change")
-    for name, brief, run_it in (
-        ("add", "give an account a further name", add_name),
-        ("remove", "take one of its names from an account", remove_name),
-    ):
-        parser = _add(names, name, brief, run_it, _ACCOUNT)
-        _add_identifier(parser)
-        parser.add_argument(
-            "name", metavar="NAME", type=argument(identifier, "name"), help="the name"
-        )
-
-
-def _add_groups(commands: Any) -> None:
-    changes = _add_family(commands, "group", "groups of terminals", _GROUP)
-    for name, brief, run_it, count in (
-        ("create", "make a group", create_group, "*"),
-        ("add", "put some into a group", add_members, "+"),
-        ("delete", "take some out of a group, or delete it", delete_members, "*"),
-    ):
-        parser = _add(changes, name, brief, run_it, _GROUP)
-        _add_group(parser)
-        parser.add_argument(
-            "members",
-            metavar="ID",
-            nargs=count,
-            type=argument(identifier, "identifier"),
-            help="a terminal",
-        )
-    parser = _add(changes, "list", "print every group, or who is in one", list_groups, _GROUP)
-    _add_group(parser, nargs="?")
-
-
-def _add_family(commands: Any, name: str, brief: str, epilog: str, chosen: str = "change") -> Any:
-    """A command with commands of its own."""
-    parser = commands.add_parser(
-        name,
-        help=brief,
-        description=f"{brief[0].upper()}{brief[1:]}.",
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    return parser.add_subparsers(dest=chosen, metavar="change", required=True)
-
-
-def _add(
-    commands: Any,
-    name: str,
-    brief: str,
-    run_it: Callable[[argparse.Namespace], None],
-    epilog: str,
-    more: str = "",
-    *,
-    requires_consent: bool = True,
-) -> argparse.ArgumentParser:
-    """A command.
-
-    :param asks: it asks a broker
-    """
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=brief,
-        description=f"{brief[0].upper()}{brief[1:]}. {more}".strip(),
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # --password must not be taken for --password-file
-    )
-    if requires_consent:
-        parser.add_argument(
-            "--admin",
-            metavar="unix:PATH",
-            default=ADMIN.default,
-            type=argument(_path, "socket"),
-            help="the broker's socket for the operator (default: %(default)s)",
-        )
-        parser.add_argument(
-            "--json", action="store_true", help="print what the broker says, a JSON object a line"
-        )
-    parser.set_defaults(local=lambda arguments: run(run_it, arguments))
-    return parser
-
-
-def _add_identifier(parser: argparse.ArgumentParser, what: str = "whose account it is") -> None:
-    parser.add_argument(
-        "identifier", metavar="ID", type=argument(identifier, "identifier"), help=what
-    )
-
-
-def _add_group(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
-    parser.add_argument(
-        "group", metavar="@GROUP", nargs=nargs, type=argument(_group, "group"), help="the group"
-    )
+# Values of arguments.
 
 
 def _path(text: str) -> str:
@@ -552,47 +317,254 @@ _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def _since(text: str) -> int:
-    """A time in seconds since 1970: so long ago, or a date."""
+    """A time, in seconds since 1970: an age such as ``2h``, or a date."""
     ago = _AGO.fullmatch(text)
     if ago is not None:
         return max(0, int(time.time()) - int(ago[1]) * _UNITS[ago[2]])
     try:
         when = datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError("say 30m, 2h or 7d, or a date such as 2026-11-20T08:00") from None
+        raise ValueError("must be 30m, 2h or 7d, or a date such as 2026-11-20T08:00") from None
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)
     return max(0, int(when.timestamp()))
 
 
-# Running one.
+def _database(text: str) -> str:
+    path = parse_store(text)
+    if path is None:
+        raise ValueError("there is no file to copy")
+    return path
 
 
-def run(command: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
-    """Run one command.
+# The command line.
 
-    :return: the exit status
-    """
-    try:
-        command(arguments)
-        sys.stdout.flush()
-    except Refused as error:
-        return _fail(str(error), REFUSED if error.kind == "refused" else FAILED)
-    except NoBroker as error:
-        return _fail(str(error), UNREACHABLE)
-    except CannotAsk as error:
-        return _fail(str(error), FAILED)
-    except BrokenPipeError:  # whoever read what is printed has enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-    except OSError as error:
-        return _fail(f"{error.strerror or error}", FAILED)
-    except KeyboardInterrupt:
-        return 130
-    return 0
+_EXIT_STATUS: Final = """\
+exit status: 0 done, 1 failed, 2 wrong usage, 3 no broker answers, 4 refused
+"""
+_ACCOUNT: Final = f"""\
+examples:
+  broker account add Ia                          ask for a password, twice
+  broker account add Ia --generate               generate a password, and print it once
+  broker account add Ia --password-file ia.txt   read it from a file of mode 0600
+  broker account reset Ia                        new password; connections of Ia are closed
+  broker account name add Ia taro@example.com    Ia may also be called by this name
+  broker account remove Ia                       remove Ia, also from every list and group
+  broker account list                            identifier, state, groups, names; by tabs
+
+{_EXIT_STATUS}"""
+_GROUP: Final = f"""\
+examples:
+  broker group create @family Ia Ic   make a group; lists may name it: permit add --as Ib @family
+  broker group add @family If         add If
+  broker group delete @family Ic      take Ic out; sessions that Ic had through the group end
+  broker group list                   every group, and the number of its members; by tabs
+  broker group list @family           its members, one on each line
+  broker group delete @family         delete the group, also from every list that names it
+
+{_EXIT_STATUS}"""
+_PERMIT: Final = f"""\
+One line for each caller who may call ID now: the caller, the entry of the list that permits it, and
+what is left of the entry's limits, separated by tabs. A group is shown as its members.
+
+examples:
+  broker permit show Ib
+  broker permit show Ib | grep '@family'
+
+{_EXIT_STATUS}"""
+_WHO_KNOWS: Final = f"""\
+One line for each time that the address was disclosed, the newest first: when (UTC), to which
+caller, the address, the entry of the list that permitted it, the session, and the latest end of
+that session, separated by tabs.
+
+examples:
+  broker who-knows Ib
+  broker who-knows Ib --since 2h --most 20
+  broker who-knows Ib --since 2026-11-20T08:00
+
+{_EXIT_STATUS}"""
+_CHECK: Final = """\
+examples:
+  broker check-config /etc/broker/broker.toml
+  broker check-config --role broker-terminal terminal.toml
+
+exit status: 0 the file is valid, 1 it is not, 2 wrong usage
+"""
+
+_SOCKET: Final = (
+    Argument(
+        "--admin",
+        "the broker's socket for the operator (default: %(default)s)",
+        Value("unix:PATH", _path, "socket"),
+        default=ADMIN.default,
+    ),
+    Argument("--json", "print the broker's answer, one JSON object on each line"),
+)
 
 
-def _fail(text: str, status: int) -> int:
-    for line in text.splitlines():
-        print(f"broker: {printable(line)}", file=sys.stderr, flush=True)
-    return status
+def _asking(epilog: str, name: str, brief: str, run: Run, *arguments: Argument | OneOf) -> Command:
+    """A command that asks a broker."""
+    return Command(name, brief, run, (*_SOCKET, *arguments), epilog=epilog)
+
+
+def _id(purpose: str = "account") -> Argument:
+    return Argument("identifier", purpose, ID)
+
+
+def _group_name(nargs: str | None = None) -> Argument:
+    return Argument("group", "the group", Value("@GROUP", _group, "group"), nargs=nargs)
+
+
+def _member_names(nargs: str) -> Argument:
+    return Argument("members", "a terminal", ID, nargs=nargs)
+
+
+_account = partial(_asking, _ACCOUNT)
+_NEW_PASSWORD: Final = OneOf(
+    (
+        Argument(
+            "--password-file",
+            "read the password from this file, which only you can read (default: you are asked)",
+            FILE,
+        ),
+        Argument("--generate", "generate a password, and print it once"),
+    )
+)
+_NAME: Final = Argument("name", "the name", Value("NAME", identifier, "name"))
+_add_name: Final = _asks(
+    "account name add",
+    *("identifier", "name"),
+    done=lambda given, _: f"{given.name} is a name of {given.identifier}",
+)
+_remove_name: Final = _asks(
+    "account name remove",
+    *("identifier", "name"),
+    done=lambda given, _: f"{given.name} is taken from {given.identifier}",
+)
+
+_ACCOUNTS: Final = CommandGroup(
+    "account",
+    "manage who may log in",
+    (
+        _account(
+            "add",
+            "make an account",
+            _sets_password("account add", "{} has an account"),
+            _id(),
+            _NEW_PASSWORD,
+        ),
+        _account(
+            "reset",
+            "give an account another password",
+            _sets_password("account reset", "{} has a new password; its connections are closed"),
+            _id(),
+            _NEW_PASSWORD,
+        ),
+        _account(
+            "remove",
+            "remove an account",
+            _asks("account remove", "identifier", done=_account_removed),
+            _id(),
+        ),
+        _account("list", "print every account", _asks("account list", show=_show_account)),
+        CommandGroup(
+            "name",
+            "manage other names of an account",
+            (
+                _account("add", "give an account another name", _add_name, _id(), _NAME),
+                _account("remove", "take a name from an account", _remove_name, _id(), _NAME),
+            ),
+            epilog=_ACCOUNT,
+            dest="name_change",
+        ),
+    ),
+    epilog=_ACCOUNT,
+)
+
+_of_group = partial(_asking, _GROUP)
+_create_group: Final = _asks("group create", "group", "members", done=_members)
+_add_members: Final = _asks("group add", "group", "members", done=_members)
+
+_GROUPS: Final = CommandGroup(
+    "group",
+    "manage groups of terminals",
+    (
+        _of_group("create", "make a group", _create_group, _group_name(), _member_names("*")),
+        _of_group("add", "add members to a group", _add_members, _group_name(), _member_names("+")),
+        _of_group(
+            "delete",
+            "delete members from a group, or the group itself",
+            _delete_from_group,
+            _group_name(),
+            _member_names("*"),
+        ),
+        _of_group(
+            "list", "print every group, or the members of one", _list_group, _group_name("?")
+        ),
+    ),
+    epilog=_GROUP,
+)
+
+#: ``broker permit show``: it stands among the commands about permits.
+SHOW_PERMITS: Final = _asking(
+    _PERMIT,
+    "show",
+    "print who may call a terminal now (for the operator)",
+    _asks("permit show", "identifier", show=_show_permit, done=_list_in_force),
+    _id("identifier or name of the terminal"),
+)
+
+COMMANDS: Final = (
+    _ACCOUNTS,
+    _GROUPS,
+    _asking(
+        _WHO_KNOWS,
+        "who-knows",
+        "print who was told where a terminal is",
+        _asks("who knows", "identifier", "since", "most", show=_show_disclosure),
+        _id("identifier or name of the terminal"),
+        Argument(
+            "--since",
+            "only since then: 30m, 2h, 7d ago, or a date such as 2026-11-20 or"
+            " 2026-11-20T08:00 (UTC, unless it names another time zone)",
+            Value("WHEN", _since, "time"),
+        ),
+        Argument(
+            "--most", "print at most this number of lines", Value("NUMBER", _positive, "number")
+        ),
+    ),
+    Command(
+        "check-config",
+        "check a configuration file",
+        check_config,
+        (
+            Argument("file", "the file, as the role would be given it", FILE),
+            Argument(
+                "--role",
+                "the role that it is for (default: %(default)s)",
+                choices=ROLES,
+                default="broker",
+            ),
+        ),
+        "Nothing is opened, started or written.",
+        epilog=_CHECK,
+    ),
+    Command(
+        "backup",
+        "copy the store of a mediator to a file",
+        backup,
+        (
+            Argument(
+                "--store",
+                "the mediator's store",
+                Value("sqlite:PATH", _database, "store"),
+                required=True,
+            ),
+            Argument("file", "file for the copy", FILE),
+        ),
+        "The mediator may be running. An earlier backup of that name is replaced when the new one"
+        " is complete. To restore it: stop the mediator, move the database and the files next to"
+        " it away, and put the copy in its place.",
+        epilog=EXIT_STATUS_OF_FILES,
+    ),
+)

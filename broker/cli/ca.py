@@ -1,15 +1,13 @@
-"""``broker ca``: the commands of the private authority. Files only: no server, no reactor.
-
-Exit status: 0 done, 1 failed, 2 wrong usage.
-"""
+"""``broker ca``: the commands of the private certificate authority. They only work on files."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -30,30 +28,37 @@ from broker.ca.authority import (
     terminal_names,
     write_file,
 )
+from broker.cli.table import (
+    EXIT_STATUS_OF_FILES,
+    Argument,
+    Command,
+    CommandGroup,
+    OneOf,
+    Value,
+)
 from broker.messages.message import printable
-from broker.net.tls.certificates import InvalidFile, Key, key_digest, read_key
+from broker.net.tls.certificates import Key, key_digest, read_key
 
 FOLDER: Final = "ca"
 NAME: Final = "broker authority"
 
-EXAMPLES: Final = """\
+EXAMPLES: Final = f"""\
 examples:
   broker ca init                                 make an authority, in the folder ca
   broker ca issue --server signal.example.com    a key and a certificate for a server
-  broker ca issue --terminal Ia                  the same for a terminal
+  broker ca issue --terminal Ia                  a key and a certificate for a terminal
 
-Where a key is to stay on the machine that uses it:
+To keep a private key on the machine that uses it:
   broker ca request --terminal Ia                there: terminal-Ia.key and terminal-Ia.csr
   broker ca sign terminal-Ia.csr                 where the authority is: terminal-Ia.pem
 
-exit status: 0 done, 1 failed, 2 wrong usage
-"""
+{EXIT_STATUS_OF_FILES}"""
 
 
-class Mine(NamedTuple):
-    """A private key, and where it is.
+class HolderKey(NamedTuple):
+    """The private key of a certificate's holder, and its file.
 
-    :ivar new: whether it is still to be written there
+    :ivar new: whether the file is not written yet
     """
 
     key: Key
@@ -64,83 +69,83 @@ class Mine(NamedTuple):
 # The commands.
 
 
-def init(arguments: argparse.Namespace) -> None:
+def init(arguments: Namespace) -> None:
     """Make an authority."""
     authority = Authority.make(arguments.folder, arguments.name)
     ends = authority.certificate.not_valid_after_utc
-    print(f"{authority.name}, until {ends:%Y-%m-%d}, is in {arguments.folder}")
-    print(f"  {authority.certificate_path}: give it to all servers and terminals")
-    print(f"  {authority.revocations_path}: give it to all servers, again after each change")
-    print(f"  {arguments.folder / 'authority.key'}: whoever has it is the authority: keep it away")
+    print(f"{authority.name}, valid until {ends:%Y-%m-%d}, is in {arguments.folder}")
+    print(f"  {authority.certificate_path}: copy it to all servers and terminals")
+    print(f"  {authority.revocations_path}: copy it to all servers, again after each change")
+    print(f"  {arguments.folder / 'authority.key'}: keep it secret: it can sign any certificate")
 
 
-def request(arguments: argparse.Namespace) -> None:
-    """Make a signing request, and a key for it where there is none."""
-    names, base = _asked(arguments)
-    mine = _key(arguments, base)
-    path = _beside(base, ".csr")
-    _spare(arguments, path)
-    signed = make_request(names, mine.key)
-    _keep(arguments, mine)
+def request(arguments: Namespace) -> None:
+    """Make a signing request, and a key for it if there is none."""
+    names, base = _holder(arguments)
+    holder_key = _key(arguments, base)
+    path = _with_suffix(base, ".csr")
+    _check_free(arguments, path)
+    signed = make_request(names, holder_key.key)
+    _write_key(arguments, holder_key)
     write_file(path, signed.public_bytes(Encoding.PEM), replace=arguments.force)
     print(f"{path}: for `broker ca sign`, where the authority is")
 
 
-def sign(arguments: argparse.Namespace) -> None:
+def sign(arguments: Namespace) -> None:
     """Show what a request asks for, and sign it."""
     authority = Authority(arguments.folder)
-    asked = read_request(arguments.request)
+    signing_request = read_request(arguments.request)
     path = arguments.out or Path(arguments.request).with_suffix(".pem")
-    _spare(arguments, path)
-    _show(asked)
-    if not arguments.yes and sys.stdin.isatty() and not _agreed():
+    _check_free(arguments, path)
+    _show(signing_request)
+    if not arguments.yes and sys.stdin.isatty() and not _confirmed():
         raise AuthorityError("nothing was signed")
-    _deliver(arguments, authority.issue(asked), path)
+    _write_certificate(arguments, authority.issue(signing_request), path)
 
 
-def issue(arguments: argparse.Namespace) -> None:
-    """Make a key and a certificate in one."""
+def issue(arguments: Namespace) -> None:
+    """Make a key and a certificate in one step."""
     authority = Authority(arguments.folder)
-    names, base = _asked(arguments)
-    mine = _key(arguments, base)
-    path = _beside(base, ".pem")
-    _spare(arguments, path)
-    asked = Request(kind_of(names), names, mine.key.public_key())
-    _show(asked)
-    certificate = authority.issue(asked)
-    _keep(arguments, mine)
-    _deliver(arguments, certificate, path)
+    names, base = _holder(arguments)
+    holder_key = _key(arguments, base)
+    path = _with_suffix(base, ".pem")
+    _check_free(arguments, path)
+    signing_request = Request(kind_of(names), names, holder_key.key.public_key())
+    _show(signing_request)
+    certificate = authority.issue(signing_request)
+    _write_key(arguments, holder_key)
+    _write_certificate(arguments, certificate, path)
 
 
-def revoke(arguments: argparse.Namespace) -> None:
+def revoke(arguments: Namespace) -> None:
     """Put a certificate on the revocation list."""
     authority = Authority(arguments.folder)
     text = arguments.certificate
     serial = authority.serial_of(text) if Path(text).exists() else _serial(text)
     if authority.revoke(serial):
-        print(f"{serial:X} is revoked: give {authority.revocations_path} to all servers")
+        print(f"{serial:X} is revoked: copy {authority.revocations_path} to all servers")
     else:
-        print(f"{serial:X} had been revoked already")
+        print(f"{serial:X} was already revoked")
 
 
-def refresh(arguments: argparse.Namespace) -> None:
-    """Sign the revocation list anew."""
+def refresh(arguments: Namespace) -> None:
+    """Sign the revocation list again, which makes it valid for another period."""
     authority = Authority(arguments.folder)
     authority.refresh()
-    print(f"{authority.revocations_path}: give it to all servers")
+    print(f"{authority.revocations_path}: copy it to all servers")
 
 
-def show_all(arguments: argparse.Namespace) -> None:
-    """Print what was issued, a line each."""
-    for one in Authority(arguments.folder).issued():
-        print(f"{one.serial:X} {one.state} {one.ends:%Y-%m-%d} {one.holder}")
+def show_all(arguments: Namespace) -> None:
+    """Print the issued certificates, one on each line."""
+    for issued in Authority(arguments.folder).issued():
+        print(f"{issued.serial:X} {issued.state} {issued.ends:%Y-%m-%d} {issued.holder}")
 
 
 # What they share.
 
 
-def _asked(arguments: argparse.Namespace) -> tuple[Names, Path]:
-    """Whom a certificate is for, and how its files' names begin."""
+def _holder(arguments: Namespace) -> tuple[Names, Path]:
+    """The names of a certificate's holder, and how the names of its files begin."""
     names: Names
     if arguments.server:
         kind, first = Kind.SERVER, arguments.server[0]
@@ -155,43 +160,46 @@ def _asked(arguments: argparse.Namespace) -> tuple[Names, Path]:
     return names, arguments.out or Path(f"{kind.value}-{plain}")
 
 
-def _beside(base: Path, suffix: str) -> Path:
-    return base.with_name(base.name + suffix)  # with_suffix would cut a host's name
+def _with_suffix(base: Path, suffix: str) -> Path:
+    return base.with_name(
+        base.name + suffix
+    )  # Path.with_suffix would cut off a part of a host name
 
 
-def _key(arguments: argparse.Namespace, base: Path) -> Mine:
+def _key(arguments: Namespace, base: Path) -> HolderKey:
     if arguments.key is not None and arguments.key.exists():
-        return Mine(read_key(str(arguments.key)), arguments.key, False)
-    path = arguments.key or _beside(base, ".key")
-    _spare(arguments, path)
-    return Mine(new_key(), path, True)
+        return HolderKey(read_key(str(arguments.key)), arguments.key, False)
+    path = arguments.key or _with_suffix(base, ".key")
+    _check_free(arguments, path)
+    return HolderKey(new_key(), path, True)
 
 
-def _keep(arguments: argparse.Namespace, mine: Mine) -> None:
-    if mine.new:
-        write_file(mine.path, key_pem(mine.key), private=True, replace=arguments.force)
-        print(f"{mine.path}: the private key, for its holder alone")
+def _write_key(arguments: Namespace, holder_key: HolderKey) -> None:
+    if holder_key.new:
+        pem = key_pem(holder_key.key)
+        write_file(holder_key.path, pem, private=True, replace=arguments.force)
+        print(f"{holder_key.path}: the private key, for its holder only")
 
 
-def _spare(arguments: argparse.Namespace, path: Path) -> None:
-    """See that nothing would be overwritten, before anything is done."""
+def _check_free(arguments: Namespace, path: Path) -> None:
+    """See that no file would be overwritten, before anything is done."""
     if not arguments.force and path.exists():
-        raise AuthorityError(f"{path}: is there already: --force replaces it, --out names another")
+        raise AuthorityError(f"{path}: already exists: --force replaces it, --out names another")
 
 
-def _show(asked: Request) -> None:
-    print(f"{asked.holder}, key {key_digest(asked.key)}")
+def _show(signing_request: Request) -> None:
+    print(f"{signing_request.holder}, key {key_digest(signing_request.key)}")
 
 
-def _agreed() -> bool:
+def _confirmed() -> bool:
     print("Sign it? [y/N] ", end="", flush=True)
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
-def _deliver(arguments: argparse.Namespace, certificate: x509.Certificate, path: Path) -> None:
+def _write_certificate(arguments: Namespace, certificate: x509.Certificate, path: Path) -> None:
     write_file(path, certificate.public_bytes(Encoding.PEM), replace=arguments.force)
     ends = certificate.not_valid_after_utc
-    print(f"{path}: certificate {certificate.serial_number:X}, until {ends:%Y-%m-%d}")
+    print(f"{path}: certificate {certificate.serial_number:X}, valid until {ends:%Y-%m-%d}")
 
 
 def _serial(text: str) -> int:
@@ -204,97 +212,8 @@ def _serial(text: str) -> int:
 # The command line.
 
 
-def add_commands(commands: Any) -> None:
-    """Add ``ca`` to the commands of a parser; each sets ``local`` to what runs it."""
-    parser = commands.add_parser(
-        "ca",
-        help="a private certificate authority",
-        description="A small private certificate authority, kept in a folder.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    changes = parser.add_subparsers(dest="change", metavar="change", required=True)
-    made = _add(changes, "init", "make an authority", init)
-    made.add_argument(
-        "--name", default=NAME, help="what its certificate calls it (default: %(default)s)"
-    )
-    made = _add(changes, "request", "make a key and a signing request", request, folder=False)
-    _add_holder(made)
-    made = _add(changes, "sign", "sign a request, after showing it", sign)
-    made.add_argument("request", metavar="REQUEST", help="the file of the request")
-    made.add_argument("--yes", action="store_true", help="do not ask, even on a terminal")
-    made.add_argument(
-        "--out", type=Path, metavar="FILE", help="the certificate's file (REQUEST's name in .pem)"
-    )
-    _add_force(made)
-    made = _add(changes, "issue", "make a key and a certificate in one", issue)
-    _add_holder(made)
-    made = _add(changes, "revoke", "put a certificate on the revocation list", revoke)
-    made.add_argument(
-        "certificate", metavar="CERTIFICATE|SERIAL", help="its file, or its serial in hexadecimal"
-    )
-    _add(changes, "refresh", "sign the revocation list anew, so that it stays good", refresh)
-    _add(changes, "list", "print what was issued: serial, state, end, holder", show_all)
-
-
-def _add(
-    changes: Any,
-    name: str,
-    brief: str,
-    run_it: Callable[[argparse.Namespace], None],
-    *,
-    folder: bool = True,
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = changes.add_parser(
-        name, help=brief, description=f"{brief[0].upper()}{brief[1:]}."
-    )
-    if folder:
-        parser.add_argument(
-            "--folder",
-            metavar="DIR",
-            default=Path(FOLDER),
-            type=Path,
-            help="the authority's folder (default: %(default)s)",
-        )
-    parser.set_defaults(local=lambda arguments: run(run_it, arguments))
-    return parser
-
-
-def _add_holder(parser: argparse.ArgumentParser) -> None:
-    holder = parser.add_mutually_exclusive_group(required=True)
-    holder.add_argument(
-        "--server",
-        metavar="HOST",
-        nargs="+",
-        type=_name(lambda text: server_names([text])),
-        help="for a server: its DNS names and IP addresses",
-    )
-    holder.add_argument(
-        "--terminal",
-        metavar="ID",
-        type=_name(terminal_names),
-        help="for a terminal: its identifier",
-    )
-    holder.add_argument(
-        "--mediator",
-        metavar="NAME",
-        type=_name(mediator_names),
-        help="for a mediator, to show to a resolver: its name there",
-    )
-    parser.add_argument(
-        "--key",
-        type=Path,
-        metavar="FILE",
-        help="the private key: used if it is there, else made there",
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="PATH", help="how the names of the other files begin"
-    )
-    _add_force(parser)
-
-
 def _name(check: Callable[[str], Names]) -> Callable[[str], str]:
-    """A type for argparse, which tells why a name is wrong."""
+    """The type of an argument: a name that a certificate can have."""
 
     def checked(text: str) -> str:
         try:
@@ -306,25 +225,93 @@ def _name(check: Callable[[str], Names]) -> Callable[[str], str]:
     return checked
 
 
-def _add_force(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--force", action="store_true", help="replace files that are there")
+_FOLDER: Final = Argument(
+    "--folder",
+    "the authority's folder (default: %(default)s)",
+    Value("DIR", Path),
+    default=Path(FOLDER),
+)
+_FORCE: Final = Argument("--force", "replace existing files")
+_HOLDER: Final = (
+    OneOf(
+        (
+            Argument(
+                "--server",
+                "for a server: its DNS names and IP addresses",
+                Value("HOST", _name(lambda text: server_names([text]))),
+                nargs="+",
+            ),
+            Argument(
+                "--terminal", "for a terminal: its identifier", Value("ID", _name(terminal_names))
+            ),
+            Argument(
+                "--mediator",
+                "for a mediator that proves itself to a resolver: its name there",
+                Value("NAME", _name(mediator_names)),
+            ),
+        ),
+        required=True,
+    ),
+    Argument("--key", "the private key; made if the file is not there", Value("FILE", Path)),
+    Argument("--out", "how the names of the other files begin", Value("PATH", Path)),
+    _FORCE,
+)
 
 
-def run(command: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
-    """Run one command.
-
-    :return: the exit status
-    """
-    try:
-        command(arguments)
-    except (AuthorityError, InvalidFile) as error:
-        return _say(str(error))
-    except OSError as error:
-        name = f"{error.filename}: " if error.filename else ""
-        return _say(f"{name}{error.strerror or error}")
-    return 0
+def _command(
+    name: str, brief: str, run: Callable[[Namespace], None], *arguments: Argument | OneOf
+) -> Command:
+    return Command(name, brief, run, arguments, epilog="")
 
 
-def _say(text: str) -> int:
-    print(f"broker: {text}", file=sys.stderr, flush=True)
-    return 1
+COMMAND: Final = CommandGroup(
+    "ca",
+    "a private certificate authority",
+    (
+        _command(
+            "init",
+            "make an authority",
+            init,
+            _FOLDER,
+            Argument(
+                "--name",
+                "name in its certificate (default: %(default)s)",
+                Value("NAME"),
+                default=NAME,
+            ),
+        ),
+        _command("request", "make a key and a signing request", request, *_HOLDER),
+        _command(
+            "sign",
+            "show a signing request, and sign it",
+            sign,
+            _FOLDER,
+            Argument("request", "file of the request", Value("REQUEST")),
+            Argument("--yes", "do not ask first, even on a terminal"),
+            Argument(
+                "--out",
+                "file for the certificate (default: REQUEST with the suffix .pem)",
+                Value("FILE", Path),
+            ),
+            _FORCE,
+        ),
+        _command("issue", "make a key and a certificate in one step", issue, _FOLDER, *_HOLDER),
+        _command(
+            "revoke",
+            "put a certificate on the revocation list",
+            revoke,
+            _FOLDER,
+            Argument(
+                "certificate",
+                "its file, or its serial number in hexadecimal",
+                Value("CERTIFICATE|SERIAL"),
+            ),
+        ),
+        _command("refresh", "sign the revocation list again, before it expires", refresh, _FOLDER),
+        _command(
+            "list", "print issued certificates: serial, state, end, holder", show_all, _FOLDER
+        ),
+    ),
+    "It is small, and kept in a folder.",
+    EXAMPLES,
+)

@@ -14,9 +14,8 @@ from broker.mediator.connection import Peer, seen_ip
 from broker.mediator.sessions import LIFETIME
 from broker.messages.errors import BadRequest
 from broker.messages.grammar import parse_place
-from broker.net.peer_address import local_host_of, remote_host_of, remote_port_of
-from broker.tables.address_policy import validate_contact, validate_local
-from broker.tables.locations import AddressRefused, CandidateOffer, Contact
+from broker.net.request_task import local_host_of, remote_host_of, remote_port_of
+from broker.tables.locations import Address, AddressRefused, CandidateOffer, admit, admit_local
 
 
 class Candidates(NamedTuple):
@@ -28,7 +27,7 @@ class Candidates(NamedTuple):
 
     field: str
     callees: bool
-    address: Contact
+    address: Address
 
 
 def offer(
@@ -42,8 +41,8 @@ def offer(
     if "Local" in fields:
         host, port = parse_place(fields["Local"])
         source, own = remote_host_of(peer.stream), local_host_of(peer.stream)
-        host = validate_local(host, port, source=source, own=own, own_ports=own_ports)
-        local = Contact(host, port, now, LIFETIME)
+        host = admit_local(host, port, source=source, own=own, own_ports=own_ports)
+        local = Address(host, port, now, LIFETIME)
     seen = "Seen" in fields
     return CandidateOffer(local, seen) if seen or local is not None else None
 
@@ -52,7 +51,7 @@ def between(
     caller: Peer,
     callee: Peer,
     fields: Mapping[str, str],
-    back: Contact | None,
+    back: Address | None,
     now: float,
 ) -> Sequence[Candidates]:
     """The ways that a call has besides the address that the callee is registered at.
@@ -79,12 +78,12 @@ def _both_seen(caller: Peer, callee: Peer, now: float) -> Sequence[Candidates]:
     if theirs is None or ours is None or callees.version != callers.version:
         return ()
     return (
-        Candidates("Callee Seen", True, Contact(str(callees), theirs, now, LIFETIME)),
-        Candidates("Caller Seen", False, Contact(str(callers), ours, now, LIFETIME)),
+        Candidates("Callee Seen", True, Address(str(callees), theirs, now, LIFETIME)),
+        Candidates("Caller Seen", False, Address(str(callers), ours, now, LIFETIME)),
     )
 
 
-def waits_at(caller: Peer, port: int, now: float, own_ports: Collection[int]) -> Contact:
+def waits_at(caller: Peer, port: int, now: float, own_ports: Collection[int]) -> Address:
     """Where a caller waits: at the address that we see it at, and nowhere else (I12).
 
     :param port: as it says
@@ -92,7 +91,7 @@ def waits_at(caller: Peer, port: int, now: float, own_ports: Collection[int]) ->
     """
     source, own = remote_host_of(caller.stream), local_host_of(caller.stream)
     try:
-        host = validate_contact(source, port, source=source, own=own, own_ports=own_ports).host
+        host = admit(source, port, source=source, own=own, own_ports=own_ports).host
     except AddressRefused as error:
         raise BadRequest(f"Back: {error}") from None
-    return Contact(host, port, now, LIFETIME)
+    return Address(host, port, now, LIFETIME)

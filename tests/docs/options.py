@@ -76,7 +76,8 @@ def _commands(parser: argparse.ArgumentParser, words: tuple[str, ...]) -> Iterat
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for word, below in action.choices.items():
-                yield from _commands(below, (*words, word))
+                if below.add_help:  # else it is an old name, which only tells the new one
+                    yield from _commands(below, (*words, word))
             return
         if action.help == argparse.SUPPRESS or isinstance(action, argparse._HelpAction):
             continue

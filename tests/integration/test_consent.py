@@ -59,7 +59,7 @@ class EditedTests:
 
     def test_the_next_call(self, processes: Processes, folder: Path) -> None:
         """Each edit decides the next call, by the command or by hand (C4, C5)."""
-        assert permit(processes, "refuse", "Ix") == (0, ["Ib.consent says so"], [])
+        assert permit(processes, "reject", "Ix") == (0, ["Ib.consent is changed"], [])
         port = mediator(processes)
         terminal(processes, port, folder)
         assert call(processes, port, "Ia") == REFUSED
@@ -82,11 +82,11 @@ class EditedTests:
     def test_two_lists(self, processes: Processes, folder: Path) -> None:
         """To be refused wins, and once it is taken back the other list counts again (C5)."""
         assert permit(processes, "add", "Ia")[0] == 0
-        assert permit(processes, "refuse", "Ia")[0] == 0
+        assert permit(processes, "reject", "Ia")[0] == 0
         port = mediator(processes)
         terminal(processes, port, folder)
         assert call(processes, port, "Ia") == REFUSED
-        assert permit(processes, "relent", "Ia")[0] == 0
+        assert permit(processes, "unreject", "Ia")[0] == 0
         assert call(processes, port, "Ia") == (0, b"")
 
     def test_nobody_can_tell(self, processes: Processes, folder: Path) -> None:
@@ -115,13 +115,13 @@ class EditedTests:
 class CommandTests:
     """The mediator's own list of those who are refused, by the command."""
 
-    def test_refuse_and_relent(self, processes: Processes, folder: Path) -> None:
+    def test_reject_and_unreject(self, processes: Processes, folder: Path) -> None:
         """Who is refused may not call, whatever the list says; then may again (C5)."""
         port = mediator(processes)
         processes.terminal("Ib", port, f"--receive={folder}", "--accept=Ia")
         for change, expected in (
-            (["refuse", "--as=Ib", "Ia"], REFUSED),
-            (["relent", "--as=Ib", "Ia"], (0, b"")),
+            (["reject", "--as=Ib", "Ia"], REFUSED),
+            (["unreject", "--as=Ib", "Ia"], (0, b"")),
             (["policy", "--as=Ib", "ask"], REFUSED),
             (["policy", "--as=Ib", "password"], REFUSED),
             (["policy", "--as=Ib", "list"], (0, b"")),

@@ -295,7 +295,7 @@ class CheckConfigTests:
         """What is good is what starts, and checking leaves nothing behind."""
         path = processes.folder / "mine.toml"
         path.write_text('listen = ["tcp:0:interface=127.0.0.1"]\nauth = "none"\n')
-        assert operate(processes.folder, "check-config", "mine.toml") == ["mine.toml is good"]
+        assert operate(processes.folder, "check-config", "mine.toml") == ["mine.toml is valid"]
         assert os.listdir(processes.folder) == ["mine.toml"]
         listening(processes.twistd("broker", "--config=mine.toml"))
 

@@ -173,7 +173,7 @@ class RefusalTests:
             server, port = mediator(processes, own, "--trace")
         done = broker(processes, f"tls:localhost:{port}", "permit", "list", "--as=Ib", *options)
         assert done.returncode == 3
-        prefix = "broker: the mediator can't be spoken to over TLS: the peer's certificate is"
+        prefix = "broker: no TLS connection to the mediator: the peer's certificate is"
         assert done.stderr == f"{prefix} refused: {why}\n"
         assert "Ib" not in server.said
 

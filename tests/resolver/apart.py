@@ -11,14 +11,13 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.python.failure import Failure
 
 from broker.messages.message import Message
-from broker.net.connection import ConnectionFactory
-from broker.net.hub import ConnectionHub
+from broker.net.connection import ConnectionHub, StreamFactory
 from broker.resolver.locations import LocalResolver
 from broker.resolver.name_lookup import NameLookup
 from broker.resolver.remote import RemoteResolver
 from broker.resolver.server import ResolverServer
 from broker.resolver.udp_registrar import UdpRegistrar
-from broker.tables.locations import Contact, LocationTable
+from broker.tables.locations import Address, LocationTable
 from tests.support.clock import settle
 from tests.support.reactor import FakeReactor
 from tests.support.transport import Client, Pair, connect
@@ -92,7 +91,7 @@ class FakeResolver:
         self.server = ResolverServer(
             self.exchange, self.local, secret=secret, own_ports=[PORT], **options
         )
-        self.factory = ConnectionFactory(self.exchange, self.server.peer)
+        self.factory = StreamFactory(self.exchange, self.server.peer)
 
     def _trace(self, stream: object, direction: str, message: Message) -> None:
         if direction == "<":
@@ -112,7 +111,7 @@ class FakeResolver:
     def told(self, identifier: str) -> tuple[str, int] | None:
         """Where the table says that a terminal is."""
         place = self.local.table.lookup(identifier, self.clock.seconds())
-        return None if place is None else (place.contact.host, place.contact.port)
+        return None if place is None else (place.address.host, place.address.port)
 
 
 class Apart:
@@ -239,6 +238,6 @@ def address(
     port: int = 1203,
     expires: int = 3600,
     dialable: bool = False,
-) -> Contact:
+) -> Address:
     """An address that is registered now."""
-    return Contact(host, port, clock.seconds(), expires, dialable)
+    return Address(host, port, clock.seconds(), expires, dialable)

@@ -8,10 +8,8 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from broker.interfaces import IAddressSource
-from broker.resolver.lookup_cache import LookupCache
-from broker.resolver.name_lookup import NameLookup
-from broker.tables.address_policy import Network, parse_ip
-from broker.tables.locations import ResolvedHost
+from broker.resolver.name_lookup import LookupCache, NameLookup
+from broker.tables.locations import Located, Network, parse_ip
 from tests.support.reactor import FakeReactor
 
 
@@ -34,7 +32,7 @@ class FakeSource:
         self.held: list[Deferred[None]] = []
         self.stopped = False
 
-    async def locate(self, name: str) -> list[ResolvedHost]:
+    async def locate(self, name: str) -> list[Located]:
         self.asked.append(name)
         if self.hold:
             waiting: Deferred[None] = Deferred()
@@ -42,7 +40,7 @@ class FakeSource:
             await waiting
         if name in self.errors:
             raise self.errors[name]
-        return [ResolvedHost(host, self.seconds) for host in self.records.get(name, ())]
+        return [Located(host, self.seconds) for host in self.records.get(name, ())]
 
     def answer(self) -> None:
         """Answer the oldest question that waits."""

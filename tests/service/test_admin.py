@@ -105,7 +105,8 @@ def desk(acts: Acts) -> Desk:
 def real() -> Desk:
     """A socket to the operator of a mediator in full."""
     broker = a_mediator(clock=FakeReactor())
-    return Desk(AdminApi(broker.mediator.context, broker.mediator.accounts))
+    parts = broker.mediator
+    return Desk(AdminApi(parts.accounts, parts.permits, parts.ledger, broker.store))
 
 
 def answers(client: Client) -> list[Row]:

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import pytest
 
-from broker.messages.datagram import parse_datagram
 from broker.messages.grammar import NOTIFY, QUERY, REGISTER
 from broker.messages.message import Message
 from broker.messages.signing import sign
@@ -18,6 +17,7 @@ from broker.messages.statements import (
     CONNECTION_REQUESTED,
     REGISTRATION_COMPLETED,
 )
+from broker.net.udp_port import parse_datagram
 from broker.resolver.udp_registrar import UdpRegistrar
 from broker.tables.udp_keys import Key
 from broker.terminal.registration.keepalive_interval import KeepaliveInterval

@@ -19,17 +19,15 @@ from twisted.python.failure import Failure
 from broker.messages.message import host_port, printable
 from broker.net.connection import PeerConnection
 from broker.net.endpoints import endpoint_at
-from broker.tables.address_policy import Network, address_scope, parse_ip, routable_ip, within
-from broker.tables.locations import AddressRefused
+from broker.tables.locations import AddressRefused, Network, kind, parse_ip, routable_ip, within
 from broker.terminal.calls.place_call import DIAL_TIMEOUT, connect, reason
-from broker.terminal.candidates import BACK, HOLE_PUNCH, Candidate
+from broker.terminal.candidates import BACK, SIMULTANEOUS, Way
 from broker.terminal.channel.active_calls import FAILED
 from broker.terminal.incoming.listener import InboundConnection, InboundListener
-from broker.terminal.incoming.pending_calls import PendingCalls
+from broker.terminal.incoming.pending_calls import ConnectBackRequest, PendingCall, PendingCalls
 from broker.terminal.outgoing.connector import CONNECTION_ATTEMPT_DELAY
-from broker.terminal.outgoing.hole_punch import HolePunchEndpoint
+from broker.terminal.outgoing.hole_punch import SimultaneousEndpoint
 from broker.terminal.registration.client import MediatorClient
-from broker.terminal.registration.notices import ConnectBackRequest, PendingCall
 
 #: Callers that are being dialled at a time; one more is refused.
 DIALS_MOST: Final = 8
@@ -147,10 +145,10 @@ class DialBack:
         """Why an address is not dialled, or ``None``: a caller must not send us just anywhere."""
         try:
             ip = routable_ip(host)
-            here = address_scope(parse_ip(line.remote_host.partition("%")[0]))
+            here = kind(parse_ip(line.remote_host.partition("%")[0]))
         except AddressRefused as error:
             return str(error)
-        its = address_scope(ip)
+        its = kind(ip)
         if its not in {"public", here} and not within(ip, self._allowed):
             return f"a {its} address is not dialled"
         ours = [listener for listener in self._listening(line) if listener[1] == port]
@@ -161,15 +159,15 @@ class DialBack:
     def come(self, wanted: ConnectBackRequest) -> None:
         """Dial a caller; what follows on that connection is as at the doors (S207)."""
         self.expect(wanted.call)
-        candidate = Candidate(BACK, wanted.host, wanted.port)
+        way = Way(BACK, wanted.host, wanted.port)
 
         def failed() -> None:
             if self._expected.find(wanted.call.session, self._reactor.seconds()) is wanted.call:
-                self._expected.discard(wanted.call.session)
+                self._expected.void(wanted.call.session)
                 self._failed(wanted.call.session, FAILED)
 
-        endpoint = endpoint_at(self._reactor, candidate.host, candidate.port, DIAL_TIMEOUT)
-        self._dial(wanted.call, candidate, endpoint, failed)
+        endpoint = endpoint_at(self._reactor, way.host, way.port, DIAL_TIMEOUT)
+        self._dial(wanted.call, way, endpoint, failed)
 
     def expect(self, call: PendingCall) -> None:
         """A call is announced: what it replaces is not dialled for any more."""
@@ -183,23 +181,23 @@ class DialBack:
         """
         shared = line.share_port() if call.seen is not None else None
         if call.seen is not None and shared is not None:
-            candidate = Candidate(HOLE_PUNCH, *call.seen)
-            place = HolePunchEndpoint(self._reactor, shared, call.seen, DIAL_TIMEOUT)
-            self._later(CONNECTION_ATTEMPT_DELAY, line, call, candidate, place)
+            way = Way(SIMULTANEOUS, *call.seen)
+            place = SimultaneousEndpoint(self._reactor, shared, call.seen, DIAL_TIMEOUT)
+            self._later(CONNECTION_ATTEMPT_DELAY, line, call, way, place)
         if call.back is not None:
-            candidate = Candidate(BACK, *call.back)
+            way = Way(BACK, *call.back)
             endpoint = endpoint_at(self._reactor, *call.back, DIAL_TIMEOUT)
-            self._later(2 * CONNECTION_ATTEMPT_DELAY, line, call, candidate, endpoint)
+            self._later(2 * CONNECTION_ATTEMPT_DELAY, line, call, way, endpoint)
 
     def _later(
         self,
         seconds: float,
         line: MediatorClient,
         call: PendingCall,
-        candidate: Candidate,
+        way: Way,
         endpoint: IStreamClientEndpoint,
     ) -> None:
-        why = self._why_not(line, candidate.host, candidate.port)
+        why = self._why_not(line, way.host, way.port)
         if why is not None:
             self.log.info("{caller} is not dialled: {why}", caller=printable(call.caller), why=why)
             return
@@ -214,7 +212,7 @@ class DialBack:
             ):
                 return
             if not self._doors.full and self._dials < DIALS_MOST:
-                self._dial(call, candidate, endpoint)
+                self._dial(call, way, endpoint)
 
         timer = self._reactor.callLater(seconds, dial)
         self._timers.setdefault(call.session, []).append(timer)
@@ -222,7 +220,7 @@ class DialBack:
     def _dial(
         self,
         call: PendingCall,
-        candidate: Candidate,
+        way: Way,
         endpoint: IStreamClientEndpoint,
         failed: Callable[[], object] = lambda: None,
     ) -> None:
@@ -238,7 +236,7 @@ class DialBack:
             if not dials:
                 del self._dialling[call.session]
             if not isinstance(result, Failure):
-                door.come(call.session, candidate)
+                door.come(call.session, way)
                 return
             self._doors.gone(door)
             result.trap(ConnectError, ConnectingCancelledError, CancelledError)
@@ -248,7 +246,7 @@ class DialBack:
             self.log.info(
                 "{caller} could not be reached at {place}: {why}",
                 caller=printable(call.caller),
-                place=host_port(candidate.host, candidate.port),
+                place=host_port(way.host, way.port),
                 why=reason(result),
             )
 

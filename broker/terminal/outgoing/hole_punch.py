@@ -23,7 +23,7 @@ AGAIN: Final = 0.25
 
 
 @implementer(IStreamClientEndpoint)
-class HolePunchEndpoint:
+class SimultaneousEndpoint:
     """Connects from a port that another connection of ours has already, and shares."""
 
     def __init__(

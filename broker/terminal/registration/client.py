@@ -39,21 +39,19 @@ from broker.messages.statements import (
     SUPERSEDED,
     TERMINATE,
 )
-from broker.net.connection import PeerConnection
+from broker.net.connection import ConnectionHub, PeerConnection, Trace
 from broker.net.dialogue import Dialogue, Request
-from broker.net.hub import ConnectionHub, Trace
-from broker.net.tls.transport import is_encrypted
-from broker.tables.address_policy import parse_ip
-from broker.tables.consent_lists import NONE_ACCEPTED, ConsentLists
+from broker.net.tls.contexts import is_encrypted
+from broker.tables.consent_lists import NOBODY_ACCEPTED, Lists
 from broker.tables.disclosures import Disclosure, format_time, parse_line
-from broker.tables.locations import AddressRefused
+from broker.tables.locations import AddressRefused, parse_ip
 from broker.tables.permits import as_edits
 from broker.terminal.errors import CannotLogIn
-from broker.terminal.registration.notices import (
+from broker.terminal.incoming.pending_calls import (
     ConnectBackRequest,
     PendingCall,
-    parse_call_notice,
-    parse_connect_back_request,
+    expected_call,
+    wanted_call,
 )
 
 #: Seconds for which the mediator may take to answer.
@@ -83,7 +81,7 @@ class MediatorEvents(Protocol):
     def acceptable(self) -> bool:
         """Whether a call can be taken now (fig. 17)."""
 
-    async def lists(self) -> ConsentLists:
+    async def lists(self) -> Lists:
         """Whom the terminal accepts, and whom it refuses (C3)."""
         ...
 
@@ -117,9 +115,9 @@ class NullEvents:
         """Nothing is listening here."""
         return False
 
-    async def lists(self) -> ConsentLists:
+    async def lists(self) -> Lists:
         """Nobody is accepted here."""
-        return NONE_ACCEPTED
+        return NOBODY_ACCEPTED
 
     def announced(self, line: MediatorClient, call: PendingCall) -> None:
         """Nobody waits for it."""
@@ -459,16 +457,16 @@ class MediatorClient(Dialogue):
     def _tell_lists(self, request: Request) -> None:
         """Say whom we accept (S4003), whole: it is the mediator that compares."""
 
-        def tell(lists: ConsentLists) -> None:
+        def tell(lists: Lists) -> None:
             fields = {"Accept": "\n".join(as_edits(lists.accepted))}
             if lists.rejected:
                 fields["Reject"] = "\n".join(as_edits(lists.rejected))
             request.abandoned = None
             request.reply("", fields, code=200)
 
-        def late(failure: Failure) -> ConsentLists:
+        def late(failure: Failure) -> Lists:
             failure.trap(TimeoutError, CancelledError)
-            return NONE_ACCEPTED
+            return NOBODY_ACCEPTED
 
         asked = Deferred.fromCoroutine(self.told.lists())
         request.abandoned = asked.cancel
@@ -476,7 +474,7 @@ class MediatorClient(Dialogue):
 
     def _tell_whether_it_comes(self, request: Request) -> None:
         """Say whether we come to a caller, and only then go (D7)."""
-        wanted = parse_connect_back_request(request.message, self._clock.seconds())
+        wanted = wanted_call(request.message, self._clock.seconds())
         if wanted is None:
             request.reply(PERMISSION_DENIED)
             return
@@ -502,7 +500,7 @@ class MediatorClient(Dialogue):
     def _notified(self, message: Message) -> None:
         session = message.get("Session")
         if "Caller ID" in message.fields:
-            call = parse_call_notice(message, self._clock.seconds())
+            call = expected_call(message, self._clock.seconds())
             if call is not None:
                 self.told.announced(self, call)
         elif message.statement == TERMINATE and session is not None:

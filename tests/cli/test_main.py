@@ -1,0 +1,226 @@
+"""The ``broker`` command: what it understands, what it shows, and how it ends."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import pytest
+from twisted.internet.error import ConnectionLost
+
+import broker
+from broker.cli import main as cli
+from broker.cli import mediator
+from broker.cli.main import make_parser
+from broker.cli.output import NotAllowed, Unreachable, explain
+from broker.messages.errors import CalleeBusy, PermissionDenied, RegistrationFailed
+from broker.net.tls.contexts import InvalidFile, TlsFailed
+from broker.service.settings.credentials import NoAnswer
+from broker.terminal.apps.files import TransferFailed
+from broker.terminal.errors import CallFailed
+
+DEFAULT: Final = {"mediator": "tcp:127.0.0.1:1201", "trace": False, "identifier": "Ib"}
+#: Command lines, and some of what each means.
+PARSED: Final[dict[str, dict[str, Any]]] = {
+    "permit add --as Ib Ia 山田太郎 --mediator tcp:192.0.2.1:99": {
+        "command": "permit",
+        "change": "add",
+        "identifiers": ["Ia", "山田太郎"],
+        **DEFAULT,
+        "mediator": "tcp:192.0.2.1:99",
+    },
+    "permit add --as Ib Ia @family --expires 3600 --uses 1": {
+        "identifiers": ["Ia", "@family"],
+        "expires": 3600,
+        "uses": 1,
+        **DEFAULT,
+    },
+    "login --as Ib": {"command": "login", "password_file": None, **DEFAULT},
+    "disclosures --as Ib": {"command": "disclosures", **DEFAULT},
+    "register --as Ib --address 127.0.0.1 --port 1210": {
+        "command": "register",
+        "address": "127.0.0.1",
+        "port": 1210,
+        "expires": None,
+        "once": False,
+        **DEFAULT,
+    },
+    "call --as Ib Ia --send x.wav": {
+        "command": "call",
+        "callee": "Ia",
+        "send": "x.wav",
+        "connect_back": False,
+        **DEFAULT,
+    },
+}
+
+
+class ParserTests:
+    """The command line."""
+
+    def test_when_a_line_is_parsed_then_each_argument_has_its_value(self) -> None:
+        """Limits are numbers, a group is an entry (A18), and defaults are the documented ones."""
+        for line, expected in PARSED.items():
+            parsed = make_parser().parse_args(line.split())
+            mediator = parsed.mediator.text
+            assert vars(parsed) | {"mediator": mediator} | expected == {
+                **vars(parsed),
+                "mediator": mediator,
+            }
+
+    @pytest.mark.parametrize(
+        ("line", "why"),
+        [
+            ("", "required: command"),
+            ("dance", "invalid choice"),
+            ("permit", "required: change"),
+            ("permit add --as Ib", "required: ID"),
+            ("permit delete --as Ib", "required: ID"),
+            ("permit list", "--as --local is required"),
+            ("permit create Ia", "required: --as"),
+            ("permit add --as Ib a,b", "a comma"),
+            ("permit add --as @group Ia", "begins with @"),
+            ("register --as Ib", "required: --address"),
+            ("register --as Ib --address 127.0.0.1 --port 0", "must be from 1 to 65535"),
+            ("register --as Ib --address 127.0.0.1 --port ١", "must be a number"),
+            ("call --as Ia", "required: CALLEE"),
+            ("call --as Ia Ib --mediator localhost", "no endpoint"),
+            ("permit add --as Ib Ia --expires 0", "must be from 1 to"),
+            ("permit add --as Ib Ia --uses many", "must be a number"),
+            ("permit delete --as Ib Ia --uses 1", "unrecognized"),
+            ("permit list --as Ib --certificate x", "go with --mediator tls:HOST:PORT"),
+            ("permit list --as Ib --private-key x", "go with --mediator tls:HOST:PORT"),
+            ("permit list --as Ib --revocation-list x", "go with --mediator tls:HOST:PORT"),
+            ("login --as Ib --password secret", "unrecognized"),
+            ("consent list", "invalid choice"),
+            ("permit refuse --as Ib Ix", "permit refuse is now called permit reject"),
+            ("permit relent --local Ib.consent Ix", "permit relent is now called permit unreject"),
+            ("permit relent", "permit relent is now called permit unreject"),
+        ],
+    )
+    def test_wrong(self, line: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+        """Wrong usage ends with 2, and says what is wrong."""
+        with pytest.raises(SystemExit) as wrong:
+            cli.main(line.split())
+        assert wrong.value.code == 2
+        assert why in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            "--help",
+            "permit --help",
+            "permit create --help",
+            "permit add --help",
+            "permit reject --help",
+            "permit list --help",
+            "login --help",
+            "logout --help",
+            "disclosures --help",
+            "register --help",
+            "call --help",
+        ],
+    )
+    def test_help(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+        """Each command explains itself, in lines that fit."""
+        with pytest.raises(SystemExit) as done:
+            cli.main(command.split())
+        assert done.value.code == 0
+        shown = capsys.readouterr().out
+        assert shown.startswith("usage: broker")
+        assert max(map(len, shown.splitlines())) <= 100
+
+    def test_help_has_examples(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """A newcomer finds what to type, and what the exit status means."""
+        with pytest.raises(SystemExit):
+            cli.main(["--help"])
+        shown = capsys.readouterr().out
+        examples = [line for line in shown.splitlines() if line.startswith("  broker ")]
+        assert len(examples) >= 4
+        for example in examples:
+            command, _, _ = example.strip().partition("   ")[0].partition(" <")
+            make_parser().parse_args(command.split()[1:])
+        assert "4 refused" in shown
+
+    def test_version(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """The version is the package's."""
+        with pytest.raises(SystemExit) as done:
+            cli.main(["--version"])
+        assert done.value.code == 0
+        assert capsys.readouterr().out == f"broker {broker.__version__}\n"
+
+
+class ClearTextTests:
+    """Nothing is said over a network in clear text (I25)."""
+
+    @pytest.mark.parametrize(
+        "command", ["permit list", "login", "disclosures", "register --address 127.0.0.1"]
+    )
+    def test_refused(
+        self, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """It is wrong usage, before anybody is asked, or any connection attempted."""
+        done: list[object] = []
+        monkeypatch.setattr(mediator, "run_in_reactor", lambda *_: done.append("run"))
+        monkeypatch.setattr(mediator, "ask_password", lambda *_: done.append("asked"))
+        with pytest.raises(SystemExit) as wrong:
+            cli.main([*command.split(), "--as=Ib", "--mediator=tcp:192.0.2.1:1201"])
+        assert wrong.value.code == 2
+        assert "go there in clear text" in capsys.readouterr().err
+        assert done == []
+
+    @pytest.mark.parametrize(
+        ("server", "more"),
+        [
+            ("tcp:192.0.2.1:1201", ["--allow-clear-text"]),
+            ("tcp:127.0.0.5:1201", []),
+            ("tcp:localhost:1201", []),
+            ("tls:192.0.2.1:1202", []),
+        ],
+    )
+    def test_not_refused(
+        self, server: str, more: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Unless it is allowed, or stays on this machine, or is encrypted."""
+        done: list[str] = []
+        monkeypatch.setattr(mediator, "run_in_reactor", lambda *_: done.append("run"))
+        assert cli.main(["permit", "list", "--as=Ib", f"--mediator={server}", *more]) == 0
+        assert done == ["run"]
+
+
+class ExitStatusTests:
+    """How each failure ends."""
+
+    @pytest.mark.parametrize(
+        ("error", "status", "told"),
+        [
+            (PermissionDenied(), 4, "Permission Denied."),
+            (CalleeBusy(), 4, "Callee is Busy."),
+            (RegistrationFailed("no\x1b"), 4, "Registration Failed. (no\\u001b)"),
+            (Unreachable("not there"), 3, "not there"),
+            (TlsFailed("bad"), 3, "no TLS connection to the mediator: bad"),
+            (ConnectionLost(), 3, "the mediator has closed the connection"),
+            (CallFailed("no answer\n"), 1, "no answer\\u000a"),
+            (TransferFailed("half"), 1, "half"),
+            (NotAllowed("wrong\u202e"), 4, "wrong\\u202e"),
+            (InvalidFile("x: others can read it"), 1, "x: others can read it"),
+            (FileNotFoundError(2, "No such file", "x"), 1, "x: No such file"),
+        ],
+    )
+    def test_told_in_a_line(
+        self, error: Exception, status: int, told: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A line on standard error, with nothing of a peer's that moves a terminal (I19)."""
+        assert explain(error) == status
+        captured: Any = capsys.readouterr()
+        assert captured.err == f"broker: {told}\n"
+        assert captured.out == ""
+
+    def test_given_up(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Who answers no question has interrupted the command."""
+        assert explain(NoAnswer()) == 130
+        assert capsys.readouterr().err == ""
+
+    def test_our_fault(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """What was not foreseen is shown whole, so that it can be mended."""
+        assert explain(ZeroDivisionError()) == 1
+        assert "ZeroDivisionError" in capsys.readouterr().err

@@ -1,0 +1,240 @@
+"""Commands that log in at a mediator: what proves who they act as, and what they ask and print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from broker.cli import main as cli
+from broker.cli import mediator
+from broker.cli.main import make_parser
+from broker.cli.mediator import find_password
+from broker.cli.output import NotAllowed
+from broker.messages.errors import LoginRequired
+from broker.service.settings.credentials import Found, Keyring
+from tests.support.clock import settle
+from tests.support.reactor import FakeReactor
+from tests.support.transport import Client
+from tests.terminal.network import Outcome
+
+WRONG = "Registration Failed.\nCause:the identifier or the password is wrong"
+LOGIN_REQUIRED = "Login Required.\nCause:log in first"
+
+
+class LoginTests:
+    """What proves who somebody is: found, shown, asked for, kept."""
+
+    @pytest.fixture(autouse=True)
+    def alone(self, monkeypatch: pytest.MonkeyPatch, no_passwords_of_ours: Path) -> None:
+        """A reactor, an empty keyring, and nobody at a terminal."""
+        self.reactor = FakeReactor()
+        self.keyring = Keyring(no_passwords_of_ours / "broker")
+        self.asked: list[str] = []
+        self.typed: Found | None = None
+
+        def ask(whose: str) -> Found | None:
+            self.asked.append(whose)
+            return self.typed
+
+        monkeypatch.setattr(mediator, "ask_password", ask)
+
+    def begin(self, line: str, *, certificate: str | None = None) -> Outcome:
+        """Begin a command.
+
+        :param certificate: as if this had been given over TLS
+        """
+        outcome: list[Outcome] = []
+
+        def run(steps: Callable[[], Coroutine[Any, Any, None]], reactor: object) -> None:
+            outcome.append(Outcome(Deferred.fromCoroutine(steps())))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "twisted.internet.reactor", self.reactor)
+            patch.setattr("twisted.internet.reactor", self.reactor, raising=False)
+            patch.setattr(mediator, "run_in_reactor", run)
+            arguments = make_parser().parse_args(line.split())
+            if certificate is not None:
+                patch.setattr(mediator, "check_connection", lambda _: None)
+                arguments.certificate = certificate
+            arguments.run(arguments)
+        settle(self.reactor)
+        return outcome[0]
+
+    def accept(self) -> Client:
+        """Its end of the newest connection."""
+        return self.reactor.dials[-1].accept()
+
+    def answer(self, client: Client, text: str, code: int, serial: int = 1) -> None:
+        """Answer a question."""
+        client.type(f"NOTIFY\n{text}\nTransaction:{serial}\nCode:{code}\n\n")
+        settle(self.reactor)
+
+    def test_a_file(self, tmp_path: Path) -> None:
+        """The password of a file is shown first; then what is asked (A19)."""
+        path = tmp_path / "password"
+        path.write_text("correct horse\n")
+        path.chmod(0o600)
+        outcome = self.begin(f"permit add --as Ib Ia --uses 1 --password-file {path}")
+        server = self.accept()
+        (login,) = server.received()
+        assert login.get("Password") == "correct horse"
+        self.answer(server, "Registration Completed.", 200)
+        (edit,) = server.received()
+        assert edit.edits("Accept") == ["Add Ia;uses=1"]
+        assert edit.get("Password") is None
+        self.answer(server, "Registration Completed.", 200, 2)
+        server.vanish()
+        assert outcome.error is None
+        assert outcome.done
+
+    def test_kept(self) -> None:
+        """So is the one that is kept for this mediator; not that of another (I26)."""
+        self.keyring.keep("Ib", "tcp:127.0.0.1:1201", "kept")
+        self.begin("permit list --as Ib")
+        assert self.accept().received()[0].get("Password") == "kept"
+        self.begin("permit list --as Ib --mediator tcp:127.0.0.1:1299")
+        assert self.accept().received()[0].verb == "QUERY"
+
+    def test_certificate(self) -> None:
+        """With a certificate no password is looked for."""
+        self.keyring.keep("Ib", "tls:localhost:1202", "kept")
+        line = "permit list --as Ib --mediator tls:localhost:1202"
+        arguments = make_parser().parse_args([*line.split(), "--certificate=x", "--private-key=y"])
+        assert find_password(arguments) is None
+
+    def test_certificate_refused(self) -> None:
+        """Where the certificate is not good, no password is asked for: it is told why."""
+        outcome = self.begin("permit list --as Ib", certificate="x")
+        self.answer(self.accept(), LOGIN_REQUIRED, 401)
+        assert isinstance(outcome.error, LoginRequired)
+        assert outcome.error.cause == "log in first"
+        assert self.asked == []
+
+    def test_nobody_to_ask(self) -> None:
+        """Where there is none and the mediator asks for it, it is said what to do."""
+        outcome = self.begin("permit list --as Ib")
+        self.answer(self.accept(), LOGIN_REQUIRED, 401)
+        assert isinstance(outcome.error, NotAllowed)
+        assert str(outcome.error) == (
+            "the mediator wants a login: log in first: broker login --as Ib --mediator"
+            " tcp:127.0.0.1:1201 asks for the password; or name a --password-file"
+        )
+
+    def test_asked(self) -> None:
+        """A person is asked when the mediator asks, and the command goes on (A19)."""
+        self.typed = Found("typed", None)
+        outcome = self.begin("permit list --as Ib")
+        assert self.asked == []
+        self.answer(self.accept(), LOGIN_REQUIRED, 401)
+        assert self.asked == ["Ib"]
+        server = self.accept()
+        assert server.received()[0].get("Password") == "typed"
+        self.answer(server, "Registration Completed.", 200)
+        self.answer(server, "Accept:Create", 200, 2)
+        server.vanish()
+        assert outcome.error is None
+        assert outcome.done
+
+    def test_asked_once(self) -> None:
+        """A wrong answer is not asked for again; it is status 4."""
+        self.typed = Found("typed", None)
+        outcome = self.begin("permit list --as Ib")
+        self.answer(self.accept(), LOGIN_REQUIRED, 401)
+        self.answer(self.accept(), WRONG, 401)
+        assert isinstance(outcome.error, NotAllowed)
+        assert str(outcome.error).startswith(
+            "the identifier or the password is wrong: broker login"
+        )
+        assert self.asked == ["Ib"]
+
+    def test_wrong(self) -> None:
+        """A wrong password is told with where it stands (A19)."""
+        path = self.keyring.keep("Ib", "tcp:127.0.0.1:1201", "kept")
+        outcome = self.begin("permit list --as Ib")
+        self.answer(self.accept(), WRONG, 401)
+        expected = f"the identifier or the password is wrong: it is the one in {path}; broker login"
+        assert str(outcome.error).startswith(expected)
+        assert "kept" not in str(outcome.error).replace(str(path), "")
+        assert self.asked == []
+
+    def log_in(self, text: str, code: int) -> Outcome:
+        """``broker login``, answered so."""
+        self.typed = Found("typed", None)
+        outcome = self.begin("login --as Ib")
+        assert self.asked == ["Ib"]
+        server = self.accept()
+        (message,) = server.received()
+        assert message.fields == {"Identifier": "Ib", "Password": "typed", "Transaction": "1"}
+        self.answer(server, text, code)
+        server.vanish()
+        return outcome
+
+    def test_disclosures(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Who was told is printed a line each, to the last, however many there are."""
+        monkeypatch.setattr("broker.terminal.registration.client.DISCLOSURES_MOST", 1)
+        monkeypatch.setattr("broker.cli.terminal.DISCLOSURES_MOST", 1)
+        outcome = self.begin("disclosures --as Ib")
+        server = self.accept()
+        for serial, address in enumerate(("192.0.2.7", "2001:db8::7"), 1):
+            line = f"at=2026-11-21T12:00:0{9 - serial}.000000Z;address={address};port=1203"
+            said = f"Ia;{line};session=S1;by=@family;expires=3600"
+            self.answer(server, f"Disclosed:{said}", 200, serial)
+        self.answer(server, "Nothing Disclosed.", 200, 3)
+        server.vanish()
+        assert outcome.error is None
+        assert capsys.readouterr().out == (
+            "2026-11-21T12:00:08.000000Z\tIa\t192.0.2.7:1203\t@family\n"
+            "2026-11-21T12:00:07.000000Z\tIa\t[2001:db8::7]:1203\t@family\n"
+        )
+
+    def test_login(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """A password that the mediator has taken is kept, for it alone, and not shown (I18)."""
+        outcome = self.log_in("Registration Completed.\nToken:t1", 200)
+        assert outcome.done
+        assert outcome.error is None
+        assert self.keyring.read("Ib", "tcp:127.0.0.1:1201") == "typed"
+        assert "typed" not in capsys.readouterr().out
+
+    def test_login_refused(self) -> None:
+        """A wrong one is not kept; what was kept before is."""
+        self.keyring.keep("Ib", "tcp:127.0.0.1:1201", "kept")
+        outcome = self.log_in(WRONG, 401)
+        assert str(outcome.error) == "the identifier or the password is wrong: nothing is kept"
+        assert self.keyring.read("Ib", "tcp:127.0.0.1:1201") == "kept"
+
+    def test_login_not_checked(self) -> None:
+        """Nor is one that the mediator has not looked at."""
+        outcome = self.log_in("Registration Completed.\nEpoch:e1", 200)
+        assert "did not check the password of Ib" in str(outcome.error)
+        assert self.keyring.read("Ib", "tcp:127.0.0.1:1201") is None
+
+    def test_login_without_anybody(self) -> None:
+        """Where nobody can be asked, nothing is dialled."""
+        outcome = self.begin("login --as Ib")
+        assert "name a --password-file" in str(outcome.error)
+        assert self.reactor.dials == []
+
+    def test_logout(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """What was kept is gone; once more, there is nothing."""
+        self.keyring.keep("Ib", "tcp:127.0.0.1:1201", "kept")
+        for _ in range(2):
+            assert cli.main(["logout", "--as=Ib"]) == 0
+        assert self.keyring.read("Ib", "tcp:127.0.0.1:1201") is None
+        assert capsys.readouterr().out == (
+            "Deleted the password of Ib at tcp:127.0.0.1:1201\n"
+            "No password of Ib at tcp:127.0.0.1:1201 is kept\n"
+        )
+
+    def test_exposed(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """A file that others can read ends the command before anything else (I18)."""
+        path = self.keyring.keep("Ib", "tcp:127.0.0.1:1201", "kept")
+        path.chmod(0o644)
+        assert cli.main(["permit", "list", "--as=Ib"]) == 1
+        assert capsys.readouterr().err.endswith(f": chmod 600 {path}\n")
