@@ -13,10 +13,10 @@ from twisted.internet.interfaces import IProtocol
 from zope.interface import Attribute, Interface
 
 from broker.tables.accounts import AccountChange
-from broker.tables.consent_lists import Lists
+from broker.tables.consent_lists import ConsentLists
 from broker.tables.disclosures import Disclosure
 from broker.tables.groups import GroupChange
-from broker.tables.locations import Address, Located, Place
+from broker.tables.locations import Binding, Contact, ResolvedHost
 from broker.tables.permits import PermitChange
 
 #: A change of what must survive; a store knows each kind.
@@ -80,14 +80,14 @@ class StoreFailed(Exception):
 class IResolver(Interface):
     """Where the mediator looks addresses up and passes them on (fig. 6–8, ¶77)."""
 
-    def register(identifier: str, address: Address) -> Awaitable[None]:
+    def register(identifier: str, address: Contact) -> Awaitable[None]:
         """Record an address whose connection is open: it holds until it is released.
 
         :raises ServiceUnavailable: the resolver is away
         :raises RegistrationFailed: it refused
         """
 
-    def release(identifier: str, address: Address) -> None:
+    def release(identifier: str, address: Contact) -> None:
         """The connection that registered this address is gone: from now on it expires."""
 
     def withdraw(identifier: str) -> Awaitable[None]:
@@ -116,13 +116,13 @@ class IResolver(Interface):
     def drop_keys(identifier: str) -> None:
         """No key of a terminal is good from now on (I2)."""
 
-    def kept(identifier: str) -> Awaitable[Place]:
+    def kept(identifier: str) -> Awaitable[Binding]:
         """The same as it was registered: what is no IP address stands there by its name.
 
         Raises as ``lookup``, but nobody else is asked what the name means.
         """
 
-    def lookup(identifier: str) -> Awaitable[Place]:
+    def lookup(identifier: str) -> Awaitable[Binding]:
         """The present address of a terminal (S1204); without one, where its datagrams come from.
 
         :raises CalleeNotFound: it has none (S807)
@@ -140,7 +140,7 @@ class IResolver(Interface):
 class IAddressSource(Interface):
     """Where addresses are had: DNS, by domain names (A17); a provider, by identifiers (A16)."""
 
-    def locate(name: str) -> Awaitable[Sequence[Located]]:
+    def locate(name: str) -> Awaitable[Sequence[ResolvedHost]]:
         """The addresses that a name has now; none where it has none, or is unknown.
 
         :param name: a domain name in its canonical form, or an identifier
@@ -158,7 +158,7 @@ class SourceFailed(Exception):
 class ITrigger(Interface):
     """A way to make a terminal that holds no connection open one."""
 
-    def wake(identifier: str, address: Address) -> Awaitable[None]:
+    def wake(identifier: str, address: Contact) -> Awaitable[None]:
         """Tell it that a connection is asked for, and nothing else (I26).
 
         Done when nothing more is to be done than to wait; cancelled when it has come, or nobody
@@ -224,7 +224,7 @@ class ILoad(Interface):
 class IConsent(Interface):
     """Whom a terminal accepts, where it is asked each time (C3); its user may be asked in turn."""
 
-    def lists() -> Awaitable[Lists]:
+    def lists() -> Awaitable[ConsentLists]:
         """Whom it accepts and whom it refuses now; a pair of two sequences does.
 
         Identifiers, names and groups with their ``@``. Who asks, it does not learn. There are some
@@ -248,5 +248,5 @@ class ISessionTransport(Interface):
     identifier = Attribute("Whom this side is known as")
     peer = Attribute("Whom it speaks with: proven by the credentials of the session")
     session = Attribute("The session's identifier")
-    way = Attribute("How the two reach each other: its kind, and the host and port")
-    tried = Attribute("The caller's other ways, and why each did not lead there")
+    candidate = Attribute("How the two are connected: the method, and the host and port")
+    failed_candidates = Attribute("The caller's other candidates, and why each failed")

@@ -22,6 +22,7 @@ from zope.interface import implementer
 
 from broker.interfaces import ICallHandler
 from broker.service.settings.credentials import Keyring, Source
+from broker.terminal.settings import TerminalSettings
 from broker.terminal.terminal import Terminal
 
 
@@ -50,10 +51,12 @@ def make_terminal(reactor: Any, mediator_port: int = 1201, port: int = 1203) -> 
         reactor,
         "Ib",
         TCP4ClientEndpoint(reactor, "127.0.0.1", mediator_port),
-        listen=TCP4ServerEndpoint(reactor, port, interface="127.0.0.1"),
-        accept=["Ia"],
-        password=Source("Ib", f"tcp:127.0.0.1:{mediator_port}", None, Keyring.of(os.environ)),
-        handler=Answering(),
+        TerminalSettings(
+            listen=TCP4ServerEndpoint(reactor, port, interface="127.0.0.1"),
+            accept=["Ia"],
+            password=Source("Ib", f"tcp:127.0.0.1:{mediator_port}", None, Keyring.of(os.environ)),
+            handler=Answering(),
+        ),
     )
 
 

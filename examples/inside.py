@@ -18,9 +18,11 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.task import react
 
-from broker.net.tls.contexts import ClientTls, TlsEndpoint
+from broker.net.tls.contexts import ClientTls
+from broker.net.tls.transport import TlsEndpoint
 from broker.service.mediator import MediatorService, Options
 from broker.store.memory import MemoryStore
+from broker.terminal.settings import TerminalSettings
 from broker.terminal.terminal import Terminal
 from examples.echo import Answering
 from examples.say import Saying
@@ -60,12 +62,14 @@ async def main(reactor: Any, folder: str, port: str = "1202") -> None:
         reactor,
         "Ib",
         mediator,
-        listen=TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"),
-        accept=["Ia"],
-        password=passwords["Ib"],
-        handler=Answering(),
+        TerminalSettings(
+            listen=TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"),
+            accept=["Ia"],
+            password=passwords["Ib"],
+            handler=Answering(),
+        ),
     )
-    caller = Terminal(reactor, "Ia", mediator, password=passwords["Ia"])
+    caller = Terminal(reactor, "Ia", mediator, TerminalSettings(password=passwords["Ia"]))
     running = (callee, caller)
     for terminal in running:
         terminal.startService()

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from broker.messages.errors import Refused
 from broker.service.settings.credentials import Keyring, Source
 from broker.terminal.errors import CallFailed
+from broker.terminal.settings import TerminalSettings
 from broker.terminal.terminal import Terminal
 
 
@@ -73,7 +74,7 @@ async def say(reactor: Any, text: str, mediator_port: int = 1201) -> str:
     """
     mediator = TCP4ClientEndpoint(reactor, "127.0.0.1", mediator_port)
     password = Source("Ia", f"tcp:127.0.0.1:{mediator_port}", None, Keyring.of(os.environ))
-    terminal = Terminal(reactor, "Ia", mediator, password=password)
+    terminal = Terminal(reactor, "Ia", mediator, TerminalSettings(password=password))
     terminal.startService()
     try:
         call: Any = await terminal.call("Ib", Saying(text.encode("utf-8")))

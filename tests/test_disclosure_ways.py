@@ -80,9 +80,9 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.resolver.dns._located": "what DNS has said, kept",
     "broker.resolver.name_lookup.NameLookup._find": "asks DNS about a domain name",
     "broker.resolver.name_lookup.NameLookup.check": "compares",
-    "broker.resolver.name_lookup._hosts": "what DNS has said",
+    "broker.resolver.lookup_cache._hosts": "what DNS has said",
     # Ways of a call, each on its way to the ledger, of which the records are made.
-    "broker.mediator.call.Calls.call": "looks whether a caller waits",
+    "broker.mediator.call.CallHandler.call": "looks whether a caller waits",
     "broker.mediator.candidates.between": "chooses those that the two have offered",
     "broker.mediator.candidates._both_seen": "where both come from, who have both said so",
     "broker.mediator.connections.ConnectionRegistry.by_line": "where a callee's connection comes"
@@ -103,11 +103,11 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.mediator.registration.Registration._check_udp": "reads a registration",
     "broker.mediator.registration.Registration._give_key": "hands the port to the resolver",
     "broker.tables.locations.LocationTable.renew": "compares",
-    "broker.tables.locations.settle": "judges an address",
-    "broker.net.connection.source_of": "whose share a connection is counted to",
-    "broker.net.request_task.remote_host_of": "where a connection comes from, to judge what it"
+    "broker.tables.address_policy.resolve_contact": "judges an address",
+    "broker.net.per_source.source_of": "whose share a connection is counted to",
+    "broker.net.peer_address.remote_host_of": "where a connection comes from, to judge what it"
     " registers",
-    "broker.net.request_task.local_host_of": "our own address",
+    "broker.net.peer_address.local_host_of": "our own address",
     # The operator's own: settings, listeners and the log.
     "broker.service.settings.values.Interface.loopback": "a setting",
     "broker.service.settings.values.Server.loopback": "a setting",
@@ -126,7 +126,7 @@ ALLOWED: Final[dict[str, str]] = {
     " is",
     "broker.terminal.calls.place_call._Call.race": "tells its own application where it waits"
     " itself",
-    "broker.terminal.candidates.Way.__str__": "tells its own application where it dials or waits",
+    "broker.terminal.candidates.Candidate.__str__": "tells its own application where it dials",
     "broker.terminal.registration.client": "what an answer must have",
     "broker.terminal.registration.client.MediatorClient.is_private": "where its mediator is",
     "broker.terminal.registration.client.MediatorClient.outside": "asks and reads where it is"
@@ -136,10 +136,10 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.terminal.calls.dial_back.DialBack._later": "judges and dials where its caller waits",
     "broker.terminal.calls.dial_back.DialBack._dial.over": "logs which caller it could not reach,"
     " and where",
-    "broker.terminal.incoming.pending_calls.expected_call": "reads where that is, told by its"
+    "broker.terminal.registration.notices.parse_call_notice": "reads where that is, told by its"
     " mediator",
-    "broker.terminal.incoming.pending_calls.wanted_call": "reads where that is, told by its"
-    " mediator",
+    "broker.terminal.registration.notices.parse_connect_back_request": "reads where that is,"
+    " told by its mediator",
     "broker.terminal.registration.client.MediatorClient.connect_back": "tells its mediator where"
     " it waits itself",
     "broker.terminal.registration.client.MediatorClient.local_host": "its own address",
@@ -249,9 +249,9 @@ def one(request, place):
 def two(peer, place):
     peer.send(Message(NOTIFY, Callee_Address=where(place)))
 def three(place):
-    return place.address.host
+    return place.contact.host
 def four(place):
-    return getattr(place.address, "host")
+    return getattr(place.contact, "host")
 def five(place):
     return f"NOTIFY\\nCallee Address:{place}"
 def six(place):
@@ -259,7 +259,7 @@ def six(place):
 def seven(place):
     message.fields["Caller Port"] = place
 def eight(place):
-    return astuple(place.address)
+    return astuple(place.contact)
 class Peer:
     async def nine(self):
         return [one.host for one in self.places]
@@ -273,7 +273,7 @@ def thirteen(place):
     return {"Callee Seen": place}
 def none(place):
     '''Callee Address:1.2.3.4, host'''
-    return "the address", place.address, "port", "an address: none"
+    return "the address", place.contact, "port", "an address: none"
 """
 
 
@@ -297,12 +297,12 @@ class CodeTests:
         """It does fail with one line more in the mediator's own code."""
         source = (ROOT / "broker/mediator/call.py").read_text(encoding="utf-8")
         end_of = "    def _check_permit("
-        more = f"    def _tell(self, place):\n        return place.address.host\n\n{end_of}"
+        more = f"    def _tell(self, place):\n        return place.contact.host\n\n{end_of}"
         assert source.count(end_of) == 1
         target = tmp_path / "broker" / "mediator" / "call.py"
         target.parent.mkdir(parents=True)
         target.write_text(source.replace(end_of, more), encoding="utf-8")
-        assert set(ways_in(tmp_path)) - ALLOWED.keys() == {"broker.mediator.call.Calls._tell"}
+        assert set(ways_in(tmp_path)) - ALLOWED.keys() == {"broker.mediator.call.CallHandler._tell"}
 
 
 #: Where the terminals are: no text but an address has this in it.
@@ -338,7 +338,7 @@ class Watch:
         self.store = Store()
         self._first = first
         self.scene = Scene(store=self.store, ledger_first=first)
-        patched.setattr(self.scene.mediator.ledger, "note", self._note)
+        patched.setattr(self.scene.context.disclosures, "note", self._note)
         write, sequence = FakeTransport.write, FakeTransport.writeSequence
 
         def see(transport: FakeTransport, data: bytes) -> None:
@@ -354,7 +354,7 @@ class Watch:
 
     def _note(self, *disclosures: Disclosure) -> None:
         self.noted += disclosures
-        Ledger.note(self.scene.mediator.ledger, *disclosures)
+        Ledger.note(self.scene.context.disclosures, *disclosures)
 
     def _see(self, transport: FakeTransport, data: bytes) -> None:
         recorded = self.store.told if self._first else self.noted

@@ -18,7 +18,7 @@ from broker.cli.table import FILE, Argument, Command, Section, Value, WrongUsage
 from broker.cli.terminal import close
 from broker.messages.grammar import identifier
 from broker.messages.message import printable
-from broker.net.tls.contexts import InvalidFile
+from broker.net.tls.certificates import InvalidFile
 from broker.service.settings.credentials import Found, ask_password, read_password
 from broker.service.settings.values import parse_listener, parse_place
 from broker.service.terminal import make_opener
@@ -115,14 +115,13 @@ async def _place(
 
 
 def _print_route(protocol: FileSender | Pipe) -> None:
-    """Say how the callee was reached, and which attempts failed."""
+    """Say how the callee was reached, and which candidates failed."""
     channel = protocol.transport
-    route, tried = getattr(channel, "way", None), getattr(channel, "tried", ())
-    if route is not None:
-        failed = "".join(
-            f"; not {other.way}: {other.why}" for other in tried if other.why != SLOWER
-        )
-        print(f"connected {route}{printable(failed)}", file=sys.stderr)
+    candidate = getattr(channel, "candidate", None)
+    if candidate is not None:
+        failed = getattr(channel, "failed_candidates", ())
+        others = "".join(f"; not {one}: {reason}" for one, reason in failed if reason != SLOWER)
+        print(f"connected {candidate}{printable(others)}", file=sys.stderr)
 
 
 class _Once(Factory):

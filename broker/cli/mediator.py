@@ -25,7 +25,8 @@ from broker.cli.table import FILE, ID, Argument, Run, Value, WrongUsage
 from broker.messages.errors import LoginRequired, Refused
 from broker.messages.message import printable
 from broker.messages.statements import CODES, LOGIN_REQUIRED
-from broker.net.tls.contexts import InvalidFile, parse_pin
+from broker.net.tls.certificates import InvalidFile
+from broker.net.tls.contexts import parse_pin
 from broker.service.process import handle_signals
 from broker.service.settings import tls as secured
 from broker.service.settings.common import make_trace

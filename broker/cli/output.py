@@ -16,7 +16,8 @@ from broker.ca.authority import AuthorityError
 from broker.interfaces import StoreFailed
 from broker.messages.errors import Refused
 from broker.messages.message import printable
-from broker.net.tls.contexts import InvalidFile, TlsFailed
+from broker.net.tls.certificates import InvalidFile
+from broker.net.tls.errors import TlsFailed
 from broker.service.settings.credentials import NoAnswer
 from broker.tables.consent_lists import NoConsent
 from broker.terminal.apps.files import TransferFailed

@@ -20,8 +20,8 @@ from broker.messages.grammar import SECONDS_MOST, number
 from broker.messages.message import host_port, printable
 from broker.messages.statements import REGISTRATION_COMPLETED
 from broker.tables.disclosures import format_time
-from broker.terminal.incoming.pending_calls import PendingCall
 from broker.terminal.registration.client import DISCLOSURES_MOST, MediatorClient, NullEvents
+from broker.terminal.registration.notices import PendingCall
 
 _port = number(1, 65535)
 _seconds = number(1, SECONDS_MOST)

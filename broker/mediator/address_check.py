@@ -6,18 +6,16 @@ else anything; and the one address that is dialled for it is that very source.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Final
 
-from twisted.internet.interfaces import IReactorTime
-
 from broker.mediator.connection import Peer, seen_ip
+from broker.mediator.context import MediatorContext
 from broker.mediator.wakeup_dialer import WakeUpDialer
 from broker.messages.errors import BadRequest, NotReached, ServiceUnavailable, TooManyRequests
 from broker.net.dialogue import Request
-from broker.net.request_task import remote_port_of
-from broker.tables.locations import Ip
-from broker.tables.rate_limits import Shares, ShareTable
+from broker.net.peer_address import remote_port_of
+from broker.tables.address_policy import Ip
+from broker.tables.rate_limits import RateLimiter, RateLimits
 
 #: Ports that are tried in a minute for one terminal at one source, or at several,
 TRIES_A_TERMINAL: Final = 10
@@ -28,18 +26,15 @@ TRIES_A_SOURCE: Final = 30
 class AddressCheck:
     """Says what a terminal looks like from here."""
 
-    def __init__(
-        self, clock: IReactorTime, dialer: WakeUpDialer | None, own_ports: Collection[int]
-    ) -> None:
+    def __init__(self, context: MediatorContext, dialer: WakeUpDialer | None) -> None:
         """
         :param dialer: tries ports; none are tried, without
-        :param own_ports: the ports of this server, at which no terminal is
         """
-        self._clock = clock
+        self._clock = context.clock
         self._dialer = dialer
-        self._own_ports = own_ports
+        self._own_ports = context.settings.own_ports
         self._trying: set[str] = set()  # identifiers
-        self._tried = ShareTable(Shares(TRIES_A_TERMINAL, TRIES_A_TERMINAL, TRIES_A_SOURCE))
+        self._tried = RateLimiter(RateLimits(TRIES_A_TERMINAL, TRIES_A_TERMINAL, TRIES_A_SOURCE))
 
     async def answer(self, identifier: str, peer: Peer, request: Request) -> None:
         """Tell a terminal its own source; try a port there, if it names one.
@@ -67,7 +62,7 @@ class AddressCheck:
             raise ServiceUnavailable("no ports are tried here")
         if identifier in self._trying:
             raise TooManyRequests
-        if self._tried.begin(identifier, str(ip), self._clock.seconds()) is None:
+        if self._tried.acquire(identifier, str(ip), self._clock.seconds()) is None:
             raise TooManyRequests("too many ports have been tried: wait a minute")
         self._trying.add(identifier)
         try:

@@ -8,10 +8,9 @@ from typing import Final
 
 from twisted.internet.defer import DeferredLock
 
-from broker.interfaces import IStore, StoreFailed
+from broker.interfaces import StoreFailed
 from broker.mediator.auth.accounts import Accounts
-from broker.mediator.ledger import Ledger
-from broker.mediator.permits import Permits
+from broker.mediator.context import MediatorContext
 from broker.messages.errors import ServiceUnavailable
 from broker.tables.disclosures import Disclosure, format_time
 from broker.tables.groups import GroupRefused
@@ -38,11 +37,11 @@ class AdminApi:
     changed nothing then.
     """
 
-    def __init__(self, accounts: Accounts, permits: Permits, ledger: Ledger, store: IStore) -> None:
+    def __init__(self, context: MediatorContext, accounts: Accounts) -> None:
         self._accounts = accounts
-        self._permits = permits
-        self._ledger = ledger
-        self._store = store
+        self._permits = context.permits
+        self._ledger = context.disclosures
+        self._store = context.store
         self._regrouping = DeferredLock()
 
     # Accounts.

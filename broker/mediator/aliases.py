@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from broker.interfaces import IResolver
-from broker.mediator.connections import ConnectionRegistry
-from broker.mediator.permits import Permits
+from broker.mediator.context import MediatorContext
 from broker.messages.errors import CalleeNotFound, RegistrationFailed
 from broker.tables.accounts import AccountRefused, AccountTable
 
@@ -20,25 +18,17 @@ NOT_GIVEN: Final = "this is no name that the operator has given you"
 TAKEN: Final = "somebody is called so already"
 
 
-class Names:
+class Aliases:
     """Decides what a terminal may call itself."""
 
-    def __init__(
-        self,
-        table: AccountTable,
-        permits: Permits,
-        reach: ConnectionRegistry,
-        resolver: IResolver,
-        *,
-        claimed: bool,
-    ) -> None:
+    def __init__(self, context: MediatorContext, table: AccountTable, *, claimed: bool) -> None:
         """
-        :param claimed: a name is had by whoever registers it first; else the operator gives it
+        :param claimed: a name belongs to the first who registers it; else the operator gives it
         """
         self._table = table
-        self._permits = permits
-        self._reach = reach
-        self._resolver = resolver
+        self._permits = context.permits
+        self._connections = context.connections
+        self._resolver = context.resolver
         self._claimed = claimed
 
     async def take(self, identifier: str, name: str) -> bool:
@@ -72,5 +62,5 @@ class Names:
         try:
             await self._resolver.kept(name)
         except CalleeNotFound:
-            return bool(self._reach.connections(name))
+            return bool(self._connections.connections(name))
         return True

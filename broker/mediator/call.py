@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionLost
-from twisted.internet.interfaces import IReactorTime
 
-from broker.interfaces import IResolver
 from broker.mediator.candidates import Candidates, between, waits_at
 from broker.mediator.connection import Peer, canonical_identifier_field
-from broker.mediator.connections import ConnectionRegistry, locate
+from broker.mediator.connections import locate
 from broker.mediator.consent import Consent
-from broker.mediator.ledger import Ledger
-from broker.mediator.permits import Permits, PermitUse
-from broker.mediator.sessions import LIFETIME, Sessions
+from broker.mediator.context import MediatorContext
+from broker.mediator.permits import PermitUse
+from broker.mediator.sessions import LIFETIME
 from broker.messages.errors import (
     CalleeBusy,
     CalleeNotConnected,
@@ -35,38 +33,25 @@ from broker.messages.statements import (
 )
 from broker.net.dialogue import Request
 from broker.tables.disclosures import CALLING, CONSENT, Disclosure
-from broker.tables.grants import Randomness, SessionCredentials, make_grant
-from broker.tables.locations import Address, Place
+from broker.tables.grants import SessionCredentials, make_grant
+from broker.tables.locations import Binding, Contact
 from broker.tables.sessions import BY_CONSENT
 
 
-class Calls:
+class CallHandler:
     """Mediates calls: decides, and tells both sides."""
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        permits: Permits,
-        resolver: IResolver,
-        reach: ConnectionRegistry,
-        sessions: Sessions,
-        ledger: Ledger,
-        consent: Consent,
-        randomness: Randomness,
-        *,
-        status: bool = True,
-        own_ports: Collection[int] = (),
-    ) -> None:
-        self._own_ports = own_ports
-        self._clock = clock
-        self._permits = permits
-        self._resolver = resolver
-        self._reach = reach
-        self._sessions = sessions
-        self._ledger = ledger
-        self._consent = consent
-        self._randomness = randomness
-        self._status = status
+    def __init__(self, context: MediatorContext) -> None:
+        self._own_ports = context.settings.own_ports
+        self._clock = context.clock
+        self._permits = context.permits
+        self._resolver = context.resolver
+        self._reach = context.connections
+        self._sessions = context.sessions
+        self._ledger = context.disclosures
+        self._consent = Consent(context)
+        self._randomness = context.randomness
+        self._status = context.settings.ask_status
 
     async def call(self, caller: Peer, request: Request) -> None:
         """Mediate one call. Each refusal is raised; nothing has then been told of the callee."""
@@ -91,7 +76,7 @@ class Calls:
         caller: Peer,
         callee: str,
         request: Request,
-        back: Address | None,
+        back: Contact | None,
         *,
         consented: bool,
     ) -> None:
@@ -147,11 +132,11 @@ class Calls:
             if use is not None:
                 use.give_back()
 
-    async def _get(self, caller: Peer, callee: str, consented: bool) -> tuple[Place, Peer]:
+    async def _get(self, caller: Peer, callee: str, consented: bool) -> tuple[Binding, Peer]:
         """Where a callee is, and the connection over which it said that it takes the call."""
         self._sessions.check_session_quota(caller.identifier or "", callee)
         place = await locate(self._resolver, self._reach, callee)  # S1204, S1205
-        peer = await self._reach.get(callee, place.address)  # S1901, S1902
+        peer = await self._reach.get(callee, place.contact)  # S1901, S1902
         if self._status:
             self._check_permit(caller, callee, consented)  # what is refused is told to nobody (I5)
             peer = await self._ask_status(caller, callee, consented, place, peer)  # S1606–S1608
@@ -161,7 +146,7 @@ class Calls:
         self,
         caller: Peer,
         callee: str,
-        place: Place,
+        place: Binding,
         seen: _Seen | None,
         grant: SessionCredentials,
         basis: str,
@@ -171,10 +156,10 @@ class Calls:
         identifier, session = caller.identifier or "", grant.session
         by = CONSENT if basis == BY_CONSENT else basis
         record = self._ledger.record
-        told = {"Callee": record(callee, identifier, place.address, session, by, LIFETIME)}
+        told = {"Callee": record(callee, identifier, place.contact, session, by, LIFETIME)}
         if seen is not None and self._is_there(caller, seen):
             told["Caller"] = record(
-                identifier, callee, seen.place.address, session, CALLING, LIFETIME
+                identifier, callee, seen.place.contact, session, CALLING, LIFETIME
             )
         for way in ways:
             whose = (callee, identifier) if way.callees else (identifier, callee)
@@ -183,7 +168,7 @@ class Calls:
         return told
 
     def _ways(
-        self, caller: Peer, peer: Peer, request: Request, back: Address | None
+        self, caller: Peer, peer: Peer, request: Request, back: Contact | None
     ) -> Sequence[Candidates]:
         """How else the two may reach each other, which each of them has offered."""
         if peer.offer is None and back is None:
@@ -230,14 +215,14 @@ class Calls:
         return seen.place.until > self._clock.seconds()
 
     async def _ask_status(
-        self, caller: Peer, callee: str, consented: bool, place: Place, peer: Peer
+        self, caller: Peer, callee: str, consented: bool, place: Binding, peer: Peer
     ) -> Peer:
         """The connection over which it has answered, which may be one that it has made for that."""
         try:
             peer, answer = await self._reach.ask(
                 callee,
                 peer,
-                place.address,
+                place.contact,
                 Message(QUERY, STATUS),
                 lambda _: self._check_permit(caller, callee, consented),
             )
@@ -254,7 +239,7 @@ class Calls:
         caller: Peer,
         callee: str,
         peer: Peer,
-        place: Place,
+        place: Binding,
         taken: str | None,
         *,
         consented: bool,
@@ -284,7 +269,7 @@ class _Seen(NamedTuple):
     :ivar turn: that connection's turn then
     """
 
-    place: Place
+    place: Binding
     holder: Peer | None
     turn: int
 

@@ -14,8 +14,9 @@ from broker.mediator.connection import Peer, seen_ip
 from broker.mediator.sessions import LIFETIME
 from broker.messages.errors import BadRequest
 from broker.messages.grammar import parse_place
-from broker.net.request_task import local_host_of, remote_host_of, remote_port_of
-from broker.tables.locations import Address, AddressRefused, CandidateOffer, admit, admit_local
+from broker.net.peer_address import local_host_of, remote_host_of, remote_port_of
+from broker.tables.address_policy import validate_contact, validate_local
+from broker.tables.locations import AddressRefused, CandidateOffer, Contact
 
 
 class Candidates(NamedTuple):
@@ -27,7 +28,7 @@ class Candidates(NamedTuple):
 
     field: str
     callees: bool
-    address: Address
+    address: Contact
 
 
 def offer(
@@ -41,8 +42,8 @@ def offer(
     if "Local" in fields:
         host, port = parse_place(fields["Local"])
         source, own = remote_host_of(peer.stream), local_host_of(peer.stream)
-        host = admit_local(host, port, source=source, own=own, own_ports=own_ports)
-        local = Address(host, port, now, LIFETIME)
+        host = validate_local(host, port, source=source, own=own, own_ports=own_ports)
+        local = Contact(host, port, now, LIFETIME)
     seen = "Seen" in fields
     return CandidateOffer(local, seen) if seen or local is not None else None
 
@@ -51,7 +52,7 @@ def between(
     caller: Peer,
     callee: Peer,
     fields: Mapping[str, str],
-    back: Address | None,
+    back: Contact | None,
     now: float,
 ) -> Sequence[Candidates]:
     """The ways that a call has besides the address that the callee is registered at.
@@ -78,12 +79,12 @@ def _both_seen(caller: Peer, callee: Peer, now: float) -> Sequence[Candidates]:
     if theirs is None or ours is None or callees.version != callers.version:
         return ()
     return (
-        Candidates("Callee Seen", True, Address(str(callees), theirs, now, LIFETIME)),
-        Candidates("Caller Seen", False, Address(str(callers), ours, now, LIFETIME)),
+        Candidates("Callee Seen", True, Contact(str(callees), theirs, now, LIFETIME)),
+        Candidates("Caller Seen", False, Contact(str(callers), ours, now, LIFETIME)),
     )
 
 
-def waits_at(caller: Peer, port: int, now: float, own_ports: Collection[int]) -> Address:
+def waits_at(caller: Peer, port: int, now: float, own_ports: Collection[int]) -> Contact:
     """Where a caller waits: at the address that we see it at, and nowhere else (I12).
 
     :param port: as it says
@@ -91,7 +92,7 @@ def waits_at(caller: Peer, port: int, now: float, own_ports: Collection[int]) ->
     """
     source, own = remote_host_of(caller.stream), local_host_of(caller.stream)
     try:
-        host = admit(source, port, source=source, own=own, own_ports=own_ports).host
+        host = validate_contact(source, port, source=source, own=own, own_ports=own_ports).host
     except AddressRefused as error:
         raise BadRequest(f"Back: {error}") from None
-    return Address(host, port, now, LIFETIME)
+    return Contact(host, port, now, LIFETIME)

@@ -13,8 +13,9 @@ from broker.messages.grammar import NOTIFY
 from broker.messages.message import Malformed, Message
 from broker.net.connection import PeerConnection
 from broker.net.dialogue import Dialogue, Request
-from broker.net.request_task import remote_host_of
-from broker.tables.locations import Address, CandidateOffer, Ip, parse_ip
+from broker.net.peer_address import remote_host_of
+from broker.tables.address_policy import Ip, parse_ip
+from broker.tables.locations import CandidateOffer, Contact
 
 
 class ConnectionEvents(Protocol):
@@ -66,7 +67,7 @@ class Peer(Dialogue):
         super().__init__(stream)
         self._mediator = mediator
         self.identifier: str | None = None
-        self.address: Address | None = None
+        self.address: Contact | None = None
         self.key: str | None = None
         self.port = 0
         self.offer: CandidateOffer | None = None

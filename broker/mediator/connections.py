@@ -21,9 +21,9 @@ from broker.messages.errors import CalleeNotConnected, CalleeNotFound
 from broker.messages.grammar import DEFAULT_EXPIRES, NOTIFY
 from broker.messages.message import Message, printable
 from broker.messages.statements import SUPERSEDED
-from broker.net.request_task import remote_host_of
+from broker.net.peer_address import remote_host_of
 from broker.net.timers import DeadlineQueue
-from broker.tables.locations import Address, Place
+from broker.tables.locations import Binding, Contact
 
 #: Connections one identifier may have; one more closes the oldest that is not reached.
 CONNECTIONS_AN_IDENTIFIER: Final = 5
@@ -65,7 +65,7 @@ class _Question:
     __slots__ = ("address", "answer", "identifier", "moved", "peer", "waking")
 
     def __init__(
-        self, identifier: str, peer: Peer, address: Address, answer: Deferred[Message]
+        self, identifier: str, peer: Peer, address: Contact, answer: Deferred[Message]
     ) -> None:
         self.identifier = identifier
         self.peer = peer
@@ -86,7 +86,7 @@ class _Question:
             self.waking.cancel()
 
 
-async def locate(resolver: IResolver, reach: ConnectionRegistry, identifier: str) -> Place:
+async def locate(resolver: IResolver, reach: ConnectionRegistry, identifier: str) -> Binding:
     """Where a terminal is: as the resolver knows (S1204); else where its connection comes from.
 
     :raises CalleeNotFound: nobody knows
@@ -126,7 +126,7 @@ class ConnectionRegistry:
             oldest.stream.close()
         self._bound[identifier] = (*peers, peer)
 
-    def registered(self, peer: Peer, address: Address | None) -> None:
+    def registered(self, peer: Peer, address: Contact | None) -> None:
         """A connection has registered: the terminal is reached there from now on.
 
         :param address: the address, unless it is where the terminal's datagrams come from
@@ -192,7 +192,7 @@ class ConnectionRegistry:
         """All connections of an identifier, oldest first."""
         return self._bound.get(identifier, ())
 
-    async def get(self, identifier: str, address: Address) -> Peer:
+    async def get(self, identifier: str, address: Contact) -> Peer:
         """The connection of a terminal, which is woken at its address if it holds none (S1901).
 
         :raises CalleeNotConnected: it can't be reached (S1902)
@@ -206,7 +206,7 @@ class ConnectionRegistry:
         self,
         identifier: str,
         peer: Peer,
-        address: Address,
+        address: Contact,
         message: Message,
         check: Callable[[Peer], object],
     ) -> tuple[Peer, Message]:
@@ -242,7 +242,7 @@ class ConnectionRegistry:
             check(peer)
             message.fields.pop("Transaction", None)  # of the question before
 
-    def by_line(self, identifier: str) -> Place:
+    def by_line(self, identifier: str) -> Binding:
         """Where a terminal is of whose datagrams none has come: where its connection comes from.
 
         :raises CalleeNotFound: it holds none, or does not register by UDP
@@ -251,7 +251,7 @@ class ConnectionRegistry:
         if peer is None or peer.key is None:
             raise CalleeNotFound
         host, now = str(seen_ip(peer)), self._clock.seconds()
-        return Place(Address(host, peer.port, now, DEFAULT_EXPIRES), inf)
+        return Binding(Contact(host, peer.port, now, DEFAULT_EXPIRES), inf)
 
     def _fell_silent(self, question: _Question) -> None:
         """There is no answer yet; or it is still to be read, where it is we who are late.
@@ -275,7 +275,7 @@ class ConnectionRegistry:
         if failure.check(CalleeNotConnected) is None:
             self.log.failure("A silent terminal could not be woken", failure)
 
-    async def _wake(self, identifier: str, address: Address) -> Peer:
+    async def _wake(self, identifier: str, address: Contact) -> Peer:
         """Wait for a terminal; those who wait at the same time have it woken once."""
         came: Deferred[Peer] = Deferred()
         self._waiting.setdefault(identifier, []).append(came)
@@ -298,7 +298,7 @@ class ConnectionRegistry:
                     del self._waiting[identifier]
             waking.left(came)
 
-    def _begin(self, waking: _Waking, identifier: str, address: Address) -> None:
+    def _begin(self, waking: _Waking, identifier: str, address: Contact) -> None:
         async def wake() -> None:
             try:
                 await self._trigger.wake(identifier, address)

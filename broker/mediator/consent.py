@@ -6,23 +6,19 @@ not told who asks. Whatever goes wrong, the caller learns one thing, at one time
 
 from __future__ import annotations
 
-from collections import Counter
-
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionLost
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from broker.interfaces import IResolver
-from broker.mediator.connections import ConnectionRegistry, locate
-from broker.mediator.permits import Permits
+from broker.mediator.connections import locate
+from broker.mediator.context import MediatorContext
 from broker.messages.errors import PermissionDenied, Refused
 from broker.messages.grammar import QUERY
 from broker.messages.message import Message, printable
 from broker.messages.statements import ACCEPT
 from broker.net.timers import wait_until
 from broker.tables.consent_lists import NoConsent, consents, lists_of
-from broker.tables.prompts import PromptTable
+from broker.tables.rate_limits import CONSENT_PROMPTS, RateLimiter
 
 
 class Consent:
@@ -33,27 +29,14 @@ class Consent:
 
     log = Logger()
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        permits: Permits,
-        resolver: IResolver,
-        reach: ConnectionRegistry,
-        counts: Counter[str],
-        *,
-        patience: float,
-    ) -> None:
-        """
-        :param counts: how often each outcome was had, for the operator
-        :param patience: seconds in which a call is decided, and after which it is refused
-        """
-        self.prompts = PromptTable()
-        self._clock = clock
-        self._permits = permits
-        self._resolver = resolver
-        self._reach = reach
-        self._counts = counts
-        self._patience = patience
+    def __init__(self, context: MediatorContext) -> None:
+        self.prompts = RateLimiter(CONSENT_PROMPTS)
+        self._clock = context.clock
+        self._permits = context.permits
+        self._resolver = context.resolver
+        self._reach = context.connections
+        self._counts = context.counts
+        self._patience = context.settings.status_timeout
 
     async def ask(self, caller: str, callee: str) -> None:
         """Have a callee say whether it accepts a caller; that decides this one request.
@@ -76,16 +59,16 @@ class Consent:
 
     async def _ask(self, caller: str, callee: str) -> None:
         self._check(caller, callee)
-        if not self.prompts.take(caller, callee, self._clock.seconds()):  # I17
+        if self.prompts.acquire(caller, callee, self._clock.seconds()) is None:  # I17
             self._counts["consent not asked for: too often"] += 1
             raise PermissionDenied
         place = await locate(self._resolver, self._reach, callee)
-        peer = await self._reach.get(callee, place.address)  # S2002
+        peer = await self._reach.get(callee, place.contact)  # S2002
         self._check(caller, callee)
         _, answer = await self._reach.ask(
             callee,
             peer,
-            place.address,
+            place.contact,
             Message(QUERY, ACCEPT),
             lambda _: self._check(caller, callee),
         )

@@ -21,7 +21,7 @@ from broker.messages.errors import ServiceUnavailable, TooManyRequests
 from broker.messages.statements import NOTHING_DISCLOSED
 from broker.net.dialogue import Request
 from broker.tables.disclosures import Disclosure, format_line, parse_time
-from broker.tables.locations import Address
+from broker.tables.locations import Contact
 
 #: Seconds for which a record waits for others to be committed with it.
 DELAY: Final = 0.25
@@ -95,7 +95,7 @@ class Ledger:
     # When an address is told.
 
     def record(
-        self, whose: str, told: str, address: Address, session: str, basis: str, expires: int
+        self, whose: str, told: str, address: Contact, session: str, basis: str, expires: int
     ) -> Disclosure:
         """The record of an address that is about to be told; each has a time of its own."""
         at = int(self._wall() * _SECOND)

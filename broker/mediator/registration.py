@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from math import inf
 from typing import Final, NamedTuple
 
-from broker.interfaces import IResolver
-from broker.mediator.aliases import Names
+from broker.mediator.aliases import Aliases
 from broker.mediator.auth.login import hidden
 from broker.mediator.candidates import offer
 from broker.mediator.connection import Peer, canonical_identifier_field
-from broker.mediator.connections import ConnectionRegistry
-from broker.mediator.permits import Permits
-from broker.mediator.sessions import Sessions
+from broker.mediator.context import MediatorContext
 from broker.messages.errors import CalleeNotFound, RegistrationFailed
 from broker.messages.grammar import DEFAULT_EXPIRES, DEFAULT_PORT
 from broker.messages.message import Message
 from broker.messages.statements import REGISTRATION_COMPLETED
 from broker.net.dialogue import Request
-from broker.net.request_task import local_host_of, remote_host_of
-from broker.tables.grants import Randomness
-from broker.tables.locations import Address, AddressRefused, CandidateOffer, Network, Place, admit
+from broker.net.peer_address import local_host_of, remote_host_of
+from broker.tables.address_policy import validate_contact
+from broker.tables.locations import AddressRefused, Binding, CandidateOffer, Contact
 from broker.tables.permits import LimitedRejection, ListTooLong
 
 #: Fields of the protocol that this server does not serve: better refused than ignored.
@@ -32,9 +29,6 @@ _NOT_OFFERED: Final = ("Control", "Public Key", "Role")
 _NOT_ALONE: Final = frozenset(("Name", "UDP"))
 #: Fields by which further ways to a terminal are offered.
 _OFFERS: Final = frozenset(("Local", "Seen"))
-#: Seconds from one datagram of a terminal to the next, where the operator says nothing else: less
-#: than routers keep a way open for at which nothing passes.
-UDP_INTERVAL: Final = 25
 #: Bytes of a registration key, and of what its name is drawn from.
 _KEY_BYTES: Final = 32
 _NAME_BYTES: Final = 16
@@ -73,43 +67,16 @@ class Lists(NamedTuple):
 
 
 class Registration:
-    """Takes registrations in.
+    """Takes registrations in."""
 
-    :param now: gives the time in seconds
-    :param own_ports: the ports of this server, which no terminal is told to be at
-    :param allowed: networks whose addresses may be registered from anywhere
-    :param udp_interval: seconds from one datagram of a terminal to the next
-    :param clear_text: give registration keys to other machines in clear text, too
-    """
-
-    def __init__(
-        self,
-        permits: Permits,
-        epoch: str,
-        resolver: IResolver,
-        reach: ConnectionRegistry,
-        sessions: Sessions,
-        names: Names,
-        now: Callable[[], float],
-        randomness: Randomness,
-        *,
-        udp_interval: int = UDP_INTERVAL,
-        clear_text: bool = False,
-        allowed: Collection[Network] = (),
-        own_ports: Collection[int] = (),
-    ) -> None:
-        self._permits = permits
-        self._epoch = epoch
-        self._resolver = resolver
-        self._reach = reach
-        self._sessions = sessions
-        self._names = names
-        self._now = now
-        self._randomness = randomness
-        self._udp_interval = udp_interval
-        self._clear_text = clear_text
-        self._allowed = allowed
-        self._own_ports = own_ports
+    def __init__(self, context: MediatorContext, aliases: Aliases) -> None:
+        self._permits = context.permits
+        self._resolver = context.resolver
+        self._connections = context.connections
+        self._aliases = aliases
+        self._now = context.clock.seconds
+        self._context = context
+        self._settings = context.settings
 
     async def register(self, peer: Peer, request: Request) -> None:
         """Fig. 10: check everything, make it durable, put it in force, and only then say so.
@@ -134,12 +101,12 @@ class Registration:
         except (ListTooLong, LimitedRejection, AddressRefused) as error:
             raise RegistrationFailed(str(error)) from None
         called = message.fields.get("Name")
-        taken = called is not None and await self._names.take(identifier, called)
+        taken = called is not None and await self._aliases.take(identifier, called)
         try:
             await self._in_turn(peer, request, lists, address, offered)
         except BaseException:
             if called is not None and taken:
-                self._names.give_back(identifier, called)
+                self._aliases.give_back(identifier, called)
             raise
 
     async def _in_turn(
@@ -147,7 +114,7 @@ class Registration:
         peer: Peer,
         request: Request,
         lists: Lists,
-        address: Address | None,
+        address: Contact | None,
         offered: CandidateOffer | None,
     ) -> None:
         identifier = peer.identifier or ""
@@ -169,16 +136,16 @@ class Registration:
         fields = request.message.fields
         if request.bare:
             raise RegistrationFailed("UDP goes with a Transaction, in whose answer the key comes")
-        if not self._clear_text and not hidden(peer):
+        if not self._settings.allow_clear_text and not hidden(peer):
             raise RegistrationFailed("no key is given out in clear text", code=403)
         if fields.get("Expires") == "0":
             raise RegistrationFailed("what is withdrawn is not registered by UDP")
-        if int(fields.get("Port", DEFAULT_PORT)) in self._own_ports:
+        if int(fields.get("Port", DEFAULT_PORT)) in self._settings.own_ports:
             raise AddressRefused("the address is the server's own")
 
     async def _give_key(self, identifier: str, fields: dict[str, str]) -> GivenKey:
         """Draw a key, and hand it to the resolver first: it is told once it is good (D1)."""
-        drawn = self._randomness(_KEY_BYTES + _NAME_BYTES)
+        drawn = self._context.randomness(_KEY_BYTES + _NAME_BYTES)
         name = urlsafe_b64encode(drawn[_KEY_BYTES:]).decode("ascii").rstrip("=")
         port = int(fields.get("Port", DEFAULT_PORT))
         given = GivenKey(f"K{name}", drawn[:_KEY_BYTES], port)
@@ -206,7 +173,7 @@ class Registration:
         peer: Peer,
         request: Request,
         lists: Lists,
-        address: Address | None,
+        address: Contact | None,
         offered: CandidateOffer | None,
     ) -> None:
         identifier = peer.identifier or ""
@@ -229,24 +196,24 @@ class Registration:
         told = None
         if not request.bare:
             told = {
-                "Epoch": self._epoch,
+                "Epoch": self._context.epoch,
                 **(peer.greeting or {}),
                 **canonical_identifier_field(peer, request),
             }
         if told is not None and given is not None:
             told["Key ID"] = given.name
             told["Registration Key"] = given.secret.hex()
-            told["Interval"] = str(self._udp_interval)
+            told["Interval"] = str(self._settings.udp_interval)
         request.reply(REGISTRATION_COMPLETED, told)
 
     def _edit(self, identifier: str, lists: Lists) -> Awaitable[None]:
         accept, reject, policy = lists
         return self._permits.edit(identifier, accept, reject=reject, policy=policy)
 
-    async def _edit_and_place(self, identifier: str, lists: Lists, address: Address) -> None:
+    async def _edit_and_place(self, identifier: str, lists: Lists, address: Contact) -> None:
         """Both or neither: the resolver first, since its part can be taken back."""
         try:
-            before: Place | None = await self._resolver.kept(identifier)
+            before: Binding | None = await self._resolver.kept(identifier)
         except CalleeNotFound:
             before = None
         await self._place(identifier, address)
@@ -256,18 +223,18 @@ class Registration:
             await self._put_back(identifier, before)
             raise
 
-    async def _put_back(self, identifier: str, before: Place | None) -> None:
+    async def _put_back(self, identifier: str, before: Binding | None) -> None:
         """Have the address that stood before stand again, for as long as it would have."""
         if before is None:
             await self._resolver.withdraw(identifier)
             return
         now = self._now()
-        again = replace(before.address, registered=now)
+        again = replace(before.contact, registered=now)
         if before.until != inf:
             again = replace(again, expires=max(0, int(before.until - now)))
         await self._resolver.register(identifier, again)
-        holder = self._reach.held(identifier)
-        if holder is not None and holder.address is before.address:
+        holder = self._connections.held(identifier)
+        if holder is not None and holder.address is before.contact:
             holder.address = again
         else:
             self._resolver.release(identifier, again)
@@ -276,36 +243,36 @@ class Registration:
         self,
         peer: Peer,
         identifier: str,
-        address: Address | None,
+        address: Contact | None,
         given: GivenKey | None,
         offered: CandidateOffer | None,
     ) -> None:
         peer.offer = offered  # first: whoever waits for the terminal goes on as it is reached
         if address is not None and not address.expires:
-            self._reach.withdrawn(identifier)
+            self._connections.withdrawn(identifier)
             self._resolver.drop_keys(identifier)
             return
         if peer.stream.connected:
             if given is not None:
                 self._took_key(peer, identifier, given)
-            self._reach.registered(peer, address)
-            self._sessions.deliver(peer, identifier)
+            self._connections.registered(peer, address)
+            self._context.sessions.deliver(peer, identifier)
             return
         # As if it had gone a moment later: reach returns.
         if given is not None:
             self._resolver.release_key(identifier, given.name)
         if address is not None:
             self._resolver.release(identifier, address)
-            holder = self._reach.held(identifier)
+            holder = self._connections.held(identifier)
             if holder is not None:
                 await self.renew(identifier, holder)
 
     def _offer(self, peer: Peer, fields: dict[str, str]) -> CandidateOffer | None:
         if "Address" not in fields and "UDP" not in fields and not _OFFERS.isdisjoint(fields):
             raise AddressRefused("Local and Seen go with an Address, or with UDP")
-        return offer(peer, fields, self._now(), self._own_ports)
+        return offer(peer, fields, self._now(), self._settings.own_ports)
 
-    def _address(self, peer: Peer, fields: dict[str, str]) -> Address | None:
+    def _address(self, peer: Peer, fields: dict[str, str]) -> Contact | None:
         host = fields.get("Address")
         expires = int(fields.get("Expires", DEFAULT_EXPIRES))
         if host is None:
@@ -313,20 +280,20 @@ class Registration:
                 return None  # it is where its datagrams come from
             if "Port" in fields or ("Expires" in fields and expires):
                 raise AddressRefused("a Port or Expires goes with an Address")
-            return None if expires else Address("", 0, self._now(), 0)
+            return None if expires else Contact("", 0, self._now(), 0)
         port = int(fields.get("Port", DEFAULT_PORT))
-        admitted = admit(
+        admitted = validate_contact(
             host,
             port,
             source=remote_host_of(peer.stream),
             own=local_host_of(peer.stream),
-            allowed=self._allowed,
-            own_ports=self._own_ports,
+            allowed=self._settings.allowed_networks,
+            own_ports=self._settings.own_ports,
         )
         host, dialable, origin = admitted
-        return Address(host, port, self._now(), expires, dialable, origin)
+        return Contact(host, port, self._now(), expires, dialable, origin)
 
-    async def _place(self, identifier: str, address: Address) -> None:
+    async def _place(self, identifier: str, address: Contact) -> None:
         """Pass an address on to the resolver (A16), or take it back there."""
         if address.expires:
             await self._resolver.register(identifier, address)

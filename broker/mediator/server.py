@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Final, cast
 
 from cryptography import x509
@@ -13,22 +11,21 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.interfaces import IResolver, IStore, ITrigger, State
+from broker.interfaces import State
 from broker.mediator.address_check import AddressCheck
-from broker.mediator.aliases import Names
+from broker.mediator.aliases import Aliases
 from broker.mediator.auth.accounts import Accounts
-from broker.mediator.auth.login import Anybody, Login
+from broker.mediator.auth.login import Anybody, Authentication
 from broker.mediator.auth.passwords import Passwords
-from broker.mediator.call import Calls
+from broker.mediator.call import CallHandler
 from broker.mediator.connect_back import ConnectBack
 from broker.mediator.connection import Peer
 from broker.mediator.connections import ConnectionRegistry
-from broker.mediator.consent import Consent
-from broker.mediator.ledger import DAYS, Ledger
+from broker.mediator.context import MediatorContext, MediatorServices, MediatorSettings
+from broker.mediator.ledger import Ledger
 from broker.mediator.permits import Permits
-from broker.mediator.registration import UDP_INTERVAL, Registration
+from broker.mediator.registration import Registration
 from broker.mediator.sessions import Sessions
-from broker.mediator.wakeup_dialer import WakeUpDialer
 from broker.messages.errors import (
     BadRequest,
     CalleeBusy,
@@ -43,14 +40,12 @@ from broker.messages.errors import (
 from broker.messages.grammar import QUERY, REGISTER, REQUEST
 from broker.messages.message import Message, printable
 from broker.messages.statements import ADDRESS, BEGIN, DISCLOSURES, PERMITS
-from broker.net.connection import ConnectionHub, PeerConnection
+from broker.net.connection import PeerConnection
 from broker.net.dialogue import Request
 from broker.net.request_task import RequestTask, declared, refuse
 from broker.net.timers import DeadlineQueue
-from broker.net.tls.contexts import certificate_of
+from broker.net.tls.transport import certificate_of
 from broker.tables.accounts import AccountTable
-from broker.tables.grants import Randomness
-from broker.tables.locations import Network
 
 #: What ``--causes uniform`` tells as fig. 5c, as the base case of the document does (A20).
 _HIDDEN: Final = (
@@ -71,7 +66,7 @@ _LOGINS: Final = frozenset(("Password", "Token"))
 class Mediator:
     """The mediation server 101 (or 111, where it asks for the status).
 
-    :ivar counts: how often each outcome was had, for the operator
+    :ivar context: what its handlers work with
     :ivar accounts: who may log in, for the operator
     """
 
@@ -79,131 +74,42 @@ class Mediator:
 
     def __init__(
         self,
-        exchange: ConnectionHub,
-        store: IStore,
+        services: MediatorServices,
         state: State,
-        resolver: IResolver,
-        trigger: ITrigger,
-        randomness: Randomness,
-        *,
-        dialer: WakeUpDialer | None = None,
-        login: Login | None = None,
-        accounts: AccountTable | None = None,
-        passwords: Passwords | None = None,
-        wall: Callable[[], float] = time.time,
-        ledger_first: bool = False,
-        ledger_days: float = DAYS,
-        status: bool = True,
-        status_timeout: float = 5.0,
-        udp_interval: int = UDP_INTERVAL,
-        clear_text: bool = False,
-        uniform: bool = False,
-        allowed: Collection[Network] = (),
-        own_ports: Collection[int] = (),
+        authentication: Authentication | None = None,
+        settings: MediatorSettings | None = None,
     ) -> None:
         """
         :param state: what the store held at the start
-        :param dialer: tries whether terminals can be reached; none are tried, without
-        :param login: how it is proven who a connection acts as; whoever says so, without
-        :param accounts: the table of accounts, where ``login`` has it too
-        :param passwords: what makes the verifiers of the operator's new passwords
-        :param wall: the time in seconds since 1970
-        :param ledger_first: commit each disclosure before the address leaves
-        :param ledger_days: for so long disclosures are kept
-        :param status: ask each callee for its status (fig. 16), or not (fig. 12)
-        :param status_timeout: seconds that a call may take to be decided
-        :param udp_interval: seconds from one datagram of a terminal to the next
-        :param clear_text: give registration keys to other machines in clear text, too
-        :param uniform: tell every refusal as fig. 5c
-        :param allowed: networks whose addresses may be registered from anywhere, and dialled
-        :param own_ports: the ports of this server
+        :param authentication: how connections log in; without, whatever they say is believed
         """
-        clock = exchange.clock
-        self.exchange = exchange
-        self.counts: Counter[str] = Counter()
-        self.reach = ConnectionRegistry(trigger, clock)
-        self.sessions = Sessions(clock, self.reach)
-        table = AccountTable(state.accounts) if accounts is None else accounts
-        now = steady(wall, clock)
-        self.permits = Permits(
-            state, store, self.sessions, now, canonical=table.canonical, names=table.names
-        )
-        self.ledger = Ledger(store, clock, wall, first=ledger_first, days=ledger_days)
-        self.accounts = Accounts(
-            table,
-            store,
-            self.permits,
-            self.reach,
-            resolver,
-            Passwords(randomness) if passwords is None else passwords,
-            randomness,
-        )
-        self._login: Login = Anybody() if login is None else login
+        if authentication is None:
+            authentication = Authentication(AccountTable(state.accounts))
+        if settings is None:
+            settings = MediatorSettings()
+        table = authentication.accounts
+        self.hub = services.hub
+        self.context = context = _make_context(services, state, table, settings)
+        self.counts = context.counts
+        passwords = authentication.passwords or Passwords(services.randomness)
+        self.accounts = Accounts(context, table, passwords)
+        self._login = login = authentication.login
         self._canonical = table.canonical
-        self._resolver = resolver
-        self._uniform = uniform
+        self._resolver = services.resolver
+        self._uniform = settings.uniform_refusals
         self._deciding: DeadlineQueue[RequestTask] = DeadlineQueue(
-            clock, status_timeout, RequestTask.cancel
+            context.clock, settings.status_timeout, RequestTask.cancel
         )
-        self._registration = Registration(
-            self.permits,
-            state.epoch,
-            resolver,
-            self.reach,
-            self.sessions,
-            Names(
-                table,
-                self.permits,
-                self.reach,
-                resolver,
-                claimed=isinstance(self._login, Anybody),
-            ),
-            clock.seconds,
-            randomness,
-            udp_interval=udp_interval,
-            clear_text=clear_text,
-            allowed=allowed,
-            own_ports=own_ports,
-        )
-        self._calls = Calls(
-            clock,
-            self.permits,
-            resolver,
-            self.reach,
-            self.sessions,
-            self.ledger,
-            Consent(
-                clock,
-                self.permits,
-                resolver,
-                self.reach,
-                self.counts,
-                patience=status_timeout,
-            ),
-            randomness,
-            status=status,
-            own_ports=own_ports,
-        )
-        self._connect_back = ConnectBack(
-            clock,
-            self.permits,
-            resolver,
-            self.reach,
-            self.sessions,
-            self.ledger,
-            self.counts,
-            randomness,
-            patience=status_timeout,
-            allowed=allowed,
-            own_ports=own_ports,
-        )
-
+        aliases = Aliases(context, table, claimed=isinstance(login, Anybody))
+        self._registration = Registration(context, aliases)
+        self._calls = CallHandler(context)
+        self._connect_back = ConnectBack(context)
         #: Requests but for the two that come most often; each is told whose it is.
         self._others: Final = {
             (REQUEST, ""): self._called_back,
             (QUERY, PERMITS): self._tell_permits,
             (QUERY, DISCLOSURES): self._tell_disclosures,
-            (QUERY, ADDRESS): AddressCheck(clock, dialer, own_ports).answer,
+            (QUERY, ADDRESS): AddressCheck(context, services.dialer).answer,
         }
 
     def peer(self, stream: PeerConnection) -> Peer:
@@ -224,9 +130,9 @@ class Mediator:
         """A report on a session, from one of its sides."""
         if peer.identifier is not None:
             if message.statement == BEGIN:
-                self.sessions.began(peer, session)
+                self.context.sessions.began(peer, session)
             elif "End" in message.fields:
-                self.sessions.ended(peer, session, message.fields["End"])
+                self.context.sessions.ended(peer, session, message.fields["End"])
 
     def lost(self, peer: Peer) -> None:
         """A connection is gone: its address begins to expire, or an older connection's is back."""
@@ -236,7 +142,7 @@ class Mediator:
             self._resolver.release(peer.identifier, peer.address)
         if peer.key is not None:
             self._resolver.release_key(peer.identifier, peer.key)
-        returned = self.reach.lost(peer)
+        returned = self.context.connections.lost(peer)
         if returned is not None:
             renewing = Deferred.fromCoroutine(self._registration.renew(peer.identifier, returned))
             renewing.addErrback(self._not_renewed)
@@ -247,7 +153,7 @@ class Mediator:
 
     def drop(self, revoked: Callable[[x509.Certificate], bool]) -> None:
         """Close the connections whose certificate is revoked by now (I2)."""
-        for peer in self.reach.everybody():
+        for peer in self.context.connections.everybody():
             certificate = certificate_of(peer.stream.transport)
             if certificate is not None and revoked(certificate):
                 self.log.warn(
@@ -262,12 +168,12 @@ class Mediator:
 
         :return: fires when the store has what it is to keep, and not before may it be stopped
         """
-        self.reach.stop()
+        self.context.connections.stop()
         self._deciding.stop()
-        self.sessions.stop()
-        self.permits.stop()
-        self.exchange.stop()
-        return self.ledger.stop()
+        self.context.sessions.stop()
+        self.context.permits.stop()
+        self.hub.stop()
+        return self.context.disclosures.stop()
 
     # Serving.
 
@@ -299,14 +205,14 @@ class Mediator:
         self.counts["connect-backs granted"] += 1
 
     async def _tell_permits(self, identifier: str, peer: Peer, request: Request) -> None:
-        await self.permits.settled(identifier)  # what was asked before has its effect
-        fields = {"Accept": "\n".join(self.permits.told(identifier))}
+        await self.context.permits.settled(identifier)  # what was asked before has its effect
+        fields = {"Accept": "\n".join(self.context.permits.told(identifier))}
         if not request.bare:
-            fields |= self.permits.told_besides(identifier)
+            fields |= self.context.permits.told_besides(identifier)
         request.reply("", fields, code=200)
 
     async def _tell_disclosures(self, identifier: str, peer: Peer, request: Request) -> None:
-        await self.ledger.answer(identifier, request)
+        await self.context.disclosures.answer(identifier, request)
 
     async def _register(self, peer: Peer, request: Request) -> None:
         """Log in, where that is still to be done, and register."""
@@ -336,7 +242,7 @@ class Mediator:
     async def _log_in(self, peer: Peer, message: Message, refusal: type[Refused]) -> None:
         """Bind a connection to whom its first message proves to speak, whatever becomes of that."""
         identifier = await self._login.admit(peer, message)
-        self.reach.bind(peer, self._canonical(identifier))
+        self.context.connections.bind(peer, self._canonical(identifier))
         self._speaks_for_itself(peer, message, refusal)
 
     async def _identify(self, peer: Peer, message: Message) -> str:
@@ -357,8 +263,37 @@ class Mediator:
         refuse(request, error)
 
 
-def steady(wall: Callable[[], float], clock: IReactorTime) -> Callable[[], float]:
-    """The wall clock as it stood at the start, going on with the steady one: no step moves it."""
+def _make_context(
+    services: MediatorServices, state: State, accounts: AccountTable, settings: MediatorSettings
+) -> MediatorContext:
+    """Assemble what the handlers share."""
+    clock, store = services.hub.clock, services.store
+    wall = monotonic_wall_clock(services.wall, clock)
+    connections = ConnectionRegistry(services.wakeup, clock)
+    sessions = Sessions(clock, connections)
+    permits = Permits(
+        state, store, sessions, wall, canonical=accounts.canonical, names=accounts.names
+    )
+    ledger = Ledger(
+        store, clock, services.wall, first=settings.ledger_first, days=settings.ledger_days
+    )
+    return MediatorContext(
+        clock=clock,
+        wall=wall,
+        randomness=services.randomness,
+        epoch=state.epoch,
+        store=store,
+        resolver=services.resolver,
+        permits=permits,
+        connections=connections,
+        sessions=sessions,
+        disclosures=ledger,
+        settings=settings,
+    )
+
+
+def monotonic_wall_clock(wall: Callable[[], float], clock: IReactorTime) -> Callable[[], float]:
+    """The wall clock as read now, going on with the monotonic clock: no step moves it."""
     ahead = wall() - clock.seconds()
     return lambda: clock.seconds() + ahead
 

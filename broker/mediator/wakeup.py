@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from broker.interfaces import IResolver, ITrigger
 from broker.messages.errors import CalleeNotConnected, ServiceUnavailable
-from broker.tables.locations import Address
+from broker.tables.locations import Contact
 
 #: Seconds from each notice to the next; the last of them again and again.
 PAUSES: Final = (0.25, 0.25, 0.5, 1.0, 2.0)
@@ -43,7 +43,7 @@ class WakeUp:
         self._resolver = resolver
         self._dialer = dialer
 
-    async def wake(self, identifier: str, address: Address) -> None:
+    async def wake(self, identifier: str, address: Contact) -> None:
         """Send notices where there is a way for them, and dial where there is none, or else late.
 
         Ends by itself only where there is none.
@@ -66,7 +66,7 @@ class WakeUp:
         except ServiceUnavailable:
             return False
 
-    def _dial_beside(self, identifier: str, address: Address) -> None:
+    def _dial_beside(self, identifier: str, address: Contact) -> None:
         """Dial, while the notices go on; what becomes of it is seen by the terminal's coming."""
 
         async def dial() -> None:

@@ -26,7 +26,7 @@ from broker.messages.message import Message
 from broker.messages.statements import CONNECTION_REQUESTED
 from broker.net.endpoints import endpoint_at
 from broker.net.timers import DeadlineQueue
-from broker.tables.locations import Address
+from broker.tables.locations import Contact
 
 #: Seconds for which a dialled terminal may take to answer.
 DIAL_TIMEOUT: Final = 3
@@ -69,7 +69,7 @@ class WakeUpDialer:
         self._told: DeadlineQueue[str] = DeadlineQueue(reactor, DIAL_INTERVAL, lambda _: None)
         self._tries: set[Deferred[bool]] = set()
 
-    async def wake(self, identifier: str, address: Address) -> None:
+    async def wake(self, identifier: str, address: Contact) -> None:
         """Dial a terminal, unless that was done just now; who was told then may be on its way."""
         if not address.dialable:
             raise CalleeNotConnected
@@ -87,7 +87,7 @@ class WakeUpDialer:
         if not await joined:
             raise CalleeNotConnected
 
-    def _dial(self, identifier: str, address: Address) -> Deferred[bool]:
+    def _dial(self, identifier: str, address: Contact) -> Deferred[bool]:
         self._recent.add(identifier)
         connecting = self._notify(address.host, address.port)
 

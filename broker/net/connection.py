@@ -8,8 +8,6 @@ silent. What all connections of one role share is their ``ConnectionHub``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import ip_address, ip_network
-from math import inf
 from typing import Any, Final, Protocol
 
 from twisted.internet.interfaces import (
@@ -18,30 +16,24 @@ from twisted.internet.interfaces import (
     IProtocol,
     IProtocolFactory,
     IPushProducer,
-    IReactorTime,
 )
 from twisted.internet.tcp import Connection
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from broker.messages.framing import AUTHENTICATED, UNAUTHENTICATED, Body, Decoder, Limits, Signal
+from broker.messages.framing import Body, Decoder, Signal
 from broker.messages.message import Malformed, Message
+from broker.net.hub import ConnectionHub
+from broker.net.per_source import source_of
 from broker.net.socket_write import send_at_once
-from broker.net.timers import DeadlineQueue
-from broker.net.tls.contexts import TlsFailed, explain, is_encrypted
+from broker.net.tls.errors import TlsFailed
+from broker.net.tls.explain import explain
+from broker.net.tls.transport import is_encrypted
 
 #: Events handled for one peer before the others have their turn.
 EVENTS_A_TURN: Final = 64
 #: Bytes that a peer is sent in its turn, before the others have theirs and it must have read.
 OUTPUT_A_TURN: Final = 65536
-#: A peer that sends keepalives has gone when it has been silent for so many seconds, twice.
-SILENCE: Final = 100.0
-
-#: Seconds between two lines of the log about failed handshakes, which any stranger can cause (I15).
-TOLD_EVERY: Final = 1.0
-
-Trace = Callable[["PeerConnection", str, Message], None]
 
 
 class Receiver(Protocol):
@@ -61,109 +53,6 @@ class Receiver(Protocol):
 
     def connection_lost(self, reason: Failure) -> None:
         """The connection is gone."""
-
-
-class ConnectionHub:
-    """What the streams of one role share: a clock, the writes of this turn, deadlines, a trace.
-
-    :ivar trace: called for each message in (``<``) and out (``>``), or ``None``
-    """
-
-    log = Logger()
-
-    def __init__(
-        self,
-        clock: IReactorTime,
-        *,
-        login_timeout: float | None = 10.0,
-        stranger: Limits = UNAUTHENTICATED,
-        known: Limits = AUTHENTICATED,
-        trace: Trace | None = None,
-    ) -> None:
-        self.clock = clock
-        self.stranger = stranger
-        self.known = known
-        self.trace = trace
-        self.logins: DeadlineQueue[PeerConnection] | None = (
-            None
-            if login_timeout is None
-            else DeadlineQueue(clock, login_timeout, PeerConnection.abort)
-        )
-        self.stalls: DeadlineQueue[PeerConnection] = DeadlineQueue(
-            clock, known.stalled, PeerConnection.abort
-        )
-        self.early_stalls: DeadlineQueue[PeerConnection] = DeadlineQueue(
-            clock, stranger.stalled, PeerConnection.abort
-        )
-        self.silences: DeadlineQueue[PeerConnection] = DeadlineQueue(
-            clock, 2 * SILENCE, PeerConnection.abort
-        )
-        self.sources = PerSourceLimits()
-        self._written: dict[PeerConnection, None] = {}
-        self._turns = 0
-        self._scheduled = False
-        self._untold = 0
-        self._tell_from = -inf
-
-    @classmethod
-    def of_client(cls, clock: IReactorTime, *, trace: Trace | None = None) -> ConnectionHub:
-        """For connections that we open ourselves: who is at the other end is known."""
-        return cls(clock, login_timeout=None, stranger=AUTHENTICATED, trace=trace)
-
-    def written(self, stream: PeerConnection) -> None:
-        """Note that a stream has something to send at the end of this turn.
-
-        Who was written to last is flushed last: a callee has its credentials (S1208) before the
-        caller learns where to turn (S1210).
-        """
-        self._written.pop(stream, None)
-        self._written[stream] = None
-        if not self._turns and not self._scheduled:
-            self._scheduled = True
-            self.clock.callLater(0, self._flush_later)
-
-    def begin(self) -> None:
-        """A turn begins: bytes have come in."""
-        self._turns += 1
-
-    def end(self) -> None:
-        """The turn ends: send what came together, one write for each peer."""
-        self._turns -= 1
-        if not self._turns:
-            self._flush()
-
-    def stop(self) -> None:
-        """Close on whoever has not said who it is, and leave no timer behind."""
-        for stream in list(self.logins or ()):
-            stream.abort()
-        for deadlines in (self.logins, self.stalls, self.early_stalls, self.silences):
-            if deadlines is not None:
-                deadlines.stop()
-
-    def insecure(self, source: str | None, why: str) -> None:
-        """Log why TLS has ended a peer's connection; where we dialled, who waits for it tells."""
-        if self.logins is None:
-            return
-        now = self.clock.seconds()
-        if now < self._tell_from:
-            self._untold += 1
-            return
-        more = f" ({self._untold} more since the last such line)" if self._untold else ""
-        where = source or "this machine"
-        self.log.info("TLS with {where} failed: {why}{more}", where=where, why=why, more=more)
-        self._tell_from = now + TOLD_EVERY
-        self._untold = 0
-
-    def _flush_later(self) -> None:
-        self._scheduled = False
-        self._flush()
-
-    def _flush(self) -> None:
-        while self._written:
-            streams = self._written
-            self._written = {}
-            for stream in streams:
-                stream.flush()
 
 
 @implementer(IProtocol, IHalfCloseableProtocol, IPushProducer)
@@ -200,7 +89,7 @@ class PeerConnection:
     ) -> None:
         self.source = source
         self.transport: Any = None  # a TCP or TLS connection
-        self.decoder = Decoder(exchange.stranger)
+        self.decoder = Decoder(exchange.unauthenticated)
         self._exchange = exchange
         self._out: list[bytes] | None = None
         self._waiting = 0  # bytes in there
@@ -262,14 +151,16 @@ class PeerConnection:
         exchange = self._exchange
         why = explain(reason.value) if reason.value is not None else None
         if why is not None:
-            exchange.insecure(self.source, why)
+            exchange.tls_failed(self.source, why)
             reason = Failure(TlsFailed(why))
         self._logged_in()
         exchange.silences.discard(self)
         exchange.stalls.discard(self)
         exchange.early_stalls.discard(self)
         if self.source is not None:
-            exchange.sources.left(self.source, known=self.decoder.limits is exchange.known)
+            exchange.sources.closed(
+                self.source, authenticated=self.decoder.limits is exchange.authenticated
+            )
         exchange.begin()
         try:
             try:
@@ -333,12 +224,12 @@ class PeerConnection:
 
     def authenticated(self) -> None:
         """The peer has said who it is: the wider limits hold from here on."""
-        if self.decoder.limits is self._exchange.known:
+        if self.decoder.limits is self._exchange.authenticated:
             return
         self._logged_in()
-        self.decoder.limits = self._exchange.known
+        self.decoder.limits = self._exchange.authenticated
         if self.source is not None:
-            self._exchange.sources.known(self.source)
+            self._exchange.sources.authenticated(self.source)
         if self.transport is not None:
             self._buffer(65536)
 
@@ -422,7 +313,7 @@ class PeerConnection:
         """Much is waiting to be read by the peer."""
         if self._stalled < 0:
             self._stalled = 0
-            if self.decoder.limits is self._exchange.stranger:
+            if self.decoder.limits is self._exchange.unauthenticated:
                 self._exchange.early_stalls.add(self)
             else:
                 self._exchange.stalls.add(self)
@@ -530,61 +421,8 @@ class PeerConnection:
             self.transport.loseConnection()
 
 
-class PerSourceLimits:
-    """How many connections each address holds (I15).
-
-    :ivar strangers: how many of them may not have logged in
-    :ivar most: how many there may be at all
-    """
-
-    def __init__(self, strangers: int = 20, most: int = 200) -> None:
-        self.strangers = strangers
-        self.most = most
-        self._counts: dict[str, tuple[int, int]] = {}
-
-    def __len__(self) -> int:
-        return len(self._counts)
-
-    def came(self, source: str) -> bool:
-        """Count one more connection, if it may be."""
-        strangers, every = self._counts.get(source, (0, 0))
-        if strangers >= self.strangers or every >= self.most:
-            return False
-        self._counts[source] = (strangers + 1, every + 1)
-        return True
-
-    def known(self, source: str) -> None:
-        """One of them has logged in."""
-        strangers, every = self._counts[source]
-        self._counts[source] = (strangers - 1, every)
-
-    def left(self, source: str, *, known: bool) -> None:
-        """One of them is gone."""
-        strangers, every = self._counts[source]
-        if every == 1:
-            del self._counts[source]
-        else:
-            self._counts[source] = (strangers - (not known), every - 1)
-
-
-def source_of(address: IAddress | None) -> str | None:
-    """Whom a connection counts for: an IPv4 address, an IPv6 /56; nobody, if it is loopback."""
-    host = getattr(address, "host", None)
-    if not isinstance(host, str):
-        return None
-    try:
-        ip = ip_address(host.partition("%")[0])
-    except ValueError:
-        return None
-    if ip.version == 6 and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    if ip.is_loopback:
-        return None
-    return str(ip) if ip.version == 4 else str(ip_network((ip, 56), strict=False))
-
-
 @implementer(IProtocolFactory)
-class StreamFactory:
+class ConnectionFactory:
     """Makes a stream for each connection, as long as its source has not too many."""
 
     def __init__(
@@ -596,7 +434,7 @@ class StreamFactory:
     def buildProtocol(self, addr: IAddress | None) -> PeerConnection | None:
         """One stream a connection; none, and so a closed connection, for a source at its limit."""
         source = source_of(addr)
-        if source is not None and not self.exchange.sources.came(source):
+        if source is not None and not self.exchange.sources.opened(source):
             return None
         return PeerConnection(self.exchange, self.receiver, source)
 

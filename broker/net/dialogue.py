@@ -16,7 +16,7 @@ from broker.messages.grammar import NOTIFY, STATEMENT
 from broker.messages.message import Malformed, Message
 from broker.messages.statements import BAD_MESSAGE, CODES, TOO_LARGE
 from broker.net.connection import PeerConnection
-from broker.net.tls.contexts import TlsFailed
+from broker.net.tls.errors import TlsFailed
 
 
 class Request:

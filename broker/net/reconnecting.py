@@ -22,7 +22,8 @@ from zope.interface import implementer
 
 from broker.messages.errors import Refused
 from broker.messages.message import printable
-from broker.net.connection import ConnectionHub, PeerConnection, Receiver
+from broker.net.connection import PeerConnection, Receiver
+from broker.net.hub import ConnectionHub
 
 #: By what the wait grows from one attempt to the next.
 FACTOR: Final = 2.0

@@ -1,4 +1,4 @@
-"""Serving a peer's requests: where it comes from, and what becomes of what goes wrong."""
+"""Serving a peer's requests, and what becomes of what goes wrong."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from broker.messages.errors import (
     Refused,
     ServiceUnavailable,
 )
-from broker.net.connection import PeerConnection
 from broker.net.dialogue import Request
 
 #: What the figures refuse without a word more: a cause could tell what the refusal hides (I6).
@@ -100,24 +99,3 @@ def refuse(request: Request, error: Refused) -> None:
     """Answer a request with a refusal, and with its cause where that is no secret."""
     told = {"Cause": error.cause} if error.cause and not isinstance(error, BARE) else None
     request.reply(error.statement, told, code=error.code)
-
-
-def remote_host_of(stream: PeerConnection) -> str:
-    """The address that a connection comes from; loopback where it has none (a local socket)."""
-    transport = stream.transport
-    host = getattr(transport.getPeer(), "host", None) if transport is not None else None
-    return str(host).partition("%")[0] if host else "127.0.0.1"
-
-
-def remote_port_of(stream: PeerConnection) -> int | None:
-    """The port that a connection comes from; ``None`` where it has none (a local socket)."""
-    transport = stream.transport
-    port: int | None = getattr(transport.getPeer(), "port", None) if transport is not None else None
-    return port
-
-
-def local_host_of(stream: PeerConnection) -> str:
-    """Our own address on a connection; the empty text where it has none."""
-    transport = stream.transport
-    host = getattr(transport.getHost(), "host", None) if transport is not None else None
-    return str(host).partition("%")[0] if host else ""

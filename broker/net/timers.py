@@ -1,4 +1,4 @@
-"""Deadlines by the thousand on one timer.
+"""Timers: one call at a time, and deadlines by the thousand on one timer.
 
 A timer of the reactor for each call, login or question would cost more than the work it guards.
 Where all deadlines of a kind have the same length they fall due in the order in which they were
@@ -15,6 +15,41 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 T = TypeVar("T", bound=Hashable)
+
+
+class Timer:
+    """One call at a time in the future: started, started again, stopped.
+
+    For what lives long: a timer keeps its callback, and so is part of a reference cycle with its
+    owner. Where there is one for each message or call, use a ``DeadlineQueue``.
+    """
+
+    __slots__ = ("_callback", "_clock", "_pending")
+
+    def __init__(self, clock: IReactorTime, callback: Callable[[], object]) -> None:
+        """
+        :param callback: called when the time is over; the timer is inactive then, and may be
+            started again
+        """
+        self._clock = clock
+        self._callback = callback
+        self._pending: IDelayedCall | None = None
+
+    def start(self, seconds: float) -> None:
+        """Call after so many seconds; a time that was set before does not count now."""
+        self.stop()
+        self._pending = self._clock.callLater(seconds, self._callback)
+
+    def stop(self) -> None:
+        """Don't call; nothing where the timer is not active."""
+        pending, self._pending = self._pending, None
+        if pending is not None and pending.active():
+            pending.cancel()
+
+    @property
+    def active(self) -> bool:
+        """Whether a call is still to come."""
+        return self._pending is not None and bool(self._pending.active())
 
 
 async def wait_until(clock: IReactorTime, when: float) -> None:

@@ -1,4 +1,4 @@
-"""Messages over UDP: one datagram, one message; and the port they come through."""
+"""The UDP port that datagrams arrive at."""
 
 from __future__ import annotations
 
@@ -10,36 +10,13 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.udp import Port
 from twisted.logger import Logger
 
-from broker.messages.message import Malformed, Message, parse
+from broker.messages.datagram import DATAGRAM_BYTES
 
-#: The longest datagram taken or sent, in bytes.
-DATAGRAM_BYTES: Final = 1200
 #: Datagrams that are read in one turn of the reactor; then others have theirs (I24).
 DATAGRAMS_A_TURN: Final = 100
 #: Bytes of the kernel's buffer, so that a burst is not lost: as many as it will give.
 RECEIVE_BYTES: Final = 8 * 2**20
 _FORCE: Final = 33  # SO_RCVBUFFORCE of Linux, which the standard library doesn't name
-
-
-def parse_datagram(data: bytes) -> Message:
-    """The one message of a datagram.
-
-    :raises Malformed: where it is over the limit, has no empty line at its end, or is no message
-    """
-    if len(data) > DATAGRAM_BYTES:
-        raise Malformed(f"a datagram has at most {DATAGRAM_BYTES} bytes", too_large=True)
-    for end in (b"\r\n\r\n", b"\n\r\n", b"\n\n"):
-        if data.endswith(end):
-            head = data[: -len(end)]
-            break
-    else:
-        raise Malformed("a datagram ends with an empty line")
-    if b"\n\n" in head or b"\n\r\n" in head:
-        raise Malformed("a datagram holds one message")
-    message = parse(head)
-    if "Length" in message.fields:
-        raise Malformed("a datagram has no body", silent=message.verb == "NOTIFY")
-    return message
 
 
 class DatagramPort(Port):

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.interfaces import IAddressSource, SourceFailed
-from broker.tables.locations import Located
+from broker.tables.locations import ResolvedHost
 
 #: The system's DNS servers stand here.
 RESOLV_CONF: Final = "/etc/resolv.conf"
@@ -84,7 +84,7 @@ class Dns:
             self._client.stop()
             self._client = None
 
-    async def locate(self, name: str) -> list[Located]:
+    async def locate(self, name: str) -> list[ResolvedHost]:
         if self._client is None:  # no file is read, and no timer runs, before somebody needs it
             resolv_conf = None if self._servers else self._resolv_conf
             made: Any = _Client
@@ -94,7 +94,7 @@ class Dns:
             maybeDeferred(client.lookupAddress, name, RETRIES),
             maybeDeferred(client.lookupIPV6Address, name, RETRIES),
         ]
-        found: list[Located] = []
+        found: list[ResolvedHost] = []
         failed = False
         for success, result in await DeferredList(asked, consumeErrors=True):
             if success:
@@ -103,13 +103,15 @@ class Dns:
                 failed = True
         if failed and not found:
             raise SourceFailed("DNS gave no answer")
-        return [Located(one.host, min(one.seconds, HALF)) for one in found] if failed else found
+        return (
+            [ResolvedHost(one.host, min(one.seconds, HALF)) for one in found] if failed else found
+        )
 
 
-def _located(name: str, answers: Sequence[dns.RRHeader]) -> list[Located]:
+def _located(name: str, answers: Sequence[dns.RRHeader]) -> list[ResolvedHost]:
     """The addresses among the records of an answer, by way of its aliases; others are not ours."""
     aliases: dict[bytes, tuple[bytes, float]] = {}
-    addresses: dict[bytes, list[Located]] = {}
+    addresses: dict[bytes, list[ResolvedHost]] = {}
     for record in answers:
         owner = record.name.name.lower()
         payload: Any = record.payload
@@ -119,14 +121,14 @@ def _located(name: str, answers: Sequence[dns.RRHeader]) -> list[Located]:
             aliases[owner] = (payload.name.name.lower(), record.ttl)
         elif record.type in (dns.A, dns.AAAA):
             host = str(ip_address(payload.address))
-            addresses.setdefault(owner, []).append(Located(host, record.ttl))
+            addresses.setdefault(owner, []).append(ResolvedHost(host, record.ttl))
     at, holds = name.encode("ascii"), inf
     for _ in range(ALIASES_MOST):
         if at not in aliases:
             break
         at, seconds = aliases[at]
         holds = min(holds, seconds)
-    return [Located(one.host, min(one.seconds, holds)) for one in addresses.get(at, ())]
+    return [ResolvedHost(one.host, min(one.seconds, holds)) for one in addresses.get(at, ())]
 
 
 @implementer(IAddressSource)
@@ -142,8 +144,8 @@ class ProviderZone:
         self._names = names
         self._zone = zone
 
-    async def locate(self, name: str) -> Sequence[Located]:
-        located: Sequence[Located] = await self._names.locate(f"{label(name)}.{self._zone}")
+    async def locate(self, name: str) -> Sequence[ResolvedHost]:
+        located: Sequence[ResolvedHost] = await self._names.locate(f"{label(name)}.{self._zone}")
         return located
 
     def stop(self) -> None:

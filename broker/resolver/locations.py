@@ -10,7 +10,7 @@ from broker.interfaces import IResolver
 from broker.messages.errors import CalleeNotFound, RegistrationFailed
 from broker.resolver.name_lookup import NameLookup
 from broker.resolver.udp_registrar import UdpRegistrar
-from broker.tables.locations import Address, AddressRefused, LocationTable, Place
+from broker.tables.locations import AddressRefused, Binding, Contact, LocationTable
 from broker.tables.udp_keys import Key, KeyRefused
 
 #: Seconds between two sweeps of what has expired.
@@ -52,7 +52,7 @@ class LocalResolver:
             self._pruning.stop()
         self.naming.stop()
 
-    async def register(self, identifier: str, address: Address) -> None:
+    async def register(self, identifier: str, address: Contact) -> None:
         """Record an address; it holds until it is released."""
         if address.origin is None:
             self.naming.overtake(identifier)
@@ -65,7 +65,7 @@ class LocalResolver:
         if not newest:
             raise RegistrationFailed("a newer address is registered")
 
-    def release(self, identifier: str, address: Address) -> None:
+    def release(self, identifier: str, address: Contact) -> None:
         """The connection that registered this address is gone."""
         self.table.release(identifier, address, self._clock.seconds())
 
@@ -74,14 +74,14 @@ class LocalResolver:
         self.naming.overtake(identifier)
         self.table.withdraw(identifier)
 
-    async def kept(self, identifier: str) -> Place:
+    async def kept(self, identifier: str) -> Binding:
         """The address as it was registered."""
         place = self.table.lookup(identifier, self._clock.seconds())
         if place is None:
             raise CalleeNotFound
         return place
 
-    async def lookup(self, identifier: str) -> Place:
+    async def lookup(self, identifier: str) -> Binding:
         """Fig. 8: the address, or where its datagrams come from, or that there is neither."""
         place = self.table.lookup(identifier, self._clock.seconds())
         if place is None:
@@ -89,7 +89,7 @@ class LocalResolver:
             if seen is None:
                 raise CalleeNotFound
             return seen
-        if place.address.origin is not None:
+        if place.contact.origin is not None:
             return await self.find(identifier, place)
         return place
 
@@ -127,24 +127,24 @@ class LocalResolver:
         """Ask a terminal to connect."""
         return self.registrar is not None and self.registrar.notify(identifier)
 
-    def seen(self, identifier: str) -> Place | None:
+    def seen(self, identifier: str) -> Binding | None:
         """Where a terminal's datagrams come from, if any do."""
         return None if self.registrar is None else self.registrar.seen(identifier)
 
-    async def find(self, identifier: str, place: Place) -> Place:
+    async def find(self, identifier: str, place: Binding) -> Binding:
         """What stands behind an address that is no IP address, and in force still.
 
         :raises CalleeNotFound: nothing that may be told
         :raises ServiceUnavailable: it can't be found out now
         """
         while True:
-            address = place.address
+            address = place.contact
             if address.origin is None:
                 return place
             told = await self.naming.told(identifier, address)
             now = self.table.lookup(identifier, self._clock.seconds())
             if now is None:
                 raise CalleeNotFound
-            if now.address is address:
-                return Place(told, now.until)
+            if now.contact is address:
+                return Binding(told, now.until)
             place = now  # it has registered anew meanwhile

@@ -44,22 +44,15 @@ from broker.messages.statements import (
     REQUEST_ACCEPTED,
     SUPERSEDED,
 )
-from broker.net.connection import ConnectionHub, PeerConnection
+from broker.net.connection import PeerConnection
 from broker.net.dialogue import Dialogue
+from broker.net.hub import ConnectionHub
 from broker.net.reconnecting import ReconnectingClient
 from broker.net.request_task import refuse
 from broker.net.timers import DeadlineQueue
 from broker.resolver.name_lookup import NameLookup
-from broker.tables.locations import (
-    PROVIDER,
-    Address,
-    AddressRefused,
-    Origin,
-    Place,
-    named,
-    parse_ip,
-    routable_ip,
-)
+from broker.tables.address_policy import PROVIDER, parse_domain, parse_ip, routable_ip
+from broker.tables.locations import AddressRefused, Binding, Contact, Origin
 from broker.tables.udp_keys import Key, KeyRefused, KeyTable
 
 #: Seconds in which a question has its answer, the wait for the link included.
@@ -168,10 +161,10 @@ class RemoteResolver:
         )
         self._asked_since = -1.0  # when the oldest question after the last answer was sent
         # Addresses whose connection is open, and those whose connection is gone: until when.
-        self._held: dict[str, Address] = {}
+        self._held: dict[str, Contact] = {}
         #: Those held whose address the resolver has taken, and not said to be superseded since.
         self._sure: set[str] = set()
-        self._left: dict[str, Place] = {}
+        self._left: dict[str, Binding] = {}
         # Keys, of connections that are open and of those that are gone; and the terminals none of
         # whose keys may be good at the resolver but those that are here.
         self._keys = KeyTable()
@@ -202,7 +195,7 @@ class RemoteResolver:
 
     # As the mediator asks it.
 
-    async def register(self, identifier: str, address: Address) -> None:
+    async def register(self, identifier: str, address: Contact) -> None:
         """Pass an address on; it holds until it is released.
 
         A domain name is looked up here first; it is the resolver that asks the provider.
@@ -223,12 +216,12 @@ class RemoteResolver:
         if identifier in self._telling.values():  # and may come to be undone behind this
             self._owe(identifier)
 
-    def release(self, identifier: str, address: Address) -> None:
+    def release(self, identifier: str, address: Contact) -> None:
         """The connection that registered this address is gone: tell it once more."""
         if self._held.get(identifier) is not address:
             return
         self._forget(identifier)
-        self._left[identifier] = Place(address, self._clock.seconds() + address.expires)
+        self._left[identifier] = Binding(address, self._clock.seconds() + address.expires)
         self._owe(identifier)
 
     async def withdraw(self, identifier: str) -> None:
@@ -240,31 +233,31 @@ class RemoteResolver:
         self._forget(identifier)
         self._left.pop(identifier, None)
 
-    async def lookup(self, identifier: str) -> Place:
+    async def lookup(self, identifier: str) -> Binding:
         """Fig. 8, over the link; or without it, where the resolver's answer is known."""
         if identifier in self._sure:
             held = self._held[identifier]
             if held.origin is None:
-                return Place(held, inf)
+                return Binding(held, inf)
         return await self._find(identifier)
 
-    async def _find(self, identifier: str) -> Place:
+    async def _find(self, identifier: str) -> Binding:
         """The address of a terminal, where it isn't known to be an IP address and in force."""
         while True:
             known = self._known(identifier) is not None
             place = self._known(identifier) or await self._told(identifier)
-            address = place.address
+            address = place.contact
             if address.origin is None:
                 return place
             told = await self._naming.told(identifier, address)
             now = self._known(identifier)
-            if not known if now is None else now.address is address:
-                return Place(told, place.until)
+            if not known if now is None else now.contact is address:
+                return Binding(told, place.until)
 
-    async def kept(self, identifier: str) -> Place:
+    async def kept(self, identifier: str) -> Binding:
         """The address as it was registered."""
         if identifier in self._sure:
-            return Place(self._held[identifier], inf)
+            return Binding(self._held[identifier], inf)
         return await self._told(identifier, registered=True)
 
     async def add_key(
@@ -307,7 +300,7 @@ class RemoteResolver:
             raise self._no_answer(answer)
         return answer.statement == REQUEST_ACCEPTED
 
-    async def _told(self, identifier: str, *, registered: bool = False) -> Place:
+    async def _told(self, identifier: str, *, registered: bool = False) -> Binding:
         """What the resolver says.
 
         :param registered: where datagrams come from is not meant
@@ -318,13 +311,13 @@ class RemoteResolver:
             raise CalleeNotFound
         return self._place(identifier, answer)
 
-    def _known(self, identifier: str) -> Place | None:
+    def _known(self, identifier: str) -> Binding | None:
         """The address in force, where the resolver need not be asked.
 
         Where the provider says that a terminal is, only the resolver knows.
         """
         held = self._held[identifier] if identifier in self._sure else None
-        return None if held is None or held.host == PROVIDER else Place(held, inf)
+        return None if held is None or held.host == PROVIDER else Binding(held, inf)
 
     @property
     def held(self) -> int:
@@ -386,7 +379,7 @@ class RemoteResolver:
             self.log.warn("The resolver gave an answer of no use: {answer}", answer=answer)
         return ServiceUnavailable()
 
-    def _place(self, identifier: str, answer: Message) -> Place:
+    def _place(self, identifier: str, answer: Message) -> Binding:
         """The address that an answer tells, judged as any other (I12)."""
         fields = answer.fields
         held = self._held.get(identifier)
@@ -395,9 +388,9 @@ class RemoteResolver:
             and held.host == fields.get("Callee Address")
             and str(held.port) == fields.get("Callee Port")
         ):
-            return Place(held, inf)  # the connection is open, as we know best
+            return Binding(held, inf)  # the connection is open, as we know best
         try:
-            name = named(fields["Callee Address"])
+            name = parse_domain(fields["Callee Address"])
             if name is None or name == PROVIDER:
                 host, origin = str(routable_ip(fields["Callee Address"])), None
             else:
@@ -407,8 +400,8 @@ class RemoteResolver:
         except (KeyError, AddressRefused):
             raise self._no_answer(answer) from None
         now = self._clock.seconds()
-        address = Address(host, port, now, expires, "Dial" in fields, origin)
-        return Place(address, now + expires)
+        address = Contact(host, port, now, expires, "Dial" in fields, origin)
+        return Binding(address, now + expires)
 
     # What the resolver must be told.
 
@@ -463,7 +456,7 @@ class RemoteResolver:
             return
         left = self._left.pop(identifier, None)
         if left is not None and left.until - now >= 1:
-            message = _registration(identifier, left.address, now, int(left.until - now))
+            message = _registration(identifier, left.contact, now, int(left.until - now))
             self._order(conversation, identifier, message, left=left)
 
     def _tell_keys(self, conversation: Dialogue, identifier: str, now: float) -> None:
@@ -484,7 +477,7 @@ class RemoteResolver:
         message: Message,
         *,
         undo: bool = False,
-        left: Place | None = None,
+        left: Binding | None = None,
         key: bool = False,
         void: bool = False,
     ) -> None:
@@ -569,7 +562,7 @@ def _handing(key: Key, lasts: int) -> Message:
 
 
 def _registration(
-    identifier: str, address: Address, now: float | None = None, expires: int = 0
+    identifier: str, address: Contact, now: float | None = None, expires: int = 0
 ) -> Message:
     """The message that registers an address.
 

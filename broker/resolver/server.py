@@ -41,24 +41,24 @@ from broker.messages.statements import (
     REQUEST_ACCEPTED,
     SUPERSEDED,
 )
-from broker.net.connection import ConnectionHub, PeerConnection
+from broker.net.connection import PeerConnection
 from broker.net.dialogue import Dialogue, Request
-from broker.net.request_task import RequestTask, declared, local_host_of, refuse, remote_host_of
-from broker.net.tls.contexts import CertificateRefused, certificate_of, mediator_of
+from broker.net.hub import ConnectionHub
+from broker.net.peer_address import local_host_of, remote_host_of
+from broker.net.request_task import RequestTask, declared, refuse
+from broker.net.tls.certificates import CertificateRefused, mediator_of
+from broker.net.tls.transport import certificate_of
 from broker.resolver.locations import LocalResolver
-from broker.tables.locations import (
+from broker.tables.address_policy import (
     PROVIDER,
-    Address,
-    AddressRefused,
     Network,
-    Origin,
-    Place,
-    admit,
-    kind,
-    named,
+    address_scope,
+    parse_domain,
     parse_ip,
     routable_ip,
+    validate_contact,
 )
+from broker.tables.locations import AddressRefused, Binding, Contact, Origin
 from broker.tables.udp_keys import Key
 
 #: What is left of a request where something must be found out first.
@@ -94,7 +94,7 @@ class ResolverPeer(Dialogue):
         self._server = server
         self.mediator = False
         self.identifier: str | None = None
-        self.address: Address | None = None
+        self.address: Contact | None = None
 
     def message_received(self, message: Message) -> None:
         """A message came; the resolver asks nothing, and so no ``NOTIFY`` says anything to it."""
@@ -260,12 +260,12 @@ class ResolverServer:
                 raise CalleeNotFound
             self._tell(seen, request, seen=True)
             return None
-        if place.address.host == PROVIDER:
+        if place.contact.host == PROVIDER:
             return self._tell_later(callee, place, request)
         self._tell(place, request)
         return None
 
-    async def _tell_later(self, callee: str, place: Place, request: Request) -> None:
+    async def _tell_later(self, callee: str, place: Binding, request: Request) -> None:
         """The provider is asked anew, unless what it said last holds yet (A16)."""
         self._tell(await self._resolver.find(callee, place), request)
 
@@ -280,9 +280,9 @@ class ResolverServer:
             raise CalleeNotConnected
         request.reply(REQUEST_ACCEPTED, code=200)
 
-    def _tell(self, place: Place, request: Request, *, seen: bool = False) -> None:
+    def _tell(self, place: Binding, request: Request, *, seen: bool = False) -> None:
         now = self._now()
-        address = place.address
+        address = place.contact
         told = {
             "Callee Address": address.host,
             "Callee Port": str(address.port),
@@ -323,7 +323,10 @@ class ResolverServer:
         if self._secret is not None:
             given = fields.get("Password", "")
             return hmac.compare_digest(given.encode(), self._secret)
-        return not self._mediators and kind(parse_ip(remote_host_of(peer.stream))) == "loopback"
+        return (
+            not self._mediators
+            and address_scope(parse_ip(remote_host_of(peer.stream))) == "loopback"
+        )
 
     def _take_key(self, fields: dict[str, str]) -> None:
         """A mediator hands a key of one of its terminals over, or says that none is good.
@@ -368,30 +371,30 @@ class ResolverServer:
             return None
         port = int(fields.get("Port", DEFAULT_PORT))
         registered = self._now() - int(fields.get("Age", 0))
-        host = named(_address_in(fields))
+        host = parse_domain(_address_in(fields))
         if host is None:
             own = local_host_of(peer.stream)
             ip = routable_ip(_address_in(fields))
             if port in self._own_ports and own and ip == parse_ip(own):
                 raise AddressRefused("the address is the server's own")
-            address = Address(str(ip), port, registered, expires, "Dial" in fields)
+            address = Contact(str(ip), port, registered, expires, "Dial" in fields)
         else:
             if "Source" not in fields:
                 raise AddressRefused("what is no IP address goes with its Source")
             origin = Origin(str(parse_ip(fields["Source"])))
-            address = Address(host, port, registered, expires, origin=origin)
+            address = Contact(host, port, registered, expires, origin=origin)
             if host == PROVIDER:
                 return self._ask_provider(peer, identifier, address)
         self._renew(peer, identifier, address)
         return None
 
-    async def _ask_provider(self, peer: ResolverPeer, identifier: str, address: Address) -> None:
+    async def _ask_provider(self, peer: ResolverPeer, identifier: str, address: Contact) -> None:
         await self._naming.check(identifier, address)
         if not peer.stream.connected:  # and the mediator will tell it again
             raise RegistrationFailed("the link is gone")
         self._renew(peer, identifier, address)
 
-    def _renew(self, peer: ResolverPeer, identifier: str, address: Address) -> None:
+    def _renew(self, peer: ResolverPeer, identifier: str, address: Contact) -> None:
         if not self._table.renew(identifier, address, self._now()):
             raise RegistrationFailed("a newer address is registered")
         self._comes_from(identifier, peer, peer)
@@ -412,7 +415,7 @@ class ResolverServer:
             peer.address = None
             return None
         port = int(fields.get("Port", DEFAULT_PORT))
-        host, dialable, origin = admit(
+        host, dialable, origin = validate_contact(
             _address_in(fields),
             port,
             source=remote_host_of(peer.stream),
@@ -420,14 +423,14 @@ class ResolverServer:
             allowed=self._allowed,
             own_ports=self._own_ports,
         )
-        address = Address(host, port, self._now(), expires, dialable, origin)
+        address = Contact(host, port, self._now(), expires, dialable, origin)
         if origin is not None:
             return self._find_and_place(peer, identifier, address)
         self._naming.overtake(identifier)
         self._place(peer, identifier, address)
         return None
 
-    async def _find_and_place(self, peer: ResolverPeer, identifier: str, address: Address) -> None:
+    async def _find_and_place(self, peer: ResolverPeer, identifier: str, address: Contact) -> None:
         """Look a name up before it is registered; whose the connection is may change meanwhile."""
         await self._naming.check(identifier, address)
         self._check_bound(peer, identifier)
@@ -439,7 +442,7 @@ class ResolverServer:
         if peer.mediator or peer.identifier not in (None, identifier):
             raise RegistrationFailed("this connection belongs to another identifier", code=403)
 
-    def _place(self, peer: ResolverPeer, identifier: str, address: Address) -> None:
+    def _place(self, peer: ResolverPeer, identifier: str, address: Contact) -> None:
         if not self._table.register(identifier, address, held=True):
             raise AddressRefused("a newer address is registered")
         self._comes_from(identifier, None, peer)

@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import LoopingCall
 
+from broker.messages.datagram import parse_datagram
 from broker.messages.grammar import NOTIFY, QUERY, REGISTER
 from broker.messages.message import Malformed, Message
 from broker.messages.signing import (
@@ -29,10 +30,10 @@ from broker.messages.signing import (
     verify_by,
 )
 from broker.messages.statements import ADDRESS, CONNECTION_REQUESTED, REGISTRATION_COMPLETED
-from broker.net.udp_port import parse_datagram
 from broker.resolver.cookies import Cookies
+from broker.tables.address_policy import routable_ip
 from broker.tables.grants import Randomness
-from broker.tables.locations import Address, AddressRefused, Place, routable_ip
+from broker.tables.locations import AddressRefused, Binding, Contact
 from broker.tables.nat_bindings import MAPPING_SECONDS, Mapping, MappingTable, Source
 from broker.tables.udp_keys import Key, KeyTable
 
@@ -244,7 +245,7 @@ class UdpRegistrar(DatagramProtocol):
         self.counts["notices"] += 1
         self._send(sign(notice, key.secret), to)
 
-    def seen(self, identifier: str) -> Place | None:
+    def seen(self, identifier: str) -> Binding | None:
         """Where a terminal is seen: the mapping of its newest key that has one (I10, I12).
 
         It may not be dialled there: its router alone knows who comes through.
@@ -255,7 +256,7 @@ class UdpRegistrar(DatagramProtocol):
             if mapping is not None:
                 host = str(routable_ip(mapping.source[0]))
                 until = min(mapping.until, key.until)
-                return Place(Address(host, key.port, mapping.since, mapping.lasts), until)
+                return Binding(Contact(host, key.port, mapping.since, mapping.lasts), until)
         return None
 
     def _send(self, data: bytes, to: Source) -> None:

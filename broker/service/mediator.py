@@ -15,15 +15,22 @@ from twisted.logger import Logger
 
 from broker.interfaces import IStore, StoreFailed
 from broker.mediator.admin import AdminApi
-from broker.mediator.auth.login import Anybody, CertificateLogin, Login, PasswordLogin
+from broker.mediator.auth.login import (
+    Anybody,
+    Authentication,
+    CertificateLogin,
+    Login,
+    PasswordLogin,
+)
 from broker.mediator.auth.passwords import Passwords
 from broker.mediator.auth.tokens import Tokens
-from broker.mediator.registration import UDP_INTERVAL
-from broker.mediator.server import Mediator, steady
+from broker.mediator.context import UDP_INTERVAL, MediatorServices, MediatorSettings
+from broker.mediator.server import Mediator, monotonic_wall_clock
 from broker.mediator.wakeup import WakeUp
 from broker.mediator.wakeup_dialer import WakeUpDialer
 from broker.messages.grammar import number
-from broker.net.connection import ConnectionHub, StreamFactory
+from broker.net.connection import ConnectionFactory
+from broker.net.hub import ConnectionHub
 from broker.resolver.locations import LocalResolver
 from broker.resolver.remote import RemoteResolver
 from broker.resolver.udp_registrar import UdpRegistrar
@@ -220,36 +227,36 @@ class MediatorService(Role):
             login_timeout=options["login-timeout"] or suits,
             trace=shared.log_trace(shared.name_inside) if options["trace"] else None,
         )
-        mediator = Mediator(
-            exchange,
-            self._store,
-            state,
-            resolver,
-            WakeUp(self._reactor, resolver, self._dialer),
-            os.urandom,
+        services = MediatorServices(
+            hub=exchange,
+            store=self._store,
+            resolver=resolver,
+            wakeup=WakeUp(self._reactor, resolver, self._dialer),
+            randomness=os.urandom,
             dialer=self._dialer,
-            login=login,
-            accounts=table,
-            passwords=self._passwords,
+        )
+        settings = MediatorSettings(
             ledger_first=options["ledger"] == "first",
             ledger_days=options["ledger-days"],
-            status=not options["no-status"],
+            ask_status=not options["no-status"],
             status_timeout=options["status-timeout"],
             udp_interval=options["udp-interval"],
-            clear_text=options["allow-clear-text"],
-            uniform=options["causes"] == "uniform",
-            allowed=options["allow-address"],
+            allow_clear_text=options["allow-clear-text"],
+            uniform_refusals=options["causes"] == "uniform",
+            allowed_networks=options["allow-address"],
             own_ports=self.listening.ports,
         )
+        authentication = Authentication(table, login, self._passwords)
+        mediator = Mediator(services, state, authentication, settings)
         if self.owner is not None:
             # A call makes few objects that last, and no rings of them: to look for rings every 700
             # objects, as is the default, cost a twentieth of a call.
             gc.set_threshold(20_000, 20, 20)
             gc.freeze()  # what was loaded stays: no use in looking through it again and again
         self._passwords.start()
-        self.admin.open(AdminApi(mediator.accounts, mediator.permits, mediator.ledger, self._store))
+        self.admin.open(AdminApi(mediator.context, mediator.accounts))
         try:
-            self.listening.open(StreamFactory(exchange, mediator.peer))
+            self.listening.open(ConnectionFactory(exchange, mediator.peer))
             if isinstance(resolver, LocalResolver) and resolver.registrar is not None:
                 self.listening.open_udp(options["udp"], resolver.registrar)
                 self._datagrams = CountLog(self._reactor, resolver.registrar.counts)
@@ -269,7 +276,7 @@ class MediatorService(Role):
         if not len(table):
             self.log.warn("Nobody can log in yet: broker account add ID makes the first account")
         key = logins.token_key(options["store"], os.urandom)
-        tokens = Tokens(key, epoch, steady(time.time, self._reactor))
+        tokens = Tokens(key, epoch, monotonic_wall_clock(time.time, self._reactor))
         return PasswordLogin(
             table, self._passwords, tokens, self._reactor, clear_text=options["allow-clear-text"]
         )
@@ -296,7 +303,7 @@ class MediatorService(Role):
             self._resolver.start()
             self.renewal.renewed = self._drop_revoked
             self.renewal.start()
-            self.mediator.ledger.start()
+            self.mediator.context.disclosures.start()
             self._counting = CountLog(self._reactor, self.mediator.counts)
             self._counting.start()
             if self._datagrams is not None:

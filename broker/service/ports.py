@@ -14,7 +14,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.messages.message import host_port
-from broker.net.tls.contexts import ServerTls, TlsFactory
+from broker.net.tls.contexts import ServerTls
+from broker.net.tls.transport import TlsFactory
 from broker.net.udp_port import DatagramPort, open_port
 from broker.service.process import CannotStart
 from broker.service.settings.values import Interface, Listener

@@ -9,7 +9,8 @@ from typing import Any, Final
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
 
-from broker.net.connection import ConnectionHub, StreamFactory
+from broker.net.connection import ConnectionFactory
+from broker.net.hub import ConnectionHub
 from broker.resolver.locations import LocalResolver
 from broker.resolver.server import ResolverServer
 from broker.resolver.udp_registrar import UdpRegistrar
@@ -113,7 +114,7 @@ class ResolverService(Role):
             allowed=options["allow-address"],
             own_ports=self.listening.ports,
         )
-        self.listening.open(StreamFactory(exchange, server.peer))
+        self.listening.open(ConnectionFactory(exchange, server.peer))
         if self._registrar is not None:
             self.listening.open_udp(options["udp"], self._registrar)
         self.server = server

@@ -19,8 +19,8 @@ from twisted.logger import Logger
 
 from broker.messages.message import host_port
 from broker.nat.mapper import Changed, PortMapper
-from broker.net.connection import PeerConnection
-from broker.net.tls.contexts import InvalidFile
+from broker.net.hub import HubMember
+from broker.net.tls.certificates import InvalidFile
 from broker.service.ports import reason
 from broker.service.process import CannotStart, Owner, Role, own_process
 from broker.service.settings import common as shared
@@ -52,6 +52,7 @@ from broker.terminal.consent_file import ConsentFile, read_lists
 from broker.terminal.load import CpuLoad
 from broker.terminal.ports.port_mapping import VerifiedPortMapper
 from broker.terminal.registration.client import MediatorClient
+from broker.terminal.settings import TerminalSettings
 from broker.terminal.terminal import Terminal
 
 #: The port for datagrams, where a resolver is told no other.
@@ -305,30 +306,32 @@ class TerminalService(Role):
             reactor,
             options["identifier"],
             secured.endpoint(reactor, options["mediator"], tls),
-            listen=serverFromString(reactor, options["listen"].text),
-            address=options["address"],
-            accept=options["accept"],
-            name=options["name"],
-            policy=options["policy"],
-            consent=None if consent_file is None else ConsentFile(consent_file),
-            call_password=(
-                None
-                if call_password_file is None
-                else knows(partial(read_password, call_password_file))
+            TerminalSettings(
+                listen=serverFromString(reactor, options["listen"].text),
+                address=options["address"],
+                accept=options["accept"],
+                name=options["name"],
+                policy=options["policy"],
+                consent=None if consent_file is None else ConsentFile(consent_file),
+                call_password=(
+                    None
+                    if call_password_file is None
+                    else knows(partial(read_password, call_password_file))
+                ),
+                call_back_to=options["call-back-to"],
+                password=_password(options),
+                allow_clear_text=options["allow-clear-text"],
+                udp=options["udp"],
+                hold=not options["no-hold"],
+                keepalive_most=options["keepalive-most"],
+                linger=options["linger"],
+                opener=self._opener,
+                open_port=options["open-port"],
+                handler=handler,
+                load=self._load,
+                one_at_a_time=options["one-at-a-time"],
+                trace=shared.log_trace(name_outside) if options["trace"] else None,
             ),
-            call_back_to=options["call-back-to"],
-            password=_password(options),
-            allow_clear_text=options["allow-clear-text"],
-            udp=options["udp"],
-            hold=not options["no-hold"],
-            keepalive_most=options["keepalive-most"],
-            linger=options["linger"],
-            opener=self._opener,
-            open_port=options["open-port"],
-            handler=handler,
-            load=self._load,
-            one_at_a_time=options["one-at-a-time"],
-            trace=shared.log_trace(name_outside) if options["trace"] else None,
         )
 
     async def open(self) -> None:
@@ -373,7 +376,7 @@ def make_opener(reactor: Any) -> VerifiedPortMapper:
     return VerifiedPortMapper(make)
 
 
-def name_outside(stream: PeerConnection) -> str:
+def name_outside(stream: HubMember) -> str:
     """What a terminal calls a peer: the mediator by that word, another by its address."""
     return "mediator" if isinstance(stream.receiver, MediatorClient) else shared.address_of(stream)
 

@@ -1,6 +1,6 @@
-"""The lists by which a terminal gives its consent to one request (C3–C5), and what they decide.
+"""The lists by which a terminal consents to one request (C3–C5), and what they decide.
 
-The terminal sends both lists whole and is not told who asks: whoever asks compares (S2004).
+The terminal sends both lists in full and does not learn the caller; the mediator compares (S2004).
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from broker.tables.permits import LIST_BYTES_MOST, LIST_MOST
 
 
 class NoConsent(ValueError):
-    """These are no lists of whom a terminal accepts and refuses; the text says why."""
+    """These are not valid consent lists; the text says why."""
 
 
-class Lists(NamedTuple):
-    """Whom a terminal lets call, and whom not: identifiers, names, and groups with their ``@``.
+class ConsentLists(NamedTuple):
+    """The callers that a terminal accepts and rejects: identifiers, aliases, and ``@groups``.
 
-    :ivar accepted: those it accepts
-    :ivar rejected: those it refuses, be they accepted besides
+    :ivar accepted: callers it accepts
+    :ivar rejected: callers it rejects, even if ``accepted`` has them too
     """
 
     accepted: Sequence[str] = ()
     rejected: Sequence[str] = ()
 
 
-#: What accepts nobody.
-NOBODY_ACCEPTED: Final = Lists()
+#: Accepts no caller.
+NONE_ACCEPTED: Final = ConsentLists()
 
 
-def check_lists(lists: Lists) -> Lists:
-    """See that lists are no longer than they may be.
+def check_lists(lists: ConsentLists) -> ConsentLists:
+    """Return the lists, if they are within their limits.
 
-    :raises NoConsent: they are
+    :raises NoConsent: they are too long
     """
     if max(len(lists.accepted), len(lists.rejected)) > LIST_MOST:
         raise NoConsent(f"a list holds at most {LIST_MOST} entries")
@@ -42,34 +42,34 @@ def check_lists(lists: Lists) -> Lists:
     return lists
 
 
-def lists_of(accept: Sequence[str], reject: Sequence[str]) -> Lists:
-    """The lists that edits tell: each begins with ``Create`` and goes on with ``Add``.
+def lists_of(accept: Sequence[str], reject: Sequence[str]) -> ConsentLists:
+    """Read lists from edits: each list begins with ``Create`` and continues with ``Add``.
 
-    :param accept: as ``grammar.edit`` gives them; none at all is no list
-    :param reject: likewise; none at all refuses nobody
-    :raises NoConsent: they tell none
+    :param accept: edits as ``grammar.edit`` gives them; empty if the terminal sent no list
+    :param reject: likewise; empty if it rejects no caller
+    :raises NoConsent: they are not lists
     """
     if not accept:
-        raise NoConsent("there is no list of those who are accepted")
-    return check_lists(Lists(_entries(accept), _entries(reject) if reject else ()))
+        raise NoConsent("the Accept list is missing")
+    return check_lists(ConsentLists(_entries(accept), _entries(reject) if reject else ()))
 
 
 def _entries(edits: Sequence[str]) -> list[str]:
     entries: list[str] = []
-    for place, edit in enumerate(edits):
+    for index, edit in enumerate(edits):
         word, _, rest = edit.partition(" ")
-        if word != ("Add" if place else "Create"):
-            raise NoConsent("a list is told by Create, and Add where it is long")
+        if word != ("Add" if index else "Create"):
+            raise NoConsent("a list begins with Create and continues with Add")
         if ";" in rest:
-            raise NoConsent("a list that decides one request has no limits")
+            raise NoConsent("a consent list cannot have limits")
         entries += rest.split(",") if rest else ()
     return entries
 
 
-def consents(lists: Lists, called: Collection[str]) -> bool:
-    """Whether lists accept a caller; to be refused wins (C5).
+def consents(lists: ConsentLists, called: Collection[str]) -> bool:
+    """Return whether lists accept a caller; a rejection wins (C5).
 
-    :param called: all that stands for the caller: its identifier, its names, its groups
+    :param called: all that an entry may name the caller by: its identifier, aliases and groups
     """
     return any(name in called for name in lists.accepted) and not any(
         name in called for name in lists.rejected

@@ -1,24 +1,27 @@
-"""Shares of what may be done in a minute, by who does it and to whom it is done (I16, I17)."""
+"""Rate limits by caller and callee: how often something may be done in a minute (I16, I17).
+
+Callers cannot tell a request over the limit from one that the callee refused (I6).
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from typing import Final, NamedTuple, TypeVar
 
-#: Seconds in which no more than a share is let through.
+#: The sliding window in seconds.
 WINDOW: Final = 60.0
-#: What is remembered; beyond it nothing is let through (I15).
-REMEMBERED_MOST: Final = 100_000
+#: Maximum number of attempts that a limiter remembers; it rejects what exceeds it (I15).
+REMEMBERED_MAX: Final = 100_000
 
 K = TypeVar("K")
 
 
-class Shares(NamedTuple):
-    """How much there is in a minute.
+class RateLimits(NamedTuple):
+    """Attempts allowed in a window.
 
     :ivar pair: of one caller at one callee
     :ivar caller: of one caller, at all callees together
-    :ivar callee: of all callers at one callee
+    :ivar callee: of all callers together, at one callee
     """
 
     pair: int
@@ -26,36 +29,44 @@ class Shares(NamedTuple):
     callee: int
 
 
-class ShareTable:
-    """What was let through in the last minute, by caller and callee."""
+#: Call passwords that a callee is asked to check and refuses. One caller has a sixth of the
+#: callee's limit, so that it cannot keep others out.
+PASSWORD_GUESSES: Final = RateLimits(pair=5, caller=20, callee=30)
+#: Requests for a callee's consent.
+CONSENT_PROMPTS: Final = RateLimits(pair=3, caller=10, callee=10)
 
-    __slots__ = ("_callees", "_callers", "_most", "_pairs", "_recent", "_serial", "_shares")
 
-    def __init__(self, shares: Shares, most: int = REMEMBERED_MOST) -> None:
+class RateLimiter:
+    """The attempts of the last window, counted by caller, by callee and by pair."""
+
+    __slots__ = ("_callees", "_callers", "_limits", "_max", "_pairs", "_recent", "_serial")
+
+    def __init__(self, limits: RateLimits, maximum: int = REMEMBERED_MAX) -> None:
         """
-        :param most: how much is remembered
+        :param maximum: how many attempts are remembered
         """
-        self._shares = shares
-        self._most = most
+        self._limits = limits
+        self._max = maximum
         self._serial = 0
         self._recent: OrderedDict[int, tuple[float, str, str]] = OrderedDict()
         self._pairs: dict[tuple[str, str], int] = {}
         self._callers: dict[str, int] = {}
         self._callees: dict[str, int] = {}
 
-    def begin(self, caller: str, callee: str, now: float) -> int | None:
-        """Count one more before it is done, so that many at once count as many.
+    def acquire(self, caller: str, callee: str, now: float) -> int | None:
+        """Count an attempt before it is made, so that concurrent ones count too.
 
-        :param now: seconds by a clock that never goes back
-        :return: what ``spare`` takes; ``None`` where it may not be done, and isn't counted
+        :param now: seconds of a monotonic clock
+        :return: a token for `refund`; ``None`` if a limit is reached: such an attempt must not be
+            made, and does not count
         """
-        self._forget(now)
+        self._expire(now)
         pair = (caller, callee)
         if (
-            self._pairs.get(pair, 0) >= self._shares.pair
-            or self._callers.get(caller, 0) >= self._shares.caller
-            or self._callees.get(callee, 0) >= self._shares.callee
-            or len(self._recent) >= self._most
+            self._pairs.get(pair, 0) >= self._limits.pair
+            or self._callers.get(caller, 0) >= self._limits.caller
+            or self._callees.get(callee, 0) >= self._limits.callee
+            or len(self._recent) >= self._max
         ):
             return None
         self._serial += 1
@@ -65,32 +76,33 @@ class ShareTable:
         self._callees[callee] = self._callees.get(callee, 0) + 1
         return self._serial
 
-    def spare(self, serial: int) -> None:
-        """This one does not count."""
-        found = self._recent.pop(serial, None)
-        if found is not None:
-            self._less(found)
+    def refund(self, token: int) -> None:
+        """Stop counting an attempt. Does nothing if its window is over or it was refunded."""
+        attempt = self._recent.pop(token, None)
+        if attempt is not None:
+            self._uncount(attempt)
 
     def __len__(self) -> int:
         return len(self._recent)
 
-    def _forget(self, now: float) -> None:
+    def _expire(self, now: float) -> None:
         while self._recent:
-            serial, found = next(iter(self._recent.items()))
-            if found[0] > now - WINDOW:
+            token, attempt = next(iter(self._recent.items()))
+            if attempt[0] > now - WINDOW:
                 return
-            del self._recent[serial]
-            self._less(found)
+            del self._recent[token]
+            self._uncount(attempt)
 
-    def _less(self, found: tuple[float, str, str]) -> None:
-        _, caller, callee = found
-        _take_one(self._pairs, (caller, callee))
-        _take_one(self._callers, caller)
-        _take_one(self._callees, callee)
+    def _uncount(self, attempt: tuple[float, str, str]) -> None:
+        _, caller, callee = attempt
+        _decrement(self._pairs, (caller, callee))
+        _decrement(self._callers, caller)
+        _decrement(self._callees, callee)
 
 
-def _take_one(counts: dict[K, int], name: K) -> None:
-    if counts[name] == 1:
-        del counts[name]
+def _decrement(counts: dict[K, int], key: K) -> None:
+    """Take one off a count, and drop it at zero: a table must not grow by names seen once."""
+    if counts[key] == 1:
+        del counts[key]
     else:
-        counts[name] -= 1
+        counts[key] -= 1

@@ -11,40 +11,40 @@ DIRECT: Final = "direct"
 #: The callee is dialled where it listens in its own network, which is also the caller's.
 LOCAL: Final = "local"
 #: Both sides dial each other, from the ports of their connections to the mediator.
-SIMULTANEOUS: Final = "simultaneous"
+HOLE_PUNCH: Final = "simultaneous"
 #: The callee dials the caller.
 BACK: Final = "back"
 
 _TOLD: Final = {
     DIRECT: "directly at {}",
     LOCAL: "within the network at {}",
-    SIMULTANEOUS: "by both sides dialling, at {}",
+    HOLE_PUNCH: "by both sides dialling, at {}",
     BACK: "by coming to us at {}",
 }
 
 
-class Way(NamedTuple):
+class Candidate(NamedTuple):
     """One way of a call.
 
-    :ivar kind: ``DIRECT``, ``LOCAL``, ``SIMULTANEOUS`` or ``BACK``
+    :ivar method: ``DIRECT``, ``LOCAL``, ``HOLE_PUNCH`` or ``BACK``
     :ivar host: the other side's IP address; for ``BACK``, where the caller is come to
     :ivar port: the port there
     """
 
-    kind: str
+    method: str
     host: str
     port: int
 
     def __str__(self) -> str:
-        return _TOLD[self.kind].format(host_port(self.host, self.port))
+        return _TOLD[self.method].format(host_port(self.host, self.port))
 
 
 class FailedCandidate(NamedTuple):
     """A way that did not lead to the call.
 
-    :ivar way: which
-    :ivar why: what became of it
+    :ivar candidate: which
+    :ivar reason: what became of it
     """
 
-    way: Way
-    why: str
+    candidate: Candidate
+    reason: str

@@ -21,7 +21,7 @@ from zope.interface import implementer
 from broker.interfaces import IConsent
 from broker.messages.grammar import BLANKS, entry
 from broker.messages.message import printable
-from broker.tables.consent_lists import NOBODY_ACCEPTED, Lists, NoConsent, check_lists
+from broker.tables.consent_lists import NONE_ACCEPTED, ConsentLists, NoConsent, check_lists
 
 ACCEPT: Final = "+"
 REJECT: Final = "-"
@@ -42,13 +42,13 @@ class ConsentFile:
         self._path = path
         self._complaint = ""
 
-    async def lists(self) -> Lists:
+    async def lists(self) -> ConsentLists:
         """What the file says now; nobody, where it can't be had, which is logged."""
         try:
             lists = read_lists(self._path)
         except NoConsent as error:
             self._complain(str(error))
-            return NOBODY_ACCEPTED
+            return NONE_ACCEPTED
         if self._complaint:
             self.log.info("{path} can be read again", path=printable(self._path))
         self._complaint = ""
@@ -60,7 +60,7 @@ class ConsentFile:
         self._complaint = complaint
 
 
-def read_lists(path: str) -> Lists:
+def read_lists(path: str) -> ConsentLists:
     """What a file says.
 
     :raises NoConsent: it can't be read, others than its user may write it, or it is bad; the text
@@ -99,7 +99,7 @@ def _check_ours(found: os.stat_result, owners: Collection[int]) -> None:
         raise NoConsent("others may write it: chmod go-w is what it needs")
 
 
-def parse_lists(data: bytes) -> Lists:
+def parse_lists(data: bytes) -> ConsentLists:
     """The lists that a file's bytes say.
 
     :raises NoConsent: they say none; the text names the line
@@ -110,7 +110,7 @@ def parse_lists(data: bytes) -> Lists:
         if said is not None:
             sign, name = said
             lists[sign].append(name)
-    return check_lists(Lists(lists[ACCEPT], lists[REJECT]))
+    return check_lists(ConsentLists(lists[ACCEPT], lists[REJECT]))
 
 
 def _text(data: bytes) -> str:
@@ -137,7 +137,7 @@ def _said(line: str, number: int) -> tuple[str, str] | None:
 # Editing.
 
 
-def edit_file(path: str, names: Sequence[str], sign: str, *, listed: bool) -> Lists:
+def edit_file(path: str, names: Sequence[str], sign: str, *, listed: bool) -> ConsentLists:
     """Put some on one of the two lists in a file, or take them off it.
 
     All else in it stays, comments and the other list included. Whoever reads it meanwhile finds

@@ -20,20 +20,20 @@ class CannotLogIn(Refused):
 class CallFailed(Exception):
     """The callee could not be reached directly, or did not take the call; the text says which.
 
-    :ivar tried: the ways that were taken, and what became of each, where there was more than one
+    :ivar failed_candidates: what was tried, and why each failed, where it was more than one
     """
 
-    def __init__(self, why: str, tried: Sequence[FailedCandidate] = ()) -> None:
+    def __init__(self, why: str, failed_candidates: Sequence[FailedCandidate] = ()) -> None:
         super().__init__(why)
-        self.tried = tuple(tried)
+        self.failed_candidates = tuple(failed_candidates)
 
 
 class NotMet(CallFailed):
-    """Nobody was met on one way; the text says why."""
+    """A candidate did not connect; the text says why."""
 
 
 class CallDenied(CallFailed):
-    """The callee itself has said no, whichever way it was asked."""
+    """The callee itself refused the call: no other candidate can do better."""
 
 
 class Truncated(ConnectionLost):

@@ -43,7 +43,8 @@ from broker.messages.statements import (
     STATUS,
     STATUS_ACCEPTABLE,
 )
-from broker.net.connection import ConnectionHub, StreamFactory
+from broker.net.connection import ConnectionFactory
+from broker.net.hub import ConnectionHub
 from broker.resolver.locations import LocalResolver
 from broker.resolver.remote import RemoteResolver
 from broker.resolver.server import ResolverServer
@@ -52,7 +53,7 @@ from broker.service import mediator as mediator_service
 from broker.service import resolver as resolver_service
 from broker.service import terminal as terminal_service
 from broker.terminal.channel.handshake import Handshake
-from broker.terminal.channel.records import Kind, Records
+from broker.terminal.channel.records import Records, RecordType
 from tests.conversations.script import Script, Step
 from tests.support.clock import advance, result_of, settle
 from tests.support.reactor import FakeReactor
@@ -292,7 +293,7 @@ class Stage:
         self._handshakes[who] = Handshake(*names, initiator=True)
 
     def _send_record(self, who: str, kind: str, text: str | None) -> None:
-        record = self._records[who].seal(Kind[kind], (text or "").encode("utf-8"))
+        record = self._records[who].seal(RecordType[kind], (text or "").encode("utf-8"))
         self._client(who).send(record)
 
     def _get_record(self, who: str, kind: str, text: str | None) -> None:
@@ -301,7 +302,7 @@ class Stage:
         self._records[who].feed(self._listen(who))
         self._heard[who] = b""
         got = next(iter(self._records[who]), None)
-        assert got == (Kind[kind], expected), f"{who} got {got!r}"
+        assert got == (RecordType[kind], expected), f"{who} got {got!r}"
 
     def _hold(self, name: str, text: str) -> None:
         path = self._folder / name
@@ -343,10 +344,10 @@ class Stage:
             self.clock,
             exchange={"login_timeout": options["login-timeout"] or timeout},
             accounts={} if options["auth"] == "password" else None,
-            status=not options["no-status"],
+            ask_status=not options["no-status"],
             status_timeout=options["status-timeout"],
-            uniform=options["causes"] == "uniform",
-            allowed=options["allow-address"],
+            uniform_refusals=options["causes"] == "uniform",
+            allowed_networks=options["allow-address"],
             own_ports={1201},
             **given,
         )
@@ -362,7 +363,7 @@ class Stage:
             allowed=options["allow-address"],
             own_ports={1200},
         )
-        self._factory = StreamFactory(server.exchange, server.peer)
+        self._factory = ConnectionFactory(server.exchange, server.peer)
         self._port = 1200
 
     def _start_terminal(self, arguments: list[str]) -> None:

@@ -25,6 +25,7 @@ from broker.resolver.locations import LocalResolver
 from broker.resolver.udp_registrar import UdpRegistrar
 from broker.service.mediator import MediatorService
 from broker.terminal.registration.idle import LINGER
+from broker.terminal.settings import TerminalSettings
 from broker.terminal.terminal import Terminal
 from examples.echo import Answering, Echo
 from examples.say import Saying
@@ -86,6 +87,7 @@ class Site(World):
             "TCP4ClientEndpoint": TCP4ClientEndpoint,
             "TCP4ServerEndpoint": lambda _, port: Listener(self, port),
             "Terminal": Terminal,
+            "TerminalSettings": TerminalSettings,
             "Answering": Answering,
             "Echo": Echo,
             "ICallHandler": ICallHandler,
@@ -173,9 +175,9 @@ class BlocksTests:
         assert answered(site, names.get("protocol")) == "Good morning"
 
     def test_ways(self, site: Site, capsys: pytest.CaptureFixture[str]) -> None:
-        """The channel tells on which way the two reached each other."""
+        """The channel tells by which candidate the two reached each other."""
         site.started(block('accept=["Ia"]'))
-        told = block("transport.way")
+        told = block("transport.candidate")
         names = site.does(told, terminal=site.terminal("Ia"))
         assert names["waits"].error is None
         (shown,) = re.findall(r"# (connected .*)", told)
@@ -316,7 +318,7 @@ class BlocksTests:
             "password=read_it",
             "ClientTls(",
             "# a Deferred; the factory",
-            "transport.way",
+            "transport.candidate",
             "call_password=",
             "caller.call_back",
             "MediatorService(",

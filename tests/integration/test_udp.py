@@ -14,9 +14,9 @@ from typing import Final
 import psutil
 import pytest
 
+from broker.messages.datagram import parse_datagram
 from broker.messages.message import Message
 from broker.messages.signing import sign, verify
-from broker.net.udp_port import parse_datagram
 from tests.integration.test_login import DATABASE, PASSWORD, account
 from tests.integration.test_operator import operate
 from tests.support.processes import PATIENCE, Processes, Running, Typing

@@ -20,7 +20,7 @@ from broker.resolver.locations import LocalResolver
 from broker.resolver.udp_registrar import UdpRegistrar
 from broker.tables.disclosures import Disclosure
 from broker.tables.groups import GroupChange
-from broker.tables.locations import Address, Place
+from broker.tables.locations import Binding, Contact
 from broker.tables.permits import PermitChange
 from tests.support.clock import settle
 from tests.support.reactor import Dial, FakeReactor
@@ -143,6 +143,7 @@ class Scene:
         options.setdefault("wall", lambda: TODAY + clock.seconds())
         self.broker: FakeMediator = a_mediator(exchange=exchange, **options)
         self.mediator = self.broker.mediator
+        self.context = self.mediator.context
         self.clock: FakeReactor = self.broker.clock
         SCENES.append(self)
 
@@ -260,17 +261,17 @@ class Scene:
         """Where the resolver in the same process says that a terminal is."""
         resolver: Any = self.broker.resolver
         place = resolver.table.lookup(identifier, self.clock.seconds())
-        return None if place is None else (place.address.host, place.address.port)
+        return None if place is None else (place.contact.host, place.contact.port)
 
     def kept(self) -> dict[str, Any]:
         """What the mediator keeps of connections and calls, where it keeps anything."""
         parts: list[Any] = [
             self.mediator,
-            self.mediator.reach,
-            self.mediator.sessions,
-            self.mediator.sessions._table,
+            self.context.connections,
+            self.context.sessions,
+            self.context.sessions._table,
             self.mediator._registration,
-            self.mediator.permits,
+            self.context.permits,
             self.broker.trigger,
         ]
         kept: dict[str, Any] = {}
@@ -292,7 +293,7 @@ class Scene:
                 dial.refuse()
         self.broker.advance(4 * 3600)
         assert self.kept() == {}
-        self.mediator.permits.stop()  # an entry may expire in ten years
+        self.context.permits.stop()  # an entry may expire in ten years
         assert self.clock.getDelayedCalls() == []
         assert len(self.broker.exchange.sources._counts) == 0
 
@@ -401,12 +402,12 @@ class SlowResolver:
         self.lasts: float | None = None
         self._clock = clock
 
-    async def register(self, identifier: str, address: Address) -> None:
+    async def register(self, identifier: str, address: Contact) -> None:
         self._asked("register", identifier)
         await self.inside.register(identifier, address)
         await self._answered("register")
 
-    def release(self, identifier: str, address: Address) -> None:
+    def release(self, identifier: str, address: Contact) -> None:
         self.inside.release(identifier, address)
 
     async def withdraw(self, identifier: str) -> None:
@@ -433,10 +434,10 @@ class SlowResolver:
         await self._answered("trigger")
         return there
 
-    async def kept(self, identifier: str) -> Place:
+    async def kept(self, identifier: str) -> Binding:
         return await self.lookup(identifier)
 
-    async def lookup(self, identifier: str) -> Place:
+    async def lookup(self, identifier: str) -> Binding:
         self._asked("lookup", identifier)
         place = await self.inside.lookup(identifier)
         if self.lasts is not None:
@@ -466,7 +467,7 @@ class Waker:
     def __init__(self) -> None:
         self.woken: list[tuple[str, str, int]] = []
 
-    async def wake(self, identifier: str, address: Address) -> None:
+    async def wake(self, identifier: str, address: Contact) -> None:
         self.woken.append((identifier, address.host, address.port))
 
 

@@ -224,7 +224,7 @@ class ResetTests:
         act = Act(scene.mediator.accounts.reset("Ia", "new"))
         assert act.over
         scene.reads(b=terminate(), a=terminate())
-        assert len(scene.mediator.sessions) == 0
+        assert len(scene.context.sessions) == 0
 
     def test_generation(self) -> None:
         """Each password has a generation of its own, of 16 hexadecimal digits."""
@@ -329,7 +329,7 @@ class RemoveTests:
         assert told.count("Registration Completed.") == 2  # those that came before
         assert doing.over
         assert doing.failed is None
-        assert scene.mediator.permits.table.accepted("Ia") == ()
+        assert scene.context.permits.table.accepted("Ia") == ()
         assert scene.address("Ia") is None
         assert scene.mediator.accounts.table.get("Ia") is None
         assert scene.clients["a"].ended
@@ -368,7 +368,7 @@ class NamesTests:
         result_of(scene.mediator.accounts.add_name("Ia", "taro"))
         scene.new_says("a", register("taro", "Accept:Create Ib"), DONE)
         scene.says("a", register("Ia") + register("taro"), a=DONE * 2)
-        assert scene.mediator.permits.table.accepted("Ia") == ("Ib",)
+        assert scene.context.permits.table.accepted("Ia") == ("Ib",)
 
 
 class ListedTests:

@@ -54,7 +54,7 @@ class FiguresTests:
 
     def test_without_status(self) -> None:
         """The first embodiment asks no status (A9, A10)."""
-        scene = stage(status=False)
+        scene = stage(ask_status=False)
         scene.says("a", query("Ia", "Ib"), a=ACCEPTED + to_caller("Ib"), b=to_callee("Ia"))
 
     @pytest.mark.parametrize("status", [True, False])
@@ -63,7 +63,7 @@ class FiguresTests:
 
         And the callee has its credentials before the caller learns where to turn.
         """
-        scene = stage(status=status)
+        scene = stage(ask_status=status)
         scene.sent.clear()
         written: list[str] = []
         for name in "abc":
@@ -175,7 +175,7 @@ class FiguresTests:
 
         And shaped as they should be: all kinds of characters, two passwords that differ.
         """
-        scene = stage(status=False)
+        scene = stage(ask_status=False)
         drawn: list[str] = []
         letters: set[str] = set()
         for _ in range(200):
@@ -190,7 +190,7 @@ class FiguresTests:
         """Another run of the mediator, another randomness: nothing comes again (A10)."""
         drawn: list[str] = []
         for seed in (1, 2):
-            scene = stage(status=False, seed=seed)
+            scene = stage(ask_status=False, seed=seed)
             scene.says("a", query("Ia", "Ib"), a=ACCEPTED + to_caller("Ib"), b=to_callee("Ia"))
             drawn += scene.drawn.values()
         assert len(set(drawn)) == 8
@@ -273,13 +273,13 @@ class RefusalsTests:
     @pytest.mark.parametrize("cause", CAUSES)
     def test_uniform(self, cause: Callable[[Scene], str]) -> None:
         """In the base case each is 5c (A20)."""
-        scene = stage(uniform=True)
+        scene = stage(uniform_refusals=True)
         cause(scene)
         scene.reads(a=DENIED)
 
     def test_uniform_hides_the_rest(self) -> None:
         """Too many sessions and a resolver that is away are 5c, too, in the base case (A20)."""
-        scene, resolver = with_resolver(uniform=True, status=False)
+        scene, resolver = with_resolver(uniform_refusals=True, ask_status=False)
         scene.connect("a")
         names = [f"c{n}" for n in range(17)]
         scene.connect("c")
@@ -300,7 +300,7 @@ class RefusalsTests:
 
     def test_uniform_is_for_calls(self) -> None:
         """A registration's refusal says why even then (A5)."""
-        scene, store = with_store(uniform=True)
+        scene, store = with_store(uniform_refusals=True)
         scene.connect("a")
         scene.says("a", register("Ia", "Accept:Add Ib"))
         scene.fires(
@@ -311,7 +311,7 @@ class RefusalsTests:
 
     def test_uniform_names_a_callee(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """What one asks of oneself hides nothing: a store that is away is told as such."""
-        scene, store = with_store(uniform=True)
+        scene, store = with_store(uniform_refusals=True)
 
         async def fails(whose: str, before: int, most: int) -> list[Disclosure]:
             raise StoreFailed("the server can't read at present")
@@ -376,7 +376,7 @@ class RefusalsTests:
             scene.says("b", CANT, a=BUSY)
             scene.says("c", query("Ic", "Ib"), c=DENIED)
             scene.says("a", query("Ia", "nobody"), a=DENIED)
-        assert len(scene.mediator.sessions) == 0
+        assert len(scene.context.sessions) == 0
         scene.calls("a", "b")
 
 
@@ -428,7 +428,7 @@ class UniformTests:
     @pytest.mark.parametrize("uniform", [False, True])
     def test_same_bytes(self, callee: Callable[[Scene], None], uniform: bool) -> None:
         """The same bytes at once, after the same work, and the callee hears nothing (I5, I6)."""
-        scene, resolver = with_resolver(uniform=uniform)
+        scene, resolver = with_resolver(uniform_refusals=uniform)
         scene.connect("a", "c")
         callee(scene)
         asked = len(resolver.asked)
@@ -457,7 +457,7 @@ class ChangedMeanwhileTests:
         scene.says("a", query("Ia", "Ib"), b=STATUS)
         scene.says("b", register("Ib", "Accept:Delete Ia"), b=DONE)
         scene.says("b", answer, a=DENIED)
-        assert len(scene.mediator.sessions) == 0
+        assert len(scene.context.sessions) == 0
 
     def test_withdrawn_and_silent(self) -> None:
         """And if there is no answer (A20)."""
@@ -497,7 +497,7 @@ class ChangedMeanwhileTests:
     def test_withdrawn_while_looked_up(self) -> None:
         """A permit withdrawn during the look-up: 5c, and the callee is not even asked (I2, I5)."""
         for status in (True, False):
-            scene, resolver = with_resolver(status=status)
+            scene, resolver = with_resolver(ask_status=status)
             scene.connect("a")
             scene.on_line("b", "Accept:Create Ia")
             resolver.hold = {"lookup"}
@@ -744,7 +744,7 @@ class VanishingTests:
         scene.calls("a", "b")
         scene.leaves("a")
         scene.passes(29.9)
-        assert len(scene.mediator.sessions) == 1
+        assert len(scene.context.sessions) == 1
         scene.passes(0.1)
         self.nothing_open(scene)
 
@@ -811,7 +811,7 @@ class VanishingTests:
         scene.clients["d"].end_input()
         assert not scene.clients["d"].closed
         scene.says("b", CANT, a=BUSY + NOT_CONNECTED)
-        assert len(scene.mediator.sessions) == 0
+        assert len(scene.context.sessions) == 0
 
     def test_callee_answers_and_goes(self) -> None:
         """The callee answers and ends its input in one breath: it has answered, and is told."""
@@ -840,7 +840,7 @@ class VanishingTests:
             scene.says("a", query("Ia", "Ib"), b=STATUS)
             scene.says("b", CANT, a=BUSY)
         assert len(scene.clock.getDelayedCalls()) == timers
-        assert len(scene.mediator.sessions) == 1
+        assert len(scene.context.sessions) == 1
 
 
 class RepliesTests:
@@ -881,7 +881,7 @@ class RepliesTests:
         assert first.statement == "Callee is Busy."
         assert [message.statement for message in rest] == 63 * ["Request Accepted.", ""]
         assert len({message.get("Session") for message in rest[1::2]}) == 63
-        assert len(scene.mediator.sessions) == 1
+        assert len(scene.context.sessions) == 1
         assert len(scene.clients["d"].received()) == 63
 
     def test_bare_answers(self) -> None:
@@ -965,7 +965,7 @@ class FaultsTests:
         resolver.errors["register"] = RuntimeError("inner detail")
         scene.says("a", register("Ia", "Address:127.0.0.1"), a=UNAVAILABLE)
         assert len(logged.failures()) == 1
-        assert scene.mediator.reach.held("Ia") is None
+        assert scene.context.connections.held("Ia") is None
 
     @pytest.mark.parametrize("error", [ServiceUnavailable(), RuntimeError("inner detail")])
     def test_in_the_resolver_when_reach_returns(self, error: Exception, logged: Logged) -> None:
@@ -989,7 +989,7 @@ class FaultsTests:
         assert len(logged.failures()) == 1
         scene.says("b", register("Ib", "Accept:Add Iy"))
         scene.fires(store.pending[1], b=DONE)
-        assert scene.mediator.permits.table.accepted("Ib") == ("Ia", "Iy")
+        assert scene.context.permits.table.accepted("Ib") == ("Ia", "Iy")
 
     def test_in_the_randomness(self, logged: Logged) -> None:
         """Without randomness there is no call, and nothing was told (I3, A10)."""
@@ -1002,7 +1002,7 @@ class FaultsTests:
         scene.says("a", query("Ia", "Ib"), b=STATUS)
         scene.says("b", CAN, a=UNAVAILABLE)
         assert len(logged.failures()) == 1
-        assert len(scene.mediator.sessions) == 0
+        assert len(scene.context.sessions) == 0
 
     def test_peers_names_in_the_log(self, logged: Logged) -> None:
         """What a peer is called can make no line in the log and no escape (I19)."""
@@ -1020,7 +1020,7 @@ class FaultsTests:
         scene = stage()
         scene.says("a", query("Ia", "Ib"), b=STATUS)
         seen: list[str] = []
-        granted = scene.mediator.sessions.granted
+        granted = scene.context.sessions.granted
 
         def fail(identifier: str, caller: str, callee: str, permit_entry: str) -> None:
             granted(identifier, caller, callee, permit_entry)

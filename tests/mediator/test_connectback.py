@@ -10,8 +10,7 @@ from twisted.internet.defer import Deferred
 from broker.interfaces import StoreFailed
 from broker.messages.errors import ServiceUnavailable
 from broker.tables.disclosures import CONNECT_BACK
-from broker.tables.guesses import A_PAIR
-from broker.tables.rate_limits import WINDOW
+from broker.tables.rate_limits import PASSWORD_GUESSES, WINDOW
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import (
     CAN,
@@ -424,16 +423,16 @@ class PeaceTests:
     def test_too_many_are_not_asked_about(self) -> None:
         """After five in a minute the callee is left in peace; the caller can't tell."""
         scene = a_scene()
-        for _ in range(A_PAIR):
+        for _ in range(PASSWORD_GUESSES.pair):
             self.guess(scene)
         self.guess(scene, heard=False)
-        scene.passes(WINDOW - PATIENCE * (A_PAIR + 1))
+        scene.passes(WINDOW - PATIENCE * (PASSWORD_GUESSES.pair + 1))
         self.guess(scene)
 
     def test_others_are_heard(self) -> None:
         """One caller's guesses keep nobody else out (I23)."""
         scene = a_scene()
-        for _ in range(A_PAIR):
+        for _ in range(PASSWORD_GUESSES.pair):
             self.guess(scene)
         self.guess(scene, "a", heard=False)
         scene.connect("c")
@@ -442,7 +441,7 @@ class PeaceTests:
     def test_right_ones_do_not_count(self) -> None:
         """Who knows the password may call as often as it likes."""
         scene = a_scene()
-        for _ in range(3 * A_PAIR):
+        for _ in range(3 * PASSWORD_GUESSES.pair):
             scene.forget()
             scene.says("a", wish(), b=asked())
             scene.says("b", YES, a=granted())
@@ -462,7 +461,7 @@ class PeaceTests:
         scene = Scene()
         scene.connect("a")
         for n in range(16):
-            scene.mediator.sessions.granted(f"S{n}", "Ia", f"I{n}", "")
+            scene.context.sessions.granted(f"S{n}", "Ia", f"I{n}", "")
         scene.says("a", wish(), a=TOO_MANY)
 
 
@@ -496,7 +495,7 @@ class SessionTests:
         """An identifier that is removed has no session left."""
         scene = self.a_session(begun=True)
         ended = terminate()
-        removing = Deferred.fromCoroutine(scene.mediator.permits.forget("Ia"))
+        removing = Deferred.fromCoroutine(scene.context.permits.forget("Ia"))
         settle(scene.clock)
         assert removing.called
         scene.reads(a=ended, b=ended)

@@ -14,8 +14,7 @@ from broker.interfaces import StoreFailed
 from broker.messages.errors import CalleeNotFound, ServiceUnavailable
 from broker.tables.groups import GroupChange
 from broker.tables.permits import ASK, PermitChange
-from broker.tables.prompts import A_CALLEE, A_PAIR
-from broker.tables.rate_limits import WINDOW
+from broker.tables.rate_limits import CONSENT_PROMPTS, WINDOW
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import (
     ACCEPTED,
@@ -113,7 +112,7 @@ class AcceptedTests:
 
     def test_no_status(self) -> None:
         """Where no status is asked for, consent is all there is to ask (fig. 5 of C)."""
-        scene, _ = stage(status=False)
+        scene, _ = stage(ask_status=False)
         asks(scene)
         scene.says("b", lists("Ia"), b=told(), a=GRANTED)
 
@@ -208,9 +207,9 @@ class AcceptedTests:
 
     def test_too_many_unspent(self) -> None:
         """The caller's own share is told of once it is accepted, and not before."""
-        scene, _ = stage(status=False)
+        scene, _ = stage(ask_status=False)
         for n in range(16):
-            scene.mediator.sessions.granted(f"S{n}", "Ia", f"Iz{n}", "")
+            scene.context.sessions.granted(f"S{n}", "Ia", f"Iz{n}", "")
         asks(scene)
         scene.says("b", lists("Ix"))
         scene.passes(PATIENCE, a=DENIED)
@@ -284,7 +283,7 @@ def rejected_while_asked(scene: Scene) -> None:
 
 def too_often(scene: Scene) -> None:
     """Has been asked too often of late."""
-    for _ in range(A_PAIR):
+    for _ in range(CONSENT_PROMPTS.pair):
         asks(scene)
         scene.says("b", lists("Ix"))
         scene.passes(PATIENCE, a=DENIED)
@@ -429,14 +428,14 @@ class PeaceTests:
     def test_a_pair(self) -> None:
         """The fourth question of a minute is not asked; it is refused like the others."""
         scene, _ = stage()
-        for _ in range(A_PAIR):
+        for _ in range(CONSENT_PROMPTS.pair):
             asks(scene)
             scene.says("b", lists("Ix"))
             scene.passes(PATIENCE, a=DENIED)
         scene.says("a", query("Ia", "Ib"))
         scene.passes(PATIENCE - 0.01)
         scene.passes(0.01, a=DENIED)
-        scene.passes(WINDOW - A_PAIR * PATIENCE - PATIENCE)
+        scene.passes(WINDOW - CONSENT_PROMPTS.pair * PATIENCE - PATIENCE)
         asks(scene)
         scene.says("b", lists("Ia"), b=STATUS)
         scene.says("b", CAN, b=told(), a=GRANTED)
@@ -449,17 +448,17 @@ class PeaceTests:
         for _ in range(9):
             scene.says("a", query("Ia", "Ib"))
             scene.passes(PATIENCE, a=DENIED)
-        assert len(waker.woken) == A_PAIR
+        assert len(waker.woken) == CONSENT_PROMPTS.pair
 
     def test_in_all(self) -> None:
         """Whoever they are, so many questions a minute and no more."""
         scene, _ = stage()
-        for n in range(A_CALLEE):
+        for n in range(CONSENT_PROMPTS.callee):
             name = f"{chr(ord('k') + n)}"
             scene.connect(name)
             scene.says(name, query(f"I{name}", "Ib"), b=ASKED)
         scene.says("a", query("Ia", "Ib"))
-        denied = {chr(ord("k") + n): DENIED for n in range(A_CALLEE)}
+        denied = {chr(ord("k") + n): DENIED for n in range(CONSENT_PROMPTS.callee)}
         scene.passes(PATIENCE, a=DENIED, **denied)
         scene.passes(WINDOW - PATIENCE)
         asks(scene)
@@ -467,7 +466,7 @@ class PeaceTests:
     def test_rejected_costs_nothing(self) -> None:
         """Whom the callee has rejected can't use up what others may ask."""
         scene, _ = stage()
-        spam = [chr(ord("k") + n) for n in range(A_CALLEE)]
+        spam = [chr(ord("k") + n) for n in range(CONSENT_PROMPTS.callee)]
         scene.says("b", f"REGISTER\nReject:Create I{',I'.join(spam)}\n\n", b=DONE)
         scene.connect(*spam)
         for name in spam:
@@ -523,11 +522,11 @@ class LedgerTests:
         """Where not both can be recorded neither is told (I1)."""
         scene, _ = stage()
         scene.on_line("a", port=1300)
-        scene.mediator.ledger._waiting_most = 1
+        scene.context.disclosures._waiting_most = 1
         asks(scene)
         scene.says("b", lists("Ia"), b=STATUS)
         scene.says("b", CAN, a=UNAVAILABLE)
-        scene.mediator.ledger._waiting_most = 2
+        scene.context.disclosures._waiting_most = 2
         talk(scene, host="127.0.0.1", port=1300)
 
     def test_by_list_as_before(self) -> None:
@@ -640,7 +639,7 @@ class PolicyTests:
         scene.says("c", register("Ic", "Policy:Ask", "Address:127.0.0.1", "Port:1400"))
         scene.fires(store.pending[0], StoreFailed("the disk is full"), c=failed("the disk is full"))
         assert scene.address("Ic") is None
-        assert not scene.mediator.permits.requires_consent("Ic")
+        assert not scene.context.permits.requires_consent("Ic")
 
     @pytest.mark.parametrize(
         ("line", "cause"),
@@ -696,7 +695,7 @@ class RejectTests:
         """Likewise who is put into a group that is rejected."""
         scene, _ = stage(PermitChange("Ib", ("Ia",), (), ("@g",)), policy=None)
         scene.calls("a", "b")
-        result_of(scene.mediator.permits.regroup("@g", ["Ia"]))
+        result_of(scene.context.permits.regroup("@g", ["Ia"]))
         scene.reads(a=terminate(), b=terminate())
         scene.says("a", query("Ia", "Ib"), a=DENIED)
 
@@ -720,9 +719,9 @@ class RejectTests:
         scene, store = stage(
             PermitChange("Ib", (), (), ("Ix",)), PermitChange("Ix", (), (), ("Ib",), ASK)
         )
-        result_of(scene.mediator.permits.forget("Ix"))
-        assert scene.mediator.permits.rejects("Ib", "Ix")
-        assert not scene.mediator.permits.table.holds("Ix")
+        result_of(scene.context.permits.forget("Ix"))
+        assert scene.context.permits.rejects("Ib", "Ix")
+        assert not scene.context.permits.table.holds("Ix")
         assert store.commits == [(PermitChange("Ix", ()),)]
 
     def test_a_use_is_kept(self) -> None:
@@ -731,7 +730,7 @@ class RejectTests:
         scene.says("b", "REGISTER\nAccept:Create Ia;uses=2\nReject:Create Ix\n\n", b=DONE)
         scene.calls("a", "b")
         scene.passes(1)
-        assert scene.mediator.permits.rejects("Ib", "Ix")
+        assert scene.context.permits.rejects("Ib", "Ix")
 
 
 class RevocationTests:
@@ -836,7 +835,7 @@ class NamesTests:
 
 def test_unavailable_for_whom_it_accepts() -> None:
     """Where the caller can't be looked up since a part is away, nothing is granted (I3)."""
-    scene, resolver = with_resolver(status=False)
+    scene, resolver = with_resolver(ask_status=False)
     scene.connect("a")
     scene.on_line("b", "Policy:Ask")
     scene.says("a", query("Ia", "Ib"), b=ASKED)

@@ -23,7 +23,7 @@ from broker.mediator.ledger import (
 from broker.messages.errors import ServiceUnavailable
 from broker.service.mediator import MediatorService, Options
 from broker.tables.disclosures import Disclosure, format_line, format_time, parse_line
-from broker.tables.locations import Address
+from broker.tables.locations import Contact
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import (
     ACCEPTED,
@@ -48,7 +48,7 @@ from tests.support.clock import result_of, settle
 from tests.support.reactor import FakeReactor
 from tests.support.server import cheap_passwords
 
-WHERE: Final = Address("203.0.113.5", 1203, 0.0, 3600)
+WHERE: Final = Contact("203.0.113.5", 1203, 0.0, 3600)
 NOTHING: Final = "NOTIFY\nNothing Disclosed.\n\n"
 ASK: Final = "QUERY\nDISCLOSURES\n\n"
 
@@ -719,7 +719,7 @@ class ServiceTests:
         service.privilegedStartService()
         service.startService()
         assert service.mediator is not None
-        ledger = service.mediator.ledger
+        ledger = service.mediator.context.disclosures
         reactor.advance(FIRST_PRUNING)
         assert len(store.pruned) == 1
         ledger.note(ledger.record("Ib", "Ia", WHERE, "S1", "Ia", 3600))

@@ -11,7 +11,7 @@ import pytest
 from broker.mediator.auth import login as module
 from broker.mediator.auth.login import CertificateLogin
 from broker.net.connection import PeerConnection
-from broker.net.tls.contexts import CertificateRefused
+from broker.net.tls.certificates import CertificateRefused
 from broker.tables.accounts import AccountChange, AccountTable
 from broker.tables.permits import PermitChange
 from tests.mediator.conftest import Logged
@@ -117,7 +117,7 @@ class PasswordTests:
         scene.new_says("a", said, answer)
         scene.says("a", PERMITS, a=FIRST)
         assert len(store.commits) == before
-        assert scene.mediator.reach.everybody() == []
+        assert scene.context.connections.everybody() == []
         assert scene.address("Ia") is None
 
     @pytest.mark.parametrize("case", REFUSED)
@@ -185,7 +185,7 @@ class PasswordTests:
         scene.says("a", register("太郎", "Accept:Create Ib"), a=DONE)
         scene.says("a", register("Ia"), a=DONE)
         scene.says("a", query("太郎", "Ib"), a="NOTIFY\nCallee not Found.\n\n")
-        assert scene.mediator.permits.table.accepted("Ia") == ("Ib",)
+        assert scene.context.permits.table.accepted("Ia") == ("Ib",)
 
     def test_told_by_name(self) -> None:
         """Who calls itself by a name is told its identifier, with a transaction alone (C1)."""
@@ -204,7 +204,7 @@ class PasswordTests:
 
     def test_called_by_name(self) -> None:
         """A caller that asks by its name is told its identifier with the credentials (C1)."""
-        scene = a_scene(status=False)
+        scene = a_scene(ask_status=False)
         result_of(scene.mediator.accounts.add_name("Ia", "太郎"))
         scene.new_says("b", login("Ib", "of Ib", "Address:127.0.0.1", "Accept:Create 太郎"), DONE)
         scene.new_says("a", login("太郎", "of Ia"), DONE)
@@ -346,7 +346,7 @@ class ThreadsTests:
         assert scene.mediator.accounts._passwords.waiting == 0
         pool.run()
         assert pool.jobs == []
-        assert scene.mediator.reach.everybody() == []
+        assert scene.context.connections.everybody() == []
 
     def test_login_timeout(self) -> None:
         """The time to log in goes on: who isn't checked within it is cut off (I14)."""
@@ -356,7 +356,7 @@ class ThreadsTests:
         scene.passes(10.1)
         assert scene.clients["a"].closed
         pool.run()
-        assert scene.mediator.reach.everybody() == []
+        assert scene.context.connections.everybody() == []
 
     @pytest.mark.parametrize("act", ["reset", "remove"])
     def test_changed_meanwhile(self, act: str) -> None:
@@ -604,7 +604,7 @@ class SecretsTests:
         scene = a_scene()
         token = token_of(scene, "a")
         parts = [scene.mediator.accounts, login_of(scene), login_of(scene)._tokens]
-        parts += [*scene.mediator.accounts.table, *scene.mediator.reach.everybody()]
+        parts += [*scene.mediator.accounts.table, *scene.context.connections.everybody()]
         told = repr(parts) + repr([vars(part) for part in parts if hasattr(part, "__dict__")])
         for secret in ("of Ia", token, "$argon2id$"):
             assert secret not in told
@@ -664,7 +664,7 @@ class CertificateTests:
         """The connection acts as whom it is for, whatever it says first, and as nobody else."""
         scene = shows("Ia")
         scene.new_says("a", said, answer)
-        (peer,) = scene.mediator.reach.everybody()
+        (peer,) = scene.context.connections.everybody()
         assert peer.identifier == "Ia"
 
     @pytest.mark.parametrize(
@@ -683,7 +683,7 @@ class CertificateTests:
         scene = shows(shown, AccountChange("Ix", "v", "g", ("taro",)), revoked=revoked)
         for number, said in enumerate((register("Ia"), query("Ia", "Ib"), PERMITS)):
             scene.new_says(f"a{number}", said, required(cause))
-        assert scene.mediator.reach.everybody() == []
+        assert scene.context.connections.everybody() == []
 
     @pytest.mark.parametrize("field", ["Password:x", "Token:x"])
     def test_no_passwords(self, shows: Callable[..., Scene], field: str) -> None:
@@ -691,7 +691,7 @@ class CertificateTests:
         scene = shows("Ia")
         cause = "this server takes certificates, no Password and no Token"
         scene.new_says("a", register("Ia", field), failed(cause))
-        assert scene.mediator.reach.everybody() == []
+        assert scene.context.connections.everybody() == []
 
 
 def _with(table: AccountTable, login: CertificateLogin) -> Scene:

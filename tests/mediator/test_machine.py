@@ -156,7 +156,7 @@ class MediatorMachine(RuleBasedStateMachine):
         """
         self.store = SlowStore()
         self.store.at_once = True
-        self.scene = Scene(store=self.store, status=status, exchange={"login_timeout": None})
+        self.scene = Scene(store=self.store, ask_status=status, exchange={"login_timeout": None})
         self.model = Model(slow=False, status=status)
         self.ledger = Ledger(self.model)
         self._regroups("@f", list(NAMES))
@@ -222,7 +222,7 @@ class MediatorMachine(RuleBasedStateMachine):
         self._regroups(name, members)
 
     def _regroups(self, name: str, members: list[str]) -> None:
-        doing = Deferred.fromCoroutine(self.scene.mediator.permits.regroup(name, members))
+        doing = Deferred.fromCoroutine(self.scene.context.permits.regroup(name, members))
         doing.addErrback(lambda failure: failure.trap(StoreFailed))
         self.model.regroups(name, members)
         settle(self.scene.clock)
@@ -425,10 +425,10 @@ class MediatorMachine(RuleBasedStateMachine):
         assert len(self.store.commits) == stored
 
     def _state(self) -> Any:
-        reach = self.scene.mediator.reach
+        reach = self.scene.context.connections
         return [
             (
-                self.scene.mediator.permits.table.accepted(name),
+                self.scene.context.permits.table.accepted(name),
                 self.scene.address(name),
                 reach.held(name),
             )
@@ -464,15 +464,15 @@ class MediatorMachine(RuleBasedStateMachine):
             return
         for name in CALLEES:
             permits = tuple(self.model.permits.get(name, ()))
-            assert self.scene.mediator.permits.table.accepted(name) == permits
+            assert self.scene.context.permits.table.accepted(name) == permits
             port, until = self.model.places.get(name, (0, 0.0))
             expected = ("127.0.0.1", port) if until > self.model.now else None
             assert self.scene.address(name) == expected
             reached = self.model.reached.get(name)
-            held = self.scene.mediator.reach.held(name)
+            held = self.scene.context.connections.held(name)
             client = None if reached is None else self.scene.clients[reached.name]
             assert held is (None if client is None else client.protocol.receiver)
-        assert len(self.scene.mediator.sessions) == len(self.model.sessions)
+        assert len(self.scene.context.sessions) == len(self.model.sessions)
 
     def _disclosed(self) -> Counter[tuple[str, str, str, int, str]]:
         return Counter(

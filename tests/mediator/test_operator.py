@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
@@ -37,7 +38,7 @@ T = TypeVar("T")
 def operator_of(scene: Scene) -> AdminApi:
     """The operator of a scene's mediator."""
     mediator = scene.mediator
-    return AdminApi(mediator.accounts, mediator.permits, mediator.ledger, scene.broker.store)
+    return AdminApi(mediator.context, mediator.accounts)
 
 
 def told(act: Callable[..., Awaitable[Row]], *arguments: Any, **more: Any) -> list[Row]:
@@ -384,9 +385,8 @@ class WhoKnowsTests:
         )
         scene = Scene()
         settle(scene.clock)
-        operator = AdminApi(
-            scene.mediator.accounts, scene.mediator.permits, scene.mediator.ledger, store
-        )
+        context = replace(scene.context, store=store)
+        operator = AdminApi(context, scene.mediator.accounts)
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(module, "PAGE", 4)
             rows = told(operator.who_knows, "Ib", since=since, most=most)

@@ -145,7 +145,7 @@ class ExpiryTests:
         scene.says("b", register("Ib", "Accept:Add Ia;expires=20,@family"), b=DONE)
         scene.calls("a", "b")
         scene.passes(20)
-        assert len(scene.mediator.sessions) == 1
+        assert len(scene.context.sessions) == 1
         assert store.commits[-1] == (accepts("@family"),)
         scene.says(
             "b", register("Ib", "Accept:Delete @family"), a=terminate(), b=terminate() + DONE
@@ -167,7 +167,7 @@ class ExpiryTests:
             scene.passes(60)
         store.pending.pop().callback(None)
         assert store.commits == [(PermitChange("Ib", ()),)] * 4
-        assert scene.mediator.permits.table.accepted("Ib") == ()
+        assert scene.context.permits.table.accepted("Ib") == ()
         scene.passes(600)
         assert len(store.commits) == 4
 
@@ -232,17 +232,17 @@ class ExpiryTests:
             turn(scene.clock)
             seen.append(len(store.commits) - before)
             assert 0 < seen[-1] <= 64
-        assert len(scene.mediator.permits.table) == 0
+        assert len(scene.context.permits.table) == 0
 
     def test_given_again_and_again(self) -> None:
         """Limits that are replaced leave nothing behind (I15)."""
         scene, _ = at_once()
         for n in range(500):
             scene.says("b", register("Ib", f"Accept:Add Ia;expires={5000 - n}"), b=DONE)
-        assert len(scene.mediator.permits._expiries._heap) < 100
+        assert len(scene.context.permits._expiries._heap) < 100
         assert len(scene.clock.getDelayedCalls()) <= 3
         scene.says("b", register("Ib", "Accept:Create"), b=DONE)
-        assert len(scene.mediator.permits._expiries._heap) == 0
+        assert len(scene.context.permits._expiries._heap) == 0
 
     def test_an_edit_under_way(self) -> None:
         """What expires while an edit of its list is being kept is dropped behind it (I9)."""
@@ -254,7 +254,7 @@ class ExpiryTests:
         scene.fires(store.pending[0], b=DONE)
         scene.fires(store.pending[1])
         assert store.commits[1] == (accepts("Ic"),)
-        assert scene.mediator.permits.table.accepted("Ib") == ("Ic",)
+        assert scene.context.permits.table.accepted("Ib") == ("Ic",)
 
 
 class UsesTests:
@@ -271,7 +271,7 @@ class UsesTests:
         scene.says("a", query("Ia", "Ib"), a=DENIED)
         scene.says("b", ASK, b=permits("Create"))
         assert store.commits[1:] == [(accepts("Ia", uses=1),), (PermitChange("Ib", ()),)]
-        assert len(scene.mediator.sessions) == 2
+        assert len(scene.context.sessions) == 2
         assert lines(logged) == ["Ib no longer accepts Ia: used up"]
 
     def test_durable_before_it_is_told(self) -> None:
@@ -324,7 +324,7 @@ class UsesTests:
         scene.says("a", query("Ia", "Ib"), b=STATUS)
         scene.says("b", CAN)
         scene.fires(store.pending.pop(), StoreFailed("no room"), a=UNAVAILABLE)
-        assert len(scene.mediator.sessions) == 0
+        assert len(scene.context.sessions) == 0
         scene.says("a", query("Ia", "Ib"), b=STATUS)
         scene.says("b", CAN)
         scene.fires(store.pending.pop(), b=to_callee("Ia"), a=GRANTED)
@@ -408,12 +408,12 @@ class UsesTests:
     def test_a_fault_holds_no_list_up(self, logged: Logged) -> None:
         """Whatever goes wrong, the list can be changed afterwards (I24)."""
         scene, store = at_once(accepts("Ia", uses=1))
-        granted = scene.mediator.sessions.granted
-        scene.mediator.sessions.granted = None  # type: ignore[assignment]
+        granted = scene.context.sessions.granted
+        scene.context.sessions.granted = None  # type: ignore[assignment]
         scene.says("a", query("Ia", "Ib"), b=STATUS)
         scene.says("b", CAN, a=UNAVAILABLE)
         assert len(logged.failures()) == 1
-        scene.mediator.sessions.granted = granted  # type: ignore[method-assign]
+        scene.context.sessions.granted = granted  # type: ignore[method-assign]
         scene.calls("a", "b")
         assert len(store.commits) == 3
 
@@ -544,7 +544,7 @@ class UsesTests:
             store.pending.pop(0).callback(None)
         codes = [message.get("Code") for message in scene.clients["a"].received()]
         assert codes == ["100", "200"] * 16 + ["429", "429"]
-        left = [scene.mediator.permits.table.accepted(f"Ib{n}") for n in range(18)]
+        left = [scene.context.permits.table.accepted(f"Ib{n}") for n in range(18)]
         assert left == [()] * 16 + [("Ia",)] * 2
         for n in range(18):
             scene.clients[f"b{n}"].text()
@@ -653,7 +653,7 @@ class GroupsTests:
         scene.calls("a", "b")
         scene.says("c", query("Ic", "Ib"), c=DENIED)
         assert [told.basis for told in disclosed(scene, store)] == ["@family"]
-        does(scene, scene.mediator.permits.regroup("@family", ["Ia", "Ic"]))
+        does(scene, scene.context.permits.regroup("@family", ["Ia", "Ic"]))
         scene.calls("c", "b", "1")
 
     def test_named_before_it_is_made(self) -> None:
@@ -661,7 +661,7 @@ class GroupsTests:
         scene, _ = at_once()
         scene.says("b", register("Ib", "Accept:Add @family"), b=DONE)
         scene.says("a", query("Ia", "Ib"), a=DENIED)
-        does(scene, scene.mediator.permits.regroup("@family", ["Ia"]))
+        does(scene, scene.context.permits.regroup("@family", ["Ia"]))
         scene.calls("a", "b")
 
     def test_nobody_takes_its_name(self) -> None:
@@ -675,7 +675,7 @@ class GroupsTests:
         """A membership withdrawn while the status is asked: 5c (I1, I2)."""
         scene, _ = at_once(accepts("@family"), groups=[self.FAMILY])
         scene.says("a", query("Ia", "Ib"), b=STATUS)
-        does(scene, scene.mediator.permits.regroup("@family", ["Ic"]))
+        does(scene, scene.context.permits.regroup("@family", ["Ic"]))
         scene.says("b", CAN, a=DENIED)
 
     @pytest.mark.parametrize("begun", [False, True])
@@ -686,15 +686,15 @@ class GroupsTests:
         scene.calls("c", "b", "1")
         if begun:
             scene.says("b", begin(session))
-        regroup = scene.mediator.permits.regroup("@family", ["Ic"])
+        regroup = scene.context.permits.regroup("@family", ["Ic"])
         does(scene, regroup, a=terminate(), b=terminate())
-        assert len(scene.mediator.sessions) == 1
+        assert len(scene.context.sessions) == 1
 
     def test_left_where_the_entry_was_used_up(self) -> None:
         """A call that rests on an entry that is used up ends with the membership, too (I2)."""
         scene, _ = at_once(accepts("@family", uses=1), groups=[self.FAMILY])
         scene.calls("a", "b")
-        regroup = scene.mediator.permits.regroup("@family", [])
+        regroup = scene.context.permits.regroup("@family", [])
         does(scene, regroup, a=terminate(), b=terminate())
 
     def test_by_name_too(self) -> None:
@@ -702,7 +702,7 @@ class GroupsTests:
         both = PermitChange("Ib", ("Ia", "@family"))
         scene, _ = at_once(both, groups=[self.FAMILY])
         scene.calls("a", "b")
-        does(scene, scene.mediator.permits.regroup("@family", []))
+        does(scene, scene.context.permits.regroup("@family", []))
         told = register("Ib", "Accept:Delete Ia")
         scene.says("b", told, a=terminate(), b=terminate() + DONE)
 
@@ -712,7 +712,7 @@ class GroupsTests:
         scene, _ = at_once(both, groups=[self.FAMILY])
         scene.calls("a", "b")
         scene.says("b", register("Ib", "Accept:Delete Ia"), b=DONE)
-        regroup = scene.mediator.permits.regroup("@family", ["Ic"])
+        regroup = scene.context.permits.regroup("@family", ["Ic"])
         does(scene, regroup, a=terminate(), b=terminate())
 
     def test_taken_off_the_list(self) -> None:
@@ -728,11 +728,11 @@ class GroupsTests:
         """A group is as it was until the store has kept it, and if it can't (I5, I8)."""
         scene, store = stage(accepts("@family"), groups=[self.FAMILY])
         scene.calls("a", "b")
-        done = starts(scene, scene.mediator.permits.regroup("@family", []))
+        done = starts(scene, scene.context.permits.regroup("@family", []))
         scene.fires(store.pending.pop(), StoreFailed("no room"))
         assert errors(done) == [StoreFailed]
         scene.calls("a", "b", "1")
-        done = starts(scene, scene.mediator.permits.regroup("@family", ["Ic"]))
+        done = starts(scene, scene.context.permits.regroup("@family", ["Ic"]))
         scene.calls("a", "b", "2")
         assert done == []
         scene.fires(store.pending.pop(), a=terminate("2"), b=terminate("2"))
@@ -745,28 +745,28 @@ class GroupsTests:
         """Two changes at a time are made in their order (I9)."""
         scene, store = stage(accepts("@family"))
         for members in (["Ia"], ["Ic"]):
-            starts(scene, scene.mediator.permits.regroup("@family", members))
+            starts(scene, scene.context.permits.regroup("@family", members))
         assert len(store.commits) == 1
         scene.fires(store.pending[0])
         scene.fires(store.pending[1])
-        assert scene.mediator.permits.groups.members("@family") == ("Ic",)
+        assert scene.context.permits.groups.members("@family") == ("Ic",)
 
     def test_refused(self) -> None:
         """What can't be a group is refused, and the next one is not held up (I5)."""
         scene, store = at_once()
-        refused = starts(scene, scene.mediator.permits.regroup("family", ["Ia"]))
+        refused = starts(scene, scene.context.permits.regroup("family", ["Ia"]))
         assert errors(refused) == [GroupRefused]
         assert store.commits == []
-        does(scene, scene.mediator.permits.regroup("@family", ["Ia"]))
+        does(scene, scene.context.permits.regroup("@family", ["Ia"]))
 
     def test_deleted(self) -> None:
         """A group that is deleted is off every list: one of its name later finds none (I2, I3)."""
         scene, store = at_once(accepts("@family"), groups=[self.FAMILY])
         scene.calls("a", "b")
-        regroup = scene.mediator.permits.regroup("@family", None)
+        regroup = scene.context.permits.regroup("@family", None)
         does(scene, regroup, a=terminate(), b=terminate())
         assert store.commits == [(PermitChange("Ib", ()), GroupChange("@family", None))]
-        does(scene, scene.mediator.permits.regroup("@family", ["Ia"]))
+        does(scene, scene.context.permits.regroup("@family", ["Ia"]))
         scene.says("a", query("Ia", "Ib"), a=DENIED)
 
 
@@ -790,7 +790,7 @@ class ForgetTests:
     def test_everywhere_in_one_commit(self) -> None:
         """Every list and group without it, its own list, and what goes with it: one commit (I9)."""
         scene, store = self.known()
-        done = starts(scene, scene.mediator.permits.forget("Ia", self.GONE))
+        done = starts(scene, scene.context.permits.forget("Ia", self.GONE))
         [changes] = store.commits
         assert sorted(changes, key=repr) == sorted(
             [
@@ -802,17 +802,17 @@ class ForgetTests:
             ],
             key=repr,
         )
-        assert scene.mediator.permits.table.accepted("Ia") == ("Ib",), "in force before it is kept"
+        assert scene.context.permits.table.accepted("Ia") == ("Ib",), "in force before it is kept"
         scene.fires(store.pending[0])
         assert done == [None]
-        table = scene.mediator.permits.table
+        table = scene.context.permits.table
         assert [table.accepted(name) for name in ("Ia", "Ib", "Ic", "Id")] == [
             (),
             ("Ic",),
             ("Ix", "@family"),
             ("Ib",),
         ]
-        assert scene.mediator.permits.groups.members("@family") == ("Ib",)
+        assert scene.context.permits.groups.members("@family") == ("Ib",)
 
     def test_its_sessions(self) -> None:
         """All its sessions are void, as caller and as callee; those of others go on (I2)."""
@@ -823,66 +823,66 @@ class ForgetTests:
         scene.calls("b", "a", "2")
         scene.calls("c", "b", "3")
         told = terminate("1") + terminate("2")
-        does(scene, scene.mediator.permits.forget("Ia", self.GONE), a=told, b=told)
-        assert len(scene.mediator.sessions) == 1
+        does(scene, scene.context.permits.forget("Ia", self.GONE), a=told, b=told)
+        assert len(scene.context.sessions) == 1
 
     def test_one_that_used_up_its_permit(self) -> None:
         """Also one that rests on no list any more (I2)."""
         scene, _ = at_once(accepts("Ia", uses=1))
         scene.calls("a", "b")
-        does(scene, scene.mediator.permits.forget("Ia"), a=terminate(), b=terminate())
+        does(scene, scene.context.permits.forget("Ia"), a=terminate(), b=terminate())
 
     def test_store_fails(self) -> None:
         """Where it can't be kept nothing has changed, and nothing is held up (I5, I9)."""
         scene, store = self.known()
-        done = starts(scene, scene.mediator.permits.forget("Ia", self.GONE))
+        done = starts(scene, scene.context.permits.forget("Ia", self.GONE))
         scene.fires(store.pending[0], StoreFailed("no room"))
         assert errors(done) == [StoreFailed]
-        assert scene.mediator.permits.table.accepted("Ic") == ("Ix", "Ia", "@family")
-        assert scene.mediator.permits.groups.members("@family") == ("Ib", "Ia")
+        assert scene.context.permits.table.accepted("Ic") == ("Ix", "Ia", "@family")
+        assert scene.context.permits.groups.members("@family") == ("Ib", "Ia")
         store.at_once = True
         scene.says("b", register("Ib", "Accept:Add Ix"), b=DONE)
-        does(scene, scene.mediator.permits.forget("Ia", self.GONE))
+        does(scene, scene.context.permits.forget("Ia", self.GONE))
 
     def test_nothing_known(self) -> None:
         """Who is nowhere is forgotten without a commit, but for what goes with it."""
         scene, store = at_once()
-        does(scene, scene.mediator.permits.forget("Ia"))
+        does(scene, scene.context.permits.forget("Ia"))
         assert store.commits == []
-        does(scene, scene.mediator.permits.forget("Ia", self.GONE))
+        does(scene, scene.context.permits.forget("Ia", self.GONE))
         assert store.commits == [(self.GONE,)]
 
     def test_an_edit_under_way(self) -> None:
         """An edit that was asked for before is done before: it brings nobody back (I2, I9)."""
         scene, store = stage()
         scene.says("b", register("Ib", "Accept:Add Ia"))
-        done = starts(scene, scene.mediator.permits.forget("Ia"))
+        done = starts(scene, scene.context.permits.forget("Ia"))
         scene.fires(store.pending[0], b=DONE)
         scene.fires(store.pending[1])
         assert done == [None]
-        assert scene.mediator.permits.table.accepted("Ib") == ()
+        assert scene.context.permits.table.accepted("Ib") == ()
 
     def test_edits_wait(self) -> None:
         """An edit of a list concerned is worked out from what is left (I9)."""
         scene, store = self.known()
-        starts(scene, scene.mediator.permits.forget("Ia"))
+        starts(scene, scene.context.permits.forget("Ia"))
         scene.says("b", register("Ib", "Accept:Add Id"))
         scene.fires(store.pending[0])
         scene.fires(store.pending[1], b=DONE)
-        assert scene.mediator.permits.table.accepted("Ib") == ("Ic", "Id")
+        assert scene.context.permits.table.accepted("Ib") == ("Ic", "Id")
 
     def test_two_at_once(self) -> None:
         """Two that concern the same lists don't wait for each other, nor for a use (I24)."""
         scene, store = self.known()
         scene.says("a", query("Ia", "Ib"), b=STATUS)
         scene.says("b", CAN)
-        both = [starts(scene, scene.mediator.permits.forget(name)) for name in ("Ic", "Ib", "Ia")]
-        starts(scene, scene.mediator.permits.regroup("@work", ["Ic"]))
+        both = [starts(scene, scene.context.permits.forget(name)) for name in ("Ic", "Ib", "Ia")]
+        starts(scene, scene.context.permits.regroup("@work", ["Ic"]))
         store.at_once = True
         told = to_callee("Ia") + terminate()
         scene.fires(store.pending[0], b=told, a=GRANTED + terminate())
         assert both == [[None]] * 3
-        assert len(scene.mediator.permits.table) == 0
+        assert len(scene.context.permits.table) == 0
 
     def test_a_group(self) -> None:
         """A group goes from all lists; who is permitted otherwise goes on (I2)."""
@@ -892,7 +892,7 @@ class ForgetTests:
         )
         scene.calls("a", "b")
         scene.calls("c", "b", "1")
-        does(scene, scene.mediator.permits.forget("@family"), a=terminate(), b=terminate())
+        does(scene, scene.context.permits.forget("@family"), a=terminate(), b=terminate())
         assert store.commits == [(accepts("Ic"), GroupChange("@family", None))]
 
 
@@ -904,7 +904,7 @@ class NamesTests:
         """Ib is also known as bob, and Ia as anna."""
         scene, store = at_once()
         known = {"bob": "Ib", "anna": "Ia"}
-        scene.mediator.permits.canonical = lambda name: known.get(name, name)
+        scene.context.permits.canonical = lambda name: known.get(name, name)
         return scene, store
 
     def test_callee(self) -> None:
@@ -928,8 +928,8 @@ class NamesTests:
     def test_in_groups(self) -> None:
         """In a group, too."""
         scene, _ = self.named()
-        does(scene, scene.mediator.permits.regroup("@family", ["anna", "Ia", "Ic"]))
-        assert scene.mediator.permits.groups.members("@family") == ("Ia", "Ic")
+        does(scene, scene.context.permits.regroup("@family", ["anna", "Ia", "Ic"]))
+        assert scene.context.permits.groups.members("@family") == ("Ia", "Ic")
 
     def test_too_long(self) -> None:
         """A list is refused as before, with its limits counted (I15)."""

@@ -1,4 +1,4 @@
-"""Getting to a callee: over a connection it holds, else by dialling (mediator.reach and dial)."""
+"""Getting to a callee: over a connection it holds, else by waking or dialling it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class DialTests:
 
     def test_without_status(self) -> None:
         """The same where no status is asked."""
-        scene = away(status=False)
+        scene = away(ask_status=False)
         scene.says("a", query("Ia", "Ib"))
         scene.dials[0].accept()
         scene.connect("b")
@@ -148,7 +148,7 @@ class DialTests:
 
     def test_withdrawn_while_it_comes(self) -> None:
         """Withdrawn in the very message with which it comes (I2, I5)."""
-        scene = away(status=False)
+        scene = away(ask_status=False)
         scene.says("a", query("Ia", "Ib"))
         scene.dials[0].accept()
         scene.connect("b")
@@ -265,7 +265,7 @@ class DialTests:
 
         Else the server could be used to look for open ports; a call is then 5h.
         """
-        scene = Scene(allowed=[ip_network(network) for network in networks])
+        scene = Scene(allowed_networks=[ip_network(network) for network in networks])
         lines = ("Accept:Create Ia", f"Address:{address}")
         scene.new_says("b", register("Ib", *lines), DONE, host=source)
         scene.leaves("b")
@@ -378,7 +378,7 @@ class SeveralConnectionsTests:
         scene.connect("b6")
         scene.says("b6", register("Ib"), b6=DONE)
         assert [n for n in range(1, 7) if scene.clients[f"b{n}"].closed] == [2]
-        assert len(scene.mediator.reach.connections("Ib")) == 5
+        assert len(scene.context.connections.connections("Ib")) == 5
         scene.connect("b7")
         scene.says("b7", register("Ib"), b7=DONE)
         assert [n for n in range(1, 8) if scene.clients[f"b{n}"].closed] == [2, 3]

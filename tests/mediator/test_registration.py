@@ -107,7 +107,7 @@ class ListsTests:
         assert [name for edit in edits for name in edit.partition(" ")[2].split(",")] == names
         scene.says("a", register("Ia", "Accept:Create"), a=DONE)
         scene.says("a", register("Ia", *answer.encode().decode().split("\r\n")[1:-2]), a=DONE)
-        assert scene.mediator.permits.table.accepted("Ia") == tuple(names)
+        assert scene.context.permits.table.accepted("Ia") == tuple(names)
 
     def test_ones_own_only(self) -> None:
         """PERMITS tells one's own list, and nobody else's (I1, I4)."""
@@ -152,7 +152,7 @@ class ListsTests:
         scene.says("a", "REGISTER\n\n", a=DONE)
         assert store.commits == []
         assert scene.address("Ia") is None
-        assert len(scene.mediator.permits.table) == 0
+        assert len(scene.context.permits.table) == 0
 
 
 def accept(edits: list[str]) -> list[str]:
@@ -277,7 +277,7 @@ class RefusedTests:
         scene.new_says("a", query("Ia", "Ib"), DENIED)
         scene.says("a", register("Ib", "Accept:Create Ia"), a=failed(OTHER))
         scene.says("a", query("Ib", "Ic"), a=DENIED)
-        assert len(scene.mediator.permits.table) == 0
+        assert len(scene.context.permits.table) == 0
 
     def test_nobody(self) -> None:
         """Who has not said who it is can do nothing (I4)."""
@@ -292,7 +292,7 @@ class RefusedTests:
             "QUERY\nCallee:Ib\nTransaction:7\n\n",
             a=login.removesuffix("\n") + "Transaction:7\nCode:401\n\n",
         )
-        assert len(scene.mediator.permits.table) == 0
+        assert len(scene.context.permits.table) == 0
 
 
 #: Where a connection comes from, what it registers, and the refusal, or ``None``.
@@ -355,13 +355,13 @@ class AddressesTests:
     )
     def test_allowed_networks(self, source: str, host: str, taken: bool) -> None:
         """The operator may have addresses of a network taken from anywhere (I12)."""
-        scene = Scene(allowed=[ip_network("10.0.0.0/24"), ip_network("fd00::/16")])
+        scene = Scene(allowed_networks=[ip_network("10.0.0.0/24"), ip_network("fd00::/16")])
         answer = DONE if taken else failed(f"a private {ELSEWHERE}")
         scene.new_says("a", register("Ia", f"Address:{host}"), answer, host=source)
 
     def test_allowed_is_no_way_around(self) -> None:
         """What is no host's address is not taken even from an allowed network (I12)."""
-        scene = Scene(allowed=[ip_network("0.0.0.0/0")])
+        scene = Scene(allowed_networks=[ip_network("0.0.0.0/0")])
         cause = "an unspecified, multicast, broadcast or reserved address"
         scene.new_says("a", register("Ia", "Address:0.0.0.0"), failed(cause))
         scene.says("a", register("Ia", "Address:255.255.255.255"), a=failed(cause))
@@ -474,11 +474,11 @@ class AddressesTests:
     def test_resolver_refuses(self) -> None:
         """A table of addresses that is full is told, and reach is as it was (A5, I15)."""
         scene, resolver = with_resolver()
-        resolver.table._most = 0
+        resolver.table._max = 0
         scene.connect("a")
         answer = failed("the table of addresses is full")
         scene.says("a", register("Ia", "Address:127.0.0.1"), a=answer)
-        assert scene.mediator.reach.held("Ia") is None
+        assert scene.context.connections.held("Ia") is None
 
 
 class DurabilityTests:
@@ -591,7 +591,7 @@ class DurabilityTests:
             lines = ("Accept:Create Ix", "Address:127.0.0.1")
             scene.says("a", register("Ia", *lines), a=UNAVAILABLE)
             scene.says("a", PERMITS, a=permits("Create Ib"))
-            assert scene.mediator.reach.held("Ia") is None
+            assert scene.context.connections.held("Ia") is None
         resolver.errors = {"withdraw": ServiceUnavailable()}
         scene.says("a", register("Ia", "Accept:Create Ix", "Expires:0"), a=UNAVAILABLE)
         scene.says("a", PERMITS, a=permits("Create Ib"))
@@ -612,10 +612,10 @@ class BothAtOnceTests:
         scene, store = with_store()
         scene.connect("a")
         scene.says("a", register("Ia", "Accept:Add Ib", "Address:127.0.0.1"))
-        assert scene.mediator.reach.held("Ia") is None
+        assert scene.context.connections.held("Ia") is None
         scene.fires(store.pending[0], a=DONE)
         assert scene.address("Ia") == ("127.0.0.1", 1203)
-        assert scene.mediator.permits.table.accepted("Ia") == ("Ib",)
+        assert scene.context.permits.table.accepted("Ia") == ("Ib",)
 
     @pytest.mark.parametrize("error", [StoreFailed("no"), RuntimeError("a bug")])
     def test_neither_where_there_was_none(self, error: Exception, logged: Logged) -> None:
@@ -626,8 +626,8 @@ class BothAtOnceTests:
         is_bug = isinstance(error, RuntimeError)
         scene.fires(store.pending[0], error, a=UNAVAILABLE if is_bug else failed("no"))
         assert scene.address("Ia") is None
-        assert scene.mediator.reach.held("Ia") is None
-        assert scene.mediator.permits.table.accepted("Ia") == ()
+        assert scene.context.connections.held("Ia") is None
+        assert scene.context.permits.table.accepted("Ia") == ()
         assert len(logged.failures()) == is_bug
 
     def test_neither_where_it_was_held(self) -> None:

@@ -44,14 +44,14 @@ class WithdrawnTests:
         if begun:
             scene.says("b", begin(session))
         scene.says("b", register("Ib", f"Accept:{edits}"), b=terminate() + DONE, a=terminate())
-        assert len(scene.mediator.sessions) == 0
+        assert len(scene.context.sessions) == 0
 
     @pytest.mark.parametrize("edits", ["Add Ic", "Create Ia", "Delete Ia\nAdd Ia", "Delete Ic"])
     def test_stays(self, edits: str) -> None:
         """What does not withdraw this permit leaves the session."""
         scene, _ = in_a_call()
         scene.says("b", register("Ib", f"Accept:{edits}"), b=DONE)
-        assert len(scene.mediator.sessions) == 1
+        assert len(scene.context.sessions) == 1
 
     def test_others_stay(self) -> None:
         """Another caller's session, and the one the other way round, stay."""
@@ -61,7 +61,7 @@ class WithdrawnTests:
         scene.calls("b", "a", "1")
         scene.calls("c", "b", "2")
         scene.says("b", NO_MORE, b=terminate() + DONE, a=terminate())
-        assert len(scene.mediator.sessions) == 2
+        assert len(scene.context.sessions) == 2
 
     def test_all_of_the_pair(self) -> None:
         """All sessions of the pair are void: several begun, and one unspent."""
@@ -157,17 +157,17 @@ class ReportsTests:
         scene, session = in_a_call()
         scene.says("b", begin(session))
         scene.passes(3599)
-        assert len(scene.mediator.sessions) == 1
+        assert len(scene.context.sessions) == 1
         scene.passes(1)
-        assert len(scene.mediator.sessions) == 0
+        assert len(scene.context.sessions) == 0
 
     def test_unspent_goes(self) -> None:
         """One that doesn't begin is gone after 30 s, and no withdrawal speaks of it (I7)."""
         scene, _ = in_a_call()
         scene.passes(29.9)
-        assert len(scene.mediator.sessions) == 1
+        assert len(scene.context.sessions) == 1
         scene.passes(0.1)
-        assert len(scene.mediator.sessions) == 0
+        assert len(scene.context.sessions) == 0
         scene.says("b", NO_MORE, b=DONE)
 
     def test_begin_too_late(self) -> None:
@@ -188,7 +188,7 @@ class ReportsTests:
             scene, session = in_a_call()
             scene.says("b", begin(session))
             scene.says("b", end(session, how))
-            assert len(scene.mediator.sessions) == 0
+            assert len(scene.context.sessions) == 0
             scene.says("b", NO_MORE, b=DONE)
 
     def test_end_before_it_began(self) -> None:
@@ -197,7 +197,7 @@ class ReportsTests:
         scene.new_says("a2", register("Ia"), DONE)
         told = terminate(how="Failed")
         scene.says("b", end(session, "Failed"), a=told, a2=told)
-        assert len(scene.mediator.sessions) == 0
+        assert len(scene.context.sessions) == 0
         scene.says("b", end(session, "Failed"))
 
     @pytest.mark.parametrize("begun", [False, True])
@@ -215,7 +215,7 @@ class ReportsTests:
         scene.new_says("b2", register("Ib"), DONE)
         scene.says("b2", begin(session))
         scene.says("b2", end(session))
-        assert len(scene.mediator.sessions) == 0
+        assert len(scene.context.sessions) == 0
 
     def test_not_by_others(self) -> None:
         """Nobody else begins or ends a session, nor does the caller begin it (I4, I5)."""
@@ -227,9 +227,9 @@ class ReportsTests:
         scene.says("d", begin(session))
         scene.says("d", end(session))
         scene.passes(29.9)
-        assert len(scene.mediator.sessions) == 1
+        assert len(scene.context.sessions) == 1
         scene.passes(0.1)
-        assert len(scene.mediator.sessions) == 0
+        assert len(scene.context.sessions) == 0
 
     def test_whether_there_is_one(self) -> None:
         """Whoever asks learns nothing: a session of others is as one that never was (I6)."""
@@ -250,13 +250,13 @@ class ReportsTests:
         ):
             for name in "abc":
                 scene.says(name, text)
-        assert len(scene.mediator.sessions) == 1
+        assert len(scene.context.sessions) == 1
 
     def test_twice(self) -> None:
         """Reports may come twice."""
         scene, session = in_a_call()
         scene.says("b", begin(session) + begin(session) + end(session) + end(session))
-        assert len(scene.mediator.sessions) == 0
+        assert len(scene.context.sessions) == 0
 
 
 class BoundsTests:
@@ -266,7 +266,7 @@ class BoundsTests:
         """A new session of a pair replaces the unspent one, which can't begin any more (I7)."""
         scene, first = in_a_call()
         scene.calls("a", "b", "1")
-        assert len(scene.mediator.sessions) == 1
+        assert len(scene.context.sessions) == 1
         scene.says("b", begin(first), b=terminate())
         scene.says("b", NO_MORE, b=terminate("1") + DONE, a=terminate("1"))
 
@@ -276,9 +276,9 @@ class BoundsTests:
         scene.passes(20)
         scene.calls("a", "b", "1")
         scene.passes(29)
-        assert len(scene.mediator.sessions) == 1
+        assert len(scene.context.sessions) == 1
         scene.passes(1)
-        assert len(scene.mediator.sessions) == 0
+        assert len(scene.context.sessions) == 0
 
     def test_sixteen_a_caller(self) -> None:
         """A caller has sixteen unspent sessions at the most; then it is told so (I15, I16).
@@ -286,7 +286,7 @@ class BoundsTests:
         The callee is not even asked. A pair that has one may replace it; other callers don't count;
         one that begins or goes makes room.
         """
-        scene = Scene(status=False)
+        scene = Scene(ask_status=False)
         scene.connect("a", "c")
         for n in range(17):
             lines = ("Accept:Create Ia,Ic", "Address:127.0.0.1")
@@ -328,7 +328,7 @@ class BoundsTests:
             scene.clients[f"b{n}"].type("NOTIFY\nSTATUS Acceptable.\n\n")
         codes = [message.get("Code") for message in scene.clients["a"].received()]
         assert codes == ["100", "200"] * 16 + ["429", "429"]
-        assert len(scene.mediator.sessions) == 16
+        assert len(scene.context.sessions) == 16
         for n in range(18):
             first, *more = scene.clients[f"b{n}"].received()
             assert first.statement == "STATUS"
@@ -336,7 +336,7 @@ class BoundsTests:
 
     def test_begun_a_callee(self) -> None:
         """A callee has a thousand begun ones at the most; one more ends at once (I15)."""
-        scene = Scene(status=False)
+        scene = Scene(ask_status=False)
         scene.connect("a")
         scene.on_line("b", "Accept:Create Ia")
         for n in range(1001):
@@ -344,4 +344,4 @@ class BoundsTests:
             scene.says("a", query("Ia", "Ib"), a=ACCEPTED + to_caller("Ib"), b=to_callee("Ia"))
             over = {"a": terminate(), "b": terminate()} if n == 1000 else {}
             scene.says("b", begin(scene.drawn["session"]), **over)
-        assert len(scene.mediator.sessions) == 1000
+        assert len(scene.context.sessions) == 1000

@@ -294,7 +294,7 @@ class StatusTests:
 
     def test_not_asked(self) -> None:
         """Without the status nothing is asked, and so nothing is missed."""
-        stage = held(status=False)
+        stage = held(ask_status=False)
         stage.scene.says("a", query("Ia", "Ib"), b=to_callee("Ia"), a=told())
         stage.scene.passes(5)
         assert stage.notices() == 0

@@ -11,12 +11,12 @@ from twisted.internet.defer import Deferred
 from broker.interfaces import ITrigger
 from broker.mediator.connections import SILENCE
 from broker.mediator.wakeup import DIAL_AFTER, WakeUp
+from broker.messages.datagram import parse_datagram
 from broker.messages.errors import CalleeNotConnected, ServiceUnavailable
 from broker.messages.message import Message
 from broker.messages.signing import sign, verify
-from broker.net.udp_port import parse_datagram
 from broker.resolver.udp_registrar import UdpRegistrar
-from broker.tables.locations import Address
+from broker.tables.locations import Contact
 from tests.mediator.scene import (
     ACCEPTED,
     CAN,
@@ -36,7 +36,7 @@ from tests.support.clock import advance, result_of
 from tests.support.reactor import FakeDatagramPort, FakeReactor
 
 SEEN: Final = ("127.0.0.9", 4000)
-ADDRESS: Final = Address("192.0.2.1", 1203, 0, 60, dialable=True)
+ADDRESS: Final = Contact("192.0.2.1", 1203, 0, 60, dialable=True)
 
 
 class Notices:
@@ -72,7 +72,7 @@ class Dials:
         self.fails = fails
         self._clock = clock
 
-    async def wake(self, identifier: str, address: Address) -> None:
+    async def wake(self, identifier: str, address: Contact) -> None:
         """A dial is asked for."""
         assert (identifier, address) == ("Ib", ADDRESS)
         self.at.append(self._clock.seconds())
@@ -173,7 +173,7 @@ class Behind:
         self.keys: dict[str, tuple[str, bytes]] = {}
         self.sequence = 0
 
-    async def _cannot_be_dialled(self, identifier: str, address: Address) -> None:
+    async def _cannot_be_dialled(self, identifier: str, address: Contact) -> None:
         raise CalleeNotConnected
 
     def gets_a_key(self, who: str, *lines: str, before: str = "") -> dict[str, str]:
@@ -265,7 +265,7 @@ class KeyTests:
         assert len(stage.registrar.keys) == 1
         answer = "NOTIFY\nService Unavailable.\nTransaction:1\nCode:503\n\n"
         scene.fires(stage.resolver.held.pop(), ServiceUnavailable(), b=answer)
-        assert scene.mediator.reach.held("Ib") is None
+        assert scene.context.connections.held("Ib") is None
 
     def test_refused_with_the_rest(self) -> None:
         """Where the rest of the message is refused no key is told, nor anything reached (A5)."""
@@ -276,7 +276,7 @@ class KeyTests:
             register("Ib", "UDP:Yes", "Address:127.0.0.1", "Transaction:1")
         )
         assert "Key" not in stage.scene.heard("b")
-        assert stage.scene.mediator.reach.held("Ib") is None
+        assert stage.scene.context.connections.held("Ib") is None
         (key,) = stage.registrar.keys
         assert key.until == stage.scene.clock.seconds() + 3600
 
@@ -348,7 +348,7 @@ class KeyTests:
         assert stage.datagram("b") is not None
         scene.says("b2", register("Ib", "Expires:0"), b2=DONE)
         assert stage.datagram("b") is None
-        assert scene.mediator.reach.held("Ib") is None
+        assert scene.context.connections.held("Ib") is None
         assert len(stage.registrar.keys) == 0
 
     @pytest.mark.parametrize("act", ["reset", "remove"])

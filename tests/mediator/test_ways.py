@@ -8,9 +8,10 @@ import pytest
 from twisted.internet.address import UNIXAddress
 
 from broker.interfaces import StoreFailed
+from broker.tables.address_policy import validate_local
 from broker.tables.disclosures import CALLING, CONSENT, Disclosure
 from broker.tables.groups import GroupChange
-from broker.tables.locations import AddressRefused, admit_local
+from broker.tables.locations import AddressRefused
 from tests.mediator.scene import (
     ACCEPTED,
     CAN,
@@ -188,7 +189,9 @@ class LocalTests:
     def test_what_may_be_offered(self, host: str, source: str) -> None:
         """A private address from anywhere; any other from a connection of its own kind (I12)."""
         public = {HOME: "198.50.100.8"}  # the tests' own networks count as private ones
-        admitted = admit_local(host, 1203, source=public.get(source, source), own="", own_ports=())
+        admitted = validate_local(
+            host, 1203, source=public.get(source, source), own="", own_ports=()
+        )
         assert admitted == host.removeprefix("::ffff:")
 
     @pytest.mark.parametrize(
@@ -198,20 +201,20 @@ class LocalTests:
     def test_what_may_not(self, host: str) -> None:
         """What would send a caller to itself, to everybody, or nowhere (I12)."""
         with pytest.raises(AddressRefused):
-            admit_local(host, 1203, source="198.50.100.8", own="198.50.100.1")
+            validate_local(host, 1203, source="198.50.100.8", own="198.50.100.1")
 
     def test_not_public_from_within(self) -> None:
         """Nor from a private network to where others are."""
         with pytest.raises(AddressRefused):
-            admit_local("198.50.100.8", 1203, source="10.1.2.3", own="")
+            validate_local("198.50.100.8", 1203, source="10.1.2.3", own="")
 
     def test_not_the_server(self) -> None:
         """Nor to this server's own ports (I12)."""
         own: dict[str, Any] = {"source": "10.1.2.3", "own": "10.0.0.1", "own_ports": (1201,)}
         with pytest.raises(AddressRefused, match="server's own"):
-            admit_local("10.0.0.1", 1201, **own)
-        assert admit_local("10.0.0.1", 1203, **own) == "10.0.0.1"
-        assert admit_local("10.0.0.2", 1201, **own) == "10.0.0.2"
+            validate_local("10.0.0.1", 1201, **own)
+        assert validate_local("10.0.0.1", 1203, **own) == "10.0.0.1"
+        assert validate_local("10.0.0.2", 1201, **own) == "10.0.0.2"
 
 
 class SeenTests:
@@ -415,7 +418,7 @@ class LedgerTests:
         stage.asks("Seen:Yes", "Back:4000")
         stage.scene.says("b", CAN)
         stage.scene.fires(stage.store.pending[0], StoreFailed("full"), a=UNAVAILABLE)
-        assert len(stage.scene.mediator.sessions) == 0
+        assert len(stage.scene.context.sessions) == 0
 
     def test_behind(self) -> None:
         """They are noted in the very turn, and written soon."""
@@ -432,7 +435,7 @@ class LedgerTests:
     def test_no_room(self, room: int, enough: bool) -> None:
         """There must be room for all of them, or there is no call."""
         stage = self.a_stage()
-        stage.scene.mediator.ledger._waiting_most = room
+        stage.scene.context.disclosures._waiting_most = room
         stage.asks("Seen:Yes", "Back:4000")
         stage.scene.says("b", CAN, **(self.told(stage) if enough else {"a": UNAVAILABLE}))
 
@@ -600,7 +603,7 @@ class OfferTests:
 
     def test_woken_for_a_call(self) -> None:
         """A call that waits for its callee is told what that offers as it comes (A11)."""
-        stage = Stage("Seen:Yes", status=False)
+        stage = Stage("Seen:Yes", ask_status=False)
         stage.connects("a", HOME)
         stage.scene.leaves("b")
         stage.scene.says("a", query("Ia", "Ib", "Seen:Yes"))
@@ -677,7 +680,7 @@ class AfterwardsTests:
         for _ in range(2):
             stage.call("Seen:Yes", to_it=(f"Caller Seen:{ours}",), to_us=(f"Callee Seen:{theirs}",))
         stage.call()
-        assert len(stage.scene.mediator.sessions) == 1
+        assert len(stage.scene.context.sessions) == 1
 
     def test_terminated(self) -> None:
         """A permit that is withdrawn later ends the session, however the two meet (I2)."""

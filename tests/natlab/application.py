@@ -23,6 +23,7 @@ from broker.interfaces import ICallHandler
 from broker.messages.errors import Refused
 from broker.service.terminal import make_opener
 from broker.terminal.errors import CallFailed
+from broker.terminal.settings import TerminalSettings
 from broker.terminal.terminal import Terminal
 
 QUESTION = b"Is anybody there? " * 1000
@@ -91,12 +92,17 @@ class Asking(LineReceiver):
         try:
             call: Any = await self._terminal.call(callee, Factory.forProtocol(Question))
         except (CallFailed, Refused) as error:
-            say(callee=callee, why=str(error), tried=tried_in(getattr(error, "tried", ())))
+            say(
+                callee=callee,
+                why=str(error),
+                tried=tried_in(getattr(error, "failed_candidates", ())),
+            )
             return
         channel = call.transport
-        way, tried = channel.way, tried_in(channel.tried)
+        candidate, tried = channel.candidate, tried_in(channel.failed_candidates)
         right = await call.over == QUESTION
-        say(callee=callee, right=right, way=way.kind, host=way.host, port=way.port, tried=tried)
+        method, host, port = candidate
+        say(callee=callee, right=right, way=method, host=host, port=port, tried=tried)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """No more is to be asked."""
@@ -104,8 +110,8 @@ class Asking(LineReceiver):
 
 
 def tried_in(tried: Any) -> dict[str, str]:
-    """What became of each kind of way."""
-    return {way.kind: why for way, why in tried}
+    """Why each candidate failed, by its method."""
+    return {candidate.method: reason for candidate, reason in tried}
 
 
 def say(**what: object) -> None:
@@ -120,12 +126,14 @@ async def main(reactor: Any, identifier: str, mediator: str, permitted: str, *mo
         reactor,
         identifier,
         TCP4ClientEndpoint(reactor, mediator, 1201),
-        listen=TCP4ServerEndpoint(reactor, 1203),
-        accept=[permitted],
-        allow_clear_text=True,
-        udp=(None, 1200),
-        handler=Echoes(),
-        opener=opener,
+        TerminalSettings(
+            listen=TCP4ServerEndpoint(reactor, 1203),
+            accept=[permitted],
+            allow_clear_text=True,
+            udp=(None, 1200),
+            handler=Echoes(),
+            opener=opener,
+        ),
     )
     terminal.startService()
     await terminal.ready()

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pytest
 
+from broker.terminal.outgoing.connector import SLOWER
 from tests.natlab.conftest import Build
 from tests.natlab.lab import INTERNET, SERVER, SYMMETRIC, Lab, Router
 from tests.support.processes import TWISTD, Running
@@ -16,8 +17,6 @@ from tests.support.processes import TWISTD, Running
 pytestmark = pytest.mark.integration
 
 APPLICATION: Final = (sys.executable, str(Path(__file__).with_name("application.py")))
-#: Why a way was not taken to its end.
-SLOWER: Final = "another way was faster"
 A: Final = f"{INTERNET}.1"
 B: Final = f"{INTERNET}.2"
 OUTSIDE: Final = f"{INTERNET}.20"

@@ -10,8 +10,9 @@ from twisted.python.failure import Failure
 from broker.messages.framing import Body
 from broker.messages.grammar import NOTIFY
 from broker.messages.message import Malformed, Message
-from broker.net.connection import ConnectionHub, PeerConnection, StreamFactory
+from broker.net.connection import ConnectionFactory, PeerConnection
 from broker.net.dialogue import Dialogue, Request
+from broker.net.hub import ConnectionHub
 from tests.support.transport import Client, connect
 
 Heard = Message | Body | Malformed | str
@@ -92,13 +93,13 @@ class Talk(Dialogue):
 
 def record(exchange: ConnectionHub, peer_host: str = "127.0.0.1") -> tuple[Client, Recorder]:
     """A client, and who hears it."""
-    client = connect(StreamFactory(exchange, Recorder), _clock(exchange), peer_host=peer_host)
+    client = connect(ConnectionFactory(exchange, Recorder), _clock(exchange), peer_host=peer_host)
     return client, client.protocol.receiver
 
 
 def converse(exchange: ConnectionHub, *, known: bool = True) -> tuple[Client, Talk]:
     """A client and the conversation with it, after login where it is known."""
-    client = connect(StreamFactory(exchange, Talk), _clock(exchange))
+    client = connect(ConnectionFactory(exchange, Talk), _clock(exchange))
     if known:
         client.protocol.authenticated()
     return client, client.protocol.receiver

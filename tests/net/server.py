@@ -15,8 +15,10 @@ from twisted.internet.stdio import StandardIO
 from twisted.python.failure import Failure
 
 from broker.messages.message import Message
-from broker.net.connection import ConnectionHub, PeerConnection, StreamFactory
-from broker.net.tls.contexts import ServerTls, TlsFactory
+from broker.net.connection import ConnectionFactory, PeerConnection
+from broker.net.hub import ConnectionHub
+from broker.net.tls.contexts import ServerTls
+from broker.net.tls.transport import TlsFactory
 from tests.net.recorder import Talk
 
 #: What ``QUERY`` / ``LOOKUP`` is answered with: more than a connection's buffers take.
@@ -58,7 +60,7 @@ def main() -> None:
     reactor: Any = imported
     exchange = ConnectionHub(reactor)
     endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
-    factory: Any = StreamFactory(exchange, Server)
+    factory: Any = ConnectionFactory(exchange, Server)
     if len(sys.argv) > 1:
         certificate, key = sys.argv[1:]
         factory = TlsFactory(ServerTls(certificate, key), factory, reactor)

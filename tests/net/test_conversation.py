@@ -14,8 +14,8 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from broker.messages.message import Message
-from broker.net.connection import ConnectionHub
 from broker.net.dialogue import Request
+from broker.net.hub import ConnectionHub
 from tests.net.recorder import Talk, converse
 from tests.support.transport import Client
 

@@ -9,13 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.protocol import DatagramProtocol
 
+from broker.messages.datagram import DATAGRAM_BYTES, parse_datagram
 from broker.messages.message import Malformed, Message
-from broker.net.udp_port import (
-    DATAGRAM_BYTES,
-    DATAGRAMS_A_TURN,
-    DatagramPort,
-    parse_datagram,
-)
+from broker.net.udp_port import DATAGRAMS_A_TURN, DatagramPort
 from tests.net import strategies
 from tests.net.figures import FIGURES, on_the_wire
 from tests.support.reactor import FakeReactor

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.messages.datagram import parse_datagram
 from broker.messages.message import Message
 from broker.messages.signing import TAIL, is_signed, mac_of, quick_mac_of, sign, verify
-from broker.net.udp_port import parse_datagram
 from tests.net import strategies
 
 KEY = bytes(range(32))

@@ -26,14 +26,9 @@ from zope.interface.verify import verifyObject
 
 from broker.messages.framing import AUTHENTICATED, Body, Limits
 from broker.messages.message import Malformed, Message
-from broker.net.connection import (
-    EVENTS_A_TURN,
-    OUTPUT_A_TURN,
-    ConnectionHub,
-    PeerConnection,
-    StreamFactory,
-    source_of,
-)
+from broker.net.connection import EVENTS_A_TURN, OUTPUT_A_TURN, ConnectionFactory, PeerConnection
+from broker.net.hub import ConnectionHub
+from broker.net.per_source import source_of
 from tests.net.recorder import Recorder, record
 from tests.support.clock import advance, settle, turn
 from tests.support.transport import Client
@@ -88,7 +83,7 @@ class ConnectionTests(Streaming):
         _, recorder = self.connect()
         for interface in (IProtocol, IHalfCloseableProtocol, IPushProducer):
             assert verifyObject(interface, recorder.stream)
-        assert verifyObject(IProtocolFactory, StreamFactory(self.exchange, Recorder))
+        assert verifyObject(IProtocolFactory, ConnectionFactory(self.exchange, Recorder))
 
     def test_options_of_the_socket(self) -> None:
         """Nothing waits in Nagle's algorithm, and a vanished host is noticed in the end."""
@@ -467,7 +462,7 @@ class OutputTests(Streaming):
 
     def test_as_set(self) -> None:
         """The limits are those of the exchange."""
-        self.exchange = ConnectionHub(self.clock, known=Limits(output=100, stalled=2))
+        self.exchange = ConnectionHub(self.clock, authenticated=Limits(output=100, stalled=2))
         client, recorder = self.stalled()
         self.fill(recorder, 100)
         self.advance(1.9)
@@ -756,7 +751,7 @@ class FactoryTests(Streaming):
 
     def test_stream(self) -> None:
         """Each connection has a stream and a receiver of its own."""
-        factory = StreamFactory(self.exchange, Recorder)
+        factory = ConnectionFactory(self.exchange, Recorder)
         factory.doStart()
         one, two = factory.buildProtocol(None), factory.buildProtocol(None)
         assert isinstance(one, PeerConnection)

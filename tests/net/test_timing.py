@@ -1,11 +1,12 @@
-"""Many deadlines on one timer (broker.net.timers)."""
+"""Timers, many deadlines on one timer, limited log lines (broker.net.timers, log_limit)."""
 
 from __future__ import annotations
 
 import pytest
 from twisted.internet.task import Clock
 
-from broker.net.timers import DeadlineQueue
+from broker.net.log_limit import LogLimit
+from broker.net.timers import DeadlineQueue, Timer
 
 
 class DeadlinesTests:
@@ -129,3 +130,72 @@ class DeadlinesTests:
             self.clock.advance(10)
         self.clock.advance(0)
         assert seen == ["a", "b"]
+
+
+class TimerTests:
+    """One call at a time."""
+
+    def setup_method(self) -> None:
+        """A timer, and when it called."""
+        self.clock = Clock()
+        self.calls: list[float] = []
+        self.timer = Timer(self.clock, lambda: self.calls.append(self.clock.seconds()))
+
+    def test_when_the_time_is_over_then_it_calls_once(self) -> None:
+        """When the time is over, it calls once."""
+        self.timer.start(2)
+        assert self.timer.active
+        self.clock.advance(2)
+        assert self.calls == [2]
+        assert self.clock.getDelayedCalls() == []
+        self.clock.advance(9)
+        assert self.calls == [2]
+
+    def test_when_started_again_then_the_earlier_time_does_not_count(self) -> None:
+        """When started again, the earlier time does not count."""
+        self.timer.start(2)
+        self.clock.advance(1)
+        self.timer.start(2)
+        self.clock.advance(1)
+        assert self.calls == []
+        self.clock.advance(1)
+        assert self.calls == [3]
+
+    def test_when_stopped_then_it_does_not_call(self) -> None:
+        """When stopped, it does not call."""
+        self.timer.stop()
+        self.timer.start(2)
+        self.timer.stop()
+        self.timer.stop()
+        assert self.clock.getDelayedCalls() == []
+
+    def test_when_it_calls_then_it_may_be_started_again(self) -> None:
+        """When it calls, it may be started again."""
+
+        def again() -> None:
+            self.calls.append(1.0)
+            timer.start(1)
+
+        timer = Timer(self.clock, again)
+        timer.start(1)
+        for _ in range(3):
+            self.clock.advance(1)
+        assert len(self.calls) == 3
+        assert timer.active
+
+
+class LogLimitTests:
+    """A line that a peer can cause at will."""
+
+    def test_when_lines_come_too_fast_then_they_are_counted(self) -> None:
+        """When lines come too fast, they are counted."""
+        clock = Clock()
+        limit = LogLimit(clock, 5)
+        assert [limit.admit() for _ in range(3)] == ["", None, None]
+        clock.advance(5)
+        assert [limit.admit() for _ in range(2)] == [" (2 more since the last such line)", None]
+        clock.advance(6)
+        clock.advance(6)
+        assert limit.admit() == " (1 more since the last such line)"
+        clock.advance(6)
+        assert limit.admit() == ""

@@ -27,31 +27,23 @@ from zope.interface import implementer
 
 from broker.ca.authority import new_key
 from broker.messages.message import Message
-from broker.net.connection import ConnectionHub, PeerConnection, StreamFactory
+from broker.net.connection import ConnectionFactory, PeerConnection
+from broker.net.hub import ConnectionHub
 from broker.net.tls.certificates import (
+    CertificateRefused,
+    InvalidFile,
     exposure,
+    identifier_of,
     key_digest,
+    mediator_of,
     mediator_uri,
     terminal_uri,
     utc_now,
 )
-from broker.net.tls.contexts import (
-    CertificateRefused,
-    ClientTls,
-    HandshakeRefused,
-    HandshakeTimedOut,
-    InvalidFile,
-    ServerTls,
-    TlsEndpoint,
-    TlsFactory,
-    TlsFailed,
-    certificate_of,
-    explain,
-    identifier_of,
-    is_encrypted,
-    mediator_of,
-    parse_pin,
-)
+from broker.net.tls.contexts import ClientTls, ServerTls, parse_pin
+from broker.net.tls.errors import HandshakeRefused, HandshakeTimedOut, TlsFailed
+from broker.net.tls.explain import explain
+from broker.net.tls.transport import TlsEndpoint, TlsFactory, certificate_of, is_encrypted
 from tests.net.recorder import Recorder, Talk
 from tests.support.certificates import Files, Pki, foreign_client, foreign_server, meet, uris
 from tests.support.clock import advance
@@ -979,7 +971,9 @@ class TransportTests:
             made.append(Recorder(stream))
             return made[-1]
 
-        factory = TlsFactory(ServerTls(*own), StreamFactory(ConnectionHub(clock), receiver), clock)
+        factory = TlsFactory(
+            ServerTls(*own), ConnectionFactory(ConnectionHub(clock), receiver), clock
+        )
         foreign = foreign_client(pki.ca)
         message = Message("QUERY", Identifier="Ia", Callee="Ib")
         peer = meet(factory, clock, foreign, say=message.encode() * 3)
@@ -1034,7 +1028,9 @@ class StreamTests:
             self.made.append(Recorder(stream))
             return self.made[-1]
 
-        factory = TlsFactory(ServerTls(*own), StreamFactory(self.exchange, receiver), self.clock)
+        factory = TlsFactory(
+            ServerTls(*own), ConnectionFactory(self.exchange, receiver), self.clock
+        )
         peer = meet(factory, self.clock, foreign)
         return peer, self.made[-1].stream
 
@@ -1048,10 +1044,10 @@ class StreamTests:
     def test_output_limit(self, pki: Pki, own: Files) -> None:
         """A stranger that doesn't read is cut off at 4 KiB, one that is known has more (I15)."""
         peer, stream = self.meet(own, foreign_client(pki.ca))
-        assert peer.transport.bufferSize == self.exchange.stranger.output
+        assert peer.transport.bufferSize == self.exchange.unauthenticated.output
         peer.transport.stop_reading_peer()
         stream.write(b"x" * 5000)
-        advance(self.clock, self.exchange.stranger.stalled + 0.1)
+        advance(self.clock, self.exchange.unauthenticated.stalled + 0.1)
         assert peer.closed
         peer, stream = self.meet(own, foreign_client(pki.ca))
         stream.authenticated()
@@ -1099,7 +1095,7 @@ class StreamTests:
         """Who waits for an answer learns that it was TLS, not just that there is none."""
         exchange = ConnectionHub.of_client(self.clock)
         tls = ClientTls(other.ca, "localhost")
-        factory = TlsFactory(tls, StreamFactory(exchange, Asking), self.clock)
+        factory = TlsFactory(tls, ConnectionFactory(exchange, Asking), self.clock)
         peer = connect(factory, self.clock)
         wrapper: Any = peer.protocol
         answer = wrapper.wrappedProtocol.receiver.ask(Message("QUERY", "STATUS"))

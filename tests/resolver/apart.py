@@ -11,13 +11,14 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.python.failure import Failure
 
 from broker.messages.message import Message
-from broker.net.connection import ConnectionHub, StreamFactory
+from broker.net.connection import ConnectionFactory
+from broker.net.hub import ConnectionHub
 from broker.resolver.locations import LocalResolver
 from broker.resolver.name_lookup import NameLookup
 from broker.resolver.remote import RemoteResolver
 from broker.resolver.server import ResolverServer
 from broker.resolver.udp_registrar import UdpRegistrar
-from broker.tables.locations import Address, LocationTable
+from broker.tables.locations import Contact, LocationTable
 from tests.support.clock import settle
 from tests.support.reactor import FakeReactor
 from tests.support.transport import Client, Pair, connect
@@ -91,7 +92,7 @@ class FakeResolver:
         self.server = ResolverServer(
             self.exchange, self.local, secret=secret, own_ports=[PORT], **options
         )
-        self.factory = StreamFactory(self.exchange, self.server.peer)
+        self.factory = ConnectionFactory(self.exchange, self.server.peer)
 
     def _trace(self, stream: object, direction: str, message: Message) -> None:
         if direction == "<":
@@ -111,7 +112,7 @@ class FakeResolver:
     def told(self, identifier: str) -> tuple[str, int] | None:
         """Where the table says that a terminal is."""
         place = self.local.table.lookup(identifier, self.clock.seconds())
-        return None if place is None else (place.address.host, place.address.port)
+        return None if place is None else (place.contact.host, place.contact.port)
 
 
 class Apart:
@@ -238,6 +239,6 @@ def address(
     port: int = 1203,
     expires: int = 3600,
     dialable: bool = False,
-) -> Address:
+) -> Contact:
     """An address that is registered now."""
-    return Address(host, port, clock.seconds(), expires, dialable)
+    return Contact(host, port, clock.seconds(), expires, dialable)

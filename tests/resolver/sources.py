@@ -8,8 +8,10 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from broker.interfaces import IAddressSource
-from broker.resolver.name_lookup import LookupCache, NameLookup
-from broker.tables.locations import Located, Network, parse_ip
+from broker.resolver.lookup_cache import LookupCache
+from broker.resolver.name_lookup import NameLookup
+from broker.tables.address_policy import Network, parse_ip
+from broker.tables.locations import ResolvedHost
 from tests.support.reactor import FakeReactor
 
 
@@ -32,7 +34,7 @@ class FakeSource:
         self.held: list[Deferred[None]] = []
         self.stopped = False
 
-    async def locate(self, name: str) -> list[Located]:
+    async def locate(self, name: str) -> list[ResolvedHost]:
         self.asked.append(name)
         if self.hold:
             waiting: Deferred[None] = Deferred()
@@ -40,7 +42,7 @@ class FakeSource:
             await waiting
         if name in self.errors:
             raise self.errors[name]
-        return [Located(host, self.seconds) for host in self.records.get(name, ())]
+        return [ResolvedHost(host, self.seconds) for host in self.records.get(name, ())]
 
     def answer(self) -> None:
         """Answer the oldest question that waits."""

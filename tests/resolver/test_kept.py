@@ -23,7 +23,7 @@ class KeptTests:
         where = Whereabouts(clock)
         where.dns.records["a.jp"] = ["202.224.186.82"]
         resolver = LocalResolver(clock, naming=where.naming)
-        fake = a_mediator(clock, resolver=resolver, status=False)
+        fake = a_mediator(clock, resolver=resolver, ask_status=False)
         client = fake.connect("202.224.186.90")
         client.type("REGISTER\nIdentifier:Ib\nAddress:a.jp\nAccept:Add Ia\n\n")
         assert "Completed" in client.text()
@@ -36,7 +36,7 @@ class KeptTests:
         assert "Registration Failed." in client.text()
         place = resolver.table.lookup("Ib", clock.seconds())
         assert place is not None
-        assert place.address.host == "a.jp"
+        assert place.contact.host == "a.jp"
         client.vanish()
         advance(clock, 3600)
         assert resolver.table.lookup("Ib", clock.seconds()) is None

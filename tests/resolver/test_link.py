@@ -17,8 +17,9 @@ from broker.messages.errors import PermissionDenied, RegistrationFailed
 from broker.messages.framing import Body
 from broker.messages.grammar import NOTIFY, REGISTER
 from broker.messages.message import Malformed, Message
-from broker.net.connection import ConnectionHub, PeerConnection
+from broker.net.connection import PeerConnection
 from broker.net.dialogue import Dialogue
+from broker.net.hub import ConnectionHub
 from broker.net.reconnecting import ReconnectingClient
 from tests.resolver.apart import Outcome
 from tests.support.clock import advance, settle
@@ -208,7 +209,7 @@ class LinkTests:
         advance(world.clock, 60)
         assert not server.closed
         talk = world.talk()
-        assert talk.stream.decoder.limits is exchange.known
+        assert talk.stream.decoder.limits is exchange.authenticated
 
     def test_retry_now(self) -> None:
         """Woken while it waits to dial, it dials at once, and goes on as ever."""

@@ -28,7 +28,7 @@ class LocalResolverTests:
         old, new = address(clock), address(clock, "127.0.0.2")
         result_of(resolver.register("Ib", old))
         result_of(resolver.register("Ib", new))
-        assert result_of(resolver.lookup("Ib")).address is new
+        assert result_of(resolver.lookup("Ib")).contact is new
 
     def test_not_found(self) -> None:
         """No address, an expired one and a withdrawn one are the same (S807, I10)."""
@@ -51,10 +51,10 @@ class LocalResolverTests:
         held = address(clock, expires=5)
         result_of(resolver.register("Ib", held))
         clock.advance(1000)
-        assert result_of(resolver.lookup("Ib")).address is held
+        assert result_of(resolver.lookup("Ib")).contact is held
         resolver.release("Ib", held)
         clock.advance(4.9)
-        assert result_of(resolver.lookup("Ib")).address is held
+        assert result_of(resolver.lookup("Ib")).contact is held
         clock.advance(0.1)
         with pytest.raises(CalleeNotFound):
             result_of(resolver.lookup("Ib"))
@@ -62,7 +62,7 @@ class LocalResolverTests:
     def test_full(self) -> None:
         """A full table is a registration that failed (A5, I15)."""
         clock = FakeReactor()
-        resolver = LocalResolver(clock, LocationTable(most=1))
+        resolver = LocalResolver(clock, LocationTable(maximum=1))
         result_of(resolver.register("Ia", address(clock)))
         with pytest.raises(RegistrationFailed):
             result_of(resolver.register("Ib", address(clock)))
@@ -91,4 +91,4 @@ class LocalResolverTests:
         result_of(resolver.register("Ib", new))
         with pytest.raises(RegistrationFailed, match="a newer address is registered"):
             result_of(resolver.register("Ib", old))
-        assert result_of(resolver.lookup("Ib")).address is new
+        assert result_of(resolver.lookup("Ib")).contact is new

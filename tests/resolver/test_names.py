@@ -9,7 +9,7 @@ from twisted.names import dns
 
 from broker.interfaces import IAddressSource, SourceFailed
 from broker.resolver.dns import Dns, ProviderZone, _located, label
-from broker.tables.locations import Located
+from broker.tables.locations import ResolvedHost
 from tests.resolver.apart import Outcome
 from tests.resolver.sources import FakeSource
 from tests.support.clock import advance, result_of
@@ -32,7 +32,10 @@ class RecordsTests:
             record("c.jp", dns.Record_A("192.0.2.1"), 40),
             record("c.jp", dns.Record_AAAA("2001:db8::1"), 10),
         ]
-        assert _located("a.jp", answers) == [Located("192.0.2.1", 20), Located("2001:db8::1", 10)]
+        assert _located("a.jp", answers) == [
+            ResolvedHost("192.0.2.1", 20),
+            ResolvedHost("2001:db8::1", 10),
+        ]
 
     def test_others(self) -> None:
         """Records of other names, classes and types don't count, nor do aliases in a ring (I24)."""
@@ -89,6 +92,6 @@ class ServersTests:
         names = FakeSource(**{f"{label('Ib')}.sub.jp": ["192.0.2.1"]})
         zone = ProviderZone(names, "sub.jp")
         assert IAddressSource.providedBy(zone)
-        assert result_of(zone.locate("Ib")) == [Located("192.0.2.1", 60.0)]
+        assert result_of(zone.locate("Ib")) == [ResolvedHost("192.0.2.1", 60.0)]
         zone.stop()
         assert names.stopped

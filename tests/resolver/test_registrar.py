@@ -10,13 +10,13 @@ from typing import ClassVar
 
 import pytest
 
+from broker.messages.datagram import parse_datagram
 from broker.messages.errors import CalleeNotFound, RegistrationFailed, ServiceUnavailable
 from broker.messages.message import Message
 from broker.messages.signing import sign, verify
-from broker.net.udp_port import parse_datagram
 from broker.resolver.locations import LocalResolver
 from broker.resolver.udp_registrar import NOTICE_INTERVAL, PADDED, PRUNE_INTERVAL, UdpRegistrar
-from broker.tables.locations import Address
+from broker.tables.locations import Contact
 from broker.tables.nat_bindings import MAPPING_SECONDS
 from broker.tables.udp_keys import KEYS_AN_IDENTIFIER, Key
 from tests.resolver.apart import PORT, Apart
@@ -566,7 +566,7 @@ class InsideTests:
     def test_seen(self, known: Stage) -> None:
         """The host that was seen, and the port that the key was got for; never to be dialled."""
         place = result_of(self.resolver(known).lookup("Ib"))
-        told = place.address
+        told = place.contact
         assert (told.host, told.port, told.dialable) == ("192.0.2.1", 1203, False)
         assert place.until == MAPPING_SECONDS
 
@@ -574,17 +574,17 @@ class InsideTests:
         """An IPv4 address that came in over IPv6 is told as what it is."""
         stage.registers(source=("::ffff:192.0.2.1", 4000))
         place = result_of(self.resolver(stage).lookup("Ib"))
-        assert place.address.host == "192.0.2.1"
+        assert place.contact.host == "192.0.2.1"
 
     def test_registered_address_wins(self, known: Stage) -> None:
         """A terminal is where it says that it is, and for as long as that holds."""
         resolver = self.resolver(known)
-        address = Address("192.0.2.99", 7, 0, 5)
+        address = Contact("192.0.2.99", 7, 0, 5)
         result_of(resolver.register("Ib", address))
-        assert result_of(resolver.lookup("Ib")).address is address
+        assert result_of(resolver.lookup("Ib")).contact is address
         resolver.release("Ib", address)
         known.clock.advance(5)
-        assert result_of(resolver.lookup("Ib")).address.host == "192.0.2.1"
+        assert result_of(resolver.lookup("Ib")).contact.host == "192.0.2.1"
 
     def test_kept(self, known: Stage) -> None:
         """What was seen was not registered, and would not be put back."""
@@ -601,7 +601,7 @@ class InsideTests:
         resolver.release_key("Ib", NAME)
         stage.clock.advance(59)
         assert stage.registers(2) is not None
-        assert result_of(resolver.lookup("Ib")).address.port == 9
+        assert result_of(resolver.lookup("Ib")).contact.port == 9
         assert result_of(resolver.trigger("Ib")) is True
         resolver.drop_keys("Ib")
         assert result_of(resolver.trigger("Ib")) is False
@@ -649,7 +649,7 @@ class ApartTests:
         stage = self.terminal(apart)
         assert stage.registers() is not None
         place = apart.ask(apart.remote.lookup("Ib")).value
-        told = place.address
+        told = place.contact
         assert (told.host, told.port, told.dialable) == ("192.0.2.1", 9, False)
         assert place.until - apart.clock.seconds() == MAPPING_SECONDS
         assert apart.ask(apart.remote.kept("Ib")).error is CalleeNotFound

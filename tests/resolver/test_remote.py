@@ -16,7 +16,7 @@ from broker.messages.errors import CalleeNotFound, RegistrationFailed, ServiceUn
 from broker.messages.message import Message
 from broker.resolver import remote as remote_module
 from broker.resolver.remote import BATCH, SILENT_SECONDS
-from broker.tables.locations import Place
+from broker.tables.locations import Binding
 from tests.resolver.apart import Apart, Outcome, address
 from tests.support.reactor import FakeReactor
 
@@ -48,8 +48,8 @@ class RemoteTests:
         other.type("REGISTER\nIdentifier:Ic\nAddress:202.224.186.83\nExpires:60\nDial:Yes\n\n")
         world.clock.advance(10)
         place = world.ask(world.remote.lookup("Ic")).value
-        assert (place.address.host, place.address.port) == ("202.224.186.83", 1203)
-        assert place.address.dialable
+        assert (place.contact.host, place.contact.port) == ("202.224.186.83", 1203)
+        assert place.contact.dialable
         assert place.until == world.clock.seconds() + 50
         other.text()
         other.type("QUERY\nLOOKUP\nCallee:Ib\n\n")
@@ -63,7 +63,7 @@ class RemoteTests:
         where = address(world.clock)
         world.done(world.remote.register("Ib", where))
         place = world.ask(world.remote.lookup("Ib")).value
-        assert place.address is where
+        assert place.contact is where
         assert place.until == inf
 
     def test_ones_own_displaced(self) -> None:
@@ -75,7 +75,7 @@ class RemoteTests:
             other.type("REGISTER\nIdentifier:Ib\nAddress:{}\nPort:{}\n\n".format(*newer))
             world.pump()
             place = world.ask(world.remote.lookup("Ib")).value
-            assert (place.address.host, place.address.port) == newer
+            assert (place.contact.host, place.contact.port) == newer
             assert place.until < inf
 
     def test_ones_own_needs_no_question(self) -> None:
@@ -84,7 +84,7 @@ class RemoteTests:
         where = address(world.clock)
         world.done(world.remote.register("Ib", where))
         world.heard()
-        assert world.ask_only(world.remote.lookup("Ib")).value == Place(where, inf)
+        assert world.ask_only(world.remote.lookup("Ib")).value == Binding(where, inf)
         assert world.heard() == []
         world.resolver.link().type("REGISTER\nIdentifier:Ib\nExpires:0\n\n")
         world.pump()
@@ -114,7 +114,7 @@ class RemoteTests:
         world.heard()
         assert world.ask(world.remote.lookup("Ib")).value.until == inf
         assert world.heard() == []
-        assert world.ask(world.remote.lookup("Ic")).value.address.host == "127.0.0.9"
+        assert world.ask(world.remote.lookup("Ic")).value.contact.host == "127.0.0.9"
         assert world.heard() == [["QUERY", "LOOKUP", "Callee:Ic"]]
 
     def test_not_found(self) -> None:
@@ -156,7 +156,7 @@ class RemoteTests:
         assert not any(outcome.over for outcome in outcomes), "all are under way together"
         world.deaf = False
         world.pump()
-        assert [one.value.address.port for one in outcomes] == list(range(1, many + 1))
+        assert [one.value.contact.port for one in outcomes] == list(range(1, many + 1))
         assert len(world.pairs) == 1
 
     def test_answers_out_of_order(self) -> None:
@@ -175,7 +175,7 @@ class RemoteTests:
         server.type(told.format(3, second.transaction))
         assert not one.over
         server.type(told.format(1, first.transaction))
-        assert (one.value.address.port, other.value.address.port) == (1, 2)
+        assert (one.value.contact.port, other.value.contact.port) == (1, 2)
 
     @pytest.mark.parametrize(
         "lines",

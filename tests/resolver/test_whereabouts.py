@@ -12,16 +12,17 @@ from broker.interfaces import SourceFailed
 from broker.messages.errors import CalleeNotFound, RegistrationFailed, ServiceUnavailable
 from broker.resolver.dns import label
 from broker.resolver.locations import LocalResolver
-from broker.resolver.name_lookup import (
+from broker.resolver.lookup_cache import (
     HOLDS,
     HOSTS_MOST,
     OVER,
     PATIENCE,
     WAITING_MOST,
     LookupCache,
-    own_addresses,
 )
-from broker.tables.locations import PROVIDER, Address, Origin, parse_ip
+from broker.resolver.name_lookup import own_addresses
+from broker.tables.address_policy import PROVIDER, parse_ip
+from broker.tables.locations import Contact, Origin
 from tests.resolver.apart import Apart, FakeResolver, Outcome
 from tests.resolver.sources import FakeSource, Whereabouts
 from tests.support.clock import advance, result_of
@@ -33,9 +34,9 @@ PUBLIC = "202.224.186.82"
 OTHER = "202.224.186.83"
 
 
-def at(clock: FakeReactor, host: str = NAME, source: str = "202.224.186.90") -> Address:
+def at(clock: FakeReactor, host: str = NAME, source: str = "202.224.186.90") -> Contact:
     """An address registered by name from there, now."""
-    return Address(host, 1203, clock.seconds(), 60, origin=Origin(source))
+    return Contact(host, 1203, clock.seconds(), 60, origin=Origin(source))
 
 
 class RememberedTests:
@@ -163,8 +164,8 @@ class InsideTests:
         address = at(clock)
         result_of(resolver.register("Ib", address))
         told = result_of(resolver.lookup("Ib"))
-        assert told.address == Address(PUBLIC, 1203, 0, 60)
-        assert resolver.table.lookup("Ib", 0).address is address  # type: ignore[union-attr]
+        assert told.contact == Contact(PUBLIC, 1203, 0, 60)
+        assert resolver.table.lookup("Ib", 0).contact is address  # type: ignore[union-attr]
         for hosts, host in (
             ([OTHER], OTHER),
             (["127.0.0.1"], None),
@@ -178,7 +179,7 @@ class InsideTests:
                 with pytest.raises(CalleeNotFound):
                     result_of(resolver.lookup("Ib"))
             else:
-                assert result_of(resolver.lookup("Ib")).address.host == host
+                assert result_of(resolver.lookup("Ib")).contact.host == host
 
     @pytest.mark.parametrize("hosts", [[], ["127.0.0.1"], ["10.0.0.1"], ["::ffff:10.0.0.1"]])
     @pytest.mark.parametrize("host", [NAME, PROVIDER])
@@ -215,9 +216,9 @@ class InsideTests:
         where.provider.records["Ib"] = [PUBLIC]
         result_of(resolver.register("Ib", at(clock, PROVIDER, "10.0.0.9")))
         where.provider.records["Ib"] = [OTHER]
-        assert result_of(resolver.lookup("Ib")).address.host == PUBLIC
+        assert result_of(resolver.lookup("Ib")).contact.host == PUBLIC
         advance(clock, 60)
-        assert result_of(resolver.lookup("Ib")).address.host == OTHER
+        assert result_of(resolver.lookup("Ib")).contact.host == OTHER
         assert where.provider.asked == ["Ib", "Ib"]
         assert where.dns.asked == []
 
@@ -239,7 +240,7 @@ class InsideTests:
         where.dns.hold = True
         slow = Outcome(resolver.register("Ib", at(clock)))
         if later == "address":
-            result_of(resolver.register("Ib", Address(OTHER, 1203, 0, 60)))
+            result_of(resolver.register("Ib", Contact(OTHER, 1203, 0, 60)))
         elif later == "name":
             fast = Outcome(resolver.register("Ib", at(clock, "b.jp")))
             where.dns.held.pop(1).callback(None)
@@ -251,7 +252,7 @@ class InsideTests:
         if later == "withdrawal":
             assert len(resolver.table) == 0
         else:
-            assert result_of(resolver.lookup("Ib")).address.host == OTHER
+            assert result_of(resolver.lookup("Ib")).contact.host == OTHER
         assert where.naming._checking == {}
 
     def test_moved_meanwhile(self) -> None:
@@ -265,9 +266,9 @@ class InsideTests:
         where.dns.hold = True
         where.naming._names._answers.clear()  # type: ignore[union-attr]
         moved = Outcome(resolver.lookup("Ib"))
-        result_of(resolver.register("Ib", Address(OTHER, 1203, 59, 60)))
+        result_of(resolver.register("Ib", Contact(OTHER, 1203, 59, 60)))
         where.dns.answer()
-        assert moved.value.address.host == OTHER
+        assert moved.value.contact.host == OTHER
 
     def test_expired_meanwhile(self) -> None:
         """An address that expires while its name is looked up is not told (I10)."""
@@ -292,7 +293,7 @@ class InsideTests:
         result_of(resolver.register("Ib", address))
         where.dns.errors[NAME] = SourceFailed()
         advance(clock, 60)
-        result_of(resolver.register("Ib", Address(NAME, 1203, 60, 60, origin=address.origin)))
+        result_of(resolver.register("Ib", Contact(NAME, 1203, 60, 60, origin=address.origin)))
 
     def test_own_addresses(self) -> None:
         """This machine's own are found, loopback at least."""
@@ -302,7 +303,9 @@ class InsideTests:
         """Ib registers a name, Ia is told the address, and the table keeps the name (A17)."""
         clock = FakeReactor()
         where = Whereabouts(clock)
-        fake = a_mediator(clock, resolver=LocalResolver(clock, naming=where.naming), status=False)
+        fake = a_mediator(
+            clock, resolver=LocalResolver(clock, naming=where.naming), ask_status=False
+        )
         where.dns.records[NAME] = ["2600::1", PUBLIC]
         callee, caller = fake.connect("202.224.186.90"), fake.connect("202.224.186.91")
         callee.type(f"REGISTER\nIdentifier:Ib\nAddress:{NAME.upper()}\nAccept:Add Ia\n\n")
@@ -346,7 +349,7 @@ class ApartTests:
                 "Source:202.224.186.90",
             ]
         ]
-        assert apart.ask(apart.remote.lookup("Ib")).value.address.host == PUBLIC
+        assert apart.ask(apart.remote.lookup("Ib")).value.contact.host == PUBLIC
         assert apart.heard() == []
         ours.dns.records[NAME] = ["10.0.0.1"]
         advance(apart.clock, 60)
@@ -362,7 +365,7 @@ class ApartTests:
         )
         assert "Registration Completed." in other.text()
         ours.dns.records[NAME] = ["10.0.0.1", "202.224.186.90"]
-        told = apart.ask(apart.remote.lookup("Ib")).value.address
+        told = apart.ask(apart.remote.lookup("Ib")).value.contact
         assert (told.host, told.dialable) == ("202.224.186.90", True)
         ours.dns.records[NAME] = ["127.0.0.1"]
         advance(apart.clock, 60)
@@ -382,12 +385,12 @@ class ApartTests:
         apart, ours, theirs = self.apart()
         theirs.provider.records["Ib"] = [PUBLIC]
         apart.done(apart.remote.register("Ib", at(apart.clock, PROVIDER)))
-        assert apart.ask(apart.remote.lookup("Ib")).value.address.host == PUBLIC
+        assert apart.ask(apart.remote.lookup("Ib")).value.contact.host == PUBLIC
         theirs.provider.records["Ib"] = [OTHER]
         apart.pass_by(30, 1)
-        assert apart.ask(apart.remote.lookup("Ib")).value.address.host == PUBLIC
+        assert apart.ask(apart.remote.lookup("Ib")).value.contact.host == PUBLIC
         apart.pass_by(31, 1)
-        assert apart.ask(apart.remote.lookup("Ib")).value.address.host == OTHER
+        assert apart.ask(apart.remote.lookup("Ib")).value.contact.host == OTHER
         assert ours.dns.asked == []
         theirs.provider.records["Ib"] = ["10.0.0.1"]
         apart.pass_by(61, 1)

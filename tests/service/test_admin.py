@@ -105,8 +105,7 @@ def desk(acts: Acts) -> Desk:
 def real() -> Desk:
     """A socket to the operator of a mediator in full."""
     broker = a_mediator(clock=FakeReactor())
-    parts = broker.mediator
-    return Desk(AdminApi(parts.accounts, parts.permits, parts.ledger, broker.store))
+    return Desk(AdminApi(broker.mediator.context, broker.mediator.accounts))
 
 
 def answers(client: Client) -> list[Row]:

@@ -72,7 +72,7 @@ class SettingsTests:
         )
         reactor: Any = FakeReactor()
         terminal = TerminalService(reactor, options, execute).terminal
-        comings = terminal._comings
+        comings = terminal._dial_back
         assert comings._allowed == [ip_network("10.0.0.0/8")]
         admits: Any = comings._admits
         assert admits("Ia", SECRET)
@@ -84,4 +84,4 @@ class SettingsTests:
         """Without, nobody is called back (I3)."""
         reactor: Any = FakeReactor()
         terminal = TerminalService(reactor, settle(), execute).terminal
-        assert terminal._comings._admits is None
+        assert terminal._dial_back._admits is None

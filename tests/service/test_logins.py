@@ -123,10 +123,10 @@ class OptionsTests:
         """The options reach the ledger."""
         _, service = a_service("--auth=none", "--ledger=first")
         assert service.mediator is not None
-        assert service.mediator.ledger.first
+        assert service.mediator.context.disclosures.first
         _, service = a_service("--auth=none")
         assert service.mediator is not None
-        assert not service.mediator.ledger.first
+        assert not service.mediator.context.disclosures.first
 
 
 class PasswordServiceTests:

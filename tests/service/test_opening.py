@@ -23,13 +23,13 @@ class SettingTests:
     def test_off(self) -> None:
         """Nothing in the router is changed unless that is asked for."""
         terminal = self.service().terminal
-        assert (terminal._opener, terminal._standing) == (None, None)
+        assert (terminal.settings.opener, terminal.settings.open_port) == (None, False)
 
     def test_on(self) -> None:
         """It is asked for by one word."""
         terminal = self.service("--open-port").terminal
-        assert terminal._opener is not None
-        assert terminal._standing is not None
+        assert terminal.settings.opener is not None
+        assert terminal.settings.open_port
 
     def test_with_an_address(self) -> None:
         """An address that is told and one that is found out are one too many."""

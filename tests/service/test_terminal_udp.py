@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from twisted.internet.defer import execute
 
+from broker.messages.datagram import parse_datagram
 from broker.messages.grammar import NOTIFY
 from broker.messages.message import Message
 from broker.messages.signing import sign
 from broker.messages.statements import REGISTRATION_COMPLETED
-from broker.net.udp_port import parse_datagram
 from broker.service import terminal
 from tests.service.test_services import options_of, start
 from tests.support.clock import advance, settle

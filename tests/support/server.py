@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from broker.interfaces import IResolver, IStore, ITrigger
-from broker.mediator.auth.login import PasswordLogin
+from broker.mediator.auth.login import Anybody, Authentication, Login, PasswordLogin
 from broker.mediator.auth.passwords import Cost, Passwords
 from broker.mediator.auth.tokens import KEY_BYTES, Tokens
-from broker.mediator.server import Mediator, steady
+from broker.mediator.context import MediatorServices, MediatorSettings
+from broker.mediator.server import Mediator, monotonic_wall_clock
 from broker.mediator.wakeup_dialer import WakeUpDialer
-from broker.net.connection import ConnectionHub, StreamFactory
+from broker.net.connection import ConnectionFactory
+from broker.net.hub import ConnectionHub
 from broker.resolver.locations import LocalResolver
 from broker.store.memory import MemoryStore
 from broker.tables.accounts import AccountTable
@@ -45,7 +47,7 @@ class FakeMediator:
         self.store = store
         self.resolver = resolver
         self.trigger = trigger
-        self.factory = StreamFactory(exchange, mediator.peer)
+        self.factory = ConnectionFactory(exchange, mediator.peer)
 
     def connect(self, host: str = "127.0.0.1", **addresses: Any) -> Client:
         """A terminal's connection, from this host; ``addresses`` as in ``connect``."""
@@ -87,7 +89,7 @@ def a_mediator(
         in with a password or a token
     :param key: what its tokens are made with
     :param clear_text: take logins, and give out keys, in clear text to other machines too
-    :param options: those of ``Mediator``
+    :param options: those of ``MediatorSettings``, and ``wall`` and ``dialer`` of the services
     """
     clock = clock or FakeReactor()
     reactor: Any = clock
@@ -97,19 +99,20 @@ def a_mediator(
     if resolver is None:
         resolver = LocalResolver(clock)
     trigger = trigger or WakeUpDialer(reactor)
-    if isinstance(trigger, WakeUpDialer):
-        options.setdefault("dialer", trigger)
+    dialer = options.pop("dialer", trigger if isinstance(trigger, WakeUpDialer) else None)
+    wall = options.pop("wall", time.time)
     shared = ConnectionHub(clock, **(exchange or {}))
     passwords = cheap_passwords(seed) if passwords is None else passwords
+    table = AccountTable(state.accounts)
+    login: Login = Anybody()
     if accounts is not None:
-        table = AccountTable(state.accounts)
-        now = steady(options.get("wall", time.time), clock)
-        tokens = Tokens(key, state.epoch, now)
-        options["accounts"] = table
-        options["login"] = PasswordLogin(table, passwords, tokens, clock, clear_text=clear_text)
-    options["clear_text"] = clear_text
+        tokens = Tokens(key, state.epoch, monotonic_wall_clock(wall, clock))
+        login = PasswordLogin(table, passwords, tokens, clock, clear_text=clear_text)
     mediator = Mediator(
-        shared, store, state, resolver, trigger, randomness, passwords=passwords, **options
+        MediatorServices(shared, store, resolver, trigger, randomness, wall, dialer),
+        state,
+        Authentication(table, options.pop("login", login), passwords),
+        MediatorSettings(allow_clear_text=clear_text, **options),
     )
     for identifier, password in (accounts or {}).items():
         if mediator.accounts.table.get(identifier) is None:

@@ -9,7 +9,7 @@ from broker.messages.message import Message
 from broker.messages.statements import REQUEST_ACCEPTED
 from broker.terminal.channel.handshake import Handshake
 from broker.terminal.channel.records import Records
-from broker.terminal.incoming.pending_calls import PendingCall
+from broker.terminal.registration.notices import PendingCall
 
 SESSION: Final = "S0123456789abcdef01234567"
 CALLER: Final = "Ia"

@@ -51,7 +51,7 @@ class Simultaneous:
     def __call__(
         self, reactor: Any, local: tuple[str, int], remote: tuple[str, int], timeout: float
     ) -> Any:
-        """What ``SimultaneousEndpoint`` is."""
+        """What ``HolePunchEndpoint`` is."""
         sockets = self
 
         class Endpoint:
@@ -112,7 +112,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Simultaneous:
     """Both sides' sockets; and lines that share their port, though they are within this machine."""
     sockets = Simultaneous()
     for module in (calling, comings):
-        monkeypatch.setattr(module, "SimultaneousEndpoint", sockets)
+        monkeypatch.setattr(module, "HolePunchEndpoint", sockets)
     monkeypatch.setattr(MediatorClient, "share_port", lambda line: SHARED)
     return sockets
 

@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.messages.message import Message
+from broker.terminal.settings import TerminalSettings
 from broker.terminal.terminal import Terminal
 from tests.support.clock import ROUNDS, advance, settle
 from tests.support.reactor import FakeReactor
@@ -210,8 +211,10 @@ class World(Network):
             reactor,
             identifier,
             TCP4ClientEndpoint(reactor, HOST, MEDIATOR_PORT),
-            listen=None if at is None else Listener(self, at),
-            **options,
+            TerminalSettings(
+                listen=None if at is None else Listener(self, at),
+                **options,
+            ),
         )
         terminal.startService()
         self.terminals.append(terminal)
@@ -224,7 +227,7 @@ class World(Network):
 
     def accepted(self, identifier: str) -> list[str]:
         """Whom a terminal permits."""
-        return list(self.mediator.mediator.permits.table.accepted(identifier))
+        return list(self.mediator.mediator.context.permits.table.accepted(identifier))
 
     def line_of(self, identifier: str) -> Pair:
         """The connection of a terminal's line."""

@@ -22,9 +22,9 @@ from broker.messages.grammar import NOTIFY, REQUEST
 from broker.messages.message import Message
 from broker.messages.statements import PERMISSION_DENIED, REQUEST_ACCEPTED
 from broker.terminal.calls.place_call import DIAL_TIMEOUT, place_call
-from broker.terminal.channel.active_calls import Calls
+from broker.terminal.channel.active_calls import ActiveCalls
 from broker.terminal.channel.handshake import BODY_BYTES, Handshake
-from broker.terminal.channel.records import Kind, Records
+from broker.terminal.channel.records import Records, RecordType
 from broker.terminal.errors import Aborted, CallFailed
 from broker.terminal.registration.client import MediatorClient, dial
 from tests.support.clock import advance, result_of, settle
@@ -71,7 +71,7 @@ class Try:
         line: MediatorClient = result_of(dialled)
         self.maker: Any = maker or Maker()
         self.reports: list[tuple[str, str]] = []
-        self.calls = Calls(lambda session, how: self.reports.append((session, how)))
+        self.calls = ActiveCalls(lambda session, how: self.reports.append((session, how)))
         placing = place_call(
             reactor, line, callee, self.maker, calls=self.calls if counted else None
         )
@@ -137,7 +137,7 @@ class Callee:
         self.records = Records(self.handshake.cipher())
         return self
 
-    def heard(self) -> list[tuple[Kind, bytes]]:
+    def heard(self) -> list[tuple[RecordType, bytes]]:
         """What records came."""
         self.records.feed(self.client.bytes())
         return list(self.records)
@@ -161,10 +161,10 @@ class PlacedTests:
         assert protocol.transport.peer == CALLEE
         assert len(call.calls) == 1
         callee.records = Records(callee.handshake.cipher())
-        assert callee.heard() == [(Kind.DATA, b"")]  # at once: it spends the session (I7)
+        assert callee.heard() == [(RecordType.DATA, b"")]  # at once: it spends the session (I7)
         protocol.transport.write(b"hello")
         settle(call.clock)
-        assert callee.heard() == [(Kind.DATA, b"hello")]
+        assert callee.heard() == [(RecordType.DATA, b"hello")]
 
     def test_nothing_in_clear(self) -> None:
         """Identifier and password go encrypted alone (A12)."""
@@ -179,7 +179,7 @@ class PlacedTests:
         call = Try().granted()
         callee = call.reached().answer(an_answer())
         assert call.maker.started == 1
-        callee.client.send(callee.records.seal(Kind.END))
+        callee.client.send(callee.records.seal(RecordType.END))
         assert call.reports == [(SESSION, "Completed")]
         assert len(call.calls) == 0
         assert call.maker.started == 0
@@ -400,7 +400,10 @@ class ApplicationTests:
         call = Try(Maker(lambda: None)).granted()
         callee = call.reached().answer(an_answer())
         assert call.failure == "the application gave no protocol for the call"
-        assert callee.heard() == [(Kind.DATA, b""), (Kind.ABORT, b"the call is not taken")]
+        assert callee.heard() == [
+            (RecordType.DATA, b""),
+            (RecordType.ABORT, b"the call is not taken"),
+        ]
         assert callee.client.closed
         assert call.reports == [(SESSION, "Failed")]
         assert call.maker.started == 0
@@ -456,8 +459,8 @@ class CancelTests:
         callee = call.reached().answer(an_answer())
         call.outcome.deferred.cancel()
         protocol = call.outcome.value
-        assert callee.heard() == [(Kind.DATA, b"")]
+        assert callee.heard() == [(RecordType.DATA, b"")]
         protocol.transport.abortConnection("enough")
         settle(call.clock)
-        assert callee.heard() == [(Kind.ABORT, b"enough")]
+        assert callee.heard() == [(RecordType.ABORT, b"enough")]
         assert isinstance(protocol.why, Aborted)

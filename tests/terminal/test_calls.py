@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
-from broker.terminal.channel.active_calls import ENDED_BY_MEDIATOR, Calls
+from broker.terminal.channel.active_calls import ENDED_BY_MEDIATOR, ActiveCalls
 from broker.terminal.errors import Aborted
 from tests.terminal.keys import SESSION
 from tests.terminal.network import Outcome
@@ -24,10 +25,7 @@ class Counted(Call):
 
     def __init__(self) -> None:
         self.reports: dict[str, list[tuple[str, str]]] = {"Ia": [], "Ib": []}
-        self.calls = {
-            name: Calls(lambda session, how, name=name: self.reports[name].append((session, how)))  # type: ignore[misc]
-            for name in ("Ia", "Ib")
-        }
+        self.calls = {name: ActiveCalls(self._reports_of(name)) for name in ("Ia", "Ib")}
         self.speakers = (HalfCloseable(), HalfCloseable())
         super().__init__(lambda: self.speakers[0], lambda: self.speakers[1])
         for channel in (self.a, self.b):
@@ -38,6 +36,9 @@ class Counted(Call):
                 channel, reason
             )
         self.pump()
+
+    def _reports_of(self, name: str) -> Callable[[str, str], None]:
+        return lambda session, how: self.reports[name].append((session, how))
 
     @property
     def both(self) -> list[list[tuple[str, str]]]:

@@ -22,7 +22,7 @@ from zope.interface.verify import verifyObject
 
 from broker.interfaces import ISessionTransport
 from broker.terminal.channel.channel import APPLICATION_FAILED, LINGER, RECORDS_A_TURN, Channel
-from broker.terminal.channel.records import Kind, Records
+from broker.terminal.channel.records import Records, RecordType
 from broker.terminal.errors import Aborted, Truncated
 from tests.support.clock import advance, settle
 from tests.support.reactor import FakeReactor
@@ -359,12 +359,12 @@ class EndTests:
         assert isinstance(a.why, Truncated)
         assert isinstance(b.why, Truncated)
 
-    @pytest.mark.parametrize("kind", [Kind.DATA, Kind.END])
-    def test_more_after_the_end(self, kind: Kind) -> None:
+    @pytest.mark.parametrize("kind", [RecordType.DATA, RecordType.END])
+    def test_more_after_the_end(self, kind: RecordType) -> None:
         """Data, or a second end, after the end breaks the call (I21)."""
         call, a, b = talking()
         a.transport.loseWriteConnection()
-        call.a._send(kind, b"more" if kind is Kind.DATA else b"")  # a bad peer
+        call.a._send(kind, b"more" if kind is RecordType.DATA else b"")  # a bad peer
         call.pump()
         assert b.received == b""
         assert isinstance(b.why, Truncated)
@@ -417,7 +417,9 @@ class AbortTests:
         """The same of a cause that a peer made longer than it may be (I15)."""
         theirs = Plain()
         records, _, transport = a_callee(lambda: theirs)
-        transport.receive(records.seal(Kind.DATA) + records.seal(Kind.ABORT, b"x" * 5000))
+        transport.receive(
+            records.seal(RecordType.DATA) + records.seal(RecordType.ABORT, b"x" * 5000)
+        )
         settle(transport.clock)
         assert isinstance(theirs.why, Aborted)
         assert theirs.why.cause == "x" * 512
@@ -523,7 +525,9 @@ class PauseTests:
 
         theirs = Waiting()
         records, channel, transport = a_callee(lambda: theirs)
-        transport.receive(records.seal(Kind.DATA, b"early") + records.seal(Kind.DATA, b"later"))
+        transport.receive(
+            records.seal(RecordType.DATA, b"early") + records.seal(RecordType.DATA, b"later")
+        )
         assert (theirs.made, theirs.received) == (1, b"")
         channel.resumeProducing()
         settle(transport.clock)

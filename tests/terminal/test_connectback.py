@@ -20,8 +20,8 @@ from broker.tables.sessions import UNSPENT_SECONDS
 from broker.terminal.calls.dial_back import DIALS_MOST, knows
 from broker.terminal.errors import CallFailed, CannotLogIn
 from broker.terminal.incoming.listener import HANDSHAKE_TIMEOUT, HANDSHAKES, HELD_MOST, HOLD_SECONDS
-from broker.terminal.incoming.pending_calls import ConnectBackRequest
 from broker.terminal.registration.client import CONSENT_TIMEOUT, MediatorClient
+from broker.terminal.registration.notices import ConnectBackRequest
 from broker.terminal.terminal import Terminal
 from tests.support.clock import advance, settle
 from tests.support.transport import Client, connect, parse_all
@@ -164,7 +164,7 @@ class WholeWayTests:
         assert not world.listens(WAITS)
         ends = [message.get("End") for message in world.heard if "End" in message.fields]
         assert ends == ["Completed", "Completed"]
-        assert len(world.mediator.mediator.sessions) == 0
+        assert len(world.mediator.mediator.context.sessions) == 0
 
     def test_at_the_direct_listener(self) -> None:
         """A terminal that listens anyway needs no further listener, and keeps its own."""
@@ -201,7 +201,7 @@ class WholeWayTests:
         caller = world.terminal("Ia")
         protocol = stands(world, caller)
         session = protocol.transport.session
-        assert callee._expected.find(session, 0) is None
+        assert callee._pending.find(session, 0) is None
         late = connect(world.factory_at(WAITS), world.clock, port=WAITS)
         late.send(Message(NOTIFY, Session=session))
         assert (late.closed, late.bytes()) == (True, b"")
@@ -227,7 +227,7 @@ class WholeWayTests:
         assert str(outcome.error) == "Ib could not connect to us"
         assert (opener.opened, opener.closed) == ([], 1)
         assert not world.listens(WAITS)
-        assert len(world.mediator.mediator.sessions) == 0
+        assert len(world.mediator.mediator.context.sessions) == 0
 
     def test_the_terminals_own_opener(self) -> None:
         """It is used where nothing else is said, and not where an address is."""
@@ -464,18 +464,18 @@ class PlacesTests:
         """Nor by the address that it has registered."""
         at = "203.0.114.9"
         allowed = [ip_network("203.0.114.0/24")]
-        assert not self.asks(at, 4040, World(allowed=allowed), address=at, port=4040)[1]
-        assert not self.asks(at, TAKES, World(allowed=allowed), address=at, port=4040)[1]
-        assert self.asks(at, 4041, World(allowed=allowed), address=at, port=4040)[1]
+        assert not self.asks(at, 4040, World(allowed_networks=allowed), address=at, port=4040)[1]
+        assert not self.asks(at, TAKES, World(allowed_networks=allowed), address=at, port=4040)[1]
+        assert self.asks(at, 4041, World(allowed_networks=allowed), address=at, port=4040)[1]
 
     def test_so_many_at_a_time(self) -> None:
         """Dials that get nowhere are bounded (I15)."""
         world = World()
         ib, _ = a_callee(world)
         for n in range(DIALS_MOST):
-            ib._comings._dialling[f"S{n}"] = [Deferred()]
+            ib._dial_back._dialling[f"S{n}"] = [Deferred()]
         denied(world, ask(world, world.terminal("Ia")))
-        ib._comings._dialling.clear()
+        ib._dial_back._dialling.clear()
 
 
 class WaitTests:
@@ -586,7 +586,7 @@ class WaitTests:
     def test_who_has_come_is_counted(self) -> None:
         """Strangers take nobody's place for longer than they are there; the callee is none."""
         house = self.House()
-        doors = house.caller._doors
+        doors = house.caller._listener
         sources = doors.exchange.sources._counts
         stranger = house.arrives(host="203.0.114.7")
         assert sources == {"203.0.114.7": (1, 1)}
@@ -759,7 +759,7 @@ class ComingTests:
         """There it serves the session that it has come for, and no other."""
         world, ib, met, _ = self.comes()
         met.bytes()
-        ib._doors.expect(an_expected_call(session="S9"))
+        ib._listener.expect(an_expected_call(session="S9"))
         handshake = a_handshake(initiator=True, session="S9")
         body = handshake.write(Message(REQUEST, Identifier=CALLER, Password=PASSWORD))
         met.send(framed("S9", body))
@@ -792,7 +792,7 @@ class ComingTests:
         world.run()
         ends = [message.get("End") for message in world.heard if "End" in message.fields]
         assert ends == ["Failed"]
-        assert len(world.mediator.mediator.sessions) == 0
+        assert len(world.mediator.mediator.context.sessions) == 0
 
     def test_terminated_on_its_way(self) -> None:
         """A session that ends while it is on its way is given up."""
@@ -803,7 +803,7 @@ class ComingTests:
         ib.terminated(SESSION)
         (dial,) = [one for one in world.clock.dials if one.port == WAITS]
         assert dial.over
-        assert len(ib._expected) == 0
+        assert len(ib._pending) == 0
 
     def test_the_terminal_stops(self) -> None:
         """A dial that is under way is given up."""
@@ -928,7 +928,7 @@ class LineTests:
         world = World()
         a_callee(world)
         caller = world.terminal("Ia")
-        line: Any = caller._link.conversation
+        line: Any = caller._registration.client
         line.stream.transport.peer = type(line.stream.transport.peer)("TCP", "192.0.2.1", 1201)
         outcome = ask(world, caller)
         assert isinstance(outcome.error, CannotLogIn)

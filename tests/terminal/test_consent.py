@@ -17,7 +17,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from broker.interfaces import IConsent
-from broker.tables.consent_lists import Lists, NoConsent
+from broker.tables.consent_lists import ConsentLists, NoConsent
 from broker.terminal.consent_file import (
     ACCEPT,
     FILE_BYTES,
@@ -29,6 +29,7 @@ from broker.terminal.consent_file import (
     read_lists,
 )
 from broker.terminal.registration.client import CONSENT_TIMEOUT
+from broker.terminal.settings import TerminalSettings
 from broker.terminal.terminal import Terminal
 from tests.mediator.conftest import Logged, logged
 from tests.mediator.scene import SCENES
@@ -284,14 +285,16 @@ class Application:
     def __init__(self, said: Callable[[], Awaitable[Any]]) -> None:
         self._said = said
 
-    async def lists(self) -> Lists:
-        return Lists(*await self._said())
+    async def lists(self) -> ConsentLists:
+        return ConsentLists(*await self._said())
 
 
 def registered(**options: Any) -> tuple[FakeReactor, Client]:
     """A terminal whose mediator is the test."""
     reactor = FakeReactor()
-    terminal = Terminal(reactor, "Ib", TCP4ClientEndpoint(reactor, "127.0.0.1", 1201), **options)
+    terminal = Terminal(
+        reactor, "Ib", TCP4ClientEndpoint(reactor, "127.0.0.1", 1201), TerminalSettings(**options)
+    )
     terminal.startService()
     client = reactor.dials[0].accept()
     return reactor, client

@@ -15,9 +15,9 @@ from broker.messages.grammar import NOTIFY
 from broker.messages.message import Message
 from broker.messages.statements import CONNECTION_REQUESTED, PERMISSION_DENIED
 from broker.tables.sessions import UNSPENT_SECONDS
-from broker.terminal.channel.active_calls import Calls
+from broker.terminal.channel.active_calls import ActiveCalls
 from broker.terminal.channel.handshake import BODY_BYTES, Handshake
-from broker.terminal.channel.records import Kind, Records
+from broker.terminal.channel.records import Records, RecordType
 from broker.terminal.errors import Aborted
 from broker.terminal.incoming.listener import (
     HANDSHAKE_TIMEOUT,
@@ -70,7 +70,7 @@ class House:
         self.reports: list[tuple[str, str]] = []
         self.handler = Handler(protocol)
         self.expected = PendingCalls()
-        self.calls = Calls(lambda session, how: self.reports.append((session, how)))
+        self.calls = ActiveCalls(lambda session, how: self.reports.append((session, how)))
         self.doors = InboundListener(
             self.clock,
             CALLEE,
@@ -152,10 +152,10 @@ class Knocker:
 
     def say(self, data: bytes) -> Knocker:
         """Send a record of data."""
-        self.client.send(self.records.seal(Kind.DATA, data))
+        self.client.send(self.records.seal(RecordType.DATA, data))
         return self
 
-    def heard(self) -> list[tuple[Kind, bytes]]:
+    def heard(self) -> list[tuple[RecordType, bytes]]:
         """What records came."""
         self.records.feed(self.client.bytes())
         return list(self.records)
@@ -196,9 +196,9 @@ class AdmissionTests:
         assert protocol.transport.peer == CALLER
         assert house.began == [SESSION]
         assert len(house.calls) == 1
-        assert knocker.heard() == [(Kind.DATA, b"hello")]
-        knocker.client.send(knocker.records.seal(Kind.END))
-        assert knocker.heard() == [(Kind.END, b"")]
+        assert knocker.heard() == [(RecordType.DATA, b"hello")]
+        knocker.client.send(knocker.records.seal(RecordType.END))
+        assert knocker.heard() == [(RecordType.END, b"")]
         assert house.reports == [(SESSION, "Completed")]
 
     def test_in_any_pieces(self) -> None:
@@ -209,7 +209,8 @@ class AdmissionTests:
             knocker.client.feed(bytes((byte,)))
         knocker.prove(b"")
         knocker.client.send(
-            knocker.records.seal(Kind.DATA, b"one") + knocker.records.seal(Kind.DATA, b"two")
+            knocker.records.seal(RecordType.DATA, b"one")
+            + knocker.records.seal(RecordType.DATA, b"two")
         )
         assert house.handler.calls[0][2].received == b"onetwo"
 
@@ -302,7 +303,7 @@ class AdmissionTests:
         busy.append("in a call")
         second.prove()
         assert [caller for caller, _, _ in house.handler.calls] == [CALLER]
-        assert [kind for kind, _ in second.heard()] == [Kind.ABORT]
+        assert [kind for kind, _ in second.heard()] == [RecordType.ABORT]
         assert second.client.closed
         assert house.began == [SESSION]
         assert not first.client.closed
@@ -311,7 +312,7 @@ class AdmissionTests:
         """An application may take no call: the caller learns it, the mediator that it failed."""
         house = House(lambda: None).announce()
         knocker = house.knock().prove()
-        assert knocker.heard() == [(Kind.ABORT, b"the call is not taken")]
+        assert knocker.heard() == [(RecordType.ABORT, b"the call is not taken")]
         assert knocker.client.closed
         assert house.reports == [(SESSION, "Failed")]
         assert len(house.calls) == 0
@@ -328,7 +329,7 @@ class AdmissionTests:
 
         house = House(make).announce()
         knocker = house.knock().prove()
-        assert knocker.heard() == [(Kind.ABORT, b"the call is not taken")]
+        assert knocker.heard() == [(RecordType.ABORT, b"the call is not taken")]
         assert house.reports == [(SESSION, "Failed")]
         house.announce(session="S2")
         house.knock(session="S2").prove()
@@ -368,7 +369,7 @@ class ReplayTests:
         house = House().announce()
         first, second = house.knock(), house.knock()
         assert first.answer() == an_answer()
-        record = Records(first.handshake.cipher()).seal(Kind.DATA)
+        record = Records(first.handshake.cipher()).seal(RecordType.DATA)
         second.client.send(record)
         assert second.client.closed
         assert house.untouched
@@ -480,14 +481,14 @@ class TimeTests:
         if how == "expired":
             house.advance(1)
         elif how == "voided":
-            house.expected.void(SESSION)
+            house.expected.discard(SESSION)
         elif how == "line lost":
-            house.expected.void_all()
+            house.expected.clear()
         else:
             house.announce(session="S2")
         knocker.prove(b"too late")
         assert house.untouched
-        assert [kind for kind, _ in knocker.heard()] == [Kind.ABORT]
+        assert [kind for kind, _ in knocker.heard()] == [RecordType.ABORT]
         assert knocker.client.closed
 
     def test_silent_connection(self) -> None:
@@ -681,7 +682,7 @@ class StrangerTests:
         """A caller's abort reaches the application with its cause."""
         house = House().announce()
         knocker = house.knock().prove()
-        knocker.client.send(knocker.records.seal(Kind.ABORT, b"changed my mind"))
+        knocker.client.send(knocker.records.seal(RecordType.ABORT, b"changed my mind"))
         why = house.handler.calls[0][2].why
         assert isinstance(why, Aborted)
         assert why.cause == "changed my mind"

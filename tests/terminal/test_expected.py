@@ -10,7 +10,8 @@ import pytest
 from broker.messages.grammar import NOTIFY
 from broker.messages.message import Message
 from broker.tables.sessions import UNSPENT_SECONDS
-from broker.terminal.incoming.pending_calls import EXPECTED_MOST, PendingCalls, expected_call
+from broker.terminal.incoming.pending_calls import PENDING_MOST, PendingCalls
+from broker.terminal.registration.notices import parse_call_notice
 from tests.terminal.keys import CALLER, KEY, PASSWORD, REPLY_PASSWORD, SESSION, an_expected_call
 
 ANNOUNCED: Final = {
@@ -28,7 +29,7 @@ class AnnouncementTests:
 
     def test_whole(self) -> None:
         """All that a REQUEST is compared with is taken from the announcement (A11, A23)."""
-        call = expected_call(Message.of(NOTIFY, ANNOUNCED), 100.0)
+        call = parse_call_notice(Message.of(NOTIFY, ANNOUNCED), 100.0)
         assert call is not None
         assert (call.session, call.caller, call.password) == (SESSION, CALLER, PASSWORD)
         assert (call.reply_password, call.key) == (REPLY_PASSWORD, KEY)
@@ -40,7 +41,7 @@ class AnnouncementTests:
     def test_something_missing(self, missing: str) -> None:
         """An announcement that leaves anything out is none: nobody is expected on it (I3)."""
         fields = {name: value for name, value in ANNOUNCED.items() if name != missing}
-        assert expected_call(Message.of(NOTIFY, fields), 0.0) is None
+        assert parse_call_notice(Message.of(NOTIFY, fields), 0.0) is None
 
     def test_nothing_is_shown(self) -> None:
         """Neither password nor key stands in what Python shows of a call (I18)."""
@@ -105,8 +106,8 @@ class ExpectedTests:
         """A session that the mediator voids can't begin (I2)."""
         expected, call = PendingCalls(), an_expected_call()
         expected.add(call)
-        expected.void(SESSION)
-        expected.void("S-unknown")
+        expected.discard(SESSION)
+        expected.discard("S-unknown")
         assert not expected.spend(call, 0.0)
 
     def test_void_all(self) -> None:
@@ -115,7 +116,7 @@ class ExpectedTests:
         calls = [an_expected_call(session=f"S{n}", caller=f"I{n}") for n in range(3)]
         for call in calls:
             expected.add(call)
-        expected.void_all()
+        expected.clear()
         assert len(expected) == 0
         assert not any(expected.spend(call, 0.0) for call in calls)
 
@@ -140,7 +141,7 @@ class ExpectedTests:
         assert expected.add(an_expected_call(session="S2", caller="Ic", until=50.0)) == []
         assert expected.add(an_expected_call(session="S3", until=60.0)) == ["S1"]
         assert expected.add(an_expected_call(session="S4", caller="Id", until=80.0)) == ["S2"]
-        for n in range(EXPECTED_MOST - 2):
+        for n in range(PENDING_MOST - 2):
             assert expected.add(an_expected_call(session=f"T{n}", caller=f"I{n}", until=85.0)) == []
         assert expected.add(an_expected_call(session="S5", caller="Ie", until=85.0)) == ["S3"]
 
@@ -164,12 +165,10 @@ class ExpectedTests:
     def test_how_many(self) -> None:
         """Not more are kept than may be: the oldest gives way (I15)."""
         expected = PendingCalls()
-        calls = [
-            an_expected_call(session=f"S{n}", caller=f"I{n}") for n in range(EXPECTED_MOST + 1)
-        ]
+        calls = [an_expected_call(session=f"S{n}", caller=f"I{n}") for n in range(PENDING_MOST + 1)]
         for call in calls:
             expected.add(call)
-        assert len(expected) == EXPECTED_MOST
+        assert len(expected) == PENDING_MOST
         assert not expected.spend(calls[0], 0.0)
         assert expected.spend(calls[1], 0.0)
 

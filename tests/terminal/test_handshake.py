@@ -12,7 +12,7 @@ from broker.messages.grammar import NOTIFY, REQUEST
 from broker.messages.message import Message
 from broker.messages.statements import REQUEST_ACCEPTED
 from broker.terminal.channel.handshake import BODY_BYTES, PROTOCOL, Handshake, HandshakeFailed
-from broker.terminal.channel.records import BadRecord, Kind, Records
+from broker.terminal.channel.records import BadRecord, Records, RecordType
 from tests.terminal.keys import KEY, a_handshake, a_request, an_answer, shaken
 
 # The vector of Noise_NNpsk0_25519_ChaChaPoly_SHA256 in the cacophony collection, as kept in
@@ -86,7 +86,7 @@ class VectorTests:
     def test_a_record_of_ours_is_a_transport_message(self) -> None:
         """A record is two bytes of length and the Noise message of its type and data (wire.md)."""
         caller, callee = shaken()
-        record = Records(caller.cipher()).seal(Kind.DATA, b"hello")
+        record = Records(caller.cipher()).seal(RecordType.DATA, b"hello")
         assert int.from_bytes(record[:2], "big") == len(record) - 2
         assert callee.cipher().decrypt(record[2:]) == b"\x00hello"
 
@@ -222,7 +222,7 @@ class ForwardSecrecyTests:
         callee.read(request)
         answer = callee.write(an_answer())
         caller.read(answer)
-        return request, answer, Records(caller.cipher()).seal(Kind.DATA, b"past"), callee
+        return request, answer, Records(caller.cipher()).seal(RecordType.DATA, b"past"), callee
 
     def test_replayed_to_another_responder(self) -> None:
         """With the key, the REQUEST can be read, but the record needs what only the two drew."""
@@ -236,7 +236,7 @@ class ForwardSecrecyTests:
             next(iter(opened))
         true = Records(callee.cipher())
         true.feed(record)
-        assert list(true) == [(Kind.DATA, b"past")]
+        assert list(true) == [(RecordType.DATA, b"past")]
 
     def test_replayed_to_another_initiator(self) -> None:
         """The answer can't even be read by a second initiator with the same key."""
@@ -255,11 +255,11 @@ class ForwardSecrecyTests:
         """What one side sealed it can't open itself: the directions' keys differ (I21)."""
         caller, callee = shaken()
         ours = Records(caller.cipher())
-        ours.feed(Records(caller.cipher()).seal(Kind.DATA, b"out"))
+        ours.feed(Records(caller.cipher()).seal(RecordType.DATA, b"out"))
         with pytest.raises(BadRecord):
             next(iter(ours))
         theirs = Records(callee.cipher())
-        theirs.feed(theirs.seal(Kind.DATA, b"back"))
+        theirs.feed(theirs.seal(RecordType.DATA, b"back"))
         with pytest.raises(BadRecord):
             next(iter(theirs))
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pytest
 
+from broker.messages.datagram import parse_datagram
 from broker.messages.grammar import NOTIFY, QUERY, REGISTER
 from broker.messages.message import Message
 from broker.messages.signing import sign
@@ -17,7 +18,6 @@ from broker.messages.statements import (
     CONNECTION_REQUESTED,
     REGISTRATION_COMPLETED,
 )
-from broker.net.udp_port import parse_datagram
 from broker.resolver.udp_registrar import UdpRegistrar
 from broker.tables.udp_keys import Key
 from broker.terminal.registration.keepalive_interval import KeepaliveInterval

@@ -22,11 +22,11 @@ from broker.messages.errors import (
 )
 from broker.messages.grammar import NOTIFY, QUERY
 from broker.messages.message import Message
-from broker.tables.consent_lists import Lists
+from broker.tables.consent_lists import ConsentLists
 from broker.tables.disclosures import Disclosure, format_line, format_time
 from broker.tables.sessions import UNSPENT_SECONDS
-from broker.terminal.incoming.pending_calls import ConnectBackRequest, PendingCall
 from broker.terminal.registration.client import ANSWER_TIMEOUT, MediatorClient, NullEvents, dial
+from broker.terminal.registration.notices import ConnectBackRequest, PendingCall
 from tests.support.clock import advance, result_of
 from tests.support.reactor import FakeReactor
 from tests.support.transport import Client
@@ -54,14 +54,14 @@ class Listener:
     def __init__(self) -> None:
         self.free = True
         self.told: list[tuple[Any, ...]] = []
-        self.asked: Callable[[], Awaitable[Lists]] = NullEvents().lists
+        self.asked: Callable[[], Awaitable[ConsentLists]] = NullEvents().lists
 
     def acceptable(self) -> bool:
         """Whether it is free."""
         self.told.append(("status",))
         return self.free
 
-    async def lists(self) -> Lists:
+    async def lists(self) -> ConsentLists:
         """What the test says."""
         self.told.append(("lists",))
         return await self.asked()

@@ -15,6 +15,7 @@ from broker.messages.errors import LoginRequired, Refused, RegistrationFailed
 from broker.messages.message import Message
 from broker.terminal.errors import CannotLogIn
 from broker.terminal.registration.client import dial
+from broker.terminal.settings import TerminalSettings
 from broker.terminal.terminal import Terminal
 from tests.support.clock import advance, settle
 from tests.support.reactor import FakeReactor
@@ -48,9 +49,11 @@ class Script:
             reactor,
             "Ib",
             TCP4ClientEndpoint(reactor, host, 1201),
-            password=password,
-            jitter=random.Random(1).random,
-            **options,
+            TerminalSettings(
+                password=password,
+                jitter=random.Random(1).random,
+                **options,
+            ),
         )
         self.line: Client
         self.dialled: list[float] = []
@@ -273,7 +276,7 @@ class RefusedTests:
         settle(script.clock)
         dials = len(script.clock.dials)
         for _ in range(10):
-            script.terminal._woken()
+            script.terminal._registration.connect_now()
             advance(script.clock, 1)
         assert len(script.clock.dials) == dials
 
@@ -289,7 +292,7 @@ class RefusedTests:
         told = [line for line in lines if "could not log in" in line]
         assert len(told) == 2
         assert (
-            "Ib could not log in, and tries again now and then: Registration Failed."
+            "Ib could not log in and keeps trying: Registration Failed."
             " the identifier or the password is wrong" in told[0]
         )
         assert not any(PASSWORD in line for line in lines)
@@ -311,7 +314,7 @@ class RefusedTests:
         script.line.received()
         script.complete(Epoch="e1")
         script.line.vanish()
-        script.terminal._woken()
+        script.terminal._registration.connect_now()
         script.serial = 0
         before = script.clock.seconds()
         script.connect()
@@ -332,7 +335,7 @@ class RefusedTests:
         with the_log() as lines:
             self.refused(2, "Login Required.\nCause:log in first", password=lambda: None)
         (told,) = [line for line in lines if "could not log in" in line]
-        assert "log in first; no password is at hand: name a file, or do broker login" in told
+        assert "log in first; there is no password: name a file or run broker login" in told
 
     def test_no_password_wanted(self) -> None:
         """Who was to do without one is told what the mediator says, as of a certificate."""

@@ -15,11 +15,11 @@ from broker.messages.statements import PERMISSION_DENIED, TERMINATE
 from broker.tables.sessions import UNSPENT_SECONDS
 from broker.terminal.calls.dial_back import DIALS_MOST
 from broker.terminal.calls.place_call import DIAL_TIMEOUT
-from broker.terminal.candidates import BACK, SIMULTANEOUS, Way
-from broker.terminal.channel.records import Kind
+from broker.terminal.candidates import BACK, HOLE_PUNCH, Candidate
+from broker.terminal.channel.records import RecordType
 from broker.terminal.incoming.listener import HANDSHAKE_TIMEOUT, UNPROVEN_MOST
-from broker.terminal.incoming.pending_calls import ConnectBackRequest, PendingCall
 from broker.terminal.registration.client import MediatorClient
+from broker.terminal.registration.notices import ConnectBackRequest, PendingCall
 from tests.support.clock import advance
 from tests.support.transport import Client, connect
 from tests.terminal.keys import (
@@ -67,7 +67,7 @@ class Home:
         self.world.listen(WAITS, self.maker)
         pair = self.world.line_of("Ib")
         self.mediator: Any = pair.b.protocol
-        line: Any = self.ib._link.conversation
+        line: Any = self.ib._registration.client
         self.line: MediatorClient = line
 
     def announce(
@@ -112,10 +112,10 @@ class Home:
     @property
     def at_rest(self) -> bool:
         """Whether nothing is dialled or about to be, and nobody is at the doors."""
-        ib, doors = self.ib, self.ib._doors
+        ib, doors = self.ib, self.ib._listener
         return not (
-            ib._comings._timers
-            or ib._comings._dialling
+            ib._dial_back._timers
+            or ib._dial_back._dialling
             or doors._unproven
             or doors._attempts
             or doors._held
@@ -192,7 +192,7 @@ class DialsTests:
         ).encode()
         home.mediator.write(text[:-2] + f"Caller Back:{said}\r\n\r\n".encode())
         home.world.run()
-        assert len(home.ib._expected) == 0
+        assert len(home.ib._pending) == 0
 
 
 class NotDialledTests:
@@ -230,14 +230,14 @@ class NotDialledTests:
         home = self.called(simultaneous)
         home.knock().prove()
         assert len(home.handler.calls) == 1
-        assert home.ib._comings._timers == {}
+        assert home.ib._dial_back._timers == {}
         self.nobody(home, simultaneous)
 
     def test_terminated(self, simultaneous: Simultaneous) -> None:
         """Nor is anybody dialled for a session that is void (I2)."""
         home = self.called(simultaneous)
         home.terminate()
-        assert home.ib._comings._timers == {}
+        assert home.ib._dial_back._timers == {}
         self.nobody(home, simultaneous)
 
     def test_another_is(self) -> None:
@@ -278,9 +278,9 @@ class NotDialledTests:
     def test_its_own_address(self, simultaneous: Simultaneous) -> None:
         """Nor does one that has named an address: whoever is dialled sees where it is (I1)."""
         home = Home(simultaneous, address=HOST).waits(seen="198.50.100.7 40001")
-        assert home.ib._comings._timers == {}
+        assert home.ib._dial_back._timers == {}
         self.nobody(home, simultaneous)
-        assert len(home.ib._expected) == 1
+        assert len(home.ib._pending) == 1
         home.knock().prove()  # it is called as ever
         assert len(home.handler.calls) == 1
 
@@ -304,7 +304,7 @@ class NotDialledTests:
         """With the terminal all of it ends, and no timer is left."""
         home = self.called(simultaneous)
         stopped = Outcome(home.ib.stopService())
-        assert home.ib._comings._timers == {}
+        assert home.ib._dial_back._timers == {}
         home.world.run()
         assert stopped.done
         self.nobody(home, simultaneous)
@@ -319,7 +319,7 @@ class NotDialledTests:
         else:
             home.announce(seen=f"{PUBLIC} 40001")
         advance(home.world.clock, 0.5)  # and nobody answers dials
-        (dials,) = home.ib._comings._dialling.values()
+        (dials,) = home.ib._dial_back._dialling.values()
         assert len(dials) == 1
         dial = home.world.clock.dials[-1]
         with the_log() as lines:
@@ -331,8 +331,8 @@ class NotDialledTests:
                 home.knock().prove()
             else:
                 home.world.lose_line("Ib")
-        assert home.ib._comings._dialling == {}
-        assert len(home.ib._doors._unproven) == 0
+        assert home.ib._dial_back._dialling == {}
+        assert len(home.ib._listener._unproven) == 0
         if way == "back":
             assert dial.over
         else:
@@ -354,7 +354,7 @@ class JudgedTests:
         before = len(home.world.clock.dials)
         home.announce(back=f"{host} {port}", seen=f"{host} {port}")
         advance(home.world.clock, 1)
-        assert len(home.ib._expected) == 1  # it is expected all the same
+        assert len(home.ib._pending) == 1  # it is expected all the same
         return len(home.world.clock.dials) > before, bool(simultaneous.begun)
 
     @pytest.mark.parametrize(
@@ -405,7 +405,7 @@ class CapsTests:
     def test_dials(self, simultaneous: Simultaneous) -> None:
         """So many at a time, whatever they are for; the next call is dialled again."""
         home = Home(simultaneous)
-        under_way = home.ib._comings._dialling
+        under_way = home.ib._dial_back._dialling
         for n in range(DIALS_MOST):
             under_way[f"S{n}"] = [Deferred()]
         home.waits(seen="198.50.100.7 40001")
@@ -426,11 +426,11 @@ class CapsTests:
         for n in range(DIALS_MOST):
             call = replace(_call(f"S{n}", CALLER), back=(PUBLIC, WAITS), seen=MEETING)
             home.ib.announced(home.line, call)
-            assert list(home.ib._comings._timers) == [f"S{n}"]
+            assert list(home.ib._dial_back._timers) == [f"S{n}"]
             advance(home.world.clock, 0.5)  # and nobody answers
         dials = [dial for dial in home.world.clock.dials if dial.host == PUBLIC]
         assert [dial.over for dial in dials] == [True] * (DIALS_MOST - 1) + [False]
-        assert list(home.ib._comings._dialling) == [f"S{DIALS_MOST - 1}"]
+        assert list(home.ib._dial_back._dialling) == [f"S{DIALS_MOST - 1}"]
         assert (len(simultaneous.begun), len(simultaneous.waiting)) == (DIALS_MOST, 1)
         home.ib.announced(home.line, replace(_call("S9", "Ic"), back=("198.50.100.9", WAITS)))
         advance(home.world.clock, 0.5)
@@ -472,8 +472,8 @@ class ComeTests:
         knocker = Knocker(self.come(home)).send().prove(b"hello")
         ((caller, session, protocol),) = home.handler.calls
         assert (caller, session) == (CALLER, SESSION)
-        assert protocol.transport.way == Way(BACK, HOST, WAITS)
-        assert knocker.heard() == [(Kind.DATA, b"hello")]
+        assert protocol.transport.candidate == Candidate(BACK, HOST, WAITS)
+        assert knocker.heard() == [(RecordType.DATA, b"hello")]
         assert home.at_rest
 
     def test_a_call_where_both_dialled(self, simultaneous: Simultaneous) -> None:
@@ -482,31 +482,31 @@ class ComeTests:
         home.world.advance(0.25)
         Knocker(simultaneous.stands()).send().prove()
         ((_, _, protocol),) = home.handler.calls
-        assert protocol.transport.way == Way(SIMULTANEOUS, *MEETING)
+        assert protocol.transport.candidate == Candidate(HOLE_PUNCH, *MEETING)
         assert home.at_rest
 
     def test_at_its_own_door(self) -> None:
         """Who came by itself has come along no way that is known here."""
         home = Home().announce()
         home.knock().prove()
-        assert home.handler.calls[0][2].transport.way is None
+        assert home.handler.calls[0][2].transport.candidate is None
 
     def test_another_session(self) -> None:
         """Another session is not served there, though it is expected."""
         home = Home()
         client = self.come(home)
-        home.ib._doors.expect(_call("S9", "Ic"))
+        home.ib._listener.expect(_call("S9", "Ic"))
         knocker = Knocker(client, session="S9", caller="Ic", identifier="Ic").send()
         assert knocker.shut_out
         assert home.handler.calls == []
-        assert home.ib._doors._held == {}
+        assert home.ib._listener._held == {}
 
     def test_another_session_where_both_dialled(self, simultaneous: Simultaneous) -> None:
         """Nor there."""
         home = Home(simultaneous).announce(seen="198.50.100.7 40001")
         home.world.advance(0.25)
         client = simultaneous.stands()
-        home.ib._doors.expect(_call("S9", "Ic"))
+        home.ib._listener.expect(_call("S9", "Ic"))
         knocker = Knocker(client, session="S9", caller="Ic", identifier="Ic").send()
         assert knocker.shut_out
         assert home.handler.calls == []
@@ -515,7 +515,7 @@ class ComeTests:
         """Nor does whoever is there come for a session of ours."""
         home = Home()
         client = self.come(home)
-        waits = Outcome(home.ib._call_backs.wait("S9", "Ic", lambda stream: pytest.fail("spoke")))
+        waits = Outcome(home.ib._connect_back.wait("S9", "Ic", lambda stream: pytest.fail("spoke")))
         client.send(Message(NOTIFY, Session="S9"))
         assert (client.closed, client.bytes()) == (True, b"")
         assert not waits.done
@@ -526,7 +526,7 @@ class ComeTests:
         knocker = Knocker(self.come(home), password="guess").send()
         assert knocker.answer() == Message(NOTIFY, PERMISSION_DENIED)
         assert home.handler.calls == []
-        assert len(home.ib._expected) == 1
+        assert len(home.ib._pending) == 1
 
     def test_nobody_speaks(self) -> None:
         """It is left after five seconds."""
@@ -556,7 +556,7 @@ class ComeTests:
         home.world.advance(0.25)
         simultaneous.fails()
         assert home.at_rest
-        assert len(home.ib._expected) == 1
+        assert len(home.ib._pending) == 1
 
     def test_two_at_once(self) -> None:
         """A caller that proves itself along one way is closed on along the others."""

@@ -7,11 +7,11 @@ from typing import Any, Final
 import pytest
 from twisted.internet.address import IPv4Address
 
+from broker.messages.datagram import parse_datagram
 from broker.messages.grammar import DEFAULT_EXPIRES, NOTIFY, QUERY, REGISTER
 from broker.messages.message import Message
 from broker.messages.signing import sign
 from broker.messages.statements import CONNECTION_REQUESTED, PERMITS, REGISTRATION_COMPLETED
-from broker.net.udp_port import parse_datagram
 from broker.tables.sessions import UNSPENT_SECONDS
 from broker.terminal.registration.client import ANSWER_TIMEOUT
 from broker.terminal.registration.idle import (
@@ -22,8 +22,8 @@ from broker.terminal.registration.idle import (
     RENEWAL,
     SLOW_TIMEOUT,
 )
+from broker.terminal.registration.registration import WAKE_UP_INTERVAL
 from broker.terminal.registration.udp_keepalive import REPEATS
-from broker.terminal.terminal import WOKEN_INTERVAL
 from tests.support.clock import advance, settle
 from tests.terminal.network import Listener, Network, Outcome
 from tests.terminal.speakers import Echo, Handler, Maker
@@ -555,7 +555,7 @@ class NoticeTests:
             scene.notify()
         scene.advance(5)
         assert scene.dials == dials
-        keepalive = scene.terminal._presence.keepalive  # type: ignore[union-attr]
+        keepalive = scene.terminal._registration._idle.keepalive  # type: ignore[union-attr]
         assert keepalive is not None
         assert keepalive.ignored.total() == 1
 
@@ -568,7 +568,7 @@ class NoticeTests:
             for dial in [dial for dial in scene.clock.dials if not dial.over]:
                 dial.refuse()
             advance(scene.clock, 0.1)
-        assert scene.dials - dials <= 5 / WOKEN_INTERVAL + 5
+        assert scene.dials - dials <= 5 / WAKE_UP_INTERVAL + 5
 
     def test_no_more_than_that(self) -> None:
         """Whatever else a signed notice holds is not looked at: no address, no call."""
@@ -581,4 +581,4 @@ class NoticeTests:
         settle(scene.clock)
         (dial,) = [dial for dial in scene.clock.dials if not dial.over]
         assert (dial.host, dial.port) == ("127.0.0.1", 1201)
-        assert not scene.terminal._busy()
+        assert not scene.terminal.busy()

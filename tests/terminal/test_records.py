@@ -13,22 +13,24 @@ from broker.terminal.channel.records import (
     MESSAGE_BYTES,
     TAG_BYTES,
     BadRecord,
-    Kind,
     Records,
+    RecordType,
 )
 from tests.terminal.keys import joined
 
 RECORDS = st.lists(
-    st.tuples(st.sampled_from((Kind.DATA, Kind.END, Kind.ABORT)), st.binary(max_size=40)),
+    st.tuples(
+        st.sampled_from((RecordType.DATA, RecordType.END, RecordType.ABORT)), st.binary(max_size=40)
+    ),
     min_size=1,
     max_size=8,
 )
 
 
-def opened(records: Records, data: bytes) -> list[tuple[Kind, bytes]]:
+def opened(records: Records, data: bytes) -> list[tuple[RecordType, bytes]]:
     """What one piece gives; new keys, which concern nobody else, are left out."""
     records.feed(data)
-    return [record for record in records if record[0] is not Kind.REKEY]
+    return [record for record in records if record[0] is not RecordType.REKEY]
 
 
 def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -42,7 +44,9 @@ class SplitTests:
 
     @settings(deadline=None, max_examples=60)
     @given(sent=RECORDS, cuts=st.lists(st.integers(0, 1000), max_size=12), rekey=st.integers(1, 4))
-    def test_any_pieces(self, sent: list[tuple[Kind, bytes]], cuts: list[int], rekey: int) -> None:
+    def test_any_pieces(
+        self, sent: list[tuple[RecordType, bytes]], cuts: list[int], rekey: int
+    ) -> None:
         """Any split of the bytes gives the records that were sealed, in order (I21)."""
         ours, theirs = joined(rekey)
         stream = b"".join(ours.seal(kind, data) for kind, data in sent)
@@ -52,40 +56,40 @@ class SplitTests:
     def test_byte_by_byte(self) -> None:
         """A record is given out with its last byte, and not before."""
         ours, theirs = joined()
-        stream = ours.seal(Kind.DATA, b"hello")
+        stream = ours.seal(RecordType.DATA, b"hello")
         for byte in stream[:-1]:
             assert opened(theirs, bytes((byte,))) == []
-        assert opened(theirs, stream[-1:]) == [(Kind.DATA, b"hello")]
+        assert opened(theirs, stream[-1:]) == [(RecordType.DATA, b"hello")]
 
     def test_reading_may_stop(self) -> None:
         """What was not asked for stays, and nothing comes twice."""
         ours, theirs = joined()
-        theirs.feed(b"".join(ours.seal(Kind.DATA, bytes((n,))) for n in range(3)))
-        assert next(iter(theirs)) == (Kind.DATA, b"\x00")
-        theirs.feed(ours.seal(Kind.DATA, b"\x03"))
-        assert list(theirs) == [(Kind.DATA, bytes((n,))) for n in (1, 2, 3)]
+        theirs.feed(b"".join(ours.seal(RecordType.DATA, bytes((n,))) for n in range(3)))
+        assert next(iter(theirs)) == (RecordType.DATA, b"\x00")
+        theirs.feed(ours.seal(RecordType.DATA, b"\x03"))
+        assert list(theirs) == [(RecordType.DATA, bytes((n,))) for n in (1, 2, 3)]
 
     def test_long_data_takes_several_records(self) -> None:
         """Data of any length goes in records that each fit a Noise message."""
         ours, theirs = joined()
         data = bytes(range(256)) * 600
-        got = opened(theirs, ours.seal(Kind.DATA, data))
+        got = opened(theirs, ours.seal(RecordType.DATA, data))
         assert [len(piece) for _, piece in got] == [DATA_BYTES, DATA_BYTES, len(data) - 131036]
         assert b"".join(piece for _, piece in got) == data
 
     def test_longest_record(self) -> None:
         """The longest data of one record makes the longest Noise message, and both are taken."""
         ours, theirs = joined()
-        record = ours.seal(Kind.DATA, bytes(DATA_BYTES))
+        record = ours.seal(RecordType.DATA, bytes(DATA_BYTES))
         assert len(record) == 2 + MESSAGE_BYTES
-        assert opened(theirs, record) == [(Kind.DATA, bytes(DATA_BYTES))]
+        assert opened(theirs, record) == [(RecordType.DATA, bytes(DATA_BYTES))]
 
     def test_empty_data(self) -> None:
         """An empty record is one: with it a caller proves that it is no replay (I7)."""
         ours, theirs = joined()
-        record = ours.seal(Kind.DATA)
+        record = ours.seal(RecordType.DATA)
         assert len(record) == 2 + 1 + TAG_BYTES
-        assert opened(theirs, record) == [(Kind.DATA, b"")]
+        assert opened(theirs, record) == [(RecordType.DATA, b"")]
 
 
 class ForgeryTests:
@@ -100,17 +104,17 @@ class ForgeryTests:
     def test_any_bit(self, sent: list[bytes], where: int, bit: int) -> None:
         """Of a stream with one bit changed, only whole records before it are given out."""
         ours, theirs = joined()
-        sealed = [ours.seal(Kind.DATA, data) for data in sent]
+        sealed = [ours.seal(RecordType.DATA, data) for data in sent]
         stream = bytearray(b"".join(sealed))
         position = where % len(stream)
         stream[position] ^= 1 << bit
-        got: list[tuple[Kind, bytes]] = []
+        got: list[tuple[RecordType, bytes]] = []
         theirs.feed(bytes(stream))
         with suppress(BadRecord):
             got.extend(theirs)
         ends = [sum(map(len, sealed[: n + 1])) for n in range(len(sealed))]
         whole = sum(end <= position for end in ends)
-        assert got == [(Kind.DATA, data) for data in sent[:whole]]
+        assert got == [(RecordType.DATA, data) for data in sent[:whole]]
 
     @pytest.mark.parametrize(
         "order", [(1, 0), (0, 0, 1), (0, 2), (2, 1, 0)], ids=["swapped", "twice", "lost", "late"]
@@ -118,17 +122,17 @@ class ForgeryTests:
     def test_out_of_place(self, order: tuple[int, ...]) -> None:
         """Records swapped, doubled or left out are refused, and all after them (I21)."""
         ours, theirs = joined()
-        sealed = [ours.seal(Kind.DATA, bytes((n,))) for n in range(3)]
+        sealed = [ours.seal(RecordType.DATA, bytes((n,))) for n in range(3)]
         theirs.feed(b"".join(sealed[n] for n in order))
-        got: list[tuple[Kind, bytes]] = []
+        got: list[tuple[RecordType, bytes]] = []
         with pytest.raises(BadRecord):
             got.extend(theirs)
-        assert got == ([(Kind.DATA, b"\x00")] if order[0] == 0 else [])
+        assert got == ([(RecordType.DATA, b"\x00")] if order[0] == 0 else [])
 
     def test_nothing_after_a_forgery(self) -> None:
         """Once one record was forged, the true ones that follow are refused too (I21)."""
         ours, theirs = joined()
-        true = ours.seal(Kind.DATA, b"true")
+        true = ours.seal(RecordType.DATA, b"true")
         theirs.feed(len(true[2:]).to_bytes(2, "big") + bytes(len(true[2:])) + true)
         for _ in range(2):
             with pytest.raises(BadRecord):
@@ -137,12 +141,12 @@ class ForgeryTests:
     def test_cut_short(self) -> None:
         """A record whose end is missing is not given out, in part or at all."""
         ours, theirs = joined()
-        assert opened(theirs, ours.seal(Kind.DATA, b"hello")[:-1]) == []
+        assert opened(theirs, ours.seal(RecordType.DATA, b"hello")[:-1]) == []
 
     def test_length_is_covered(self) -> None:
         """A record whose length was changed so that it takes in the next one is refused."""
         ours, theirs = joined()
-        stream = bytearray(ours.seal(Kind.DATA, b"one") + ours.seal(Kind.DATA, b"two"))
+        stream = bytearray(ours.seal(RecordType.DATA, b"one") + ours.seal(RecordType.DATA, b"two"))
         stream[1] += 1
         theirs.feed(bytes(stream))
         with pytest.raises(BadRecord):
@@ -160,7 +164,7 @@ class ForgeryTests:
         """A record of a type that there isn't is refused: it breaks the channel (wire.md)."""
         ours, theirs = joined()
         record = ours._frame(9, b"?")  # type: ignore[arg-type]
-        theirs.feed(record + ours.seal(Kind.DATA, b"after"))
+        theirs.feed(record + ours.seal(RecordType.DATA, b"after"))
         for _ in range(2):
             with pytest.raises(BadRecord):
                 list(theirs)
@@ -168,11 +172,11 @@ class ForgeryTests:
     def test_directions(self) -> None:
         """What we sent comes back as nothing: each direction has its own key and count (I21)."""
         ours, theirs = joined()
-        record = ours.seal(Kind.DATA, b"out")
+        record = ours.seal(RecordType.DATA, b"out")
         ours.feed(record)
         with pytest.raises(BadRecord):
             list(ours)
-        assert opened(theirs, record) == [(Kind.DATA, b"out")]
+        assert opened(theirs, record) == [(RecordType.DATA, b"out")]
 
 
 class RekeyTests:
@@ -184,24 +188,29 @@ class RekeyTests:
         ours, theirs = joined(rekey)
         for n in range(10):
             data = bytes((n,))
-            assert opened(theirs, ours.seal(Kind.DATA, data)) == [(Kind.DATA, data)]
+            assert opened(theirs, ours.seal(RecordType.DATA, data)) == [(RecordType.DATA, data)]
             if n % 3 == 0:
-                assert opened(ours, theirs.seal(Kind.DATA, data)) == [(Kind.DATA, data)]
+                assert opened(ours, theirs.seal(RecordType.DATA, data)) == [(RecordType.DATA, data)]
 
     def test_when(self) -> None:
         """The new key comes before the record that follows so many, so nothing follows an end."""
         ours, theirs = joined(2)
         kinds = []
-        for kind in (Kind.DATA, Kind.DATA, Kind.DATA, Kind.END):
+        for kind in (RecordType.DATA, RecordType.DATA, RecordType.DATA, RecordType.END):
             theirs.feed(ours.seal(kind))
             kinds.append([kind for kind, _ in theirs])
-        assert kinds == [[Kind.DATA], [Kind.DATA], [Kind.REKEY, Kind.DATA], [Kind.END]]
+        assert kinds == [
+            [RecordType.DATA],
+            [RecordType.DATA],
+            [RecordType.REKEY, RecordType.DATA],
+            [RecordType.END],
+        ]
 
     def test_key_really_changes(self) -> None:
         """A side that missed the order for a new key opens nothing more."""
         ours, theirs = joined(1)
-        assert opened(theirs, ours.seal(Kind.DATA, b"old")) == [(Kind.DATA, b"old")]
-        both = ours.seal(Kind.DATA, b"new")
+        assert opened(theirs, ours.seal(RecordType.DATA, b"old")) == [(RecordType.DATA, b"old")]
+        both = ours.seal(RecordType.DATA, b"new")
         order = 2 + 1 + TAG_BYTES  # the record that orders it comes first
         theirs.feed(both[order:])
         with pytest.raises(BadRecord):
@@ -213,5 +222,5 @@ class RekeyTests:
         patient = Records(seldom._cipher)  # the same keys, and another count
         for n in range(5):
             data = bytes((n,))
-            assert opened(patient, often.seal(Kind.DATA, data)) == [(Kind.DATA, data)]
-            assert opened(often, patient.seal(Kind.DATA, data)) == [(Kind.DATA, data)]
+            assert opened(patient, often.seal(RecordType.DATA, data)) == [(RecordType.DATA, data)]
+            assert opened(often, patient.seal(RecordType.DATA, data)) == [(RecordType.DATA, data)]

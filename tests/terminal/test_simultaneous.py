@@ -30,7 +30,7 @@ from zope.interface.verify import verifyObject
 from broker.service.reactor import EpollReactor
 from broker.service.settings.tls import endpoint
 from broker.service.settings.values import parse_server
-from broker.terminal.outgoing.hole_punch import AGAIN, SimultaneousEndpoint
+from broker.terminal.outgoing.hole_punch import AGAIN, HolePunchEndpoint
 from tests.integration.test_addresses import has_ipv6
 from tests.support.clock import advance, settle
 from tests.support.reactor import Dial, FakeReactor
@@ -59,7 +59,7 @@ class ConnectAttempt:
     def __init__(self, *, ours: tuple[str, int] = OURS, theirs: tuple[str, int] = THEIRS) -> None:
         self.reactor = FakeReactor()
         self.maker = Maker()
-        endpoint = SimultaneousEndpoint(self.reactor, ours, theirs, TIMEOUT)
+        endpoint = HolePunchEndpoint(self.reactor, ours, theirs, TIMEOUT)
         self.outcome = Outcome(endpoint.connect(self.maker))
 
     @property
@@ -87,9 +87,7 @@ class AttemptTests:
 
     def test_interface(self) -> None:
         """It is what it says."""
-        verifyObject(
-            IStreamClientEndpoint, SimultaneousEndpoint(FakeReactor(), OURS, THEIRS, TIMEOUT)
-        )
+        verifyObject(IStreamClientEndpoint, HolePunchEndpoint(FakeReactor(), OURS, THEIRS, TIMEOUT))
 
     @pytest.mark.parametrize(
         ("ours", "theirs"),
@@ -328,7 +326,7 @@ class Site:
 
     def dials(self, shared: tuple[str, int], port: int, timeout: float = 5.0) -> Outcome:
         """A connection from a shared port."""
-        endpoint = SimultaneousEndpoint(self.reactor, shared, (self._host, port), timeout)
+        endpoint = HolePunchEndpoint(self.reactor, shared, (self._host, port), timeout)
         return Outcome(endpoint.connect(Maker()))
 
     def runs(self, until: Callable[[], object]) -> None:
@@ -481,7 +479,7 @@ class SocketTests:
     def test_of_two_kinds(self, site: Site) -> None:
         """Nor is an IPv6 address dialled from an IPv4 one."""
         place = ("2001:db8::7", 1203)
-        endpoint = SimultaneousEndpoint(site.reactor, site.line(), place, 5)
+        endpoint = HolePunchEndpoint(site.reactor, site.line(), place, 5)
         outcome = Outcome(endpoint.connect(Maker()))
         site.ends(outcome)
         assert isinstance(outcome.error, ConnectBindError)

@@ -134,7 +134,7 @@ class RegisteredTests:
 
     def test_nobody_to_open_it(self) -> None:
         """It is a mistake of the application's."""
-        with pytest.raises(ValueError, match="nobody is there to open the port"):
+        with pytest.raises(ValueError, match="open_port needs an opener"):
             World().terminal("Ib", PORT, open_port=True)
 
     def test_only_with_a_listener(self) -> None:
@@ -218,8 +218,8 @@ class RedoneTests:
     def test_lost_while_it_stops(self) -> None:
         """What is given back is not opened again, though the line is still there."""
         house = House()
-        assert house.ib._standing is not None
-        stopped = Outcome(Deferred.fromCoroutine(house.ib._standing.stop()))
+        assert house.ib._registration._published is not None
+        stopped = Outcome(Deferred.fromCoroutine(house.ib._registration._published.stop()))
         house.opener.lost[0]("the router has restarted")
         assert stopped.done
         assert (len(house.opener.asked), house.opener.users) == (1, 0)

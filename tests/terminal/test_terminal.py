@@ -21,7 +21,9 @@ from broker.messages.message import Message
 from broker.messages.statements import CONNECTION_REQUESTED
 from broker.terminal.errors import Aborted, CallFailed
 from broker.terminal.registration.client import MediatorClient
-from broker.terminal.terminal import LINE_TIMEOUT, WOKEN_INTERVAL, Terminal
+from broker.terminal.registration.registration import CONNECT_TIMEOUT, WAKE_UP_INTERVAL
+from broker.terminal.settings import TerminalSettings
+from broker.terminal.terminal import Terminal
 from tests.support.clock import result_of
 from tests.support.transport import connect, parse_all
 from tests.terminal.keys import (
@@ -280,7 +282,7 @@ class ReconnectTests:
         for _ in range(50):
             self.wake(world)
             world.advance(0.1)
-        assert len(world.dialled) - dialled <= 5 / WOKEN_INTERVAL + 1
+        assert len(world.dialled) - dialled <= 5 / WAKE_UP_INTERVAL + 1
 
     def test_woken_while_connected(self) -> None:
         """While it is connected it ignores that."""
@@ -344,7 +346,7 @@ class StatusTests:
 
     def test_denied_at_the_door(self) -> None:
         """Where the mediator asks for no status, a second caller is denied at the door (A25)."""
-        world = World(status=False)
+        world = World(ask_status=False)
         ia, _, handler = two(world, one_at_a_time=True, accept=["Ia", "Ic"])
         called(world, ia)
         error = failed(world, world.terminal("Ic"))
@@ -379,7 +381,7 @@ class CallTests:
         assert kinds(world)[:3] == ["QUERY", "NOTIFY STATUS Acceptable.", "NOTIFY Begin."]
         ends = [message.get("End") for message in world.heard[3:]]
         assert ends == ["Completed", "Completed"]
-        assert len(world.mediator.mediator.sessions) == 0
+        assert len(world.mediator.mediator.context.sessions) == 0
 
     def test_by_names(self) -> None:
         """Both log in by a name, and it calls by one: they agree on who they are (C1, A12)."""
@@ -473,7 +475,7 @@ class CallTests:
         said = [kind for kind in kinds(world) if kind != "NOTIFY Begin."]
         assert said == ["QUERY", "NOTIFY STATUS Acceptable."] * 3
         assert len(ia.calls) == 3
-        assert len(world.mediator.mediator.sessions) == 3
+        assert len(world.mediator.mediator.context.sessions) == 3
 
     def test_a_failed_call_lets_the_next_one_go(self) -> None:
         """A call that fails, or is given up, does not hold up those behind it."""
@@ -490,7 +492,7 @@ class CallTests:
         world.run()
         assert isinstance(stuck.error, CancelledError)
         assert last.value is not None
-        assert ia._locks == {}
+        assert len(ia._turns) == 0
 
     def test_different_callees(self) -> None:
         """A callee that doesn't answer holds up no call to another one."""
@@ -511,7 +513,7 @@ class CallTests:
         world.leave(MEDIATOR_PORT)
         ia = world.terminal("Ia")
         outcomes = [Outcome(ia.call("Ib", Maker())), Outcome(ia.accepted())]
-        world.advance(LINE_TIMEOUT - 0.1)
+        world.advance(CONNECT_TIMEOUT - 0.1)
         assert not any(outcome.done for outcome in outcomes)
         world.advance(0.1)
         assert all(isinstance(outcome.error, ServiceUnavailable) for outcome in outcomes)
@@ -792,8 +794,8 @@ class ServiceTests:
         }
         mediator.send(Message.of(NOTIFY, fields))
         world.run()
-        assert len(ib._expected) == 0
-        assert ib._comings._timers == {}
+        assert len(ib._pending) == 0
+        assert ib._dial_back._timers == {}
         world.advance(15)
         assert stopped.done
         assert len(world.dialled) == before
@@ -832,7 +834,9 @@ class ServiceTests:
             reactor,
             "Ib",
             TCP4ClientEndpoint(reactor, HOST, MEDIATOR_PORT),
-            listen=Listener(world, PORT, fails=error),
+            TerminalSettings(
+                listen=Listener(world, PORT, fails=error),
+            ),
         )
         terminal.startService()
         assert Outcome(terminal.listening).error is error

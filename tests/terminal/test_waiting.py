@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -30,12 +31,12 @@ from broker.terminal.calls.wait_for_callee import (
     place_call_back,
     place_one_call,
 )
-from broker.terminal.candidates import BACK, DIRECT, LOCAL, SIMULTANEOUS, FailedCandidate, Way
-from broker.terminal.channel.active_calls import ENDED_BY_MEDIATOR, Calls
-from broker.terminal.channel.records import Kind
+from broker.terminal.candidates import BACK, DIRECT, HOLE_PUNCH, LOCAL, Candidate, FailedCandidate
+from broker.terminal.channel.active_calls import ENDED_BY_MEDIATOR, ActiveCalls
+from broker.terminal.channel.records import RecordType
 from broker.terminal.errors import CallDenied, CallFailed
 from broker.terminal.incoming.listener import HANDSHAKES
-from broker.terminal.outgoing.connector import ConnectAttempt, Connector
+from broker.terminal.outgoing.connector import SLOWER, ConnectAttempt, Connector
 from broker.terminal.outgoing.initiator import InitiatorHandshake
 from broker.terminal.registration.client import MediatorClient, dial
 from broker.terminal.terminal import Terminal
@@ -115,14 +116,14 @@ class Wait:
             TOLD,
             self.maker,
             self.house.calls,
-            way=Way(BACK, HOST, WAITS),
+            candidate=Candidate(BACK, HOST, WAITS),
             opening=self._opening,
             over=self._over,
         )
 
     def _opening(self) -> list[FailedCandidate]:
         self.opened += 1
-        return [FailedCandidate(Way(DIRECT, HOST, TAKES), "no route")]
+        return [FailedCandidate(Candidate(DIRECT, HOST, TAKES), "no route")]
 
     def _over(self) -> None:
         self.over += 1
@@ -155,11 +156,13 @@ class WaitTests:
         callee = wait.comes()
         assert callee.head == Message(REQUEST, Session=SESSION, Length=len(callee.body))
         protocol = wait.outcome.value
-        assert protocol.transport.way == Way(BACK, HOST, WAITS)
-        assert protocol.transport.tried == (FailedCandidate(Way(DIRECT, HOST, TAKES), "no route"),)
+        assert protocol.transport.candidate == Candidate(BACK, HOST, WAITS)
+        assert protocol.transport.failed_candidates == (
+            FailedCandidate(Candidate(DIRECT, HOST, TAKES), "no route"),
+        )
         assert (wait.opened, wait.over) == (1, 0)
         assert wait.call_backs._waits == {}
-        callee.client.send(callee.records.seal(Kind.END))
+        callee.client.send(callee.records.seal(RecordType.END))
         protocol.transport.loseConnection()
         wait.house.advance(1)
         assert wait.over == 1
@@ -289,7 +292,7 @@ class Asking:
         self.waited: list[tuple[str, str]] = []
         self.wait: Deferred[IProtocol] = Deferred()
         self.over = 0
-        self.calls = Calls(lambda session, how: self.reports.append((session, how)))
+        self.calls = ActiveCalls(lambda session, how: self.reports.append((session, how)))
         waiting = Waiting(HOST, WAITS, self._waits, self._over)
         placing = place_call(
             reactor, line, CALLEE, self.maker, calls=self.calls, waiting=waiting, **options
@@ -408,9 +411,9 @@ class CallerTests:
         call = Asking().granted()
         Callee(call.clock.dials[1].accept()).answer(an_answer())
         protocol = call.outcome.value
-        assert protocol.transport.way == Way(DIRECT, "192.0.2.7", 1300)
-        assert protocol.transport.tried == (
-            FailedCandidate(Way(BACK, HOST, WAITS), "another way was faster"),
+        assert protocol.transport.candidate == Candidate(DIRECT, "192.0.2.7", 1300)
+        assert protocol.transport.failed_candidates == (
+            FailedCandidate(Candidate(BACK, HOST, WAITS), SLOWER),
         )
         assert call.wait.called
         assert call.over == 1
@@ -424,8 +427,10 @@ class CallerTests:
         call = Asking().granted()
         callee = call.comes()
         protocol = call.outcome.value
-        assert protocol.transport.way == Way(BACK, HOST, WAITS)
-        assert [tried.way.kind for tried in protocol.transport.tried] == [DIRECT]
+        assert protocol.transport.candidate == Candidate(BACK, HOST, WAITS)
+        assert [tried.candidate.method for tried in protocol.transport.failed_candidates] == [
+            DIRECT
+        ]
         assert call.clock.dials[1].over
         assert call.over == 0
         callee.client.vanish()
@@ -482,8 +487,8 @@ class CallerTests:
         assert isinstance(call.outcome.error, CallFailed)
         ended = "the mediator has ended the session"
         assert str(call.outcome.error) == ended
-        tried = {one.way.kind: one.why for one in call.outcome.error.tried}
-        assert tried == dict.fromkeys([BACK, LOCAL, DIRECT, SIMULTANEOUS], ended)
+        tried = {one.candidate.method: one.reason for one in call.outcome.error.failed_candidates}
+        assert tried == dict.fromkeys([BACK, LOCAL, DIRECT, HOLE_PUNCH], ended)
         assert call.wait.called
         assert call.over == 1
         assert all(dial.over for dial in call.clock.dials)
@@ -496,7 +501,9 @@ class CallerTests:
         """A mediator that gives two calls one session has both of them end as they end."""
         call = Asking().granted()
         other = Connector(
-            call.clock, CALLEE, [ConnectAttempt(Way(DIRECT, HOST, TAKES), lambda _: Deferred())]
+            call.clock,
+            CALLEE,
+            [ConnectAttempt(Candidate(DIRECT, HOST, TAKES), lambda _: Deferred())],
         )
         second = Outcome(other.done)
         call.calls.racing(SESSION, other)
@@ -590,7 +597,7 @@ class OpenTests:
         assert (early.closed, early.bytes()) == (False, b"")
         call.granted()
         Callee(early).answer(an_answer())
-        assert call.outcome.value.transport.way == Way(BACK, HOST, WAITS)
+        assert call.outcome.value.transport.candidate == Candidate(BACK, HOST, WAITS)
         early.vanish()
         assert call.takes_nobody
 
@@ -636,7 +643,7 @@ class OpenTests:
         assert call.takes_nobody
         call.granted()
         Callee(call.house.clock.dials[1].accept()).answer(an_answer())
-        assert call.outcome.value.transport.way == Way(DIRECT, "192.0.2.7", 1300)
+        assert call.outcome.value.transport.candidate == Candidate(DIRECT, "192.0.2.7", 1300)
 
 
 class NoWayInTests:
@@ -683,7 +690,7 @@ class NoWayInTests:
         options = {"opener": opener} if opens else {}
         caller = world.terminal("Ia", WAITS, address="127.0.0.77", **options)
         self.fails(self.SEEN, world, caller, "127.0.0.77")
-        caller._address = HOST
+        caller.settings = replace(caller.settings, address=HOST)
         back, _ = self.back(world, caller.call("Ib", Maker()))
         assert (back, opener.asked) == (str(WAITS), 0)
 
@@ -823,7 +830,7 @@ class OneCallTests:
         else:
             once.arrives()
         protocol = once.outcome.value
-        assert protocol.transport.way.kind == (DIRECT if how == "dialled" else BACK)
+        assert protocol.transport.candidate.method == (DIRECT if how == "dialled" else BACK)
         once.mediator.received()
         once.terminate()
         advance(once.clock, 1)

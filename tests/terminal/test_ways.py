@@ -10,10 +10,11 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.task import Clock
 
-from broker.terminal.candidates import BACK, DIRECT, LOCAL, SIMULTANEOUS, FailedCandidate, Way
+from broker.terminal.candidates import BACK, DIRECT, HOLE_PUNCH, LOCAL, Candidate, FailedCandidate
 from broker.terminal.errors import CallDenied, CallFailed, NotMet
 from broker.terminal.outgoing.connector import (
     CONNECTION_ATTEMPT_DELAY,
+    SLOWER,
     Claim,
     ConnectAttempt,
     Connector,
@@ -26,9 +27,9 @@ from tests.terminal.test_doors import the_log
 HOST = "192.0.2.7"
 #: One of each kind, as it is told.
 WAYS = {
-    kind: Way(kind, HOST, port) for port, kind in enumerate((LOCAL, DIRECT, SIMULTANEOUS, BACK), 1)
+    kind: Candidate(kind, HOST, port)
+    for port, kind in enumerate((LOCAL, DIRECT, HOLE_PUNCH, BACK), 1)
 }
-SLOWER = "another way was faster"
 
 
 class Course:
@@ -119,60 +120,60 @@ class OrderTests:
 
     def test_staggered(self) -> None:
         """Each 0.25 s after the one before, which goes on, in the order given."""
-        course = Course(LOCAL, DIRECT, SIMULTANEOUS)
+        course = Course(LOCAL, DIRECT, HOLE_PUNCH)
         assert CONNECTION_ATTEMPT_DELAY == 0.25
         assert course.begun == [(LOCAL, 0)]
         course.advance(0.249)
         assert course.kinds == [LOCAL]
         course.advance(10)
-        assert course.begun == [(LOCAL, 0), (DIRECT, 0.25), (SIMULTANEOUS, 0.5)]
+        assert course.begun == [(LOCAL, 0), (DIRECT, 0.25), (HOLE_PUNCH, 0.5)]
         assert course.ended == []
         assert course.at_rest
 
     def test_at_once_where_one_fails(self) -> None:
         """The next one begins as the one before fails, and the one after that 0.25 s later."""
-        course = Course(LOCAL, DIRECT, SIMULTANEOUS)
+        course = Course(LOCAL, DIRECT, HOLE_PUNCH)
         course.advance(0.1)
         course.fails(LOCAL)
         assert course.begun == [(LOCAL, 0), (DIRECT, 0.1)]
         course.advance(0.249)
         assert course.kinds == [LOCAL, DIRECT]
         course.advance(0.001)
-        assert course.begun[-1] == (SIMULTANEOUS, 0.35)
+        assert course.begun[-1] == (HOLE_PUNCH, 0.35)
 
     def test_an_earlier_one_fails(self) -> None:
         """Whichever fails, nothing is gained by waiting on."""
-        course = Course(LOCAL, DIRECT, SIMULTANEOUS)
+        course = Course(LOCAL, DIRECT, HOLE_PUNCH)
         course.advance(0.3)
         course.fails(LOCAL)
-        assert course.begun == [(LOCAL, 0), (DIRECT, 0.25), (SIMULTANEOUS, 0.3)]
+        assert course.begun == [(LOCAL, 0), (DIRECT, 0.25), (HOLE_PUNCH, 0.3)]
         course.advance(1)
         assert len(course.begun) == 3
         assert course.at_rest
 
     def test_one_fails_as_it_begins(self) -> None:
         """The one after it has its time for itself all the same."""
-        course = Course(LOCAL, DIRECT, SIMULTANEOUS, at_once={LOCAL: NotMet("no route")})
+        course = Course(LOCAL, DIRECT, HOLE_PUNCH, at_once={LOCAL: NotMet("no route")})
         assert course.begun == [(LOCAL, 0), (DIRECT, 0)]
         course.advance(0.25)
-        assert course.begun[2:] == [(SIMULTANEOUS, 0.25)]
+        assert course.begun[2:] == [(HOLE_PUNCH, 0.25)]
 
     def test_several_fail_as_they_begin(self) -> None:
         """Each of those after them is begun once, in order, and none is left out."""
         nowhere = {LOCAL: NotMet("no route"), DIRECT: NotMet("no route")}
-        course = Course(LOCAL, DIRECT, SIMULTANEOUS, at_once=nowhere)
-        assert course.begun == [(LOCAL, 0), (DIRECT, 0), (SIMULTANEOUS, 0)]
+        course = Course(LOCAL, DIRECT, HOLE_PUNCH, at_once=nowhere)
+        assert course.begun == [(LOCAL, 0), (DIRECT, 0), (HOLE_PUNCH, 0)]
         assert not course.outcome.done
-        assert list(course.stands(SIMULTANEOUS)) == [
+        assert list(course.stands(HOLE_PUNCH)) == [
             FailedCandidate(WAYS[LOCAL], "no route"),
             FailedCandidate(WAYS[DIRECT], "no route"),
         ]
 
     def test_the_second_fails_as_it_begins(self) -> None:
         """So is the third begun at once where it is the timer that begins the second."""
-        course = Course(LOCAL, DIRECT, SIMULTANEOUS, at_once={DIRECT: NotMet("no route")})
+        course = Course(LOCAL, DIRECT, HOLE_PUNCH, at_once={DIRECT: NotMet("no route")})
         course.advance(0.25)
-        assert course.begun == [(LOCAL, 0), (DIRECT, 0.25), (SIMULTANEOUS, 0.25)]
+        assert course.begun == [(LOCAL, 0), (DIRECT, 0.25), (HOLE_PUNCH, 0.25)]
         assert course.at_rest
 
     def test_waiting_costs_nothing(self) -> None:
@@ -209,7 +210,7 @@ class WonTests:
     @pytest.mark.parametrize("kind", [LOCAL, DIRECT, BACK])
     def test_the_first(self, kind: str) -> None:
         """Whichever it is: the call is its protocol's, and no timer is left."""
-        course = Course(BACK, LOCAL, DIRECT, SIMULTANEOUS)
+        course = Course(BACK, LOCAL, DIRECT, HOLE_PUNCH)
         course.advance(0.3)
         course.stands(kind)
         assert course.outcome.value is course.protocol
@@ -225,7 +226,7 @@ class WonTests:
 
     def test_no_other_begins(self) -> None:
         """Neither as it opens nor ever after."""
-        course = Course(LOCAL, DIRECT, SIMULTANEOUS)
+        course = Course(LOCAL, DIRECT, HOLE_PUNCH)
         course.opens(LOCAL)
         course.advance(10)
         assert course.kinds == [LOCAL]
@@ -235,22 +236,22 @@ class WonTests:
 
     def test_tried(self) -> None:
         """What became of each other way, whether it failed, was slower, or was not begun at all."""
-        course = Course(BACK, LOCAL, DIRECT, SIMULTANEOUS)
+        course = Course(BACK, LOCAL, DIRECT, HOLE_PUNCH)
         course.fails(LOCAL, "refused")
         tried = course.stands(DIRECT)
         assert tuple(tried) == (
             FailedCandidate(WAYS[LOCAL], "refused"),
-            FailedCandidate(WAYS[SIMULTANEOUS], SLOWER),
+            FailedCandidate(WAYS[HOLE_PUNCH], SLOWER),
             FailedCandidate(WAYS[BACK], SLOWER),
         )
 
     def test_in_the_order_in_which_they_failed(self) -> None:
         """And not in which they were begun."""
-        course = Course(LOCAL, DIRECT, SIMULTANEOUS)
+        course = Course(LOCAL, DIRECT, HOLE_PUNCH)
         course.advance(0.5)
         course.fails(DIRECT, "one")
         course.fails(LOCAL, "two")
-        assert list(course.stands(SIMULTANEOUS)) == [
+        assert list(course.stands(HOLE_PUNCH)) == [
             FailedCandidate(WAYS[DIRECT], "one"),
             FailedCandidate(WAYS[LOCAL], "two"),
         ]
@@ -261,7 +262,7 @@ class WonTests:
 
     def test_as_it_begins(self) -> None:
         """A way may stand at once: those after it are not begun."""
-        course = Course(LOCAL, DIRECT, SIMULTANEOUS, at_once={LOCAL: Plain()})
+        course = Course(LOCAL, DIRECT, HOLE_PUNCH, at_once={LOCAL: Plain()})
         assert course.kinds == [LOCAL]
         assert course.outcome.value is not None
         assert course.at_rest
@@ -299,33 +300,33 @@ class FailedTests:
 
     def test_each_is_named(self) -> None:
         """One error, which says of each way what became of it, in words and as values."""
-        course = Course(BACK, LOCAL, DIRECT, SIMULTANEOUS)
-        for kind in (LOCAL, DIRECT, SIMULTANEOUS):
+        course = Course(BACK, LOCAL, DIRECT, HOLE_PUNCH)
+        for kind in (LOCAL, DIRECT, HOLE_PUNCH):
             course.fails(kind)
             assert not course.outcome.done
         course.fails(BACK)
         error = course.outcome.error
         assert type(error) is CallFailed
-        assert str(error) == each(LOCAL, DIRECT, SIMULTANEOUS, BACK)
-        assert error.tried == tuple(
-            FailedCandidate(WAYS[kind], "no route") for kind in (LOCAL, DIRECT, SIMULTANEOUS, BACK)
+        assert str(error) == each(LOCAL, DIRECT, HOLE_PUNCH, BACK)
+        assert error.failed_candidates == tuple(
+            FailedCandidate(WAYS[kind], "no route") for kind in (LOCAL, DIRECT, HOLE_PUNCH, BACK)
         )
         assert course.race.won is None
         assert course.at_rest
 
     def test_in_words(self) -> None:
         """What a way is called, with where it leads."""
-        assert [str(WAYS[kind]) for kind in (LOCAL, DIRECT, SIMULTANEOUS, BACK)] == [
+        assert [str(WAYS[kind]) for kind in (LOCAL, DIRECT, HOLE_PUNCH, BACK)] == [
             "within the network at 192.0.2.7:1",
             "directly at 192.0.2.7:2",
             "by both sides dialling, at 192.0.2.7:3",
             "by coming to us at 192.0.2.7:4",
         ]
-        assert str(Way(DIRECT, "2001:db8::7", 1203)) == "directly at [2001:db8::7]:1203"
+        assert str(Candidate(DIRECT, "2001:db8::7", 1203)) == "directly at [2001:db8::7]:1203"
 
     def test_all_at_once(self) -> None:
         """Ways that all fail as they begin are one failure."""
-        kinds = (LOCAL, DIRECT, SIMULTANEOUS)
+        kinds = (LOCAL, DIRECT, HOLE_PUNCH)
         course = Course(*kinds, at_once={kind: NotMet("no route") for kind in kinds})
         assert str(course.outcome.error) == each(*kinds)
         assert course.at_rest
@@ -347,7 +348,7 @@ class FailedTests:
         error = course.outcome.error
         assert str(error) == f"Ib could not be reached {WAYS[DIRECT]}: no route"
         assert isinstance(error, CallFailed)
-        assert error.tried == (FailedCandidate(WAYS[DIRECT], "no route"),)
+        assert error.failed_candidates == (FailedCandidate(WAYS[DIRECT], "no route"),)
 
     def test_the_only_one_met_somebody(self) -> None:
         """Who was there, and what it did, speaks for itself."""
@@ -356,7 +357,7 @@ class FailedTests:
         error = course.outcome.error
         assert str(error) == "Ib closed the connection without an answer"
         assert isinstance(error, CallFailed)
-        assert error.tried == (FailedCandidate(WAYS[DIRECT], str(error)),)
+        assert error.failed_candidates == (FailedCandidate(WAYS[DIRECT], str(error)),)
 
     def test_failed_already(self) -> None:
         """What could not even be begun is told of with the rest, and first."""
@@ -370,7 +371,7 @@ class FailedTests:
 
     def test_denied(self) -> None:
         """The callee's own word ends it at once: the others are given up, and none is begun."""
-        course = Course(BACK, LOCAL, DIRECT, SIMULTANEOUS)
+        course = Course(BACK, LOCAL, DIRECT, HOLE_PUNCH)
         course.advance(0.3)
         course.fails(DIRECT, CallDenied("Ib denied the call"))
         assert type(course.outcome.error) is CallDenied
@@ -417,7 +418,7 @@ class CancelTests:
 
     def test_all_end(self) -> None:
         """What is under way is given up, what was to come is not begun, no timer is left."""
-        course = Course(BACK, LOCAL, DIRECT, SIMULTANEOUS)
+        course = Course(BACK, LOCAL, DIRECT, HOLE_PUNCH)
         course.advance(0.3)
         course.race.done.cancel()
         assert isinstance(course.outcome.error, CancelledError)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from twisted.internet.defer import CancelledError
@@ -12,8 +13,9 @@ from broker.terminal.calls.place_call import DIAL_TIMEOUT
 from broker.terminal.calls.wait_for_callee import (
     COMING,
 )
-from broker.terminal.candidates import BACK, DIRECT, LOCAL, SIMULTANEOUS, FailedCandidate, Way
+from broker.terminal.candidates import BACK, DIRECT, HOLE_PUNCH, LOCAL, Candidate, FailedCandidate
 from broker.terminal.errors import CallDenied, CallFailed
+from broker.terminal.outgoing.connector import SLOWER
 from broker.terminal.registration.client import MediatorClient
 from tests.support.clock import advance, settle
 from tests.terminal.meeting import (
@@ -55,7 +57,7 @@ class Both:
         self.world.run()
         return self.outcome
 
-    def stands(self, way: Way) -> tuple[Any, Any]:
+    def stands(self, way: Candidate) -> tuple[Any, Any]:
         """The one call stands, along a way: both sides' protocols.
 
         Ib was asked for once, one session is spent, once; nobody waits, dials or is about to.
@@ -65,7 +67,7 @@ class Both:
         assert self.outcome.value is mine
         ((caller, session, served),) = self.handler.calls
         assert (caller, session) == ("Ia", mine.transport.session)
-        assert mine.transport.way == way
+        assert mine.transport.candidate == way
         mine.transport.write(b"hello")
         self.world.run()
         assert mine.received == b"hello"
@@ -91,7 +93,7 @@ class Both:
         ends = [one.get("End") for one in self.world.heard if "End" in one.fields]
         assert ends == ["Completed", "Completed"]
         assert (len(self.ia.calls), len(self.ib.calls)) == (0, 0)
-        assert len(self.world.mediator.mediator.sessions) == 0
+        assert len(self.world.mediator.mediator.context.sessions) == 0
         self._nothing_else()
         assert self.maker.started == 0
         assert {pair.b.host.port for pair in self.world.open()} == {MEDIATOR_PORT}  # type: ignore[union-attr]
@@ -101,14 +103,14 @@ class Both:
         self.world.run()
         assert self.sockets.waiting == []
         for terminal in (self.ia, self.ib):
-            doors = terminal._doors
-            assert not terminal._call_backs._waits
-            assert not terminal._comings._timers
-            assert not terminal._comings._dialling
+            doors = terminal._listener
+            assert not terminal._connect_back._waits
+            assert not terminal._dial_back._timers
+            assert not terminal._dial_back._dialling
             assert not doors._unproven
             assert not doors._attempts
             assert not doors._held
-            assert len(terminal._expected) == 0
+            assert len(terminal._pending) == 0
             assert terminal._placing == set()
         assert len([dial for dial in self.world.clock.dials if not dial.over]) == 0
 
@@ -121,17 +123,15 @@ class Both:
 class WholeWayTests:
     """Two terminals and a mediator: one call, along whichever way leads there (I7)."""
 
-    SLOWER: ClassVar = "another way was faster"
-
     def test_direct(self, simultaneous: Simultaneous) -> None:
         """Where the callee is registered: nobody is come to, and nothing else is begun."""
         both = Both(simultaneous)
         both.call()
-        mine, served = both.stands(Way(DIRECT, HOST, TAKES))
-        assert served.transport.way is None
-        assert mine.transport.tried == (
-            FailedCandidate(Way(SIMULTANEOUS, HOST, 50000), self.SLOWER),
-            FailedCandidate(Way(BACK, HOST, WAITS), self.SLOWER),
+        mine, served = both.stands(Candidate(DIRECT, HOST, TAKES))
+        assert served.transport.candidate is None
+        assert mine.transport.failed_candidates == (
+            FailedCandidate(Candidate(HOLE_PUNCH, HOST, 50000), SLOWER),
+            FailedCandidate(Candidate(BACK, HOST, WAITS), SLOWER),
         )
         both.ends()
         both.world.advance(30)
@@ -142,8 +142,12 @@ class WholeWayTests:
         """Where it listens in the network of both."""
         both = Both(simultaneous, port=NOWHERE)
         both.call()
-        mine, _ = both.stands(Way(LOCAL, HOST, TAKES))
-        assert {tried.way.kind for tried in mine.transport.tried} == {DIRECT, SIMULTANEOUS, BACK}
+        mine, _ = both.stands(Candidate(LOCAL, HOST, TAKES))
+        assert {tried.candidate.method for tried in mine.transport.failed_candidates} == {
+            DIRECT,
+            HOLE_PUNCH,
+            BACK,
+        }
         both.ends()
         both.world.advance(30)
         assert both.ports == [TAKES]
@@ -155,9 +159,9 @@ class WholeWayTests:
         both.world.leave(TAKES)
         both.call()
         both.world.advance(0.25)
-        _, served = both.stands(Way(SIMULTANEOUS, HOST, 50000))
-        assert served.transport.way == Way(SIMULTANEOUS, HOST, 50000)
-        both.world.listen(TAKES, both.ib._doors.factory())
+        _, served = both.stands(Candidate(HOLE_PUNCH, HOST, 50000))
+        assert served.transport.candidate == Candidate(HOLE_PUNCH, HOST, 50000)
+        both.world.listen(TAKES, both.ib._listener.factory())
         both.ends()
         both.world.advance(30)
         assert both.ports == [TAKES, NOWHERE]
@@ -170,15 +174,15 @@ class WholeWayTests:
         both.world.advance(0.49)
         assert not both.outcome.done
         both.world.advance(0.01)
-        mine, served = both.stands(Way(BACK, HOST, WAITS))
-        assert served.transport.way == Way(BACK, HOST, WAITS)
+        mine, served = both.stands(Candidate(BACK, HOST, WAITS))
+        assert served.transport.candidate == Candidate(BACK, HOST, WAITS)
         refused = "Connection was refused by other side"
-        assert mine.transport.tried == (
-            FailedCandidate(Way(LOCAL, HOST, TAKES), refused),
-            FailedCandidate(Way(DIRECT, HOST, NOWHERE), refused),
-            FailedCandidate(Way(SIMULTANEOUS, HOST, 50000), self.SLOWER),
+        assert mine.transport.failed_candidates == (
+            FailedCandidate(Candidate(LOCAL, HOST, TAKES), refused),
+            FailedCandidate(Candidate(DIRECT, HOST, NOWHERE), refused),
+            FailedCandidate(Candidate(HOLE_PUNCH, HOST, 50000), SLOWER),
         )
-        both.world.listen(TAKES, both.ib._doors.factory())
+        both.world.listen(TAKES, both.ib._listener.factory())
         both.ends()
         both.world.advance(30)
         assert both.ports == [TAKES, NOWHERE, WAITS]
@@ -189,7 +193,7 @@ class WholeWayTests:
         both.world.silent.add(TAKES)
         both.call()
         both.world.advance(0.5)
-        both.stands(Way(BACK, HOST, WAITS))
+        both.stands(Candidate(BACK, HOST, WAITS))
         both.ends()
 
     @pytest.mark.parametrize("seconds", [0.0, 0.1, 0.49, 0.5, 0.51])
@@ -201,9 +205,9 @@ class WholeWayTests:
         advance(both.world.clock, seconds)
         both.world.silent.clear()
         both.world.advance(0.6)
-        direct, back = Way(DIRECT, HOST, TAKES), Way(BACK, HOST, WAITS)
-        assert both.outcome.value.transport.way in {direct, back}
-        both.stands(both.outcome.value.transport.way)
+        direct, back = Candidate(DIRECT, HOST, TAKES), Candidate(BACK, HOST, WAITS)
+        assert both.outcome.value.transport.candidate in {direct, back}
+        both.stands(both.outcome.value.transport.candidate)
         both.ends()
 
     @pytest.mark.parametrize("first", [TAKES, WAITS])
@@ -227,7 +231,7 @@ class WholeWayTests:
         world.silent.add(last)
         world.run()
         kind = DIRECT if first == TAKES else BACK
-        both.stands(Way(kind, HOST, first))
+        both.stands(Candidate(kind, HOST, first))
         both.ends()
 
     def test_none(self, simultaneous: Simultaneous) -> None:
@@ -240,14 +244,14 @@ class WholeWayTests:
         assert not both.outcome.done
         both.world.advance(0.2)
         assert isinstance(both.outcome.error, CallFailed)
-        kinds = [tried.way.kind for tried in both.outcome.error.tried]
-        assert kinds == [LOCAL, DIRECT, SIMULTANEOUS, BACK]
+        kinds = [tried.candidate.method for tried in both.outcome.error.failed_candidates]
+        assert kinds == [LOCAL, DIRECT, HOLE_PUNCH, BACK]
         assert str(both.outcome.error).startswith("Ib could not be reached: within the network at")
 
     def test_denied(self, simultaneous: Simultaneous) -> None:
         """A callee that has no application says no for all its ways."""
         both = Both(simultaneous)
-        both.ib._doors.handler = None
+        both.ib._listener.handler = None
         both.call()
         assert type(both.outcome.error) is CallDenied
         both.world.advance(30)
@@ -287,7 +291,7 @@ class WholeWayTests:
         Outcome(both.ib.edit(["Delete Ia"]))
         both.world.run()
         assert str(both.outcome.error) == "the mediator has ended the session"
-        assert not both.ia._call_backs._waits
+        assert not both.ia._connect_back._waits
         assert simultaneous.waiting == []
         both.world.advance(30)
         assert WAITS not in both.ports
@@ -304,8 +308,8 @@ class WholeWayTests:
         both.world.run()
         assert isinstance(both.outcome.error, CallFailed)
         assert str(both.outcome.error) == "the mediator has ended the session"
-        kinds = [tried.way.kind for tried in both.outcome.error.tried]
-        assert kinds == [LOCAL, DIRECT, SIMULTANEOUS, BACK]
+        kinds = [tried.candidate.method for tried in both.outcome.error.failed_candidates]
+        assert kinds == [LOCAL, DIRECT, HOLE_PUNCH, BACK]
 
     def test_what_is_offered(self, simultaneous: Simultaneous) -> None:
         """Each says where it listens itself, that it may be seen, and where it can be come to."""
@@ -318,12 +322,12 @@ class WholeWayTests:
     def test_nothing_else_than_it_was_told(self, simultaneous: Simultaneous) -> None:
         """A terminal whose operator has named its address tells no other (I1)."""
         both = Both(simultaneous, address=HOST)
-        both.ia._address = HOST
+        both.ia.settings = replace(both.ia.settings, address=HOST)
         both.call()
         registered, asked = both.said()
         assert {"Local", "Seen"}.isdisjoint(registered)
         assert "Seen" not in asked
-        both.stands(Way(DIRECT, HOST, TAKES))
+        both.stands(Candidate(DIRECT, HOST, TAKES))
 
     def test_within_this_machine(
         self, simultaneous: Simultaneous, monkeypatch: pytest.MonkeyPatch
@@ -335,8 +339,8 @@ class WholeWayTests:
         registered, asked = both.said()
         assert {"Local", "Seen"}.isdisjoint(registered)
         assert {"Seen", "Back"}.isdisjoint(asked)
-        mine, _ = both.stands(Way(DIRECT, HOST, TAKES))
-        assert mine.transport.tried == ()
+        mine, _ = both.stands(Candidate(DIRECT, HOST, TAKES))
+        assert mine.transport.failed_candidates == ()
 
     def test_one_after_the_other(self, simultaneous: Simultaneous) -> None:
         """A call that has found its way leaves the next one as free as it was."""
@@ -345,7 +349,7 @@ class WholeWayTests:
         for _ in range(2):
             outcome = both.call()
             both.world.advance(0.5)
-            assert outcome.value.transport.way == Way(BACK, HOST, WAITS)
+            assert outcome.value.transport.candidate == Candidate(BACK, HOST, WAITS)
             outcome.value.transport.loseConnection()
             both.world.run()
         assert len(both.handler.calls) == 2

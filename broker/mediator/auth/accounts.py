@@ -9,15 +9,13 @@ from typing import Final, NamedTuple
 from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
-from broker.interfaces import IResolver, IStore, StoreFailed
+from broker.interfaces import StoreFailed
 from broker.mediator.auth.passwords import PasswordRefused, Passwords
-from broker.mediator.connections import ConnectionRegistry
-from broker.mediator.permits import Permits
+from broker.mediator.context import MediatorContext
 from broker.messages import grammar
 from broker.messages.errors import Refused
 from broker.messages.message import printable
 from broker.tables.accounts import AccountChange, AccountRefused, AccountTable
-from broker.tables.grants import Randomness
 
 #: Bytes of what tells one password's time from another's.
 _GENERATION_BYTES: Final = 8
@@ -45,23 +43,14 @@ class Accounts:
 
     log = Logger()
 
-    def __init__(
-        self,
-        table: AccountTable,
-        store: IStore,
-        permits: Permits,
-        reach: ConnectionRegistry,
-        resolver: IResolver,
-        passwords: Passwords,
-        randomness: Randomness,
-    ) -> None:
+    def __init__(self, context: MediatorContext, table: AccountTable, passwords: Passwords) -> None:
         self.table = table
-        self._store = store
-        self._permits = permits
-        self._reach = reach
-        self._resolver = resolver
+        self._store = context.store
+        self._permits = context.permits
+        self._connections = context.connections
+        self._resolver = context.resolver
         self._passwords = passwords
-        self._randomness = randomness
+        self._randomness = context.randomness
         self._acting = DeferredLock()
 
     def canonical(self, name: str) -> str:
@@ -74,8 +63,8 @@ class Accounts:
 
     def _listed(self, account: AccountChange) -> Listed:
         identifier = account.identifier
-        connections = len(self._reach.connections(identifier))
-        reached = self._reach.held(identifier) is not None
+        connections = len(self._connections.connections(identifier))
+        reached = self._connections.held(identifier) is not None
         return Listed(identifier, account.names, connections, reached)
 
     # Each of these raises ``AccountRefused``, or ``StoreFailed``, and has changed nothing then.
@@ -116,7 +105,7 @@ class Accounts:
                 if self._permits.changing(identifier):
                     await self._permits.settled(identifier)
                     await self._permits.forget(identifier)
-                self._reach.withdrawn(identifier)
+                self._connections.withdrawn(identifier)
                 await self._resolver.withdraw(identifier)
             except (StoreFailed, Refused) as error:
                 self.log.warn(
@@ -166,7 +155,7 @@ class Accounts:
         return self._randomness(_GENERATION_BYTES).hex()
 
     def _disconnect(self, identifier: str) -> None:
-        for peer in self._reach.connections(identifier):
+        for peer in self._connections.connections(identifier):
             peer.stream.close()
         self._resolver.drop_keys(identifier)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Final, Protocol
 
@@ -17,9 +18,10 @@ from broker.mediator.connection import Peer, seen_ip
 from broker.messages.errors import LoginFailed, LoginRequired, TooManyRequests
 from broker.messages.grammar import REGISTER
 from broker.messages.message import Message, printable
-from broker.net.tls.contexts import CertificateRefused, certificate_of, identifier_of
+from broker.net.tls.certificates import CertificateRefused, identifier_of
+from broker.net.tls.transport import certificate_of
 from broker.tables.accounts import AccountChange, AccountTable
-from broker.tables.locations import kind
+from broker.tables.address_policy import address_scope
 from broker.tables.login_throttle import AttemptTable
 
 #: Logins that may fail on one connection; then it is closed.
@@ -184,6 +186,20 @@ class CertificateLogin:
 _NO_CERTIFICATE: Final = frozenset(("Password", "Token"))
 
 
+@dataclass(frozen=True, slots=True)
+class Authentication:
+    """How connections log in at a mediator.
+
+    :ivar accounts: the table of accounts, which ``login`` has too
+    :ivar login: the way to prove an identity
+    :ivar passwords: makes the verifiers of the operator's new passwords; at once, without
+    """
+
+    accounts: AccountTable
+    login: Login = field(default_factory=Anybody)
+    passwords: Passwords | None = None
+
+
 def hidden(peer: Peer) -> bool:
     """Whether nobody on the way reads what is said: it is encrypted, or stays here (I25)."""
-    return peer.stream.secure or kind(seen_ip(peer)) == "loopback"
+    return peer.stream.secure or address_scope(seen_ip(peer)) == "loopback"

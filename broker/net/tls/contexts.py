@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from ipaddress import ip_address
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import idna
 from cryptography import x509
@@ -24,36 +24,19 @@ from service_identity.cryptography import (
     verify_certificate_hostname,
     verify_certificate_ip_address,
 )
-from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import (
-    IAddress,
     IOpenSSLClientConnectionCreator,
     IOpenSSLServerConnectionCreator,
-    IProtocol,
-    IProtocolFactory,
-    IReactorTime,
-    ISSLTransport,
-    IStreamClientEndpoint,
 )
-from twisted.internet.protocol import connectionDone
-from twisted.internet.tcp import Connection
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
-from twisted.python.failure import Failure
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from broker.messages.grammar import hexadecimal
-from broker.messages.message import printable
-from broker.net.socket_write import send_at_once
-from broker.net.timers import DeadlineQueue
 from broker.net.tls.certificates import (
-    CertificateRefused,
     Expiry,
     InvalidFile,
     check_own,
-    identifier_of,
     key_digest,
-    mediator_of,
     names_shown,
     read_authorities,
     read_certificates,
@@ -62,70 +45,16 @@ from broker.net.tls.certificates import (
     utc_now,
     warnings,
 )
-
-__all__ = [
-    "CertificateRefused",
-    "ClientTls",
-    "HandshakeRefused",
-    "HandshakeTimedOut",
-    "InvalidFile",
-    "ServerTls",
-    "TlsEndpoint",
-    "TlsFactory",
-    "TlsFailed",
-    "certificate_of",
-    "explain",
-    "identifier_of",
-    "is_encrypted",
-    "mediator_of",
-    "parse_pin",
-]
+from broker.net.tls.errors import HandshakeRefused
+from broker.net.tls.explain import last_reason
 
 #: TLS 1.2: ephemeral keys and authenticated encryption alone, at 112 bits or more. The suites of
 #: TLS 1.3 are all of that kind.
 CIPHERS: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20:!PSK:!aNULL:@SECLEVEL=2"
 
-#: Seconds that a handshake may take.
-HANDSHAKE: Final = 5.0
-
 #: ``SSL_MODE_NO_AUTO_CHAIN``: send the certificates of our file and not, besides, an authority of
 #: those that we trust ourselves. pyOpenSSL has no name for it.
 _NO_AUTO_CHAIN: Final = 0x8
-
-
-class HandshakeRefused(SSL.Error):
-    """The peer's certificate was refused; the text says why.
-
-    It is an error of OpenSSL's kind, with a list of reasons, because Twisted passes such a one on
-    to ``connectionLost``.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__([("broker", "", text)])
-        self.text = text
-
-    def __str__(self) -> str:
-        return self.text
-
-
-class HandshakeTimedOut(SSL.Error):
-    """The handshake took too long."""
-
-    def __init__(self) -> None:
-        super().__init__([("broker", "", str(self))])
-
-    def __str__(self) -> str:
-        return "the handshake was not over in time"
-
-
-class TlsFailed(ConnectionLost):
-    """A connection was lost because TLS ended it; the text is a person's, as ``explain`` gives it.
-
-    What waits for a connection handles it as any other loss, and can tell why.
-    """
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class _Built(NamedTuple):
@@ -378,7 +307,7 @@ def _present(
         context.use_privatekey(key)
         context.check_privatekey()
     except SSL.Error as error:  # too weak a key, mostly
-        raise InvalidFile(f"{path}: can't be used: {_last_reason(error)}") from None
+        raise InvalidFile(f"{path}: can't be used: {last_reason(error)}") from None
     endings.extend(
         Expiry(f"the certificate in {path}", certificate.not_valid_after_utc)
         for certificate in (own, *between)
@@ -448,184 +377,4 @@ _VERIFICATION: Final[dict[int, str]] = {
     66: "its key is too weak",
     67: "the key of its authority is too weak",
     68: "it is signed with too weak a digest",
-}
-
-
-# Around Twisted's transports.
-
-
-class _TlsProtocol(TLSMemoryBIOProtocol):
-    """TLS for one connection, with a deadline for its handshake.
-
-    Twisted's own kind besides joins the writes of a turn; ``PeerConnection`` has done that already.
-    """
-
-    factory: TlsFactory
-    _shaking = True
-
-    def makeConnection(self, transport: Any) -> None:
-        self.factory.handshakes.add(self)
-        TLSMemoryBIOProtocol.makeConnection(self, transport)
-
-    def _flushSendBIO(self) -> None:
-        """Write what there is at once, where that can be: a sixth of a call's cost goes with it."""
-        try:
-            data = self._tlsConnection.bio_read(2**15)
-        except SSL.WantReadError:
-            return
-        transport: Any = self.transport
-        if isinstance(transport, Connection):
-            data = send_at_once(transport, data)
-        if data and transport is not None:
-            transport.write(data)
-
-    def dataReceived(self, data: bytes) -> None:
-        TLSMemoryBIOProtocol.dataReceived(self, data)
-        if self._shaking and self._handshakeDone:
-            self._shaken()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._shaken()
-        TLSMemoryBIOProtocol.connectionLost(self, reason)
-
-    def out_of_time(self) -> None:
-        """Close at once, and say why."""
-        self._shaken()
-        TLSMemoryBIOProtocol.failVerification(self, Failure(HandshakeTimedOut()))
-
-    def _shaken(self) -> None:
-        self._shaking = False
-        self.factory.handshakes.discard(self)
-
-
-class TlsFactory(TLSMemoryBIOFactory):
-    """Puts TLS under the protocols of another factory.
-
-    That one may want no connection, as for a source at its limit (I15); with Twisted's own such a
-    connection would stay, with nothing above it.
-
-    :ivar handshakes: the connections that are not secured yet
-    """
-
-    protocol = _TlsProtocol
-
-    def __init__(
-        self,
-        tls: ServerTls | ClientTls,
-        factory: IProtocolFactory,
-        clock: IReactorTime,
-        timeout: float = HANDSHAKE,
-    ) -> None:
-        """
-        :param timeout: seconds that a handshake may take
-        """
-        creator: Any = tls
-        super().__init__(creator, isinstance(tls, ClientTls), factory, clock=clock)
-        self.handshakes: DeadlineQueue[_TlsProtocol] = DeadlineQueue(
-            clock, timeout, _TlsProtocol.out_of_time
-        )
-
-    def stopFactory(self) -> None:
-        """No port is left: close on whoever is not through, and leave no timer behind."""
-        for protocol in list(self.handshakes):
-            protocol.out_of_time()
-        self.handshakes.stop()
-
-    def buildProtocol(  # type: ignore[override]
-        self, addr: IAddress | None
-    ) -> TLSMemoryBIOProtocol | None:
-        """TLS for one connection, or nothing where the other factory wants none."""
-        wrapped = self.wrappedFactory.buildProtocol(addr)
-        if wrapped is None:
-            return None
-        make: Any = self.protocol  # carries no annotations
-        protocol: _TlsProtocol = make(self, wrapped)
-        return protocol
-
-
-@implementer(IStreamClientEndpoint)
-class TlsEndpoint:
-    """Connects through another endpoint, and speaks TLS there.
-
-    The protocol is given once the connection stands; the handshake is still to come, and what is
-    written waits for it.
-    """
-
-    def __init__(self, tls: ClientTls, endpoint: IStreamClientEndpoint, clock: IReactorTime):
-        self._tls = tls
-        self._endpoint = endpoint
-        self._clock = clock
-
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Connect."""
-        factory: Any = TlsFactory(self._tls, protocolFactory, self._clock)
-        connecting: Deferred[Any] = self._endpoint.connect(factory)
-        return connecting.addCallback(lambda protocol: protocol.wrappedProtocol)
-
-
-def is_encrypted(transport: object) -> bool:
-    """Whether a transport is TLS's. Its attribute ``TLS`` is that of the TCP connection below."""
-    return ISSLTransport.providedBy(transport)
-
-
-class _Showing(Protocol):
-    def getPeerCertificate(self) -> X509 | None: ...
-
-
-def certificate_of(transport: Any) -> x509.Certificate | None:
-    """The certificate that the peer has shown and that held; ``None`` without one, or in clear.
-
-    To be asked once something was received: before that the handshake may not be over.
-    """
-    if not is_encrypted(transport):
-        return None
-    showing: _Showing = transport
-    shown = showing.getPeerCertificate()
-    return None if shown is None else shown.to_cryptography()
-
-
-def explain(error: BaseException) -> str | None:
-    """Why TLS has ended a connection, for the log or for a person; ``None``: it wasn't TLS."""
-    if isinstance(error, HandshakeRefused):
-        return f"the peer's certificate is refused: {error.text}"
-    if isinstance(error, HandshakeTimedOut):
-        return str(error)
-    if not isinstance(error, SSL.Error):
-        return None
-    reason = _last_reason(error)
-    _, alerted, alert = reason.partition(" alert ")
-    if alerted:
-        return f"the peer has refused: {_ALERTS.get(alert, alert)}"
-    return _REASONS.get(reason, f"TLS failed: {reason or type(error).__name__}")
-
-
-def _last_reason(error: SSL.Error) -> str:
-    """What OpenSSL says last, in its own words."""
-    if isinstance(error, SSL.SysCallError):
-        return printable(str(error.args[-1]))
-    queue = error.args[0] if error.args else None
-    return printable(str(queue[-1][-1])) if isinstance(queue, list) and queue else ""
-
-
-_ALERTS: Final = {
-    "unknown ca": "no authority that it trusts has issued our certificate",
-    "bad certificate": "our certificate is not good",
-    "unsupported certificate": "our certificate is not for this purpose",
-    "certificate revoked": "our certificate has been revoked",
-    "certificate expired": "our certificate has expired",
-    "certificate unknown": "our certificate is not acceptable",
-    "certificate required": "it wants a certificate",
-    "internal error": "our certificate is not acceptable, or it has a fault of its own",
-    "handshake failure": "there is no common way to encrypt, or it wants a certificate",
-    "protocol version": "there is no common version of TLS",
-}
-
-_REASONS: Final = {
-    "peer did not return a certificate": "the peer has shown no certificate, and one is required",
-    "unsupported protocol": "the peer speaks too old a version of TLS",
-    "no shared cipher": "the peer knows no way to encrypt that is good enough",
-    "wrong version number": "the peer doesn't speak TLS",
-    "http request": "the peer doesn't speak TLS",
-    "packet length too long": "the peer doesn't speak TLS",
-    "record layer failure": "the peer doesn't speak TLS",
 }

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from broker.messages.grammar import BLANKS
 from broker.messages.message import Message, host_port, printable
-from broker.net.connection import PeerConnection
+from broker.net.hub import HubMember
 from broker.net.tls.certificates import InvalidFile, read_private
 from broker.service.process import CannotStart
 from broker.service.settings.values import (
@@ -197,35 +197,35 @@ def read_secret(path: str | None) -> str | None:
 
 
 def make_trace(
-    write: Callable[[str], object], name: Callable[[PeerConnection], str]
-) -> Callable[[PeerConnection, str, Message], None]:
+    write: Callable[[str], object], name: Callable[[HubMember], str]
+) -> Callable[[HubMember, str, Message], None]:
     """A trace that writes a line for each message: ``Ib > QUERY / STATUS`` (I18, I19).
 
     :param write: given each line
     :param name: what a peer is called
     """
 
-    def trace(stream: PeerConnection, way: str, message: Message) -> None:
+    def trace(stream: HubMember, way: str, message: Message) -> None:
         write(f"{name(stream)} {way} {' / '.join(message.masked())}")
 
     return trace
 
 
 def log_trace(
-    name: Callable[[PeerConnection], str],
-) -> Callable[[PeerConnection, str, Message], None]:
+    name: Callable[[HubMember], str],
+) -> Callable[[HubMember, str, Message], None]:
     """A trace to the log."""
     log = Logger(namespace="broker.trace")
     return make_trace(lambda line: log.info("{line}", line=line), name)
 
 
-def name_inside(stream: PeerConnection) -> str:
+def name_inside(stream: HubMember) -> str:
     """What a server calls a peer: the identifier it is bound to, and its address before that."""
     identifier = getattr(getattr(stream, "receiver", None), "identifier", None)
     return printable(identifier) if isinstance(identifier, str) else address_of(stream)
 
 
-def address_of(stream: PeerConnection) -> str:
+def address_of(stream: HubMember) -> str:
     """Where a peer is."""
     address = stream.transport.getPeer() if stream.transport is not None else None
     host, port = getattr(address, "host", None), getattr(address, "port", None)

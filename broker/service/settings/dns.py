@@ -6,7 +6,8 @@ from collections.abc import Collection
 from typing import Any, Final
 
 from broker.resolver.dns import Dns, ProviderZone
-from broker.resolver.name_lookup import PATIENCE, LookupCache, NameLookup
+from broker.resolver.lookup_cache import PATIENCE, LookupCache
+from broker.resolver.name_lookup import NameLookup
 from broker.service.settings.values import DNS_SERVER, ZONE, Setting
 
 DNS_SERVERS: Final = Setting(

@@ -16,7 +16,9 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from broker.net.endpoints import endpoint_at
-from broker.net.tls.contexts import ClientTls, InvalidFile, ServerTls, TlsEndpoint
+from broker.net.tls.certificates import InvalidFile
+from broker.net.tls.contexts import ClientTls, ServerTls
+from broker.net.tls.transport import TlsEndpoint
 from broker.service.process import CannotStart
 from broker.service.settings.values import LISTENER, PATH, PIN, Server, Setting, Settings
 

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from broker.messages.grammar import DIGITS, entry, identifier, token
 from broker.net.tls.contexts import parse_pin
-from broker.tables.locations import PROVIDER, Network, domain, named
+from broker.tables.address_policy import PROVIDER, Network, canonical_domain, parse_domain
 
 
 class Kind(NamedTuple):
@@ -417,7 +417,7 @@ def parse_dns_server(text: str) -> tuple[str, int]:
 
 def _zone(text: str) -> str:
     try:
-        return domain(text)
+        return canonical_domain(text)
     except ValueError:
         raise ValueError(f"{text!r} is no domain name such as subscribers.example.jp") from None
 
@@ -432,7 +432,7 @@ def _ip(text: str) -> str:
 def _where(text: str) -> str:
     """An IP address, or what may be registered in its place."""
     try:
-        name = named(text)
+        name = parse_domain(text)
     except ValueError as error:
         raise ValueError(f"{text!r}: {error}") from None
     if name is not None:

@@ -19,15 +19,17 @@ from twisted.python.failure import Failure
 from broker.messages.message import host_port, printable
 from broker.net.connection import PeerConnection
 from broker.net.endpoints import endpoint_at
-from broker.tables.locations import AddressRefused, Network, kind, parse_ip, routable_ip, within
+from broker.tables.address_policy import Network, address_scope, parse_ip, routable_ip, within
+from broker.tables.locations import AddressRefused
 from broker.terminal.calls.place_call import DIAL_TIMEOUT, connect, reason
-from broker.terminal.candidates import BACK, SIMULTANEOUS, Way
+from broker.terminal.candidates import BACK, HOLE_PUNCH, Candidate
 from broker.terminal.channel.active_calls import FAILED
 from broker.terminal.incoming.listener import InboundConnection, InboundListener
-from broker.terminal.incoming.pending_calls import ConnectBackRequest, PendingCall, PendingCalls
+from broker.terminal.incoming.pending_calls import PendingCalls
 from broker.terminal.outgoing.connector import CONNECTION_ATTEMPT_DELAY
-from broker.terminal.outgoing.hole_punch import SimultaneousEndpoint
+from broker.terminal.outgoing.hole_punch import HolePunchEndpoint
 from broker.terminal.registration.client import MediatorClient
+from broker.terminal.registration.notices import ConnectBackRequest, PendingCall
 
 #: Callers that are being dialled at a time; one more is refused.
 DIALS_MOST: Final = 8
@@ -145,10 +147,10 @@ class DialBack:
         """Why an address is not dialled, or ``None``: a caller must not send us just anywhere."""
         try:
             ip = routable_ip(host)
-            here = kind(parse_ip(line.remote_host.partition("%")[0]))
+            here = address_scope(parse_ip(line.remote_host.partition("%")[0]))
         except AddressRefused as error:
             return str(error)
-        its = kind(ip)
+        its = address_scope(ip)
         if its not in {"public", here} and not within(ip, self._allowed):
             return f"a {its} address is not dialled"
         ours = [listener for listener in self._listening(line) if listener[1] == port]
@@ -159,15 +161,15 @@ class DialBack:
     def come(self, wanted: ConnectBackRequest) -> None:
         """Dial a caller; what follows on that connection is as at the doors (S207)."""
         self.expect(wanted.call)
-        way = Way(BACK, wanted.host, wanted.port)
+        candidate = Candidate(BACK, wanted.host, wanted.port)
 
         def failed() -> None:
             if self._expected.find(wanted.call.session, self._reactor.seconds()) is wanted.call:
-                self._expected.void(wanted.call.session)
+                self._expected.discard(wanted.call.session)
                 self._failed(wanted.call.session, FAILED)
 
-        endpoint = endpoint_at(self._reactor, way.host, way.port, DIAL_TIMEOUT)
-        self._dial(wanted.call, way, endpoint, failed)
+        endpoint = endpoint_at(self._reactor, candidate.host, candidate.port, DIAL_TIMEOUT)
+        self._dial(wanted.call, candidate, endpoint, failed)
 
     def expect(self, call: PendingCall) -> None:
         """A call is announced: what it replaces is not dialled for any more."""
@@ -181,23 +183,23 @@ class DialBack:
         """
         shared = line.share_port() if call.seen is not None else None
         if call.seen is not None and shared is not None:
-            way = Way(SIMULTANEOUS, *call.seen)
-            place = SimultaneousEndpoint(self._reactor, shared, call.seen, DIAL_TIMEOUT)
-            self._later(CONNECTION_ATTEMPT_DELAY, line, call, way, place)
+            candidate = Candidate(HOLE_PUNCH, *call.seen)
+            place = HolePunchEndpoint(self._reactor, shared, call.seen, DIAL_TIMEOUT)
+            self._later(CONNECTION_ATTEMPT_DELAY, line, call, candidate, place)
         if call.back is not None:
-            way = Way(BACK, *call.back)
+            candidate = Candidate(BACK, *call.back)
             endpoint = endpoint_at(self._reactor, *call.back, DIAL_TIMEOUT)
-            self._later(2 * CONNECTION_ATTEMPT_DELAY, line, call, way, endpoint)
+            self._later(2 * CONNECTION_ATTEMPT_DELAY, line, call, candidate, endpoint)
 
     def _later(
         self,
         seconds: float,
         line: MediatorClient,
         call: PendingCall,
-        way: Way,
+        candidate: Candidate,
         endpoint: IStreamClientEndpoint,
     ) -> None:
-        why = self._why_not(line, way.host, way.port)
+        why = self._why_not(line, candidate.host, candidate.port)
         if why is not None:
             self.log.info("{caller} is not dialled: {why}", caller=printable(call.caller), why=why)
             return
@@ -212,7 +214,7 @@ class DialBack:
             ):
                 return
             if not self._doors.full and self._dials < DIALS_MOST:
-                self._dial(call, way, endpoint)
+                self._dial(call, candidate, endpoint)
 
         timer = self._reactor.callLater(seconds, dial)
         self._timers.setdefault(call.session, []).append(timer)
@@ -220,7 +222,7 @@ class DialBack:
     def _dial(
         self,
         call: PendingCall,
-        way: Way,
+        candidate: Candidate,
         endpoint: IStreamClientEndpoint,
         failed: Callable[[], object] = lambda: None,
     ) -> None:
@@ -236,7 +238,7 @@ class DialBack:
             if not dials:
                 del self._dialling[call.session]
             if not isinstance(result, Failure):
-                door.come(call.session, way)
+                door.come(call.session, candidate)
                 return
             self._doors.gone(door)
             result.trap(ConnectError, ConnectingCancelledError, CancelledError)
@@ -246,7 +248,7 @@ class DialBack:
             self.log.info(
                 "{caller} could not be reached at {place}: {why}",
                 caller=printable(call.caller),
-                place=host_port(way.host, way.port),
+                place=host_port(candidate.host, candidate.port),
                 why=reason(result),
             )
 

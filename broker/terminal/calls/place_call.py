@@ -25,14 +25,15 @@ from twisted.python.failure import Failure
 
 from broker.messages.grammar import parse_place
 from broker.messages.message import Message
-from broker.net.connection import ConnectionHub, PeerConnection, Trace
+from broker.net.connection import PeerConnection
 from broker.net.endpoints import endpoint_at
-from broker.terminal.candidates import BACK, DIRECT, LOCAL, SIMULTANEOUS, FailedCandidate, Way
-from broker.terminal.channel.active_calls import Calls
+from broker.net.hub import ConnectionHub, Trace
+from broker.terminal.candidates import BACK, DIRECT, HOLE_PUNCH, LOCAL, Candidate, FailedCandidate
+from broker.terminal.channel.active_calls import ActiveCalls
 from broker.terminal.errors import NotMet
 from broker.terminal.incoming.listener import OUTSIDE
 from broker.terminal.outgoing.connector import Claim, ConnectAttempt, Connector
-from broker.terminal.outgoing.hole_punch import SimultaneousEndpoint
+from broker.terminal.outgoing.hole_punch import HolePunchEndpoint
 from broker.terminal.outgoing.initiator import InitiatorHandshake
 from broker.terminal.registration.client import MediatorClient
 
@@ -74,7 +75,7 @@ async def place_call(
     callee: str,
     factory: IProtocolFactory,
     *,
-    calls: Calls | None = None,
+    calls: ActiveCalls | None = None,
     exchange: ConnectionHub | None = None,
     trace: Trace | None = None,
     seen: bool = False,
@@ -108,7 +109,7 @@ async def place_call(
         told.fields.get("Callee", callee),  # its identifier, where it was called by a name
         told,
         factory,
-        Calls(line.ended) if calls is None else calls,
+        ActiveCalls(line.ended) if calls is None else calls,
         direct_exchange(reactor, trace) if exchange is None else exchange,
         shared,
         waiting,
@@ -119,7 +120,11 @@ async def place_call(
 def direct_exchange(clock: IReactorTime, trace: Trace | None = None) -> ConnectionHub:
     """What the connections that we dial to callees share."""
     return ConnectionHub(
-        clock, login_timeout=DIAL_TIMEOUT, stranger=OUTSIDE, known=OUTSIDE, trace=trace
+        clock,
+        login_timeout=DIAL_TIMEOUT,
+        unauthenticated=OUTSIDE,
+        authenticated=OUTSIDE,
+        trace=trace,
     )
 
 
@@ -135,19 +140,21 @@ class _Call(NamedTuple):
     callee: str
     told: Message
     factory: IProtocolFactory
-    calls: Calls
+    calls: ActiveCalls
     exchange: ConnectionHub
     shared: Place | None
     waiting: Waiting | FailedCandidate | None
 
     def race(self) -> Deferred[IProtocol]:
         """Go the ways to the callee, until one of them leads there."""
-        attempts = [ConnectAttempt(way, partial(self._dial, way)) for way in self._ways()]
+        attempts = [
+            ConnectAttempt(candidate, partial(self._dial, candidate)) for candidate in self._ways()
+        ]
         if not isinstance(self.waiting, Waiting):
-            tried = [] if self.waiting is None else [self.waiting]
-            return self._begin(Connector(self.reactor, self.callee, attempts, tried))
-        way = Way(BACK, self.waiting.host, self.waiting.port)
-        waiting = ConnectAttempt(way, partial(self._wait, way), waits=True)
+            failed = [] if self.waiting is None else [self.waiting]
+            return self._begin(Connector(self.reactor, self.callee, attempts, failed))
+        candidate = Candidate(BACK, self.waiting.host, self.waiting.port)
+        waiting = ConnectAttempt(candidate, partial(self._wait, candidate), waits=True)
         race = Connector(self.reactor, self.callee, [waiting, *attempts])
         return self._begin(race).addBoth(self._raced, race, self.waiting)
 
@@ -157,49 +164,51 @@ class _Call(NamedTuple):
 
     def _raced(self, result: T, race: Connector, waiting: Waiting) -> T:
         """Unless the callee has come, nobody is waited for any more."""
-        if race.won is None or race.won.kind != BACK:
+        if race.won is None or race.won.method != BACK:
             waiting.over()
         return result
 
-    def _ways(self) -> Iterator[Way]:
+    def _ways(self) -> Iterator[Candidate]:
         """The ways on which we dial, the likeliest first."""
         fields = self.told.fields
         host, port = fields["Callee Address"], int(fields["Callee Port"])
         local, seen = fields.get("Callee Local"), fields.get("Callee Seen")
         if local is not None and parse_place(local) != (host, port):
-            yield Way(LOCAL, *parse_place(local))
-        yield Way(DIRECT, host, port)
+            yield Candidate(LOCAL, *parse_place(local))
+        yield Candidate(DIRECT, host, port)
         if seen is not None and self.shared is not None:
-            yield Way(SIMULTANEOUS, *parse_place(seen))
+            yield Candidate(HOLE_PUNCH, *parse_place(seen))
 
-    def _dial(self, way: Way, opening: Claim) -> Deferred[IProtocol]:
-        return Deferred.fromCoroutine(self._reach(way, opening))
+    def _dial(self, candidate: Candidate, opening: Claim) -> Deferred[IProtocol]:
+        return Deferred.fromCoroutine(self._reach(candidate, opening))
 
-    async def _reach(self, way: Way, opening: Claim) -> IProtocol:
-        stream = PeerConnection(self.exchange, partial(self._knock, way, opening))
+    async def _reach(self, candidate: Candidate, opening: Claim) -> IProtocol:
+        stream = PeerConnection(self.exchange, partial(self._knock, candidate, opening))
         try:
-            await connect(self._endpoint(way), stream)
+            await connect(self._endpoint(candidate), stream)
         except (ConnectError, ConnectingCancelledError, DNSLookupError):
             raise NotMet(reason(Failure())) from None
         knock = stream.receiver
         assert isinstance(knock, InitiatorHandshake)  # as made above
         return await knock.request()
 
-    def _endpoint(self, way: Way) -> IStreamClientEndpoint:
-        if way.kind == SIMULTANEOUS:
+    def _endpoint(self, candidate: Candidate) -> IStreamClientEndpoint:
+        if candidate.method == HOLE_PUNCH:
             assert self.shared is not None  # else there is no such way
-            place = (way.host, way.port)
-            return SimultaneousEndpoint(self.reactor, self.shared, place, DIAL_TIMEOUT)
-        return endpoint_at(self.reactor, way.host, way.port, DIAL_TIMEOUT)
+            place = (candidate.host, candidate.port)
+            return HolePunchEndpoint(self.reactor, self.shared, place, DIAL_TIMEOUT)
+        return endpoint_at(self.reactor, candidate.host, candidate.port, DIAL_TIMEOUT)
 
-    def _wait(self, way: Way, opening: Claim) -> Deferred[IProtocol]:
+    def _wait(self, candidate: Candidate, opening: Claim) -> Deferred[IProtocol]:
         assert isinstance(self.waiting, Waiting)  # else there is no such way
         session = self.told.fields["Session"]
-        return self.waiting.wait(session, self.callee, partial(self._knock, way, opening))
+        return self.waiting.wait(session, self.callee, partial(self._knock, candidate, opening))
 
-    def _knock(self, way: Way, opening: Claim, stream: PeerConnection) -> InitiatorHandshake:
+    def _knock(
+        self, candidate: Candidate, opening: Claim, stream: PeerConnection
+    ) -> InitiatorHandshake:
         over: Callable[[], object] = _nothing
-        if way.kind == BACK and isinstance(self.waiting, Waiting):
+        if candidate.method == BACK and isinstance(self.waiting, Waiting):
             over = self.waiting.over
         return InitiatorHandshake(
             stream,
@@ -209,7 +218,7 @@ class _Call(NamedTuple):
             self.told,
             self.factory,
             self.calls,
-            way=way,
+            candidate=candidate,
             opening=opening,
             over=over,
         )

@@ -34,13 +34,14 @@ from twisted.python.failure import Failure
 from broker.interfaces import IPortOpener, PortNotOpened
 from broker.messages.errors import Refused
 from broker.messages.message import Message, printable
-from broker.net.connection import PeerConnection, Trace
+from broker.net.connection import PeerConnection
+from broker.net.hub import Trace
 from broker.net.timers import DeadlineQueue
-from broker.tables.locations import kind, parse_ip
+from broker.tables.address_policy import address_scope, parse_ip
 from broker.tables.sessions import UNSPENT_SECONDS
 from broker.terminal.calls.place_call import DIAL_TIMEOUT, MakeKnock, Waiting, place_call
-from broker.terminal.candidates import BACK, FailedCandidate, Way
-from broker.terminal.channel.active_calls import FAILED, Calls
+from broker.terminal.candidates import BACK, Candidate, FailedCandidate
+from broker.terminal.channel.active_calls import FAILED, ActiveCalls
 from broker.terminal.errors import CallDenied, CallFailed
 from broker.terminal.incoming.listener import (
     HANDSHAKES,
@@ -66,7 +67,7 @@ class ConnectBackWaiter:
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime, doors: InboundListener, calls: Calls) -> None:
+    def __init__(self, clock: IReactorTime, doors: InboundListener, calls: ActiveCalls) -> None:
         """
         :param doors: those at which callees arrive
         :param calls: where the calls are counted
@@ -145,7 +146,7 @@ class ConnectBackWaiter:
         inlet = _Inlet(opener)
         try:
             seen, _ = await line.outside()
-            if kind(parse_ip(seen)) == "link" or (
+            if address_scope(parse_ip(seen)) == "link" or (
                 opener is None and address is None and line.local_host != seen
             ):
                 return None  # it is of no use to others, or a router is in between
@@ -165,10 +166,12 @@ class ConnectBackWaiter:
                 return None
             late = f"the router has not opened a port in {OPENING:g} seconds"
             why = late if isinstance(error, TimeoutError) else printable(str(error))
-            tried = FailedCandidate(Way(BACK, *(address or (line.local_host, inlet.number))), why)
+            failed = FailedCandidate(
+                Candidate(BACK, *(address or (line.local_host, inlet.number))), why
+            )
             if opener is not None:
-                self._not_before, self._unopened = self._clock.seconds() + NOT_BEFORE, tried
-            return tried
+                self._not_before, self._unopened = self._clock.seconds() + NOT_BEFORE, failed
+            return failed
         except BaseException:
             await self._close(inlet)
             raise
@@ -239,7 +242,7 @@ class ConnectBackWaiter:
                 told,
                 factory,
                 self._calls,
-                way=Way(BACK, *place),
+                candidate=Candidate(BACK, *place),
                 over=lambda: self._close(inlet),
             )
 
@@ -362,9 +365,9 @@ async def place_one_call(
 @contextmanager
 def _alone(
     reactor: Any, line: MediatorClient, trace: Trace | None
-) -> Iterator[tuple[ConnectBackWaiter, Calls]]:
+) -> Iterator[tuple[ConnectBackWaiter, ActiveCalls]]:
     """Wait with doors that take no other calls; the calls are those of the one line."""
-    calls = Calls(line.ended)
+    calls = ActiveCalls(line.ended)
     doors = InboundListener(
         reactor,
         line.identifier,
@@ -386,7 +389,7 @@ def _alone(
 class _OneCall(NullEvents):
     """For a connection that only calls one callee, or waits for it: takes no call."""
 
-    def __init__(self, call_backs: ConnectBackWaiter, calls: Calls) -> None:
+    def __init__(self, call_backs: ConnectBackWaiter, calls: ActiveCalls) -> None:
         self._call_backs = call_backs
         self._calls = calls
 

@@ -22,7 +22,7 @@ TERMINATED: Final = "Terminated"
 ENDED_BY_MEDIATOR: Final = "the session was terminated"
 
 
-class Calls:
+class ActiveCalls:
     """All channels that are open.
 
     :param report: tells the mediator that a session is over: (session, how it ended)

@@ -26,8 +26,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.interfaces import ISessionTransport
-from broker.terminal.candidates import FailedCandidate, Way
-from broker.terminal.channel.records import BadRecord, Kind, Records
+from broker.terminal.candidates import Candidate, FailedCandidate
+from broker.terminal.channel.records import BadRecord, Records, RecordType
 from broker.terminal.errors import Aborted, Truncated
 
 #: Seconds for which the other side may take to end its own data once we want to close.
@@ -50,8 +50,8 @@ class Channel:
     :ivar identifier: whom this side is known as
     :ivar peer: whom it speaks with
     :ivar session: the session's identifier
-    :ivar way: how the two reach each other, where that is known
-    :ivar tried: the ways that did not lead there, on the caller's side
+    :ivar candidate: how the two reach each other, where that is known
+    :ivar failed_candidates: the ways that did not lead there, on the caller's side
     :ivar protocol: the application's, once the channel is open
     :ivar disconnecting: it is closing
 
@@ -71,8 +71,8 @@ class Channel:
         opened: Callable[[], IProtocol | None],
         closed: Callable[[Failure], object],
         initiator: bool,
-        way: Way | None = None,
-        tried: Sequence[FailedCandidate] = (),
+        candidate: Candidate | None = None,
+        failed_candidates: Sequence[FailedCandidate] = (),
     ) -> None:
         """
         :param opened: asked for the application's protocol when the channel is open: for the
@@ -84,8 +84,8 @@ class Channel:
         self.identifier = identifier
         self.peer = peer
         self.session = session
-        self.way = way
-        self.tried = tuple(tried)
+        self.candidate = candidate
+        self.failed_candidates = tuple(failed_candidates)
         self.protocol: IProtocol | None = None
         self.disconnecting = False
         self._clock = clock
@@ -98,7 +98,9 @@ class Channel:
         self._producer: Any = None  # the application's
         self._producing = False
         self._paused = False
-        self._first: tuple[Kind, bytes] | None = None  # opened the channel, and is to be delivered
+        self._first: tuple[RecordType, bytes] | None = (
+            None  # opened the channel, and is to be delivered
+        )
         self._delivering: IDelayedCall | None = None  # the next turn of delivering
         self._lingering: IDelayedCall | None = None
         self._input_ended = False  # of the connection
@@ -117,7 +119,7 @@ class Channel:
     def connectionMade(self) -> None:
         """The initiator proves with an empty record, at once, that it holds the channel's keys."""
         if self._initiator:
-            self._send(Kind.DATA)
+            self._send(RecordType.DATA)
             self._open()
 
     def dataReceived(self, data: bytes) -> None:
@@ -201,12 +203,12 @@ class Channel:
             or self._reason is not None
         )
 
-    def _received(self, kind: Kind, data: bytes) -> None:
-        if kind is Kind.ABORT:
+    def _received(self, kind: RecordType, data: bytes) -> None:
+        if kind is RecordType.ABORT:
             self._break(Aborted(data[:CAUSE_BYTES].decode("utf-8", "replace")))
-        elif kind is Kind.END:
+        elif kind is RecordType.END:
             self._end_received()
-        elif kind is Kind.DATA and data:
+        elif kind is RecordType.DATA and data:
             if self._their_end:
                 self._break(Truncated("data after the end of data"))
             elif self.protocol is not None and not self.disconnecting:
@@ -238,7 +240,7 @@ class Channel:
             self.disconnecting = True
             self._transport.abortConnection()
 
-    def _send(self, kind: Kind, data: bytes = b"") -> None:
+    def _send(self, kind: RecordType, data: bytes = b"") -> None:
         if self._transport is not None:
             self._transport.write(self._records.seal(kind, data))
 
@@ -249,7 +251,7 @@ class Channel:
         if not data or self._our_end or self._reason is not None:
             return
         if self._producing or not self.disconnecting:
-            self._send(Kind.DATA, bytes(data))
+            self._send(RecordType.DATA, bytes(data))
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """Send data in pieces."""
@@ -259,7 +261,7 @@ class Channel:
         """Say that our data has ended; the other side's may go on."""
         if not self._our_end and not self.disconnecting:
             self._our_end = True
-            self._send(Kind.END)
+            self._send(RecordType.END)
             self._close_when_both_ended()
 
     def loseConnection(self) -> None:
@@ -277,7 +279,7 @@ class Channel:
     def _finish(self) -> None:
         if not self._our_end:
             self._our_end = True
-            self._send(Kind.END)
+            self._send(RecordType.END)
         if self._transport is None:
             return
         if self._their_end:
@@ -299,7 +301,7 @@ class Channel:
         """Break the call off, and tell the other side why."""
         if self._transport is None or self._reason is not None:
             return
-        self._send(Kind.ABORT, cause.encode("utf-8")[:CAUSE_BYTES])
+        self._send(RecordType.ABORT, cause.encode("utf-8")[:CAUSE_BYTES])
         self._reason = Aborted(cause)
         self.disconnecting = True
         self._transport.unregisterProducer()

@@ -21,7 +21,7 @@ DATA_BYTES: Final = MESSAGE_BYTES - TAG_BYTES - 1
 REKEY_RECORDS: Final = 65536
 
 
-class Kind(IntEnum):
+class RecordType(IntEnum):
     """The type byte of a record."""
 
     DATA = 0
@@ -49,7 +49,7 @@ class Records:
         self._buffer = b""
         self._start = 0  # what lies before has been given out
 
-    def seal(self, kind: Kind, data: bytes = b"") -> bytes:
+    def seal(self, kind: RecordType, data: bytes = b"") -> bytes:
         """The records that carry data of any length to the other side."""
         if len(data) <= DATA_BYTES:
             return self._seal(kind, data)
@@ -58,16 +58,16 @@ class Records:
             for start in range(0, len(data), DATA_BYTES)
         )
 
-    def _seal(self, kind: Kind, data: bytes) -> bytes:
+    def _seal(self, kind: RecordType, data: bytes) -> bytes:
         framed = b""
         if self._sealed and self._sealed % self._rekey == 0:
             # Before a record, not after one: nothing follows the last record of a channel.
-            framed = self._frame(Kind.REKEY, b"")
+            framed = self._frame(RecordType.REKEY, b"")
             self._cipher.rekey_outbound_cipher()
         self._sealed += 1
         return framed + self._frame(kind, data)
 
-    def _frame(self, kind: Kind, data: bytes) -> bytes:
+    def _frame(self, kind: RecordType, data: bytes) -> bytes:
         sealed: bytes = self._cipher.encrypt(bytes((kind,)) + data)
         return len(sealed).to_bytes(2, "big") + sealed
 
@@ -76,7 +76,7 @@ class Records:
         self._buffer = self._buffer[self._start :] + data
         self._start = 0
 
-    def __iter__(self) -> Iterator[tuple[Kind, bytes]]:
+    def __iter__(self) -> Iterator[tuple[RecordType, bytes]]:
         """The whole records among what arrived, each authenticated before it is given out.
 
         Stop asking at any time; what was not asked for stays.
@@ -97,16 +97,16 @@ class Records:
             self._start = start + length
             yield self._open(self._buffer[start : self._start])
 
-    def _open(self, sealed: bytes) -> tuple[Kind, bytes]:
+    def _open(self, sealed: bytes) -> tuple[RecordType, bytes]:
         self._broken = True  # until it has proven to be none that breaks the channel
         try:
             plain = self._cipher.decrypt(sealed)
-            kind = Kind(plain[0])
+            kind = RecordType(plain[0])
         except (NoiseInvalidMessage, NoiseMaxNonceError):
             raise BadRecord("a record is not what the other side sent") from None
         except ValueError:
             raise BadRecord("a record of an unknown type") from None
         self._broken = False
-        if kind is Kind.REKEY:
+        if kind is RecordType.REKEY:
             self._cipher.rekey_inbound_cipher()
         return kind, plain[1:]

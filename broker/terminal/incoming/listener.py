@@ -19,14 +19,16 @@ from broker.messages.framing import Body, Limits
 from broker.messages.grammar import NOTIFY, REQUEST
 from broker.messages.message import Malformed, Message
 from broker.messages.statements import CONNECTION_REQUESTED, PERMISSION_DENIED, REQUEST_ACCEPTED
-from broker.net.connection import ConnectionHub, PeerConnection, StreamFactory, Trace
+from broker.net.connection import ConnectionFactory, PeerConnection
+from broker.net.hub import ConnectionHub, Trace
 from broker.net.timers import DeadlineQueue
-from broker.terminal.candidates import BACK, Way
-from broker.terminal.channel.active_calls import Calls
+from broker.terminal.candidates import BACK, Candidate
+from broker.terminal.channel.active_calls import ActiveCalls
 from broker.terminal.channel.channel import Channel
 from broker.terminal.channel.handshake import BODY_BYTES, Handshake, HandshakeFailed
 from broker.terminal.channel.records import Records
-from broker.terminal.incoming.pending_calls import PendingCall, PendingCalls
+from broker.terminal.incoming.pending_calls import PendingCalls
+from broker.terminal.registration.notices import PendingCall
 
 #: Seconds in which a caller must have shown its REQUEST, and again its first record. After a lost
 #: SYN what is lost next is repeated after 3 s, and after 6 s more (RFC 6298, 5.7).
@@ -58,7 +60,7 @@ class InboundListener:
         clock: IReactorTime,
         identifier: str,
         expected: PendingCalls,
-        calls: Calls,
+        calls: ActiveCalls,
         *,
         handler: ICallHandler | None,
         woken: Callable[[], object],
@@ -75,8 +77,9 @@ class InboundListener:
         self.exchange = ConnectionHub(
             clock,
             login_timeout=HANDSHAKE_TIMEOUT,
-            stranger=OUTSIDE,
-            known=replace(OUTSIDE),  # the same limits, but it is told apart who has proven itself
+            unauthenticated=OUTSIDE,
+            # Equal limits, but an object of its own: so it is known who has proven itself.
+            authenticated=replace(OUTSIDE),
             trace=trace,
         )
         self._clock = clock
@@ -106,7 +109,7 @@ class InboundListener:
         self._unproven.add(door)
         return door
 
-    def factory(self) -> StreamFactory:
+    def factory(self) -> ConnectionFactory:
         """What makes the connections of a listener."""
         return _DoorFactory(self)
 
@@ -215,7 +218,7 @@ class InboundListener:
             opened=lambda: self._proven(door, channel, call),
             closed=lambda reason: self._closed(channel, call, reason),
             initiator=False,
-            way=door.way,
+            candidate=door.candidate,
         )
         self._attempts.setdefault(call.session, []).append(channel)
         self._proving.add(channel)
@@ -248,7 +251,7 @@ class InboundListener:
         self._calls.closed(channel, reason)
 
 
-class _DoorFactory(StreamFactory):
+class _DoorFactory(ConnectionFactory):
     """Makes connections as long as not too many of them have proven nothing."""
 
     def __init__(self, doors: InboundListener) -> None:
@@ -262,24 +265,24 @@ class _DoorFactory(StreamFactory):
 class InboundConnection:
     """One connection from outside, or to a caller that wants us to come, until it is a call."""
 
-    __slots__ = ("_doors", "_only", "body", "session", "stream", "way")
+    __slots__ = ("_doors", "_only", "body", "candidate", "session", "stream")
 
     def __init__(self, stream: PeerConnection, doors: InboundListener) -> None:
-        self.way: Way | None = None
+        self.candidate: Candidate | None = None
         self.stream = stream
         self.session = ""
         self.body = b""
         self._doors = doors
         self._only = ""  # we have come for this session, and for no other
 
-    def come(self, session: str, way: Way) -> None:
+    def come(self, session: str, candidate: Candidate) -> None:
         """We have come, for one session; the caller speaks next, as in any call.
 
         Where it dials us besides, it knows for which; else it is told.
         """
         self._only = session
-        self.way = way
-        if way.kind == BACK:
+        self.candidate = candidate
+        if candidate.method == BACK:
             self.stream.send(Message(NOTIFY, Session=session))
 
     def message_received(self, message: Message) -> None:

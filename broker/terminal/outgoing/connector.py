@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime
 from twisted.python.failure import Failure
 
-from broker.terminal.candidates import FailedCandidate, Way
+from broker.terminal.candidates import Candidate, FailedCandidate
 from broker.terminal.errors import CallDenied, CallFailed, NotMet
 
 #: Seconds after which the next way is begun beside one that neither stands nor has failed.
@@ -22,18 +22,18 @@ CONNECTION_ATTEMPT_DELAY: Final = 0.25
 #: What a way calls as its channel is about to open; gives the ways that did not lead there.
 Claim = Callable[[], Sequence[FailedCandidate]]
 #: Why a way is given up once another one stands.
-SLOWER: Final = "another way was faster"
+SLOWER: Final = "another candidate connected first"
 
 
 class ConnectAttempt(NamedTuple):
     """A way, and what takes it.
 
-    :ivar way: which
+    :ivar candidate: which
     :ivar take: takes it; fires with the application's protocol, fails with ``CallFailed``
     :ivar waits: nothing is sent for it: the next way begins with it
     """
 
-    way: Way
+    candidate: Candidate
     take: Callable[[Claim], Deferred[IProtocol]]
     waits: bool = False
 
@@ -52,19 +52,19 @@ class Connector:
         clock: IReactorTime,
         callee: str,
         attempts: Sequence[ConnectAttempt],
-        tried: Sequence[FailedCandidate] = (),
+        failed_candidates: Sequence[FailedCandidate] = (),
     ) -> None:
         """
         :param attempts: in the order in which they are begun
-        :param tried: what has failed already
+        :param failed_candidates: what has failed already
         """
         self.done: Deferred[IProtocol] = Deferred(lambda _: self._end())
         self._clock = clock
         self._callee = callee
         self._left = list(attempts)
-        self._under_way: dict[Way, Deferred[IProtocol]] = {}
-        self._tried = list(tried)
-        self.won: Way | None = None
+        self._under_way: dict[Candidate, Deferred[IProtocol]] = {}
+        self._failed_candidates = list(failed_candidates)
+        self.won: Candidate | None = None
         self._timer: IDelayedCall | None = None
         self._beginning = False
         self._met = False  # somebody, by the last way that failed
@@ -77,7 +77,7 @@ class Connector:
         while self._left:  # which ends where a way stands at once
             attempt = self._left.pop(0)
             self._begin(attempt)
-            if not attempt.waits and attempt.way in self._under_way:
+            if not attempt.waits and attempt.candidate in self._under_way:
                 if self._left:
                     self._timer = self._clock.callLater(CONNECTION_ATTEMPT_DELAY, self._next)
                 break
@@ -85,28 +85,33 @@ class Connector:
         self._settle()
 
     def _begin(self, attempt: ConnectAttempt) -> None:
-        way = attempt.way
-        taking = attempt.take(lambda: self._opening(way))
-        self._under_way[way] = taking
+        candidate = attempt.candidate
+        taking = attempt.take(lambda: self._opening(candidate))
+        self._under_way[candidate] = taking
         taking.addCallbacks(
-            self._stands, self._failed, callbackArgs=(way,), errbackArgs=(way, attempt.waits)
+            self._stands,
+            self._failed,
+            callbackArgs=(candidate,),
+            errbackArgs=(candidate, attempt.waits),
         )
 
-    def _opening(self, way: Way) -> Sequence[FailedCandidate]:
+    def _opening(self, candidate: Candidate) -> Sequence[FailedCandidate]:
         """A way stands: there is one channel in a session, so the others end before it opens."""
-        self.won = way
+        self.won = candidate
         self._end()
-        return self._tried
+        return self._failed_candidates
 
     def _end(self, why: str = SLOWER) -> None:
         """Give up whatever has not won."""
         self._rest()
-        self._tried += [FailedCandidate(attempt.way, why) for attempt in self._left]
+        self._failed_candidates += [
+            FailedCandidate(attempt.candidate, why) for attempt in self._left
+        ]
         self._left.clear()
-        for way, taking in list(self._under_way.items()):
-            if way != self.won:
-                del self._under_way[way]
-                self._tried.append(FailedCandidate(way, why))
+        for candidate, taking in list(self._under_way.items()):
+            if candidate != self.won:
+                del self._under_way[candidate]
+                self._failed_candidates.append(FailedCandidate(candidate, why))
                 taking.cancel()
 
     def _rest(self) -> None:
@@ -114,13 +119,13 @@ class Connector:
             self._timer.cancel()
         self._timer = None
 
-    def _stands(self, protocol: IProtocol, way: Way) -> None:
-        self._under_way.pop(way, None)
+    def _stands(self, protocol: IProtocol, candidate: Candidate) -> None:
+        self._under_way.pop(candidate, None)
         if not self.done.called:
             self.done.callback(protocol)
 
-    def _failed(self, failure: Failure, way: Way, waits: bool) -> None:
-        if self._under_way.pop(way, None) is None:  # given up by us
+    def _failed(self, failure: Failure, candidate: Candidate, waits: bool) -> None:
+        if self._under_way.pop(candidate, None) is None:  # given up by us
             failure.trap(CallFailed, CancelledError)
             return
         if self.done.called:
@@ -129,7 +134,7 @@ class Connector:
             self._end()
             self.done.errback(failure)
             return
-        self._tried.append(FailedCandidate(way, failure.getErrorMessage()))
+        self._failed_candidates.append(FailedCandidate(candidate, failure.getErrorMessage()))
         self._met = not failure.check(NotMet)
         if self._beginning:
             return  # what follows is begun there
@@ -147,14 +152,16 @@ class Connector:
         """No way leads there any more."""
         if not self.done.called:
             self._end(why)
-            self.done.errback(CallFailed(why, self._tried))
+            self.done.errback(CallFailed(why, self._failed_candidates))
 
     def _none(self) -> CallFailed:
         """No way has led there."""
-        if len(self._tried) == 1 and self._met:
-            return CallFailed(self._tried[0].why, self._tried)
-        if len(self._tried) == 1:
-            way, why = self._tried[0]
-            return CallFailed(f"{self._callee} could not be reached {way}: {why}", self._tried)
-        each = "; ".join(f"{tried.way}: {tried.why}" for tried in self._tried)
-        return CallFailed(f"{self._callee} could not be reached: {each}", self._tried)
+        if len(self._failed_candidates) == 1 and self._met:
+            return CallFailed(self._failed_candidates[0].reason, self._failed_candidates)
+        if len(self._failed_candidates) == 1:
+            candidate, why = self._failed_candidates[0]
+            return CallFailed(
+                f"{self._callee} could not be reached {candidate}: {why}", self._failed_candidates
+            )
+        each = "; ".join(f"{one.candidate}: {one.reason}" for one in self._failed_candidates)
+        return CallFailed(f"{self._callee} could not be reached: {each}", self._failed_candidates)

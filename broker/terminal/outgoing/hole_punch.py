@@ -23,7 +23,7 @@ AGAIN: Final = 0.25
 
 
 @implementer(IStreamClientEndpoint)
-class SimultaneousEndpoint:
+class HolePunchEndpoint:
     """Connects from a port that another connection of ours has already, and shares."""
 
     def __init__(

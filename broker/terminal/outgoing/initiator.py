@@ -17,8 +17,8 @@ from broker.messages.grammar import NOTIFY, REQUEST
 from broker.messages.message import Malformed, Message
 from broker.messages.statements import PERMISSION_DENIED, REQUEST_ACCEPTED
 from broker.net.connection import PeerConnection
-from broker.terminal.candidates import FailedCandidate, Way
-from broker.terminal.channel.active_calls import Calls
+from broker.terminal.candidates import Candidate, FailedCandidate
+from broker.terminal.channel.active_calls import ActiveCalls
 from broker.terminal.channel.channel import Channel
 from broker.terminal.channel.handshake import Handshake, HandshakeFailed
 from broker.terminal.channel.records import Records
@@ -39,21 +39,21 @@ class InitiatorHandshake:
         callee: str,
         told: Message,
         factory: IProtocolFactory,
-        calls: Calls,
+        calls: ActiveCalls,
         *,
-        way: Way,
+        candidate: Candidate,
         opening: Callable[[], Sequence[FailedCandidate]] = tuple,
         over: Callable[[], object] = lambda: None,
     ) -> None:
         """
         :param told: the credentials (fig. 5d)
-        :param way: how this connection came to be
+        :param candidate: how this connection came to be
         :param opening: called as the channel is about to open; gives the ways that did not lead
             there
         :param over: called when the channel is gone, if there was one
         """
         self.opened = False
-        self._way = way
+        self._candidate = candidate
         self._opening = opening
         self._stream = stream
         self._clock = clock
@@ -121,8 +121,8 @@ class InitiatorHandshake:
             opened=lambda: self._opened(channel),
             closed=lambda reason: self._closed(channel, reason),
             initiator=True,
-            way=self._way,
-            tried=self._opening(),
+            candidate=self._candidate,
+            failed_candidates=self._opening(),
         )
         self.opened = True
         self._factory.doStart()

@@ -39,19 +39,21 @@ from broker.messages.statements import (
     SUPERSEDED,
     TERMINATE,
 )
-from broker.net.connection import ConnectionHub, PeerConnection, Trace
+from broker.net.connection import PeerConnection
 from broker.net.dialogue import Dialogue, Request
-from broker.net.tls.contexts import is_encrypted
-from broker.tables.consent_lists import NOBODY_ACCEPTED, Lists
+from broker.net.hub import ConnectionHub, Trace
+from broker.net.tls.transport import is_encrypted
+from broker.tables.address_policy import parse_ip
+from broker.tables.consent_lists import NONE_ACCEPTED, ConsentLists
 from broker.tables.disclosures import Disclosure, format_time, parse_line
-from broker.tables.locations import AddressRefused, parse_ip
+from broker.tables.locations import AddressRefused
 from broker.tables.permits import as_edits
 from broker.terminal.errors import CannotLogIn
-from broker.terminal.incoming.pending_calls import (
+from broker.terminal.registration.notices import (
     ConnectBackRequest,
     PendingCall,
-    expected_call,
-    wanted_call,
+    parse_call_notice,
+    parse_connect_back_request,
 )
 
 #: Seconds for which the mediator may take to answer.
@@ -81,7 +83,7 @@ class MediatorEvents(Protocol):
     def acceptable(self) -> bool:
         """Whether a call can be taken now (fig. 17)."""
 
-    async def lists(self) -> Lists:
+    async def lists(self) -> ConsentLists:
         """Whom the terminal accepts, and whom it refuses (C3)."""
         ...
 
@@ -115,9 +117,9 @@ class NullEvents:
         """Nothing is listening here."""
         return False
 
-    async def lists(self) -> Lists:
+    async def lists(self) -> ConsentLists:
         """Nobody is accepted here."""
-        return NOBODY_ACCEPTED
+        return NONE_ACCEPTED
 
     def announced(self, line: MediatorClient, call: PendingCall) -> None:
         """Nobody waits for it."""
@@ -457,16 +459,16 @@ class MediatorClient(Dialogue):
     def _tell_lists(self, request: Request) -> None:
         """Say whom we accept (S4003), whole: it is the mediator that compares."""
 
-        def tell(lists: Lists) -> None:
+        def tell(lists: ConsentLists) -> None:
             fields = {"Accept": "\n".join(as_edits(lists.accepted))}
             if lists.rejected:
                 fields["Reject"] = "\n".join(as_edits(lists.rejected))
             request.abandoned = None
             request.reply("", fields, code=200)
 
-        def late(failure: Failure) -> Lists:
+        def late(failure: Failure) -> ConsentLists:
             failure.trap(TimeoutError, CancelledError)
-            return NOBODY_ACCEPTED
+            return NONE_ACCEPTED
 
         asked = Deferred.fromCoroutine(self.told.lists())
         request.abandoned = asked.cancel
@@ -474,7 +476,7 @@ class MediatorClient(Dialogue):
 
     def _tell_whether_it_comes(self, request: Request) -> None:
         """Say whether we come to a caller, and only then go (D7)."""
-        wanted = wanted_call(request.message, self._clock.seconds())
+        wanted = parse_connect_back_request(request.message, self._clock.seconds())
         if wanted is None:
             request.reply(PERMISSION_DENIED)
             return
@@ -500,7 +502,7 @@ class MediatorClient(Dialogue):
     def _notified(self, message: Message) -> None:
         session = message.get("Session")
         if "Caller ID" in message.fields:
-            call = expected_call(message, self._clock.seconds())
+            call = parse_call_notice(message, self._clock.seconds())
             if call is not None:
                 self.told.announced(self, call)
         elif message.statement == TERMINATE and session is not None:

@@ -16,11 +16,11 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IListeningPort
 from twisted.internet.protocol import DatagramProtocol
 
+from broker.messages.datagram import parse_datagram
 from broker.messages.grammar import NOTIFY, QUERY, REGISTER
 from broker.messages.message import Malformed, Message
 from broker.messages.signing import sign, verify
 from broker.messages.statements import ADDRESS, CONNECTION_REQUESTED, REGISTRATION_COMPLETED
-from broker.net.udp_port import parse_datagram
 from broker.tables.grants import Randomness
 from broker.terminal.registration.keepalive_interval import KeepaliveInterval
 

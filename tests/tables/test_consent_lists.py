@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.tables.consent_lists import Lists, NoConsent, check_lists, consents, lists_of
+from broker.tables.consent_lists import ConsentLists, NoConsent, check_lists, consents, lists_of
 from broker.tables.permits import LIST_MOST, as_edits
 
 entries = st.sampled_from(["Ia", "Ib", "Ic", "taro", "hanako", "@family", "@work"])
@@ -35,13 +35,13 @@ class ConsentsTests:
     def test_decides(self, accepted: list[str], rejected: list[str], expected: bool) -> None:
         """An entry may be the caller's identifier, a name of its, or a group; refused wins."""
         called = {"Ia", "taro", "jiro", "@family"}
-        assert consents(Lists(accepted, rejected), called) == expected
+        assert consents(ConsentLists(accepted, rejected), called) == expected
 
     @given(st.lists(entries), st.lists(entries))
     def test_refused_wins(self, accepted: list[str], rejected: list[str]) -> None:
         """Nobody is accepted who is on no list, or on the list of those who are refused (I3)."""
         called = {"Ia", "taro", "@family"}
-        decided = consents(Lists(accepted, rejected), called)
+        decided = consents(ConsentLists(accepted, rejected), called)
         assert decided == (not called.isdisjoint(accepted) and called.isdisjoint(rejected))
 
 
@@ -56,7 +56,7 @@ class ToldTests:
     def test_no_rejections(self) -> None:
         """Whoever refuses nobody may leave that list out; not the other one."""
         assert lists_of(["Create Ia"], []) == (["Ia"], ())
-        with pytest.raises(NoConsent, match="no list"):
+        with pytest.raises(NoConsent, match="missing"):
             lists_of([], ["Create Ix"])
 
     @pytest.mark.parametrize(
@@ -78,11 +78,11 @@ class ToldTests:
     def test_too_long(self) -> None:
         """A list holds 1,000 entries, and both 60,000 bytes together (I15)."""
         most = [f"I{n}" for n in range(LIST_MOST)]
-        assert check_lists(Lists(most, most)) == (most, most)
-        for lists in (Lists([*most, "Ia"]), Lists([], [*most, "Ia"])):
+        assert check_lists(ConsentLists(most, most)) == (most, most)
+        for lists in (ConsentLists([*most, "Ia"]), ConsentLists([], [*most, "Ia"])):
             with pytest.raises(NoConsent, match="1000"):
                 check_lists(lists)
         half = [f"{n:03}{'x' * 56}" for n in range(500)]
-        assert check_lists(Lists(half, half))
+        assert check_lists(ConsentLists(half, half))
         with pytest.raises(NoConsent, match="60000"):
-            check_lists(Lists(half, [*half, "I"]))
+            check_lists(ConsentLists(half, [*half, "I"]))

@@ -10,28 +10,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.tables.locations import (
+from broker.tables.address_policy import (
     PROVIDER,
-    Address,
-    AddressRefused,
-    LocationTable,
-    Origin,
-    admit,
-    check,
-    domain,
-    kind,
-    named,
+    address_scope,
+    canonical_domain,
+    parse_domain,
     parse_ip,
+    resolve_contact,
     routable_ip,
-    settle,
+    validate_contact,
+    validate_ip,
 )
+from broker.tables.locations import AddressRefused, Contact, LocationTable, Origin
 
 PRIVATE = [ip_network("192.168.0.0/16")]
 
 
-def at(registered: float, *, host: str = "202.224.186.82", expires: int = 60) -> Address:
+def at(registered: float, *, host: str = "202.224.186.82", expires: int = 60) -> Contact:
     """An address registered at that time."""
-    return Address(host, 1203, registered, expires)
+    return Contact(host, 1203, registered, expires)
 
 
 class AddressTableTests:
@@ -49,7 +46,7 @@ class AddressTableTests:
         assert table.register("Ib", new)
         place = table.lookup("Ib", 3)
         assert place is not None
-        assert place.address is new
+        assert place.contact is new
 
     def test_older_never_replaces_newer(self) -> None:
         """A registration that arrives late leaves the newer one in force, and says so (I10)."""
@@ -60,7 +57,7 @@ class AddressTableTests:
         assert not table.renew("Ib", at(1, host="10.0.0.1"), 3)
         place = table.lookup("Ib", 3)
         assert place is not None
-        assert place.address is new
+        assert place.contact is new
 
     def test_expiry(self) -> None:
         """An address is told until its seconds have run, and not at that moment (I10)."""
@@ -90,7 +87,7 @@ class AddressTableTests:
         table.release("Ib", first, 2)
         place = table.lookup("Ib", 10**6)
         assert place is not None
-        assert place.address is second
+        assert place.contact is second
 
     def test_withdrawal(self) -> None:
         """What is withdrawn is told no more; withdrawing what isn't there is nothing."""
@@ -126,11 +123,11 @@ class AddressTableTests:
             assert table.renew("Ib", at(50, host="10.0.0.1"), 110)
             place = table.lookup("Ib", 111)
             assert place is not None
-            assert place.address.host == "10.0.0.1"
+            assert place.contact.host == "10.0.0.1"
 
     def test_cap(self) -> None:
         """A full table takes nobody new, but goes on for those it knows (I15, I5)."""
-        table = LocationTable(most=2)
+        table = LocationTable(maximum=2)
         table.register("Ia", at(1))
         table.register("Ib", at(1))
         with pytest.raises(AddressRefused):
@@ -188,7 +185,7 @@ class AddressTableTests:
                 if newer:
                     model = (now - age, now + expires, host)
             place = table.lookup("Ib", now)
-            told = None if place is None else (place.address.host, place.until)
+            told = None if place is None else (place.contact.host, place.until)
             assert told == (None if model is None else (model[2], model[1]))
 
 
@@ -248,15 +245,15 @@ class KindTests:
     )
     def test_kind(self, host: str, expected: str) -> None:
         """Each address is of one kind, IPv4 in IPv6 clothing of that which it is."""
-        assert kind(parse_ip(host)) == expected
+        assert address_scope(parse_ip(host)) == expected
         if expected == "none":
             for source in ("127.0.0.1", "202.224.186.90", host):
                 with pytest.raises(AddressRefused):
-                    check(host, source, [ip_network("0.0.0.0/0"), ip_network("::/0")])
+                    validate_ip(host, source, [ip_network("0.0.0.0/0"), ip_network("::/0")])
             with pytest.raises(AddressRefused):
                 routable_ip(host)
         else:
-            assert str(routable_ip(host)) == check(host, host)
+            assert str(routable_ip(host)) == validate_ip(host, host)
 
     @pytest.mark.parametrize(
         "text",
@@ -301,7 +298,7 @@ class AdmitTests:
     )
     def test_of_the_same_kind(self, host: str, source: str) -> None:
         """An address of the kind of its source is taken."""
-        assert admit(host, 1203, source=source, own="")[0] == host
+        assert validate_contact(host, 1203, source=source, own="")[0] == host
 
     @pytest.mark.parametrize(
         ("host", "source"),
@@ -322,21 +319,35 @@ class AdmitTests:
     def test_of_another_kind(self, host: str, source: str) -> None:
         """An address of another kind than its source is refused."""
         with pytest.raises(AddressRefused):
-            admit(host, 1203, source=source, own="")
+            validate_contact(host, 1203, source=source, own="")
 
     def test_allowed_networks(self) -> None:
         """The operator may allow networks: they are taken from anywhere, and may be dialled."""
-        told = admit("192.168.1.5", 1203, source="202.224.186.90", own="", allowed=PRIVATE)
+        told = validate_contact(
+            "192.168.1.5", 1203, source="202.224.186.90", own="", allowed=PRIVATE
+        )
         assert told == ("192.168.1.5", True, None)
         with pytest.raises(AddressRefused):
-            admit("10.0.0.1", 1203, source="202.224.186.90", own="", allowed=PRIVATE)
+            validate_contact("10.0.0.1", 1203, source="202.224.186.90", own="", allowed=PRIVATE)
 
     def test_dialable(self) -> None:
         """Only the very address that a connection comes from may be dialled, in any clothing."""
-        assert admit("10.0.0.1", 1203, source="10.0.0.1", own="")[:2] == ("10.0.0.1", True)
-        assert admit("::ffff:10.0.0.1", 1, source="10.0.0.1", own="")[:2] == ("10.0.0.1", True)
-        assert admit("10.0.0.1", 1203, source="::ffff:10.0.0.1", own="")[:2] == ("10.0.0.1", True)
-        assert admit("10.0.0.2", 1203, source="10.0.0.1", own="")[:2] == ("10.0.0.2", False)
+        assert validate_contact("10.0.0.1", 1203, source="10.0.0.1", own="")[:2] == (
+            "10.0.0.1",
+            True,
+        )
+        assert validate_contact("::ffff:10.0.0.1", 1, source="10.0.0.1", own="")[:2] == (
+            "10.0.0.1",
+            True,
+        )
+        assert validate_contact("10.0.0.1", 1203, source="::ffff:10.0.0.1", own="")[:2] == (
+            "10.0.0.1",
+            True,
+        )
+        assert validate_contact("10.0.0.2", 1203, source="10.0.0.1", own="")[:2] == (
+            "10.0.0.2",
+            False,
+        )
 
     @pytest.mark.parametrize(
         ("host", "own"),
@@ -353,13 +364,15 @@ class AdmitTests:
         """A port of the server at its own address is refused, in any clothing; another is not."""
         source = "202.224.186.90"
         with pytest.raises(AddressRefused):
-            admit(host, 1201, source=source, own=own, own_ports=[1201])
-        assert not admit(host, 1203, source=source, own=own, own_ports=[1201]).dialable
+            validate_contact(host, 1201, source=source, own=own, own_ports=[1201])
+        assert not validate_contact(host, 1203, source=source, own=own, own_ports=[1201]).dialable
 
     def test_never_the_server_on_the_same_machine(self) -> None:
         """A terminal that shares the server's machine doesn't register the server's port."""
         with pytest.raises(AddressRefused):
-            admit("127.0.0.1", 1201, source="127.0.0.1", own="127.0.0.1", own_ports=[1201])
+            validate_contact(
+                "127.0.0.1", 1201, source="127.0.0.1", own="127.0.0.1", own_ports=[1201]
+            )
 
 
 class NamesTests:
@@ -383,8 +396,8 @@ class NamesTests:
     )
     def test_taken(self, text: str, name: str) -> None:
         """Each has one canonical form, international ones that of DNS; none may be dialled yet."""
-        assert named(text) == name
-        told = admit(text, 1203, source="::ffff:10.0.0.1", own="10.0.0.9")
+        assert parse_domain(text) == name
+        told = validate_contact(text, 1203, source="::ffff:10.0.0.1", own="10.0.0.9")
         assert told == (name, False, Origin("10.0.0.1"))
 
     @pytest.mark.parametrize(
@@ -419,9 +432,9 @@ class NamesTests:
     def test_bad_names(self, text: str) -> None:
         """What DNS could not tell to others is refused, however it is written (I12)."""
         with pytest.raises(AddressRefused):
-            named(text)
+            parse_domain(text)
         with pytest.raises(AddressRefused):
-            domain(text)
+            canonical_domain(text)
 
     @pytest.mark.parametrize(
         "text",
@@ -439,20 +452,20 @@ class NamesTests:
     )
     def test_no_names(self, text: str) -> None:
         """What looks like a number, or has one label, is no name, nor an address (I12)."""
-        assert named(text) is None
+        assert parse_domain(text) is None
         with pytest.raises(AddressRefused):
-            admit(text, 1203, source="10.0.0.1", own="")
+            validate_contact(text, 1203, source="10.0.0.1", own="")
 
     @settings(deadline=None)
     @given(st.text(max_size=260))
     def test_any_text(self, text: str) -> None:
         """Whatever is given, what is taken is a plain name whose canonical form is itself (I24)."""
         try:
-            name = named(text)
+            name = parse_domain(text)
         except AddressRefused:
             return
         if name is not None:
-            assert named(name) == name
+            assert parse_domain(name) == name
             assert name.isascii()
             assert len(name) <= 253
 
@@ -460,15 +473,15 @@ class NamesTests:
 class SettleTests:
     """What is told for a name: judged as if it had been registered (I12)."""
 
-    def told(self, source: str, *hosts: str, name: str = "a.jp", **options: Any) -> Address:
+    def told(self, source: str, *hosts: str, name: str = "a.jp", **options: Any) -> Contact:
         """What is told of these, for a name that was registered from there."""
-        address = Address(name, 1203, 5, 60, origin=Origin(source, True))
-        return settle(address, hosts, **options)
+        address = Contact(name, 1203, 5, 60, origin=Origin(source, True))
+        return resolve_contact(address, hosts, **options)
 
     def test_the_whole(self) -> None:
         """All but host, dialling and origin is as it was registered."""
         told = self.told("202.224.186.90", "202.224.186.82")
-        assert told == Address("202.224.186.82", 1203, 5, 60)
+        assert told == Contact("202.224.186.82", 1203, 5, 60)
 
     @pytest.mark.parametrize(
         "host",
