@@ -1,7 +1,7 @@
-"""One peer's conversation: its requests and our replies in order, our questions and its answers.
+"""One peer's dialogue: its requests and our replies in order, our questions and its answers.
 
-Bare replies leave in the order of their requests; replies with a transaction leave when they are
-ready; what we send of ourselves never waits behind a reply.
+Replies without a transaction leave in the order of their requests; those with one leave when they
+are ready; what we send unasked never waits behind a reply.
 """
 
 from __future__ import annotations
@@ -20,45 +20,47 @@ from broker.net.tls.errors import TlsFailed
 
 
 class Request:
-    """One request of a peer, and the way its replies take back.
+    """One request of a peer, and how its replies go back.
 
-    :ivar message: what was asked
+    :ivar message: the request itself
     :ivar done: it has had its last reply
-    :ivar held: replies that wait for those of earlier requests, ``None`` once they need not
+    :ivar held: replies that are queued behind those of earlier requests; ``None`` once they may
+        leave at once
+    :ivar transaction: the token that its replies carry, ``None`` where they must keep their order
+    :ivar abandoned: called when the peer goes before the last reply
     """
 
-    __slots__ = ("_conversation", "_turn", "abandoned", "done", "held", "message", "transaction")
+    __slots__ = ("_dialogue", "_next", "abandoned", "done", "held", "message", "transaction")
 
-    def __init__(self, conversation: Dialogue, message: Message) -> None:
+    def __init__(self, dialogue: Dialogue, message: Message) -> None:
         self.message = message
         self.transaction = message.fields.get("Transaction")
         self.done = False
-        #: Called when the peer goes before its last reply.
         self.abandoned: Callable[[], None] | None = None
-        self._conversation = conversation
         self.held: list[Message] | None = None
-        self._turn: Deferred[None] | None = None
+        self._dialogue = dialogue
+        self._next: Deferred[None] | None = None
 
     async def turn(self) -> None:
         """Wait until a reply would leave at once: for what may be told only if it is true then.
 
-        To give up does not hurry it, unless the peer has gone.
+        Cancelling does not end the wait, unless the peer has gone.
 
         :raises CancelledError: it has
         """
         while self.held is not None:
-            self._turn = Deferred()
+            self._next = Deferred()
             try:
-                await self._turn
+                await self._next
             except CancelledError:
                 if self.done:
                     raise
 
-    def is_next(self) -> None:
-        """The replies of earlier requests have left."""
-        turn, self._turn = self._turn, None
-        if turn is not None:
-            turn.callback(None)
+    def now_next(self) -> None:
+        """The replies of all earlier requests have left."""
+        waiting, self._next = self._next, None
+        if waiting is not None:
+            waiting.callback(None)
 
     def reply(
         self,
@@ -71,42 +73,40 @@ class Request:
         """Answer; the last answer is the one without ``more``.
 
         :param statement: the figure's statement, or the empty text where it has none
-        :param fields: further lines; what the figure doesn't show is left out of a bare reply by
-            whoever builds them (``Request.bare``)
-        :param code: the code, where the statement doesn't say it
+        :param fields: more lines. A bare reply must look as in the figure: whoever builds the
+            fields leaves out what the figure does not show (``Request.bare``).
+        :param code: the code, where the statement does not imply it
         """
         if self.done:
             return
-        if fields is None:
-            if self.held is None and self._conversation.stream.untraced:
-                self._say(statement, more, code)
-                return
-            message = Message.of(NOTIFY, {STATEMENT: statement})
-        elif statement:
-            message = Message.of(NOTIFY, {STATEMENT: statement, **fields})
+        connection = self._dialogue.stream
+        transaction = self.transaction
+        if fields is None and self.held is None and connection.untraced:
+            # Most replies: a bare statement that leaves at once. Encoding it here, without a
+            # ``Message``, saves a thirtieth of a call.
+            text = f"{NOTIFY}\r\n{statement}\r\n"
+            if transaction is not None:
+                text += f"Transaction:{transaction}\r\nCode:{code or CODES[statement]}\r\n"
+            connection.write(f"{text}\r\n".encode())
         else:
-            message = Message.of(NOTIFY, fields)
-        if self.transaction is not None:
-            message.fields["Transaction"] = self.transaction
-            message.fields["Code"] = str(code or CODES[statement])
+            fields = fields or {}
+            lines = {STATEMENT: statement, **fields} if statement else fields
+            message = Message.of(NOTIFY, lines)
+            if transaction is not None:
+                lines["Transaction"] = transaction
+                lines["Code"] = str(code or CODES[statement])
+            if self.held is not None:
+                self.held.append(message)
+                self.done = not more
+                return
+            connection.send(message)
         if not more:
             self.done = True
-        self._conversation.replied(self, message)
-
-    def _say(self, statement: str, more: bool, code: int) -> None:
-        """A bare statement that leaves at once, as most are: spares a thirtieth of a call."""
-        text = f"{NOTIFY}\r\n{statement}\r\n"
-        if self.transaction is not None:
-            code = code or CODES[statement]
-            text += f"Transaction:{self.transaction}\r\nCode:{code}\r\n"
-        self._conversation.stream.write(f"{text}\r\n".encode())
-        if not more:
-            self.done = True
-            self._conversation.settle(self)
+            self._dialogue.settle(self)
 
     @property
     def bare(self) -> bool:
-        """Whether replies are to look exactly as in the figures."""
+        """Whether replies must look exactly as in the figures."""
         return self.transaction is None
 
 
@@ -114,16 +114,16 @@ class Dialogue:
     """What is open between us and one peer.
 
     :ivar stream: the connection
-    :ivar transactions: the peer has itself used a transaction, and so will understand ours
+    :ivar transactions: the peer has used a transaction itself, and so understands ours
     """
 
     __slots__ = (
+        "_bare",
         "_ending",
         "_passing_on",
         "_questions",
         "_requests",
         "_serial",
-        "_unordered",
         "stream",
         "transactions",
     )
@@ -131,8 +131,9 @@ class Dialogue:
     def __init__(self, stream: PeerConnection, *, transactions: bool = False) -> None:
         self.stream = stream
         self.transactions = transactions
-        self._requests: list[Request] | None = None  # bare ones, in order
-        self._unordered: set[Request] | None = None  # those with a transaction
+        # Collections exist only while there is something in them: an idle terminal costs memory.
+        self._requests: dict[Request, None] | None = None  # without their last reply, in order
+        self._bare = 0  # how many of them have no transaction
         self._questions: dict[str, Deferred[Message]] | None = None
         self._serial = 0
         self._ending = False
@@ -141,71 +142,65 @@ class Dialogue:
     # The peer's requests.
 
     def asked(self, message: Message) -> Request:
-        """Take a request in; it holds its place among the replies until it is done."""
+        """Take a request in; it keeps its place among the replies until it is done."""
         request = Request(self, message)
         if request.transaction is None:
-            if self._requests is None:
-                self._requests = [request]
-            else:
+            if self._bare:
                 request.held = []
-                self._requests.append(request)
+            self._bare += 1
         else:
             self.transactions = True
-            if self._unordered is None:
-                self._unordered = {request}
-            else:
-                self._unordered.add(request)
-        if self.outstanding >= self.stream.decoder.limits.outstanding:
+        if self._requests is None:
+            self._requests = {request: None}
+        else:
+            self._requests[request] = None
+        if len(self._requests) >= self.stream.decoder.limits.outstanding:
             self.stream.hold()
         return request
 
     @property
     def outstanding(self) -> int:
         """Requests that have not had their last reply."""
-        bare = len(self._requests) if self._requests is not None else 0
-        return bare + (len(self._unordered) if self._unordered is not None else 0)
-
-    def replied(self, request: Request, message: Message) -> None:
-        """A reply of a request is ready: send it, or hold it until its turn."""
-        if request.held is not None:
-            request.held.append(message)
-            return
-        self.stream.send(message)
-        if request.done:
-            self.settle(request)
+        return len(self._requests) if self._requests is not None else 0
 
     def settle(self, request: Request) -> None:
-        """A request has had its last reply: the next one's turn."""
-        if request.transaction is not None:
-            if self._unordered is not None:
-                self._unordered.discard(request)
-                if not self._unordered:
-                    self._unordered = None
-        else:
-            self._next_bare()
-        self.stream.go_on()
-        self._close_when_answered()
-
-    def _next_bare(self) -> None:
-        if self._passing_on:
-            return  # whoever is next is done at once: the loop that told it goes on
+        """A request has had its last reply: send those that were queued behind it."""
         requests = self._requests
-        while requests:
-            requests.pop(0)
+        if requests is not None and request in requests:
+            del requests[request]
             if not requests:
-                break
-            first = requests[0]
-            held = first.held or ()
+                self._requests = None
+            if request.transaction is None:
+                self._bare -= 1
+                if self._bare and not self._passing_on:
+                    self._pass_on()
+        self.stream.go_on()
+        if self._ending:
+            self._close_when_answered()
+
+    def _pass_on(self) -> None:
+        """Send the queued replies of the next bare request, and of those after it that are done.
+
+        A request that learns that it is next may be done at once. Then this loop goes on; without
+        ``_passing_on`` each such request would add a level of recursion.
+        """
+        while self._bare:
+            requests = self._requests or ()
+            first = next(request for request in requests if request.transaction is None)
+            queued = first.held or ()
             first.held = None
-            for message in held:
+            for message in queued:
                 self.stream.send(message)
             if not first.done:
                 self._passing_on = True
-                first.is_next()
+                first.now_next()
                 self._passing_on = False
-            if not first.done:
-                return
-        self._requests = None
+                if not first.done:
+                    return
+            if self._requests is not None and self._requests.pop(first, first) is None:
+                self._bare -= 1
+                if not self._requests:
+                    self._requests = None
 
     def malformed(self, malformed: Malformed) -> None:
         """Say what is wrong with what came, in its place among the replies."""
@@ -220,7 +215,7 @@ class Dialogue:
         self._close_when_answered()
 
     def input_ended(self) -> None:
-        """The peer asks nothing more: close when all it asked is answered."""
+        """The peer asks nothing more: close once all its requests are answered."""
         self._ending = True
         self._close_when_answered()
 
@@ -255,37 +250,41 @@ class Dialogue:
     def answered(self, message: Message) -> bool:
         """Settle the question that a ``NOTIFY`` answers.
 
-        With a transaction it answers that question alone; without one, the oldest that is open. An
-        answer with code 100 says that another follows.
+        With a transaction it answers that question alone; without one, the oldest open question.
+        An answer with code 100 says that another follows.
 
         :return: whether there was such a question (I11)
         """
-        if self._questions is None:
+        questions = self._questions
+        if questions is None:
             return False
         key = message.fields.get("Transaction")
         if key is None:
-            key = next(iter(self._questions))
-        answer = self._questions.get(key)
+            key = next(iter(questions))
+        answer = questions.get(key)
         if answer is None:
             return False
         if message.fields.get("Code") != "100":
-            self._forget(key)
+            del questions[key]
+            if not questions:
+                self._questions = None
             answer.callback(message)
         return True
 
     def lost(self, reason: Failure | None = None) -> None:
-        """The connection is gone: fail our questions, give up the peer's requests.
+        """The connection is gone: fail our questions, abandon the peer's requests.
 
-        :param reason: why; who asked is told where it was TLS that ended the connection
+        :param reason: why; passed on to our questions where TLS ended the connection
         """
-        requests = [*(self._requests or ()), *(self._unordered or ())]
+        requests = list(self._requests or ())
         questions = list((self._questions or {}).values())
-        self._requests = self._unordered = self._questions = None
+        self._requests = self._questions = None
+        self._bare = 0
         for request in requests:
             request.done = True
             if request.abandoned is not None:
                 request.abandoned()
         for question in questions:
-            if not question.called:  # one who called itself has given up by now
-                told = reason is not None and reason.check(TlsFailed) is not None
-                question.errback(reason if told else Failure(ConnectionLost()))
+            if not question.called:  # the one whose handler brought us here has been answered
+                by_tls = reason is not None and reason.check(TlsFailed) is not None
+                question.errback(reason if by_tls else Failure(ConnectionLost()))

@@ -109,8 +109,13 @@ class ConnectionHub:
     def end(self) -> None:
         """The turn ends: send what was collected, one write for each peer."""
         self._turns -= 1
-        if not self._turns:
-            self._flush()
+        if self._turns:
+            return
+        while self._written:
+            connections = self._written
+            self._written = {}
+            for connection in connections:
+                connection.flush()
 
     def stop(self) -> None:
         """Close every connection that has not logged in, and leave no timer behind."""
@@ -135,15 +140,10 @@ class ConnectionHub:
             )
 
     def _flush_later(self) -> None:
+        """Flush what was written outside of any turn."""
         self._scheduled = False
-        self._flush()
-
-    def _flush(self) -> None:
-        while self._written:
-            connections = self._written
-            self._written = {}
-            for connection in connections:
-                connection.flush()
+        self.begin()
+        self.end()
 
 
 def _cut_off(clock: IReactorTime, seconds: float) -> DeadlineQueue[HubMember]:
