@@ -129,7 +129,7 @@ class Invocation:
                 arguments.identifier,
                 password=password,
                 allow_clear_text=arguments.allow_clear_text,
-                told=events,
+                events=events,
                 trace=self.trace(),
             )
         except (ConnectError, DNSLookupError) as error:

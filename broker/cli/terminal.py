@@ -56,7 +56,7 @@ class _Announcer(NullEvents):
         """The program that listens at the registered address may take any call."""
         return True
 
-    def announced(self, line: MediatorClient, call: PendingCall) -> None:
+    def call_announced(self, client: MediatorClient, call: PendingCall) -> None:
         """Fig. 5e, without its secrets."""
         print(f"A call from {printable(call.caller)} is announced", flush=True)
 

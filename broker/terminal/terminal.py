@@ -173,25 +173,25 @@ class Terminal(Service):
         :return: fires with that protocol; fails with a ``Refused``, ``CallFailed``, or
             ``ConnectionLost`` where the connection to the mediator goes; cancel to give up
         """
-        return self._place(callee, lambda line: self._call(line, callee, factory))
+        return self._place(callee, lambda client: self._call(client, callee, factory))
 
     async def _call(
-        self, line: MediatorClient, callee: str, factory: IProtocolFactory
+        self, client: MediatorClient, callee: str, factory: IProtocolFactory
     ) -> IProtocol:
         return await place_call(
             self._reactor,
-            line,
+            client,
             callee,
             factory,
             calls=self.calls,
             exchange=self._hub,
             seen=self.settings.address is None,
-            waiting=await self._waiting(line),
+            waiting=await self._waiting(client),
         )
 
-    async def _waiting(self, line: MediatorClient) -> Waiting | FailedCandidate | None:
+    async def _waiting(self, client: MediatorClient) -> Waiting | FailedCandidate | None:
         """Where a callee can come to us, if no router is in its way, or the router opens a port."""
-        if self._registration.port is None or line.share_port() is None:
+        if self._registration.port is None or client.share_port() is None:
             return None
         settings = self.settings
         address, opener = None, settings.opener
@@ -199,9 +199,9 @@ class Terminal(Service):
             address = (settings.address, settings.port or port_number(self._registration.port))
             opener = None
         elif settings.port is not None and opener is None:
-            address = (line.local_host, settings.port)
+            address = (client.local_host, settings.port)
         return await self._connect_back.open(
-            line, port=self._registration.port, address=address, opener=opener
+            client, port=self._registration.port, address=address, opener=opener
         )
 
     def call_back(
@@ -229,8 +229,8 @@ class Terminal(Service):
         """
         return self._place(
             callee,
-            lambda line: self._connect_back.call(
-                line,
+            lambda client: self._connect_back.call(
+                client,
                 callee,
                 factory,
                 password=password,
@@ -258,11 +258,13 @@ class Terminal(Service):
 
     def edit(self, edits: Sequence[str]) -> Deferred[Message]:
         """Edit the terminal's permits: ``['Add Ic,Ie', 'Delete If']``."""
-        return self._registration.connected().addCallback(lambda line: line.register(edits=edits))
+        return self._registration.connected().addCallback(
+            lambda client: client.register(edits=edits)
+        )
 
     def accepted(self) -> Deferred[list[str]]:
         """The terminal's permits, as the mediator has them."""
-        return self._registration.connected().addCallback(lambda line: line.accepted())
+        return self._registration.connected().addCallback(lambda client: client.accepted())
 
     async def _one_by_one(
         self,
@@ -276,7 +278,7 @@ class Terminal(Service):
         finally:
             self._turns.end(callee)
 
-    # Told by the mediator.
+    # From the mediator.
 
     def acceptable(self) -> bool:
         """The status (fig. 18)."""
@@ -284,8 +286,8 @@ class Terminal(Service):
         able = self.settings.handler is not None and bool(self.running)
         return able and self._has_room() and self._load.acceptable()
 
-    async def lists(self) -> ConsentLists:
-        """Whom it accepts now; nobody, where that can't be had (I3)."""
+    async def consent_lists(self) -> ConsentLists:
+        """The callers that it accepts and refuses now; none accepted, where that fails (I3)."""
         self._registration.note_activity()
         if self.settings.consent is None:
             return NONE_ACCEPTED
@@ -293,32 +295,33 @@ class Terminal(Service):
             accepted, rejected = await self.settings.consent.lists()
             lists = ConsentLists([*map(entry, accepted)], [*map(entry, rejected)])
             return check_lists(lists)
-        except CancelledError:  # nobody waits any more
+        except CancelledError:  # the mediator has stopped waiting
             raise
         except Exception:
             self.log.failure(READ_NO_LISTS, identifier=printable(self.identifier))
             return NONE_ACCEPTED
 
-    def announced(self, line: MediatorClient, call: PendingCall) -> None:
-        """Fig. 5e."""
+    def call_announced(self, client: MediatorClient, call: PendingCall) -> None:
+        """Expect the caller (fig. 5e), and connect to it where it has asked for that."""
         self._registration.note_activity()
         if self.running:
             self._dial_back.expect(call)
-            if self.settings.address is None:  # else a caller we dial would see where we really are
-                self._dial_back.meet(line, call)
+            # With a configured address, a caller we dial would see where we really are.
+            if self.settings.address is None:
+                self._dial_back.meet(client, call)
 
-    async def comes(self, line: MediatorClient, wanted: ConnectBackRequest) -> bool:
-        """Whether it comes to a caller that shows its call password (D7)."""
+    async def admits_dial_back(self, client: MediatorClient, request: ConnectBackRequest) -> bool:
+        """Whether it connects to a caller that shows its call password (D7)."""
         self._registration.note_activity()
-        return await self._dial_back.comes(line, wanted)
+        return await self._dial_back.comes(client, request)
 
-    def come(self, wanted: ConnectBackRequest) -> None:
-        """It has said that it does."""
+    def dial_back(self, request: ConnectBackRequest) -> None:
+        """Connect to a caller, as it has said that it does."""
         self._registration.note_activity()
-        self._dial_back.come(wanted)
+        self._dial_back.come(request)
 
-    def terminated(self, session: str, how: str | None = None) -> None:
-        """A session is void, or must end."""
+    def session_terminated(self, session: str, how: str | None = None) -> None:
+        """End what belongs to a session: it is void."""
         self._pending.discard(session)
         self._dial_back.terminated(session)
         self.calls.terminate(session)
@@ -329,7 +332,7 @@ class Terminal(Service):
         self._registration.superseded()
         self.log.warn(SUPERSEDED, identifier=printable(self.identifier))
 
-    def line_lost(self, line: MediatorClient, reason: Failure) -> None:
+    def mediator_lost(self, client: MediatorClient, reason: Failure) -> None:
         """No withdrawal could reach us now: calls that have not begun are void (I2)."""
         self._pending.clear()
         self._dial_back.stop()

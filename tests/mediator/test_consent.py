@@ -15,6 +15,7 @@ from broker.messages.errors import CalleeNotFound, ServiceUnavailable
 from broker.tables.groups import GroupChange
 from broker.tables.permits import ASK, PermitChange
 from broker.tables.rate_limits import CONSENT_PROMPTS, WINDOW
+from broker.terminal.registration.client import NOT_FOR_TERMINALS
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import (
     ACCEPTED,
@@ -298,7 +299,7 @@ REFUSALS: Final[dict[str, Callable[[Scene], None]]] = {
     "no list": answers("NOTIFY\nReject:Create Ix\n\n"),
     "nothing at all": answers("NOTIFY\n\n"),
     "another answer": answers(CAN),
-    "no such question": answers("NOTIFY\nBad Message.\nCause:a terminal takes no such\n\n"),
+    "no such question": answers(f"NOTIFY\nBad Message.\nCause:{NOT_FOR_TERMINALS}\n\n"),
     "both": answers("NOTIFY\nSTATUS Acceptable.\nAccept:Create Ia\n\n"),
     "an edit": answers("NOTIFY\nAccept:Add Ia\n\n"),
     "a limit": answers("NOTIFY\nAccept:Create Ia;uses=1\n\n"),

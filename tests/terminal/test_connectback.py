@@ -799,8 +799,8 @@ class ComingTests:
         world = World()
         ib, _ = a_callee(world)
         wanted = ConnectBackRequest(an_expected_call(), HOST, WAITS)
-        ib.come(wanted)
-        ib.terminated(SESSION)
+        ib.dial_back(wanted)
+        ib.session_terminated(SESSION)
         (dial,) = [one for one in world.clock.dials if one.port == WAITS]
         assert dial.over
         assert len(ib._pending) == 0
@@ -809,7 +809,7 @@ class ComingTests:
         """A dial that is under way is given up."""
         world = World()
         ib, _ = a_callee(world)
-        ib.come(ConnectBackRequest(an_expected_call(), HOST, WAITS))
+        ib.dial_back(ConnectBackRequest(an_expected_call(), HOST, WAITS))
         stopped = Outcome(ib.stopService())
         world.run()
         assert stopped.done
@@ -826,9 +826,9 @@ class Goes(Notes):
         super().__init__()
         self.asked_of = comes
 
-    async def comes(self, line: MediatorClient, wanted: ConnectBackRequest) -> bool:
+    async def admits_dial_back(self, client: MediatorClient, request: ConnectBackRequest) -> bool:
         """What the test says."""
-        self.told.append(("comes", wanted.call.caller, wanted.call.password, wanted.host))
+        self.told.append(("comes", request.call.caller, request.call.password, request.host))
         return await self.asked_of()
 
 

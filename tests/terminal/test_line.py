@@ -25,7 +25,13 @@ from broker.messages.message import Message
 from broker.tables.consent_lists import ConsentLists
 from broker.tables.disclosures import Disclosure, format_line, format_time
 from broker.tables.sessions import UNSPENT_SECONDS
-from broker.terminal.registration.client import ANSWER_TIMEOUT, MediatorClient, NullEvents, dial
+from broker.terminal.registration.client import (
+    ANSWER_TIMEOUT,
+    NOT_FOR_TERMINALS,
+    MediatorClient,
+    NullEvents,
+    dial,
+)
 from broker.terminal.registration.notices import ConnectBackRequest, PendingCall
 from tests.support.clock import advance, result_of
 from tests.support.reactor import FakeReactor
@@ -54,32 +60,32 @@ class Listener:
     def __init__(self) -> None:
         self.free = True
         self.told: list[tuple[Any, ...]] = []
-        self.asked: Callable[[], Awaitable[ConsentLists]] = NullEvents().lists
+        self.asked: Callable[[], Awaitable[ConsentLists]] = NullEvents().consent_lists
 
     def acceptable(self) -> bool:
         """Whether it is free."""
         self.told.append(("status",))
         return self.free
 
-    async def lists(self) -> ConsentLists:
+    async def consent_lists(self) -> ConsentLists:
         """What the test says."""
         self.told.append(("lists",))
         return await self.asked()
 
-    def announced(self, line: MediatorClient, call: PendingCall) -> None:
+    def call_announced(self, client: MediatorClient, call: PendingCall) -> None:
         """Note it."""
         self.told.append(("announced", call))
 
-    async def comes(self, line: MediatorClient, wanted: ConnectBackRequest) -> bool:
+    async def admits_dial_back(self, client: MediatorClient, request: ConnectBackRequest) -> bool:
         """It does not."""
-        self.told.append(("comes", wanted))
+        self.told.append(("comes", request))
         return False
 
-    def come(self, wanted: ConnectBackRequest) -> None:
+    def dial_back(self, request: ConnectBackRequest) -> None:
         """Note it."""
-        self.told.append(("come", wanted))
+        self.told.append(("come", request))
 
-    def terminated(self, session: str, how: str | None = None) -> None:
+    def session_terminated(self, session: str, how: str | None = None) -> None:
         """Note it."""
         self.told.append(("terminated", session) if how is None else ("terminated", session, how))
 
@@ -87,9 +93,9 @@ class Listener:
         """Note it."""
         self.told.append(("superseded",))
 
-    def line_lost(self, line: MediatorClient, reason: Failure) -> None:
+    def mediator_lost(self, client: MediatorClient, reason: Failure) -> None:
         """Note it."""
-        self.told.append(("lost", line))
+        self.told.append(("lost", client))
 
 
 class Wire:
@@ -106,7 +112,7 @@ class Wire:
             reactor,
             TCP4ClientEndpoint(reactor, "127.0.0.1", 1201),
             identifier,
-            told=self.listener,
+            events=self.listener,
         )
         self.mediator: Client = self.clock.dials[0].accept(local_host="192.0.2.99")
         self.line: MediatorClient = result_of(dialled)
@@ -154,7 +160,7 @@ class AskedTests:
         """Another request is answered as bad, and changes nothing."""
         wire = Wire()
         wire.mediator.type(f"{verb}\n\n")
-        assert wire.mediator.text() == "NOTIFY\nBad Message.\nCause:a terminal takes no such\n\n"
+        assert wire.mediator.text() == f"NOTIFY\nBad Message.\nCause:{NOT_FOR_TERMINALS}\n\n"
         assert wire.listener.told == []
 
     def test_malformed(self) -> None:

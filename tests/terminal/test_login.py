@@ -394,7 +394,7 @@ class ClearTextTests:
             script = Script(host=ELSEWHERE)
         assert script.line.received() == []
         (told,) = [line for line in lines if "could not log in" in line]
-        assert "would leave this machine in clear text" in told
+        assert "would be sent to another machine in clear text" in told
         script.come_back()
         assert script.line.received() == []
 

@@ -263,13 +263,13 @@ class NotDialledTests:
         home = Home(simultaneous)
         old = replace(_call("S1", CALLER), back=(PUBLIC, WAITS), seen=MEETING)
         if asked:
-            home.ib.come(ConnectBackRequest(old, PUBLIC, WAITS))
+            home.ib.dial_back(ConnectBackRequest(old, PUBLIC, WAITS))
         else:
-            home.ib.announced(home.line, old)
+            home.ib.call_announced(home.line, old)
             advance(home.world.clock, 0.5)
         dial = home.world.clock.dials[-1]
         assert (dial.host, dial.over) == (PUBLIC, False)
-        home.ib.announced(home.line, _call("S2", CALLER))
+        home.ib.call_announced(home.line, _call("S2", CALLER))
         assert dial.over
         assert simultaneous.given_up == (not asked)
         assert home.at_rest
@@ -291,7 +291,7 @@ class NotDialledTests:
         call = PendingCall(
             SESSION, CALLER, PASSWORD, REPLY_PASSWORD, KEY, now + 0.25, (HOST, WAITS), MEETING
         )
-        home.ib.announced(home.line, call)
+        home.ib.call_announced(home.line, call)
         self.nobody(home, simultaneous)
 
     def test_line_lost(self, simultaneous: Simultaneous) -> None:
@@ -326,7 +326,7 @@ class NotDialledTests:
             if how == "stopService":
                 home.ib.stopService()
             elif how == "terminate":
-                home.ib.terminated(SESSION)
+                home.ib.session_terminated(SESSION)
             elif how == "begun":
                 home.knock().prove()
             else:
@@ -425,14 +425,14 @@ class CapsTests:
         home = Home(simultaneous)
         for n in range(DIALS_MOST):
             call = replace(_call(f"S{n}", CALLER), back=(PUBLIC, WAITS), seen=MEETING)
-            home.ib.announced(home.line, call)
+            home.ib.call_announced(home.line, call)
             assert list(home.ib._dial_back._timers) == [f"S{n}"]
             advance(home.world.clock, 0.5)  # and nobody answers
         dials = [dial for dial in home.world.clock.dials if dial.host == PUBLIC]
         assert [dial.over for dial in dials] == [True] * (DIALS_MOST - 1) + [False]
         assert list(home.ib._dial_back._dialling) == [f"S{DIALS_MOST - 1}"]
         assert (len(simultaneous.begun), len(simultaneous.waiting)) == (DIALS_MOST, 1)
-        home.ib.announced(home.line, replace(_call("S9", "Ic"), back=("198.50.100.9", WAITS)))
+        home.ib.call_announced(home.line, replace(_call("S9", "Ic"), back=("198.50.100.9", WAITS)))
         advance(home.world.clock, 0.5)
         last = home.world.clock.dials[-1]
         assert (last.host, last.over) == ("198.50.100.9", False)

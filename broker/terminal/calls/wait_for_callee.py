@@ -379,7 +379,7 @@ def _alone(
         trace=trace,
     )
     call_backs = ConnectBackWaiter(reactor, doors, calls)
-    line.told = _OneCall(call_backs, calls)  # for as long as the call may last
+    line.events = _OneCall(call_backs, calls)  # for as long as the call may last
     try:
         yield call_backs, calls
     finally:
@@ -393,7 +393,7 @@ class _OneCall(NullEvents):
         self._call_backs = call_backs
         self._calls = calls
 
-    def terminated(self, session: str, how: str | None = None) -> None:
+    def session_terminated(self, session: str, how: str | None = None) -> None:
         """It is not called any more, and does not come."""
         self._calls.terminate(session)
         self._call_backs.terminated(session, how)

@@ -1,12 +1,12 @@
-"""A terminal's connection to its mediator: what it asks there, and what it is told.
+"""A terminal's connection to its mediator: what it asks there, and what the mediator says.
 
-What changes a terminal comes in here and nowhere else (I26): the terminal itself has opened this
-connection to the mediator that it is configured with.
+Whatever changes a terminal comes in here and nowhere else (I26): the terminal itself has opened
+this connection, to the mediator that it is configured with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from socket import SO_REUSEADDR, SOL_SOCKET, socket
 from typing import Final, Protocol
@@ -56,13 +56,13 @@ from broker.terminal.registration.notices import (
     parse_connect_back_request,
 )
 
-#: Seconds for which the mediator may take to answer.
+#: Seconds that the mediator may take to answer.
 ANSWER_TIMEOUT: Final = 15.0
-#: Seconds for which whoever says whom the terminal accepts may take: the mediator waits no longer.
+#: Seconds that an application may take to give its lists: no mediator waits longer.
 CONSENT_TIMEOUT: Final = 30.0
-#: Where a question for disclosures ends, with the page that comes to so many.
+#: A list of disclosures ends with the page that makes it this long.
 DISCLOSURES_MOST: Final = 10_000
-#: What a call can't be made without.
+#: Fields without which a call cannot be made.
 _CREDENTIALS: Final = (
     "Callee Address",
     "Callee Port",
@@ -71,100 +71,102 @@ _CREDENTIALS: Final = (
     "Session",
     "Reply Password",
 )
+#: Fields without which a callee that connects to us cannot be recognized.
+_CONNECT_BACK: Final = ("Session", "Encrypt Key", "Reply Password")
 
-
-#: What a callee that comes can't be known by without.
-_COMING: Final = ("Session", "Encrypt Key", "Reply Password")
+NOT_VALID: Final = "the mediator's answer is not valid"
+NOT_FOR_TERMINALS: Final = "a terminal does not take such a request"
+SECRET_IN_CLEAR: Final = "a secret would be sent to another machine in clear text"
 
 
 class MediatorEvents(Protocol):
-    """Who acts on what the mediator says."""
+    """What the mediator asks of a terminal, and tells it."""
 
     def acceptable(self) -> bool:
         """Whether a call can be taken now (fig. 17)."""
 
-    async def lists(self) -> ConsentLists:
-        """Whom the terminal accepts, and whom it refuses (C3)."""
+    async def consent_lists(self) -> ConsentLists:
+        """The callers that the terminal accepts, and those that it refuses (C3)."""
         ...
 
-    def announced(self, line: MediatorClient, call: PendingCall) -> None:
+    def call_announced(self, client: MediatorClient, call: PendingCall) -> None:
         """A call will come (fig. 5e)."""
 
-    async def comes(self, line: MediatorClient, wanted: ConnectBackRequest) -> bool:
-        """Whether the terminal comes to a caller that shows a call password (D7)."""
+    async def admits_dial_back(self, client: MediatorClient, request: ConnectBackRequest) -> bool:
+        """Whether the terminal connects to a caller that shows a call password (D7)."""
         ...
 
-    def come(self, wanted: ConnectBackRequest) -> None:
-        """It has said that it does."""
+    def dial_back(self, request: ConnectBackRequest) -> None:
+        """The mediator has been told that the terminal connects: it must do so now."""
 
-    def terminated(self, session: str, how: str | None = None) -> None:
+    def session_terminated(self, session: str, how: str | None = None) -> None:
         """A session is void, or must end.
 
-        :param how: how it has ended, where that is its callee's word
+        :param how: how it has ended, where the callee has reported that
         """
 
     def superseded(self) -> None:
-        """The terminal is reached elsewhere from now on."""
+        """Another connection has registered as this terminal, and is the active one now."""
 
-    def line_lost(self, line: MediatorClient, reason: Failure) -> None:
-        """The connection is gone."""
+    def mediator_lost(self, client: MediatorClient, reason: Failure) -> None:
+        """The connection is closed."""
 
 
 class NullEvents:
-    """For a connection that only asks: takes no call."""
+    """For a connection that only asks: it takes no call, and ignores what it hears."""
 
     def acceptable(self) -> bool:
-        """Nothing is listening here."""
+        """It takes no call."""
         return False
 
-    async def lists(self) -> ConsentLists:
-        """Nobody is accepted here."""
+    async def consent_lists(self) -> ConsentLists:
+        """It accepts no caller."""
         return NONE_ACCEPTED
 
-    def announced(self, line: MediatorClient, call: PendingCall) -> None:
-        """Nobody waits for it."""
+    def call_announced(self, client: MediatorClient, call: PendingCall) -> None:
+        """It takes no call."""
 
-    async def comes(self, line: MediatorClient, wanted: ConnectBackRequest) -> bool:
-        """There is nobody who could."""
+    async def admits_dial_back(self, client: MediatorClient, request: ConnectBackRequest) -> bool:
+        """It connects to no caller."""
         return False
 
-    def come(self, wanted: ConnectBackRequest) -> None:
-        """It has not said so."""
+    def dial_back(self, request: ConnectBackRequest) -> None:
+        """Never happens: it has not said that it would."""
 
-    def terminated(self, session: str, how: str | None = None) -> None:
-        """Nothing goes on here."""
+    def session_terminated(self, session: str, how: str | None = None) -> None:
+        """It has no session."""
 
     def superseded(self) -> None:
-        """Nothing was reached here."""
+        """It has registered nothing."""
 
-    def line_lost(self, line: MediatorClient, reason: Failure) -> None:
-        """Whoever asked has been told by the failure of the answer."""
+    def mediator_lost(self, client: MediatorClient, reason: Failure) -> None:
+        """Open requests fail by themselves."""
 
 
 @implementer(IOutsideView)
 class MediatorClient(Dialogue):
     """One connection to the mediator, as one identifier.
 
-    :ivar identifier: whom the terminal acts as; where it has called itself by another name, what
-        the mediator has told it instead
-    :ivar gone: fires with ``None`` when the connection is gone
-    :ivar heard: when the last message came, in seconds of the clock
-    :ivar told: who acts on what the mediator says
+    :ivar identifier: what the terminal acts as; after a login by a name, the identifier that the
+        mediator has given instead
+    :ivar events: acts on what the mediator says
+    :ivar gone: fires with ``None`` when the connection is closed
+    :ivar heard: when the last message arrived, in seconds of the clock
     """
 
-    __slots__ = ("_allow_clear_text", "_clock", "gone", "heard", "identifier", "told")
+    __slots__ = ("_allow_clear_text", "_clock", "events", "gone", "heard", "identifier")
 
     def __init__(
         self,
         stream: PeerConnection,
         clock: IReactorTime,
         identifier: str,
-        told: MediatorEvents,
+        events: MediatorEvents,
         *,
         allow_clear_text: bool = False,
     ) -> None:
         """
-        :param allow_clear_text: whether a password or a token may go to another machine in clear
+        :param allow_clear_text: whether secrets may be sent to another machine in clear text
         """
         super().__init__(stream, transactions=True)
         self._allow_clear_text = allow_clear_text
@@ -172,7 +174,7 @@ class MediatorClient(Dialogue):
         self.gone: Deferred[None] = Deferred()
         self.heard = clock.seconds()
         self._clock = clock
-        self.told = told
+        self.events = events
 
     # What a terminal asks.
 
@@ -194,33 +196,29 @@ class MediatorClient(Dialogue):
     ) -> Deferred[Message]:
         """Register permits, or where the terminal is, or both; or only who it is.
 
-        With a password, or with the token of an earlier login, it logs in besides: the first
-        message of a connection does, where the mediator asks for it. The answer then brings a
-        ``Token`` for the next time.
+        With a password, or with the token of an earlier login, it also logs in: the first message
+        of a connection does, where the mediator requires it. The answer then brings a ``Token``
+        for the next time.
 
-        :param edits: ``'Create Ib,If'``, ``'Add Ic'``, ``'Delete If'``, in order
-        :param reject: the same, of the list of those who are refused
-        :param policy: how consent is had: ``'List'``, ``'Ask'`` or ``'Password'``
-        :param name: a further name, as which it may be called
+        :param edits: of the list of permits: ``'Create Ib,If'``, ``'Add Ic'``, ``'Delete If'``,
+            in order
+        :param reject: edits of the list of refused callers
+        :param policy: the call policy: ``'List'``, ``'Ask'`` or ``'Password'``
+        :param name: a second name, by which it may be called
+        :param expires: seconds for which the address is valid
         :param udp: ask for a key to register by UDP with, which the answer then brings (D1)
-        :param local: where the terminal listens in its own network, for callers who are in it too
-        :param seen: callers may be told where this connection is seen to come from
+        :param local: where the terminal listens in its own network, for callers in that network
+        :param seen: callers may learn the address that this connection comes from
         :return: fires with the answer; fails with a ``Refused``, or with the connection;
-            ``CannotLogIn`` where others could read the password or the token, of which nothing
-            has left then (I25)
-        :raises ValueError: one of these can't be said
+            ``CannotLogIn`` where others could read the password, token or key: then nothing was
+            sent (I25)
+        :raises ValueError: one of these cannot be written in a message
         """
         message = Message(REGISTER, Identifier=self.identifier)
-        if password is not None:
-            message.fields["Password"] = _said("Password", password)
-        if token is not None:
-            message.fields["Token"] = _said("Token", token)
-        secret = password is not None or token is not None or udp
-        if secret and not self.is_private:
-            return fail(CannotLogIn("what proves who it is would leave this machine in clear text"))
-        if udp:
-            message.fields["UDP"] = "Yes"
-        said = {
+        secrets = {"Password": password, "Token": token, "UDP": "Yes" if udp else None}
+        if _set_fields(message, secrets) and not self.is_private:
+            return fail(CannotLogIn(SECRET_IN_CLEAR))
+        contact = {
             "Address": address,
             "Port": port,
             "Expires": expires,
@@ -229,23 +227,20 @@ class MediatorClient(Dialogue):
             "Local": None if local is None else f"{local[0]} {local[1]}",
             "Seen": "Yes" if seen else None,
         }
-        for field, value in said.items():
-            if value is not None:
-                message.fields[field] = _said(field, str(value))
+        _set_fields(message, contact)
         for field, changes in (("Accept", edits), ("Reject", reject)):
             if changes:
-                message.fields[field] = "\n".join(_said(field, edit) for edit in changes)
+                message.fields[field] = "\n".join(_field(field, edit) for edit in changes)
+        return self._ask(message).addCallback(self._registered)
 
-        def check(answer: Message) -> Message:
-            if answer.statement != REGISTRATION_COMPLETED:
-                raise BadRequest("the mediator's answer makes no sense")
-            self._called(answer)
-            return answer
-
-        return self._asked(message).addCallback(check)
+    def _registered(self, answer: Message) -> Message:
+        if answer.statement != REGISTRATION_COMPLETED:
+            raise BadRequest(NOT_VALID)
+        self._adopt_identifier(answer)
+        return answer
 
     def accepted(self) -> Deferred[list[str]]:
-        """The terminal's own permits, as the mediator has them; fails as ``register`` does."""
+        """The terminal's own permits, as the mediator has them; fails like ``register``."""
 
         def read(answer: Message) -> list[str]:
             names: list[str] = []
@@ -254,34 +249,35 @@ class MediatorClient(Dialogue):
                 names.extend(rest.split(",") if rest else ())
             return names
 
-        return self._asked(Message(QUERY, PERMITS, Identifier=self.identifier)).addCallback(read)
+        return self._ask(Message(QUERY, PERMITS, Identifier=self.identifier)).addCallback(read)
 
     def disclosures(self, before: int | None = None) -> Deferred[list[Disclosure]]:
-        """Who was told where this terminal is, the newest first; ``DISCLOSURES_MOST`` or so.
+        """Who has received this terminal's address, the newest first.
 
-        What is older still is asked for with the time of the last one as ``before``.
+        About ``DISCLOSURES_MOST``; for older ones, ask again with the time of the last one as
+        ``before``.
 
-        :param before: only what was told earlier than this, in microseconds since 1970
-        :return: fails as ``register`` does
-        :raises OverflowError: ``before`` can't be told
+        :param before: only disclosures earlier than this, in microseconds since 1970
+        :return: fails like ``register``
+        :raises OverflowError: ``before`` cannot be written as a time
         """
         earlier = None if before is None else format_time(before)
 
         async def walk(earlier: str | None) -> list[Disclosure]:
-            told: list[Disclosure] = []
-            while len(told) < DISCLOSURES_MOST:
+            found: list[Disclosure] = []
+            while len(found) < DISCLOSURES_MOST:
                 question = Message(QUERY, DISCLOSURES, Identifier=self.identifier)
                 if earlier is not None:
                     question.fields["Before"] = earlier
-                page = self._read_page(await self._asked(question))
+                page = self._read_page(await self._ask(question))
                 if not page:
                     break
                 last = format_time(page[-1].at)
-                if earlier is not None and last >= earlier:  # else it would go on for ever
-                    raise BadRequest("the mediator's answer makes no sense")
-                told += page
+                if earlier is not None and last >= earlier:  # else this would never end
+                    raise BadRequest(NOT_VALID)
+                found += page
                 earlier = last
-            return told
+            return found
 
         return Deferred.fromCoroutine(walk(earlier))
 
@@ -290,89 +286,76 @@ class MediatorClient(Dialogue):
             return []
         lines = answer.get("Disclosed")
         if lines is None:
-            raise BadRequest("the mediator's answer makes no sense")
+            raise BadRequest(NOT_VALID)
         try:
             return [parse_line(self.identifier, line) for line in lines.split("\n")]
         except ValueError as error:
-            raise BadRequest(f"the mediator told of no disclosure: {error}") from None
+            raise BadRequest(f"{NOT_VALID}: {error}") from None
 
     def query(
         self, callee: str, *, seen: bool = False, back: int | None = None
     ) -> Deferred[Message]:
         """Ask for a callee (S1101).
 
-        :param seen: it may be told where this connection is seen to come from, if it says the same
-        :param back: the port at which it can come to us, at the address we are seen at
-        :return: fires with the caller's credentials (fig. 5d); fails as ``register`` does
-        :raises ValueError: nobody can be called that
+        :param seen: the callee may learn the address that this connection comes from, if it allows
+            the same
+        :param back: the port at which the callee can connect to us, at the address we are seen at
+        :return: fires with the caller's credentials (fig. 5d); fails like ``register``
+        :raises ValueError: that is no identifier
         """
-
-        def check(answer: Message) -> Message:
-            for name in _CREDENTIALS:
-                if name not in answer.fields:
-                    raise BadRequest(f"the mediator's answer has no {name}")
-            self._called(answer)
-            return answer
-
-        message = Message(QUERY, Identifier=self.identifier, Callee=_said("Callee", callee))
-        if seen:
-            message.fields["Seen"] = "Yes"
-        if back is not None:
-            message.fields["Back"] = _said("Back", str(back))
-        return self._asked(message).addCallback(check)
+        message = Message(QUERY, Identifier=self.identifier, Callee=_field("Callee", callee))
+        _set_fields(message, {"Seen": "Yes" if seen else None, "Back": back})
+        return self._ask(message).addCallback(self._granted, _CREDENTIALS)
 
     def connect_back(self, callee: str, password: str, host: str, port: int) -> Deferred[Message]:
         """Ask a callee to connect to us (D3).
 
         :param password: the callee's call password
         :param host: the IP address at which we wait, as it is seen from outside
-        :return: fires, once the callee has said that it comes, with what it is known by; fails as
-            ``register`` does
-        :raises ValueError: nobody can be called that, or that can be no password or no address
+        :return: fires, once the callee has agreed, with what it is recognized by; fails like
+            ``register``
+        :raises ValueError: that is no identifier, no password or no address
         """
         message = Message(REQUEST, Identifier=self.identifier)
-        said = {"Callee": callee, "Password": password, "Address": host, "Port": str(port)}
-        for field, value in said.items():
-            message.fields[field] = _said(field, value)
+        request = {"Callee": callee, "Password": password, "Address": host, "Port": str(port)}
+        _set_fields(message, request)
         if not self.is_private:
-            return fail(CannotLogIn("the call password would leave this machine in clear text"))
+            return fail(CannotLogIn(SECRET_IN_CLEAR))
+        return self._ask(message).addCallback(self._granted, _CONNECT_BACK)
 
-        def check(answer: Message) -> Message:
-            for name in _COMING:
-                if name not in answer.fields:
-                    raise BadRequest(f"the mediator's answer has no {name}")
-            self._called(answer)
-            return answer
-
-        return self._asked(message).addCallback(check)
+    def _granted(self, answer: Message, required: Sequence[str]) -> Message:
+        for name in required:
+            if name not in answer.fields:
+                raise BadRequest(f"the mediator's answer has no {name}")
+        self._adopt_identifier(answer)
+        return answer
 
     def outside(self, port: int | None = None) -> Deferred[tuple[str, int]]:
-        """Where we are seen to come from, and whether a port of ours can be reached there (D10).
+        """The address we are seen at, and whether a port of ours can be reached there (D10).
 
-        :param port: the mediator tries it, at the address that it sees
-        :return: that address, and the port; fails with ``NotReached`` where nobody came to it, else
-            as ``register`` does
+        :param port: the mediator connects to it, at the address that it sees
+        :return: that address, and the port; fails with ``NotReached`` where no connection arrived,
+            else like ``register``
         :raises ValueError: there is no such port
         """
         message = Message(QUERY, ADDRESS, Identifier=self.identifier)
-        if port is not None:
-            message.fields["Port"] = _said("Port", str(port))
+        _set_fields(message, {"Port": port})
 
         def read(answer: Message) -> tuple[str, int]:
             try:
                 host = str(parse_ip(answer.fields["Address"]))
                 return host, int(answer.fields["Port"])
             except (KeyError, AddressRefused):
-                raise BadRequest("the mediator's answer makes no sense") from None
+                raise BadRequest(NOT_VALID) from None
 
-        return self._asked(message).addCallback(read)
+        return self._ask(message).addCallback(read)
 
     def began(self, session: str) -> None:
         """Report that a call has begun."""
         self.stream.send(Message.of(NOTIFY, {"Session": session, "": BEGIN}))
 
     def ended(self, session: str, how: str) -> None:
-        """Report that a call is over (S5007)."""
+        """Report that a call has ended (S5007)."""
         self.stream.send(Message(NOTIFY, Session=session, End=how))
 
     @property
@@ -383,10 +366,10 @@ class MediatorClient(Dialogue):
         return str(host).partition("%")[0] if host else "127.0.0.1"
 
     def share_port(self) -> tuple[str, int] | None:
-        """Let connections be made from the very port of this one, for ``SimultaneousEndpoint``.
+        """Let connections be made from the local port of this one, for hole punching.
 
-        :return: our own address and that port, unless it can't be or is of no use: within this
-            machine
+        :return: our own address and that port; ``None`` where that is impossible, or pointless
+            because the mediator is on this machine
         """
         shared = getattr(self.stream.transport, "socket", None)
         if not isinstance(shared, socket) or ip_address(self.remote_host).is_loopback:
@@ -404,20 +387,21 @@ class MediatorClient(Dialogue):
 
     @property
     def is_private(self) -> bool:
-        """Whether a secret may be sent: over TLS, within this machine, or where that is allowed."""
+        """Whether a secret may be sent: over TLS, on this machine, or where that is allowed."""
         transport = self.stream.transport
         if transport is None or self._allow_clear_text or is_encrypted(transport):
             return True
-        host = getattr(transport.getPeer(), "host", None)  # a socket of the file system has none
+        host = getattr(transport.getPeer(), "host", None)  # a Unix socket has none
         return host is None or ip_address(host).is_loopback
 
     def close(self) -> None:
         """Close the connection."""
         self.stream.close()
 
-    def _asked(self, message: Message) -> Deferred[Message]:
+    def _ask(self, message: Message) -> Deferred[Message]:
+        """Ask, and wait for the answer; a refusal becomes the exception that it means."""
         if not self.stream.connected:
-            return fail(ConnectionLost("the connection to the mediator is gone"))
+            return fail(ConnectionLost("the connection to the mediator is closed"))
 
         def late(failure: Failure) -> Message:
             failure.trap(TimeoutError)
@@ -430,36 +414,36 @@ class MediatorClient(Dialogue):
                 raise refusal
             return answer
 
-        asked = self.ask(message).addTimeout(ANSWER_TIMEOUT, self._clock)
-        return asked.addErrback(late).addCallback(settle)
+        answered = self.ask(message).addTimeout(ANSWER_TIMEOUT, self._clock)
+        return answered.addErrback(late).addCallback(settle)
 
-    def _called(self, answer: Message) -> None:
-        """The mediator may know the terminal, by the name it gave, as another (C1)."""
+    def _adopt_identifier(self, answer: Message) -> None:
+        """The terminal may have used a name: the mediator gives the identifier for it (C1)."""
         self.identifier = answer.get("Identifier") or self.identifier
 
-    # What it is told.
+    # What the mediator says.
 
     def message_received(self, message: Message) -> None:
-        """The mediator asks for the status, answers, or tells something."""
+        """The mediator asks for the status, answers, or notifies."""
         self.heard = self._clock.seconds()
         if message.verb == QUERY and message.statement == STATUS:
-            status = STATUS_ACCEPTABLE if self.told.acceptable() else STATUS_BUSY
+            status = STATUS_ACCEPTABLE if self.events.acceptable() else STATUS_BUSY
             self.asked(message).reply(status, code=200)
         elif message.verb == QUERY and message.statement == ACCEPT:
-            self._tell_lists(self.asked(message))
+            self._send_lists(self.asked(message))
         elif message.verb == REQUEST and "Caller ID" in message.fields:
-            self._tell_whether_it_comes(self.asked(message))
+            self._decide_dial_back(self.asked(message))
         elif message.verb != NOTIFY:
-            self.asked(message).reply(BadRequest.statement, {"Cause": "a terminal takes no such"})
+            self.asked(message).reply(BadRequest.statement, {"Cause": NOT_FOR_TERMINALS})
         elif message.transaction is None:
             self._notified(message)
         else:
             self.answered(message)
 
-    def _tell_lists(self, request: Request) -> None:
-        """Say whom we accept (S4003), whole: it is the mediator that compares."""
+    def _send_lists(self, request: Request) -> None:
+        """Send the whole lists (S4003): the mediator compares, and does not say who calls."""
 
-        def tell(lists: ConsentLists) -> None:
+        def reply(lists: ConsentLists) -> None:
             fields = {"Accept": "\n".join(as_edits(lists.accepted))}
             if lists.rejected:
                 fields["Reject"] = "\n".join(as_edits(lists.rejected))
@@ -470,24 +454,24 @@ class MediatorClient(Dialogue):
             failure.trap(TimeoutError, CancelledError)
             return NONE_ACCEPTED
 
-        asked = Deferred.fromCoroutine(self.told.lists())
-        request.abandoned = asked.cancel
-        asked.addTimeout(CONSENT_TIMEOUT, self._clock).addErrback(late).addCallback(tell)
+        lists = Deferred.fromCoroutine(self.events.consent_lists())
+        request.abandoned = lists.cancel
+        lists.addTimeout(CONSENT_TIMEOUT, self._clock).addErrback(late).addCallback(reply)
 
-    def _tell_whether_it_comes(self, request: Request) -> None:
-        """Say whether we come to a caller, and only then go (D7)."""
-        wanted = parse_connect_back_request(request.message, self._clock.seconds())
-        if wanted is None:
+    def _decide_dial_back(self, request: Request) -> None:
+        """Say whether we connect to a caller, and only then do so (D7)."""
+        connect_back = parse_connect_back_request(request.message, self._clock.seconds())
+        if connect_back is None:
             request.reply(PERMISSION_DENIED)
             return
 
-        def tell(comes: bool) -> None:
+        def reply(admitted: bool) -> None:
             request.abandoned = None
-            if request.done:  # the line is gone, and nobody would know
+            if request.done:  # the connection is closed: the caller would not expect us
                 return
-            if comes:
+            if admitted:
                 request.reply(REQUEST_ACCEPTED, code=200)
-                self.told.come(wanted)
+                self.events.dial_back(connect_back)
             else:
                 request.reply(PERMISSION_DENIED)
 
@@ -495,42 +479,53 @@ class MediatorClient(Dialogue):
             failure.trap(TimeoutError, CancelledError)
             return False
 
-        asked = Deferred.fromCoroutine(self.told.comes(self, wanted))
-        request.abandoned = asked.cancel
-        asked.addTimeout(CONSENT_TIMEOUT, self._clock).addErrback(late).addCallback(tell)
+        admitted = Deferred.fromCoroutine(self.events.admits_dial_back(self, connect_back))
+        request.abandoned = admitted.cancel
+        admitted.addTimeout(CONSENT_TIMEOUT, self._clock).addErrback(late).addCallback(reply)
 
     def _notified(self, message: Message) -> None:
         session = message.get("Session")
         if "Caller ID" in message.fields:
             call = parse_call_notice(message, self._clock.seconds())
             if call is not None:
-                self.told.announced(self, call)
+                self.events.call_announced(self, call)
         elif message.statement == TERMINATE and session is not None:
-            self.told.terminated(session, message.get("End"))
+            self.events.session_terminated(session, message.get("End"))
         elif message.statement == SUPERSEDED:
-            self.told.superseded()
+            self.events.superseded()
 
     def body_received(self, body: Body) -> None:
-        """Nothing that a mediator says so far has a body."""
+        """No message of a mediator has a body so far."""
 
     def malformed_received(self, malformed: Malformed) -> None:
-        """What came is no message."""
+        """What arrived is not a message."""
         self.malformed(malformed)
 
     def connection_lost(self, reason: Failure) -> None:
-        """The connection is gone."""
+        """The connection is closed."""
         self.lost(reason)
-        self.told.line_lost(self, reason)
+        self.events.mediator_lost(self, reason)
         self.gone.callback(None)
 
 
-def _said(name: str, value: str) -> str:
-    """An application's value as it may stand in a field; what holds a line's end would be more.
+def _set_fields(message: Message, values: Mapping[str, str | int | None]) -> bool:
+    """Add those fields that have a value, in this order.
 
-    :raises ValueError: it can't stand there
+    :return: whether there was any
+    :raises ValueError: a value cannot stand in its field
+    """
+    fields = {name: _field(name, str(value)) for name, value in values.items() if value is not None}
+    message.fields.update(fields)
+    return bool(fields)
+
+
+def _field(name: str, value: str) -> str:
+    """An application's value in the canonical form of a field.
+
+    :raises ValueError: it cannot stand there. A line break in it would begin another field
     """
     if "\n" in value or "\r" in value:
-        raise ValueError(f"{name}: the end of a line")
+        raise ValueError(f"{name}: has a line break")
     try:
         return FIELDS[name](value)
     except ValueError as error:
@@ -544,39 +539,39 @@ def dial(
     *,
     password: str | None = None,
     allow_clear_text: bool = False,
-    told: MediatorEvents | None = None,
+    events: MediatorEvents | None = None,
     trace: Trace | None = None,
 ) -> Deferred[MediatorClient]:
     """Connect to a mediator once, to ask something there.
 
     :param password: what to log in with first
-    :param allow_clear_text: whether it may go to another machine in clear
-    :return: fires with the line, which is logged in where there is a password; fails as the
-        endpoint does, and as ``MediatorClient.register`` does
-    :raises ValueError: nobody can be called that, or that can be no password
+    :param allow_clear_text: whether it may be sent to another machine in clear text
+    :return: fires with the connection, logged in where there is a password; fails like the
+        endpoint, and like ``MediatorClient.register``
+    :raises ValueError: that is no identifier, or no password
     """
-    identifier = _said("Identifier", identifier)
+    identifier = _field("Identifier", identifier)
     if password is not None:
-        password = _said("Password", password)
-    exchange = ConnectionHub.of_client(clock, trace=trace)
+        password = _field("Password", password)
+    hub = ConnectionHub.of_client(clock, trace=trace)
     stream = PeerConnection(
-        exchange,
+        hub,
         lambda stream: MediatorClient(
-            stream, clock, identifier, told or NullEvents(), allow_clear_text=allow_clear_text
+            stream, clock, identifier, events or NullEvents(), allow_clear_text=allow_clear_text
         ),
     )
 
     async def log_in() -> MediatorClient:
         connected = await connectProtocol(endpoint, stream)
-        line = connected.receiver
-        if not isinstance(line, MediatorClient):
-            raise TypeError(line)
+        client = connected.receiver
+        if not isinstance(client, MediatorClient):
+            raise TypeError(client)
         if password is not None:
             try:
-                await line.register(password=password)
+                await client.register(password=password)
             except BaseException:
-                line.close()
+                client.close()
                 raise
-        return line
+        return client
 
     return Deferred.fromCoroutine(log_in())
