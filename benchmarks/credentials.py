@@ -23,8 +23,8 @@ from broker.ca.authority import (
     new_key,
     server_names,
     terminal_names,
-    write_file,
 )
+from broker.files import PRIVATE, write_file
 from broker.mediator.auth.passwords import Passwords
 from broker.store.sqlite import SqliteStore
 from broker.tables.accounts import AccountChange
@@ -53,7 +53,7 @@ class Certificates:
         certificate = self._authority.issue(Request(kind_of(names), names, key.public_key()))
         base = self.folder / name
         write_file(Path(f"{base}.pem"), certificate.public_bytes(Encoding.PEM))
-        write_file(Path(f"{base}.key"), key_pem(key), private=True)
+        write_file(Path(f"{base}.key"), key_pem(key), mode=PRIVATE)
 
     def options(self, *, clients: bool = False) -> list[str]:
         """The options of a mediator that shows the server's.

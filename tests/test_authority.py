@@ -37,10 +37,10 @@ from broker.ca.authority import (
     read_request,
     server_names,
     terminal_names,
-    write_file,
 )
 from broker.cli import ca as ca_cli
 from broker.cli.main import main
+from broker.files import PRIVATE, write_file
 from broker.net.tls.certificates import identifier_of, key_digest, utc_now
 from broker.net.tls.contexts import ClientTls, ServerTls
 from tests.support.certificates import uris
@@ -169,7 +169,7 @@ class MakingTests:
         with pytest.raises(AuthorityError, match="others can read"):
             Authority(authority.folder)
         other = Authority.make(tmp_path / "other", "x")
-        write_file(key, (other.folder / "authority.key").read_bytes(), private=True, replace=True)
+        write_file(key, (other.folder / "authority.key").read_bytes(), mode=PRIVATE, replace=True)
         with pytest.raises(AuthorityError, match="don't belong together"):
             Authority(authority.folder)
 
@@ -467,7 +467,7 @@ class RequestTests:
         certificate = authority.issue(read_request(str(path)))
         files = str(save(certificate, tmp_path / "x.pem")), str(tmp_path / "x.key")
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        write_file(Path(files[1]), pem, private=True)
+        write_file(Path(files[1]), pem, mode=PRIVATE)
         ServerTls(*files)
 
     def test_damaged(self, path: Path) -> None:
@@ -501,47 +501,6 @@ class RequestTests:
         for hosts in ([], ["x.example"] * 101):
             with pytest.raises(AuthorityError, match="1 to 100"):
                 server_names(hosts)
-
-
-class WritingTests:
-    """Files are written whole, or not at all."""
-
-    def test_mode(self, tmp_path: Path) -> None:
-        """A private file is private from its first moment, whatever the umask (I18)."""
-        before = os.umask(0)
-        try:
-            write_file(tmp_path / "key", b"x", private=True)
-            write_file(tmp_path / "public", b"x")
-        finally:
-            os.umask(before)
-        assert is_private(tmp_path / "key")
-        assert stat.S_IMODE((tmp_path / "public").stat().st_mode) == 0o644
-
-    def test_replace(self, tmp_path: Path) -> None:
-        """What is there stays, unless it may be replaced; a replaced key is private at once."""
-        path = tmp_path / "key"
-        path.write_bytes(b"old")
-        with pytest.raises(AuthorityError, match="is there already"):
-            write_file(path, b"new")
-        assert path.read_bytes() == b"old"
-        write_file(path, b"new", private=True, replace=True)
-        assert path.read_bytes() == b"new"
-        assert is_private(path)
-        assert [each.name for each in tmp_path.iterdir()] == ["key"]
-
-    def test_failure(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Where the disk fails the old file is whole and nothing is left over (I9)."""
-        path = tmp_path / "key"
-        path.write_bytes(b"old")
-
-        def fail(descriptor: int) -> None:
-            raise OSError(5, "Input/output error")
-
-        monkeypatch.setattr(os, "fsync", fail)
-        with pytest.raises(OSError, match="Input/output"):
-            write_file(path, b"new", replace=True)
-        assert [each.name for each in tmp_path.iterdir()] == ["key"]
-        assert path.read_bytes() == b"old"
 
 
 @pytest.fixture

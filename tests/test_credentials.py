@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.net.tls.certificates import InvalidFile
+from broker.files import InvalidFile
 from broker.service.settings.credentials import (
     Found,
     Keyring,
@@ -85,7 +85,7 @@ class FileTests:
         with pytest.raises(InvalidFile, match="nowhere: No such file"):
             read_password(str(tmp_path / "nowhere"))
         os.mkfifo(tmp_path / "pipe", 0o600)
-        with pytest.raises(InvalidFile, match="pipe: is no file"):
+        with pytest.raises(InvalidFile, match="pipe: not a regular file"):
             read_password(str(tmp_path / "pipe"))
 
     def test_what_can_be_sent(self) -> None:
@@ -237,11 +237,12 @@ class SourceTests:
 
 
 ASK = """\
-from broker.service.settings.credentials import NoAnswer, Unusable, ask_password
+from broker.files import InvalidFile
+from broker.service.settings.credentials import NoAnswer, ask_password
 try:
     found = ask_password("Ib")
     print("nobody" if found is None else "got %d" % len(found.password))
-except (NoAnswer, Unusable) as error:
+except (NoAnswer, InvalidFile) as error:
     print(type(error).__name__, error)
 """
 
@@ -286,7 +287,7 @@ class PromptTests:
 
     def test_no_password(self) -> None:
         """What can be none is told, without it."""
-        assert "Unusable what was typed can be no password" in self.ask(b"\n")
+        assert "InvalidFile what was typed can be no password" in self.ask(b"\n")
 
     def test_nobody_there(self) -> None:
         """Without a terminal nobody is asked, and nothing is waited for."""

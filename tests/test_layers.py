@@ -13,19 +13,20 @@ ROOT = Path(__file__).resolve().parent.parent
 BELOW: dict[str, frozenset[str]] = {
     "broker": frozenset(),
     "broker.states": frozenset(),
+    "broker.files": frozenset(),
     "broker.messages": frozenset(),
     "broker.tables": frozenset({"broker.states"}),
     "broker.nat": frozenset(),
     "broker.interfaces": frozenset({"broker.messages", "broker.tables"}),
-    "broker.net": frozenset({"broker.messages", "broker.states"}),
-    "broker.store": frozenset({"broker.tables", "broker.interfaces"}),
-    "broker.ca": frozenset({"broker.messages", "broker.net"}),
+    "broker.net": frozenset({"broker.files", "broker.messages", "broker.states"}),
+    "broker.store": frozenset({"broker.files", "broker.tables", "broker.interfaces"}),
+    "broker.ca": frozenset({"broker.files", "broker.messages", "broker.net"}),
 }
 for role in ("broker.mediator", "broker.resolver", "broker.terminal"):
     BELOW[role] = frozenset(
         {"broker.messages", "broker.tables", "broker.net", "broker.interfaces", "broker.states"}
     )
-BELOW["broker.terminal"] |= {"broker.nat"}
+BELOW["broker.terminal"] |= {"broker.files", "broker.nat"}
 BELOW["broker.service"] = frozenset(BELOW) | {"broker.service"}
 BELOW["broker.cli"] = frozenset(BELOW) | {"broker.cli"}
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -31,10 +30,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from broker.files import PRIVATE, InvalidFile, sync_folder_of, write_file
 from broker.messages.message import printable
 from broker.net.tls.certificates import (
     CertificateRefused,
-    InvalidFile,
     Key,
     PublicKey,
     identifier_in,
@@ -64,9 +63,6 @@ CERTIFICATE: Final = "authority.pem"
 PRIVATE_KEY: Final = "authority.key"
 REVOCATIONS: Final = "revoked.crl"
 ISSUED: Final = "issued"
-
-_KEY_MODE: Final = 0o600
-_PUBLIC_MODE: Final = 0o644
 
 _SIGNING: Final = x509.KeyUsage(
     digital_signature=False,
@@ -288,45 +284,6 @@ def _digest(key: Key) -> hashes.SHA256 | None:
     return None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
 
 
-# Files.
-
-
-def write_file(path: Path, data: bytes, *, private: bool = False, replace: bool = False) -> None:
-    """Write a file as a whole, or not at all; it is on the disk when this returns.
-
-    :param private: nobody but its owner may read it
-    :param replace: whether it may take the place of another
-    :raises AuthorityError: there is a file, and it may not be replaced
-    """
-    temporary = path.with_name(f".{secrets.token_hex(8)}.new")
-    mode = _KEY_MODE if private else _PUBLIC_MODE
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        if replace:
-            temporary.replace(path)
-        else:
-            try:
-                os.link(temporary, path)  # which, unlike a rename, never replaces
-            except FileExistsError:
-                raise AuthorityError(f"{path}: is there already") from None
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 # The authority.
 
 
@@ -372,7 +329,7 @@ class Authority:
         try:
             (making / ISSUED).mkdir()
             write_file(making / CERTIFICATE, certificate.public_bytes(Encoding.PEM))
-            write_file(making / PRIVATE_KEY, key_pem(key), private=True)
+            write_file(making / PRIVATE_KEY, key_pem(key), mode=PRIVATE)
             cls(making, now).refresh()
             try:
                 making.rename(folder)  # of folders, only an empty one is replaced
@@ -381,7 +338,7 @@ class Authority:
         except BaseException:
             shutil.rmtree(making)
             raise
-        _sync(parent)
+        sync_folder_of(folder.absolute())
         return cls(folder, now)
 
     @property

@@ -26,7 +26,6 @@ from broker.ca.authority import (
     read_request,
     server_names,
     terminal_names,
-    write_file,
 )
 from broker.cli.table import (
     EXIT_STATUS_OF_FILES,
@@ -36,6 +35,7 @@ from broker.cli.table import (
     OneOf,
     Value,
 )
+from broker.files import PRIVATE, write_file
 from broker.messages.message import printable
 from broker.net.tls.certificates import Key, key_digest, read_key
 
@@ -177,7 +177,7 @@ def _key(arguments: Namespace, base: Path) -> HolderKey:
 def _write_key(arguments: Namespace, holder_key: HolderKey) -> None:
     if holder_key.new:
         pem = key_pem(holder_key.key)
-        write_file(holder_key.path, pem, private=True, replace=arguments.force)
+        write_file(holder_key.path, pem, mode=PRIVATE, replace=arguments.force)
         print(f"{holder_key.path}: the private key, for its holder only")
 
 

@@ -16,9 +16,9 @@ from broker.cli.mediator import AS, CONNECTION, Invocation, run_at_mediator
 from broker.cli.output import Progress
 from broker.cli.table import FILE, Argument, Command, Section, Value, WrongUsage
 from broker.cli.terminal import close
+from broker.files import InvalidFile
 from broker.messages.grammar import identifier
 from broker.messages.message import printable
-from broker.net.tls.certificates import InvalidFile
 from broker.service.settings.credentials import Found, ask_password, read_password
 from broker.service.settings.values import parse_listener, parse_place
 from broker.service.terminal import make_opener

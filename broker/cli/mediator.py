@@ -22,10 +22,10 @@ from twisted.python.failure import Failure
 
 from broker.cli.output import CommandFailed, Interrupted, NotAllowed, Unreachable
 from broker.cli.table import FILE, ID, Argument, Run, Value, WrongUsage
+from broker.files import InvalidFile
 from broker.messages.errors import LoginRequired, Refused
 from broker.messages.message import printable
 from broker.messages.statements import CODES, LOGIN_REQUIRED
-from broker.net.tls.certificates import InvalidFile
 from broker.net.tls.contexts import parse_pin
 from broker.service.process import handle_signals
 from broker.service.settings import tls as secured

@@ -13,10 +13,10 @@ from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import IReactorTime
 
 from broker.ca.authority import AuthorityError
+from broker.files import InvalidFile
 from broker.interfaces import StoreFailed
 from broker.messages.errors import Refused
 from broker.messages.message import printable
-from broker.net.tls.certificates import InvalidFile
 from broker.net.tls.errors import TlsFailed
 from broker.service.settings.credentials import NoAnswer
 from broker.tables.consent_lists import NoConsent

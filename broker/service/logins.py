@@ -9,11 +9,10 @@ from typing import Any, Final
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
+from broker.files import InvalidFile, move_file, read_private
 from broker.mediator.auth.passwords import Passwords
 from broker.mediator.auth.tokens import KEY_BYTES
-from broker.net.tls.certificates import InvalidFile, read_private
 from broker.service.process import CannotStart
-from broker.store.files import put_in_place
 from broker.tables.grants import Randomness
 
 #: What is added to the path of a database for the file of the key.
@@ -72,6 +71,6 @@ def _make(path: str, randomness: Randomness) -> bytes:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with open(os.open(temporary, flags, 0o600), "wb") as file:
         file.write(key)
-    put_in_place(temporary, path)
+    move_file(temporary, path)
     _log.info("A new key for resume tokens is in {path}", path=path)
     return key

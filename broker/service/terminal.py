@@ -17,10 +17,10 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
+from broker.files import InvalidFile
 from broker.messages.message import host_port
 from broker.nat.mapper import Changed, PortMapper
 from broker.net.hub import HubMember
-from broker.net.tls.certificates import InvalidFile
 from broker.service.ports import reason
 from broker.service.process import CannotStart, Owner, Role, own_process
 from broker.service.settings import common as shared

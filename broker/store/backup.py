@@ -12,9 +12,10 @@ import tempfile
 from contextlib import closing
 from typing import Final
 
+from broker.files import move_file
 from broker.interfaces import StoreFailed
 from broker.store.connection import BACKUP, IN_USE, check, connect, value_of
-from broker.store.files import LOGS, application_of, put_in_place, remove
+from broker.store.files import LOGS, application_of, remove
 from broker.store.mark import SUFFIX
 
 #: How many pages are copied before a signal is looked for.
@@ -46,7 +47,7 @@ def back_up(path: str, target: str) -> None:
     try:
         with closing(connect(path)) as source, closing(connect(temporary)) as copy:
             _copy(source, copy, path)
-        put_in_place(temporary, target)
+        move_file(temporary, target)
     except sqlite3.Error as error:
         raise StoreFailed(f"{path} could not be copied to {target}: {error}") from None
     except OSError as error:

@@ -12,19 +12,12 @@ from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from typing import Final
 
+from broker.files import move_file, sync_folder_of
 from broker.interfaces import StoreFailed
 from broker.store import versions
 from broker.store.backup import back_up
 from broker.store.connection import BACKUP, IN_USE, Connect, Connection, check, code_of, value_of
-from broker.store.files import (
-    application_of,
-    cut_short,
-    exists,
-    put_in_place,
-    remove,
-    sync_folder,
-    tighten,
-)
+from broker.store.files import application_of, cut_short, exists, remove, tighten
 from broker.store.mark import Mark
 from broker.tables.grants import Randomness
 
@@ -143,7 +136,7 @@ def _look_through(
     connection.execute("ROLLBACK")
     mark.write(database.epoch, database.sequence)
     mark.sync()
-    sync_folder(path)
+    sync_folder_of(path)
     return database
 
 
@@ -170,7 +163,7 @@ def _make(
         finally:
             connection.close()
         mark.write(epoch, 0)
-        put_in_place(new, path)
+        move_file(new, path)
     except BaseException:
         remove(new)
         raise

@@ -64,23 +64,3 @@ def remove(path: str) -> None:
     for suffix in ("", *LOGS):
         with suppress(FileNotFoundError):
             os.unlink(path + suffix)
-
-
-def put_in_place(temporary: str, path: str) -> None:
-    """Give a file that is complete its name, durably."""
-    file = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-    os.replace(temporary, path)
-    sync_folder(path)
-
-
-def sync_folder(path: str) -> None:
-    """Have the name of a file survive a power failure."""
-    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

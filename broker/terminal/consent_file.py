@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 import stat
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final
 
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from broker.files import InvalidFile, open_regular, write_file
 from broker.interfaces import IConsent
 from broker.messages.grammar import BLANKS, entry
 from broker.messages.message import printable
@@ -70,6 +70,8 @@ def read_lists(path: str) -> ConsentLists:
         return parse_lists(_read(path, {0, os.geteuid()}))
     except OSError as error:
         raise NoConsent(f"{path}: {error.strerror}") from None
+    except InvalidFile as error:
+        raise NoConsent(str(error)) from None
     except NoConsent as error:
         raise NoConsent(f"{path}: {error}") from None
 
@@ -77,9 +79,7 @@ def read_lists(path: str) -> ConsentLists:
 def _read(path: str, owners: Collection[int]) -> bytes:
     """The bytes of a file that belongs to one of these users, all of one time."""
     for _ in range(_ATTEMPTS):
-        # What would make us wait, such as a pipe, is opened all the same, and refused.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            before = os.fstat(file.fileno())
+        with open_regular(path) as (file, before):
             _check_ours(before, owners)
             data = file.read(FILE_BYTES + 1)
             after = os.fstat(file.fileno())
@@ -91,8 +91,6 @@ def _read(path: str, owners: Collection[int]) -> bytes:
 
 
 def _check_ours(found: os.stat_result, owners: Collection[int]) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise NoConsent("is no file")
     if found.st_uid not in owners:
         raise NoConsent("belongs to another user")
     if found.st_mode & _OTHERS_MAY_WRITE:
@@ -160,9 +158,11 @@ def edit_file(path: str, names: Sequence[str], sign: str, *, listed: bool) -> Co
             if len(edited) > FILE_BYTES:
                 raise NoConsent(f"would be longer than {FILE_BYTES} bytes")
             lists = parse_lists(edited)
+        except InvalidFile as error:
+            raise NoConsent(str(error)) from None
         except NoConsent as error:
             raise NoConsent(f"{path}: {error}") from None
-        _replace(path, edited, before)
+        write_file(path, edited, replace=True, like=before)
     return lists
 
 
@@ -198,27 +198,3 @@ def _locked(path: str, *, make: bool) -> Iterator[os.stat_result]:
                 return
         finally:
             os.close(descriptor)
-
-
-def _replace(path: str, data: bytes, before: os.stat_result) -> None:
-    """Put bytes in a file's place, with its mode, and its owner: a terminal's, it may be."""
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(8)}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
-                os.fchown(descriptor, before.st_uid, before.st_gid)
-            os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
-            os.fsync(descriptor)
-        os.replace(temporary, path)
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

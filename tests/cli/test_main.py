@@ -12,8 +12,8 @@ from broker.cli import main as cli
 from broker.cli import mediator
 from broker.cli.main import make_parser
 from broker.cli.output import NotAllowed, Unreachable, explain
+from broker.files import InvalidFile
 from broker.messages.errors import CalleeBusy, PermissionDenied, RegistrationFailed
-from broker.net.tls.certificates import InvalidFile
 from broker.net.tls.errors import TlsFailed
 from broker.service.settings.credentials import NoAnswer
 from broker.terminal.apps.files import TransferFailed

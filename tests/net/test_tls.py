@@ -7,7 +7,6 @@ say to ourselves; where both are ours, a test says so.
 from __future__ import annotations
 
 import ssl
-import stat
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
@@ -26,13 +25,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.ca.authority import new_key
+from broker.files import InvalidFile
 from broker.messages.message import Message
 from broker.net.connection import ConnectionFactory, PeerConnection
 from broker.net.hub import ConnectionHub
 from broker.net.tls.certificates import (
     CertificateRefused,
-    InvalidFile,
-    exposure,
     identifier_of,
     key_digest,
     mediator_of,
@@ -618,28 +616,6 @@ class FilesTests:
         Path(copy.key).chmod(mode)
         with pytest.raises(InvalidFile, match=r"own\.key: others can read or change it"):
             ServerTls(*copy)
-
-    @pytest.mark.parametrize(
-        ("mode", "owner", "user", "good"),
-        [
-            (0o600, 7, 7, True),
-            (0o400, 7, 7, True),
-            (0o640, 7, 7, False),
-            (0o600, 8, 7, False),
-            (0o400, 0, 7, True),
-            (0o640, 0, 7, True),
-            (0o440, 0, 7, True),
-            (0o660, 0, 7, False),
-            (0o644, 0, 7, False),
-            (0o600, 0, 0, True),
-            (0o640, 0, 0, False),
-            (0o600, 7, 0, False),
-        ],
-    )
-    def test_exposure(self, mode: int, owner: int, user: int, good: bool) -> None:
-        """Root may hand a key to a server's group; nobody else may share one."""
-        assert (exposure(stat.S_IFREG | mode, owner, user) is None) == good
-        assert exposure(stat.S_IFDIR | mode, owner, user) is not None
 
     def test_mismatch(self, own: Files, pki: Pki) -> None:
         """The key of another certificate is refused, and both files are named."""

@@ -28,8 +28,8 @@ from broker.ca.authority import (
     new_key,
     server_names,
     terminal_names,
-    write_file,
 )
+from broker.files import PRIVATE, write_file
 from broker.net.tls.certificates import Key, utc_now
 from tests.support.clock import settle
 from tests.support.transport import Client, connect
@@ -114,7 +114,7 @@ class Pki:
         base = self._folder / f"{Path(self.ca).parent.name}-{self._made}"
         files = Files(str(base.with_suffix(".pem")), str(base.with_suffix(".key")))
         write_file(Path(files.certificate), certificate.public_bytes(Encoding.PEM))
-        write_file(Path(files.key), key_pem(key), private=True)
+        write_file(Path(files.key), key_pem(key), mode=PRIVATE)
         return files
 
     def revoke(self, files: Files) -> None:

@@ -160,7 +160,7 @@ class ReadTests:
     def test_no_file(self, tmp_path: Path) -> None:
         """What is no file is refused, and nobody waits for it."""
         os.mkfifo(tmp_path / "pipe")
-        for name, why in (("pipe", "is no file"), (".", "is no file|directory")):
+        for name, why in (("pipe", "not a regular file"), (".", "not a regular file|directory")):
             with pytest.raises(NoConsent, match=why):
                 read_lists(str(tmp_path / name))
 

@@ -161,7 +161,7 @@ class TransferTests:
     ) -> None:
         """After a power loss there is no whole name on half a file: first fsync, then rename."""
         done: list[str] = []
-        fsync, rename = os.fsync, os.rename
+        fsync, rename = os.fsync, os.replace
 
         def note_fsync(fd: int) -> None:
             done.append("fsync")
@@ -172,7 +172,7 @@ class TransferTests:
             rename(old, new)
 
         monkeypatch.setattr(os, "fsync", note_fsync)
-        monkeypatch.setattr(os, "rename", note_rename)
+        monkeypatch.setattr(os, "replace", note_rename)
         assert Call(make_receiver(tmp_path)).run().receipt is not None
         assert done == ["fsync", "rename", "fsync"]
 

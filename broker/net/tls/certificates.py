@@ -7,9 +7,7 @@ DNS names and mail names are never looked at, since they are ASCII and identifie
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import stat
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
@@ -25,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from broker.files import InvalidFile, read_private
 from broker.messages.grammar import identifier, token
 from broker.messages.message import printable
 
@@ -44,14 +43,6 @@ Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 _KEYS: Final = (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey, ed25519.Ed25519PrivateKey)
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 _AnyKey = PublicKey | ed448.Ed448PublicKey
-
-
-#: What is wrong with a file that is too open, which its owner can mend.
-_OPEN: Final = "others can read or change it"
-
-
-class InvalidFile(ValueError):
-    """A file can't be used; the text says which, why, and what to do where that isn't plain."""
 
 
 class CertificateRefused(ValueError):
@@ -266,7 +257,7 @@ def read_key(path: str) -> Key:
     :raises Unusable: others can read it, or it is no key that serves
     """
     try:
-        data = read_private(path)
+        data = read_private(path, FILE_BYTES)
     except OSError as error:
         raise InvalidFile(f"{path}: {error.strerror}") from None
     try:
@@ -280,42 +271,6 @@ def read_key(path: str) -> Key:
             f"{path}: is a key of a kind that does not serve: use ECDSA, Ed25519 or RSA"
         )
     return key
-
-
-def read_private(path: str, most: int = FILE_BYTES, *, follow: bool = True) -> bytes:
-    """What a file holds that nobody else can read: a key, a password, a secret (I18).
-
-    It is looked at once it is open, lest another be put in its place in between; what would make
-    us wait, such as a pipe, is opened all the same, and refused.
-
-    :param most: so many bytes at the most; what is beyond them is not read
-    :param follow: whether it may be named by a symbolic link
-    :raises Unusable: it is not private
-    :raises OSError: it can't be read
-    """
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
-    with open(os.open(path, flags), "rb") as file:
-        found = os.fstat(file.fileno())
-        why = exposure(found.st_mode, found.st_uid, os.geteuid())
-        if why is not None:
-            raise InvalidFile(f"{path}: {why}" + (f": chmod 600 {path}" if why == _OPEN else ""))
-        return file.read(most)
-
-
-def exposure(mode: int, owner: int, user: int) -> str | None:
-    """Why a file is not private to a user, or ``None`` if it is.
-
-    Its owner's group may read it where the owner is root and the user isn't: so do service
-    managers, and groups made for the purpose, hand a key to a server.
-    """
-    if not stat.S_ISREG(mode):
-        return "is no file"
-    if owner not in {0, user}:
-        return "belongs to another user, who can read it"
-    allowed = 0o640 if owner == 0 and user != 0 else 0o600
-    if stat.S_IMODE(mode) & 0o077 & ~allowed:
-        return _OPEN
-    return None
 
 
 # What a certificate is good for, and how long.

@@ -31,10 +31,10 @@ from twisted.internet.interfaces import (
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
+from broker.files import InvalidFile
 from broker.messages.grammar import hexadecimal
 from broker.net.tls.certificates import (
     Expiry,
-    InvalidFile,
     check_own,
     key_digest,
     names_shown,

@@ -9,10 +9,10 @@ from typing import Final
 
 from twisted.logger import Logger
 
+from broker.files import InvalidFile, read_private
 from broker.messages.grammar import BLANKS
 from broker.messages.message import Message, host_port, printable
 from broker.net.hub import HubMember
-from broker.net.tls.certificates import InvalidFile, read_private
 from broker.service.process import CannotStart
 from broker.service.settings.values import (
     FLAG,

@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from broker.ca.authority import write_file
+from broker.files import PRIVATE, InvalidFile, check_private_folder, read_private, write_file
 from broker.messages.grammar import BLANKS, FIELDS
 from broker.messages.message import printable
-from broker.net.tls.certificates import InvalidFile, read_private
 from broker.terminal.apps.files import safe_name
 
 #: More than the file of a password ever has, in bytes.
@@ -82,7 +81,7 @@ class Keyring:
         try:
             data = read_private(str(path), _FILE_BYTES)
             for folder in self._folders(path):
-                _check_private(folder, folder.stat())
+                check_private_folder(folder)
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             return None
         except OSError as error:
@@ -106,10 +105,10 @@ class Keyring:
         self._folder.parent.mkdir(parents=True, exist_ok=True)
         for folder in self._folders(path):
             folder.mkdir(mode=0o700, exist_ok=True)
-            _check_private(folder, folder.stat())
+            check_private_folder(folder)
         kept = {"identifier": identifier, "mediator": mediator, "password": password}
         text = json.dumps(kept, ensure_ascii=False) + "\n"
-        write_file(path, text.encode("utf-8"), private=True, replace=True)
+        write_file(path, text.encode("utf-8"), mode=PRIVATE, replace=True)
         return path
 
     def forget(self, identifier: str, mediator: str) -> bool:
@@ -216,10 +215,3 @@ def check_password(text: str) -> str:
     if not text.replace("\u3000", "").isprintable():
         raise ValueError("a password holds a character that cannot be seen")
     return FIELDS["Password"](text)
-
-
-def _check_private(folder: Path, found: os.stat_result) -> None:
-    if found.st_uid not in {0, os.geteuid()}:
-        raise InvalidFile(f"{folder}: belongs to another user")
-    if found.st_mode & 0o077:
-        raise InvalidFile(f"{folder}: others can look into it: chmod 700 {folder}")

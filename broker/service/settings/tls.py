@@ -15,8 +15,8 @@ from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from broker.files import InvalidFile
 from broker.net.endpoints import endpoint_at
-from broker.net.tls.certificates import InvalidFile
 from broker.net.tls.contexts import ClientTls, ServerTls
 from broker.net.tls.transport import TlsEndpoint
 from broker.service.process import CannotStart

@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from broker.files import move_file
 from broker.interfaces import ICallHandler
 from broker.messages.framing import Decoder
 from broker.messages.grammar import NOTIFY
@@ -251,14 +252,8 @@ class ReceivedFile(Protocol):
             )
 
     def _keep(self) -> None:
-        os.fsync(self._file.fileno())
         self._file.close()
-        os.rename(self._path + PART, self._path)
-        folder = os.open(os.path.dirname(self._path) or ".", os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        move_file(self._path + PART, self._path)
 
     def _answer(self) -> None:
         self._over(self)
