@@ -50,7 +50,7 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.mediator.ledger.Ledger.record": "makes the record of what is about to be told",
     "broker.mediator.call._to_caller": "tells a caller what the ledger recorded, from the record",
     "broker.mediator.call._to_callee": "tells a callee where its caller is, from the record (C7)",
-    "broker.mediator.call._places": "tells either of further ways, from the records",
+    "broker.mediator.call._candidate_fields": "tells either of further ways, from the records",
     "broker.mediator.connect_back._to_callee": "tells a callee where its caller waits, who has"
     " asked"
     " for that; from the record",
@@ -85,7 +85,7 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.mediator.call.CallHandler.call": "looks whether a caller waits",
     "broker.mediator.candidates.between": "chooses those that the two have offered",
     "broker.mediator.candidates._both_seen": "where both come from, who have both said so",
-    "broker.mediator.connections.ConnectionRegistry.by_line": "where a callee's connection comes"
+    "broker.mediator.connections.ConnectionRegistry.source_of": "where a callee's connection comes"
     " from",
     "broker.mediator.candidates.waits_at": "where a caller waits, who has said so",
     "broker.mediator.connection.seen_ip": "gives the above where a connection comes from",
@@ -99,7 +99,8 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.mediator.wakeup_dialer.WakeUpDialer._dial": "dials a terminal, which is told no"
     " address",
     "broker.mediator.registration.Registration._address": "reads a registration",
-    "broker.mediator.connect_back.ConnectBack._where": "reads where a caller says that it waits",
+    "broker.mediator.connect_back.ConnectBack._caller_address": "reads where a caller says that"
+    " it waits",
     "broker.mediator.registration.Registration._check_udp": "reads a registration",
     "broker.mediator.registration.Registration._give_key": "hands the port to the resolver",
     "broker.tables.locations.LocationTable.renew": "compares",
@@ -296,7 +297,7 @@ class CodeTests:
     def test_in_a_copy(self, tmp_path: Path) -> None:
         """It does fail with one line more in the mediator's own code."""
         source = (ROOT / "broker/mediator/call.py").read_text(encoding="utf-8")
-        end_of = "    def _check_permit("
+        end_of = "    def _candidates("
         more = f"    def _tell(self, place):\n        return place.contact.host\n\n{end_of}"
         assert source.count(end_of) == 1
         target = tmp_path / "broker" / "mediator" / "call.py"

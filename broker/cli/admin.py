@@ -35,7 +35,7 @@ from broker.service.settings.common import parse_store
 from broker.service.settings.credentials import NoAnswer, ask_password, read_password
 from broker.service.settings.options import RoleOptions
 from broker.store.backup import back_up
-from broker.tables.grants import make_grant
+from broker.tables.grants import draw_credentials
 
 #: Seconds to wait for the next bytes of an answer.
 PATIENCE: Final = 60.0
@@ -175,7 +175,7 @@ def _new_password(arguments: Namespace) -> str:
     :raises InvalidFile: it can't be read
     """
     if arguments.generate:
-        return make_grant(os.urandom).password
+        return draw_credentials(os.urandom).password
     if arguments.password_file is not None:
         return read_password(arguments.password_file)
     if not sys.stdin.isatty():

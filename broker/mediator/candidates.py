@@ -1,8 +1,10 @@
-"""Further ways between two terminals, for one call: each is told only if whose it is has said so.
+"""Candidates of one call: further addresses at which the two terminals may reach each other.
 
-Besides the address that a callee is registered at, there is where it listens in its own network,
-for callers in the same one; where its connection is seen to come from, and the caller's, so that
-both can open one connection at the same time; and the port at which a caller waits for its callee.
+Like the candidates of ICE (RFC 8445), and each is told only if its terminal has offered it. Beside
+the address that a callee is registered at there are: where it listens in its own network, for
+callers in the same one (host); where the callee's and the caller's connections come from, so that
+both can open one connection at the same time (server-reflexive, hole punching); and the port at
+which a caller waits for its callee.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ from broker.tables.address_policy import validate_contact, validate_local
 from broker.tables.locations import AddressRefused, CandidateOffer, Contact
 
 
-class Candidates(NamedTuple):
-    """One place that is told for one call.
+class OfferedCandidate(NamedTuple):
+    """One candidate that is told for one call.
 
-    :ivar field: the field in which it is
-    :ivar callees: it is the callee's, and the caller is told; else the other way about
+    :ivar field: the field that tells it
+    :ivar callees: whether it is the callee's, and the caller is told it; else the other way round
+    :ivar address: the address and port
     """
 
     field: str
@@ -34,7 +37,7 @@ class Candidates(NamedTuple):
 def offer(
     peer: Peer, fields: Mapping[str, str], now: float, own_ports: Collection[int]
 ) -> CandidateOffer | None:
-    """What a registration offers; nothing, most of them.
+    """What a registration offers to callers; most offer nothing.
 
     :raises AddressRefused: it may not be offered
     """
@@ -54,41 +57,42 @@ def between(
     fields: Mapping[str, str],
     back: Contact | None,
     now: float,
-) -> Sequence[Candidates]:
-    """The ways that a call has besides the address that the callee is registered at.
+) -> Sequence[OfferedCandidate]:
+    """The candidates of a call, beside the address that the callee is registered at.
 
-    :param fields: what the caller has asked with
-    :param back: where it waits, if it does
+    :param fields: of the caller's request
+    :param back: where the caller waits, if it does
     """
     offered = callee.offer
-    ways = []
+    candidates = []
     if offered is not None:
+        # The same public address: behind one NAT, most likely in one network.
         if offered.local is not None and seen_ip(caller) == seen_ip(callee):
-            ways.append(Candidates("Callee Local", True, offered.local))
+            candidates.append(OfferedCandidate("Callee Local", True, offered.local))
         if offered.seen and "Seen" in fields:
-            ways += _both_seen(caller, callee, now)
+            candidates += _both_seen(caller, callee, now)
     if back is not None:
-        ways.append(Candidates("Caller Back", False, back))
-    return ways
+        candidates.append(OfferedCandidate("Caller Back", False, back))
+    return candidates
 
 
-def _both_seen(caller: Peer, callee: Peer, now: float) -> Sequence[Candidates]:
-    """Where either connection comes from: the very ports from which both are to open one."""
-    theirs, ours = remote_port_of(callee.stream), remote_port_of(caller.stream)
-    callees, callers = seen_ip(callee), seen_ip(caller)
-    if theirs is None or ours is None or callees.version != callers.version:
+def _both_seen(caller: Peer, callee: Peer, now: float) -> Sequence[OfferedCandidate]:
+    """Where either connection comes from: the very ports between which both open a connection."""
+    callee_port, caller_port = remote_port_of(callee.stream), remote_port_of(caller.stream)
+    callee_ip, caller_ip = seen_ip(callee), seen_ip(caller)
+    if callee_port is None or caller_port is None or callee_ip.version != caller_ip.version:
         return ()
     return (
-        Candidates("Callee Seen", True, Contact(str(callees), theirs, now, LIFETIME)),
-        Candidates("Caller Seen", False, Contact(str(callers), ours, now, LIFETIME)),
+        OfferedCandidate("Callee Seen", True, Contact(str(callee_ip), callee_port, now, LIFETIME)),
+        OfferedCandidate("Caller Seen", False, Contact(str(caller_ip), caller_port, now, LIFETIME)),
     )
 
 
 def waits_at(caller: Peer, port: int, now: float, own_ports: Collection[int]) -> Contact:
-    """Where a caller waits: at the address that we see it at, and nowhere else (I12).
+    """Where a caller waits: at the address that its connection comes from, and no other (I12).
 
-    :param port: as it says
-    :raises BadRequest: no callee can come to it there
+    :param port: as the caller says
+    :raises BadRequest: no callee can connect to it there
     """
     source, own = remote_host_of(caller.stream), local_host_of(caller.stream)
     try:

@@ -1,9 +1,9 @@
-"""Connect-back: a callee is told where its caller waits, and comes to it (fig. 7c, 8a, 8c, D3–D6).
+"""Connect-back: a callee is told where its caller waits, and connects to it (fig. 7c, 8a, 8c).
 
 No list is consulted. The callee's call password is the permission, and the callee alone checks it:
 here it is passed on, and neither kept nor compared. Whatever stands in the way, the caller learns
-one thing, at one time: whether there is such a callee, and whether it is there, is for those who
-know its password (I6).
+the same thing, at the same time: whether there is such a callee, and whether it is there, is only
+for callers who know its password (I6).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionLost
 from twisted.logger import Logger
 
-from broker.mediator.connection import Peer, canonical_identifier_field
-from broker.mediator.connections import locate
+from broker.mediator.attempt import CallAttempt, StillPermitted
+from broker.mediator.connection import Peer
 from broker.mediator.context import MediatorContext
 from broker.mediator.sessions import LIFETIME, terminate
 from broker.messages.errors import BadRequest, PermissionDenied, Refused
@@ -25,59 +25,84 @@ from broker.net.peer_address import local_host_of, remote_host_of
 from broker.net.timers import wait_until
 from broker.tables.address_policy import parse_domain, validate_contact
 from broker.tables.disclosures import CONNECT_BACK, Disclosure
-from broker.tables.grants import SessionCredentials, make_grant
+from broker.tables.grants import SessionCredentials
 from broker.tables.locations import AddressRefused, Contact
 from broker.tables.rate_limits import PASSWORD_GUESSES, RateLimiter
 from broker.tables.sessions import BY_PASSWORD
 
 
-class ConnectBack:
-    """Hands callers' requests to callees, and their answers back.
+class ConnectBackAttempt(CallAttempt):
+    """A caller's request that its callee connect to it, by the callee's call password."""
 
-    :ivar guesses: the passwords that callees have refused of late
+    __slots__ = ()
+
+    def check(self) -> str:
+        """The callee must be reachable by password, and must not reject this caller (I3, C5)."""
+        permits = self.context.permits
+        if not permits.by_password(self.callee) or permits.rejects(self.callee, self.caller):
+            raise PermissionDenied
+        return BY_PASSWORD
+
+    def recheck(self) -> StillPermitted:
+        """As ``CallAttempt.recheck``; but the callee's own address is not told, and may change."""
+        entry = self.check()
+        self.check_quota()
+        connection = self.callee_connection
+        active = self.context.connections.active(self.callee)
+        if active is not connection or not connection.stream.connected:
+            raise PermissionDenied
+        return StillPermitted(entry)
+
+    def moved(self, connection: Peer) -> None:
+        """The callee is asked over another connection, and must connect only once (D6).
+
+        So over the old connection it is told that the session is void.
+        """
+        old, self.callee_connection = self.callee_connection, connection
+        try:
+            self.recheck()
+        except BaseException:
+            self.callee_connection = old
+            raise
+        old.stream.send(terminate(self.credentials.session))
+
+    def cancel(self) -> None:
+        """The callee may be about to connect, and must not."""
+        self.callee_connection.stream.send(terminate(self.credentials.session))
+
+
+class ConnectBack:
+    """Passes callers' requests on to callees, and their answers back.
+
+    :ivar guesses: the passwords that callees refused in the last minute
     """
 
     log = Logger()
 
     def __init__(self, context: MediatorContext) -> None:
         self.guesses = RateLimiter(PASSWORD_GUESSES)
-        self._clock = context.clock
-        self._permits = context.permits
-        self._resolver = context.resolver
-        self._reach = context.connections
-        self._sessions = context.sessions
-        self._ledger = context.disclosures
+        self._context = context
         self._counts = context.counts
-        self._randomness = context.randomness
-        self._patience = context.settings.status_timeout
-        self._allowed = context.settings.allowed_networks
-        self._own_ports = context.settings.own_ports
-        self._under_way: set[tuple[str, str]] = set()
+        self._in_progress: set[tuple[str, str]] = set()  # caller and callee
 
     async def request(self, caller: Peer, request: Request) -> None:
         """Serve one request.
 
-        :raises BadRequest: what the caller says of itself is not good; nobody has been asked
-        :raises TooManyRequests: it has too many sessions that have not begun, whoever the callee
+        :raises BadRequest: what the caller says of itself is not valid; no callee was asked
+        :raises TooManyRequests: too many of its sessions have not begun, whoever the callee is
         :raises PermissionDenied: any other refusal, once the time to decide is over
         """
-        begun = self._clock.seconds()
-        where = self._where(caller, request.message)
-        identifier = caller.identifier or ""
-        callee = self._permits.canonical(request.message.fields["Callee"])
-        self._sessions.check_session_quota(identifier, callee)
-        pair = (identifier, callee)
+        context = self._context
+        began = context.clock.seconds()
+        address = self._caller_address(caller, request.message)
+        callee = context.permits.canonical(request.message.fields["Callee"])
+        attempt = ConnectBackAttempt(context, caller, callee, request)
+        attempt.check_quota()
         try:
-            if pair in self._under_way:
-                raise PermissionDenied
-            self._under_way.add(pair)
-            try:
-                await self._connect(caller, callee, request, where)
-            finally:
-                self._under_way.discard(pair)
+            await self._connect_once(attempt, address)
         except (Refused, CancelledError, ConnectionLost) as error:
-            why = "refused" if isinstance(error, PermissionDenied) else "not had"
-            self._counts[f"connect-back {why}"] += 1
+            outcome = "refused" if isinstance(error, PermissionDenied) else "failed"
+            self._counts[f"connect-back {outcome}"] += 1
         except Exception:
             self.log.failure(
                 "{callee} could not be asked to connect back", callee=printable(callee)
@@ -85,15 +110,69 @@ class ConnectBack:
         else:
             return
         if not request.done:  # it is, where the caller has gone
-            # As long as any callee may take to say no.
-            await wait_until(self._clock, begun + self._patience)
+            # Every refusal takes as long as a callee may take to refuse.
+            await wait_until(context.clock, began + context.settings.status_timeout)
         raise PermissionDenied
 
-    def _where(self, caller: Peer, message: Message) -> Contact:
-        """Where the caller waits, judged as an address that is registered (I12)."""
+    async def _connect_once(self, attempt: ConnectBackAttempt, address: Contact) -> None:
+        """One request of a caller to a callee at a time: a second one is refused."""
+        pair = (attempt.caller, attempt.callee)
+        if pair in self._in_progress:
+            raise PermissionDenied
+        self._in_progress.add(pair)
+        try:
+            await self._connect(attempt, address)
+        finally:
+            self._in_progress.discard(pair)
+
+    async def _connect(self, attempt: ConnectBackAttempt, address: Contact) -> None:
+        """Ask the callee, and tell the caller if it connects. Each refusal is raised.
+
+        :param address: where the caller waits
+        """
+        attempt.check()  # I3
+        guess = self._check_rate(attempt)  # I17
+        await attempt.locate()
+        await attempt.reach()  # D4, D5
+        permitted = attempt.recheck()  # I1, I2
+        self._context.disclosures.check_room()
+        credentials = attempt.draw_credentials()
+        told = attempt.disclosure(attempt.caller, attempt.callee, address, CONNECT_BACK)
+        await attempt.record(permitted, (told,))
+        may_connect = True  # as far as we know, once it is asked
+        try:
+            password = attempt.request.message.fields["Password"]
+            answer = await attempt.ask(_to_callee(told, password, credentials))  # D6, D7
+            may_connect = _is_accepted(answer)
+            if not may_connect:
+                raise PermissionDenied
+            self.guesses.refund(guess)
+            if attempt.request.held is not None:
+                await attempt.request.turn()
+            permitted = attempt.recheck()  # I2
+        except BaseException:
+            if may_connect:
+                attempt.cancel()
+            raise
+        attempt.tell(permitted, _to_caller(attempt.callee, credentials), None)
+
+    def _check_rate(self, attempt: ConnectBackAttempt) -> int:
+        """Count this as a wrong guess of the password, until the callee says that it is right.
+
+        :return: the guess, for ``RateLimiter.refund``
+        """
+        guess = self.guesses.acquire(attempt.caller, attempt.callee, self._context.clock.seconds())
+        if guess is None:
+            self._counts["connect-back rate-limited"] += 1
+            raise PermissionDenied
+        return guess
+
+    def _caller_address(self, caller: Peer, message: Message) -> Contact:
+        """Where the caller waits, validated as an address that is registered (I12)."""
         fields = message.fields
         if "Address" not in fields:
             raise BadRequest("a REQUEST to be connected back has an Address")
+        settings = self._context.settings
         port = int(fields.get("Port", DEFAULT_PORT))
         try:
             if parse_domain(fields["Address"]) is not None:
@@ -103,86 +182,25 @@ class ConnectBack:
                 port,
                 source=remote_host_of(caller.stream),
                 own=local_host_of(caller.stream),
-                allowed=self._allowed,
-                own_ports=self._own_ports,
+                allowed=settings.allowed_networks,
+                own_ports=settings.own_ports,
             ).host
         except AddressRefused as error:
             raise BadRequest(str(error)) from None
-        return Contact(host, port, self._clock.seconds(), LIFETIME)
-
-    async def _connect(self, caller: Peer, callee: str, request: Request, where: Contact) -> None:
-        """Reach the callee, ask it, and tell the caller if it comes. Each refusal is raised."""
-        identifier = caller.identifier or ""
-        self._check(identifier, callee)
-        guess = self.guesses.acquire(identifier, callee, self._clock.seconds())  # I17
-        if guess is None:
-            self._counts["connect-back not asked for: too often"] += 1
-            raise PermissionDenied
-        place = await locate(self._resolver, self._reach, callee)
-        peer = await self._reach.get(callee, place.contact)  # D4, D5
-        self._check_again(identifier, callee, peer)
-        grant = make_grant(self._randomness)
-        record = self._ledger.record(
-            identifier, callee, where, grant.session, CONNECT_BACK, LIFETIME
-        )
-        if self._ledger.first:
-            await self._ledger.commit(record)
-            self._check_again(identifier, callee, peer)
-        else:
-            self._ledger.check_room()
-            self._ledger.note(record)
-
-        def again(other: Peer) -> None:
-            """The callee is to be asked over another connection, and to come once."""
-            nonlocal peer
-            self._check_again(identifier, callee, other)
-            peer.stream.send(terminate(grant.session))
-            peer = other
-
-        expected = True  # as far as we know, from when the callee is asked
-        try:
-            password = request.message.fields["Password"]
-            wish = _to_callee(record, password, grant)
-            _, answer = await self._reach.ask(callee, peer, place.contact, wish, again)  # D6, D7
-            expected = _comes(answer)
-            if not expected:
-                raise PermissionDenied
-            self.guesses.refund(guess)
-            if request.held is not None:
-                await request.turn()
-            self._check_again(identifier, callee, peer)  # I2: in this turn
-        except BaseException:
-            if expected:
-                peer.stream.send(terminate(grant.session))
-            raise
-        self._sessions.granted(grant.session, identifier, callee, BY_PASSWORD)
-        told = _to_caller(callee, grant) | canonical_identifier_field(caller, request)
-        request.reply(REQUEST_ACCEPTED, told, code=200)
-
-    def _check(self, caller: str, callee: str) -> None:
-        """Only who wants to be reached by a password is; never by one whom it refuses (I3, C5)."""
-        if not self._permits.by_password(callee) or self._permits.rejects(callee, caller):
-            raise PermissionDenied
-
-    def _check_again(self, caller: str, callee: str, peer: Peer) -> None:
-        """What was true before somebody was waited for must be true now."""
-        self._check(caller, callee)
-        self._sessions.check_session_quota(caller, callee)
-        if self._reach.held(callee) is not peer or not peer.stream.connected:
-            raise PermissionDenied
+        return Contact(host, port, self._context.clock.seconds(), LIFETIME)
 
 
-def _comes(answer: Message) -> bool:
-    """Whether a callee, having checked the password, says that it comes.
+def _is_accepted(answer: Message) -> bool:
+    """Whether a callee, having checked the password, says that it connects.
 
-    :raises PermissionDenied: what it says can't be understood
+    :raises PermissionDenied: its answer can't be understood
     """
     if answer.statement not in {REQUEST_ACCEPTED, PERMISSION_DENIED}:
         raise PermissionDenied
     return answer.statement == REQUEST_ACCEPTED
 
 
-def _to_callee(told: Disclosure, password: str, grant: SessionCredentials) -> Message:
+def _to_callee(told: Disclosure, password: str, credentials: SessionCredentials) -> Message:
     """Fig. 8c: who calls, by which password, and where it waits, as the ledger has recorded it."""
     return Message.of(
         REQUEST,
@@ -191,20 +209,20 @@ def _to_callee(told: Disclosure, password: str, grant: SessionCredentials) -> Me
             "Password": password,
             "Address": told.host,
             "Port": str(told.port),
-            "Session": grant.session,
-            "Encrypt Key": grant.key,
+            "Session": credentials.session,
+            "Encrypt Key": credentials.key,
             "Expires": str(told.expires),
-            "Reply Password": grant.reply_password,
+            "Reply Password": credentials.reply_password,
         },
     )
 
 
-def _to_caller(callee: str, grant: SessionCredentials) -> dict[str, str]:
-    """What a caller needs to know its callee by when it comes: nothing of where that is."""
+def _to_caller(callee: str, credentials: SessionCredentials) -> dict[str, str]:
+    """What a caller recognizes its callee by when it connects; nothing of where that is."""
     return {
-        "Session": grant.session,
-        "Encrypt Key": grant.key,
+        "Session": credentials.session,
+        "Encrypt Key": credentials.key,
         "Callee": callee,
         "Expires": str(LIFETIME),
-        "Reply Password": grant.reply_password,
+        "Reply Password": credentials.reply_password,
     }

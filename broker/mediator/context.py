@@ -15,6 +15,7 @@ from broker.mediator.connections import ConnectionRegistry
 from broker.mediator.ledger import DAYS, Ledger
 from broker.mediator.permits import Permits
 from broker.mediator.sessions import Sessions
+from broker.mediator.wakeup import TerminalReach
 from broker.mediator.wakeup_dialer import WakeUpDialer
 from broker.net.hub import ConnectionHub
 from broker.tables.address_policy import Network
@@ -85,6 +86,7 @@ class MediatorContext:
     :ivar resolver: knows where each terminal is
     :ivar permits: who accepts which callers
     :ivar connections: which connections each terminal has, and over which it is reached
+    :ivar reach: gets the active connection of a terminal, waking it where it has none
     :ivar sessions: the sessions granted here
     :ivar disclosures: every address that is told goes through this ledger
     :ivar counts: how often each outcome came, for the operator
@@ -98,6 +100,7 @@ class MediatorContext:
     resolver: IResolver
     permits: Permits
     connections: ConnectionRegistry
+    reach: TerminalReach
     sessions: Sessions
     disclosures: Ledger
     settings: MediatorSettings = field(default_factory=MediatorSettings)

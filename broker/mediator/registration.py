@@ -233,7 +233,7 @@ class Registration:
         if before.until != inf:
             again = replace(again, expires=max(0, int(before.until - now)))
         await self._resolver.register(identifier, again)
-        holder = self._connections.held(identifier)
+        holder = self._connections.active(identifier)
         if holder is not None and holder.address is before.contact:
             holder.address = again
         else:
@@ -263,7 +263,7 @@ class Registration:
             self._resolver.release_key(identifier, given.name)
         if address is not None:
             self._resolver.release(identifier, address)
-            holder = self._connections.held(identifier)
+            holder = self._connections.active(identifier)
             if holder is not None:
                 await self.renew(identifier, holder)
 

@@ -26,6 +26,7 @@ from broker.mediator.ledger import Ledger
 from broker.mediator.permits import Permits
 from broker.mediator.registration import Registration
 from broker.mediator.sessions import Sessions
+from broker.mediator.wakeup import TerminalReach
 from broker.messages.errors import (
     BadRequest,
     CalleeBusy,
@@ -153,7 +154,7 @@ class Mediator:
 
     def drop(self, revoked: Callable[[x509.Certificate], bool]) -> None:
         """Close the connections whose certificate is revoked by now (I2)."""
-        for peer in self.context.connections.everybody():
+        for peer in self.context.connections.all():
             certificate = certificate_of(peer.stream.transport)
             if certificate is not None and revoked(certificate):
                 self.log.warn(
@@ -168,6 +169,7 @@ class Mediator:
 
         :return: fires when the store has what it is to keep, and not before may it be stopped
         """
+        self.context.reach.stop()
         self.context.connections.stop()
         self._deciding.stop()
         self.context.sessions.stop()
@@ -269,7 +271,7 @@ def _make_context(
     """Assemble what the handlers share."""
     clock, store = services.hub.clock, services.store
     wall = monotonic_wall_clock(services.wall, clock)
-    connections = ConnectionRegistry(services.wakeup, clock)
+    connections = ConnectionRegistry(clock)
     sessions = Sessions(clock, connections)
     permits = Permits(
         state, store, sessions, wall, canonical=accounts.canonical, names=accounts.names
@@ -286,6 +288,7 @@ def _make_context(
         resolver=services.resolver,
         permits=permits,
         connections=connections,
+        reach=TerminalReach(connections, services.wakeup, clock),
         sessions=sessions,
         disclosures=ledger,
         settings=settings,

@@ -7,7 +7,7 @@ from typing import Final
 from twisted.internet.interfaces import IReactorTime
 
 from broker.mediator.connection import Peer
-from broker.mediator.connections import ConnectionRegistry
+from broker.mediator.connections import ConnectionRegistry, identifier_of
 from broker.messages.errors import TooManyRequests
 from broker.messages.grammar import NOTIFY
 from broker.messages.message import Message
@@ -62,7 +62,7 @@ class Sessions:
 
     def began(self, peer: Peer, identifier: str) -> None:
         """The callee reports that the caller came: the lifetime of the session starts."""
-        session = self._table.find(identifier, peer.identifier or "")
+        session = self._table.find(identifier, identifier_of(peer))
         if session is None or session.callee != peer.identifier:
             # It was terminated, perhaps while this report was on its way: it must not go on.
             peer.stream.send(terminate(identifier))
@@ -79,7 +79,7 @@ class Sessions:
         later would no longer end the session at the callee (I2). The callee's word on a session
         that has not begun is passed on to the caller at once: it need not wait (D7).
         """
-        session = self._table.find(identifier, peer.identifier or "")
+        session = self._table.find(identifier, identifier_of(peer))
         if session is not None and session.callee == peer.identifier:
             begun = session.begun
             self._close(session, sessions.END)

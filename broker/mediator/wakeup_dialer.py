@@ -1,8 +1,8 @@
-"""Waking a terminal by dialling it at the address it registered; trying whether one can be reached.
+"""Waking a terminal by a TCP connection to the address it registered; testing reachability.
 
-What is said there is ``NOTIFY`` / ``Connection Requested.`` and nothing else: nothing is told to
-whoever answers at that address, and nothing is believed of it (I26). Dialling is rare and short, so
-that it is of no use to look for open ports with.
+What is sent there is ``NOTIFY`` / ``Connection Requested.`` and nothing else: whoever answers at
+that address learns nothing, and nothing it says is believed (I26). Dials are rare and short, so
+that they can't be used to scan for open ports.
 """
 
 from __future__ import annotations
@@ -10,11 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import (
-    IProtocol,
-    IReactorTCP,
-    IReactorTime,
-)
+from twisted.internet.interfaces import IProtocol, IReactorTCP, IReactorTime
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -28,18 +24,19 @@ from broker.net.endpoints import endpoint_at
 from broker.net.timers import DeadlineQueue
 from broker.tables.locations import Contact
 
-#: Seconds for which a dialled terminal may take to answer.
+#: Seconds in which a dialled terminal must answer.
 DIAL_TIMEOUT: Final = 3
 #: Seconds in which one terminal is dialled once.
 DIAL_INTERVAL: Final = 5.0
-#: Dials under way at a time.
+#: Dials in progress at a time.
 DIALS_MOST: Final = 64
-#: Ports being tried at a time, which are counted by themselves: they keep nobody from being woken.
-TRIES_MOST: Final = 16
+#: Reachability tests in progress at a time. They have a limit of their own, so that they never keep
+#: a terminal from being woken.
+TESTS_MOST: Final = 16
 
 
-class _Notice(Protocol):
-    """Says the one thing there is to say, and closes."""
+class _NoticeProtocol(Protocol):
+    """Sends the notice, and closes."""
 
     def connectionMade(self) -> None:
         if self.transport is not None:
@@ -47,14 +44,14 @@ class _Notice(Protocol):
             self.transport.loseConnection()
 
 
-class _Notices(Factory):
-    """Makes one, and says nothing of that in the log."""
+class _NoticeFactory(Factory):
+    """Makes one, without a line in the log."""
 
     noisy = False
-    protocol = _Notice
+    protocol = _NoticeProtocol
 
 
-class _Reactor(IReactorTCP, IReactorTime):
+class _TcpReactor(IReactorTCP, IReactorTime):
     """What dialling needs of a reactor."""
 
 
@@ -62,78 +59,84 @@ class _Reactor(IReactorTCP, IReactorTime):
 class WakeUpDialer:
     """Wakes terminals over TCP."""
 
-    def __init__(self, reactor: _Reactor) -> None:
+    def __init__(self, reactor: _TcpReactor) -> None:
         self._reactor = reactor
-        self._under_way: dict[str, Deferred[bool]] = {}
-        self._recent: DeadlineQueue[str] = DeadlineQueue(reactor, DIAL_INTERVAL, lambda _: None)
-        self._told: DeadlineQueue[str] = DeadlineQueue(reactor, DIAL_INTERVAL, lambda _: None)
-        self._tries: set[Deferred[bool]] = set()
+        self._dials: dict[str, Deferred[bool]] = {}  # in progress, by identifier
+        self._dialled: DeadlineQueue[str] = DeadlineQueue(reactor, DIAL_INTERVAL, _forget)
+        self._notified: DeadlineQueue[str] = DeadlineQueue(reactor, DIAL_INTERVAL, _forget)
+        self._tests: set[Deferred[bool]] = set()
 
     async def wake(self, identifier: str, address: Contact) -> None:
-        """Dial a terminal, unless that was done just now; who was told then may be on its way."""
+        """Dial a terminal, unless that was done within ``DIAL_INTERVAL``.
+
+        One that was notified then may be about to connect, and is waited for.
+        """
         if not address.dialable:
             raise CalleeNotConnected
-        dial = self._under_way.get(identifier)
+        dial = self._dials.get(identifier)
         if dial is None:
-            if identifier in self._told:
+            if identifier in self._notified:
                 return
-            if identifier in self._recent:
-                raise CalleeNotConnected
-            if len(self._under_way) >= DIALS_MOST:
+            if identifier in self._dialled or len(self._dials) >= DIALS_MOST:
                 raise CalleeNotConnected
             dial = self._dial(identifier, address)
         joined: Deferred[bool] = Deferred()
-        dial.addBoth(_tell, joined)
+        dial.addBoth(_pass_on, joined)
         if not await joined:
             raise CalleeNotConnected
 
     def _dial(self, identifier: str, address: Contact) -> Deferred[bool]:
-        self._recent.add(identifier)
-        connecting = self._notify(address.host, address.port)
+        """Dial a terminal; fires with whether it was notified."""
+        self._dialled.add(identifier)
 
-        def over(result: object) -> bool:
-            self._under_way.pop(identifier, None)
+        def ended(result: object) -> bool:
+            self._dials.pop(identifier, None)
             if isinstance(result, Failure):
                 return False
-            self._told.add(identifier)
+            self._notified.add(identifier)
             return True
 
-        dial: Deferred[bool] = connecting.addBoth(over)
+        dial: Deferred[bool] = self._notify(address.host, address.port).addBoth(ended)
         if not dial.called:
-            self._under_way[identifier] = dial
+            self._dials[identifier] = dial
         return dial
 
     async def reaches(self, host: str, port: int) -> bool:
-        """Whether a connection to there stands within ``DIAL_TIMEOUT``; it is closed at once.
+        """Whether a connection to there is accepted within ``DIAL_TIMEOUT``; it is closed at once.
 
-        Cancelled, it has not stood.
+        Cancelled, it counts as not accepted.
 
-        :raises TooManyRequests: too many are being tried
+        :raises TooManyRequests: too many are being tested
         """
-        if len(self._tries) >= TRIES_MOST:
+        if len(self._tests) >= TESTS_MOST:
             raise TooManyRequests
-        trying = self._notify(host, port).addCallbacks(lambda _: True, lambda _: False)
-        self._tries.add(trying)
+        test = self._notify(host, port).addCallbacks(lambda _: True, lambda _: False)
+        self._tests.add(test)
         try:
-            return await trying
+            return await test
         finally:
-            self._tries.discard(trying)
+            self._tests.discard(test)
 
     def _notify(self, host: str, port: int) -> Deferred[IProtocol]:
-        """Connect, and say that a connection is asked for."""
+        """Connect, and send the notice."""
         endpoint = endpoint_at(self._reactor, host, port, DIAL_TIMEOUT)
-        connecting: Deferred[IProtocol] = endpoint.connect(_Notices())
+        connecting: Deferred[IProtocol] = endpoint.connect(_NoticeFactory())
         return connecting
 
     def stop(self) -> None:
         """Leave no timer and no dial behind."""
-        self._recent.stop()
-        self._told.stop()
-        for dial in [*self._under_way.values(), *self._tries]:
+        self._dialled.stop()
+        self._notified.stop()
+        for dial in [*self._dials.values(), *self._tests]:
             dial.cancel()
 
 
-def _tell(told: bool, joined: Deferred[bool]) -> bool:
+def _forget(identifier: str) -> None:
+    """An interval is over: that a terminal is in no queue says it all."""
+
+
+def _pass_on(notified: bool, joined: Deferred[bool]) -> bool:
+    """Pass the result of a dial on to one who waits for it, and to the next."""
     if not joined.called:
-        joined.callback(told)
-    return told  # to the next who waits for this dial
+        joined.callback(notified)
+    return notified

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-#: Gives so many random bytes; ``os.urandom`` in earnest, a seeded source in tests.
+#: Gives that many random bytes: ``os.urandom`` in production, a seeded source in tests.
 Randomness = Callable[[int], bytes]
 
 PASSWORD_LENGTH: Final = 16
-#: What a password is made of (¶25: upper and lower case, digits, symbols); 78 of them, so that 16
-#: have 100 bits.
+#: What a password is made of (¶25: upper and lower case, digits, symbols): 78 characters, so that
+#: 16 of them have 100 bits.
 PASSWORD_ALPHABET: Final = (
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$%&*+-./=?@^_~"
 )
 _FAIR: Final = 256 - 256 % len(PASSWORD_ALPHABET)
 _LETTERS: Final = bytes(PASSWORD_ALPHABET[n % len(PASSWORD_ALPHABET)] for n in range(256))
-_UNFAIR: Final = bytes(range(_FAIR, 256))  # dropped, so that every letter is equally likely
+#: Dropped: with them the first letters of the alphabet would be more likely than the others.
+_UNFAIR: Final = bytes(range(_FAIR, 256))
 
 
 class SessionCredentials(NamedTuple):
@@ -34,11 +35,11 @@ class SessionCredentials(NamedTuple):
     key: str
 
     def __repr__(self) -> str:
-        return f"<Grant {self.session}>"
+        return f"<SessionCredentials {self.session}>"
 
 
-def make_grant(randomness: Randomness) -> SessionCredentials:
-    """Draw fresh credentials."""
+def draw_credentials(randomness: Randomness) -> SessionCredentials:
+    """Draw fresh credentials; no random byte is used for two of them."""
     drawn = randomness(108)
     letters = drawn[44:].translate(_LETTERS, _UNFAIR)
     while len(letters) < 2 * PASSWORD_LENGTH:

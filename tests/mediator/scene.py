@@ -268,6 +268,7 @@ class Scene:
         parts: list[Any] = [
             self.mediator,
             self.context.connections,
+            self.context.reach,
             self.context.sessions,
             self.context.sessions._table,
             self.mediator._registration,

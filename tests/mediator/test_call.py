@@ -670,10 +670,10 @@ class VanishingTests:
         """No call is being decided and no session stands."""
         kept = set(scene.kept())
         assert kept <= {
-            "ConnectionRegistry._bound",
-            "ConnectionRegistry._reached",
-            "WakeUpDialer._recent",
-            "WakeUpDialer._told",
+            "ConnectionRegistry._connections",
+            "ConnectionRegistry._active",
+            "WakeUpDialer._dialled",
+            "WakeUpDialer._notified",
         }
         for client in scene.clients.values():
             assert client.protocol.receiver._questions is None
@@ -965,7 +965,7 @@ class FaultsTests:
         resolver.errors["register"] = RuntimeError("inner detail")
         scene.says("a", register("Ia", "Address:127.0.0.1"), a=UNAVAILABLE)
         assert len(logged.failures()) == 1
-        assert scene.context.connections.held("Ia") is None
+        assert scene.context.connections.active("Ia") is None
 
     @pytest.mark.parametrize("error", [ServiceUnavailable(), RuntimeError("inner detail")])
     def test_in_the_resolver_when_reach_returns(self, error: Exception, logged: Logged) -> None:
@@ -998,7 +998,7 @@ class FaultsTests:
         def broken(count: int) -> bytes:
             raise OSError("no randomness")
 
-        scene.mediator._calls._randomness = broken
+        object.__setattr__(scene.context, "randomness", broken)
         scene.says("a", query("Ia", "Ib"), b=STATUS)
         scene.says("b", CAN, a=UNAVAILABLE)
         assert len(logged.failures()) == 1
@@ -1027,10 +1027,12 @@ class FaultsTests:
             seen.append(identifier)
             raise RuntimeError("a bug")
 
-        scene.mediator._calls._sessions.granted = fail  # type: ignore[method-assign]
+        scene.context.sessions.granted = fail  # type: ignore[method-assign]
         scene.says("b", CAN, a=UNAVAILABLE)
         settle(scene.clock)
         [text] = logged.failures()
         assert "a bug" in text
         assert seen[0] not in text
-        assert not any("make_grant(" in line and "Grant(" in line for line in text.split("\n"))
+        assert not any(
+            "draw_credentials(" in line and "Credentials(" in line for line in text.split("\n")
+        )

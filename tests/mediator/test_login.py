@@ -117,7 +117,7 @@ class PasswordTests:
         scene.new_says("a", said, answer)
         scene.says("a", PERMITS, a=FIRST)
         assert len(store.commits) == before
-        assert scene.context.connections.everybody() == []
+        assert scene.context.connections.all() == []
         assert scene.address("Ia") is None
 
     @pytest.mark.parametrize("case", REFUSED)
@@ -230,7 +230,7 @@ class PasswordTests:
         scene.new_says("b", login("Ib", "of Ib", "Address:127.0.0.1"), DONE)
         scene.connect("b2", host="192.0.2.9")
         scene.says("b2", login("Ib", "of Ib", "Address:192.0.2.9"), b2=DONE, b=SUPERSEDED)
-        expected = "Ib is now reached over a connection from 192.0.2.9, no longer from 127.0.0.1"
+        expected = "Ib is now reached over a connection from 192.0.2.9, previously from 127.0.0.1"
         assert any(expected in text for text in logged.texts())
 
     def test_same_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,7 +346,7 @@ class ThreadsTests:
         assert scene.mediator.accounts._passwords.waiting == 0
         pool.run()
         assert pool.jobs == []
-        assert scene.context.connections.everybody() == []
+        assert scene.context.connections.all() == []
 
     def test_login_timeout(self) -> None:
         """The time to log in goes on: who isn't checked within it is cut off (I14)."""
@@ -356,7 +356,7 @@ class ThreadsTests:
         scene.passes(10.1)
         assert scene.clients["a"].closed
         pool.run()
-        assert scene.context.connections.everybody() == []
+        assert scene.context.connections.all() == []
 
     @pytest.mark.parametrize("act", ["reset", "remove"])
     def test_changed_meanwhile(self, act: str) -> None:
@@ -604,7 +604,7 @@ class SecretsTests:
         scene = a_scene()
         token = token_of(scene, "a")
         parts = [scene.mediator.accounts, login_of(scene), login_of(scene)._tokens]
-        parts += [*scene.mediator.accounts.table, *scene.context.connections.everybody()]
+        parts += [*scene.mediator.accounts.table, *scene.context.connections.all()]
         told = repr(parts) + repr([vars(part) for part in parts if hasattr(part, "__dict__")])
         for secret in ("of Ia", token, "$argon2id$"):
             assert secret not in told
@@ -664,7 +664,7 @@ class CertificateTests:
         """The connection acts as whom it is for, whatever it says first, and as nobody else."""
         scene = shows("Ia")
         scene.new_says("a", said, answer)
-        (peer,) = scene.context.connections.everybody()
+        (peer,) = scene.context.connections.all()
         assert peer.identifier == "Ia"
 
     @pytest.mark.parametrize(
@@ -683,7 +683,7 @@ class CertificateTests:
         scene = shows(shown, AccountChange("Ix", "v", "g", ("taro",)), revoked=revoked)
         for number, said in enumerate((register("Ia"), query("Ia", "Ib"), PERMITS)):
             scene.new_says(f"a{number}", said, required(cause))
-        assert scene.context.connections.everybody() == []
+        assert scene.context.connections.all() == []
 
     @pytest.mark.parametrize("field", ["Password:x", "Token:x"])
     def test_no_passwords(self, shows: Callable[..., Scene], field: str) -> None:
@@ -691,7 +691,7 @@ class CertificateTests:
         scene = shows("Ia")
         cause = "this server takes certificates, no Password and no Token"
         scene.new_says("a", register("Ia", field), failed(cause))
-        assert scene.context.connections.everybody() == []
+        assert scene.context.connections.all() == []
 
 
 def _with(table: AccountTable, login: CertificateLogin) -> Scene:

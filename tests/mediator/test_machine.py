@@ -430,7 +430,7 @@ class MediatorMachine(RuleBasedStateMachine):
             (
                 self.scene.context.permits.table.accepted(name),
                 self.scene.address(name),
-                reach.held(name),
+                reach.active(name),
             )
             for name in CALLEES
         ]
@@ -469,7 +469,7 @@ class MediatorMachine(RuleBasedStateMachine):
             expected = ("127.0.0.1", port) if until > self.model.now else None
             assert self.scene.address(name) == expected
             reached = self.model.reached.get(name)
-            held = self.scene.context.connections.held(name)
+            held = self.scene.context.connections.active(name)
             client = None if reached is None else self.scene.clients[reached.name]
             assert held is (None if client is None else client.protocol.receiver)
         assert len(self.scene.context.sessions) == len(self.model.sessions)

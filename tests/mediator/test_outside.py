@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from broker.mediator.address_check import TRIES_A_SOURCE, TRIES_A_TERMINAL
-from broker.mediator.wakeup_dialer import DIAL_TIMEOUT, TRIES_MOST
+from broker.mediator.wakeup_dialer import DIAL_TIMEOUT, TESTS_MOST
 from broker.tables.rate_limits import WINDOW
 from tests.mediator.scene import DENIED, DONE, REQUESTED, TOO_MANY, Scene, Waker, bad, register
 
@@ -200,17 +200,17 @@ class BoundsTests:
     def test_in_all(self) -> None:
         """So many at a time; a terminal is woken all the same."""
         scene = Scene()
-        for n in range(TRIES_MOST):
+        for n in range(TESTS_MOST):
             scene.connect(f"a{n}", host=f"203.0.113.{n + 1}")
             scene.says(f"a{n}", asks(f"I{n}", 4000))
         scene.connect("b", host="198.51.100.1")
         scene.says("b", asks("Ib", 4000), b=TOO_MANY)
-        assert len(scene.dials) == TRIES_MOST
+        assert len(scene.dials) == TESTS_MOST
         scene.dials[0].refuse()
         scene.reads(a0=not_reached(4000, "203.0.113.1"))
         scene.says("b", asks("Ib", 4000))
-        assert len(scene.dials) == TRIES_MOST + 1
-        for n, dial in enumerate(scene.dials[1:TRIES_MOST], 1):
+        assert len(scene.dials) == TESTS_MOST + 1
+        for n, dial in enumerate(scene.dials[1:TESTS_MOST], 1):
             dial.refuse()
             scene.reads(**{f"a{n}": not_reached(4000, f"203.0.113.{n + 1}")})
         scene.dials[-1].refuse()

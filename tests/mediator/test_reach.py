@@ -296,7 +296,7 @@ class SeveralConnectionsTests:
         scene.connect("b2", host="10.0.0.2")
         scene.says("b2", register("Ib", "Address:10.0.0.9"), b2=DONE, b1=SUPERSEDED)
         [line] = [text for text in logged.texts() if "reached" in text]
-        assert "Ib is now reached over a connection from 10.0.0.2, no longer from 10.0.0.1" in line
+        assert "Ib is now reached over a connection from 10.0.0.2, previously from 10.0.0.1" in line
 
     def test_again_over_the_same(self) -> None:
         """Who registers anew over the same connection supersedes nobody."""

@@ -478,7 +478,7 @@ class AddressesTests:
         scene.connect("a")
         answer = failed("the table of addresses is full")
         scene.says("a", register("Ia", "Address:127.0.0.1"), a=answer)
-        assert scene.context.connections.held("Ia") is None
+        assert scene.context.connections.active("Ia") is None
 
 
 class DurabilityTests:
@@ -591,7 +591,7 @@ class DurabilityTests:
             lines = ("Accept:Create Ix", "Address:127.0.0.1")
             scene.says("a", register("Ia", *lines), a=UNAVAILABLE)
             scene.says("a", PERMITS, a=permits("Create Ib"))
-            assert scene.context.connections.held("Ia") is None
+            assert scene.context.connections.active("Ia") is None
         resolver.errors = {"withdraw": ServiceUnavailable()}
         scene.says("a", register("Ia", "Accept:Create Ix", "Expires:0"), a=UNAVAILABLE)
         scene.says("a", PERMITS, a=permits("Create Ib"))
@@ -612,7 +612,7 @@ class BothAtOnceTests:
         scene, store = with_store()
         scene.connect("a")
         scene.says("a", register("Ia", "Accept:Add Ib", "Address:127.0.0.1"))
-        assert scene.context.connections.held("Ia") is None
+        assert scene.context.connections.active("Ia") is None
         scene.fires(store.pending[0], a=DONE)
         assert scene.address("Ia") == ("127.0.0.1", 1203)
         assert scene.context.permits.table.accepted("Ia") == ("Ib",)
@@ -626,7 +626,7 @@ class BothAtOnceTests:
         is_bug = isinstance(error, RuntimeError)
         scene.fires(store.pending[0], error, a=UNAVAILABLE if is_bug else failed("no"))
         assert scene.address("Ia") is None
-        assert scene.context.connections.held("Ia") is None
+        assert scene.context.connections.active("Ia") is None
         assert scene.context.permits.table.accepted("Ia") == ()
         assert len(logged.failures()) == is_bug
 

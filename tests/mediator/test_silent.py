@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pytest
 
-from broker.mediator.connections import SILENCE
+from broker.mediator.wakeup import SILENCE
 from broker.messages.errors import ServiceUnavailable
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import (
@@ -77,7 +77,7 @@ class StatusTests:
         scene.says("a", query("Ia", "Ib"), b=ASKED)
         scene.passes(SILENCE - 0.001)
         scene.says("b", said(CAN), b=to_callee("Ia"), a=told())
-        assert "ConnectionRegistry._silent" not in scene.kept()
+        assert "TerminalReach._unanswered" not in scene.kept()
         scene.passes(5)
         assert stage.notices() == 0
 

@@ -9,8 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from broker.interfaces import ITrigger
-from broker.mediator.connections import SILENCE
-from broker.mediator.wakeup import DIAL_AFTER, WakeUp
+from broker.mediator.wakeup import DIAL_AFTER, SILENCE, WakeUp
 from broker.messages.datagram import parse_datagram
 from broker.messages.errors import CalleeNotConnected, ServiceUnavailable
 from broker.messages.message import Message
@@ -265,7 +264,7 @@ class KeyTests:
         assert len(stage.registrar.keys) == 1
         answer = "NOTIFY\nService Unavailable.\nTransaction:1\nCode:503\n\n"
         scene.fires(stage.resolver.held.pop(), ServiceUnavailable(), b=answer)
-        assert scene.context.connections.held("Ib") is None
+        assert scene.context.connections.active("Ib") is None
 
     def test_refused_with_the_rest(self) -> None:
         """Where the rest of the message is refused no key is told, nor anything reached (A5)."""
@@ -276,7 +275,7 @@ class KeyTests:
             register("Ib", "UDP:Yes", "Address:127.0.0.1", "Transaction:1")
         )
         assert "Key" not in stage.scene.heard("b")
-        assert stage.scene.context.connections.held("Ib") is None
+        assert stage.scene.context.connections.active("Ib") is None
         (key,) = stage.registrar.keys
         assert key.until == stage.scene.clock.seconds() + 3600
 
@@ -348,7 +347,7 @@ class KeyTests:
         assert stage.datagram("b") is not None
         scene.says("b2", register("Ib", "Expires:0"), b2=DONE)
         assert stage.datagram("b") is None
-        assert scene.context.connections.held("Ib") is None
+        assert scene.context.connections.active("Ib") is None
         assert len(stage.registrar.keys) == 0
 
     @pytest.mark.parametrize("act", ["reset", "remove"])

@@ -21,7 +21,7 @@ from broker.messages.grammar import (
     parse_place,
     token,
 )
-from broker.tables.grants import make_grant
+from broker.tables.grants import draw_credentials
 
 SIXTY_FOUR = "0123456789abcdef" * 4
 
@@ -360,7 +360,7 @@ class ValueTests:
         """Every password that is made here is one that is taken, whatever its symbols (A10)."""
         rule = FIELDS["Password"]
         for seed in range(200):
-            grant = make_grant(random.Random(seed).randbytes)
+            grant = draw_credentials(random.Random(seed).randbytes)
             assert rule(grant.password) == grant.password
             assert FIELDS["Reply Password"](grant.reply_password) == grant.reply_password
             assert FIELDS["Encrypt Key"](grant.key) == grant.key

@@ -7,7 +7,7 @@ from collections import Counter
 from math import log2
 
 from broker.messages.grammar import FIELDS
-from broker.tables.grants import PASSWORD_ALPHABET, PASSWORD_LENGTH, make_grant
+from broker.tables.grants import PASSWORD_ALPHABET, PASSWORD_LENGTH, draw_credentials
 
 MANY = 100_000
 
@@ -21,7 +21,7 @@ class GrantTests:
         seen: set[str] = set()
         letters: Counter[str] = Counter()
         for _ in range(MANY):
-            grant = make_grant(randomness)
+            grant = draw_credentials(randomness)
             seen.update((grant.session, grant.password, grant.reply_password, grant.key))
             letters.update(grant.password + grant.reply_password)
         assert len(seen) == 4 * MANY
@@ -42,7 +42,7 @@ class GrantTests:
 
     def test_fits_the_wire(self) -> None:
         """Each part is taken by the rule of the field that carries it, and comes back the same."""
-        grant = make_grant(random.Random(2).randbytes)
+        grant = draw_credentials(random.Random(2).randbytes)
         for field, value in (
             ("Session", grant.session),
             ("Password", grant.password),
@@ -54,14 +54,14 @@ class GrantTests:
 
     def test_repeatable(self) -> None:
         """The same source of randomness gives the same grants; another gives others."""
-        one, same, other = (make_grant(random.Random(seed).randbytes) for seed in (3, 3, 4))
+        one, same, other = (draw_credentials(random.Random(seed).randbytes) for seed in (3, 3, 4))
         assert one == same
         assert one != other
 
     def test_parts_are_drawn_apart(self) -> None:
         """No byte is drawn for two uses: who knows the session knows nothing of the key (A10)."""
         drawn = bytes(range(108))
-        grant = make_grant(lambda many: drawn[:many])
+        grant = draw_credentials(lambda many: drawn[:many])
         assert grant.key == drawn[:32].hex()
         assert grant.session == "S" + drawn[32:44].hex()
         letters = bytes(PASSWORD_ALPHABET[n % 78] for n in range(44, 76)).decode()
@@ -70,12 +70,12 @@ class GrantTests:
     def test_draws_again_where_too_little_is_fair(self) -> None:
         """Bytes that would favour a letter are thrown away, and more are drawn in their place."""
         source = iter([b"\xff" * 108, b"\xfe" * 64, b"\x00\xff" * 32])
-        grant = make_grant(lambda _: next(source))
+        grant = draw_credentials(lambda _: next(source))
         assert grant.password == grant.reply_password == "A" * PASSWORD_LENGTH
 
     def test_shown_nowhere(self) -> None:
         """Neither ``repr`` nor ``str`` of a grant tells a secret (I18)."""
-        grant = make_grant(random.Random(5).randbytes)
+        grant = draw_credentials(random.Random(5).randbytes)
         for shown in (repr(grant), str(grant), f"{grant}"):
             for secret in (grant.password, grant.reply_password, grant.key):
                 assert secret not in shown

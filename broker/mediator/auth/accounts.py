@@ -64,7 +64,7 @@ class Accounts:
     def _listed(self, account: AccountChange) -> Listed:
         identifier = account.identifier
         connections = len(self._connections.connections(identifier))
-        reached = self._connections.held(identifier) is not None
+        reached = self._connections.active(identifier) is not None
         return Listed(identifier, account.names, connections, reached)
 
     # Each of these raises ``AccountRefused``, or ``StoreFailed``, and has changed nothing then.
