@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from broker.mediator.connection import Peer, seen_ip
+from broker.mediator.connection import TerminalConnection, seen_ip
 from broker.mediator.context import MediatorContext
 from broker.mediator.wakeup_dialer import WakeUpDialer
 from broker.messages.errors import BadRequest, NotReached, ServiceUnavailable, TooManyRequests
@@ -36,7 +36,7 @@ class AddressCheck:
         self._trying: set[str] = set()  # identifiers
         self._tried = RateLimiter(RateLimits(TRIES_A_TERMINAL, TRIES_A_TERMINAL, TRIES_A_SOURCE))
 
-    async def answer(self, identifier: str, peer: Peer, request: Request) -> None:
+    async def answer(self, peer: TerminalConnection, request: Request) -> None:
         """Tell a terminal its own source; try a port there, if it names one.
 
         :raises NotReached: no connection to that port stands
@@ -50,7 +50,7 @@ class AddressCheck:
         wanted = request.message.fields.get("Port")
         if wanted is not None:
             port = int(wanted)
-            await self._try(identifier, ip, port)
+            await self._try(peer.identifier, ip, port)
         request.reply("", {"Address": str(ip), "Port": str(port)}, code=200)
 
     async def _try(self, identifier: str, ip: Ip, port: int) -> None:

@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterable
 from typing import NewType
 
-from broker.mediator.connection import Peer, canonical_identifier_field
-from broker.mediator.connections import identifier_of
+from broker.mediator.connection import TerminalConnection, canonical_identifier_field
 from broker.mediator.context import MediatorContext
 from broker.mediator.permits import PermitUse
 from broker.mediator.sessions import LIFETIME
@@ -60,15 +59,15 @@ class CallAttempt:
     )
 
     binding: Binding
-    callee_connection: Peer
+    callee_connection: TerminalConnection
     credentials: SessionCredentials
     located_at: int
 
     def __init__(
-        self, context: MediatorContext, caller: Peer, callee: str, request: Request
+        self, context: MediatorContext, caller: TerminalConnection, callee: str, request: Request
     ) -> None:
         self.context = context
-        self.caller = identifier_of(caller)
+        self.caller = caller.identifier
         self.callee = callee
         self.caller_connection = caller
         self.request = request
@@ -118,7 +117,7 @@ class CallAttempt:
             self.callee, self.callee_connection, self.binding.contact, question, self
         )
 
-    def moved(self, connection: Peer) -> None:
+    def moved(self, connection: TerminalConnection) -> None:
         """The callee is asked over another connection now, if it still accepts the caller."""
         self.check()
         self.callee_connection = connection
@@ -142,7 +141,7 @@ class CallAttempt:
     @property
     def is_out_of_date(self) -> bool:
         """Whether the callee came, or registered again, since it was located."""
-        return self.callee_connection.turn > self.located_at
+        return self.callee_connection.registration_number > self.located_at
 
     def recheck(self) -> StillPermitted:
         """What was true before the callee was asked must be true as its address is told (I1, I2).
@@ -166,7 +165,8 @@ class CallAttempt:
             raise CalleeNotConnected
         if self.binding.until <= context.clock.seconds():
             raise CalleeNotFound
-        if connection.turn > self.located_at:  # its new address is not the one that was recorded
+        # Its new address is not the one that was recorded.
+        if connection.registration_number > self.located_at:
             raise CalleeNotConnected
         return StillPermitted(entry)
 

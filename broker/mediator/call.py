@@ -9,11 +9,17 @@ from twisted.internet.error import ConnectionLost
 
 from broker.mediator.attempt import CallAttempt, StillPermitted
 from broker.mediator.candidates import OfferedCandidate, between, waits_at
-from broker.mediator.connection import Peer
+from broker.mediator.connection import TerminalConnection
 from broker.mediator.consent import ConsentedCall, ConsentQuestions
 from broker.mediator.context import MediatorContext
 from broker.mediator.sessions import LIFETIME
-from broker.messages.errors import CalleeBusy, CalleeNotConnected, PermissionDenied, Refused
+from broker.messages.errors import (
+    BadRequest,
+    CalleeBusy,
+    CalleeNotConnected,
+    PermissionDenied,
+    Refused,
+)
 from broker.messages.grammar import NOTIFY, QUERY
 from broker.messages.message import Message
 from broker.messages.statements import STATUS, STATUS_ACCEPTABLE, STATUS_BUSY
@@ -45,11 +51,13 @@ class CallHandler:
         self._ask_status = context.settings.ask_status
         self._consent = ConsentQuestions(context)
 
-    async def call(self, caller: Peer, request: Request) -> None:
+    async def call(self, caller: TerminalConnection, request: Request) -> None:
         """Mediate one call. Each refusal is raised; nothing has then been told of the callee."""
         context = self._context
         began = context.clock.seconds()
         fields = request.message.fields
+        if "Callee" not in fields:
+            raise BadRequest("a QUERY names a Callee")
         callee = context.permits.canonical(fields["Callee"])
         back = None
         if "Back" in fields:
@@ -61,6 +69,7 @@ class CallHandler:
                 await self._mediate(consented, back, consented)
             else:
                 await self._mediate(PermittedCall(context, caller, callee, request), back)
+            context.counts["calls granted"] += 1
         except PermissionDenied:
             if not request.done:  # it is, where the caller has gone
                 await self._consent.wait_out(began)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from broker.mediator.connection import Peer, seen_ip
+from broker.mediator.connection import TerminalConnection, seen_ip
 from broker.mediator.sessions import LIFETIME
 from broker.messages.errors import BadRequest
 from broker.messages.grammar import parse_place
@@ -35,7 +35,7 @@ class OfferedCandidate(NamedTuple):
 
 
 def offer(
-    peer: Peer, fields: Mapping[str, str], now: float, own_ports: Collection[int]
+    peer: TerminalConnection, fields: Mapping[str, str], now: float, own_ports: Collection[int]
 ) -> CandidateOffer | None:
     """What a registration offers to callers; most offer nothing.
 
@@ -52,8 +52,8 @@ def offer(
 
 
 def between(
-    caller: Peer,
-    callee: Peer,
+    caller: TerminalConnection,
+    callee: TerminalConnection,
     fields: Mapping[str, str],
     back: Contact | None,
     now: float,
@@ -76,7 +76,9 @@ def between(
     return candidates
 
 
-def _both_seen(caller: Peer, callee: Peer, now: float) -> Sequence[OfferedCandidate]:
+def _both_seen(
+    caller: TerminalConnection, callee: TerminalConnection, now: float
+) -> Sequence[OfferedCandidate]:
     """Where either connection comes from: the very ports between which both open a connection."""
     callee_port, caller_port = remote_port_of(callee.stream), remote_port_of(caller.stream)
     callee_ip, caller_ip = seen_ip(callee), seen_ip(caller)
@@ -88,7 +90,9 @@ def _both_seen(caller: Peer, callee: Peer, now: float) -> Sequence[OfferedCandid
     )
 
 
-def waits_at(caller: Peer, port: int, now: float, own_ports: Collection[int]) -> Contact:
+def waits_at(
+    caller: TerminalConnection, port: int, now: float, own_ports: Collection[int]
+) -> Contact:
     """Where a caller waits: at the address that its connection comes from, and no other (I12).
 
     :param port: as the caller says

@@ -13,7 +13,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.logger import Logger
 
 from broker.mediator.attempt import CallAttempt, StillPermitted
-from broker.mediator.connection import Peer
+from broker.mediator.connection import TerminalConnection
 from broker.mediator.context import MediatorContext
 from broker.mediator.sessions import LIFETIME, terminate
 from broker.messages.errors import BadRequest, PermissionDenied, Refused
@@ -53,7 +53,7 @@ class ConnectBackAttempt(CallAttempt):
             raise PermissionDenied
         return StillPermitted(entry)
 
-    def moved(self, connection: Peer) -> None:
+    def moved(self, connection: TerminalConnection) -> None:
         """The callee is asked over another connection, and must connect only once (D6).
 
         So over the old connection it is told that the session is void.
@@ -85,7 +85,7 @@ class ConnectBack:
         self._counts = context.counts
         self._in_progress: set[tuple[str, str]] = set()  # caller and callee
 
-    async def request(self, caller: Peer, request: Request) -> None:
+    async def request(self, caller: TerminalConnection, request: Request) -> None:
         """Serve one request.
 
         :raises BadRequest: what the caller says of itself is not valid; no callee was asked
@@ -108,6 +108,7 @@ class ConnectBack:
                 "{callee} could not be asked to connect back", callee=printable(callee)
             )
         else:
+            self._counts["connect-backs granted"] += 1
             return
         if not request.done:  # it is, where the caller has gone
             # Every refusal takes as long as a callee may take to refuse.
@@ -167,7 +168,7 @@ class ConnectBack:
             raise PermissionDenied
         return guess
 
-    def _caller_address(self, caller: Peer, message: Message) -> Contact:
+    def _caller_address(self, caller: TerminalConnection, message: Message) -> Contact:
         """Where the caller waits, validated as an address that is registered (I12)."""
         fields = message.fields
         if "Address" not in fields:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
 from typing import Protocol
 
 from twisted.python.failure import Failure
@@ -18,107 +16,109 @@ from broker.tables.address_policy import Ip, parse_ip
 from broker.tables.locations import CandidateOffer, Contact
 
 
-class ConnectionEvents(Protocol):
-    """What a terminal's connection needs of its server.
+class TerminalEvents(Protocol):
+    """What a server is told of its terminals' connections."""
 
-    :ivar counts: outcomes, counted for the operator
-    """
-
-    counts: Counter[str]
-
-    def requested(self, peer: Peer, request: Request, /) -> None:
+    def requested(self, peer: TerminalConnection, request: Request, /) -> None:
         """A request came."""
 
-    def reported(self, peer: Peer, session: str, message: Message, /) -> None:
+    def reported(self, peer: TerminalConnection, session: str, message: Message, /) -> None:
         """A report on a session came."""
 
-    def lost(self, peer: Peer, /) -> None:
+    def received_malformed(self) -> None:
+        """What came is no message; the connection has answered it."""
+
+    def lost(self, peer: TerminalConnection, /) -> None:
         """The connection is gone."""
 
 
-class Peer(Dialogue):
-    """A conversation with a terminal, bound to one identifier once it has said who it is.
+class TerminalConnection(Dialogue):
+    """A terminal's connection, which acts as one identifier from its login on.
 
-    :ivar identifier: whom it acts as (I4), ``None`` before login
+    :ivar logged_in: it has proven an identity
+    :ivar identifier: the identifier it acts as (I4). Not set before login: to read it then is an
+        error of ours (``AttributeError``), so that no handler takes a stranger for a terminal.
     :ivar address: the address it registered over this connection, if it did
     :ivar key: the Key ID of the registration key that was given out over it, if one was
-    :ivar port: where it takes calls, as it said when that was
-    :ivar offer: what its callers may be told besides, as it registered over this connection
-    :ivar turn: which registration that was among all; the latest is the one reached
-    :ivar failures: how many logins have failed on it
-    :ivar greeting: further fields for the answer to its login
-    :ivar leaving: called when it goes while it is being found out who it is
+    :ivar port: where it takes calls, as it said when it got that key
+    :ivar offer: the further candidates that its callers may be given, as it registered them
+    :ivar registration_number: the number of its registration among all of this server; the
+        terminal is reached over the connection with the latest one
+    :ivar failed_logins: how many logins have failed on it
     """
 
     __slots__ = (
-        "_mediator",
+        "_events",
         "address",
-        "failures",
-        "greeting",
+        "failed_logins",
         "identifier",
         "key",
-        "leaving",
+        "logged_in",
         "offer",
         "port",
-        "turn",
+        "registration_number",
     )
 
-    def __init__(self, stream: PeerConnection, mediator: ConnectionEvents) -> None:
+    identifier: str
+
+    def __init__(self, stream: PeerConnection, events: TerminalEvents) -> None:
         super().__init__(stream)
-        self._mediator = mediator
-        self.identifier: str | None = None
+        self._events = events
+        self.logged_in = False
         self.address: Contact | None = None
         self.key: str | None = None
         self.port = 0
         self.offer: CandidateOffer | None = None
-        self.turn = 0
-        self.failures = 0
-        self.greeting: dict[str, str] | None = None
-        self.leaving: Callable[[], None] | None = None
+        self.registration_number = 0
+        self.failed_logins = 0
+
+    def log_in(self, identifier: str) -> None:
+        """Act as this identifier from now on; the wider limits hold."""
+        self.identifier = identifier
+        self.logged_in = True
+        self.stream.authenticated()
 
     def message_received(self, message: Message) -> None:
         """A message came: a report on a session, an answer to a question of ours, or a request."""
         if message.verb == NOTIFY:
             session = message.fields.get("Session")
             if session is not None:
-                self._mediator.reported(self, session, message)
+                self._events.reported(self, session, message)
             else:
                 self.answered(message)
         else:
-            self._mediator.requested(self, self.asked(message))
+            self._events.requested(self, self.asked(message))
 
     def malformed_received(self, malformed: Malformed) -> None:
         """What came is no message."""
-        self._mediator.counts["malformed"] += 1
+        self._events.received_malformed()
         self.malformed(malformed)
 
     def body_received(self, body: Body) -> None:
-        """No request takes a body so far; the one it came with has been refused."""
+        """No request takes a body yet; the one it came with has been refused."""
 
     def dismiss(self) -> None:
-        """Take nothing more, and close once what was asked is answered."""
+        """Take no more requests, and close when all that came are answered."""
         self.input_ended()
 
     def connection_lost(self, reason: Failure) -> None:
-        """The connection is gone: so is all that waited for it."""
+        """The connection is gone: give up what waits for it."""
         self.lost()
-        if self.leaving is not None:
-            self.leaving()
-        self._mediator.lost(self)
+        self._events.lost(self)
 
 
-def seen_ip(peer: Peer) -> Ip:
-    """The address that a connection comes from; an IPv4 one in IPv6 clothing is taken for one."""
+def seen_ip(peer: TerminalConnection) -> Ip:
+    """The address that a connection comes from; an IPv4-mapped IPv6 address counts as IPv4."""
     return parse_ip(remote_host_of(peer.stream))
 
 
-def canonical_identifier_field(peer: Peer, request: Request) -> dict[str, str]:
-    """What tells a terminal that calls itself by another name its identifier (C1).
+def canonical_identifier_field(peer: TerminalConnection, request: Request) -> dict[str, str]:
+    """The field that gives a terminal its identifier, where it used another of its names (C1).
 
-    That is how the other side of its calls is told who it is; nothing to whom knows it, or can't
-    be told since the figure holds no more.
+    The other side of its calls sees the identifier. A terminal that used it needs no such field,
+    and a bare reply has none, since the figure has none.
     """
-    identifier = peer.identifier or ""
+    identifier = peer.identifier
     if request.bare or request.message.fields.get("Identifier", identifier) == identifier:
         return {}
     return {"Identifier": identifier}

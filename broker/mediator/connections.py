@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from broker.mediator.connection import Peer, seen_ip
+from broker.mediator.connection import TerminalConnection, seen_ip
 from broker.messages.errors import CalleeNotFound
 from broker.messages.grammar import DEFAULT_EXPIRES, NOTIFY
 from broker.messages.message import Message, printable
@@ -37,16 +37,15 @@ class ConnectionRegistry:
     def __init__(self, clock: IReactorTime) -> None:
         self.turn = 0
         self._clock = clock
-        self._connections: dict[str, tuple[Peer, ...]] = {}  # by identifier, oldest first
-        self._active: dict[str, Peer] = {}
-        self._waiting: dict[str, list[Deferred[Peer]]] = {}
+        self._connections: dict[str, tuple[TerminalConnection, ...]] = {}  # oldest first
+        self._active: dict[str, TerminalConnection] = {}
+        self._waiting: dict[str, list[Deferred[TerminalConnection]]] = {}
 
     # What happens to a connection.
 
-    def bind(self, peer: Peer, identifier: str) -> None:
+    def bind(self, peer: TerminalConnection, identifier: str) -> None:
         """A connection has logged in."""
-        peer.identifier = identifier
-        peer.stream.authenticated()
+        peer.log_in(identifier)
         connections = self._connections.get(identifier, ())
         if len(connections) >= CONNECTIONS_AN_IDENTIFIER:
             active = self._active.get(identifier)
@@ -55,16 +54,16 @@ class ConnectionRegistry:
             oldest.stream.close()
         self._connections[identifier] = (*connections, peer)
 
-    def registered(self, peer: Peer, address: Contact | None) -> None:
+    def registered(self, peer: TerminalConnection, address: Contact | None) -> None:
         """A connection has registered: it is the active one from now on.
 
         :param address: the address, unless it is where the terminal's datagrams come from
         """
-        identifier = identifier_of(peer)
+        identifier = peer.identifier
         if address is not None:
             peer.address = address
         self.turn += 1
-        peer.turn = self.turn
+        peer.registration_number = self.turn
         displaced = self._active.get(identifier)
         self._active[identifier] = peer
         if displaced is not None and displaced is not peer:
@@ -84,12 +83,12 @@ class ConnectionRegistry:
         for peer in self._connections.get(identifier, ()):
             peer.address = peer.key = None
 
-    def lost(self, peer: Peer) -> Peer | None:
+    def lost(self, peer: TerminalConnection) -> TerminalConnection | None:
         """A connection is gone.
 
         :return: the connection that becomes the active one in its place, if one does
         """
-        identifier = identifier_of(peer)
+        identifier = peer.identifier
         connections = tuple(one for one in self._connections.get(identifier, ()) if one is not peer)
         if connections:
             self._connections[identifier] = connections
@@ -100,7 +99,7 @@ class ConnectionRegistry:
         del self._active[identifier]
         return self._return_to_newest(identifier)
 
-    def _return_to_newest(self, identifier: str) -> Peer | None:
+    def _return_to_newest(self, identifier: str) -> TerminalConnection | None:
         """The connection that registered last, of those that are left, becomes the active one."""
         registered = [
             one
@@ -109,24 +108,24 @@ class ConnectionRegistry:
         ]
         if not registered:
             return None
-        newest = max(registered, key=lambda one: one.turn)
+        newest = max(registered, key=lambda one: one.registration_number)
         self._active[identifier] = newest
         self.turn += 1
         # A new number: what was looked up until now is the address of the connection that is gone.
-        newest.turn = self.turn
+        newest.registration_number = self.turn
         return newest
 
     # Who is connected.
 
-    def all(self) -> list[Peer]:
+    def all(self) -> list[TerminalConnection]:
         """All connections that have logged in."""
         return [peer for connections in self._connections.values() for peer in connections]
 
-    def active(self, identifier: str) -> Peer | None:
+    def active(self, identifier: str) -> TerminalConnection | None:
         """The connection over which a terminal is reached now, if it has one."""
         return self._active.get(identifier)
 
-    def connections(self, identifier: str) -> tuple[Peer, ...]:
+    def connections(self, identifier: str) -> tuple[TerminalConnection, ...]:
         """All connections of an identifier, oldest first."""
         return self._connections.get(identifier, ())
 
@@ -145,16 +144,16 @@ class ConnectionRegistry:
 
     # Who waits for a connection.
 
-    def next_active(self, identifier: str) -> Deferred[Peer]:
+    def next_active(self, identifier: str) -> Deferred[TerminalConnection]:
         """Wait for a terminal to register; whoever waits ends it with ``stop_waiting``.
 
         :return: fires with the connection that registers next
         """
-        waiting: Deferred[Peer] = Deferred()
+        waiting: Deferred[TerminalConnection] = Deferred()
         self._waiting.setdefault(identifier, []).append(waiting)
         return waiting
 
-    def stop_waiting(self, identifier: str, waiting: Deferred[Peer]) -> None:
+    def stop_waiting(self, identifier: str, waiting: Deferred[TerminalConnection]) -> None:
         """Take back ``next_active``; nothing where it has fired."""
         others = self._waiting.get(identifier, [])
         if waiting in others:
@@ -166,10 +165,3 @@ class ConnectionRegistry:
         """Close every connection."""
         for peer in self.all():
             peer.stream.close()
-
-
-def identifier_of(peer: Peer) -> str:
-    """The identifier that a connection has logged in as."""
-    if peer.identifier is None:
-        raise ValueError("a connection that has not logged in")
-    return peer.identifier

@@ -12,7 +12,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.logger import Logger
 
 from broker.mediator.attempt import CallAttempt, locate
-from broker.mediator.connection import Peer
+from broker.mediator.connection import TerminalConnection
 from broker.mediator.context import MediatorContext
 from broker.messages.errors import CalleeNotFound, PermissionDenied, Refused
 from broker.messages.grammar import QUERY
@@ -37,11 +37,11 @@ class ConsentedCall(CallAttempt):
     caller_binding: Binding
 
     def __init__(
-        self, context: MediatorContext, caller: Peer, callee: str, request: Request
+        self, context: MediatorContext, caller: TerminalConnection, callee: str, request: Request
     ) -> None:
         super().__init__(context, caller, callee, request)
         self._is_caller_located = False
-        self._caller_active: Peer | None = None
+        self._caller_active: TerminalConnection | None = None
         self._caller_turn = 0
 
     def check(self) -> str:
@@ -62,7 +62,7 @@ class ConsentedCall(CallAttempt):
         """
         active = self.context.connections.active(self.caller)
         self._caller_active = active
-        self._caller_turn = 0 if active is None else active.turn
+        self._caller_turn = 0 if active is None else active.registration_number
         try:
             self.caller_binding = await locate(self.context, self.caller)
         except CalleeNotFound:
@@ -77,7 +77,7 @@ class ConsentedCall(CallAttempt):
         active = self.context.connections.active(self.caller)
         if active is not self._caller_active:
             return False
-        if active is not None and active.turn != self._caller_turn:
+        if active is not None and active.registration_number != self._caller_turn:
             return False
         return self.caller_binding.until > self.context.clock.seconds()
 

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.interfaces import IStore, StoreFailed
+from broker.mediator.connection import TerminalConnection
 from broker.messages.errors import ServiceUnavailable, TooManyRequests
 from broker.messages.statements import NOTHING_DISCLOSED
 from broker.net.dialogue import Request
@@ -247,12 +248,13 @@ class Ledger:
 
     # Telling.
 
-    async def answer(self, identifier: str, request: Request) -> None:
+    async def answer(self, peer: TerminalConnection, request: Request) -> None:
         """``QUERY`` / ``DISCLOSURES``: who was told where the asker is, the newest first.
 
         :raises TooManyRequests: its question before this one has not been answered
         :raises ServiceUnavailable: not all of it can be told now
         """
+        identifier = peer.identifier
         if identifier in self._asking:
             raise TooManyRequests
         self._asking.add(identifier)

@@ -10,10 +10,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.interfaces import Change, IStore, State, StoreFailed
+from broker.mediator.connection import TerminalConnection
 from broker.mediator.revocation_log import RevocationLog
 from broker.mediator.sessions import LIFETIME, Sessions
 from broker.messages.errors import PermissionDenied, RegistrationFailed, ServiceUnavailable
 from broker.messages.message import printable
+from broker.net.dialogue import Request
 from broker.net.expiry_timer import ExpiryTimer
 from broker.net.keyed_lock import KeyedLock
 from broker.tables.groups import GroupChange, GroupTable
@@ -150,6 +152,15 @@ class Permits:
         if identifier in self.table.policies:
             told["Policy"] = self.table.policy(identifier)
         return told
+
+    async def answer(self, peer: TerminalConnection, request: Request) -> None:
+        """``QUERY`` / ``PERMITS``: send a terminal its own lists and policy."""
+        identifier = peer.identifier
+        await self.settled(identifier)  # the changes that it asked for before are in force
+        fields = {"Accept": "\n".join(self.told(identifier))}
+        if not request.bare:
+            fields |= self.told_besides(identifier)
+        request.reply("", fields, code=200)
 
     # Turns.
 

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from broker.mediator.aliases import Aliases
 from broker.mediator.auth.login import hidden
 from broker.mediator.candidates import offer
-from broker.mediator.connection import Peer, canonical_identifier_field
+from broker.mediator.connection import TerminalConnection, canonical_identifier_field
 from broker.mediator.context import MediatorContext
 from broker.messages.errors import CalleeNotFound, RegistrationFailed
 from broker.messages.grammar import DEFAULT_EXPIRES, DEFAULT_PORT
@@ -78,13 +78,16 @@ class Registration:
         self._context = context
         self._settings = context.settings
 
-    async def register(self, peer: Peer, request: Request) -> None:
+    async def register(
+        self, peer: TerminalConnection, request: Request, token: str | None = None
+    ) -> None:
         """Fig. 10: check everything, make it durable, put it in force, and only then say so.
 
+        :param token: a new resume token, where this registration has logged the terminal in
         :raises RegistrationFailed: nothing has changed (A5)
         """
         message = request.message
-        identifier = peer.identifier or ""
+        identifier = peer.identifier
         for name in _NOT_OFFERED:
             if name in message.fields:
                 raise RegistrationFailed(f"{name} is not offered by this server")
@@ -103,7 +106,7 @@ class Registration:
         called = message.fields.get("Name")
         taken = called is not None and await self._aliases.take(identifier, called)
         try:
-            await self._in_turn(peer, request, lists, address, offered)
+            await self._in_turn(peer, request, lists, address, offered, token)
         except BaseException:
             if called is not None and taken:
                 self._aliases.give_back(identifier, called)
@@ -111,27 +114,28 @@ class Registration:
 
     async def _in_turn(
         self,
-        peer: Peer,
+        peer: TerminalConnection,
         request: Request,
         lists: Lists,
         address: Contact | None,
         offered: CandidateOffer | None,
+        token: str | None,
     ) -> None:
-        identifier = peer.identifier or ""
+        identifier = peer.identifier
         if lists or self._permits.changing(identifier):
             await self._permits.begin(identifier)
             try:
                 if address is not None:
                     address = replace(address, registered=self._now())
-                await self._change(peer, request, lists, address, offered)
+                await self._change(peer, request, lists, address, offered, token)
             finally:
                 self._permits.end(identifier)
         else:
-            await self._change(peer, request, lists, address, offered)
+            await self._change(peer, request, lists, address, offered, token)
 
     # Keys for registration by UDP.
 
-    def _check_udp(self, peer: Peer, request: Request) -> None:
+    def _check_udp(self, peer: TerminalConnection, request: Request) -> None:
         """Whether a key may be given out (D1)."""
         fields = request.message.fields
         if request.bare:
@@ -153,7 +157,7 @@ class Registration:
         await self._resolver.add_key(identifier, given.name, given.secret, port, expires)
         return given
 
-    def _took_key(self, peer: Peer, identifier: str, given: GivenKey) -> None:
+    def _took_key(self, peer: TerminalConnection, identifier: str, given: GivenKey) -> None:
         """A key goes to its terminal; one that it got over the same connection is no more held."""
         before, peer.key = peer.key, given.name
         peer.port = given.port
@@ -162,7 +166,7 @@ class Registration:
 
     # Addresses.
 
-    async def renew(self, identifier: str, holder: Peer) -> None:
+    async def renew(self, identifier: str, holder: TerminalConnection) -> None:
         """Register anew the address of the connection over which a terminal is reached again."""
         if holder.address is not None:
             holder.address = replace(holder.address, registered=self._now())
@@ -170,13 +174,14 @@ class Registration:
 
     async def _change(
         self,
-        peer: Peer,
+        peer: TerminalConnection,
         request: Request,
         lists: Lists,
         address: Contact | None,
         offered: CandidateOffer | None,
+        token: str | None,
     ) -> None:
-        identifier = peer.identifier or ""
+        identifier = peer.identifier
         fields = request.message.fields
         given = await self._give_key(identifier, fields) if "UDP" in fields else None
         try:
@@ -197,14 +202,16 @@ class Registration:
         if not request.bare:
             told = {
                 "Epoch": self._context.epoch,
-                **(peer.greeting or {}),
                 **canonical_identifier_field(peer, request),
             }
+        if told is not None and token is not None:
+            told["Token"] = token
         if told is not None and given is not None:
             told["Key ID"] = given.name
             told["Registration Key"] = given.secret.hex()
             told["Interval"] = str(self._settings.udp_interval)
         request.reply(REGISTRATION_COMPLETED, told)
+        self._context.counts["registrations"] += 1
 
     def _edit(self, identifier: str, lists: Lists) -> Awaitable[None]:
         accept, reject, policy = lists
@@ -241,7 +248,7 @@ class Registration:
 
     async def _reached(
         self,
-        peer: Peer,
+        peer: TerminalConnection,
         identifier: str,
         address: Contact | None,
         given: GivenKey | None,
@@ -267,12 +274,12 @@ class Registration:
             if holder is not None:
                 await self.renew(identifier, holder)
 
-    def _offer(self, peer: Peer, fields: dict[str, str]) -> CandidateOffer | None:
+    def _offer(self, peer: TerminalConnection, fields: dict[str, str]) -> CandidateOffer | None:
         if "Address" not in fields and "UDP" not in fields and not _OFFERS.isdisjoint(fields):
             raise AddressRefused("Local and Seen go with an Address, or with UDP")
         return offer(peer, fields, self._now(), self._settings.own_ports)
 
-    def _address(self, peer: Peer, fields: dict[str, str]) -> Contact | None:
+    def _address(self, peer: TerminalConnection, fields: dict[str, str]) -> Contact | None:
         host = fields.get("Address")
         expires = int(fields.get("Expires", DEFAULT_EXPIRES))
         if host is None:

@@ -1,9 +1,10 @@
-"""The mediator put together: who is this connection, which verb, and what becomes of a refusal."""
+"""The mediator: the table of requests, the check of who asks, and how an error is answered."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, cast
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final, cast
 
 from cryptography import x509
 from twisted.internet.defer import CancelledError, Deferred
@@ -15,11 +16,11 @@ from broker.interfaces import State
 from broker.mediator.address_check import AddressCheck
 from broker.mediator.aliases import Aliases
 from broker.mediator.auth.accounts import Accounts
-from broker.mediator.auth.login import Anybody, Authentication
+from broker.mediator.auth.login import LOGIN_FIELDS, Authentication, UnverifiedLogin
 from broker.mediator.auth.passwords import Passwords
 from broker.mediator.call import CallHandler
 from broker.mediator.connect_back import ConnectBack
-from broker.mediator.connection import Peer
+from broker.mediator.connection import TerminalConnection
 from broker.mediator.connections import ConnectionRegistry
 from broker.mediator.context import MediatorContext, MediatorServices, MediatorSettings
 from broker.mediator.ledger import Ledger
@@ -27,6 +28,7 @@ from broker.mediator.permits import Permits
 from broker.mediator.registration import Registration
 from broker.mediator.sessions import Sessions
 from broker.mediator.wakeup import TerminalReach
+from broker.mediator.wakeup_dialer import WakeUpDialer
 from broker.messages.errors import (
     BadRequest,
     CalleeBusy,
@@ -43,12 +45,12 @@ from broker.messages.message import Message, printable
 from broker.messages.statements import ADDRESS, BEGIN, DISCLOSURES, PERMITS
 from broker.net.connection import PeerConnection
 from broker.net.dialogue import Request
-from broker.net.request_task import RequestTask, declared, refuse
+from broker.net.request_task import RequestTask, send_refusal, start, to_refusal
 from broker.net.timers import DeadlineQueue
 from broker.net.tls.transport import certificate_of
 from broker.tables.accounts import AccountTable
 
-#: What ``--causes uniform`` tells as fig. 5c, as the base case of the document does (A20).
+#: Refusals that ``--causes uniform`` sends as fig. 5c, as the document's base case does (A20).
 _HIDDEN: Final = (
     CalleeNotFound,
     CalleeBusy,
@@ -56,12 +58,25 @@ _HIDDEN: Final = (
     TooManyRequests,
     ServiceUnavailable,
 )
+#: Fields without which a ``REQUEST`` does not ask for connect-back, and is not served here.
+_CONNECT_BACK_FIELDS: Final = frozenset(("Callee", "Password"))
+
+#: Serves one kind of request of a terminal that has logged in.
+Handler = Callable[[TerminalConnection, Request], Coroutine[Deferred[Any], Any, None]]
 
 
-#: Fields by which a request to be connected back is known.
-_CONNECT_BACK: Final = frozenset(("Callee", "Password"))
-#: Fields by which a connection logs in.
-_LOGINS: Final = frozenset(("Password", "Token"))
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One row of the table of requests.
+
+    :ivar handler: serves it
+    :ivar refusal: how a request is refused that names another terminal than the connection's
+    :ivar required: fields without which it is no request of this kind
+    """
+
+    handler: Handler
+    refusal: type[Refused] = PermissionDenied
+    required: frozenset[str] = frozenset()
 
 
 class Mediator:
@@ -101,43 +116,73 @@ class Mediator:
         self._deciding: DeadlineQueue[RequestTask] = DeadlineQueue(
             context.clock, settings.status_timeout, RequestTask.cancel
         )
-        aliases = Aliases(context, table, claimed=isinstance(login, Anybody))
+        aliases = Aliases(context, table, claimed=isinstance(login, UnverifiedLogin))
         self._registration = Registration(context, aliases)
         self._calls = CallHandler(context)
-        self._connect_back = ConnectBack(context)
-        #: Requests but for the two that come most often; each is told whose it is.
-        self._others: Final = {
-            (REQUEST, ""): self._called_back,
-            (QUERY, PERMITS): self._tell_permits,
-            (QUERY, DISCLOSURES): self._tell_disclosures,
-            (QUERY, ADDRESS): AddressCheck(context, services.dialer).answer,
+        self._routes: Final = self._make_routes(services.dialer)
+
+    def _make_routes(self, dialer: WakeUpDialer | None) -> dict[tuple[str, str], Route]:
+        """Every request of the protocol that is served here, by its verb and statement."""
+        context = self.context
+        return {
+            (QUERY, ""): Route(self._calls.call),
+            (REGISTER, ""): Route(self._registration.register, refusal=RegistrationFailed),
+            (REQUEST, ""): Route(ConnectBack(context).request, required=_CONNECT_BACK_FIELDS),
+            (QUERY, PERMITS): Route(context.permits.answer),
+            (QUERY, DISCLOSURES): Route(context.disclosures.answer),
+            (QUERY, ADDRESS): Route(AddressCheck(context, dialer).answer),
         }
 
-    def peer(self, stream: PeerConnection) -> Peer:
+    def peer(self, stream: PeerConnection) -> TerminalConnection:
         """The receiver of a new connection."""
-        return Peer(stream, self)
+        return TerminalConnection(stream, self)
 
-    # From a peer.
+    # From a terminal's connection.
 
-    def requested(self, peer: Peer, request: Request) -> None:
-        """A request came: do it, and answer it whatever happens."""
-        steps = self._serve(peer, request)
-        serving = RequestTask(steps, request, refused=self._refuse, over=self._deciding.discard)
-        if serving.begin() and request.message.verb != REGISTER:
-            self._deciding.add(serving)
-            request.abandoned = serving.cancel
+    def requested(self, peer: TerminalConnection, request: Request) -> None:
+        """A request came: serve it, and answer it whatever happens.
 
-    def reported(self, peer: Peer, session: str, message: Message) -> None:
+        Here, once, it is checked that the connection has logged in and that the request names no
+        one else (I4). The handler then starts in this same turn.
+        """
+        message = request.message
+        try:
+            route = self._routes.get((message.verb, message.statement))
+            if "Length" in message.fields:
+                raise BadRequest("this message takes no body")
+            if route is None or not route.required.issubset(message.fields):
+                raise BadRequest("no request of this kind is known here")
+            if peer.logged_in:
+                self._check_identity(peer, message, route)
+                if message.verb == REGISTER and not LOGIN_FIELDS.isdisjoint(message.fields):
+                    raise RegistrationFailed("this connection has logged in already")
+                steps = route.handler(peer, request)
+            else:
+                steps = self._log_in(peer, request, route)
+        except Exception as raised:
+            self.request_failed(raised, request)
+            return
+        task = start(steps, request, self)
+        # A registration is carried through once it is begun: it is not cancelled half-way.
+        if task is not None and message.verb != REGISTER:
+            self._deciding.add(task)
+            request.abandoned = task.cancel
+
+    def received_malformed(self) -> None:
+        """A connection has sent what is no message."""
+        self.counts["malformed"] += 1
+
+    def reported(self, peer: TerminalConnection, session: str, message: Message) -> None:
         """A report on a session, from one of its sides."""
-        if peer.identifier is not None:
+        if peer.logged_in:
             if message.statement == BEGIN:
                 self.context.sessions.began(peer, session)
             elif "End" in message.fields:
                 self.context.sessions.ended(peer, session, message.fields["End"])
 
-    def lost(self, peer: Peer) -> None:
-        """A connection is gone: its address begins to expire, or an older connection's is back."""
-        if peer.identifier is None:
+    def lost(self, peer: TerminalConnection) -> None:
+        """A connection is gone: its address begins to expire, or that of an older one is back."""
+        if not peer.logged_in:
             return
         if peer.address is not None:
             self._resolver.release(peer.identifier, peer.address)
@@ -149,25 +194,25 @@ class Mediator:
             renewing.addErrback(self._not_renewed)
 
     def _not_renewed(self, failure: Failure) -> None:
-        why = declared(_exception(failure), self.log)
+        why = to_refusal(_exception(failure), self.log)
         self.log.warn("The resolver did not take an address: {why}", why=why)
 
     def drop(self, revoked: Callable[[x509.Certificate], bool]) -> None:
-        """Close the connections whose certificate is revoked by now (I2)."""
+        """Close every connection whose certificate is revoked now (I2)."""
         for peer in self.context.connections.all():
             certificate = certificate_of(peer.stream.transport)
             if certificate is not None and revoked(certificate):
                 self.log.warn(
                     "A connection of {identifier} is closed: its certificate has been revoked",
-                    identifier=printable(peer.identifier or ""),
+                    identifier=printable(peer.identifier),
                 )
                 peer.stream.abort()
-                self._resolver.drop_keys(peer.identifier or "")
+                self._resolver.drop_keys(peer.identifier)
 
     def stop(self) -> Deferred[None]:
         """Close every connection, and leave no timer behind.
 
-        :return: fires when the store has what it is to keep, and not before may it be stopped
+        :return: fires when all disclosures are in the store; only then may that be stopped
         """
         self.context.reach.stop()
         self.context.connections.stop()
@@ -179,90 +224,43 @@ class Mediator:
 
     # Serving.
 
-    async def _serve(self, peer: Peer, request: Request) -> None:
-        message = request.message
-        if "Length" in message.fields:
-            raise BadRequest("this message takes no body")
-        kind = (message.verb, message.statement)
-        if kind == (QUERY, ""):
-            if not self._speaks_for_itself(peer, message, PermissionDenied):
-                await self._log_in(peer, message, PermissionDenied)
-            if "Callee" not in message.fields:
-                raise BadRequest("a QUERY names a Callee")
-            await self._calls.call(peer, request)
-            self.counts["calls granted"] += 1
-        elif kind == (REGISTER, ""):
-            await self._register(peer, request)
-            self.counts["registrations"] += 1
+    async def _log_in(self, peer: TerminalConnection, request: Request, route: Route) -> None:
+        """Find out by a connection's first request which terminal it is, and serve that request.
+
+        A connection that has proven its identity keeps it, whatever becomes of the request.
+        """
+        login = await self._login.admit(peer, request)
+        self.context.connections.bind(peer, self._canonical(login.identifier))
+        self._check_identity(peer, request.message, route)
+        if login.token is None:
+            await route.handler(peer, request)
         else:
-            serve = self._others.get(kind)
-            if serve is None or (
-                kind == (REQUEST, "") and not _CONNECT_BACK.issubset(message.fields)
-            ):
-                raise BadRequest("no request of this kind is known here")
-            await serve(await self._identify(peer, message), peer, request)
+            await self._registration.register(peer, request, login.token)
 
-    async def _called_back(self, identifier: str, peer: Peer, request: Request) -> None:
-        await self._connect_back.request(peer, request)
-        self.counts["connect-backs granted"] += 1
+    def _check_identity(self, peer: TerminalConnection, message: Message, route: Route) -> None:
+        """See that a request names the terminal that it comes from, or none (I4).
 
-    async def _tell_permits(self, identifier: str, peer: Peer, request: Request) -> None:
-        await self.context.permits.settled(identifier)  # what was asked before has its effect
-        fields = {"Accept": "\n".join(self.context.permits.told(identifier))}
-        if not request.bare:
-            fields |= self.context.permits.told_besides(identifier)
-        request.reply("", fields, code=200)
-
-    async def _tell_disclosures(self, identifier: str, peer: Peer, request: Request) -> None:
-        await self.context.disclosures.answer(identifier, request)
-
-    async def _register(self, peer: Peer, request: Request) -> None:
-        """Log in, where that is still to be done, and register."""
-        message = request.message
-        try:
-            if not self._speaks_for_itself(peer, message, RegistrationFailed):
-                await self._log_in(peer, message, RegistrationFailed)
-            elif not _LOGINS.isdisjoint(message.fields):
-                raise RegistrationFailed("this connection has logged in already")
-            await self._registration.register(peer, request)
-        finally:
-            peer.greeting = None
-
-    def _speaks_for_itself(self, peer: Peer, message: Message, refusal: type[Refused]) -> bool:
-        """Whether a connection is bound, and a message names whom it is bound to, or nobody (I4).
-
-        What it names beside the identifier is another name of it (C1).
+        It may also use another name of that terminal (C1).
         """
         identifier = peer.identifier
-        if identifier is None:
-            return False
         named = message.fields.get("Identifier")
         if named is not None and named != identifier and self._canonical(named) != identifier:
-            raise refusal("this connection belongs to another identifier", code=403)
-        return True
+            raise route.refusal("this connection belongs to another identifier", code=403)
 
-    async def _log_in(self, peer: Peer, message: Message, refusal: type[Refused]) -> None:
-        """Bind a connection to whom its first message proves to speak, whatever becomes of that."""
-        identifier = await self._login.admit(peer, message)
-        self.context.connections.bind(peer, self._canonical(identifier))
-        self._speaks_for_itself(peer, message, refusal)
-
-    async def _identify(self, peer: Peer, message: Message) -> str:
-        """Who asks; refused as fig. 5c where it isn't who it says."""
-        if not self._speaks_for_itself(peer, message, PermissionDenied):
-            await self._log_in(peer, message, PermissionDenied)
-        return peer.identifier or ""
-
-    def _refuse(self, raised: Exception, request: Request) -> None:
-        """The one place where what went wrong becomes a message."""
+    def request_failed(self, raised: Exception, request: Request) -> None:
+        """The one place where an error becomes a message."""
         if isinstance(raised, CancelledError):
             error: Refused = CalleeNotConnected()
         else:
-            error = declared(raised, self.log)
+            error = to_refusal(raised, self.log)
         if self._uniform and isinstance(error, _HIDDEN) and "Callee" in request.message.fields:
             error = PermissionDenied()
         self.counts[error.statement] += 1
-        refuse(request, error)
+        send_refusal(request, error)
+
+    def request_served(self, task: RequestTask) -> None:
+        """A request that had to wait is served: its deadline is void."""
+        self._deciding.discard(task)
 
 
 def _make_context(

@@ -6,8 +6,8 @@ from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
-from broker.mediator.connection import Peer
-from broker.mediator.connections import ConnectionRegistry, identifier_of
+from broker.mediator.connection import TerminalConnection
+from broker.mediator.connections import ConnectionRegistry
 from broker.messages.errors import TooManyRequests
 from broker.messages.grammar import NOTIFY
 from broker.messages.message import Message
@@ -60,9 +60,9 @@ class Sessions:
             self._unspent.discard(replaced)
         self._unspent.add(session)
 
-    def began(self, peer: Peer, identifier: str) -> None:
+    def began(self, peer: TerminalConnection, identifier: str) -> None:
         """The callee reports that the caller came: the lifetime of the session starts."""
-        session = self._table.find(identifier, identifier_of(peer))
+        session = self._table.find(identifier, peer.identifier)
         if session is None or session.callee != peer.identifier:
             # It was terminated, perhaps while this report was on its way: it must not go on.
             peer.stream.send(terminate(identifier))
@@ -72,14 +72,14 @@ class Sessions:
             self._unspent.discard(session)
             self._begun.add(session)
 
-    def ended(self, peer: Peer, identifier: str, how: str) -> None:
+    def ended(self, peer: TerminalConnection, identifier: str, how: str) -> None:
         """One side reports that a session is over.
 
         The caller's word alone does not end it here: were that a lie, a permit that is withdrawn
         later would no longer end the session at the callee (I2). The callee's word on a session
         that has not begun is passed on to the caller at once: it need not wait (D7).
         """
-        session = self._table.find(identifier, identifier_of(peer))
+        session = self._table.find(identifier, peer.identifier)
         if session is not None and session.callee == peer.identifier:
             begun = session.begun
             self._close(session, sessions.END)
@@ -116,7 +116,7 @@ class Sessions:
         self._begun.stop()
         self._undelivered_expiry.stop()
 
-    def deliver(self, peer: Peer, identifier: str) -> None:
+    def deliver(self, peer: TerminalConnection, identifier: str) -> None:
         """A terminal is back: tell it which of its sessions were terminated while it was away."""
         for session in self._undelivered.pop(identifier, ()):
             self._undelivered_expiry.discard((identifier, session))

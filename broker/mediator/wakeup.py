@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.interfaces import IResolver, ITrigger
-from broker.mediator.connection import Peer
+from broker.mediator.connection import TerminalConnection
 from broker.mediator.connections import ConnectionRegistry
 from broker.messages.errors import CalleeNotConnected, ServiceUnavailable
 from broker.messages.message import Message
@@ -40,7 +40,7 @@ DIAL_AFTER: Final = 1.0
 class QuestionEvents(Protocol):
     """What happens to a question on its way."""
 
-    def moved(self, connection: Peer, /) -> None:
+    def moved(self, connection: TerminalConnection, /) -> None:
         """The question goes over another connection now; what this raises ends it.
 
         Called before anything is sent over that: what was checked before may have changed.
@@ -67,7 +67,7 @@ class TerminalReach:
         )
         self._stopped = False
 
-    async def connect(self, identifier: str, address: Contact) -> Peer:
+    async def connect(self, identifier: str, address: Contact) -> TerminalConnection:
         """The active connection of a terminal, which is woken if it has none (S1901).
 
         :param address: where it is woken
@@ -81,7 +81,7 @@ class TerminalReach:
     async def ask(
         self,
         identifier: str,
-        peer: Peer,
+        peer: TerminalConnection,
         address: Contact,
         message: Message,
         events: QuestionEvents,
@@ -150,7 +150,7 @@ class TerminalReach:
 
     # Waking.
 
-    async def _wake(self, identifier: str, address: Contact) -> Peer:
+    async def _wake(self, identifier: str, address: Contact) -> TerminalConnection:
         """Wait for a terminal to register; all who wait at the same time share one wake-up."""
         registers = self._connections.next_active(identifier)
         wakeup = self._in_progress.get(identifier)
@@ -188,7 +188,7 @@ class _WakeUpInProgress:
     __slots__ = ("steps", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: list[Deferred[Peer]] = []
+        self.waiting: list[Deferred[TerminalConnection]] = []
         self.steps: Deferred[None] | None = None
 
     def failed(self, failure: Failure) -> None:
@@ -197,7 +197,7 @@ class _WakeUpInProgress:
             if not waiting.called:
                 waiting.errback(failure)
 
-    def leave(self, waiting: Deferred[Peer]) -> None:
+    def leave(self, waiting: Deferred[TerminalConnection]) -> None:
         """One has its connection, or gives up; the last one ends the wake-up."""
         self.waiting.remove(waiting)
         if not self.waiting and self.steps is not None:
@@ -215,7 +215,7 @@ class _OpenQuestion:
     __slots__ = ("address", "answer", "identifier", "moved", "peer", "waking")
 
     def __init__(
-        self, identifier: str, peer: Peer, address: Contact, answer: Deferred[Message]
+        self, identifier: str, peer: TerminalConnection, address: Contact, answer: Deferred[Message]
     ) -> None:
         self.identifier = identifier
         self.peer = peer
@@ -224,7 +224,7 @@ class _OpenQuestion:
         self.moved = False
         self.waking: Deferred[None] | None = None
 
-    def move(self, active: Peer) -> None:
+    def move(self, active: TerminalConnection) -> None:
         """The terminal has registered. A connection over which it did so is not dead."""
         if active is not self.peer and not self.answer.called:
             self.moved = True

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Coroutine
+from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -19,75 +19,93 @@ from broker.messages.errors import (
 )
 from broker.net.dialogue import Request
 
-#: What the figures refuse without a word more: a cause could tell what the refusal hides (I6).
+#: Refusals that have no cause in the figures: a cause could tell what the refusal hides (I6).
 BARE: Final = (PermissionDenied, CalleeNotFound, CalleeBusy, CalleeNotConnected)
 
 
+class TaskEvents(Protocol):
+    """What a server is told of the requests that it serves."""
+
+    def request_failed(self, raised: Exception, request: Request, /) -> None:
+        """The steps have raised this: answer the request with it."""
+
+    def request_served(self, task: RequestTask, /) -> None:
+        """A request that had to wait is served, or has failed."""
+
+
 class RequestTask:
-    """One request being served: a coroutine, stepped from one ``await`` to the next.
+    """One request that waits: a coroutine, stepped from one ``await`` to the next.
 
     It does what ``Deferred.fromCoroutine`` does, without its three objects and a context for each
     request, of which most wait for nothing (together they cost a tenth of a call).
     """
 
-    __slots__ = ("_over", "_refused", "_request", "_steps", "_waiting")
+    __slots__ = ("_events", "_request", "_steps", "_waiting")
 
     def __init__(
-        self,
-        steps: Coroutine[Deferred[Any], Any, None],
-        request: Request,
-        *,
-        refused: Callable[[Exception, Request], object],
-        over: Callable[[RequestTask], object],
+        self, steps: Coroutine[Deferred[Any], Any, None], request: Request, events: TaskEvents
     ) -> None:
-        """
-        :param refused: told what the steps raised, to answer the request with it
-        :param over: told that a request that had to wait has been served
-        """
         self._steps = steps
         self._request = request
-        self._refused = refused
-        self._over = over
+        self._events = events
         self._waiting: Deferred[Any] | None = None
-
-    def begin(self) -> bool:
-        """Take the steps as far as they need not wait.
-
-        :return: whether they wait now
-        """
-        self._step(None)
-        return self._waiting is not None
 
     def cancel(self) -> None:
         """Give up what is waited for: the steps see ``CancelledError``."""
         if self._waiting is not None:
             self._waiting.cancel()
 
-    def _step(self, error: BaseException | None) -> None:
-        try:
-            waiting = self._steps.send(None) if error is None else self._steps.throw(error)
-        except StopIteration:
-            return
-        except Exception as raised:
-            self._refused(raised, self._request)
-            return
-        self._waiting = waiting
-        waiting.addBoth(self._go_on)
+    def wait(self, waiting: Deferred[Any]) -> bool:
+        """Go on once this has fired.
 
-    def _go_on(self, result: object) -> None:
+        :return: whether the steps wait now; they do not where it had fired already
+        """
+        self._waiting = waiting
+        waiting.addBoth(self._resume)
+        return self._waiting is not None
+
+    def _resume(self, result: object) -> None:
         """What was waited for is there; the coroutine takes a result from the Deferred itself."""
         self._waiting = None
-        error = result.value if isinstance(result, Failure) else None
-        self._step(error)
-        if self._waiting is None:
-            self._request.abandoned = None  # and so no ring is left for the collector of garbage
-            self._over(self)
+        try:
+            error = result.value if isinstance(result, Failure) else None
+            waiting = self._steps.send(None) if error is None else self._steps.throw(error)
+        except StopIteration:
+            pass
+        except Exception as raised:
+            self._events.request_failed(raised, self._request)
+        else:
+            self.wait(waiting)
+            return
+        # Without this a ring of objects is left, and the collector of garbage stops the server.
+        self._request.abandoned = None
+        self._events.request_served(self)
 
 
-def declared(raised: Exception, log: Logger) -> Refused:
-    """The refusal that an exception is told as.
+def start(
+    steps: Coroutine[Deferred[Any], Any, None], request: Request, events: TaskEvents
+) -> RequestTask | None:
+    """Take the steps of a request as far as they need not wait.
 
-    What was not foreseen goes to the log whole, and to the peer without detail.
+    Most requests are done then, and need no task.
+
+    :return: the task, where they wait now
+    """
+    try:
+        waiting = steps.send(None)
+    except StopIteration:
+        return None
+    except Exception as raised:
+        events.request_failed(raised, request)
+        return None
+    task = RequestTask(steps, request, events)
+    return task if task.wait(waiting) else None
+
+
+def to_refusal(raised: Exception, log: Logger) -> Refused:
+    """The refusal that an exception becomes.
+
+    Any other exception is logged with its traceback, and the peer sees no detail of it.
     """
     if isinstance(raised, Refused):
         return raised
@@ -95,7 +113,7 @@ def declared(raised: Exception, log: Logger) -> Refused:
     return ServiceUnavailable()
 
 
-def refuse(request: Request, error: Refused) -> None:
+def send_refusal(request: Request, error: Refused) -> None:
     """Answer a request with a refusal, and with its cause where that is no secret."""
-    told = {"Cause": error.cause} if error.cause and not isinstance(error, BARE) else None
-    request.reply(error.statement, told, code=error.code)
+    cause = {"Cause": error.cause} if error.cause and not isinstance(error, BARE) else None
+    request.reply(error.statement, cause, code=error.code)

@@ -48,7 +48,7 @@ from broker.net.connection import PeerConnection
 from broker.net.dialogue import Dialogue
 from broker.net.hub import ConnectionHub
 from broker.net.reconnecting import ReconnectingClient
-from broker.net.request_task import refuse
+from broker.net.request_task import send_refusal
 from broker.net.timers import DeadlineQueue
 from broker.resolver.name_lookup import NameLookup
 from broker.tables.address_policy import PROVIDER, parse_domain, parse_ip, routable_ip
@@ -104,7 +104,7 @@ class _Conversation(Dialogue):
             if message.statement == SUPERSEDED and "Identifier" in message.fields:
                 self._superseded(message.fields["Identifier"])
         else:
-            refuse(self.asked(message), BadRequest("no request of this kind is known here"))
+            send_refusal(self.asked(message), BadRequest("no request of this kind is known here"))
 
     def malformed_received(self, malformed: Malformed) -> None:
         """What came is no message: what is no answer leaves its question without one."""

@@ -45,7 +45,7 @@ from broker.net.connection import PeerConnection
 from broker.net.dialogue import Dialogue, Request
 from broker.net.hub import ConnectionHub
 from broker.net.peer_address import local_host_of, remote_host_of
-from broker.net.request_task import RequestTask, declared, refuse
+from broker.net.request_task import RequestTask, send_refusal, start, to_refusal
 from broker.net.tls.certificates import CertificateRefused, mediator_of
 from broker.net.tls.transport import certificate_of
 from broker.resolver.locations import LocalResolver
@@ -183,10 +183,10 @@ class ResolverServer:
             if isinstance(error, _NotAMediator):
                 peer.stream.close(linger=True)
         except Exception as error:
-            self._refuse(request, declared(error, self.log))
+            self._refuse(request, to_refusal(error, self.log))
         else:
             if later is not None:
-                RequestTask(later, request, refused=self._failed, over=lambda _: None).begin()
+                start(later, request, self)
 
     def lost(self, peer: ResolverPeer) -> None:
         """A connection is gone: what a terminal registered over it expires from now on."""
@@ -473,12 +473,16 @@ class ResolverServer:
             peers = peers[1:]
         self._bound[identifier] = (*peers, peer)
 
-    def _failed(self, raised: Exception, request: Request) -> None:
-        self._refuse(request, declared(raised, self.log))
+    def request_failed(self, raised: Exception, request: Request) -> None:
+        """Answer a request with what serving it has raised."""
+        self._refuse(request, to_refusal(raised, self.log))
+
+    def request_served(self, task: RequestTask) -> None:
+        """A request that had to wait is served: no deadline is kept for it here."""
 
     def _refuse(self, request: Request, error: Refused) -> None:
         self.counts[error.statement] += 1
-        refuse(request, error)
+        send_refusal(request, error)
 
     def _now(self) -> float:
         return self.exchange.clock.seconds()

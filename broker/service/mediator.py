@@ -16,11 +16,11 @@ from twisted.logger import Logger
 from broker.interfaces import IStore, StoreFailed
 from broker.mediator.admin import AdminApi
 from broker.mediator.auth.login import (
-    Anybody,
     Authentication,
     CertificateLogin,
     Login,
     PasswordLogin,
+    UnverifiedLogin,
 )
 from broker.mediator.auth.passwords import Passwords
 from broker.mediator.auth.tokens import Tokens
@@ -272,7 +272,7 @@ class MediatorService(Role):
         if options["auth"] == "certificate" and self._tls is not None:
             return CertificateLogin(table, self._tls.revoked)
         if options["auth"] == "none":
-            return Anybody()
+            return UnverifiedLogin()
         if not len(table):
             self.log.warn("Nobody can log in yet: broker account add ID makes the first account")
         key = logins.token_key(options["store"], os.urandom)

@@ -305,7 +305,7 @@ _MAY_STAY: Final = frozenset(
         "_allowed",
         "_epoch",
         "_lists",
-        "_others",
+        "_routes",
         "_own_ports",
         "_permits",
         "canonical",

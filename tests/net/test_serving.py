@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from broker.messages.errors import CalleeBusy
 from broker.net.dialogue import Request
-from broker.net.request_task import RequestTask
+from broker.net.request_task import RequestTask, start
 from tests.support.server import a_mediator
 
 
@@ -28,12 +28,13 @@ class Served:
         async def run() -> None:
             await steps(self.log)
 
-        self.serving = RequestTask(
-            run(),
-            self.request,
-            refused=lambda error, request: self.log.append(type(error)),
-            over=lambda serving: self.log.append("over"),
-        )
+        self.task = start(run(), self.request, self)
+
+    def request_failed(self, raised: Exception, request: Request) -> None:
+        self.log.append(type(raised))
+
+    def request_served(self, task: RequestTask) -> None:
+        self.log.append("over")
 
 
 class ServingTests:
@@ -46,7 +47,7 @@ class ServingTests:
             log.append("done")
 
         served = Served(steps)
-        assert not served.serving.begin()
+        assert served.task is None
         assert served.log == ["done"]
 
     def test_waits(self) -> None:
@@ -58,7 +59,7 @@ class ServingTests:
             log.append(await waits[1])
 
         served = Served(steps)
-        assert served.serving.begin()
+        assert served.task is not None
         waits[0].callback("one")
         assert served.log == ["one"]
         waits[1].callback("two")
@@ -75,7 +76,7 @@ class ServingTests:
             raise CalleeBusy
 
         served = Served(steps)
-        assert served.serving.begin() is late
+        assert (served.task is not None) is late
         if late:
             wait.callback(None)
         assert served.log == ([CalleeBusy, "over"] if late else [CalleeBusy])
@@ -91,7 +92,6 @@ class ServingTests:
                 log.append("seen")
 
         served = Served(steps)
-        served.serving.begin()
         wait.errback(ZeroDivisionError())
         assert served.log == ["seen", "over"]
 
@@ -102,9 +102,9 @@ class ServingTests:
             await Deferred()
 
         served = Served(steps)
-        served.serving.begin()
-        served.serving.cancel()
-        served.serving.cancel()
+        assert served.task is not None
+        served.task.cancel()
+        served.task.cancel()
         assert served.log == [CancelledError, "over"]
 
 

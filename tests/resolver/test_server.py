@@ -10,7 +10,7 @@ from twisted.logger import capturedLogs
 
 from broker.messages.errors import PermissionDenied, RegistrationFailed
 from broker.messages.message import Message
-from broker.net.request_task import refuse
+from broker.net.request_task import send_refusal
 from broker.resolver.server import CONNECTIONS_AN_IDENTIFIER
 from tests.resolver.apart import PORT, FakeResolver
 from tests.support.reactor import FakeReactor
@@ -388,7 +388,7 @@ class ServingTests:
         link = resolver.link()
         peer = link.protocol.receiver
         for error in (PermissionDenied("it is there"), RegistrationFailed("it is full")):
-            refuse(peer.asked(Message("QUERY")), error)
+            send_refusal(peer.asked(Message("QUERY")), error)
         assert link.text() == DENIED + "NOTIFY\nRegistration Failed.\nCause:it is full\n\n"
 
     def test_silent_strangers(self) -> None:

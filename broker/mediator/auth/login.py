@@ -1,11 +1,11 @@
-"""Who a connection acts as: how that is proven (A19, I4)."""
+"""Login: how a connection proves which terminal it is (A19, I4)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from cryptography import x509
 from twisted.internet.defer import CancelledError, Deferred
@@ -14,10 +14,11 @@ from twisted.logger import Logger
 
 from broker.mediator.auth.passwords import Passwords
 from broker.mediator.auth.tokens import Tokens
-from broker.mediator.connection import Peer, seen_ip
+from broker.mediator.connection import TerminalConnection, seen_ip
 from broker.messages.errors import LoginFailed, LoginRequired, TooManyRequests
 from broker.messages.grammar import REGISTER
-from broker.messages.message import Message, printable
+from broker.messages.message import printable
+from broker.net.dialogue import Request
 from broker.net.tls.certificates import CertificateRefused, identifier_of
 from broker.net.tls.transport import certificate_of
 from broker.tables.accounts import AccountChange, AccountTable
@@ -26,36 +27,51 @@ from broker.tables.login_throttle import AttemptTable
 
 #: Logins that may fail on one connection; then it is closed.
 FAILURES_A_CONNECTION: Final = 3
-#: Whose generation it is that nobody has.
-_NOBODY: Final = AccountChange("", None)
+#: Fields by which a registration logs in.
+LOGIN_FIELDS: Final = frozenset(("Password", "Token"))
+#: Stands in for an account that does not exist, so that checking a token takes the same work.
+_NO_ACCOUNT: Final = AccountChange("", None)
+
+
+class ProvenIdentity(NamedTuple):
+    """What a login has proven; never in a log with its token (I18).
+
+    :ivar identifier: the identifier that the connection acts as from now on
+    :ivar token: a new resume token, for the answer to the request that has logged in
+    """
+
+    identifier: str
+    token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<ProvenIdentity {self.identifier}>"
 
 
 class Login(Protocol):
-    """A way to prove who one is; a connection acts as nobody until it has."""
+    """A way to prove an identity."""
 
-    async def admit(self, peer: Peer, message: Message) -> str:
-        """Find out who speaks on a connection that is bound to nobody.
+    async def admit(self, peer: TerminalConnection, request: Request) -> ProvenIdentity:
+        """Find out which terminal a connection is.
 
-        :param message: its first request
-        :return: the identifier that it acts as from now on
-        :raises Refused: it has proven nothing: nothing changes, and it is bound to nobody
+        :param request: its first request
+        :raises Refused: it has proven nothing; it stays as it was
         """
         ...
 
 
-class Anybody:
-    """``--auth none``: whoever says so is believed."""
+class UnverifiedLogin:
+    """``--auth none``: a connection is whatever it says."""
 
-    async def admit(self, peer: Peer, message: Message) -> str:
-        """Believe it."""
-        named = message.fields.get("Identifier")
+    async def admit(self, peer: TerminalConnection, request: Request) -> ProvenIdentity:
+        """Take the identifier as it is given."""
+        named = request.message.fields.get("Identifier")
         if named is None:
             raise LoginRequired("say who you are: REGISTER with an Identifier")
-        return named
+        return ProvenIdentity(named)
 
 
 class PasswordLogin:
-    """``--auth password``: who registers with an account's password, or a token got for one."""
+    """``--auth password``: a registration has the account's password, or a resume token."""
 
     log = Logger()
 
@@ -78,11 +94,13 @@ class PasswordLogin:
         self._clear_text = clear_text
         self.attempts = AttemptTable()
 
-    async def admit(self, peer: Peer, message: Message) -> str:
+    async def admit(self, peer: TerminalConnection, request: Request) -> ProvenIdentity:
         """Check the password or the token of a ``REGISTER``; nothing else logs in.
 
-        Nothing more of the connection is read meanwhile: what follows acts as whom this proves.
+        While a password is checked no further request of the connection is read: what follows acts
+        as the terminal that this one proves.
         """
+        message = request.message
         fields = message.fields
         password, token = fields.get("Password"), fields.get("Token")
         if message.verb != REGISTER or (password is None and token is None):
@@ -94,31 +112,37 @@ class PasswordLogin:
             if named is None:
                 raise LoginFailed("a login names an Identifier", code=400)
             identifier = self._accounts.canonical(named)
-            if token is None:
-                account = await self._check(peer, identifier, password or "")
-            elif password is None:
+            if token is None and password is not None:
+                account = await self._check(peer, request, identifier, password)
+            elif token is not None and password is None:
                 account = self._resume(identifier, token)
             else:
                 raise LoginFailed("a login has a Password or a Token, not both", code=400)
         except (LoginFailed, TooManyRequests):
-            peer.failures += 1
-            if peer.failures >= FAILURES_A_CONNECTION:
+            peer.failed_logins += 1
+            if peer.failed_logins >= FAILURES_A_CONNECTION:
                 peer.dismiss()
             raise
-        peer.greeting = {"Token": self._tokens.issue(account.identifier, account.generation)}
-        return account.identifier
+        token = self._tokens.issue(account.identifier, account.generation)
+        return ProvenIdentity(account.identifier, token)
 
     def _resume(self, identifier: str, token: str) -> AccountChange:
-        """Who shows a token; one is always looked at, since that costs nothing (I23)."""
+        """The account of a token. A token is always checked: that costs next to nothing (I23)."""
         account = self._accounts.get(identifier)
-        known = account or _NOBODY
-        good = self._tokens.check(token, known.identifier, known.generation)
-        if account is None or not good:
+        known = account or _NO_ACCOUNT
+        genuine = self._tokens.check(token, known.identifier, known.generation)
+        if account is None or not genuine:
             raise LoginFailed("the token is not good, or not any more: log in with the password")
         return account
 
-    async def _check(self, peer: Peer, identifier: str, password: str) -> AccountChange:
-        """Who shows a password; with the same work whether or not there is such an account."""
+    async def _check(
+        self, peer: TerminalConnection, request: Request, identifier: str, password: str
+    ) -> AccountChange:
+        """The account of a password. The work is the same whether or not there is such an account.
+
+        The password is checked in a thread. If the connection goes before that is done, the check
+        is given up, so that connections that come and go cannot fill the queue of checks (I16).
+        """
         source = peer.stream.source or "this machine"
         now = self._clock.seconds()
         wait = self.attempts.wait(source, identifier, now)
@@ -134,9 +158,9 @@ class PasswordLogin:
             )
         before = self._accounts.get(identifier)
         verifier = None if before is None else before.verifier
-        peer.stream.hold()  # the answer lets it go on
+        peer.stream.hold()  # until this request is answered
         checking = Deferred.fromCoroutine(self._passwords.check(password, verifier, source))
-        peer.leaving = checking.cancel
+        request.abandoned = checking.cancel
         try:
             right = await checking
         except TooManyRequests:
@@ -145,8 +169,8 @@ class PasswordLogin:
         except CancelledError:
             raise LoginRequired("the connection is gone") from None
         finally:
-            peer.leaving = None
-        account = self._accounts.get(identifier)  # it may have been changed meanwhile (I2)
+            request.abandoned = None
+        account = self._accounts.get(identifier)  # it may have changed in the meantime (I2)
         if not right or account is None or account.verifier != verifier:
             raise LoginFailed("the identifier or the password is wrong")
         self.attempts.right(source, identifier)
@@ -154,21 +178,22 @@ class PasswordLogin:
 
 
 class CertificateLogin:
-    """``--auth certificate``: who has shown a certificate is whom that is for."""
+    """``--auth certificate``: a connection is the terminal that its TLS certificate names."""
 
     def __init__(self, accounts: AccountTable, revoked: Callable[[x509.Certificate], bool]) -> None:
         """
-        :param revoked: whether a certificate that held at the handshake is revoked by now
+        :param revoked: whether a certificate, valid at the handshake, is revoked now
         """
         self._accounts = accounts
         self._revoked = revoked
 
-    async def admit(self, peer: Peer, message: Message) -> str:
-        """Take the certificate's identifier, whatever the first message is."""
+    async def admit(self, peer: TerminalConnection, request: Request) -> ProvenIdentity:
+        """Take the certificate's identifier, whatever the first request is."""
+        message = request.message
         certificate = certificate_of(peer.stream.transport)
         if certificate is None:
             raise LoginRequired("show a certificate: this server takes no other login")
-        if message.verb == REGISTER and not _NO_CERTIFICATE.isdisjoint(message.fields):
+        if message.verb == REGISTER and not LOGIN_FIELDS.isdisjoint(message.fields):
             raise LoginFailed("this server takes certificates, no Password and no Token", code=403)
         try:
             identifier = identifier_of(certificate)
@@ -177,13 +202,9 @@ class CertificateLogin:
         if self._revoked(certificate):
             raise LoginRequired("the certificate has been revoked")
         whose = self._accounts.canonical(identifier)
-        if whose != identifier:  # the operator has called another so since it was issued (I4)
+        if whose != identifier:  # the operator has given that name to another since (I4)
             raise LoginRequired("the certificate's identifier is another's name here")
-        return identifier
-
-
-#: What logs in where certificates don't.
-_NO_CERTIFICATE: Final = frozenset(("Password", "Token"))
+        return ProvenIdentity(identifier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,10 +217,10 @@ class Authentication:
     """
 
     accounts: AccountTable
-    login: Login = field(default_factory=Anybody)
+    login: Login = field(default_factory=UnverifiedLogin)
     passwords: Passwords | None = None
 
 
-def hidden(peer: Peer) -> bool:
-    """Whether nobody on the way reads what is said: it is encrypted, or stays here (I25)."""
+def hidden(peer: TerminalConnection) -> bool:
+    """Whether others cannot read a connection: it is encrypted or local to this machine (I25)."""
     return peer.stream.secure or address_scope(seen_ip(peer)) == "loopback"
