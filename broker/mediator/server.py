@@ -45,7 +45,7 @@ from broker.messages.message import Message, printable
 from broker.messages.statements import ADDRESS, BEGIN, DISCLOSURES, PERMITS
 from broker.net.connection import PeerConnection
 from broker.net.dialogue import Request
-from broker.net.request_task import RequestTask, send_refusal, start, to_refusal
+from broker.net.request_task import RequestTask, send_refusal, to_refusal
 from broker.net.timers import DeadlineQueue
 from broker.net.tls.transport import certificate_of
 from broker.tables.accounts import AccountTable
@@ -162,7 +162,7 @@ class Mediator:
         except Exception as raised:
             self.request_failed(raised, request)
             return
-        task = start(steps, request, self)
+        task = RequestTask.start(steps, request, self)
         # A registration is carried through once it is begun: it is not cancelled half-way.
         if task is not None and message.verb != REGISTER:
             self._deciding.add(task)

@@ -50,12 +50,32 @@ class RequestTask:
         self._events = events
         self._waiting: Deferred[Any] | None = None
 
+    @classmethod
+    def start(
+        cls, steps: Coroutine[Deferred[Any], Any, None], request: Request, events: TaskEvents
+    ) -> RequestTask | None:
+        """Take the steps of a request as far as they need not wait.
+
+        Most requests are done then, and need no task.
+
+        :return: the task, where they wait now
+        """
+        try:
+            waiting = steps.send(None)
+        except StopIteration:
+            return None
+        except Exception as raised:
+            events.request_failed(raised, request)
+            return None
+        task = cls(steps, request, events)
+        return task if task._wait(waiting) else None
+
     def cancel(self) -> None:
         """Give up what is waited for: the steps see ``CancelledError``."""
         if self._waiting is not None:
             self._waiting.cancel()
 
-    def wait(self, waiting: Deferred[Any]) -> bool:
+    def _wait(self, waiting: Deferred[Any]) -> bool:
         """Go on once this has fired.
 
         :return: whether the steps wait now; they do not where it had fired already
@@ -75,31 +95,11 @@ class RequestTask:
         except Exception as raised:
             self._events.request_failed(raised, self._request)
         else:
-            self.wait(waiting)
+            self._wait(waiting)
             return
         # Without this a ring of objects is left, and the collector of garbage stops the server.
         self._request.abandoned = None
         self._events.request_served(self)
-
-
-def start(
-    steps: Coroutine[Deferred[Any], Any, None], request: Request, events: TaskEvents
-) -> RequestTask | None:
-    """Take the steps of a request as far as they need not wait.
-
-    Most requests are done then, and need no task.
-
-    :return: the task, where they wait now
-    """
-    try:
-        waiting = steps.send(None)
-    except StopIteration:
-        return None
-    except Exception as raised:
-        events.request_failed(raised, request)
-        return None
-    task = RequestTask(steps, request, events)
-    return task if task.wait(waiting) else None
 
 
 def to_refusal(raised: Exception, log: Logger) -> Refused:

@@ -45,7 +45,7 @@ from broker.net.connection import PeerConnection
 from broker.net.dialogue import Dialogue, Request
 from broker.net.hub import ConnectionHub
 from broker.net.peer_address import local_host_of, remote_host_of
-from broker.net.request_task import RequestTask, send_refusal, start, to_refusal
+from broker.net.request_task import RequestTask, send_refusal, to_refusal
 from broker.net.tls.certificates import CertificateRefused, mediator_of
 from broker.net.tls.transport import certificate_of
 from broker.resolver.locations import LocalResolver
@@ -186,7 +186,7 @@ class ResolverServer:
             self._refuse(request, to_refusal(error, self.log))
         else:
             if later is not None:
-                start(later, request, self)
+                RequestTask.start(later, request, self)
 
     def lost(self, peer: ResolverPeer) -> None:
         """A connection is gone: what a terminal registered over it expires from now on."""

@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from broker.messages.errors import CalleeBusy
 from broker.net.dialogue import Request
-from broker.net.request_task import RequestTask, start
+from broker.net.request_task import RequestTask
 from tests.support.server import a_mediator
 
 
@@ -28,7 +28,7 @@ class Served:
         async def run() -> None:
             await steps(self.log)
 
-        self.task = start(run(), self.request, self)
+        self.task = RequestTask.start(run(), self.request, self)
 
     def request_failed(self, raised: Exception, request: Request) -> None:
         self.log.append(type(raised))
