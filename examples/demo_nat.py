@@ -225,7 +225,7 @@ def woken(stage: Stage, wire: Wire, song: Path) -> None:
     if found[1] != stage.lab.address("routerA"):
         raise Failed("it should be seen at its router's address")
     stage.tell_log(terminal, "Seen from outside at")
-    stage.tell_log(terminal, "is closed until something is to be done")
+    stage.tell_log(terminal, "Idle: closing the connection")
 
     scene("3. Ia calls, from behind another router. Ib is woken, and both sides dial.")
     stage.call("Ia", song)
@@ -235,7 +235,7 @@ def woken(stage: Stage, wire: Wire, song: Path) -> None:
         raise Failed("Ib should have been woken by a datagram")
     say("Ib was woken by a signed datagram, along the way that its own have opened:")
     stage.tell(told(notices[0]))
-    stage.tell_log(terminal, "A connection is asked for")
+    stage.tell_log(terminal, "Woken: connecting to the mediator")
     seen = [stage.place_of("Caller Seen"), stage.place_of("Callee Seen")]
     dials = set(wire.dials())
     say("Each was told where the other's connection comes from, and dialled that from its own:")
@@ -293,7 +293,7 @@ def unreachable(stage: Stage) -> None:
     """A router that gives each peer another port, and opens none."""
     scene("6. Ib moves behind a router that shows another port to each whom it speaks with.")
     terminal = stage.terminal("C", *QUIET)
-    stage.tell_log(terminal, "is closed until something is to be done")
+    stage.tell_log(terminal, "Idle: closing the connection")
     say("It can be woken there, but not dialled. Ia finds out in up to 12 seconds, and why.")
     stage.call("Ia", stage.folder / "song.wav", expected=1)
     if "could not be reached: directly at" not in stage.said:

@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from twisted.internet.interfaces import IStreamServerEndpoint
 
@@ -14,8 +15,11 @@ from broker.net.hub import Trace
 from broker.tables.address_policy import Network
 from broker.tables.grants import Randomness
 from broker.terminal.calls.dial_back import Admits
-from broker.terminal.registration.idle import LINGER
-from broker.terminal.registration.keepalive_interval import MOST
+from broker.terminal.registration.client import ANSWER_TIMEOUT
+from broker.terminal.registration.keepalive_interval import LONGEST
+
+#: Seconds for which an idle connection is kept: a request that was sent over it can be answered.
+LINGER: Final = ANSWER_TIMEOUT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +103,7 @@ class TerminalSettings:
     udp: tuple[str | None, int] | None = None
     hold: bool = True
     linger: float = LINGER
-    keepalive_most: float = MOST
+    keepalive_most: float = LONGEST
 
     jitter: Callable[[], float] = random.random
     randomness: Randomness = os.urandom

@@ -24,8 +24,7 @@ from broker.messages.errors import PermissionDenied
 from broker.resolver.locations import LocalResolver
 from broker.resolver.udp_registrar import UdpRegistrar
 from broker.service.mediator import MediatorService
-from broker.terminal.registration.idle import LINGER
-from broker.terminal.settings import TerminalSettings
+from broker.terminal.settings import LINGER, TerminalSettings
 from broker.terminal.terminal import Terminal
 from examples.echo import Answering, Echo
 from examples.say import Saying

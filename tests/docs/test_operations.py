@@ -179,7 +179,7 @@ class RulesTests:
             )
             terminal = start_terminal(lab, *options)
             terminal.wait_for("Seen from outside at")
-            terminal.wait_for("is closed until something is to be done")
+            terminal.wait_for("Idle: closing the connection")
             (lab.folder / "song").write_text("music")
             caller = (
                 *BROKER,
@@ -193,7 +193,7 @@ class RulesTests:
             done = lab.start("outside", *caller, *options)
             assert done.wait() == 0, done.said
             assert f"connected directly at {lab.address('routerA')}:1203" in done.said
-            terminal.wait_for("A connection is asked for")
+            terminal.wait_for("Woken: connecting to the mediator")
             assert lab.run("server", "conntrack", "-L", "-p", "udp").stdout == ""
             assert "tcp" in lab.run("server", "conntrack", "-L").stdout
 
@@ -312,4 +312,5 @@ class LogTests:
 
     def test_there_are_some(self) -> None:
         """Both tables are found."""
-        assert {"TLS with 192.0.2.9 failed: …", "A connection is asked for"} <= set(quoted())
+        some = {"TLS with 192.0.2.9 failed: …", "Woken: connecting to the mediator"}
+        assert some <= set(quoted())

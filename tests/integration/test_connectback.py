@@ -164,7 +164,7 @@ class WholeWayTests:
         _, port = processes.mediator(f"--udp={udp}:127.0.0.1")
         quiet = (f"--udp=127.0.0.1:{udp}", "--no-hold", "--linger=1")
         callee = terminal(processes, port, folder, *quiet)
-        callee.wait_for("The connection to the mediator is closed until something is to be done")
+        callee.wait_for("Idle: closing the connection to the mediator")
         assert call_back(processes, port)[0] == 0
         assert received(folder) == [CONTENT]
 

@@ -184,7 +184,7 @@ class PasswordTests:
             f"--listen={LOOPBACK}",
             password_file(processes.folder, "incorrect horse"),
         )
-        terminal.wait_for("Ib could not log in, .* the identifier or the password is wrong$")
+        terminal.wait_for("Ib could not log in and .* the identifier or the password is wrong$")
         assert terminal.end() == 0
         assert shown(running, "Password") == (1,)
         assert "incorrect" not in terminal.said

@@ -14,8 +14,8 @@ from tests.support.processes import BROKER, PATIENCE, TWISTD, Running
 
 #: What a terminal that is quiet between calls is started with.
 QUIET = ("--no-hold", "--linger=0.5")
-CLOSED = "is closed until something is to be done"
-ASKED = "A connection is asked for"
+CLOSED = "Idle: closing the connection"
+ASKED = "Woken: connecting to the mediator"
 SEEN = r"Seen from outside at (\S+) port (\d+)"
 
 

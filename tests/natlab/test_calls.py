@@ -94,16 +94,16 @@ class TwoNetworksTests:
         with build(Router("A"), Router("B")) as lab:
             net = Net(lab)
             callee = net.terminal("hostB1", "Ib", *QUIET)
-            callee.wait_for("is closed until something is to be done")
+            callee.wait_for("Idle: closing the connection")
             assert call(net, "hostA1")[:2] == (BOTH, B)
-            callee.wait_for("is closed until something is to be done")
+            callee.wait_for("Idle: closing the connection")
 
     def test_resolver_apart(self, build: Build) -> None:
         """The same with the resolver in a process of its own (C14)."""
         with build(Router("A"), Router("B")) as lab:
             net = Net(lab, resolver_apart=True)
             callee = net.terminal("hostB1", "Ib", *QUIET)
-            callee.wait_for("is closed until something is to be done")
+            callee.wait_for("Idle: closing the connection")
             assert call(net, "hostA1")[:2] == (BOTH, B)
 
     @pytest.mark.parametrize(("ours", "theirs"), [(CONE, SYMMETRIC), (SYMMETRIC, CONE)])
@@ -262,9 +262,9 @@ class TroubleTests:
         with build(Router("A"), Router("B")) as lab:
             net = Net(lab)
             callee = net.terminal("hostB1", "Ib", *QUIET)
-            callee.wait_for("is closed until something is to be done")
+            callee.wait_for("Idle: closing the connection")
             lab.cut("B")
-            callee.wait_for("Keepalives stay without an answer")
+            callee.wait_for("No answer to keepalives")
             lab.heal("B")
             assert call(net, "hostA1")[:2] == (BOTH, B)
 

@@ -132,7 +132,7 @@ class FaultTests:
             terminal = net.quiet("A", "hostA1")
             lab.cut("A")
             lab.forget_mappings("A")
-            terminal.wait_for("Keepalives stay without an answer: connecting")
+            terminal.wait_for("No answer to keepalives: connecting to the mediator")
             lab.heal("A")
             terminal.wait_for("is registered$")
             terminal.wait_for(CLOSED)

@@ -73,12 +73,25 @@ class Way:
             SERVER,
             self.pace,
             random.Random(2).randbytes,
-            noticed=lambda: self.notices.append(self.clock.seconds()),
-            failed=lambda: self.failures.append(self.clock.seconds()),
-            moved=lambda host, port: self.moves.append((host, port)),
+            self,
         )
         self.login(interval=interval)
         self.advance(1)
+
+    def connection_requested(self) -> None:
+        """The terminal was woken."""
+        self.notices.append(self.clock.seconds())
+
+    def keepalive_answered(self) -> None:
+        """Seen by what follows."""
+
+    def keepalive_failed(self) -> None:
+        """It gave up."""
+        self.failures.append(self.clock.seconds())
+
+    def source_changed(self, host: str, port: int) -> None:
+        """It was told how it looks."""
+        self.moves.append((host, port))
 
     def login(self, name: str = KEY_ID, secret: bytes = SECRET, interval: int = INTERVAL) -> None:
         """The mediator has given out a key."""
@@ -306,8 +319,7 @@ class RegistrationTests:
             ("2001:db8::10", 1200),
             KeepaliveInterval(),
             random.Random(2).randbytes,
-            noticed=lambda: None,
-            failed=lambda: None,
+            Way(),
         )
         keepalive.use("Ib", KEY_ID, SECRET, INTERVAL)
         (port,) = clock.datagrams
@@ -406,8 +418,8 @@ class NoticeTests:
             ("not signed with the key", sign(a_notice(), b"x" * 32)),
             ("not signed with the key", a_notice().encode()),
             ("not signed with the key", sign(a_notice(), SECRET).replace(b"Ib", b"Ic")),
-            ("for somebody else", sign(a_notice(Identifier="Ic"), SECRET)),
-            ("for somebody else", sign(a_notice(Key_ID="Kx"), SECRET)),
+            ("for another terminal", sign(a_notice(Identifier="Ic"), SECRET)),
+            ("for another terminal", sign(a_notice(Key_ID="Kx"), SECRET)),
             ("old", sign(a_notice(9), SECRET)),
             ("no message", b""),
             ("no message", b"\xff" * 1400),

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.terminal.registration.keepalive_interval import (
-    FORGIVEN,
     GROWTH,
-    LEAST,
-    NEARNESS,
+    PRECISION,
+    RETRY_AFTER,
+    SHORTEST,
     KeepaliveInterval,
 )
 
@@ -43,7 +43,7 @@ class PaceTests:
         """Answers alone prove nothing of the way back: the suggestion stays."""
         pace = KeepaliveInterval(300)
         pace.suggest(25)
-        for _ in range(3 * FORGIVEN):
+        for _ in range(3 * RETRY_AFTER):
             pace.answered()
         assert pace.seconds == 25
 
@@ -91,10 +91,10 @@ class PaceTests:
         """What was too long is tried again after a while, and seldom."""
         pace = KeepaliveInterval(300)
         pace.suggest(25)
-        intervals = played(pace, 40, 2 * FORGIVEN)
+        intervals = played(pace, 40, 2 * RETRY_AFTER)
         tried = [index for index, seconds in enumerate(intervals) if seconds >= 40]
         early = [index for index in tried if index < 10]
-        late = [index for index in tried if index >= FORGIVEN]
+        late = [index for index in tried if index >= RETRY_AFTER]
         assert 1 <= len(early) <= 2
         assert 1 <= len(late) <= 2
         assert tried == early + late
@@ -111,6 +111,6 @@ class PaceTests:
         pace.suggest(suggested)
         played(pace, life, 60)
         rest = played(pace, life, 20)
-        assert all(LEAST <= seconds <= most for seconds in rest)
+        assert all(SHORTEST <= seconds <= most for seconds in rest)
         assert max(rest) < life
-        assert min(rest) >= min(most, life * (1 - NEARNESS)) * 0.95 - LEAST
+        assert min(rest) >= min(most, life * (1 - PRECISION)) * 0.95 - SHORTEST

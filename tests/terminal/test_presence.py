@@ -17,13 +17,13 @@ from broker.terminal.registration.client import ANSWER_TIMEOUT
 from broker.terminal.registration.idle import (
     CHECK_TIMEOUT,
     KEY_INTERVAL,
-    LATE,
-    LINGER,
+    RECENT,
     RENEWAL,
     SLOW_TIMEOUT,
 )
 from broker.terminal.registration.registration import WAKE_UP_INTERVAL
 from broker.terminal.registration.udp_keepalive import REPEATS
+from broker.terminal.settings import LINGER
 from tests.support.clock import advance, settle
 from tests.terminal.network import Listener, Network, Outcome
 from tests.terminal.speakers import Echo, Handler, Maker
@@ -196,7 +196,7 @@ class LoginTests:
         if found:
             assert scene.port.sent[0][1] == ("192.0.2.8", 1200)
         else:
-            assert any("resolver.example is not known" in line for line in lines)
+            assert any("resolver.example is not in DNS" in line for line in lines)
             scene.advance(100)
             assert not scene.line.closed
 
@@ -487,11 +487,11 @@ class NoticeTests:
         assert scene.take().get("Token") == "t1"
 
     @pytest.mark.parametrize(
-        ("ago", "patience"), [(0, SLOW_TIMEOUT), (1.25, SLOW_TIMEOUT), (LATE, CHECK_TIMEOUT)]
+        ("ago", "patience"), [(0, SLOW_TIMEOUT), (1.25, SLOW_TIMEOUT), (RECENT, CHECK_TIMEOUT)]
     )
     def test_slow_line(self, ago: float, patience: float) -> None:
         """One over which something came of late is slow rather than dead, and has longer."""
-        assert (LATE, CHECK_TIMEOUT, SLOW_TIMEOUT) == (1.5, 1.5, 5)
+        assert (RECENT, CHECK_TIMEOUT, SLOW_TIMEOUT) == (1.5, 1.5, 5)
         scene = Scene(hold=True)
         scene.take()
         scene.advance(10)

@@ -1,20 +1,21 @@
-"""How a terminal that registers by UDP is reached: by its line while it has one, else by a notice.
+"""A connection to the mediator that may be closed while it is idle.
 
-Where it need not hold its line it closes it when there is nothing to do, and lives on keepalives;
-a notice along its mapping makes it connect, and all else follows over the line (D1–D5, I26).
+A terminal that registers by UDP does not need its connection while there is nothing to do. It is
+closed then; keepalives by UDP keep the terminal reachable, and a notice along the same mapping
+makes it connect again. All else follows over the connection (D1–D5, I26).
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from ipaddress import ip_address
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionLost, DNSLookupError
-from twisted.internet.interfaces import IAddress, IDelayedCall, IHostResolution, IResolutionReceiver
+from twisted.internet.interfaces import IAddress, IHostResolution, IResolutionReceiver
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -23,32 +24,83 @@ from broker.messages.errors import Refused
 from broker.messages.grammar import DEFAULT_EXPIRES
 from broker.messages.message import Message, printable
 from broker.net.reconnecting import ReconnectingClient
-from broker.tables.grants import Randomness
-from broker.terminal.registration.client import ANSWER_TIMEOUT, MediatorClient
-from broker.terminal.registration.keepalive_interval import MOST, KeepaliveInterval
+from broker.net.timers import Timer
+from broker.states import StateTable
+from broker.terminal.registration.client import MediatorClient
+from broker.terminal.registration.keepalive_interval import LONGEST, KeepaliveInterval
 from broker.terminal.registration.udp_keepalive import Keepalive, Server
+from broker.terminal.settings import TerminalSettings
 
-#: Seconds for which a line with nothing to do is kept: whatever was asked there may be answered.
-LINGER: Final = ANSWER_TIMEOUT
-#: Of the time for which a key outlives its connection, the part after which another is asked for.
+#: A key outlives its connection for some time: the part of it after which another is requested.
 RENEWAL: Final = 0.75
-#: Seconds in which a line that may be dead must answer: a good one does in a round trip, though a
-#: packet be lost. Another can then be made within the five seconds of the call that asks for it.
+#: Seconds in which a connection that may be dead must answer. A live one does within a round trip,
+#: even if a packet is lost. Another can then be made within the five seconds of the call that
+#: needs it.
 CHECK_TIMEOUT: Final = 1.5
-#: The same of one that is slow rather than dead: something has come over it of late. What the
-#: mediator asked has, before it took the silence for an answer, about a second ago.
+#: The same for a connection that is slow rather than dead: something has just arrived over it.
+#: The mediator's own request has been under way for about a second when it wakes us.
 SLOW_TIMEOUT: Final = 5.0
-#: Seconds that are of late.
-LATE: Final = 1.5
-#: Seconds in which a key that gets no answers is replaced over a standing line only one time.
+#: What arrived within this many seconds has just arrived.
+RECENT: Final = 1.5
+#: Seconds in which a key that gets no answers is replaced over an open connection only once.
 KEY_INTERVAL: Final = 60.0
+
+NO_KEY: Final = "The mediator gave no key for registration by UDP: the connection to it stays open"
+NO_HOST: Final = "{host} is not in DNS: the connection to the mediator stays open"
+IDLE_CLOSED: Final = "Idle: closing the connection to the mediator"
+WOKEN: Final = "Woken: connecting to the mediator"
+NO_ANSWER_CONNECT: Final = "No answer to keepalives: connecting to the mediator"
+NO_ANSWER_KEY: Final = "No answer to keepalives: requesting a new key"
+NO_NEW_KEY: Final = "No new key for keepalives: {why}"
+SEEN: Final = "Seen from outside at {host} port {port}"
+
+# The states of the connection, and what leads from one to another.
+ACTIVE: Final = "active"  # open, or being made
+CLOSING: Final = "closing"  # idle: it is being closed
+IDLE: Final = "idle"  # closed, until something needs it
+REOPENING: Final = "reopening"  # needed again while it is still being closed
+
+CLOSE: Final = "close"
+CLOSED: Final = "closed"
+WAKE: Final = "wake"
+STOP: Final = "stop"
+
+STATES: Final = StateTable(
+    "idle connection",
+    ACTIVE,
+    {
+        # One that was stopped while it was being closed hears of that only now.
+        ACTIVE: {CLOSE: CLOSING, CLOSED: ACTIVE, WAKE: ACTIVE, STOP: ACTIVE},
+        CLOSING: {CLOSED: IDLE, WAKE: REOPENING, STOP: ACTIVE},
+        # Closed twice, from "reopening" again, it hears of that twice.
+        IDLE: {CLOSED: IDLE, WAKE: ACTIVE, STOP: ACTIVE},
+        REOPENING: {CLOSE: CLOSING, CLOSED: ACTIVE, WAKE: REOPENING, STOP: ACTIVE},
+    },
+)
+
+
+class IdleEvents(Protocol):
+    """What the connection asks of its owner, and tells it."""
+
+    def busy(self) -> bool:
+        """Whether the connection is needed."""
+        ...
+
+    def register(self, client: MediatorClient) -> Awaitable[Message]:
+        """Register over a connection, which requests a new key for UDP."""
+        ...
+
+    def connect_now(self) -> None:
+        """A signed notice has arrived, or the network is back: call ``wake``, but not too often."""
 
 
 class IdleConnection:
-    """The registration by UDP of one terminal, and whether it holds its line.
+    """Closes a terminal's connection while it is idle, and registers by UDP all the time.
 
-    :ivar quiet: the line is closed, or is being closed, until something is to be done
-    :ivar keepalive: what is said by UDP, once there was a login
+    :ivar state: one of ``STATES``
+    :ivar keepalive: the registration by UDP, after the first login
+
+    14 attributes: what is closed, when, and by what it is woken belong together.
     """
 
     log = Logger()
@@ -56,104 +108,86 @@ class IdleConnection:
     def __init__(
         self,
         reactor: Any,
-        link: ReconnectingClient[MediatorClient],
-        register: Callable[[MediatorClient], Awaitable[Message]],
-        *,
-        server: tuple[str | None, int],
-        randomness: Randomness,
-        busy: Callable[[], bool],
-        woken: Callable[[], object],
-        hold: bool = True,
-        most: float = MOST,
-        linger: float = LINGER,
+        connection: ReconnectingClient[MediatorClient],
+        settings: TerminalSettings,
+        events: IdleEvents,
     ) -> None:
         """
-        :param register: registers over a line, and so asks for a key
-        :param server: the host and port of the resolver's datagrams; without a host, wherever the
-            line goes
-        :param busy: whether a call is on, or on its way
-        :param woken: called when a genuine notice has come, or the network is back; it is to call
-            ``wake`` unless that would be too often
-        :param hold: keep the line, whatever there is to do
-        :param most: the longest interval between keepalives, in seconds
-        :param linger: seconds for which a line with nothing to do is kept
+        :param settings: ``hold``, ``linger``, ``keepalive_most`` and ``udp``, which is set
         """
-        self.quiet = False
+        assert settings.udp is not None
+        self.state = STATES.initial
         self.keepalive: Keepalive | None = None
         self._reactor = reactor
-        self._link = link
-        self._register = register
-        self._host, self._udp_port = server
-        self._randomness = randomness
-        self._busy = busy
-        self._woken = woken
-        self._hold = hold
-        self._linger = linger
-        self._pace = KeepaliveInterval(most)
-        self._touched = 0.0
-        self._looking: IDelayedCall | None = None  # whether the line may be closed
-        self._renewing: IDelayedCall | None = None  # the key, while it is
-        self._closing = False  # the line is being closed
-        self._waiting: list[Deferred[None]] = []  # who waits for that
-        self._checking = False  # whether the line is dead
+        self._connection = connection
+        self._settings = settings
+        self._events = events
+        self._interval = KeepaliveInterval(settings.keepalive_most)
+        self._last_activity = 0.0
+        self._linger = Timer(reactor, self._close_if_idle)
+        self._renewal = Timer(reactor, self.wake)  # of the key, while it is closed
+        self._waiting: list[Deferred[None]] = []  # until the connection is not a closing one
+        self._checking = False  # whether the connection is dead
         self._outside: Server | None = None
         self._next_key = 0.0
 
-    # For the terminal.
+    def _advance(self, event: str) -> None:
+        self.state = STATES.advance(self.state, event)
 
-    async def registered(self, line: MediatorClient, answer: Message) -> None:
-        """A login was answered: go on under the key that it brought."""
+    # For the registration.
+
+    @property
+    def idle(self) -> bool:
+        """Whether the connection is closed, or being closed, until it is needed."""
+        return self.state in (CLOSING, IDLE)
+
+    async def registered(self, client: MediatorClient, answer: Message) -> None:
+        """A login was answered: send keepalives under the key that it brought."""
         key_id, key = answer.get("Key ID"), answer.get("Registration Key")
         if key_id is None or key is None:
-            self.log.warn("The mediator gave no key for registration by UDP: the line is held")
+            self.log.warn(NO_KEY)
             return
         try:
-            server = await self._server(line)
+            server = await self._find_server(client)
         except DNSLookupError:
-            self.log.warn("{host} is not known: the line is held", host=self._host)
+            assert self._settings.udp is not None
+            self.log.warn(NO_HOST, host=self._settings.udp[0])
             return
         keepalive = self.keepalive
         if keepalive is None or keepalive.server != server:
             if keepalive is not None:
                 keepalive.stop()
             keepalive = self.keepalive = Keepalive(
-                self._reactor,
-                server,
-                self._pace,
-                self._randomness,
-                noticed=self._noticed,
-                failed=self._failed,
-                answered=self._answered,
-                moved=self._moved,
+                self._reactor, server, self._interval, self._settings.randomness, self
             )
         self._next_key = self._reactor.seconds() + KEY_INTERVAL
-        interval = float(answer.get("Interval") or MOST)
-        keepalive.use(line.identifier, key_id, bytes.fromhex(key), interval)
-        self.touch()
+        interval = float(answer.get("Interval") or LONGEST)
+        keepalive.use(client.identifier, key_id, bytes.fromhex(key), interval)
+        self.note_activity()
 
-    def touch(self) -> None:
-        """Something is done on the line: it is kept a while."""
-        self._touched = self._reactor.seconds()
-        if self._looking is None and not self._hold and not self.quiet:
-            self._looking = self._reactor.callLater(self._linger, self._look)
+    def note_activity(self) -> None:
+        """The connection is in use: it stays open for ``linger`` seconds from now."""
+        self._last_activity = self._reactor.seconds()
+        if not (self._linger.active or self._settings.hold or self.idle):
+            self._linger.start(self._settings.linger)
 
     def superseded(self) -> None:
-        """Another connection has taken the reach over: it is not taken back by a new key."""
+        """Another connection is the active one: a new key must not take that back."""
         self._next_key = inf
 
     def wake(self) -> None:
-        """Connect, if the line is closed."""
-        if not self.quiet:
-            self.touch()
-        else:  # where it is still being closed, the next is made after that
-            self.quiet = False
-            self._cancel()
-            self._link.startService()
+        """Connect, if the connection is closed."""
+        if not self.idle:
+            self.note_activity()
+            return
+        self._advance(WAKE)
+        self._stop_timers()
+        self._connection.startService()  # while it is being closed: it connects after that
 
     def awake(self) -> Deferred[None]:
-        """The same; fires when the line is not a closing one."""
+        """Like ``wake``; fires when the old connection is not being closed now."""
         self.wake()
-        if not self._closing:
+        if self.state != REOPENING:
             return succeed(None)
         waiting: Deferred[None] = Deferred()
         self._waiting.append(waiting)
@@ -161,122 +195,128 @@ class IdleConnection:
 
     def stop(self) -> Deferred[Any]:
         """Close the UDP port, and leave no timer behind."""
-        self._cancel()
-        self.quiet = self._closing = False
+        self._stop_timers()
+        self._advance(STOP)
         waiting, self._waiting = self._waiting, []
-        for one in waiting:
-            one.cancel()
+        for deferred in waiting:
+            deferred.cancel()
         keepalive, self.keepalive = self.keepalive, None
         return succeed(None) if keepalive is None else keepalive.stop()
 
-    # The line.
+    # Closing.
 
-    def _look(self) -> None:
-        """Close the line, if there is nothing to do on it and a notice would come."""
-        self._looking = None
-        left = self._touched + self._linger - self._reactor.seconds()
+    def _close_if_idle(self) -> None:
+        """Close the connection if it has been idle for long enough and a notice would arrive."""
+        linger = self._settings.linger
+        left = self._last_activity + linger - self._reactor.seconds()
         if left > 0:
-            self._looking = self._reactor.callLater(left, self._look)
-        elif self._busy() or self._link.conversation is None or not self._reached:
-            self._looking = self._reactor.callLater(self._linger, self._look)
+            self._linger.start(left)
+        elif self._events.busy() or self._connection.conversation is None or not self._reachable:
+            self._linger.start(linger)
         else:
-            self._go_quiet()
+            self._close()
 
     @property
-    def _reached(self) -> bool:
+    def _reachable(self) -> bool:
         return self.keepalive is not None and self.keepalive.alive
 
-    def _go_quiet(self) -> None:
-        self.log.info("The connection to the mediator is closed until something is to be done")
-        self.quiet = self._closing = True
-        self._renewing = self._reactor.callLater(RENEWAL * DEFAULT_EXPIRES, self.wake)
-        self._link.stopService().addCallback(self._closed)
+    def _close(self) -> None:
+        self.log.info(IDLE_CLOSED)
+        self._advance(CLOSE)
+        self._renewal.start(RENEWAL * DEFAULT_EXPIRES)
+        self._connection.stopService().addCallback(self._closed)
 
     def _closed(self, _: object) -> None:
-        self._closing = False
+        self._advance(CLOSED)
         waiting, self._waiting = self._waiting, []
-        for one in waiting:
-            one.callback(None)
+        for deferred in waiting:
+            deferred.callback(None)
 
-    def _cancel(self) -> None:
-        for timer in (self._looking, self._renewing):
-            if timer is not None and timer.active():
-                timer.cancel()
-        self._looking = self._renewing = None
+    def _stop_timers(self) -> None:
+        self._linger.stop()
+        self._renewal.stop()
 
-    # Told by the keepalive.
+    # From the keepalive.
 
-    def _noticed(self) -> None:
-        self.log.info("A connection is asked for")
-        self._check()  # whoever asks for one has none, whatever we believe
-        self._woken()
+    def connection_requested(self) -> None:
+        """A notice: the mediator has no live connection of ours, whatever we believe."""
+        self.log.info(WOKEN)
+        self._check()
+        self._events.connect_now()
 
-    def _check(self) -> None:
-        """See that the line is not dead: else it is made again."""
-        line = self._link.conversation
-        if line is None or self.quiet or self._checking:
-            return
-        self._checking = True
-        began = self._reactor.seconds()
-        patience = SLOW_TIMEOUT if began - line.heard < LATE else CHECK_TIMEOUT
-        checking = line.accepted().addTimeout(patience, self._reactor)
+    def keepalive_answered(self) -> None:
+        """The network is there: connect, if that is being waited for."""
+        if not self.idle and self._connection.conversation is None:
+            self._events.connect_now()
 
-        def failed(_: Failure) -> None:
-            if line.heard <= began:  # else what was asked is on its way, or lost for a while
-                line.stream.abort()
-
-        checking.addErrback(failed)
-        checking.addBoth(self._checked)
-
-    def _checked(self, _: object) -> None:
-        self._checking = False
-
-    def _answered(self) -> None:
-        if not self.quiet and self._link.conversation is None:  # the network is there
-            self._woken()
-
-    def _failed(self) -> None:
-        """Nothing comes back: log in again, which brings another key (E1)."""
-        line = self._link.conversation
-        if self.quiet:
-            self.log.info("Keepalives stay without an answer: connecting")
+    def keepalive_failed(self) -> None:
+        """No answer arrives: log in again, which brings another key (E1)."""
+        client = self._connection.conversation
+        if self.idle:
+            self.log.info(NO_ANSWER_CONNECT)
             self.wake()
-        elif line is not None and self._reactor.seconds() >= self._next_key:
-            self.log.info("Keepalives stay without an answer: asking for another key")
-            Deferred.fromCoroutine(self._ask_again(line))
+        elif client is not None and self._reactor.seconds() >= self._next_key:
+            self.log.info(NO_ANSWER_KEY)
+            Deferred.fromCoroutine(self._renew_key(client))
 
-    async def _ask_again(self, line: MediatorClient) -> None:
-        self._next_key = self._reactor.seconds() + KEY_INTERVAL
-        try:
-            await self.registered(line, await self._register(line))
-        except (Refused, ConnectionLost) as error:
-            self.log.info("There is no other key: {why}", why=printable(str(error)))
-            line.stream.abort()  # it is logged in again on another
-
-    def _moved(self, host: str, port: int) -> None:
-        """We look otherwise from outside: what went through the old way may be dead."""
-        self.log.info("Seen from outside at {host} port {port}", host=host, port=port)
+    def source_changed(self, host: str, port: int) -> None:
+        """The router has changed: a connection through its old mappings may be dead."""
+        self.log.info(SEEN, host=host, port=port)
         before, self._outside = self._outside, (host, port)
         if before is not None:
             self._check()
 
+    async def _renew_key(self, client: MediatorClient) -> None:
+        self._next_key = self._reactor.seconds() + KEY_INTERVAL
+        try:
+            await self.registered(client, await self._events.register(client))
+        except (Refused, ConnectionLost) as error:
+            self.log.info(NO_NEW_KEY, why=printable(str(error)))
+            client.stream.abort()  # the next connection logs in again
+
+    def _check(self) -> None:
+        """Find out whether the connection is dead; if it is, another is made."""
+        client = self._connection.conversation
+        if client is None or self.idle or self._checking:
+            return
+        self._checking = True
+        began = self._reactor.seconds()
+        patience = SLOW_TIMEOUT if began - client.heard < RECENT else CHECK_TIMEOUT
+        checked = client.accepted().addTimeout(patience, self._reactor)
+
+        def failed(_: Failure) -> None:
+            if client.heard <= began:  # else the answer is on its way, or delayed
+                client.stream.abort()
+
+        checked.addErrback(failed)
+        checked.addBoth(self._checked)
+
+    def _checked(self, _: object) -> None:
+        self._checking = False
+
     # Where the resolver is.
 
-    async def _server(self, line: MediatorClient) -> Server:
-        if self._host is None:
-            return line.remote_host, self._udp_port
+    async def _find_server(self, client: MediatorClient) -> Server:
+        """The address that datagrams are sent to.
+
+        :raises DNSLookupError: the configured host has no address
+        """
+        assert self._settings.udp is not None
+        host, port = self._settings.udp
+        if host is None:
+            return client.remote_host, port
         try:
-            return str(ip_address(self._host)), self._udp_port
+            return str(ip_address(host)), port
         except ValueError:
-            found = _Found()
+            found = _FirstAddress()
             self._reactor.nameResolver.resolveHostName(
-                found, self._host, addressTypes=[IPv4Address, IPv6Address], transportSemantics="UDP"
+                found, host, addressTypes=[IPv4Address, IPv6Address], transportSemantics="UDP"
             )
-            return await found.first, self._udp_port
+            return await found.first, port
 
 
 @implementer(IResolutionReceiver)
-class _Found:
+class _FirstAddress:
     """The first address of a name.
 
     :ivar first: fires with it; fails with ``DNSLookupError`` where there is none
@@ -287,15 +327,15 @@ class _Found:
         self._host: str | None = None
 
     def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
-        """Nothing is known yet."""
+        """No address is known yet."""
 
     def addressResolved(self, address: IAddress) -> None:
-        """One of its addresses."""
+        """Keep the first address."""
         if self._host is None:
             self._host = str(getattr(address, "host", ""))
 
     def resolutionComplete(self) -> None:
-        """That was all."""
+        """There are no more addresses."""
         if self._host is None:
             self.first.errback(DNSLookupError())
         else:

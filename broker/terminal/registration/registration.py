@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 
 from broker.messages.errors import Refused, ServiceUnavailable
 from broker.messages.grammar import DEFAULT_PORT
-from broker.messages.message import printable
+from broker.messages.message import Message, printable
 from broker.net.connection import PeerConnection
 from broker.net.hub import ConnectionHub
 from broker.net.reconnecting import ReconnectingClient
@@ -78,18 +78,7 @@ class Registration:
         )
         self._idle: IdleConnection | None = None
         if settings.udp is not None:
-            self._idle = IdleConnection(
-                reactor,
-                self._connection,
-                lambda client: client.register(**self.contact(client)),
-                server=settings.udp,
-                randomness=settings.randomness,
-                busy=self._busy,
-                woken=self.connect_now,
-                hold=settings.hold,
-                most=settings.keepalive_most,
-                linger=settings.linger,
-            )
+            self._idle = IdleConnection(reactor, self._connection, settings, self)
 
     def _make_client(self, stream: PeerConnection) -> MediatorClient:
         return MediatorClient(
@@ -125,7 +114,7 @@ class Registration:
 
     def ready(self) -> Deferred[None]:
         """Fires once the terminal is connected and registered, or registered by UDP alone."""
-        if self._idle is not None and self._idle.quiet:
+        if self._idle is not None and self._idle.idle:
             return succeed(None)
         return self._connection.wait().addCallback(lambda _: None)
 
@@ -155,7 +144,7 @@ class Registration:
     def note_activity(self) -> None:
         """Something is done over the connection: it is not idle now."""
         if self._idle is not None:
-            self._idle.touch()
+            self._idle.note_activity()
 
     def superseded(self) -> None:
         """Another connection has registered as this terminal: it is not taken back."""
@@ -175,9 +164,16 @@ class Registration:
         if client is not None:
             client.ended(session, how)
 
-    def _busy(self) -> bool:
+    # For the idle connection.
+
+    def busy(self) -> bool:
+        """Whether the connection is needed: for a call, or while a port is being opened."""
         published = self._published
         return self._events.busy() or (published is not None and published.busy)
+
+    def register(self, client: MediatorClient) -> Deferred[Message]:
+        """Register where the terminal is; with UDP, this requests a key."""
+        return client.register(**self.contact(client))
 
     # Where the terminal is.
 
@@ -245,7 +241,7 @@ class Registration:
                 await client.register(expires=0)
             elif self._idle is not None and self._published.place(client) is None:
                 return  # registered so already
-            answer = await client.register(**self.contact(client))
+            answer = await self.register(client)
             if self._idle is not None:
                 await self._idle.registered(client, answer)
         except Refused as refusal:
