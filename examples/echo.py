@@ -1,7 +1,7 @@
-"""A terminal in your own program: Ib answers Ia's calls, and sends back whatever Ia says.
+"""A terminal in your own program: Ib answers Ia's calls, and sends back what Ia says.
 
-Start a mediator (``twistd -n broker``) that knows Ib and Ia, and have their passwords kept
-(``broker login --as Ib``, ``broker login --as Ia``); or one that believes everybody
+Start a mediator (``twistd -n broker``) that knows Ib and Ia, and store their passwords
+(``broker login --as Ib``, ``broker login --as Ia``); or one that checks no password
 (``twistd -n broker --auth none``). Then start this, then ``say.py``::
 
     python examples/echo.py
@@ -37,7 +37,7 @@ class Echo(Protocol):
 
 @implementer(ICallHandler)
 class Answering:
-    """Takes the calls of everybody whom the terminal accepts."""
+    """Takes the calls of every caller that the terminal accepts."""
 
     def call(self, caller: str, session: str) -> IProtocol | None:
         """Give each call a protocol of its own."""

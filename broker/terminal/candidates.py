@@ -6,16 +6,16 @@ from typing import Final, NamedTuple
 
 from broker.messages.message import host_port
 
-#: The callee is dialled where its mediator said.
+#: The caller connects to the address that the mediator gives.
 DIRECT: Final = "direct"
-#: The callee is dialled where it listens in its own network, which is also the caller's.
+#: The caller connects to the callee's address in a network that both are in.
 LOCAL: Final = "local"
-#: Both sides dial each other, from the ports of their connections to the mediator.
+#: Both sides connect at the same time, from the ports of their connections to the mediator.
 HOLE_PUNCH: Final = "simultaneous"
-#: The callee dials the caller.
+#: The callee connects to the caller.
 BACK: Final = "back"
 
-_TOLD: Final = {
+_TEXTS: Final = {
     DIRECT: "directly at {}",
     LOCAL: "within the network at {}",
     HOLE_PUNCH: "by both sides dialling, at {}",
@@ -24,10 +24,10 @@ _TOLD: Final = {
 
 
 class Candidate(NamedTuple):
-    """One way of a call.
+    """An address at which the two terminals may meet, and how.
 
     :ivar method: ``DIRECT``, ``LOCAL``, ``HOLE_PUNCH`` or ``BACK``
-    :ivar host: the other side's IP address; for ``BACK``, where the caller is come to
+    :ivar host: the other side's IP address; for ``BACK``, the one that the callee connects to
     :ivar port: the port there
     """
 
@@ -36,14 +36,14 @@ class Candidate(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        return _TOLD[self.method].format(host_port(self.host, self.port))
+        return _TEXTS[self.method].format(host_port(self.host, self.port))
 
 
 class FailedCandidate(NamedTuple):
-    """A way that did not lead to the call.
+    """A candidate that did not become the call.
 
     :ivar candidate: which
-    :ivar reason: what became of it
+    :ivar reason: why it failed, for people
     """
 
     candidate: Candidate

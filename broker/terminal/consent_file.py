@@ -1,8 +1,8 @@
-"""A terminal's own lists of whom it accepts and refuses, in a file that its user edits (C4, C5).
+"""A terminal's own consent lists, in a file that its user edits (C4, C5).
 
-A line is ``+ Ia`` or ``- Ix``: an identifier, a name, or a group with its ``@``, after a blank.
-Empty lines and those that begin with ``#`` say nothing. To be refused wins. What is wrong anywhere
-is wrong altogether: then nobody is accepted (I3).
+A line is ``+ Ia`` (accept) or ``- Ix`` (reject): a sign, a blank, and an identifier, a name, or a
+group with its ``@``. Empty lines and lines that begin with ``#`` are ignored. Reject wins over
+accept. One bad line makes the whole file bad: then every caller is refused (I3).
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ from broker.tables.consent_lists import NONE_ACCEPTED, ConsentLists, NoConsent, 
 
 ACCEPT: Final = "+"
 REJECT: Final = "-"
-#: Bytes that a file may have, comments included.
+#: The largest file in bytes, comments included.
 FILE_BYTES: Final = 256 * 1024
-#: How often a file is read again that changes while it is read.
+#: How often a file is read that changes during the reading.
 _ATTEMPTS: Final = 3
+ALL_REFUSED: Final = "Every caller is refused: {why}"
+READABLE_AGAIN: Final = "{path} can be read again"
 _OTHERS_MAY_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
 @implementer(IConsent)
 class ConsentFile:
-    """Reads the file each time that it is asked, so that whatever is edited counts at once."""
+    """Reads the file for each call, so that an edit has effect at once."""
 
     log = Logger()
 
@@ -43,28 +45,28 @@ class ConsentFile:
         self._complaint = ""
 
     async def lists(self) -> ConsentLists:
-        """What the file says now; nobody, where it can't be had, which is logged."""
+        """The lists in the file now; none accepted where it cannot be read, which is logged."""
         try:
             lists = read_lists(self._path)
         except NoConsent as error:
             self._complain(str(error))
             return NONE_ACCEPTED
         if self._complaint:
-            self.log.info("{path} can be read again", path=printable(self._path))
+            self.log.info(READABLE_AGAIN, path=printable(self._path))
         self._complaint = ""
         return lists
 
     def _complain(self, complaint: str) -> None:
-        if complaint != self._complaint:  # whoever asks must not fill the log
-            self.log.error("Nobody is accepted: {why}", why=printable(complaint))
+        if complaint != self._complaint:  # callers must not be able to fill the log
+            self.log.error(ALL_REFUSED, why=printable(complaint))
         self._complaint = complaint
 
 
 def read_lists(path: str) -> ConsentLists:
-    """What a file says.
+    """Read the lists in a file.
 
-    :raises NoConsent: it can't be read, others than its user may write it, or it is bad; the text
-        says which
+    :raises NoConsent: it cannot be read, other users may write it, or a line is bad; the text says
+        which
     """
     try:
         return parse_lists(_read(path, {0, os.geteuid()}))
@@ -77,7 +79,7 @@ def read_lists(path: str) -> ConsentLists:
 
 
 def _read(path: str, owners: Collection[int]) -> bytes:
-    """The bytes of a file that belongs to one of these users, all of one time."""
+    """Read a file that belongs to one of these users; never parts of two versions of it."""
     for _ in range(_ATTEMPTS):
         with open_regular(path) as (file, before):
             _check_ours(before, owners)
@@ -87,26 +89,26 @@ def _read(path: str, owners: Collection[int]) -> bytes:
             raise NoConsent(f"is longer than {FILE_BYTES} bytes")
         if (before.st_mtime_ns, len(data)) == (after.st_mtime_ns, after.st_size):
             return data
-    raise NoConsent("changes again and again while it is read")
+    raise NoConsent("keeps changing while it is read")
 
 
 def _check_ours(found: os.stat_result, owners: Collection[int]) -> None:
     if found.st_uid not in owners:
         raise NoConsent("belongs to another user")
     if found.st_mode & _OTHERS_MAY_WRITE:
-        raise NoConsent("others may write it: chmod go-w is what it needs")
+        raise NoConsent("others may write it: run chmod go-w on it")
 
 
 def parse_lists(data: bytes) -> ConsentLists:
-    """The lists that a file's bytes say.
+    """The lists in a file's bytes.
 
-    :raises NoConsent: they say none; the text names the line
+    :raises NoConsent: a line is bad; the text names it
     """
     lists: dict[str, list[str]] = {ACCEPT: [], REJECT: []}
     for number, line in enumerate(_text(data).split("\n"), 1):
-        said = _said(line, number)
-        if said is not None:
-            sign, name = said
+        parsed = _parse_line(line, number)
+        if parsed is not None:
+            sign, name = parsed
             lists[sign].append(name)
     return check_lists(ConsentLists(lists[ACCEPT], lists[REJECT]))
 
@@ -118,8 +120,8 @@ def _text(data: bytes) -> str:
         raise NoConsent("is not UTF-8") from None
 
 
-def _said(line: str, number: int) -> tuple[str, str] | None:
-    """The sign and the entry of a line; ``None`` where it says nothing."""
+def _parse_line(line: str, number: int) -> tuple[str, str] | None:
+    """The sign and the entry of a line; ``None`` for an empty one or a comment."""
     text = line.strip(BLANKS)
     if not text or text.startswith("#"):
         return None
@@ -136,19 +138,19 @@ def _said(line: str, number: int) -> tuple[str, str] | None:
 
 
 def edit_file(path: str, names: Sequence[str], sign: str, *, listed: bool) -> ConsentLists:
-    """Put some on one of the two lists in a file, or take them off it.
+    """Add names to one of the two lists in a file, or remove them.
 
-    All else in it stays, comments and the other list included. Whoever reads it meanwhile finds
-    it as it was, or as it is then; two who edit it do so one after the other. It is on the disk
-    when this returns. A file that isn't there is made, for its user alone, where anybody is put on
-    it: who takes somebody off has mistaken its name.
+    Everything else in the file stays, comments and the other list included. A reader finds the old
+    file or the new one; two edits at the same time happen one after the other. The new file is on
+    the disk when this returns. A missing file is created, for its user alone, to add names to; to
+    remove names, it is an error: the path is probably mistyped.
 
     :param names: in canonical form
     :param sign: which list: ``ACCEPT`` or ``REJECT``
-    :param listed: whether they are on it then
-    :return: what the file says then
-    :raises NoConsent: the file is bad, or would be; it is as it was
-    :raises OSError: it can't be written, or is not there; it is as it was
+    :param listed: whether to add the names; else they are removed
+    :return: the lists in the new file
+    :raises NoConsent: the file is bad, or would be; it is unchanged
+    :raises OSError: it cannot be written, or is missing; it is unchanged
     """
     path = os.path.realpath(path)
     with _locked(path, make=listed) as before:
@@ -167,14 +169,13 @@ def edit_file(path: str, names: Sequence[str], sign: str, *, listed: bool) -> Co
 
 
 def edit_text(text: str, names: Sequence[str], sign: str, *, listed: bool) -> str:
-    """The text of a file with some on one of its lists, each once, or not on it.
+    """The text of a file, with names added to one of its lists, each once, or removed from it.
 
-    :raises NoConsent: a line of it is bad
+    :raises NoConsent: a line is bad
     """
     named = {(sign, name): None for name in names}
-    kept = [
-        line for number, line in enumerate(text.split("\n"), 1) if _said(line, number) not in named
-    ]
+    lines = enumerate(text.split("\n"), 1)
+    kept = [line for number, line in lines if _parse_line(line, number) not in named]
     while kept and not kept[-1].strip(BLANKS):
         kept.pop()
     added = [f"{sign} {name}" for sign, name in named] if listed else []
@@ -183,9 +184,9 @@ def edit_text(text: str, names: Sequence[str], sign: str, *, listed: bool) -> st
 
 @contextmanager
 def _locked(path: str, *, make: bool) -> Iterator[os.stat_result]:
-    """Keep others who edit a file waiting; give what it is before.
+    """Make other edits of a file wait; give its state before this one.
 
-    :param make: make it, where it is not there
+    :param make: create the file if it is missing
     """
     flags = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | (os.O_CREAT if make else 0)
     while True:

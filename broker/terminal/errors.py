@@ -12,7 +12,7 @@ from broker.terminal.candidates import FailedCandidate
 
 
 class CannotLogIn(Refused):
-    """The terminal itself refuses to log in, or can't; the cause says why. Nothing was sent."""
+    """The terminal itself refused to log in, or could not; the cause says why. Nothing was sent."""
 
     statement = LOGIN_REQUIRED
 
@@ -44,9 +44,9 @@ class Truncated(ConnectionLost):
 
 
 class Aborted(ConnectionAborted):
-    """One side broke the call off.
+    """One side aborted the call.
 
-    :ivar cause: why, in the words of whoever did; empty where none were given
+    :ivar cause: the reason that side gave, or empty
     """
 
     def __init__(self, cause: str = "") -> None:

@@ -1,4 +1,4 @@
-"""The status that a terminal gives (fig. 18): from the load of its machine, or from its calls."""
+"""The status that a terminal gives (fig. 18), from the load of its machine."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ from zope.interface import implementer
 
 from broker.interfaces import ILoad
 
-#: Seconds between two measurements, and how many of them the average is taken over.
+#: Seconds between two measurements, and the number of them in the average.
 INTERVAL: Final = 1.0
 WINDOW: Final = 5
 
 
 @implementer(ILoad)
 class Unlimited:
-    """Takes any call."""
+    """Any call can be taken."""
 
     def acceptable(self) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
 
 @implementer(ILoad)
 class CpuLoad:
-    """Takes calls while the machine's processors are not too busy (¶74).
+    """Calls can be taken while the machine's processors are not too busy (¶74).
 
-    The load is measured all the time, so that an answer needs no measurement of its own, and is the
-    mean over a sliding window, so that one busy second refuses nobody.
+    The load is measured all the time, so that the answer is there at once. It is the mean of a
+    sliding window, so that one busy second refuses no call.
+
+    :ivar limit: the load above which no call is taken, in percent of all processors
     """
 
     def __init__(
@@ -45,10 +47,9 @@ class CpuLoad:
         measure: Callable[[], float] = lambda: psutil.cpu_percent(interval=None),
     ) -> None:
         """
-        :param limit: the load above which no call is taken, in percent of all processors
         :param interval: seconds between two measurements
-        :param window: how many of them count
-        :param measure: gives the load since it was last asked, in percent
+        :param window: the number of measurements in the mean
+        :param measure: gives the load since it was last called, in percent
         """
         self.limit = limit
         self._interval = interval
@@ -58,23 +59,23 @@ class CpuLoad:
         self._measuring.clock = clock
 
     def start(self) -> None:
-        """Begin to measure."""
+        """Start measuring."""
         self._samples.clear()
-        self._measure()  # what is before now counts for nothing
+        self._measure()  # the load before now does not count
         self._measuring.start(self._interval, now=False)
 
     def stop(self) -> None:
-        """Measure no longer."""
+        """Stop measuring."""
         if self._measuring.running:
             self._measuring.stop()
 
     @property
     def percent(self) -> float:
-        """The mean load over the window; none, before the first measurement."""
+        """The mean load over the window; 0 before the first measurement."""
         return sum(self._samples) / len(self._samples) if self._samples else 0.0
 
     def acceptable(self) -> bool:
-        """Whether the load is not above its limit (S1802)."""
+        """Whether the load is at most the limit (S1802)."""
         return self.percent <= self.limit
 
     def _sample(self) -> None:

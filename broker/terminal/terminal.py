@@ -1,4 +1,4 @@
-"""A terminal as a service: it keeps itself registered, takes calls and makes them."""
+"""A terminal as a service: it stays registered, takes calls and makes them."""
 
 from __future__ import annotations
 
@@ -47,13 +47,12 @@ SUPERSEDED: Final = (
 
 
 class Terminal(Service):
-    """One terminal.
+    """One terminal, as a service of your application.
 
-    :ivar identifier: whom it acts as; once it has logged in by another name, its identifier
     :ivar settings: what it is configured with
-    :ivar calls: those it is in
-    :ivar listening: fires with the direct listener's port; fails where it can't be opened. Each
-        start of the service has a new one
+    :ivar calls: the calls that are open
+    :ivar listening: fires with the direct listener's port; fails where it cannot be opened. Each
+        start of the service sets a new one
     """
 
     log = Logger()
@@ -109,7 +108,7 @@ class Terminal(Service):
 
     @property
     def identifier(self) -> str:
-        """What it acts as; once it has logged in by a name, the identifier of that name."""
+        """The identifier it acts as: after a login by a name, the one that the name stands for."""
         return self._registration.identifier
 
     # As a service.
@@ -140,13 +139,13 @@ class Terminal(Service):
         self._listener.stop()
         await self._registration.close_published()
         self.calls.end_all("the terminal stops")
-        await self.calls.none()  # and so their ends are reported
+        await self.calls.none()  # their ends are reported before the connection closes
         await self._connect_back.stop()
         await self._registration.stop()
         self._hub.stop()
 
     def stopService(self) -> Deferred[None]:
-        """Break off the calls, close the listener and the connection to the mediator.
+        """Abort the calls; close the listener and the connection to the mediator.
 
         :return: fires when all of them are closed; a peer that does not read delays that for as
             long as a channel lingers
@@ -157,7 +156,7 @@ class Terminal(Service):
     # For its application.
 
     def ready(self) -> Deferred[None]:
-        """Fires once the terminal is connected and registered, or is so by UDP alone."""
+        """Fires once the terminal is connected and registered, or registered by UDP alone."""
         return self._registration.ready()
 
     def call(self, callee: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
@@ -168,10 +167,10 @@ class Terminal(Service):
         ``failed_candidates`` why the others failed (``ISessionTransport``).
 
         Calls to one callee are made one after the other, since a new query voids what an earlier
-        one was granted and has not yet used.
+        one was granted and has not used yet.
 
         :return: fires with that protocol; fails with a ``Refused``, ``CallFailed``, or
-            ``ConnectionLost`` where the connection to the mediator goes; cancel to give up
+            ``ConnectionLost`` where the connection to the mediator is lost; cancel to give up
         """
         return self._place(callee, lambda client: self._call(client, callee, factory))
 
@@ -190,12 +189,12 @@ class Terminal(Service):
         )
 
     async def _waiting(self, client: MediatorClient) -> Waiting | FailedCandidate | None:
-        """Where a callee can come to us, if no router is in its way, or the router opens a port."""
+        """Where a callee can connect to us, if no router is in its way, or it opens a port."""
         if self._registration.port is None or client.share_port() is None:
             return None
         settings = self.settings
         address, opener = None, settings.opener
-        if settings.address is not None:  # nothing else is told of us
+        if settings.address is not None:  # no other address of ours is disclosed
             address = (settings.address, settings.port or port_number(self._registration.port))
             opener = None
         elif settings.port is not None and opener is None:
@@ -216,16 +215,16 @@ class Terminal(Service):
     ) -> Deferred[IProtocol]:
         """Ask a terminal to connect to us for a call (D3): its call password is the permission.
 
-        It comes to the direct listener, or to one that is opened for this call alone. The protocol
-        that the factory makes speaks over the channel, as in ``call``.
+        It connects to the direct listener, or to one that is opened for this call alone. The
+        protocol that the factory makes speaks over the channel, as in ``call``.
 
         :param password: the callee's call password
-        :param address: the host and port by which it reaches us from outside; by default our own
+        :param address: the host and port at which we are reached from outside; default: our own
             address on the mediator's connection, and the listener's port
-        :param listen: where it is to come, if not to the direct listener
-        :param opener: opens a port to the outside for this call, where there is no ``address``; by
-            default the terminal's own, if it has one
-        :return: as of ``call``; ``PermissionDenied``, whatever the callee has against it
+        :param listen: a listener for this call alone; default: the direct listener
+        :param opener: opens a port in the router for this call, where there is no ``address``;
+            default: the terminal's own, if it has one
+        :return: like ``call``; every refusal is ``PermissionDenied``
         """
         return self._place(
             callee,

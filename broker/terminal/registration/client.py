@@ -311,7 +311,7 @@ class MediatorClient(Dialogue):
         """Ask a callee to connect to us (D3).
 
         :param password: the callee's call password
-        :param host: the IP address at which we wait, as it is seen from outside
+        :param host: the IP address at which we wait, as seen from outside
         :return: fires, once the callee has agreed, with what it is recognized by; fails like
             ``register``
         :raises ValueError: that is no identifier, no password or no address

@@ -37,7 +37,7 @@ RENEWAL: Final = 0.75
 #: even if a packet is lost. Another can then be made within the five seconds of the call that
 #: needs it.
 CHECK_TIMEOUT: Final = 1.5
-#: The same for a connection that is slow rather than dead: something has just arrived over it.
+#: The limit for a connection that is slow rather than dead: something has just arrived over it.
 #: The mediator's own request has been under way for about a second when it wakes us.
 SLOW_TIMEOUT: Final = 5.0
 #: What arrived within this many seconds has just arrived.
@@ -99,8 +99,6 @@ class IdleConnection:
 
     :ivar state: one of ``STATES``
     :ivar keepalive: the registration by UDP, after the first login
-
-    14 attributes: what is closed, when, and by what it is woken belong together.
     """
 
     log = Logger()
@@ -335,7 +333,7 @@ class _FirstAddress:
             self._host = str(getattr(address, "host", ""))
 
     def resolutionComplete(self) -> None:
-        """There are no more addresses."""
+        """That was the last address."""
         if self._host is None:
             self.first.errback(DNSLookupError())
         else:

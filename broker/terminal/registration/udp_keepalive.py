@@ -1,7 +1,7 @@
 """A terminal's registration by UDP (fig. 2, 7a, D1, E1), and the notices that come back (fig. 10).
 
 The datagrams keep a mapping open in the terminal's router, along which the server can notify the
-terminal that it should connect. A notice can say no more than that (I26): the terminal connects
+terminal that it should connect. A notice says only that (I26): the terminal connects
 to its own mediator, and learns the rest there.
 """
 
@@ -28,7 +28,7 @@ from broker.terminal.registration.keepalive_interval import KeepaliveInterval
 
 #: Seconds to wait for an answer after each datagram of a keepalive; then it has failed.
 REPEATS: Final = (1.0, 2.0, 4.0)
-#: Challenges met in one keepalive: one is usual, another comes if the mapping changes meanwhile.
+#: Challenges met in one keepalive: one is usual, another comes if the mapping changes.
 CHALLENGES: Final = 3
 #: Seconds for which the server must remember us: this at least, or three intervals.
 REMEMBERED: Final = 60
