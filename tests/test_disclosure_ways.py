@@ -60,11 +60,11 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.mediator.admin._row": "a record, at the operator's socket, which is the machine's",
     "broker.cli.terminal.show_disclosures": "prints a terminal's own records for it",
     # Between the mediator and its resolver, which is no terminal.
-    "broker.resolver.remote.RemoteResolver._known": "compares",
-    "broker.resolver.remote.RemoteResolver._place": "reads the resolver's answer",
+    "broker.resolver.remote.RemoteResolver._in_force": "compares",
+    "broker.resolver.remote.RemoteResolver._binding": "reads the resolver's answer",
     "broker.resolver.remote.RemoteResolver.register": "compares",
-    "broker.resolver.remote._registration": "a mediator registers at its resolver",
-    "broker.resolver.remote._handing": "a mediator hands a terminal's key to its resolver",
+    "broker.resolver.replication.registration": "a mediator registers at its resolver",
+    "broker.resolver.replication.key_handover": "a mediator hands a terminal's key to its resolver",
     "broker.resolver.server": "the names of the fields that a registration may have",
     "broker.resolver.server.ResolverServer._look_up": "compares",
     "broker.resolver.server.ResolverServer._tell": "answers a mediator that has proven to be one",
@@ -151,13 +151,12 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.terminal.registration.client.MediatorClient.register": "registers its own address",
     "broker.terminal.registration.client.MediatorClient.remote_host": "where its mediator is, to"
     " send datagrams there",
-    "broker.terminal.registration.udp_keepalive.Keepalive._received": "reads its own address, as"
-    " it is seen",
-    "broker.terminal.registration.udp_keepalive.Keepalive._looks": "reads its own address, and"
-    " logs it",
-    "broker.terminal.registration.idle._Found.addressResolved": "what DNS has said of its resolver",
+    "broker.terminal.registration.udp_keepalive.Keepalive._received": "looks what a datagram is",
+    "broker.terminal.registration.udp_keepalive.Keepalive._source_received": "reads its own"
+    " address, as it is seen",
+    "broker.terminal.registration.idle._FirstAddress.addressResolved": "what DNS said",
     "broker.messages.grammar": "the rules of all fields",
-    "broker.messages.statements": "a question for one's own source (UdpRegistrar._asks)",
+    "broker.messages.statements": "a question for one's own source (UdpRegistrar)",
 }
 
 

@@ -11,7 +11,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import (
     IAddress,
-    IDelayedCall,
     IProtocol,
     IProtocolFactory,
     IStreamClientEndpoint,
@@ -24,30 +23,55 @@ from broker.messages.errors import Refused
 from broker.messages.message import printable
 from broker.net.connection import PeerConnection, Receiver
 from broker.net.hub import ConnectionHub
+from broker.net.timers import Timer
 
-#: By what the wait grows from one attempt to the next.
+#: Factor by which the wait grows from one attempt to the next.
 FACTOR: Final = 2.0
-#: So many attempts that the wait is the longest, whatever it began with.
+#: A number of attempts after which the wait is the longest, whatever it began with.
 _SLOWEST: Final = 64
 
+#: Logged when a connection was accepted, but its preparation was refused.
+NOT_TAKEN_UP: Final = "A connection was not taken up: {why}"
 
-class _Conversation(Receiver, Protocol):
-    """A receiver that knows its stream, as each ``Dialogue`` does."""
+
+class ClientDialogue(Receiver, Protocol):
+    """A receiver that knows its connection, as each ``Dialogue`` does."""
 
     stream: PeerConnection
 
 
-C = TypeVar("C", bound=_Conversation)
+D = TypeVar("D", bound=ClientDialogue)
 
 
-class ReconnectingClient(Service, Generic[C]):
+class ClientEvents(Protocol[D]):
+    """What the owner of a ``ReconnectingClient`` does with its connections."""
+
+    def make_dialogue(self, connection: PeerConnection, /) -> D:
+        """Make the dialogue of a new connection."""
+
+    def prepare(self, dialogue: D, /) -> Awaitable[object]:
+        """Say what must come first, such as a login, and wait for the answer.
+
+        Where this fails, the connection is closed, and another attempt is made later.
+        """
+
+    def up(self, dialogue: D, /) -> None:
+        """The connection is prepared; nothing unless the owner says so."""
+        return  # not abstract
+
+    def down(self, dialogue: D, /) -> None:
+        """A connection that was up is lost; its dialogue does not know yet. Nothing either."""
+        return  # not abstract
+
+
+class ReconnectingClient(Service, Generic[D]):
     """Keeps one connection to a server.
 
-    A connection that stands is first *prepared* by its owner (who says who it is, and whatever
-    else must come first); only then is it up, and only then does the next loss begin with a short
-    wait again. So a server that accepts and then refuses is not asked without pause.
+    A new connection is *prepared* by its owner first. Only then is it up, and only after that does
+    the next loss begin with a short wait again: so a server that accepts and then refuses is not
+    asked without pause.
 
-    :ivar conversation: what is said over the connection that is up, else ``None``
+    :ivar conversation: the dialogue over the connection that is up, else ``None``
     """
 
     log = Logger()
@@ -55,45 +79,33 @@ class ReconnectingClient(Service, Generic[C]):
     def __init__(
         self,
         endpoint: IStreamClientEndpoint,
-        exchange: ConnectionHub,
-        receiver: Callable[[PeerConnection], C],
+        hub: ConnectionHub,
+        events: ClientEvents[D],
         *,
         jitter: Callable[[], float],
-        prepare: Callable[[C], Awaitable[object]] | None = None,
-        up: Callable[[C], object] | None = None,
-        down: Callable[[C], object] | None = None,
         initial: float = 0.2,
-        most: float = 30.0,
+        longest: float = 30.0,
         patience: float = 10.0,
     ) -> None:
         """
-        :param receiver: gives the conversation of a new connection
         :param jitter: a random source of numbers from 0 to 1, which spreads the attempts of many
-        :param prepare: what must be said before the link is up; where it fails, the connection is
-            closed and another attempted later
-        :param up: called when the link is up
-        :param down: called when a link that was up is lost, before the conversation hears of it
-        :param initial: seconds to wait before the first attempt after a loss; each attempt takes
-            from half of its wait to the whole
-        :param most: seconds to wait before any attempt, at the most
+        :param initial: seconds to wait before the first attempt after a loss; each attempt waits
+            from half of its time to the whole
+        :param longest: the longest wait before any attempt, in seconds
         :param patience: seconds that preparing may take
         """
-        self.conversation: C | None = None
-        self._exchange = exchange
-        self._receiver = receiver
-        self._jitter = jitter
-        self._prepare = prepare
-        self._up = up
-        self._down = down
+        self.conversation: D | None = None
+        self._hub = hub
+        self._events = events
         self._patience = patience
-        self._wait = backoffPolicy(initial / FACTOR, most, FACTOR, lambda: 0.0)
-        self._attempts = 0  # since the link was last up
+        self._backoff = _spread_backoff(initial, longest, jitter)
+        self._attempts = 0  # since a connection was last up
         self._retry_at = 0.0
-        self._standing: PeerConnection | None = None
-        self._preparing: IDelayedCall | None = None
-        self._waiting: dict[Deferred[C], None] = {}
-        factory: IProtocolFactory = _Factory(self)
-        self._service = ClientService(endpoint, factory, self._delay, exchange.clock)
+        self._connection: PeerConnection | None = None
+        self._preparing: Timer | None = None
+        self._waiting: dict[Deferred[D], None] = {}
+        factory: IProtocolFactory = _ClientFactory(self)
+        self._service = ClientService(endpoint, factory, self._delay, hub.clock)
 
     # For the owner.
 
@@ -105,16 +117,16 @@ class ReconnectingClient(Service, Generic[C]):
     def stopService(self) -> Deferred[None]:
         """Close the connection and make no other; fires when it is closed."""
         super().stopService()  # type: ignore[no-untyped-call]
-        if self._standing is not None:
-            self._standing.close()
+        if self._connection is not None:
+            self._connection.close()
         stopped = self._service.stopService()
         for waiting in list(self._waiting):
             waiting.cancel()
         return stopped
 
-    def wait(self) -> Deferred[C]:
-        """The conversation, once the link is up; cancel to give up."""
-        waiting: Deferred[C] = Deferred(lambda given_up: self._waiting.pop(given_up, None))
+    def wait(self) -> Deferred[D]:
+        """The dialogue, once a connection is up; cancel to give up."""
+        waiting: Deferred[D] = Deferred(lambda given_up: self._waiting.pop(given_up, None))
         if self.conversation is not None:
             waiting.callback(self.conversation)
         else:
@@ -122,120 +134,120 @@ class ReconnectingClient(Service, Generic[C]):
         return waiting
 
     def retry_now(self) -> None:
-        """Connect at once, if the next attempt is being waited for.
+        """Connect at once, if it is waiting before the next attempt.
 
-        Whoever does so on a stranger's word sees to it that this is not too often.
+        A caller who does so at a stranger's request must limit how often.
         """
-        if self.running and self._exchange.clock.seconds() < self._retry_at:
+        if self.running and self._hub.clock.seconds() < self._retry_at:
             self._retry_at = 0.0
             self._service.stopService()
             self._service.startService()
 
     def slow_down(self) -> None:
-        """Take the longest wait before the next attempt, and from there on: it would be in vain."""
+        """Take the longest wait before each attempt from now on: an earlier one is pointless."""
         self._attempts = _SLOWEST
 
-    # From the connection.
+    # For its connections.
 
     def build(self) -> PeerConnection:
         """The protocol of a new connection."""
-        return _Connection(self._exchange, self._receiver, self)
+        return _ClientConnection(self._hub, self._events.make_dialogue, self)
 
-    def made(self, stream: PeerConnection) -> None:
-        """A connection stands."""
-        self._standing = stream
-        conversation: Any = stream.receiver
-        if self._prepare is None:
-            self._is_up(conversation)
-            return
-        self._preparing = self._exchange.clock.callLater(self._patience, stream.abort)
-        preparing = Deferred.fromCoroutine(_awaited(self._prepare(conversation)))
-        preparing.addCallback(lambda _: self._is_prepared(stream, conversation))
-        preparing.addErrback(self._is_not_prepared, stream)
+    def made(self, connection: PeerConnection) -> None:
+        """A connection is established: prepare it."""
+        self._connection = connection
+        dialogue: Any = connection.receiver
+        self._preparing = Timer(self._hub.clock, connection.abort)
+        self._preparing.start(self._patience)
+        preparing = Deferred.fromCoroutine(_awaited(self._events.prepare(dialogue)))
+        preparing.addCallback(lambda _: self._prepared(connection, dialogue))
+        preparing.addErrback(self._preparing_failed, connection)
 
-    def lost(self, stream: PeerConnection) -> None:
-        """The connection is gone."""
-        if self._standing is stream:
-            self._standing = None
+    def lost(self, connection: PeerConnection) -> None:
+        """A connection is gone."""
+        if self._connection is connection:
+            self._connection = None
             self._stop_preparing()
-        conversation = self.conversation
-        if conversation is not None and conversation.stream is stream:
+        dialogue = self.conversation
+        if dialogue is not None and dialogue.stream is connection:
             self.conversation = None
-            if self._down is not None:
-                self._down(conversation)
+            self._events.down(dialogue)
 
     # Inside.
 
     def _delay(self, _attempt: int) -> float:
         self._attempts += 1
-        delay = self._wait(self._attempts) * (0.5 + self._jitter() / 2)
-        self._retry_at = self._exchange.clock.seconds() + delay
+        delay = self._backoff(self._attempts)
+        self._retry_at = self._hub.clock.seconds() + delay
         return delay
 
-    def _is_prepared(self, stream: PeerConnection, conversation: C) -> None:
-        if self._standing is stream and stream.connected:
-            self._stop_preparing()
-            self._is_up(conversation)
+    def _prepared(self, connection: PeerConnection, dialogue: D) -> None:
+        if self._connection is not connection or not connection.connected:
+            return
+        self._stop_preparing()
+        self._attempts = 0
+        self.conversation = dialogue
+        self._events.up(dialogue)
+        waiting, self._waiting = self._waiting, {}
+        for deferred in waiting:
+            deferred.callback(dialogue)
 
-    def _is_not_prepared(self, failure: Failure, stream: PeerConnection) -> None:
+    def _preparing_failed(self, failure: Failure, connection: PeerConnection) -> None:
         if failure.check(Refused, ConnectionLost) is None:
             self.log.failure("A connection could not be prepared", failure)
         else:
-            why = printable(str(failure.value))  # a refusal's is the server's text
-            self.log.info("A connection was not taken up: {why}", why=why)
-        stream.abort()
+            # A refusal's text is the server's.
+            self.log.info(NOT_TAKEN_UP, why=printable(str(failure.value)))
+        connection.abort()
 
     def _stop_preparing(self) -> None:
         if self._preparing is not None:
-            if self._preparing.active():
-                self._preparing.cancel()
+            self._preparing.stop()
             self._preparing = None
 
-    def _is_up(self, conversation: C) -> None:
-        self._attempts = 0
-        self.conversation = conversation
-        if self._up is not None:
-            self._up(conversation)
-        waiting = self._waiting
-        self._waiting = {}
-        for one in waiting:
-            one.callback(conversation)
+
+def _spread_backoff(
+    initial: float, longest: float, jitter: Callable[[], float]
+) -> Callable[[int], float]:
+    """The wait before each attempt: it doubles up to the longest, and is cut by up to a half."""
+    wait = backoffPolicy(initial / FACTOR, longest, FACTOR, lambda: 0.0)
+    return lambda attempt: wait(attempt) * (0.5 + jitter() / 2)
 
 
-class _Connection(PeerConnection):
-    """A stream that tells its link when it stands and when it is gone."""
+class _ClientConnection(PeerConnection):
+    """A connection that tells its client when it is established and when it is gone."""
 
-    __slots__ = ("_link",)
+    __slots__ = ("_client",)
 
     def __init__(
         self,
-        exchange: ConnectionHub,
+        hub: ConnectionHub,
         receiver: Callable[[PeerConnection], Receiver],
-        link: ReconnectingClient[Any],
+        client: ReconnectingClient[Any],
     ) -> None:
-        super().__init__(exchange, receiver)
-        self._link = link
+        super().__init__(hub, receiver)
+        self._client = client
 
     def makeConnection(self, transport: Any) -> None:
         super().makeConnection(transport)
-        self.authenticated()  # we know whom we called
-        self._link.made(self)
+        self.authenticated()  # we dialled, and so know the peer
+        self._client.made(self)
 
     def connectionLost(self, reason: Failure) -> None:
-        self._link.lost(self)
+        self._client.lost(self)
         super().connectionLost(reason)
 
 
 @implementer(IProtocolFactory)
-class _Factory:
-    """Makes a link's connections; it counts no sources, since we dial."""
+class _ClientFactory:
+    """Makes a client's connections; no limit for each source, since we dial."""
 
-    def __init__(self, link: ReconnectingClient[Any]) -> None:
-        self._link = link
+    def __init__(self, client: ReconnectingClient[Any]) -> None:
+        self._client = client
 
     def buildProtocol(self, addr: IAddress | None) -> IProtocol:
-        stream: IProtocol = self._link.build()
-        return stream
+        connection: IProtocol = self._client.build()
+        return connection
 
     def doStart(self) -> None:
         """Required by the interface."""

@@ -252,7 +252,7 @@ class ResolverTests:
         """Another's certificate, and a terminal's, never pass (A15, I1)."""
         shown = pki.mediator("west") if whose == "another mediator" else pki.terminal("east")
         running, _ = self.start(processes, pki, shown)
-        running.wait_for("The resolver does not take this mediator's link")
+        running.wait_for("The resolver does not accept this mediator's link")
 
 
 class HangupTests:

@@ -20,7 +20,7 @@ from broker.messages.message import Malformed, Message
 from broker.net.connection import PeerConnection
 from broker.net.dialogue import Dialogue
 from broker.net.hub import ConnectionHub
-from broker.net.reconnecting import ReconnectingClient
+from broker.net.reconnecting import ClientEvents, ReconnectingClient
 from tests.resolver.apart import Outcome
 from tests.support.clock import advance, settle
 from tests.support.reactor import FakeReactor
@@ -48,8 +48,8 @@ class Talk(Dialogue):
         self.lost()
 
 
-class World:
-    """A link, and what became of it.
+class World(ClientEvents[Talk]):
+    """A client that keeps a connection, and what became of it.
 
     :ivar events: ``up`` and ``down``, in order
     """
@@ -68,13 +68,28 @@ class World:
         self.link: ReconnectingClient[Talk] = ReconnectingClient(
             TCP4ClientEndpoint(reactor, "127.0.0.1", 1201),
             exchange or ConnectionHub.of_client(self.clock),
-            Talk,
+            self,
             jitter=jitter,
-            prepare=prepare,
-            up=lambda _: self.events.append("up"),
-            down=lambda _: self.events.append("down"),
             **options,
         )
+        self._prepare = prepare
+
+    def make_dialogue(self, connection: PeerConnection) -> Talk:
+        """Make what speaks over a new connection."""
+        return Talk(connection)
+
+    async def prepare(self, dialogue: Talk) -> None:
+        """Do what the test says, if it says something."""
+        if self._prepare is not None:
+            await self._prepare(dialogue)
+
+    def up(self, dialogue: Talk) -> None:
+        """Write it down."""
+        self.events.append("up")
+
+    def down(self, dialogue: Talk) -> None:
+        """Write it down."""
+        self.events.append("down")
 
     def start(self) -> World:
         """Have it connect."""
@@ -159,7 +174,7 @@ class LinkTests:
 
     def test_back_off(self) -> None:
         """Each attempt that fails is waited for longer, up to the most; success ends that."""
-        world = World(initial=0.2, most=3.0).start()
+        world = World(initial=0.2, longest=3.0).start()
         waits = []
         for _ in range(7):
             assert world.dialling()
@@ -203,7 +218,7 @@ class LinkTests:
         """We know whom we called: no limits of a stranger hold, whatever the exchange's are."""
         world = World(exchange=None)
         exchange = ConnectionHub(world.clock, login_timeout=10)
-        world.link._exchange = exchange
+        world.link._hub = exchange
         world.start()
         server = world.accept()
         advance(world.clock, 60)
@@ -266,7 +281,7 @@ class LinkTests:
         assert server.closed
         assert stopping.value is None
         assert not world.dialling()
-        world.link._exchange.stop()
+        world.link._hub.stop()
         assert not world.clock.getDelayedCalls()
 
     def test_last_words(self) -> None:
@@ -324,7 +339,7 @@ class PreparingTests:
         async def refused(talk: Talk) -> None:
             raise PermissionDenied
 
-        world = World(prepare=refused, initial=0.2, most=3.0).start()
+        world = World(prepare=refused, initial=0.2, longest=3.0).start()
         waits = []
         for _ in range(6):
             server = world.accept()
@@ -370,7 +385,7 @@ class PreparingTests:
         server = world.accept()
         Outcome(world.link.stopService())
         assert server.closed
-        world.link._exchange.stop()
+        world.link._hub.stop()
         assert not world.clock.getDelayedCalls()
         assert world.events == []
 

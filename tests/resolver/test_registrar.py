@@ -708,7 +708,7 @@ class ApartTests:
         apart.pass_by(20, 10)
         assert registrar.keys.get(NAME, apart.clock.seconds()) is None
         apart.pass_by(120, 10)
-        assert len(apart.remote._keys) == 0
+        assert len(apart.remote.replication.keys) == 0
 
     def test_beside_an_address(self, apart: Apart) -> None:
         """A terminal with an address and a key has both told again, each as it holds."""
@@ -747,7 +747,7 @@ class ApartTests:
         apart.advance(1.1)
         assert adding.error is ServiceUnavailable
         assert asking.error is ServiceUnavailable
-        assert len(apart.remote._keys) == 0
+        assert len(apart.remote.replication.keys) == 0
 
     def test_not_offered_there(self) -> None:
         """The cause comes back."""

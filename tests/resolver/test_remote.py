@@ -15,7 +15,8 @@ from broker.interfaces import IResolver
 from broker.messages.errors import CalleeNotFound, RegistrationFailed, ServiceUnavailable
 from broker.messages.message import Message
 from broker.resolver import remote as remote_module
-from broker.resolver.remote import BATCH, SILENT_SECONDS
+from broker.resolver.link import REFUSED, SILENT_SECONDS
+from broker.resolver.replication import BATCH
 from broker.tables.locations import Binding
 from tests.resolver.apart import Apart, Outcome, address
 from tests.support.reactor import FakeReactor
@@ -131,7 +132,7 @@ class RemoteTests:
         world.restart()
         world.advance(1)
         assert world.resolver.told("Ib") is None
-        assert world.remote.held == 0
+        assert world.remote.replication.contacts == 0
 
     def test_registration_refused(self) -> None:
         """The resolver's refusal is a registration that failed, with its cause (A5)."""
@@ -140,7 +141,7 @@ class RemoteTests:
         refused = world.ask(world.remote.register("Ib", address(world.clock)))
         assert refused.error is RegistrationFailed
         assert str(refused.errors[0]) == "the table of addresses is full"
-        assert world.remote.held == 1
+        assert world.remote.replication.contacts == 1
 
     def test_many_at_once(self) -> None:
         """Of many look-ups under way each has its own answer, in whatever order they come (I11)."""
@@ -238,7 +239,7 @@ class AwayTests:
         assert not any(step.over for step in steps)
         world.advance(0.05)
         assert [step.error for step in steps] == [ServiceUnavailable] * 3
-        assert world.remote.held == 0
+        assert world.remote.replication.contacts == 0
         world.away = False
         world.advance(4)
         assert world.resolver.told("Ia") is None
@@ -348,7 +349,7 @@ class AwayTests:
         assert stopping.over
         assert waiting.over
         world.resolver.server.stop()
-        world.remote._link._exchange.stop()
+        world.remote.link.client._hub.stop()
         assert not world.clock.getDelayedCalls()
 
 
@@ -365,7 +366,7 @@ class RefusedTests:
         assert asked.error is ServiceUnavailable
         assert len(world.pairs) > 3, "it goes on trying"
         errors = logged_texts(logged, "error")
-        assert errors == ["The resolver does not take this mediator's link: {why}"]
+        assert errors == [REFUSED]
         assert not any("ours-is-this" in str(event) for event in logged)
 
     def test_put_right(self) -> None:
@@ -451,7 +452,7 @@ class HoldingTests:
         world.remote.release("Ib", old)
         world.pump()
         assert world.heard() == []
-        assert world.remote.held == 1
+        assert world.remote.replication.contacts == 1
 
     def test_moved_to_another_expiry(self) -> None:
         """Registered anew with another expiry, it is told again by that one alone."""
@@ -521,7 +522,7 @@ class ReconnectTests:
             world.done(world.remote.register(f"I{n}", address(world.clock, port=n + 1)))
         world.restart()
         world.clock.advance(0.2)
-        while world.remote._link.conversation is None:
+        while world.remote.link.dialogue is None:
             world.pump(rounds=1)
         asked = world.remote.lookup(f"I{many - 1}")
         outcome = Outcome(asked)
@@ -541,7 +542,7 @@ class ReconnectTests:
         for _ in range(100):
             world.clock.advance(0.05)
             world.pump(rounds=1)
-            most = max(most, len(world.remote._questions))
+            most = max(most, len(world.remote.link.questions))
         assert 1 <= most <= BATCH
         assert len(world.resolver.local.table) == 3 * BATCH
 
@@ -587,10 +588,10 @@ class ReconnectTests:
         world.pass_by(10, 1)
         world.away = False
         world.clock.advance(0.2)
-        world.remote._link.retry_now()
+        world.remote.link.client.retry_now()
         world.pump()
         assert world.heard() == [ROLE]
-        assert world.remote._left == {}
+        assert world.remote.replication.terminals == {}
 
 
 class DoubtTests:

@@ -14,7 +14,7 @@ from broker.messages.grammar import DEFAULT_PORT
 from broker.messages.message import Message, printable
 from broker.net.connection import PeerConnection
 from broker.net.hub import ConnectionHub
-from broker.net.reconnecting import ReconnectingClient
+from broker.net.reconnecting import ClientEvents, ReconnectingClient
 from broker.terminal.ports.published_port import PublishedPort
 from broker.terminal.registration.client import MediatorClient, MediatorEvents
 from broker.terminal.registration.idle import IdleConnection
@@ -38,7 +38,7 @@ class RegistrationEvents(MediatorEvents, Protocol):
         ...
 
 
-class Registration:
+class Registration(ClientEvents[MediatorClient]):
     """Keeps one terminal registered.
 
     :ivar identifier: what the terminal acts as; after a login by a name, the identifier it stands
@@ -71,8 +71,7 @@ class Registration:
         self._connection: ReconnectingClient[MediatorClient] = ReconnectingClient(
             mediator,
             self._hub,
-            self._make_client,
-            prepare=self._log_in,
+            self,
             jitter=settings.jitter,
             patience=LOGIN_PATIENCE,
         )
@@ -80,9 +79,12 @@ class Registration:
         if settings.udp is not None:
             self._idle = IdleConnection(reactor, self._connection, settings, self)
 
-    def _make_client(self, stream: PeerConnection) -> MediatorClient:
+    # As the events of its connection.
+
+    def make_dialogue(self, connection: PeerConnection) -> MediatorClient:
+        """Make the client that speaks over a new connection."""
         return MediatorClient(
-            stream,
+            connection,
             self._reactor,
             self._logs_in_as,
             self._events,
@@ -213,7 +215,7 @@ class Registration:
 
     # Logging in and registering.
 
-    async def _log_in(self, client: MediatorClient) -> None:
+    async def prepare(self, client: MediatorClient) -> None:
         """Log in over a new connection and register: the connection is up after that."""
         try:
             answer = await self._login.log_in(client, self.contact(client))
