@@ -21,7 +21,7 @@ from twisted.internet.task import react
 from zope.interface import implementer
 
 from broker.interfaces import ICallHandler
-from broker.service.settings.credentials import Keyring, Source
+from broker.service.settings.credentials import Keyring, PasswordSource
 from broker.terminal.settings import TerminalSettings
 from broker.terminal.terminal import Terminal
 
@@ -54,7 +54,9 @@ def make_terminal(reactor: Any, mediator_port: int = 1201, port: int = 1203) -> 
         TerminalSettings(
             listen=TCP4ServerEndpoint(reactor, port, interface="127.0.0.1"),
             accept=["Ia"],
-            password=Source("Ib", f"tcp:127.0.0.1:{mediator_port}", None, Keyring.of(os.environ)),
+            password=PasswordSource(
+                "Ib", f"tcp:127.0.0.1:{mediator_port}", None, Keyring.of(os.environ)
+            ),
             handler=Answering(),
         ),
     )

@@ -18,7 +18,7 @@ from twisted.internet.task import react
 from twisted.python.failure import Failure
 
 from broker.messages.errors import Refused
-from broker.service.settings.credentials import Keyring, Source
+from broker.service.settings.credentials import Keyring, PasswordSource
 from broker.terminal.errors import CallFailed
 from broker.terminal.settings import TerminalSettings
 from broker.terminal.terminal import Terminal
@@ -73,7 +73,7 @@ async def say(reactor: Any, text: str, mediator_port: int = 1201) -> str:
     :raises CallFailed: Ib could not be reached directly, or did not take the call
     """
     mediator = TCP4ClientEndpoint(reactor, "127.0.0.1", mediator_port)
-    password = Source("Ia", f"tcp:127.0.0.1:{mediator_port}", None, Keyring.of(os.environ))
+    password = PasswordSource("Ia", f"tcp:127.0.0.1:{mediator_port}", None, Keyring.of(os.environ))
     terminal = Terminal(reactor, "Ia", mediator, TerminalSettings(password=password))
     terminal.startService()
     try:

@@ -32,7 +32,7 @@ from broker.messages.grammar import entry, identifier
 from broker.messages.message import host_port, printable
 from broker.service.admin_socket import ADMIN, parse_admin
 from broker.service.settings.common import parse_store
-from broker.service.settings.credentials import NoAnswer, ask_password, read_password
+from broker.service.settings.credentials import NoPasswordGiven, ask_password, read_password
 from broker.service.settings.options import RoleOptions
 from broker.store.backup import back_up
 from broker.tables.grants import draw_credentials
@@ -185,7 +185,7 @@ def _new_password(arguments: Namespace) -> str:
         )
     try:
         typed = [ask_password(arguments.identifier + again) for again in ("", ", once more")]
-    except NoAnswer:
+    except NoPasswordGiven:
         raise CommandFailed("no password was given") from None
     passwords = {found.password for found in typed if found is not None}
     if None in typed:

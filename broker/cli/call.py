@@ -19,7 +19,7 @@ from broker.cli.terminal import close
 from broker.files import InvalidFile
 from broker.messages.grammar import identifier
 from broker.messages.message import printable
-from broker.service.settings.credentials import Found, ask_password, read_password
+from broker.service.settings.credentials import FoundPassword, ask_password, read_password
 from broker.service.settings.values import parse_listener, parse_place
 from broker.service.terminal import make_opener
 from broker.terminal.apps.files import FileSender, Receipt
@@ -38,17 +38,17 @@ def run_call(arguments: Namespace) -> None:
     run_at_mediator(call, arguments, find_call_password)
 
 
-def find_call_password(arguments: Namespace) -> Found | None:
+def find_call_password(arguments: Namespace) -> FoundPassword | None:
     """The callee's call password, if it is to connect back.
 
     :raises InvalidFile: it can't be read
-    :raises NoAnswer: the person who was asked gave none
+    :raises NoPasswordGiven: the person who was asked gave none
     """
     if not arguments.connect_back:
         return None
     file = arguments.call_password_file
     if file is not None:
-        return Found(read_password(file), file)
+        return FoundPassword(read_password(file), file)
     found = ask_password(arguments.callee, "Call password")
     if found is None:
         raise InvalidFile(

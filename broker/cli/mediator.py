@@ -30,7 +30,13 @@ from broker.net.tls.contexts import parse_pin
 from broker.service.process import handle_signals
 from broker.service.settings import tls as secured
 from broker.service.settings.common import make_trace
-from broker.service.settings.credentials import Found, Keyring, NoAnswer, Source, ask_password
+from broker.service.settings.credentials import (
+    FoundPassword,
+    Keyring,
+    NoPasswordGiven,
+    PasswordSource,
+    ask_password,
+)
 from broker.service.settings.values import Server, parse_server
 from broker.service.terminal import name_outside
 from broker.terminal.errors import CannotLogIn
@@ -105,8 +111,8 @@ class Invocation:
 
     reactor: Any
     arguments: Namespace
-    password: Found | None = None
-    call_password: Found | None = None
+    password: FoundPassword | None = None
+    call_password: FoundPassword | None = None
 
     async def connect(self, events: NullEvents | None = None) -> MediatorClient:
         """Connect, and log in if there is a password."""
@@ -154,7 +160,7 @@ def at_mediator(steps: Steps) -> Run:
 def run_at_mediator(
     steps: Steps,
     arguments: Namespace,
-    find_call_password: Callable[[Namespace], Found | None] = lambda _: None,
+    find_call_password: Callable[[Namespace], FoundPassword | None] = lambda _: None,
 ) -> None:
     """Check the arguments, find the passwords, and run the steps in a reactor of their own.
 
@@ -207,7 +213,7 @@ def run_in_reactor(steps: Callable[[], Coroutine[Any, Any, None]], reactor: Any)
     def end(result: Failure | None) -> None:
         outcome.append(result)
         first = outcome[0]
-        given_up = first is not None and first.check(Interrupted, NoAnswer)
+        given_up = first is not None and first.check(Interrupted, NoPasswordGiven)
         reactor.callLater(LAST_WORDS if given_up else 0, reactor.stop)
 
     handle_signals(reactor, interrupt)
@@ -266,18 +272,18 @@ def keyring() -> Keyring:
     return Keyring.of(os.environ)
 
 
-def find_password(arguments: Namespace) -> Found | None:
+def find_password(arguments: Namespace) -> FoundPassword | None:
     """What to log in with, as far as that is known before the mediator asks.
 
     :raises InvalidFile: it can't be read
-    :raises NoAnswer: the person who was asked gave none
+    :raises NoPasswordGiven: the person who was asked gave none
     """
     file = arguments.password_file
     if arguments.command == "login" and file is None:
         return ask_password(arguments.identifier)
     if arguments.certificate is not None and file is None:
         return None
-    return Source(arguments.identifier, arguments.mediator.text, file, keyring()).find()
+    return PasswordSource(arguments.identifier, arguments.mediator.text, file, keyring()).find()
 
 
 def account_at(arguments: Namespace) -> str:

@@ -18,7 +18,7 @@ from broker.interfaces import StoreFailed
 from broker.messages.errors import Refused
 from broker.messages.message import printable
 from broker.net.tls.errors import TlsFailed
-from broker.service.settings.credentials import NoAnswer
+from broker.service.settings.credentials import NoPasswordGiven
 from broker.tables.consent_lists import NoConsent
 from broker.terminal.apps.files import TransferFailed
 from broker.terminal.errors import CallFailed
@@ -91,7 +91,7 @@ def explain(error: BaseException) -> int:
         return complain(str(error))
     if isinstance(error, ConnectionClosed):
         return complain("the mediator has closed the connection", status=UNREACHABLE)
-    if isinstance(error, Interrupted | KeyboardInterrupt | NoAnswer):
+    if isinstance(error, Interrupted | KeyboardInterrupt | NoPasswordGiven):
         return getattr(error, "status", SIGNAL_BASE + signal.SIGINT)
     if isinstance(error, OSError):
         return _explain_system_error(error)

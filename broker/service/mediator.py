@@ -1,19 +1,22 @@
-"""``twistd broker``: the mediator, with its resolver inside or apart."""
+"""``twistd broker``: the mediator, with its resolver in the same process or in another one."""
 
 from __future__ import annotations
 
 import gc
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from random import SystemRandom
 from typing import Any, Final
 
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
 from twisted.logger import Logger
+from twisted.python.threadpool import ThreadPool
 
-from broker.interfaces import IStore, StoreFailed
+from broker.files import PRIVATE, InvalidFile, move_file, read_private
+from broker.interfaces import IStore, State, StoreFailed
 from broker.mediator.admin import AdminApi
 from broker.mediator.auth.login import (
     Authentication,
@@ -23,7 +26,7 @@ from broker.mediator.auth.login import (
     UnverifiedLogin,
 )
 from broker.mediator.auth.passwords import Passwords
-from broker.mediator.auth.tokens import Tokens
+from broker.mediator.auth.tokens import KEY_BYTES, Tokens
 from broker.mediator.context import UDP_INTERVAL, MediatorServices, MediatorSettings
 from broker.mediator.server import Mediator, monotonic_wall_clock
 from broker.mediator.wakeup import WakeUp
@@ -34,50 +37,56 @@ from broker.net.hub import ConnectionHub
 from broker.resolver.locations import LocalResolver
 from broker.resolver.remote import RemoteResolver
 from broker.resolver.udp_registrar import UdpRegistrar
-from broker.service import logins
 from broker.service.admin_socket import ADMIN, AdminSocket
+from broker.service.errors import CannotStart
 from broker.service.ports import Listening
-from broker.service.process import CannotStart, Owner, Role, own_process
+from broker.service.process import ProcessOwner, Role, own_process
 from broker.service.settings import common as shared
 from broker.service.settings import tls as secured
 from broker.service.settings.dns import DNS_SERVERS, PROVIDER_ZONE, make_naming
 from broker.service.settings.options import RoleOptions
+from broker.service.settings.setting import Setting, Settings
 from broker.service.settings.values import (
     FLAG,
     LISTENER,
     RESOLVER,
     SECONDS,
-    Kind,
     Server,
-    Setting,
-    Settings,
+    ValueType,
     choice,
 )
 from broker.service.stats_log import CountLog
 from broker.store.making import make_store
 from broker.tables.accounts import AccountTable
+from broker.tables.grants import Randomness
+
+#: What the file of the tokens' key is called: the database's path, and this.
+KEY_SUFFIX: Final = "-key"
+#: The most threads that check passwords.
+_THREADS_MOST: Final = 4
+_log = Logger(namespace="broker")
 
 _days = number(1, 36500)
-DAYS: Final = Kind(lambda text: int(_days(text)), (int,), "a number")
+DAYS: Final = ValueType(lambda text: int(_days(text)), (int,), "a number")
 _interval = number(1, 3600)
-INTERVAL: Final = Kind(lambda text: int(_interval(text)), (int,), "a number")
+INTERVAL: Final = ValueType(lambda text: int(_interval(text)), (int,), "a number")
 
 
-class Options(RoleOptions):
+class MediatorOptions(RoleOptions):
     """The mediator's options."""
 
     role = "broker"
     longdesc = (
-        "The mediator: terminals register with it, and it decides who may reach whom."
-        " With nothing said it listens on this machine only, keeps addresses itself, and who"
-        " accepts whom in the file broker.db."
+        "The mediator: terminals register with it, and it decides which callers may reach them."
+        " Without options it listens on this machine only, keeps addresses itself, and keeps"
+        " permits in the file broker.db."
     )
     settings = (
         Setting(
             "listen",
             LISTENER,
             ["tcp:1201:interface=127.0.0.1"],
-            "Where terminals connect: tcp:PORT[:interface=ADDRESS].",
+            "Where to listen for terminals: tcp:PORT[:interface=ADDRESS].",
             repeatable=True,
         ),
         secured.listen_setting(1202),
@@ -87,15 +96,14 @@ class Options(RoleOptions):
             "udp-interval",
             INTERVAL,
             UDP_INTERVAL,
-            "Seconds from one datagram of a terminal to the next: less than routers keep a way open"
-            " for.",
+            "UDP keepalive interval in seconds. Must be shorter than the NAT's UDP timeout.",
         ),
         Setting(
             "resolver",
             RESOLVER,
             "inside",
-            "The resolver to ask for addresses: tcp:HOST:PORT, tls:HOST:PORT, or inside this"
-            " process.",
+            "The resolver, which knows where terminals are: tcp:HOST:PORT, tls:HOST:PORT, or"
+            " inside: a part of this process.",
         ),
         *secured.TO_RESOLVER,
         shared.secret_setting("the resolver"),
@@ -108,23 +116,26 @@ class Options(RoleOptions):
             "status-timeout",
             SECONDS,
             5,
-            "Seconds in which a call must be decided, the callee's status included.",
+            "Seconds in which a call must be decided, including the callee's status answer.",
         ),
-        Setting("no-status", FLAG, False, "Do not ask a callee whether it can take a call."),
+        Setting(
+            "no-status", FLAG, False, "Grant calls without asking the callee for its status first."
+        ),
         Setting(
             "causes",
             choice("distinct", "uniform"),
             "distinct",
-            "What a permitted caller is told: distinct causes, or uniform refusals.",
+            "Refusals that a permitted caller gets: distinct: each names its cause; uniform: all"
+            " look alike.",
         ),
         Setting(
             "ledger",
             choice("first", "behind"),
             "behind",
-            "When it is written down who is told an address: first, and only then it is told, or"
-            " behind it.",
+            "When to log an address disclosure: first: before the address is sent (durable);"
+            " behind: just after.",
         ),
-        Setting("ledger-days", DAYS, 90, "Days for which that is kept."),
+        Setting("ledger-days", DAYS, 90, "Days for which address disclosures are kept."),
         shared.ALLOW_ADDRESS,
         DNS_SERVERS,
         PROVIDER_ZONE,
@@ -139,38 +150,62 @@ class Options(RoleOptions):
         yield from secured.resolver_problems(settings)
         if settings.values["resolver"] is None:
             if settings.values["mediator-secret"] is not None:
-                yield f"{settings.where('mediator-secret')}: goes with a resolver that is apart"
+                yield f"{settings.where('mediator-secret')}: needs a resolver in another process"
             return
         if "udp" in settings.origins:
             yield (
-                f"{settings.where('udp')}: datagrams go to the resolver: leave this out where"
-                " the resolver is another process"
+                f"{settings.where('udp')}: terminals register by UDP at the resolver: leave this"
+                " out if the resolver is another process"
             )
         if settings.values["provider-zone"] is not None:
             yield (
-                f"{settings.where('provider-zone')}: it is the resolver that asks the provider:"
-                " set this there where the resolver is another process"
+                f"{settings.where('provider-zone')}: the resolver asks the provider: set this"
+                " there if the resolver is another process"
             )
 
 
 def _certificate_problems(settings: Settings) -> Iterator[str]:
-    """What is wrong where terminals are to show certificates."""
+    """What is wrong if terminals must show certificates."""
     if not settings.values["listen-tls"] or settings.values["client-ca"] is None:
-        yield (
-            f"{settings.where('auth')}: certificates are seen only with --listen-tls and"
-            " --client-ca"
-        )
+        yield (f"{settings.where('auth')}: certificates need --listen-tls and --client-ca")
     if "listen" in settings.origins and settings.values["listen"]:
         yield (
-            f"{settings.where('listen')}: nobody can show a certificate there, and so log in:"
-            " leave it out"
+            f"{settings.where('listen')}: without TLS no terminal can show a certificate: leave it"
+            " out"
         )
+
+
+class ResolverInUse:
+    """The mediator's resolver: in this process, or the link to another one."""
+
+    def __init__(
+        self, resolver: LocalResolver | RemoteResolver, link: ConnectionHub | None = None
+    ) -> None:
+        """
+        :param link: the connections to the other process
+        """
+        self.resolver = resolver
+        self._link = link
+
+    @property
+    def registrar(self) -> UdpRegistrar | None:
+        """Where terminals register by UDP, if it is here."""
+        return self.resolver.registrar if isinstance(self.resolver, LocalResolver) else None
+
+    def stop(self) -> Deferred[Any]:
+        """Stop it; fires when that is done."""
+        stopping: Deferred[Any] = maybeDeferred(self.resolver.stop)
+        return stopping.addCallback(self._stop_link)
+
+    def _stop_link(self, stopped: object) -> None:
+        if self._link is not None:
+            self._link.stop()
 
 
 class MediatorService(Role):
     """The mediator, its resolver, its store and its ports.
 
-    :ivar mediator: the mediator, once the store is loaded
+    :ivar mediator: the mediator, when the store is loaded
     :ivar admin: the operator's socket
     :ivar renewal: reads the files of certificates again
     """
@@ -180,21 +215,21 @@ class MediatorService(Role):
     def __init__(
         self,
         reactor: Any,
-        options: Options,
+        options: MediatorOptions,
         store: IStore,
-        owner: Owner | None = None,
+        owner: ProcessOwner | None = None,
         *,
-        stop_store: Callable[[], Awaitable[None]] | None = None,
+        owns_store: bool = False,
         passwords: Passwords | None = None,
     ) -> None:
         """
-        :param stop_store: ends the store, where it is this service's alone
-        :param passwords: makes and checks verifiers; in threads of its own, without
+        :param owns_store: stop the store when the service stops
+        :param passwords: makes and checks verifiers; default: in threads of its own
         """
         super().__init__(owner)
         self.mediator: Mediator | None = None
         self._tls = tls = secured.made(secured.server_side, options)
-        # Where certificates are shown, nothing but TLS will do.
+        # Terminals that must show a certificate can't log in without TLS.
         listeners = [] if options["auth"] == "certificate" else options["listen"]
         self.listening = Listening(reactor, listeners, options["listen-tls"], tls)
         self.admin = AdminSocket(reactor, options["admin"])
@@ -203,32 +238,55 @@ class MediatorService(Role):
         self._reactor = reactor
         self._options = options
         self._store = store
-        self._stop_store = stop_store
-        self._passwords = logins.in_threads(reactor) if passwords is None else passwords
+        self._owns_store = owns_store
+        self._passwords = passwords_in_threads(reactor) if passwords is None else passwords
         self._dialer = WakeUpDialer(reactor)
-        self._resolver: LocalResolver | RemoteResolver | None = None
-        self._link: ConnectionHub | None = None  # to a resolver that is apart
-        self._counting: CountLog | None = None
-        self._datagrams: CountLog | None = None  # of those that come by UDP
+        self._resolver: ResolverInUse | None = None
+        self._count_logs: list[CountLog] = []
 
     async def open(self) -> None:
-        """Load what the store holds, then open the ports."""
+        """Load what is stored, then open the ports."""
         try:
             state = await self._store.load()
         except StoreFailed as error:
             raise CannotStart(str(error)) from None
-        options = self._options
-        table = AccountTable(state.accounts)
-        login = self._make_login(table, state.epoch)
         resolver = self._make_resolver()
-        suits = shared.TYPED_LOGIN if options["auth"] == "none" else shared.PROVEN_LOGIN
-        exchange = ConnectionHub(
+        hub = self._make_hub()
+        mediator = self._make_mediator(hub, resolver, state)
+        if self.owner is not None:
+            # A call makes few objects that last, and no reference cycles. The default of a
+            # collection every 700 objects cost a twentieth of a call.
+            gc.set_threshold(20_000, 20, 20)
+            gc.freeze()  # what was loaded stays, so it need not be looked through each time
+        self._passwords.start()
+        self.admin.open(AdminApi(mediator.context, mediator.accounts))
+        counts = [mediator.counts]
+        try:
+            self.listening.open(ConnectionFactory(hub, mediator.peer))
+            if resolver.registrar is not None:
+                self.listening.open_udp(self._options["udp"], resolver.registrar)
+                counts.append(resolver.registrar.counts)
+        except CannotStart:
+            self.admin.abandon()
+            raise
+        self._count_logs = [CountLog(self._reactor, counter) for counter in counts]
+        self.mediator = mediator
+        self._resolver = resolver
+
+    def _make_hub(self) -> ConnectionHub:
+        options = self._options
+        default = shared.TYPED_LOGIN if options["auth"] == "none" else shared.PROVEN_LOGIN
+        return ConnectionHub(
             self._reactor,
-            login_timeout=options["login-timeout"] or suits,
+            login_timeout=options["login-timeout"] or default,
             trace=shared.log_trace(shared.name_inside) if options["trace"] else None,
         )
+
+    def _make_mediator(self, hub: ConnectionHub, in_use: ResolverInUse, state: State) -> Mediator:
+        options, resolver = self._options, in_use.resolver
+        accounts = AccountTable(state.accounts)
         services = MediatorServices(
-            hub=exchange,
+            hub=hub,
             store=self._store,
             resolver=resolver,
             wakeup=WakeUp(self._reactor, resolver, self._dialer),
@@ -246,42 +304,30 @@ class MediatorService(Role):
             allowed_networks=options["allow-address"],
             own_ports=self.listening.ports,
         )
-        authentication = Authentication(table, login, self._passwords)
-        mediator = Mediator(services, state, authentication, settings)
-        if self.owner is not None:
-            # A call makes few objects that last, and no rings of them: to look for rings every 700
-            # objects, as is the default, cost a twentieth of a call.
-            gc.set_threshold(20_000, 20, 20)
-            gc.freeze()  # what was loaded stays: no use in looking through it again and again
-        self._passwords.start()
-        self.admin.open(AdminApi(mediator.context, mediator.accounts))
-        try:
-            self.listening.open(ConnectionFactory(exchange, mediator.peer))
-            if isinstance(resolver, LocalResolver) and resolver.registrar is not None:
-                self.listening.open_udp(options["udp"], resolver.registrar)
-                self._datagrams = CountLog(self._reactor, resolver.registrar.counts)
-        except CannotStart:
-            self.admin.abandon()
-            raise
-        self.mediator = mediator
-        self._resolver = resolver
+        login = self._make_login(accounts, state.epoch)
+        authentication = Authentication(accounts, login, self._passwords)
+        return Mediator(services, state, authentication, settings)
 
-    def _make_login(self, table: AccountTable, epoch: str) -> Login:
-        """How terminals prove who they are, as the options say."""
+    def _make_login(self, accounts: AccountTable, epoch: str) -> Login:
+        """How terminals prove their identity, as the options say."""
         options = self._options
         if options["auth"] == "certificate" and self._tls is not None:
-            return CertificateLogin(table, self._tls.revoked)
+            return CertificateLogin(accounts, self._tls.revoked)
         if options["auth"] == "none":
             return UnverifiedLogin()
-        if not len(table):
-            self.log.warn("Nobody can log in yet: broker account add ID makes the first account")
-        key = logins.token_key(options["store"], os.urandom)
+        if not len(accounts):
+            self.log.warn(NO_ACCOUNT)
+        key = token_key(options["store"], os.urandom)
         tokens = Tokens(key, epoch, monotonic_wall_clock(time.time, self._reactor))
         return PasswordLogin(
-            table, self._passwords, tokens, self._reactor, clear_text=options["allow-clear-text"]
+            accounts,
+            self._passwords,
+            tokens,
+            self._reactor,
+            clear_text=options["allow-clear-text"],
         )
 
-    def _make_resolver(self) -> LocalResolver | RemoteResolver:
+    def _make_resolver(self) -> ResolverInUse:
         """The resolver that the options name."""
         options = self._options
         server: Server | None = options["resolver"]
@@ -289,60 +335,118 @@ class MediatorService(Role):
         naming = make_naming(self._reactor, options, self.listening.ports, provider=inside)
         if server is None:
             registrar = None if options["udp"] is None else UdpRegistrar(self._reactor, os.urandom)
-            return LocalResolver(self._reactor, naming=naming, registrar=registrar)
+            return ResolverInUse(LocalResolver(self._reactor, naming=naming, registrar=registrar))
         secret = shared.read_secret(options["mediator-secret"])
         trace = shared.log_trace(lambda _: "resolver") if options["trace"] else None
-        self._link = ConnectionHub.of_client(self._reactor, trace=trace)
+        link = ConnectionHub.of_client(self._reactor, trace=trace)
         endpoint = secured.endpoint(self._reactor, server, self._to_resolver)
-        return RemoteResolver(
-            self._link, endpoint, jitter=SystemRandom().random, secret=secret, naming=naming
+        remote = RemoteResolver(
+            link, endpoint, jitter=SystemRandom().random, secret=secret, naming=naming
         )
+        return ResolverInUse(remote, link)
 
     def serve(self) -> None:
         if self.mediator is not None and self._resolver is not None:
-            self._resolver.start()
+            self._resolver.resolver.start()
             self.renewal.renewed = self._drop_revoked
             self.renewal.start()
             self.mediator.context.disclosures.start()
-            self._counting = CountLog(self._reactor, self.mediator.counts)
-            self._counting.start()
-            if self._datagrams is not None:
-                self._datagrams.start()
+            for count_log in self._count_logs:
+                count_log.start()
 
     def _drop_revoked(self) -> None:
-        """The revocation list may be newer than a connection (I2)."""
+        """Close the connections whose certificate the new revocation list revokes (I2)."""
         if self.mediator is not None and self._tls is not None:
             self.mediator.drop(self._tls.revoked)
 
     def close(self) -> Deferred[Any]:
         closing = [self.listening.close(), self.admin.close()]
-        handed_over: Deferred[None] = succeed(None)
+        stored: Deferred[None] = succeed(None)
         self.renewal.stop()
         if self.mediator is not None:
-            handed_over = self.mediator.stop()
+            stored = self.mediator.stop()
             self._passwords.stop()
         self._dialer.stop()
         if self._resolver is not None:
-            stopping: Deferred[Any] = maybeDeferred(self._resolver.stop)
-            closing.append(stopping.addCallback(self._left))
-        for counting in (self._counting, self._datagrams):
-            if counting is not None:
-                counting.stop()
-        if self._stop_store is not None:
-            stop_store = self._stop_store
-            handed_over.addCallback(lambda _: maybeDeferred(stop_store))
-        closing.append(handed_over)
+            closing.append(self._resolver.stop())
+        for count_log in self._count_logs:
+            count_log.stop()
+        if self._owns_store:
+            stored.addCallback(lambda _: maybeDeferred(self._store.stop))
+        closing.append(stored)
         return gatherResults(closing)
 
-    def _left(self, stopped: object) -> None:
-        if self._link is not None:
-            self._link.stop()
+
+# Logging in.
+
+NO_ACCOUNT: Final = "There is no account yet: broker account add ID makes the first one"
+NEW_KEY: Final = "A new key for resume tokens is in {path}"
 
 
-def makeService(config: Options) -> IService:
+def passwords_in_threads(reactor: Any) -> Passwords:
+    """Passwords checked in threads: one for each processor, minus one for the reactor."""
+    threads = max(1, min(_THREADS_MOST, len(os.sched_getaffinity(0)) - 1))
+    pool = ThreadPool(minthreads=0, maxthreads=threads, name="passwords")
+    return Passwords(
+        os.urandom, pool=pool, call_from_thread=reactor.callFromThread, threads=threads
+    )
+
+
+def token_key(database: str | None, randomness: Randomness) -> bytes:
+    """The key of resume tokens, from a file beside the database. No backup contains it (I20).
+
+    :param database: its path; ``None``: a new key for each run
+    :raises CannotStart: the key can't be read, or others can read it
+    """
+    if database is None:
+        return randomness(KEY_BYTES)
+    path = database + KEY_SUFFIX
+    try:
+        key = _read_key(path)
+        return _make_key(path, randomness) if key is None else key
+    except OSError as error:
+        raise CannotStart(f"{path}: {error.strerror}") from None
+
+
+def _read_key(path: str) -> bytes | None:
+    """The key in a file; ``None`` if there is no file."""
+    try:
+        key = read_private(path, KEY_BYTES + 1, follow=False)
+    except FileNotFoundError:
+        return None
+    except InvalidFile as error:
+        raise CannotStart(str(error)) from None
+    if len(key) != KEY_BYTES:
+        raise CannotStart(
+            f"{path}: holds no key of {KEY_BYTES} bytes. Delete it to get a new one: terminals"
+            " then log in with their passwords once"
+        )
+    return key
+
+
+def _make_key(path: str, randomness: Randomness) -> bytes:
+    """A new key, in a file that appears complete or not at all."""
+    key = randomness(KEY_BYTES)
+    temporary = f"{path}.new"
+    with suppress(FileNotFoundError):
+        os.unlink(temporary)  # left by a start that was interrupted
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(temporary, flags, PRIVATE), "wb") as file:
+        file.write(key)
+    move_file(temporary, path)
+    _log.info(NEW_KEY, path=path)
+    return key
+
+
+# What twistd looks for.
+
+Options = MediatorOptions
+
+
+def makeService(config: MediatorOptions) -> IService:
     """The role as ``twistd`` runs it, in a process of its own."""
     reactor, owner = own_process(config)
     store = make_store(config["store"], reactor.callFromThread, os.urandom)
-    service = MediatorService(reactor, config, store, owner, stop_store=store.stop)
+    service = MediatorService(reactor, config, store, owner, owns_store=True)
     service.renewal.on_hangup(reactor)
     return service

@@ -1,4 +1,4 @@
-"""Ports that are opened as a whole: all of them, or the role doesn't start."""
+"""The listening ports of a role: all of them open, or the role does not start."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from broker.messages.message import host_port
 from broker.net.tls.contexts import ServerTls
 from broker.net.tls.transport import TlsFactory
 from broker.net.udp_port import DatagramPort, open_port
-from broker.service.process import CannotStart
+from broker.service.errors import CannotStart
 from broker.service.settings.values import Interface, Listener
 
 
 class Listening:
     """The listening ports of a role.
 
-    :ivar ports: the numbers of those that are open, but for the one for datagrams
+    :ivar ports: the numbers of the open TCP ports
     """
 
     log = Logger()
@@ -37,8 +37,8 @@ class Listening:
         tls: ServerTls | None = None,
     ) -> None:
         """
-        :param secured: further places, where TLS is spoken
-        :param tls: our side of it
+        :param listeners: where to listen without TLS
+        :param secured: where to listen for TLS; used if there is a ``tls``
         """
         self.ports: set[int] = set()
         self._reactor = reactor
@@ -48,9 +48,9 @@ class Listening:
         self._open: list[IListeningPort | DatagramPort] = []
 
     def open(self, factory: IProtocolFactory) -> None:
-        """Open them all.
+        """Open the TCP ports.
 
-        :raises CannotStart: one can't be opened; none of them is open then
+        :raises CannotStart: one can't be opened; all are closed again then
         """
         for listener in self._listeners:
             self._open_one(listener, factory, "Listening")
@@ -75,9 +75,9 @@ class Listening:
         self.log.info("{what} on {where}", what=what, where=host_port(address.host, address.port))
 
     def open_udp(self, interface: Interface, protocol: DatagramProtocol) -> None:
-        """Open the port for datagrams.
+        """Open the UDP port.
 
-        :raises CannotStart: it can't be opened; none of them is open then
+        :raises CannotStart: it can't be opened; all are closed again then
         """
         try:
             port = open_port(self._reactor, protocol, interface.port, interface.host)
@@ -89,21 +89,21 @@ class Listening:
         self._log("Listening for datagrams", port)
 
     def close(self) -> Deferred[Any]:
-        """Close them all; fires when that is done."""
+        """Close all ports; fires when they are."""
         ports, self._open = self._open, []
         self.ports.clear()
         closing = [port.stopListening() for port in ports]
-        return gatherResults([one for one in closing if one is not None])
+        return gatherResults([done for done in closing if done is not None])
 
 
 def reason(error: CannotListenError) -> str:
-    """Why a port can't be opened, in the system's words."""
+    """Why a port can't be opened, as the operating system says it."""
     cause = error.socketError
     return getattr(cause, "strerror", None) or str(cause)
 
 
 def _at_once(listening: Deferred[IListeningPort]) -> IListeningPort:
-    """What a TCP endpoint gives: it binds synchronously, whatever its interface allows."""
+    """The port of a TCP endpoint, which binds at once although it gives a Deferred."""
     done: list[IListeningPort | Failure] = []
     listening.addBoth(done.append)
     (result,) = done

@@ -1,4 +1,4 @@
-"""What a role does to the process that it has to itself, and how it gives up."""
+"""A role's process: how a role starts and stops in it, and ends it when it can't start."""
 
 from __future__ import annotations
 
@@ -19,47 +19,40 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from broker.service.errors import CannotStart
 from broker.service.settings.options import RoleOptions
 
 _log = Logger(namespace="broker")
 
 
-class CannotStart(SystemExit, Exception):
-    """A role can't start; the text is the one line that says why.
-
-    As an ``Exception`` it makes ``twistd`` remove the pid file and tell the process that waits for
-    a daemon; as a ``SystemExit`` it then ends the process with status 1 and that line, where any
-    other would end it with a traceback.
-    """
-
-
 class Role(Service):
-    """A role's service: opened as a whole, then served, then closed.
+    """A role's service: it opens completely or not at all, then serves, then closes.
 
-    :ivar owner: ends the process when the role can't start; ``None`` where the process is another's
+    :ivar owner: ends the process when the role can't start; ``None`` if the role does not own the
+        process
     """
 
-    def __init__(self, owner: Owner | None = None) -> None:
+    def __init__(self, owner: ProcessOwner | None = None) -> None:
         self.owner = owner
         self._opening: Deferred[None] | None = None
 
     async def open(self) -> None:
-        """Load what there is to load, then open the ports.
+        """Load what is stored, then open the ports.
 
-        :raises CannotStart: either can't be done
+        :raises CannotStart: either failed
         """
         raise NotImplementedError
 
     def serve(self) -> None:
-        """The ports are open and the reactor runs: begin all that goes on by itself."""
+        """The ports are open and the reactor runs: start timers and background work."""
 
     def close(self) -> object:
-        """End all that was begun; may return a Deferred that fires when that is done."""
+        """Stop all of it; may return a Deferred that fires when that is done."""
 
     def privilegedStartService(self) -> None:
-        """Open, with the privileges of the start.
+        """Open, with the privileges that the process was started with.
 
-        :raises CannotStart: it can't be done, and that is known already
+        :raises CannotStart: it failed at once; what fails later ends the process
         """
         Service.privilegedStartService(self)
         self._opening = Deferred.fromCoroutine(self.open())
@@ -94,12 +87,12 @@ class Role(Service):
             self.owner.give_up()
 
 
-class Owner:
-    """Who has the process to itself.
+class ProcessOwner:
+    """Ends the process of a role that can't start.
 
     :param role: the role's name
-    :param logs_here: the log is on the terminal already, so that what is said on standard error
-        need not be in it too
+    :param logs_here: the log goes to the terminal, so a line on standard error need not be logged
+        too
     """
 
     def __init__(self, reactor: Any, role: str, *, logs_here: bool) -> None:
@@ -108,22 +101,22 @@ class Owner:
         self._logs_here = logs_here
 
     def say(self, why: str) -> str:
-        """Make a ``CannotStart`` go to standard error, and also to a log that is elsewhere.
+        """Prepare standard error for a ``CannotStart``, and log it if the log goes elsewhere.
 
         :return: its line
         """
         line = f"{self._role}: {why}"
         if not self._logs_here:
             _log.critical("{line}", line=line)
-        # The log has taken the place of standard error; what ends the process belongs on the real
-        # one.
+        # Twisted's log has replaced standard error. The reason for the end of the process belongs
+        # on the real one.
         if sys.__stderr__ is not None:
             sys.stderr = sys.__stderr__
         return line
 
     def give_up(self) -> None:
-        """End the process with status 1, in good order, though the reactor runs already."""
-        # twistd ends with 0 whenever its reactor is stopped, once all is tidied up.
+        """End the process with status 1 after an orderly stop, while the reactor runs."""
+        # twistd exits with 0 after its reactor has stopped, whatever stopped it.
         atexit.register(_exit_with_failure)
         self._reactor.stop()
 
@@ -135,13 +128,13 @@ def _exit_with_failure() -> None:
     os._exit(1)
 
 
-def own_process(options: RoleOptions) -> tuple[Any, Owner]:
-    """The reactor of a process that is this role's alone, with the process made ready for it.
+def own_process(options: RoleOptions) -> tuple[Any, ProcessOwner]:
+    """Prepare a process for the one role that runs in it, and get its reactor.
 
     - Its clock is the monotonic one, so that a step of the wall clock fires no timer early or late.
-    - It may have as many connections open as the operator's hard limit allows.
-    - SIGINT and SIGTERM are the ordinary way to end it, and so lead to exit status 0.
-    - On Linux its reactor is ``service.reactor``'s, unless the operator has chosen one.
+    - It may open as many connections as the operator's hard limit allows.
+    - SIGINT and SIGTERM are the normal way to end it, and lead to exit status 0.
+    - On Linux its reactor is that of ``service.reactor``, unless the operator has chosen one.
     """
     _choose_reactor()
     from twisted.internet import reactor
@@ -150,7 +143,7 @@ def own_process(options: RoleOptions) -> tuple[Any, Owner]:
     the_reactor.seconds = time.monotonic
     raise_limit()
     handle_signals(the_reactor, partial(_stop, the_reactor))
-    return the_reactor, Owner(the_reactor, options.role, logs_here=options.logs_here)
+    return the_reactor, ProcessOwner(the_reactor, options.role, logs_here=options.logs_here)
 
 
 def _choose_reactor() -> None:
@@ -168,16 +161,14 @@ def raise_limit() -> None:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError) as error:
-        _log.warn(
-            "No more than {soft} files can be open at once: {error}", soft=soft, error=str(error)
-        )
+        _log.warn("Only {soft} files can be open at once: {error}", soft=soft, error=str(error))
 
 
 def handle_signals(reactor: Any, stop: Callable[[signal.Signals], object]) -> None:
     """Have SIGINT and SIGTERM call ``stop`` in the reactor, as soon as that runs.
 
-    The reactor's own handlers would make twistd end the process by the same signal once more, as
-    if it had not ended in good order.
+    With the reactor's own handlers, twistd would end the process by the same signal once more, as
+    if it had crashed.
     """
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -188,7 +179,7 @@ def handle_signals(reactor: Any, stop: Callable[[signal.Signals], object]) -> No
         signal.signal(signal.SIGTERM, handle)
 
     install()
-    reactor.callWhenRunning(install)  # the reactor has put its own in their place by then
+    reactor.callWhenRunning(install)  # by then the reactor has installed its own
 
 
 def _stop(reactor: Any, received: signal.Signals) -> None:

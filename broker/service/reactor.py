@@ -1,7 +1,7 @@
-"""Twisted's reactor for Linux, without a logging context of its own around each event.
+"""Twisted's epoll reactor without a logging context around each event.
 
-Twisted has every event handled in a context that says whose it is, for lines of its old kind of
-log; nothing here writes such lines. That context costs a tenth of a call.
+Twisted handles every event in a context that names its source, for messages to its legacy log.
+Nothing here writes to that log, and the context costs a tenth of a call.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from twisted.logger import Logger
 
 
 class EpollReactor(EPollReactor):
-    """The same, but for that."""
+    """The epoll reactor without these contexts."""
 
     log = Logger()
 
     def doPoll(self, timeout: float | None) -> None:
-        """Wait for events, and handle them: what fails at one does not keep the others waiting.
+        """Wait for events, and handle them. A failure in one does not stop the others.
 
-        Python itself waits again where a signal has interrupted it.
+        If a signal interrupts the wait, Python itself continues it.
 
-        :param timeout: seconds to wait at the most; without, until there is one
+        :param timeout: the most seconds to wait; ``None``: until there is an event
         """
         handle: Any = self._doReadOrWrite
         selectables: dict[int, Any] = self._selectables
@@ -31,16 +31,16 @@ class EpollReactor(EPollReactor):
         for descriptor, event in self._poller.poll(wait, len(selectables)):
             selectable = selectables.get(descriptor)
             if selectable is None:
-                continue  # closed by what was handled before it
+                continue  # an earlier event has closed it
             try:
                 handle(selectable, descriptor, event)
             except Exception:
-                self.log.failure("What a connection brought could not be handled")
+                self.log.failure("An event of a connection could not be handled")
 
     doIteration = doPoll
 
 
 def install() -> None:
-    """Have this process run it."""
+    """Make it the reactor of this process."""
     make: Any = EpollReactor  # carries no annotations
     installReactor(make())

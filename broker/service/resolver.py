@@ -15,41 +15,42 @@ from broker.resolver.locations import LocalResolver
 from broker.resolver.server import ResolverServer
 from broker.resolver.udp_registrar import UdpRegistrar
 from broker.service.ports import Listening
-from broker.service.process import Owner, Role, own_process
+from broker.service.process import ProcessOwner, Role, own_process
 from broker.service.settings import common as shared
 from broker.service.settings import tls as secured
 from broker.service.settings.dns import DNS_SERVERS, PROVIDER_ZONE, make_naming
 from broker.service.settings.options import RoleOptions
-from broker.service.settings.values import LISTENER, TOKEN, Setting, Settings
+from broker.service.settings.setting import Setting, Settings
+from broker.service.settings.values import LISTENER, TOKEN
 from broker.service.stats_log import CountLog
 
 MEDIATORS: Final = Setting(
     "mediators",
     TOKEN,
     [],
-    "The name of a mediator that its certificate proves (broker-mediator:NAME) and that is taken.",
+    "Name of a mediator to accept, which its certificate must prove (broker-mediator:NAME).",
     repeatable=True,
 )
 
 
-#: Seconds in which a name must be known: a mediator waits a second for its answer, and no longer.
+#: Seconds in which a name must be looked up: a mediator waits one second for its answer.
 ANSWER_SECONDS: Final = 0.8
 
 
-class Options(RoleOptions):
+class ResolverOptions(RoleOptions):
     """The resolver's options."""
 
     role = "broker-resolver"
     longdesc = (
-        "The resolver: it keeps the terminals' present addresses, and tells them to mediators"
-        " alone. A mediator beside it is named by twistd broker --resolver."
+        "The resolver: it keeps the current addresses of terminals, and gives them only to"
+        " mediators. A mediator uses it with twistd broker --resolver."
     )
     settings = (
         Setting(
             "listen",
             LISTENER,
             ["tcp:1200:interface=127.0.0.1"],
-            "Where mediators and terminals connect: tcp:PORT[:interface=ADDRESS].",
+            "Where to listen for mediators and terminals: tcp:PORT[:interface=ADDRESS].",
             repeatable=True,
         ),
         secured.listen_setting(1204),
@@ -73,19 +74,21 @@ class Options(RoleOptions):
         values = settings.values
         if values["mediators"] and (not values["listen-tls"] or values["client-ca"] is None):
             yield (
-                f"{settings.where('mediators')}: their certificates are seen only with"
-                " --listen-tls and --client-ca"
+                f"{settings.where('mediators')}: their certificates need --listen-tls"
+                " and --client-ca"
             )
 
 
 class ResolverService(Role):
     """The resolver and its ports.
 
-    :ivar server: the resolver, once its ports are open
+    :ivar server: the resolver, when its ports are open
     :ivar renewal: reads the files of certificates again
     """
 
-    def __init__(self, reactor: Any, options: Options, owner: Owner | None = None) -> None:
+    def __init__(
+        self, reactor: Any, options: ResolverOptions, owner: ProcessOwner | None = None
+    ) -> None:
         super().__init__(owner)
         self.server: ResolverServer | None = None
         self._tls = secured.made(secured.server_side, options)
@@ -96,25 +99,25 @@ class ResolverService(Role):
         naming = make_naming(reactor, options, self.listening.ports, patience=ANSWER_SECONDS)
         self._registrar = None if options["udp"] is None else UdpRegistrar(reactor, os.urandom)
         self._resolver = LocalResolver(reactor, naming=naming, registrar=self._registrar)
-        self._counting: list[CountLog] = []
+        self._count_logs: list[CountLog] = []
 
     async def open(self) -> None:
         """Read the secret, then open the ports."""
         options = self._options
-        exchange = ConnectionHub(
+        hub = ConnectionHub(
             self._reactor,
             login_timeout=options["login-timeout"],
             trace=shared.log_trace(shared.name_inside) if options["trace"] else None,
         )
         server = ResolverServer(
-            exchange,
+            hub,
             self._resolver,
             secret=shared.read_secret(options["mediator-secret"]),
             mediators=options["mediators"],
             allowed=options["allow-address"],
             own_ports=self.listening.ports,
         )
-        self.listening.open(ConnectionFactory(exchange, server.peer))
+        self.listening.open(ConnectionFactory(hub, server.peer))
         if self._registrar is not None:
             self.listening.open_udp(options["udp"], self._registrar)
         self.server = server
@@ -127,12 +130,12 @@ class ResolverService(Role):
             counts = [self.server.counts]
             if self._registrar is not None:
                 counts.append(self._registrar.counts)
-            self._counting = [CountLog(self._reactor, one) for one in counts]
-            for counting in self._counting:
-                counting.start()
+            self._count_logs = [CountLog(self._reactor, counter) for counter in counts]
+            for count_log in self._count_logs:
+                count_log.start()
 
     def _drop_revoked(self) -> None:
-        """The revocation list may be newer than a mediator's link (I2)."""
+        """Close the links whose certificate the new revocation list revokes (I2)."""
         if self.server is not None and self._tls is not None:
             self.server.drop(self._tls.revoked)
 
@@ -142,12 +145,17 @@ class ResolverService(Role):
         if self.server is not None:
             self.server.stop()
         self._resolver.stop()
-        for counting in self._counting:
-            counting.stop()
+        for count_log in self._count_logs:
+            count_log.stop()
         return closing
 
 
-def makeService(config: Options) -> IService:
+# What twistd looks for.
+
+Options = ResolverOptions
+
+
+def makeService(config: ResolverOptions) -> IService:
     """The role as ``twistd`` runs it, in a process of its own."""
     reactor, owner = own_process(config)
     service = ResolverService(reactor, config, owner)

@@ -1,4 +1,4 @@
-"""A line for the operator: how often each outcome was had."""
+"""A line in the log for the operator: how often each outcome has occurred."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ INTERVAL: Final = 300.0
 
 
 class CountLog:
-    """Logs counts now and then, when they have changed, and at the end."""
+    """Logs counts at intervals if they have changed, and at the end."""
 
     log = Logger()
 
     def __init__(self, clock: IReactorTime, counts: Counter[str]) -> None:
         self._counts = counts
-        self._told: dict[str, int] = {}
-        self._looping = LoopingCall(self.tell)
+        self._logged: dict[str, int] = {}
+        self._looping = LoopingCall(self.log_changes)
         self._looping.clock = clock
 
     def start(self) -> None:
-        """Begin."""
+        """Log from now on."""
         self._looping.start(INTERVAL, now=False)
 
     def stop(self) -> None:
-        """Tell what has not been told, and end."""
+        """Log what has changed since the last line, and stop."""
         if self._looping.running:
             self._looping.stop()
-        self.tell()
+        self.log_changes()
 
-    def tell(self) -> None:
-        """Log a line, if anything has changed since the last."""
+    def log_changes(self) -> None:
+        """Log a line, if a count has changed since the last one."""
         counts = dict(self._counts)
-        if counts == self._told:
+        if counts == self._logged:
             return
-        self._told = counts
+        self._logged = counts
         line = ", ".join(f"{name} {counts[name]}" for name in sorted(counts))
         self.log.info("Since the start: {line}", line=line)

@@ -22,7 +22,7 @@ from broker.cli import admin as admin_cli
 from broker.cli import main as cli
 from broker.cli.admin import AdminRefused, NoBroker, Row, ask
 from broker.cli.main import make_parser
-from broker.service.settings.credentials import Found
+from broker.service.settings.credentials import FoundPassword
 from broker.tables.grants import PASSWORD_ALPHABET
 from tests.cli.tty import Tty
 
@@ -401,9 +401,9 @@ class PasswordTests:
         asked: list[str] = []
         typing = iter(passwords)
 
-        def ask_password(whose: str) -> Found:
+        def ask_password(whose: str) -> FoundPassword:
             asked.append(whose)
-            return Found(next(typing), None)
+            return FoundPassword(next(typing), None)
 
         monkeypatch.setattr(sys, "stdin", Tty())
         monkeypatch.setattr(admin_cli, "ask_password", ask_password)

@@ -15,7 +15,7 @@ from broker.cli.output import NotAllowed, Unreachable, explain
 from broker.files import InvalidFile
 from broker.messages.errors import CalleeBusy, PermissionDenied, RegistrationFailed
 from broker.net.tls.errors import TlsFailed
-from broker.service.settings.credentials import NoAnswer
+from broker.service.settings.credentials import NoPasswordGiven
 from broker.terminal.apps.files import TransferFailed
 from broker.terminal.errors import CallFailed
 
@@ -218,7 +218,7 @@ class ExitStatusTests:
 
     def test_given_up(self, capsys: pytest.CaptureFixture[str]) -> None:
         """Who answers no question has interrupted the command."""
-        assert explain(NoAnswer()) == 130
+        assert explain(NoPasswordGiven()) == 130
         assert capsys.readouterr().err == ""
 
     def test_our_fault(self, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from broker.cli.main import make_parser
 from broker.cli.mediator import find_password
 from broker.cli.output import NotAllowed
 from broker.messages.errors import LoginRequired
-from broker.service.settings.credentials import Found, Keyring
+from broker.service.settings.credentials import FoundPassword, Keyring
 from tests.support.clock import settle
 from tests.support.reactor import FakeReactor
 from tests.support.transport import Client
@@ -35,9 +35,9 @@ class LoginTests:
         self.reactor = FakeReactor()
         self.keyring = Keyring(no_passwords_of_ours / "broker")
         self.asked: list[str] = []
-        self.typed: Found | None = None
+        self.typed: FoundPassword | None = None
 
-        def ask(whose: str) -> Found | None:
+        def ask(whose: str) -> FoundPassword | None:
             self.asked.append(whose)
             return self.typed
 
@@ -127,7 +127,7 @@ class LoginTests:
 
     def test_asked(self) -> None:
         """A person is asked when the mediator asks, and the command goes on (A19)."""
-        self.typed = Found("typed", None)
+        self.typed = FoundPassword("typed", None)
         outcome = self.begin("permit list --as Ib")
         assert self.asked == []
         self.answer(self.accept(), LOGIN_REQUIRED, 401)
@@ -142,7 +142,7 @@ class LoginTests:
 
     def test_asked_once(self) -> None:
         """A wrong answer is not asked for again; it is status 4."""
-        self.typed = Found("typed", None)
+        self.typed = FoundPassword("typed", None)
         outcome = self.begin("permit list --as Ib")
         self.answer(self.accept(), LOGIN_REQUIRED, 401)
         self.answer(self.accept(), WRONG, 401)
@@ -164,7 +164,7 @@ class LoginTests:
 
     def log_in(self, text: str, code: int) -> Outcome:
         """``broker login``, answered so."""
-        self.typed = Found("typed", None)
+        self.typed = FoundPassword("typed", None)
         outcome = self.begin("login --as Ib")
         assert self.asked == ["Ib"]
         server = self.accept()

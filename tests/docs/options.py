@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from broker.cli.main import make_parser
 from broker.service import mediator, resolver, terminal
 from broker.service.settings.options import RoleOptions
-from broker.service.settings.values import Setting
+from broker.service.settings.setting import Setting
 
 PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 ROLES: Final[tuple[type[RoleOptions], ...]] = (

@@ -16,7 +16,8 @@ import pytest
 from broker.net.udp_port import RECEIVE_BYTES
 from broker.service import mediator, resolver, terminal
 from broker.service.settings.options import RoleOptions
-from broker.service.settings.values import UDP, Setting
+from broker.service.settings.setting import Setting
+from broker.service.settings.values import UDP
 from tests.integration.test_login import account, password_file
 from tests.natlab.conftest import Build, build, lab_flags
 from tests.natlab.lab import SERVER, Lab, Router

@@ -137,7 +137,7 @@ class StartTests:
     @pytest.mark.parametrize(
         ("arguments", "text", "why"),
         [
-            (["--policy=ask"], "", "ask goes with a consent-file"),
+            (["--policy=ask"], "", "ask needs a consent-file"),
             (["--consent-file=Ib.consent"], "", "goes with the policy ask"),
             (["--policy=ask", "--consent-file=nowhere"], "", "No such file"),
             (["--policy=ask", "--consent-file=Ib.consent"], "Ia\n", "line 1"),

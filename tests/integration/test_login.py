@@ -478,7 +478,7 @@ class ClearTextTests:
         secret = password_file(processes.folder)
         done = broker(processes, "tcp:192.0.2.1:1201", "permit", "list", "--as=Ib", secret)
         assert done.returncode == 2
-        assert "name it as tls:HOST:PORT, or say --allow-clear-text" in done.stderr
+        assert "name it as tls:HOST:PORT, or use --allow-clear-text" in done.stderr
 
     def test_terminal(self, processes: Processes) -> None:
         """The terminal doesn't start."""

@@ -706,14 +706,15 @@ class ServiceTests:
         reactor, store = FakeReactor(), Store()
         stopped: list[int] = []
 
-        async def stop_store() -> None:
+        async def stop() -> None:
             stopped.append(len(store.told))
 
+        store.stop = stop  # type: ignore[method-assign]
         service = MediatorService(
             reactor,
             options_of(Options, "--auth=none"),
             store,
-            stop_store=stop_store,
+            owns_store=True,
             passwords=cheap_passwords(),
         )
         service.privilegedStartService()

@@ -19,14 +19,14 @@ from broker.interfaces import StoreFailed
 from broker.mediator.admin import AdminApi, Row, Tell
 from broker.service import admin_socket as admin
 from broker.service import mediator
+from broker.service.admin_requests import ACTS
 from broker.service.admin_socket import (
-    ACTS,
     CONNECTIONS_MOST,
     IDLE_SECONDS,
     AdminSocket,
     parse_admin,
 )
-from broker.service.process import CannotStart
+from broker.service.errors import CannotStart
 from broker.store.memory import MemoryStore
 from tests.support.clock import advance, turn
 from tests.support.reactor import FakeReactor
@@ -561,12 +561,12 @@ class InTheWayTests:
     def test_no_socket(self, path: str) -> None:
         """What is no socket is left alone, a link too."""
         Path(path).write_text("precious")
-        with pytest.raises(CannotStart, match="is there, and is no socket"):
+        with pytest.raises(CannotStart, match="exists, and is no socket"):
             self.open(path)
         assert Path(path).read_text() == "precious"
         os.rename(path, path + "2")
         os.symlink(path + "2", path)
-        with pytest.raises(CannotStart, match="is there, and is no socket"):
+        with pytest.raises(CannotStart, match="exists, and is no socket"):
             self.open(path)
         assert os.path.islink(path)
 
@@ -575,6 +575,6 @@ class InTheWayTests:
         other.close()
         os.rename(path, path + "2")
         os.symlink(path + "2", path)
-        with pytest.raises(CannotStart, match="is there, and is no socket"):
+        with pytest.raises(CannotStart, match="exists, and is no socket"):
             self.open(path)
         assert os.path.islink(path)

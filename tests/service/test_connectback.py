@@ -44,7 +44,7 @@ class SettingsTests:
     def test_both(self, file: Path) -> None:
         """The policy and the file go together: neither does anything alone."""
         alone = refused("--policy=password")
-        assert "--policy: password goes with a call-password-file" in alone
+        assert "--policy: password needs a call-password-file" in alone
         for policy in ([], ["--policy=list"]):
             other = refused(f"--call-password-file={file}", *policy)
             assert "--call-password-file: goes with the policy password" in other

@@ -12,16 +12,16 @@ import pytest
 from twisted.logger import capturedLogs, formatEvent
 
 from broker.mediator.auth.tokens import KEY_BYTES
-from broker.service import logins, mediator
-from broker.service.process import CannotStart
+from broker.service import mediator
+from broker.service.errors import CannotStart
 from broker.store.memory import MemoryStore
+from tests.service.test_options import errors, parse
 from tests.service.test_services import client, options_of, start
 from tests.support.certificates import Files, Pki, foreign_client, meet
 from tests.support.clock import advance, result_of, settle
 from tests.support.reactor import FakeReactor
 from tests.support.server import cheap_passwords
 from tests.support.transport import connect
-from tests.test_options import errors, parse
 
 LOOPBACK = "--listen-tls=tcp:1202:interface=127.0.0.1"
 
@@ -73,7 +73,7 @@ class OptionsTests:
         if auth != "certificate":
             (error,) = errors(mediator.Options, f"--auth={auth}", "--listen=tcp:1201")
             assert "in clear text:" in error
-            assert error.endswith("or say --allow-clear-text")
+            assert error.endswith("or use --allow-clear-text")
         beyond = tls(own, pki, "--listen-tls=tcp:1202", f"--auth={auth}")
         assert len(errors(mediator.Options, *beyond) if auth == "none" else []) == (auth == "none")
         if auth != "none":
@@ -82,7 +82,7 @@ class OptionsTests:
     def test_certificates_need_tls(self) -> None:
         """Where certificates are asked for, TLS and their authority must be named (I3)."""
         assert errors(mediator.Options, "--auth=certificate") == [
-            "broker: --auth: certificates are seen only with --listen-tls and --client-ca"
+            "broker: --auth: certificates need --listen-tls and --client-ca"
         ]
 
     def test_certificates_and_clear_text(self, own: Files, pki: Pki) -> None:
@@ -90,7 +90,7 @@ class OptionsTests:
         certificate = tls(own, pki, "--auth=certificate")
         (error,) = errors(mediator.Options, *certificate, "--listen=tcp:1201:interface=127.0.0.1")
         assert error == (
-            "broker: --listen: nobody can show a certificate there, and so log in: leave it out"
+            "broker: --listen: without TLS no terminal can show a certificate: leave it out"
         )
         reactor, _ = a_service(*certificate)
         assert [port for port, *_ in reactor.tcpServers] == [1202]
@@ -137,7 +137,7 @@ class PasswordServiceTests:
         with capturedLogs() as events:
             reactor, service = a_service(f"--store=sqlite:{tmp_path}/b.db")
         told = [formatEvent(event) for event in events]
-        assert "Nobody can log in yet: broker account add ID makes the first account" in told
+        assert "There is no account yet: broker account add ID makes the first one" in told
         peer = client(reactor)
         peer.type("REGISTER\nIdentifier:Ia\n\n")
         assert "Login Required." in peer.text()
@@ -160,7 +160,7 @@ class PasswordServiceTests:
         resume = f"REGISTER\nIdentifier:Ia\nToken:{found[1]}\n\n"
         with capturedLogs() as events:
             reactor, _ = a_service(where, store=store)
-        assert events == [] or "Nobody can log in" not in formatEvent(events[0])
+        assert events == [] or "no account yet" not in formatEvent(events[0])
         peer = client(reactor)
         peer.type(resume)
         assert peer.text() == "NOTIFY\nRegistration Completed.\n\n"
@@ -184,7 +184,7 @@ class PasswordServiceTests:
         """One processor is left to the reactor, and no more than four are taken."""
         reactor: Any = FakeReactor()
         reactor.callFromThread = reactor.callLater
-        passwords = logins.in_threads(reactor)
+        passwords = mediator.passwords_in_threads(reactor)
         assert 1 <= passwords._threads <= 4
         assert passwords._threads <= max(1, len(os.sched_getaffinity(0)) - 1)
         passwords.start()
@@ -241,22 +241,22 @@ class KeyTests:
     def test_made_once(self, tmp_path: Path) -> None:
         """Made at the first start, for its owner's eyes only, and the same from then on."""
         database = str(tmp_path / "broker.db")
-        key = logins.token_key(database, os.urandom)
+        key = mediator.token_key(database, os.urandom)
         path = tmp_path / "broker.db-key"
         assert len(key) == KEY_BYTES
         assert path.read_bytes() == key
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert logins.token_key(database, os.urandom) == key
+        assert mediator.token_key(database, os.urandom) == key
         assert os.listdir(tmp_path) == ["broker.db-key"]
 
     def test_in_memory(self) -> None:
         """Without a database it is another each time, and nowhere."""
-        assert logins.token_key(None, os.urandom) != logins.token_key(None, os.urandom)
+        assert mediator.token_key(None, os.urandom) != mediator.token_key(None, os.urandom)
 
     def test_cut_short(self, tmp_path: Path) -> None:
         """A start that was cut short while making it leaves no half of one (I9)."""
         (tmp_path / "broker.db-key.new").write_bytes(b"half")
-        key = logins.token_key(str(tmp_path / "broker.db"), os.urandom)
+        key = mediator.token_key(str(tmp_path / "broker.db"), os.urandom)
         assert len(key) == KEY_BYTES
         assert os.listdir(tmp_path) == ["broker.db-key"]
 
@@ -267,7 +267,7 @@ class KeyTests:
         path.write_bytes(b"k" * KEY_BYTES)
         path.chmod(mode)
         with pytest.raises(CannotStart, match=f"^{path}: others can read or change it"):
-            logins.token_key(str(tmp_path / "broker.db"), os.urandom)
+            mediator.token_key(str(tmp_path / "broker.db"), os.urandom)
 
     @pytest.mark.parametrize("content", [b"", b"short", b"k" * (KEY_BYTES + 1)])
     def test_no_key(self, tmp_path: Path, content: bytes) -> None:
@@ -276,7 +276,7 @@ class KeyTests:
         path.write_bytes(content)
         path.chmod(0o600)
         with pytest.raises(CannotStart, match=f"^{path}: holds no key of 32 bytes"):
-            logins.token_key(str(tmp_path / "broker.db"), os.urandom)
+            mediator.token_key(str(tmp_path / "broker.db"), os.urandom)
         assert path.read_bytes() == content
 
     def test_no_file(self, tmp_path: Path) -> None:
@@ -287,10 +287,10 @@ class KeyTests:
         other.chmod(0o600)
         path.symlink_to(other)
         with pytest.raises(CannotStart, match=f"^{path}: Too many levels of symbolic links"):
-            logins.token_key(str(tmp_path / "broker.db"), os.urandom)
+            mediator.token_key(str(tmp_path / "broker.db"), os.urandom)
         path.unlink()
         path.mkdir()
         with pytest.raises(CannotStart, match=f"^{path}: "):
-            logins.token_key(str(tmp_path / "broker.db"), os.urandom)
+            mediator.token_key(str(tmp_path / "broker.db"), os.urandom)
         with pytest.raises(CannotStart, match="No such file or directory"):
-            logins.token_key(str(tmp_path / "none" / "broker.db"), os.urandom)
+            mediator.token_key(str(tmp_path / "none" / "broker.db"), os.urandom)

@@ -34,7 +34,7 @@ class SettingTests:
     def test_with_an_address(self) -> None:
         """An address that is told and one that is found out are one too many."""
         said = refused("--open-port", "--address=203.0.113.7")
-        assert "--open-port: goes without address, which it finds out" in said
+        assert "--open-port: finds out the address itself: leave out address" in said
 
     def test_stopped_last(self) -> None:
         """What opens ports is stopped once the terminal has given back its own."""

@@ -11,15 +11,16 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs, formatEvent
 
-from broker.service.process import CannotStart, Owner, Role
+from broker.service.errors import CannotStart
+from broker.service.process import ProcessOwner, Role
 from tests.support.processes import environment
 from tests.support.reactor import FakeReactor
 
 
-class PortMapping(Role):
+class FakeRole(Role):
     """A role whose opening ends when a test says so."""
 
-    def __init__(self, owner: Owner | None = None) -> None:
+    def __init__(self, owner: ProcessOwner | None = None) -> None:
         super().__init__(owner)
         self.ready: Deferred[None] = Deferred()
         self.done: list[str] = []
@@ -35,7 +36,7 @@ class PortMapping(Role):
         self.done.append("closed")
 
 
-class FakeOwner(Owner):
+class FakeOwner(ProcessOwner):
     """An owner that gives up in words only."""
 
     def __init__(self, *, logs_here: bool = True) -> None:
@@ -48,7 +49,7 @@ class FakeOwner(Owner):
 
 @pytest.fixture(autouse=True)
 def _keep_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``Owner.say`` replaces standard error, for good in a process that ends."""
+    """``ProcessOwner.say`` replaces standard error, for good in a process that ends."""
     monkeypatch.setattr(sys, "stderr", sys.stderr)
 
 
@@ -68,7 +69,7 @@ class RoleTests:
 
     def test_at_once(self) -> None:
         """What is opened at once is open before the reactor runs, and served when it does."""
-        role = PortMapping()
+        role = FakeRole()
         role.ready.callback(None)
         role.privilegedStartService()
         assert role.done == ["opened"]
@@ -79,7 +80,7 @@ class RoleTests:
 
     def test_later(self) -> None:
         """A store may take its time: what it is loaded for begins when it is."""
-        role = PortMapping()
+        role = FakeRole()
         role.privilegedStartService()
         role.startService()
         assert role.done == []
@@ -88,14 +89,14 @@ class RoleTests:
 
     def test_embedded_without_privileges(self) -> None:
         """A service that is started only in the ordinary way opens as well."""
-        role = PortMapping()
+        role = FakeRole()
         role.ready.callback(None)
         role.startService()
         assert role.done == ["opened", "serving"]
 
     def test_stopped_before_it_was_open(self) -> None:
         """Stopping ends the opening too, and begins nothing."""
-        role = PortMapping(owner := FakeOwner())
+        role = FakeRole(owner := FakeOwner())
         role.privilegedStartService()
         role.startService()
         role.stopService()
@@ -104,14 +105,14 @@ class RoleTests:
 
     def test_fails_at_once(self) -> None:
         """What can't be opened is raised where twistd starts it, with the role's name."""
-        role = PortMapping(FakeOwner())
+        role = FakeRole(FakeOwner())
         role.ready.errback(CannotStart("port in use"))
         with pytest.raises(CannotStart, match=r"\Abroker: port in use\Z"):
             role.privilegedStartService()
 
     def test_fails_at_once_elsewhere(self) -> None:
         """In somebody else's process it is their exception, and nothing else is touched."""
-        role = PortMapping()
+        role = FakeRole()
         role.ready.errback(CannotStart("port in use"))
         before = sys.stderr
         with pytest.raises(CannotStart, match=r"\Aport in use\Z"):
@@ -120,14 +121,14 @@ class RoleTests:
 
     def test_our_fault(self) -> None:
         """What was not foreseen is not hidden behind a line."""
-        role = PortMapping(FakeOwner())
+        role = FakeRole(FakeOwner())
         role.ready.errback(ZeroDivisionError())
         with pytest.raises(ZeroDivisionError):
             role.privilegedStartService()
 
     def test_fails_later(self) -> None:
         """What fails when the reactor runs already ends the process too, not serving anything."""
-        role = PortMapping(owner := FakeOwner())
+        role = FakeRole(owner := FakeOwner())
         role.privilegedStartService()
         role.startService()
         role.ready.errback(CannotStart("the store is damaged"))

@@ -20,13 +20,14 @@ from zope.interface import implementer
 
 from broker.net.tls.contexts import ServerTls
 from broker.service import mediator, resolver, terminal
-from broker.service.process import CannotStart
+from broker.service.errors import CannotStart
 from broker.service.reactor import EpollReactor
 from broker.service.settings import tls as secured
 from broker.service.settings.credentials import Keyring
 from broker.service.settings.options import RoleOptions
 from broker.service.settings.values import parse_server
 from tests.integration.test_addresses import has_ipv6
+from tests.service.test_options import errors, parse
 from tests.service.test_services import a_mediator, a_secret, options_of, start
 from tests.support.certificates import Files, Pki, foreign_client, foreign_server, meet
 from tests.support.clock import advance, settle
@@ -35,7 +36,6 @@ from tests.support.transport import Client, connect, tcp_address
 from tests.terminal.network import Outcome
 from tests.terminal.speakers import Maker
 from tests.terminal.test_simultaneous import Site
-from tests.test_options import errors, parse
 
 LOOPBACK = "--listen-tls=tcp:1202:interface=127.0.0.1"
 SERVERS = pytest.mark.parametrize("role", [mediator.Options, resolver.Options])
@@ -80,7 +80,7 @@ class SettingsTests:
             f"{name}: --listen-tls: TLS needs --private-key"
         ]
         assert errors(role, LOOPBACK, *pair(own), "--revocation-list=x")[0].endswith(
-            "whose it is can't be checked without --client-ca"
+            "can't be checked without --client-ca"
         )
 
     @SERVERS
@@ -100,14 +100,14 @@ class SettingsTests:
     def test_without_a_listener(self, role: type[RoleOptions], own: Files) -> None:
         """A certificate that nobody would see is a mistake, not a comfort (I25)."""
         assert errors(role, f"--certificate={own.certificate}") == [
-            f"{role.role}: --certificate: goes with --listen-tls, which is not set"
+            f"{role.role}: --certificate: needs --listen-tls"
         ]
 
     @SERVERS
     def test_beyond_this_machine(self, role: type[RoleOptions], own: Files) -> None:
         """TLS hides what is said, and doesn't prove who says it: it must be allowed (I25)."""
         (error,) = errors(role, "--listen-tls=tcp:1202", *pair(own), "--auth=none")
-        assert "whoever connects is believed, encrypted though it is" in error
+        assert "any identifier is believed, even over TLS" in error
         assert "in clear text:" not in error
         parse(role, "--listen-tls=tcp:1202", *pair(own), "--auth=none", "--allow-clear-text")
 
@@ -121,7 +121,7 @@ class SettingsTests:
         """Over TLS another machine's resolver may be asked without further ado (I25)."""
         parse(mediator.Options, "--resolver=tls:192.0.2.1:1204", f"--resolver-ca={pki.ca}")
         assert errors(mediator.Options, f"--resolver-ca={pki.ca}") == [
-            "broker: --resolver-ca: goes with a resolver that is called as tls:HOST:PORT"
+            "broker: --resolver-ca: needs a resolver that is named as tls:HOST:PORT"
         ]
         (error,) = errors(
             mediator.Options, "--resolver=tls:192.0.2.1:1204", "--resolver-certificate=x"
@@ -133,7 +133,7 @@ class SettingsTests:
         options = parse(terminal.Options, "--mediator=tls:a.example:1202", f"--ca={pki.ca}")
         assert secured.to_mediator(options) is not None
         (error,) = errors(terminal.Options, "--identifier=Ib", f"--ca={pki.ca}")
-        assert error.endswith("--ca: goes with a mediator that is called as tls:HOST:PORT")
+        assert error.endswith("--ca: needs a mediator that is named as tls:HOST:PORT")
 
     def test_a_terminals_certificate(
         self, pki: Pki, own: Files, no_passwords_of_ours: Path
@@ -149,12 +149,12 @@ class SettingsTests:
         (error,) = errors(terminal.Options, "--identifier=Ib", *options[:2], *pair(own))
         assert error.endswith(f"{own.certificate}: is not a certificate for a client")
         (error,) = errors(terminal.Options, "--identifier=Ib", *pair(files)[:1])
-        assert error.endswith("--certificate: goes with a mediator that is called as tls:HOST:PORT")
+        assert error.endswith("--certificate: needs a mediator that is named as tls:HOST:PORT")
 
     def test_mediators(self) -> None:
         """Names that no certificate could prove are a mistake."""
         (error,) = errors(resolver.Options, "--mediators=east")
-        assert "their certificates are seen only with --listen-tls and --client-ca" in error
+        assert "their certificates need --listen-tls and --client-ca" in error
 
     def test_changed_since(self, tmp_path: Path, own: Files) -> None:
         """Files that went bad after the options were read are why it doesn't start."""

@@ -16,7 +16,7 @@ from twisted.logger import capturedLogs, formatEvent
 from broker.interfaces import Change, State, StoreFailed
 from broker.service import mediator, resolver, terminal
 from broker.service import stats_log as counting
-from broker.service.process import CannotStart
+from broker.service.errors import CannotStart
 from broker.service.settings.credentials import Keyring
 from broker.service.settings.options import RoleOptions
 from broker.service.stats_log import CountLog
@@ -386,7 +386,7 @@ class TerminalServiceTests:
         with capturedLogs() as events:
             elsewhere = "--mediator=tcp:192.0.2.1:1201"
             start(self.a_terminal(FakeReactor(), elsewhere, "--allow-clear-text"))
-        assert "tcp:192.0.2.1:1201 is not encrypted" in formatEvent(events[0])
+        assert "tcp:192.0.2.1:1201 are not encrypted" in formatEvent(events[0])
 
     def shown(self, *arguments: str) -> str | None:
         """The password that is shown to the mediator."""

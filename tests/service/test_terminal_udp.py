@@ -11,10 +11,10 @@ from broker.messages.message import Message
 from broker.messages.signing import sign
 from broker.messages.statements import REGISTRATION_COMPLETED
 from broker.service import terminal
+from tests.service.test_options import errors, parse
 from tests.service.test_services import options_of, start
 from tests.support.clock import advance, settle
 from tests.support.reactor import FakeReactor
-from tests.test_options import errors, parse
 
 KEY = "Key ID:K1\nRegistration Key:" + "73" * 32 + "\nInterval:25\n"
 
@@ -52,7 +52,7 @@ class SettingsTests:
     def test_nobody_could_wake_it(self) -> None:
         """Without datagrams the line is held."""
         (error,) = errors(terminal.Options, "--identifier=Ib", "--no-hold")
-        assert "--no-hold: goes with udp" in error
+        assert "--no-hold: needs udp" in error
 
 
 class ServiceTests:

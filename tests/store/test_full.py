@@ -29,7 +29,7 @@ class RequestTask:
         self.reactor = FakeReactor()
         store = stores.make(connect=self.keeping)
         self.service = mediator.MediatorService(
-            self.reactor, options, store, stop_store=store.stop, passwords=cheap_passwords()
+            self.reactor, options, store, owns_store=True, passwords=cheap_passwords()
         )
         self.service.privilegedStartService()
         self.service.startService()

@@ -1,4 +1,4 @@
-"""What the roles' services have in common: settings, a trace, the store's and secrets' reading."""
+"""What the roles share: common settings, the trace, and the reading of secrets."""
 
 from __future__ import annotations
 
@@ -13,30 +13,29 @@ from broker.files import InvalidFile, read_private
 from broker.messages.grammar import BLANKS
 from broker.messages.message import Message, host_port, printable
 from broker.net.hub import HubMember
-from broker.service.process import CannotStart
+from broker.service.errors import CannotStart
+from broker.service.settings.setting import Setting, Settings
 from broker.service.settings.values import (
     FLAG,
     NETWORK,
     PATH,
     SECONDS,
     UDP,
-    Kind,
     Listener,
     Server,
-    Setting,
-    Settings,
+    ValueType,
     choice,
 )
 
-#: Seconds that a connection has to say who it is: enough for a person who types.
+#: Seconds in which a connection must identify itself: enough for a person who types.
 TYPED_LOGIN: Final = 120
-#: The same where a login is asked for, which is a program's affair.
+#: Seconds in which a connection must log in, which programs do.
 PROVEN_LOGIN: Final = 10
 LOGIN_TIMEOUT: Final = Setting(
     "login-timeout",
     SECONDS,
     TYPED_LOGIN,
-    "Seconds that a connection has to say who it is.",
+    "Seconds in which a connection must identify itself.",
 )
 
 
@@ -44,24 +43,23 @@ def _seconds_or_none(text: str) -> object:
     return None if text == "0" else SECONDS.parse(text)
 
 
-#: The same for a role to which terminals log in.
+#: The setting of a role that terminals log in to.
 PROVEN_LOGIN_TIMEOUT: Final = replace(
     LOGIN_TIMEOUT,
-    kind=SECONDS._replace(parse=_seconds_or_none),
+    value_type=SECONDS._replace(parse=_seconds_or_none),
     default=0,
-    help="Seconds that a connection has to log in; 0: as many as suit --auth, 120 with none, 10"
-    " otherwise.",
+    help="Seconds in which a connection must log in. 0: 120 with --auth none, otherwise 10.",
 )
 STORE: Final = Setting(
     "store",
     choice("memory:"),
     "memory:",
-    "Where what must survive is kept; memory: forgets it when the process ends.",
+    "Where data is kept; memory: loses it when the process ends.",
 )
 
 
 def parse_store(text: str) -> str | None:
-    """Where a store is: a path for ``sqlite:PATH``, nothing for ``memory:``."""
+    """Where a store is: a path for ``sqlite:PATH``, ``None`` for ``memory:``."""
     kind, colon, path = text.partition(":")
     if text == "memory:":
         return None
@@ -70,54 +68,52 @@ def parse_store(text: str) -> str | None:
     return abspath(path)
 
 
-#: The same for a role that has something to keep.
+#: The setting of a role that keeps data.
 DURABLE_STORE: Final = replace(
     STORE,
-    kind=Kind(parse_store),
+    value_type=ValueType(parse_store),
     default="sqlite:broker.db",
-    help="Where what must survive is kept: sqlite:PATH, a file; memory: forgets it when the process"
-    " ends.",
+    help="Where permits, accounts and disclosures are kept: sqlite:PATH, a file; memory: loses them"
+    " when the process ends.",
 )
 AUTH: Final = Setting(
     "auth",
     choice("none"),
     "none",
-    "How it is proven who somebody is; none believes whoever says so.",
+    "How peers prove their identity. none: any identifier is believed.",
 )
-#: The same for a role that has accounts.
+#: The setting of a role that has accounts.
 PROVEN: Final = replace(
     AUTH,
-    kind=choice("password", "certificate", "none"),
+    value_type=choice("password", "certificate", "none"),
     default="password",
-    help="How terminals prove who they are: by an account's password, or a certificate; none"
-    " believes whoever says so.",
+    help="How terminals prove their identity: by the password of an account, or a certificate."
+    " none: any identifier is believed.",
 )
 CLEAR_TEXT: Final = Setting(
     "allow-clear-text",
     FLAG,
     False,
-    "Allow what is not encrypted, or proves nobody, beyond this machine: others can read it, or"
-    " act as anybody.",
+    "Allow connections with other machines that are not encrypted, or where identities are not"
+    " proven: others can read them, or act as any terminal.",
 )
 UDP_PORT: Final = Setting(
     "udp",
     UDP,
     "1200:127.0.0.1",
-    "The port, and the interface, at which terminals register by UDP: PORT[:INTERFACE]; or none.",
+    "Where terminals register by UDP: PORT[:INTERFACE], or none.",
 )
 ALLOW_ADDRESS: Final = Setting(
     "allow-address",
     NETWORK,
     [],
-    "A network, such as 192.168.0.0/16, whose addresses may be registered from anywhere.",
+    "Network whose addresses may be registered from anywhere, such as 192.168.0.0/16.",
     repeatable=True,
 )
-TRACE: Final = Setting(
-    "trace", FLAG, False, "Log each message as it passes, a line each; secrets are masked."
-)
+TRACE: Final = Setting("trace", FLAG, False, "Log each message in one line, with secrets masked.")
 
 
-#: More than the file of a secret ever has.
+#: More bytes than the file of a secret has.
 _SECRET_BYTES: Final = 4096
 
 
@@ -127,18 +123,17 @@ def secret_setting(other: str) -> Setting:
         "mediator-secret",
         PATH,
         "",
-        f"A file that holds the secret which {other} holds too, and which nobody else may be able"
-        " to read.",
+        f"File with the secret shared with {other}, which only its owner can read.",
     )
 
 
 def exposed(settings: Settings, also: str = "") -> Iterator[str]:
-    """Listeners and servers beyond this machine that clear text or anybody would reach (I25).
+    """Connections with other machines that would be in clear text, or believe anyone (I25).
 
-    TLS hides what is said, and doesn't prove who says it: with ``auth`` ``none`` it is not enough.
-    Where terminals log in, it is.
+    TLS hides messages, but does not prove who sends them: it is enough if terminals log in, and not
+    with ``auth`` ``none``.
 
-    :param also: a further setting that names a server, or nothing
+    :param also: a setting that names a server to connect to, if there is one
     """
     listeners: list[Listener] = settings.values["listen"]
     secured: list[Listener] = settings.values["listen-tls"]
@@ -147,39 +142,40 @@ def exposed(settings: Settings, also: str = "") -> Iterator[str]:
     if settings.values["allow-clear-text"]:
         return
     anybody = settings.values["auth"] == "none"
-    for listener in listeners:
-        if not listener.interface.loopback and anybody:
-            yield (
-                f"{settings.where('listen')}: {listener.text} can be reached from other machines,"
-                " and with auth none whoever connects is believed, in clear text:"
-                " listen on interface=127.0.0.1, or say --allow-clear-text"
-            )
-        elif not listener.interface.loopback:
-            yield (
-                f"{settings.where('listen')}: {listener.text} can be reached from other machines,"
-                " and passwords and addresses would go there in clear text:"
-                " listen on interface=127.0.0.1 and offer TLS by --listen-tls,"
-                " or say --allow-clear-text"
-            )
-    for listener in secured:
-        if not listener.interface.loopback and anybody:
-            yield (
-                f"{settings.where('listen-tls')}: {listener.text} can be reached from other"
-                " machines, and with auth none whoever connects is believed, encrypted though it"
-                " is: listen on interface=127.0.0.1, or say --allow-clear-text"
-            )
+    for name, found, why in (
+        ("listen", listeners, _CLEAR_AND_BELIEVED if anybody else _CLEAR),
+        ("listen-tls", secured, _BELIEVED if anybody else None),
+    ):
+        for listener in found:
+            if why is not None and not listener.interface.loopback:
+                yield f"{settings.where(name)}: {listener.text} {_REACHABLE} {why}"
     server: Server | None = settings.values.get(also)
     if server is not None and not server.loopback and not server.tls:
         yield (
-            f"{settings.where(also)}: {server.text} is another machine, and all would go there in"
-            " clear text: say --allow-clear-text if that is meant"
+            f"{settings.where(also)}: {server.text} is another machine, and all messages would go"
+            " there in clear text: use --allow-clear-text if that is intended"
         )
 
 
-def read_secret(path: str | None) -> str | None:
-    """The secret that a file holds: its one line, without blanks at the ends.
+_REACHABLE: Final = "can be reached from other machines,"
+_CLEAR_AND_BELIEVED: Final = (
+    "and with auth none any identifier is believed, in clear text: listen on"
+    " interface=127.0.0.1, or use --allow-clear-text"
+)
+_CLEAR: Final = (
+    "and passwords and addresses would go there in clear text: listen on interface=127.0.0.1 and"
+    " offer TLS by --listen-tls, or use --allow-clear-text"
+)
+_BELIEVED: Final = (
+    "and with auth none any identifier is believed, even over TLS: listen on interface=127.0.0.1,"
+    " or use --allow-clear-text"
+)
 
-    :raises CannotStart: it can't be read, others can read it, or it holds none
+
+def read_secret(path: str | None) -> str | None:
+    """The secret in a file: its only line, without blanks at the ends.
+
+    :raises CannotStart: it can't be read, others can read it, or it holds no secret
     """
     if path is None:
         return None
@@ -201,12 +197,12 @@ def make_trace(
 ) -> Callable[[HubMember, str, Message], None]:
     """A trace that writes a line for each message: ``Ib > QUERY / STATUS`` (I18, I19).
 
-    :param write: given each line
-    :param name: what a peer is called
+    :param write: writes a line
+    :param name: gives the name of a peer
     """
 
-    def trace(stream: HubMember, way: str, message: Message) -> None:
-        write(f"{name(stream)} {way} {' / '.join(message.masked())}")
+    def trace(connection: HubMember, direction: str, message: Message) -> None:
+        write(f"{name(connection)} {direction} {' / '.join(message.masked())}")
 
     return trace
 
@@ -219,15 +215,15 @@ def log_trace(
     return make_trace(lambda line: log.info("{line}", line=line), name)
 
 
-def name_inside(stream: HubMember) -> str:
-    """What a server calls a peer: the identifier it is bound to, and its address before that."""
-    identifier = getattr(getattr(stream, "receiver", None), "identifier", None)
-    return printable(identifier) if isinstance(identifier, str) else address_of(stream)
+def name_inside(connection: HubMember) -> str:
+    """What a server calls a peer: its identifier, or its address until it has identified itself."""
+    identifier = getattr(getattr(connection, "receiver", None), "identifier", None)
+    return printable(identifier) if isinstance(identifier, str) else address_of(connection)
 
 
-def address_of(stream: HubMember) -> str:
-    """Where a peer is."""
-    address = stream.transport.getPeer() if stream.transport is not None else None
+def address_of(connection: HubMember) -> str:
+    """The address and port of a peer."""
+    address = connection.transport.getPeer() if connection.transport is not None else None
     host, port = getattr(address, "host", None), getattr(address, "port", None)
     if host is None or port is None:
         return "a peer"

@@ -1,7 +1,7 @@
-"""Where a password comes from: a file, what ``broker login`` keeps for a mediator, or a person.
+"""Where a password comes from: a file, the keyring of ``broker login``, or a person.
 
-Never the command line or the environment, which others can see (I18). A kept password names the
-mediator that it is for, and goes to no other.
+Never the command line or the environment, which others can see (I18). A kept password names its
+mediator, and is sent to no other.
 """
 
 from __future__ import annotations
@@ -22,44 +22,43 @@ from broker.messages.grammar import BLANKS, FIELDS
 from broker.messages.message import printable
 from broker.terminal.apps.files import safe_name
 
-#: More than the file of a password ever has, in bytes.
+#: More bytes than the file of a password has.
 _FILE_BYTES: Final = 16384
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundPassword:
     """A password.
 
     :ivar password: the password itself, which no repr shows
-    :ivar file: where it stands; ``None`` where a person has typed it
+    :ivar file: the file it is from; ``None`` if a person typed it
     """
 
     password: str = field(repr=False)
     file: str | None
 
 
-class NoAnswer(Exception):
+class NoPasswordGiven(Exception):
     """A person was asked for a password, and gave none."""
 
 
 class Keyring:
     """The passwords that a user keeps: a file for each identifier at each mediator.
 
-    They lie in ``passwords``, in the user's configuration folder, where only the user can read
-    them.
+    The files are in ``passwords``, in the user's configuration folder. Only the user can read them.
     """
 
     def __init__(self, folder: Path) -> None:
         """
-        :param folder: the configuration folder of ours
+        :param folder: the configuration folder of broker
         """
         self._folder = folder
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Keyring:
-        """The keyring of the user whose environment this is."""
+        """The keyring of the user who has this environment."""
         configuration = environ.get("XDG_CONFIG_HOME", "")
-        if not os.path.isabs(configuration):  # as the specification of that variable wants it
+        if not os.path.isabs(configuration):  # the XDG specification says to ignore it
             home = environ.get("HOME") or os.path.expanduser("~")
             configuration = os.path.join(home, ".config")
         return cls(Path(configuration) / "broker")
@@ -75,7 +74,7 @@ class Keyring:
     def read(self, identifier: str, mediator: str) -> str | None:
         """The password that is kept, or ``None``.
 
-        :raises Unusable: others could read it, or it is damaged
+        :raises InvalidFile: others could read it, or it is damaged
         """
         path = self.path(identifier, mediator)
         try:
@@ -98,7 +97,7 @@ class Keyring:
         """Keep a password in place of an earlier one; it is on the disk when this returns.
 
         :return: its file
-        :raises Unusable: others could read or change it there
+        :raises InvalidFile: others could read or change it there
         :raises OSError: it can't be written
         """
         path = self.path(identifier, mediator)
@@ -130,40 +129,40 @@ class Keyring:
         return [self._folder, path.parent.parent, path.parent]
 
 
-class Source:
-    """Where the password of one terminal comes from: each time it is asked for, it looks anew."""
+class PasswordSource:
+    """Where the password of one terminal comes from. It is looked up again for each use."""
 
     def __init__(self, identifier: str, mediator: str, file: str | None, keyring: Keyring) -> None:
         """
-        :param file: the file that was named; without, the keyring is looked in
+        :param file: the file with the password; ``None``: use the keyring
         """
         self._identifier = identifier
         self._mediator = mediator
         self._file = file
         self._keyring = keyring
 
-    def find(self) -> Found | None:
+    def find(self) -> FoundPassword | None:
         """The password.
 
-        :raises Unusable: it can't be had
+        :raises InvalidFile: it can't be had
         """
         if self._file is not None:
-            return Found(read_password(self._file), self._file)
+            return FoundPassword(read_password(self._file), self._file)
         password = self._keyring.read(self._identifier, self._mediator)
         if password is None:
             return None
-        return Found(password, str(self._keyring.path(self._identifier, self._mediator)))
+        return FoundPassword(password, str(self._keyring.path(self._identifier, self._mediator)))
 
     def __call__(self) -> str | None:
-        """The same, as ``Terminal`` takes it."""
+        """The password, as ``TerminalSettings`` takes it."""
         found = self.find()
         return None if found is None else found.password
 
 
 def read_password(path: str) -> str:
-    """The password that a file holds: its one line, without blanks at the ends.
+    """The password in a file: its only line, without blanks at the ends.
 
-    :raises Unusable: others can read it, or it holds none
+    :raises InvalidFile: others can read it, or it holds none
     """
     try:
         text = read_private(path, _FILE_BYTES).decode("utf-8")
@@ -176,15 +175,15 @@ def read_password(path: str) -> str:
         raise InvalidFile(f"{path}: holds no password: one line of 1 to 512 characters") from None
 
 
-def ask_password(whose: str, what: str = "Password") -> Found | None:
+def ask_password(whose: str, what: str = "Password") -> FoundPassword | None:
     """Ask the person at the process's terminal for a password, which is not shown.
 
-    It waits: nothing else goes on meanwhile.
+    It blocks until there is an answer.
 
-    :param what: what the person knows it as
-    :return: ``None`` where there is nobody to ask
-    :raises NoAnswer: the person gave up
-    :raises Unusable: what was typed can be no password
+    :param what: what the prompt calls it
+    :return: ``None`` if there is no terminal to ask at
+    :raises NoPasswordGiven: the person gave up
+    :raises InvalidFile: this can be no password
     """
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
@@ -193,15 +192,15 @@ def ask_password(whose: str, what: str = "Password") -> Found | None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", getpass.GetPassWarning)  # it would be shown as typed
+            warnings.simplefilter("error", getpass.GetPassWarning)  # the password would be visible
             answer = getpass.getpass(f"{what} of {printable(whose)}: ")
-        return Found(check_password(answer), None)
+        return FoundPassword(check_password(answer), None)
     except (KeyboardInterrupt, EOFError):
-        raise NoAnswer from None
+        raise NoPasswordGiven from None
     except getpass.GetPassWarning:
         return None
     except ValueError as error:
-        raise InvalidFile(f"what was typed can be no password: {error}") from None
+        raise InvalidFile(f"this can be no password: {error}") from None
     finally:
         signal.signal(signal.SIGINT, before)
 

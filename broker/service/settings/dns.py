@@ -1,4 +1,4 @@
-"""Addresses that are registered by name: the settings, and what they make."""
+"""Addresses that are registered by name: the settings, and the look-up that they configure."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any, Final
 from broker.resolver.dns import Dns, ProviderZone
 from broker.resolver.lookup_cache import PATIENCE, LookupCache
 from broker.resolver.name_lookup import NameLookup
-from broker.service.settings.values import DNS_SERVER, ZONE, Setting
+from broker.service.settings.setting import Setting
+from broker.service.settings.values import DNS_SERVER, ZONE
 
 DNS_SERVERS: Final = Setting(
     "dns-server",
     DNS_SERVER,
     [],
-    "A DNS server to ask what a registered domain name means: ADDRESS[:PORT]; without, the"
-    " system's.",
+    "DNS server for registered domain names: ADDRESS[:PORT]. Default: the system's.",
     repeatable=True,
 )
 PROVIDER_ZONE: Final = Setting(
     "provider-zone",
     ZONE,
     "",
-    "The DNS zone in which the provider tells where its terminals are, for Address:Provider.",
+    "DNS zone in which the provider publishes its terminals' addresses, for Address:Provider.",
 )
 
 
@@ -34,11 +34,11 @@ def make_naming(
     provider: bool = True,
     patience: float = PATIENCE,
 ) -> NameLookup:
-    """What the options say.
+    """The look-up of names, as the options configure it.
 
-    :param own_ports: the ports of this server, at which no terminal is
-    :param provider: ask the provider, too, if there is one
-    :param patience: seconds that somebody waits for an answer
+    :param own_ports: the ports of this server, where no terminal can be
+    :param provider: also ask the provider, if there is one
+    :param patience: seconds to wait for an answer
     """
     names = Dns(reactor, options["dns-server"])
     zone = options["provider-zone"] if provider else None

@@ -1,4 +1,4 @@
-"""A role's options for ``twistd``, made of its table of settings."""
+"""A role's options for ``twistd``, made from its table of settings."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any, ClassVar, Final
 from twisted.python import usage
 
 import broker
-from broker.service.settings.values import Setting, Settings, settle
+from broker.service.settings.setting import Setting, Settings, combine
 
-#: twistd's own default, which all roles of one folder would share.
+#: twistd's default, which all roles in one folder would share.
 _TWISTD_PIDFILE: Final = "twistd.pid"
 
 
 class RoleOptions(usage.Options):
-    """What a role is told by its command line and its configuration file.
+    """The options of a role, from its command line and its configuration file.
 
-    Every error ends the process with status 1 and a line on standard error for each. Values are
-    read as ``options["status-timeout"]``.
+    Errors end the process with status 1, and each is a line on standard error. A value is read as
+    ``options["status-timeout"]``.
 
     :cvar role: the role's name as twistd knows it
     :cvar settings: its settings
@@ -35,12 +35,12 @@ class RoleOptions(usage.Options):
 
     def __init__(self) -> None:
         usage.Options.__init__(self)
-        #: What the command line says.
+        #: What the command line sets.
         self.given: dict[str, Any] = {}
         self._path: str | None = None
 
     def opt_config(self, path: str) -> None:
-        """Take settings from this TOML file; the command line wins."""
+        """Read settings from this TOML file; the command line wins."""
         self._path = path
 
     def opt_version(self) -> None:
@@ -49,15 +49,15 @@ class RoleOptions(usage.Options):
         raise SystemExit(0)
 
     def parseOptions(self, options: Any = None) -> None:
-        """Parse; what is wrong is told in a line, not with all of twistd's help."""
+        """Parse; an error is reported in one line, without twistd's whole help text."""
         try:
             usage.Options.parseOptions(self, options)
         except usage.UsageError as error:
             raise SystemExit(f"{self.role}: {error}") from None
 
     def postOptions(self) -> None:
-        """Put all sources together, and say everything that is wrong with them."""
-        settings = settle(self.settings, self.given, self._path)
+        """Combine all sources, and report everything that is wrong with them."""
+        settings = combine(self.settings, self.given, self._path)
         self.update(settings.values)
         errors = [*settings.errors, *self.problems(settings)]
         pidfile_error = self._set_pidfile() if not errors else None
@@ -67,19 +67,19 @@ class RoleOptions(usage.Options):
             raise SystemExit("\n".join(f"{self.role}: {error}" for error in errors))
 
     def problems(self, settings: Settings) -> Iterator[str]:
-        """What is wrong with the settings taken together, a line each."""
+        """What is wrong with the settings in combination, one line for each."""
         yield from ()
 
     @property
     def logs_here(self) -> bool:
-        """Whether the log goes to where standard output does."""
+        """Whether the log goes to standard output."""
         parent: dict[str, Any] = self.parent or {}
         return bool(parent.get("nodaemon")) and not (
             parent.get("syslog") or parent.get("logger") or parent.get("logfile") not in {None, "-"}
         )
 
     def pidfile(self) -> str:
-        """The name of the file for the process's number: each role of a folder has its own."""
+        """The name of the pid file: each role in a folder has its own."""
         return f"{self.role}.pid"
 
     def _set_pidfile(self) -> str | None:
@@ -92,8 +92,8 @@ class RoleOptions(usage.Options):
         folder = os.path.dirname(os.path.abspath(path))
         if path and not os.access(folder, os.W_OK):
             return f"{path}: no file can be written in {folder}: name another with --pidfile"
-        # Who is killed before it has written its number leaves an empty file, over which twistd
-        # would refuse to start.
+        # A process that is killed before it has written its pid leaves an empty file, and twistd
+        # would refuse to start because of it.
         if path and os.path.isfile(path) and os.path.getsize(path) == 0:
             os.remove(path)
         return None
@@ -103,7 +103,7 @@ class RoleOptions(usage.Options):
 
 
 def _add_option(cls: type[RoleOptions], setting: Setting) -> None:
-    """Give the class what ``usage.Options`` looks for: a method for each option."""
+    """Give the class a method for each option, as ``usage.Options`` expects it."""
     handlers = {setting.name: _flag(setting, True) if setting.flag else _parameter(setting)}
     if setting.flag:
         handlers[setting.opposite] = _flag(setting, False)
@@ -126,5 +126,5 @@ def _flag(setting: Setting, value: bool) -> Callable[[RoleOptions], None]:
     def opt(self: RoleOptions) -> None:
         self.given[setting.name] = value
 
-    opt.__doc__ = setting.help if value else f"Undo --{setting.name}, which the file may have set."
+    opt.__doc__ = setting.help if value else f"Undo --{setting.name} if the file sets it."
     return opt

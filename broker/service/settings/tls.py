@@ -1,4 +1,4 @@
-"""TLS as a role has it: the settings, the sides made of them, and their files read again."""
+"""TLS of a role: its settings, what they configure, and the reloading of their files."""
 
 from __future__ import annotations
 
@@ -19,87 +19,93 @@ from broker.files import InvalidFile
 from broker.net.endpoints import endpoint_at
 from broker.net.tls.contexts import ClientTls, ServerTls
 from broker.net.tls.transport import TlsEndpoint
-from broker.service.process import CannotStart
-from broker.service.settings.values import LISTENER, PATH, PIN, Server, Setting, Settings
+from broker.service.errors import CannotStart
+from broker.service.settings.setting import Setting, Settings
+from broker.service.settings.values import LISTENER, PATH, PIN, Server
 
-#: Seconds between two looks at how long certificates are still good.
+#: Seconds between two checks of how long certificates are still valid.
 DAY: Final = 86400.0
 
 CERTIFICATE: Final = Setting(
-    "certificate", PATH, "", "The certificate of this server, in PEM form, for --listen-tls."
+    "certificate", PATH, "", "Certificate of this server for --listen-tls, in PEM format."
 )
 PRIVATE_KEY: Final = Setting(
-    "private-key", PATH, "", "Its private key, which nobody else may be able to read."
+    "private-key", PATH, "", "Private key of --certificate, which only its owner can read."
 )
 CLIENT_CA: Final = Setting(
-    "client-ca", PATH, "", "The authority of clients' certificates; without, none is asked for."
+    "client-ca", PATH, "", "CA of client certificates. Default: clients are not asked for one."
 )
 REVOCATIONS: Final = Setting(
-    "revocation-list", PATH, "", "What that authority has revoked; needed once it has."
+    "revocation-list",
+    PATH,
+    "",
+    "Revocation list of --client-ca. Needed once that CA has revoked a certificate.",
 )
 CA: Final = Setting(
     "ca",
     PATH,
     "",
-    "The authority that has issued the certificate of a tls: mediator; without, those that the"
-    " system trusts.",
+    "CA that issued the certificate of a tls: mediator. Default: the system's CAs.",
 )
 PINNED: Final = Setting(
-    "pin", PIN, "", "SHA-256 of the public key of a tls: mediator: no other key will do."
+    "pin", PIN, "", "SHA-256 of the public key of a tls: mediator; no other key is accepted."
 )
 OWN_CERTIFICATE: Final = Setting(
     "certificate",
     PATH,
     "",
-    "The certificate that proves the terminal to a tls: mediator; no password is looked for then.",
+    "Certificate with which the terminal logs in to a tls: mediator, instead of a password.",
 )
 OWN_KEY: Final = Setting(
-    "private-key", PATH, "", "Its private key, which nobody else may be able to read."
+    "private-key", PATH, "", "Private key of --certificate, which only its owner can read."
 )
-CA_REVOCATIONS: Final = Setting(
-    "revocation-list", PATH, "", "What the authority named by --ca has revoked."
-)
+CA_REVOCATIONS: Final = Setting("revocation-list", PATH, "", "Revocation list of --ca.")
 RESOLVER_CA: Final = Setting(
     "resolver-ca",
     PATH,
     "",
-    "The authority that has issued the certificate of a tls: resolver; without, those that the"
-    " system trusts.",
+    "CA that issued the certificate of a tls: resolver. Default: the system's CAs.",
 )
 RESOLVER_PIN: Final = Setting(
-    "resolver-pin", PIN, "", "SHA-256 of the public key of a tls: resolver: no other key will do."
+    "resolver-pin",
+    PIN,
+    "",
+    "SHA-256 of the public key of a tls: resolver; no other key is accepted.",
 )
 RESOLVER_CERTIFICATE: Final = Setting(
     "resolver-certificate",
     PATH,
     "",
-    "The certificate that proves this mediator to a tls: resolver.",
+    "Certificate that proves this mediator to a tls: resolver.",
 )
 RESOLVER_KEY: Final = Setting(
-    "resolver-key", PATH, "", "Its private key, which nobody else may be able to read."
+    "resolver-key",
+    PATH,
+    "",
+    "Private key of --resolver-certificate, which only its owner can read.",
 )
 
-#: The settings of a server's side, after that for where it listens.
+#: The settings of a server, apart from where it listens.
 SERVER_SIDE: Final = (CERTIFICATE, PRIVATE_KEY, CLIENT_CA, REVOCATIONS)
-#: Those of a terminal towards its mediator.
+#: The settings of a terminal for the connection to its mediator.
 TO_MEDIATOR: Final = (CA, PINNED, CA_REVOCATIONS, OWN_CERTIFICATE, OWN_KEY)
-#: Those of a mediator towards its resolver.
+#: The settings of a mediator for the connection to its resolver.
 TO_RESOLVER: Final = (RESOLVER_CA, RESOLVER_PIN, RESOLVER_CERTIFICATE, RESOLVER_KEY)
 
 
 def listen_setting(port: int) -> Setting:
-    """The setting for where a server speaks TLS."""
+    """The setting for where a server listens for TLS."""
     return Setting(
         "listen-tls",
         LISTENER,
         [],
-        f"Where the same is offered over TLS: tcp:PORT[:interface=ADDRESS], such as tcp:{port}.",
+        f"Where to listen for TLS: tcp:PORT[:interface=ADDRESS], such as tcp:{port}.",
         repeatable=True,
     )
 
 
 def server_side(values: Any) -> ServerTls | None:
-    """The server's side, where a place to speak TLS is set.
+    """TLS of a server, if it listens for TLS.
 
     :param values: settings by name
     :raises Unusable: a file is missing, or not good
@@ -115,7 +121,7 @@ def server_side(values: Any) -> ServerTls | None:
 
 
 def to_mediator(values: Any) -> ClientTls | None:
-    """A terminal's side, where its mediator is called over TLS; raises as ``server_side``."""
+    """TLS of a terminal, if its mediator uses TLS; raises like ``server_side``."""
     server: Server = values["mediator"]
     if not server.tls:
         return None
@@ -130,7 +136,7 @@ def to_mediator(values: Any) -> ClientTls | None:
 
 
 def to_resolver(values: Any) -> ClientTls | None:
-    """A mediator's side, where its resolver is called over TLS; raises as ``server_side``."""
+    """TLS of a mediator, if its resolver uses TLS; raises like ``server_side``."""
     server: Server | None = values["resolver"]
     if server is None or not server.tls:
         return None
@@ -147,7 +153,7 @@ T = TypeVar("T")
 
 
 def made(make: Callable[[Any], T], values: Any) -> T:
-    """A side, or a reason not to start: a file has changed since the settings were looked at."""
+    """Make one of these. An error is a reason not to start: a file changed since it was checked."""
     try:
         return make(values)
     except InvalidFile as error:
@@ -155,23 +161,23 @@ def made(make: Callable[[Any], T], values: Any) -> T:
 
 
 def in_clear(server: Server, *, allowed: bool) -> str | None:
-    """Why a login may not go to a server; ``None`` where it may (I25).
+    """Why a login may not be sent to a server; ``None`` if it may (I25).
 
-    :param allowed: clear text is, beyond this machine
+    :param allowed: clear text to other machines is allowed
     """
     if server.tls or server.loopback or allowed:
         return None
     return (
-        f"{server.text} is another machine, and the login and all that is told would go there in"
-        " clear text: name it as tls:HOST:PORT, or say --allow-clear-text"
+        f"{server.text} is another machine, and the login and all messages would go there in clear"
+        " text: name it as tls:HOST:PORT, or use --allow-clear-text"
     )
 
 
 def endpoint(reactor: Any, server: Server, tls: ClientTls | None) -> IStreamClientEndpoint:
-    """How a server is connected to.
+    """The endpoint of a server.
 
-    From a port of its own, bound first: one that a connection is given otherwise may be another's
-    too, and then can't be shared again (``MediatorClient.share_port``).
+    It binds a port of its own first. A port that connect() picks may also belong to another
+    connection, and then can't be shared for hole punching (``MediatorClient.share_port``).
     """
     bind = (server.bind, 0)
     made: Callable[..., IStreamClientEndpoint] = endpoint_at
@@ -183,14 +189,14 @@ def endpoint(reactor: Any, server: Server, tls: ClientTls | None) -> IStreamClie
     return plain if tls is None else TlsEndpoint(tls, plain, reactor)
 
 
-# What is wrong with the settings.
+# Checks of the settings.
 
 
 def server_problems(settings: Settings) -> Iterator[str]:
-    """What is wrong with the settings of a server's side, a line each."""
+    """What is wrong with the TLS settings of a server, one line for each."""
     values = settings.values
     if not values["listen-tls"]:
-        yield from _idle(settings, SERVER_SIDE, "goes with --listen-tls, which is not set")
+        yield from _unused(settings, SERVER_SIDE, "needs --listen-tls")
         return
     missing = [one.name for one in (CERTIFICATE, PRIVATE_KEY) if values[one.name] is None]
     if missing:
@@ -198,18 +204,18 @@ def server_problems(settings: Settings) -> Iterator[str]:
         yield f"{settings.where('listen-tls')}: TLS needs {needed}"
     elif values["revocation-list"] is not None and values["client-ca"] is None:
         where = settings.where("revocation-list")
-        yield f"{where}: whose it is can't be checked without --client-ca"
+        yield f"{where}: can't be checked without --client-ca"
     else:
-        yield from _tried(server_side, settings, "listen-tls")
+        yield from _attempt(server_side, settings, "listen-tls")
 
 
 def mediator_problems(settings: Settings) -> Iterator[str]:
-    """What is wrong with those of a terminal towards its mediator."""
+    """What is wrong with the TLS settings of a terminal."""
     yield from _client_problems(settings, "mediator", TO_MEDIATOR, to_mediator)
 
 
 def resolver_problems(settings: Settings) -> Iterator[str]:
-    """What is wrong with those of a mediator towards its resolver."""
+    """What is wrong with the TLS settings of a mediator for its resolver."""
     yield from _client_problems(settings, "resolver", TO_RESOLVER, to_resolver)
 
 
@@ -221,19 +227,19 @@ def _client_problems(
 ) -> Iterator[str]:
     server: Server | None = settings.values[name]
     if server is None or not server.tls:
-        yield from _idle(settings, own, f"goes with a {name} that is called as tls:HOST:PORT")
+        yield from _unused(settings, own, f"needs a {name} that is named as tls:HOST:PORT")
     else:
-        yield from _tried(make, settings, name)
+        yield from _attempt(make, settings, name)
 
 
-def _idle(settings: Settings, own: Sequence[Setting], why: str) -> Iterator[str]:
-    """Settings that would do nothing, though somebody may rely on them (I25)."""
+def _unused(settings: Settings, own: Sequence[Setting], why: str) -> Iterator[str]:
+    """Settings that would have no effect: they are errors, since users may rely on them (I25)."""
     for setting in own:
         if settings.values[setting.name] is not None:
             yield f"{settings.where(setting.name)}: {why}"
 
 
-def _tried(make: Callable[[Any], object], settings: Settings, name: str) -> Iterator[str]:
+def _attempt(make: Callable[[Any], object], settings: Settings, name: str) -> Iterator[str]:
     try:
         make(settings.values)
     except InvalidFile as error:
@@ -243,10 +249,14 @@ def _tried(make: Callable[[Any], object], settings: Settings, name: str) -> Iter
 # While the role runs.
 
 
-class Renewal:
-    """Reads the files of a role's sides again when it is told to, and warns of those that end.
+RELOADED: Final = "The certificates were read again"
+NOT_RELOADED: Final = "The certificates could not be reloaded; the old ones stay in use: {why}"
 
-    :ivar renewed: called once files were read again
+
+class Renewal:
+    """Reloads certificates on SIGHUP, and warns of those that expire.
+
+    :ivar renewed: called after files were read again
     """
 
     log = Logger()
@@ -258,38 +268,37 @@ class Renewal:
         self._looping.clock = clock
 
     def start(self) -> None:
-        """Warn now, and each day."""
+        """Warn now, and every day."""
         if self._sides:
             self._looping.start(DAY)
 
     def stop(self) -> None:
-        """Leave no timer behind."""
+        """Stop the timer."""
         if self._looping.running:
             self._looping.stop()
 
     def reload(self) -> None:
-        """Read all files again, for the connections made from now on; those that stand go on.
+        """Read all files again, for new connections; existing ones continue.
 
-        Where one of them is not good, that side stays as it was (I3).
+        If one of the files is invalid, everything that belongs to it stays in use (I3).
         """
         for side in self._sides:
             why = _reloaded(side)
             if why is None:
-                self.log.info("The certificates were read again")
+                self.log.info(RELOADED)
             else:
-                told = "The certificates were not read again, the old stay in use: {why}"
-                self.log.error(told, why=why)
+                self.log.error(NOT_RELOADED, why=why)
         self.renewed()
         self.warn()
 
     def warn(self) -> None:
-        """Log what ends within 14 days, or has ended."""
+        """Log which certificates expire within 14 days, or have expired."""
         for side in self._sides:
             for line in side.warnings():
                 self.log.warn("Certificates: {line}", line=line)
 
     def on_hangup(self, reactor: Any) -> None:
-        """Have SIGHUP read the files again; without files it ends the process, as ever."""
+        """Reload on SIGHUP. Without any files, SIGHUP ends the process as usual."""
         if not self._sides:
             return
 
@@ -300,7 +309,7 @@ class Renewal:
 
 
 def _reloaded(side: ServerTls | ClientTls) -> str | None:
-    """Read a side's files again; why that can't be, if it can't."""
+    """Read files again. Return why that failed, if it did."""
     try:
         side.reload()
     except InvalidFile as error:

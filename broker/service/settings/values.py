@@ -1,63 +1,30 @@
-"""Settings: one table a role, from which its command line and its configuration file both follow.
-
-A setting's value is a text, a number, a truth or a list of these, and means the same in both
-places. Every error of both places is found before any is told.
-"""
+"""What settings may hold: how each kind of value is read from a text."""
 
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from os.path import abspath
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from broker.messages.grammar import DIGITS, entry, identifier, token
 from broker.net.tls.contexts import parse_pin
-from broker.tables.address_policy import PROVIDER, Network, canonical_domain, parse_domain
+from broker.tables.address_policy import Network, canonical_domain
 
 
-class Kind(NamedTuple):
+class ValueType(NamedTuple):
     """What a setting may hold.
 
-    :ivar parse: makes the value of its text, or raises ``ValueError`` with a cause
-    :ivar types: the types that it may have in a file
-    :ivar noun: what it must be in a file
+    :ivar parse: makes the value of a text, or raises ``ValueError`` with a cause
+    :ivar types: the Python types that a value in the file may have
+    :ivar noun: these types in words, for errors
     """
 
     parse: Callable[[str], object]
     types: tuple[type, ...] = (str,)
     noun: str = "a text"
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One setting of a role.
-
-    :ivar name: the option's name, and the key in the file
-    :ivar kind: what it may hold
-    :ivar default: what it is where nobody says otherwise, as it would stand in the file
-    :ivar help: what it is for, in a sentence
-    :ivar repeatable: whether it holds a list: on the command line the option is repeated
-    """
-
-    name: str
-    kind: Kind
-    default: Any
-    help: str
-    repeatable: bool = False
-
-    @property
-    def flag(self) -> bool:
-        """Whether it is on or off, and takes no value on the command line."""
-        return self.kind is FLAG
-
-    @property
-    def opposite(self) -> str:
-        """For a flag: the option that undoes it, where the file has set it."""
-        return self.name[3:] if self.name.startswith("no-") else f"no-{self.name}"
 
 
 class Interface(NamedTuple):
@@ -68,16 +35,16 @@ class Interface(NamedTuple):
 
     @property
     def loopback(self) -> bool:
-        """Whether nothing but this machine gets there."""
+        """Whether only this machine can reach it."""
         return is_loopback(self.host)
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A place to listen, as a Twisted endpoint string that was looked at.
+    """Where to listen: a checked Twisted endpoint string.
 
     :ivar text: the string
-    :ivar interface: what it says
+    :ivar interface: the port and address in it
     """
 
     text: str
@@ -86,13 +53,13 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server to connect to, as a Twisted endpoint string that was looked at.
+    """A server to connect to: a checked Twisted endpoint string.
 
-    :ivar text: the string, by which two are told apart
-    :ivar host: its address, or its domain name
-    :ivar tls: whether it is spoken to over TLS
+    :ivar text: the string; two servers are the same if it is
+    :ivar host: its address or domain name
+    :ivar tls: whether the connection uses TLS
     :ivar timeout: seconds that connecting may take
-    :ivar bind: our own address on the connection; any, where it is empty
+    :ivar bind: our own address on the connection; empty: any
     """
 
     text: str
@@ -108,121 +75,12 @@ class Server:
         return is_loopback(self.host)
 
 
-@dataclass(slots=True)
-class Settings:
-    """What the settings of a role are, all sources taken together.
-
-    :ivar values: name to value; a list of values for what is repeatable
-    :ivar origins: name to where it was said, for those that were said anywhere
-    :ivar errors: what is wrong, a line each
-    """
-
-    values: dict[str, Any] = field(default_factory=dict)
-    origins: dict[str, str] = field(default_factory=dict)
-    errors: list[str] = field(default_factory=list)
-
-    def where(self, name: str) -> str:
-        """Where a setting was said, or the option by which it can be."""
-        return self.origins.get(name, f"--{name}")
-
-
 def is_loopback(host: str) -> bool:
-    """Whether an address, or the name ``localhost``, is this machine's own."""
+    """Whether a host is this machine: a loopback address, or ``localhost``."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-# Putting the sources together.
-
-
-def settle(
-    settings: Sequence[Setting], given: Mapping[str, Sequence[str] | bool], path: str | None = None
-) -> Settings:
-    """Put the command line, the configuration file and the defaults together; the first wins.
-
-    :param given: what the command line says: the texts of each option in turn, or the flag
-    :param path: the configuration file
-    """
-    result = Settings()
-    written = _read(path, settings, result.errors) if path is not None else {}
-    for setting in settings:
-        name = setting.name
-        result.values[name] = _default(setting)
-        if name in written:
-            result.origins[name] = f"{path}: {name}"
-            _take(setting, written[name], result)
-        if name in given:
-            result.origins[name] = f"--{name}"
-            said = given[name]
-            single = isinstance(said, bool) or setting.repeatable
-            _take(setting, said if single else said[-1], result)  # type: ignore[index]
-    return result
-
-
-def _default(setting: Setting) -> Any:
-    if setting.repeatable:
-        return [setting.kind.parse(text) for text in setting.default]
-    return setting.default if setting.flag else setting.kind.parse(str(setting.default))
-
-
-def _take(setting: Setting, value: Any, result: Settings) -> None:
-    """Take in a value, be it of the file or of the command line."""
-    if setting.flag:
-        result.values[setting.name] = value
-        return
-    parsed = []
-    for one in value if setting.repeatable else [value]:
-        try:
-            parsed.append(setting.kind.parse(str(one)))
-        except ValueError as error:
-            result.errors.append(f"{result.where(setting.name)}: {error}")
-    if setting.repeatable:
-        result.values[setting.name] = parsed
-    elif parsed:
-        result.values[setting.name] = parsed[0]
-
-
-def _read(path: str, settings: Sequence[Setting], errors: list[str]) -> dict[str, Any]:
-    """The values of a configuration file that have the right type; what is wrong with the rest."""
-    try:
-        with open(path, "rb") as file:
-            written = tomllib.load(file)
-    except OSError as error:
-        errors.append(f"{path}: {error.strerror}")
-        return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        errors.append(f"{path}: not TOML: {error}")
-        return {}
-    known = {setting.name: setting for setting in settings}
-    right = {}
-    for name, value in written.items():
-        setting = known.get(name)
-        if setting is None:
-            errors.append(f"{path}: {name}: there is no such setting")
-        elif setting.repeatable and not isinstance(value, list):
-            errors.append(f"{path}: {name}: must be a list")
-        elif not all(_has_type(setting.kind, one) for one in _each(value, setting)):
-            noun = f"a list of which each is {setting.kind.noun}"
-            noun = noun if setting.repeatable else setting.kind.noun
-            errors.append(f"{path}: {name}: must be {noun}")
-        else:
-            right[name] = value
-    return right
-
-
-def _each(value: Any, setting: Setting) -> list[Any]:
-    return list(value) if setting.repeatable else [value]
-
-
-def _has_type(kind: Kind, value: object) -> bool:
-    if isinstance(value, bool):  # which Python takes for a number
-        return bool in kind.types
-    return isinstance(value, kind.types)
-
-
-# What settings may hold.
 
 
 def _port(text: str, least: int = 0) -> int:
@@ -241,7 +99,7 @@ def _address(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """An endpoint string with each ``[IPv6]`` as Twisted has it: colons behind backslashes."""
+    """An endpoint string with each ``[IPv6]`` in Twisted's form: a backslash before each colon."""
 
     def escaped(found: re.Match[str]) -> str:
         try:
@@ -249,13 +107,13 @@ def _escaped(text: str) -> str:
                 return found[1].replace(":", r"\:")
         except ValueError:
             pass
-        raise ValueError(f"{text!r}: between [ and ] stands an IPv6 address")
+        raise ValueError(f"{text!r}: an IPv6 address must stand between [ and ]")
 
     return re.sub(r"\[([^]]*)\]", escaped, text)
 
 
 def _split(text: str) -> list[str]:
-    """The parts of an endpoint string: parted by colons, save those behind a backslash."""
+    """The parts of an endpoint string, which colons without a backslash separate."""
     parts = [""]
     escaped = False
     for character in text:
@@ -289,7 +147,7 @@ def _endpoint(
                 raise ValueError(f"{text!r} is no endpoint: {form}")
             name, value = positions[index], part
         if name not in known or name in arguments:
-            raise ValueError(f"{text!r}: {name!r} has no place there: {form}")
+            raise ValueError(f"{text!r}: {name!r} can't be used here: {form}")
         arguments[name] = value
     missing = [name for name in positions if not arguments.get(name)]
     if missing:
@@ -298,9 +156,9 @@ def _endpoint(
 
 
 def parse_listener(text: str) -> Listener:
-    """A place to listen: ``tcp:1201:interface=127.0.0.1``. Without an interface, on all of IPv4.
+    """Where to listen: ``tcp:1201:interface=127.0.0.1``. Without an interface: all IPv4 addresses.
 
-    ``tcp:1201:interface=[::]`` is all of IPv6, and of IPv4 too where the system has it so.
+    ``tcp:1201:interface=[::]`` means all IPv6 addresses, and on most systems IPv4 too.
     """
     text = _escaped(text)
     arguments = _endpoint(text, ("port",), ("port", "interface", "backlog"))
@@ -330,7 +188,7 @@ def parse_server(text: str) -> Server:
 
 
 def parse_udp(text: str) -> Interface:
-    """A port for datagrams and its interface: ``1200:127.0.0.1``, ``1200``, ``1200:[::1]``."""
+    """A UDP port and its interface: ``1200:127.0.0.1``, ``1200``, ``1200:[::1]``."""
     port, colon, host = text.partition(":")
     if not colon:
         return Interface(_port(port), "0.0.0.0")
@@ -350,7 +208,7 @@ def parse_place(text: str) -> tuple[str, int]:
 
 
 def _optional(parse: Callable[[str], object], absent: str = "") -> Callable[[str], object]:
-    """The same, or ``None`` for the text that means there is none."""
+    """A parser that gives ``None`` for the text that means: none."""
     return lambda text: None if text == absent else parse(text)
 
 
@@ -429,40 +287,25 @@ def _ip(text: str) -> str:
         raise ValueError(f"{text!r} is no IP address") from None
 
 
-def _where(text: str) -> str:
-    """An IP address, or what may be registered in its place."""
-    try:
-        name = parse_domain(text)
-    except ValueError as error:
-        raise ValueError(f"{text!r}: {error}") from None
-    if name is not None:
-        return name
-    try:
-        return str(ip_address(text))
-    except ValueError:
-        raise ValueError(f"{text!r} is no IP address, domain name or {PROVIDER}") from None
+def choice(*offered: str) -> ValueType:
+    """The type of a setting that is one of a few words."""
+    return ValueType(_choice(*offered))
 
 
-def choice(*offered: str) -> Kind:
-    """One of a few words."""
-    return Kind(_choice(*offered))
-
-
-FLAG: Final = Kind(str, (bool,), "true or false")
-LISTENER: Final = Kind(parse_listener)
-SERVER: Final = Kind(parse_server)
-RESOLVER: Final = Kind(_optional(parse_server, "inside"))
-UDP: Final = Kind(_optional(parse_udp, "none"))
-IDENTIFIER: Final = Kind(_optional(identifier))
-ENTRY: Final = Kind(entry)
-ADDRESS: Final = Kind(_optional(_ip))
-WHERE: Final = Kind(_optional(_where))
-DNS_SERVER: Final = Kind(parse_dns_server)
-ZONE: Final = Kind(_optional(_zone))
-NETWORK: Final = Kind(_network)
-PIN: Final = Kind(_optional(parse_pin))
-TOKEN: Final = Kind(token)
-PATH: Final = Kind(_optional(abspath))
-SECONDS: Final = Kind(_seconds, (int, float), "a number")
-PERCENT: Final = Kind(_percent, (int, float), "a number")
-SIZE: Final = Kind(_size, (int, str), "a number, or a text such as 1G")
+FLAG: Final = ValueType(str, (bool,), "true or false")
+LISTENER: Final = ValueType(parse_listener)
+SERVER: Final = ValueType(parse_server)
+RESOLVER: Final = ValueType(_optional(parse_server, "inside"))
+UDP: Final = ValueType(_optional(parse_udp, "none"))
+IDENTIFIER: Final = ValueType(_optional(identifier))
+ENTRY: Final = ValueType(entry)
+ADDRESS: Final = ValueType(_optional(_ip))
+DNS_SERVER: Final = ValueType(parse_dns_server)
+ZONE: Final = ValueType(_optional(_zone))
+NETWORK: Final = ValueType(_network)
+PIN: Final = ValueType(_optional(parse_pin))
+TOKEN: Final = ValueType(token)
+PATH: Final = ValueType(_optional(abspath))
+SECONDS: Final = ValueType(_seconds, (int, float), "a number")
+PERCENT: Final = ValueType(_percent, (int, float), "a number")
+SIZE: Final = ValueType(_size, (int, str), "a number, or a text such as 1G")

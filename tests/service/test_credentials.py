@@ -18,9 +18,9 @@ import pytest
 
 from broker.files import InvalidFile
 from broker.service.settings.credentials import (
-    Found,
+    FoundPassword,
     Keyring,
-    Source,
+    PasswordSource,
     ask_password,
     check_password,
     read_password,
@@ -217,32 +217,34 @@ class SourceTests:
         """A file that is named wins; it is read anew each time."""
         path = a_file(tmp_path)
         kept = keyring.keep("Ib", MEDIATOR, "kept")
-        named = Source("Ib", MEDIATOR, path, keyring)
-        assert named.find() == Found(PASSWORD, path)
+        named = PasswordSource("Ib", MEDIATOR, path, keyring)
+        assert named.find() == FoundPassword(PASSWORD, path)
         Path(path).write_text("new\n")
         assert named() == "new"
-        assert Source("Ib", MEDIATOR, None, keyring).find() == Found("kept", str(kept))
-        assert Source("Ic", MEDIATOR, None, keyring)() is None
+        assert PasswordSource("Ib", MEDIATOR, None, keyring).find() == FoundPassword(
+            "kept", str(kept)
+        )
+        assert PasswordSource("Ic", MEDIATOR, None, keyring)() is None
 
     def test_a_bad_file_is_no_reason_for_another(self, keyring: Keyring, tmp_path: Path) -> None:
         """Where the named file is not good, nothing else is taken in its place (I3)."""
         keyring.keep("Ib", MEDIATOR, "kept")
         with pytest.raises(InvalidFile):
-            Source("Ib", MEDIATOR, str(tmp_path / "nowhere"), keyring)()
+            PasswordSource("Ib", MEDIATOR, str(tmp_path / "nowhere"), keyring)()
 
     def test_repr(self, keyring: Keyring, tmp_path: Path) -> None:
         """No repr shows it (I18)."""
-        source = Source("Ib", MEDIATOR, a_file(tmp_path), keyring)
+        source = PasswordSource("Ib", MEDIATOR, a_file(tmp_path), keyring)
         assert PASSWORD not in repr(source) + repr(source.find()) + repr(vars(source))
 
 
 ASK = """\
 from broker.files import InvalidFile
-from broker.service.settings.credentials import NoAnswer, ask_password
+from broker.service.settings.credentials import NoPasswordGiven, ask_password
 try:
     found = ask_password("Ib")
     print("nobody" if found is None else "got %d" % len(found.password))
-except (NoAnswer, InvalidFile) as error:
+except (NoPasswordGiven, InvalidFile) as error:
     print(type(error).__name__, error)
 """
 
@@ -283,11 +285,11 @@ class PromptTests:
     @pytest.mark.parametrize("typed", [b"\x03", b"\x04"], ids=["interrupt", "end"])
     def test_given_up(self, typed: bytes) -> None:
         """Who types ^C or ^D gives up."""
-        assert "NoAnswer" in self.ask(typed)
+        assert "NoPasswordGiven" in self.ask(typed)
 
     def test_no_password(self) -> None:
         """What can be none is told, without it."""
-        assert "InvalidFile what was typed can be no password" in self.ask(b"\n")
+        assert "InvalidFile this can be no password" in self.ask(b"\n")
 
     def test_nobody_there(self) -> None:
         """Without a terminal nobody is asked, and nothing is waited for."""
@@ -318,7 +320,7 @@ class PromptTests:
         monkeypatch.setattr("getpass.getpass", lambda prompt: "x")
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            assert ask_password("Ib") == Found("x", None)
+            assert ask_password("Ib") == FoundPassword("x", None)
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         finally:
             signal.signal(signal.SIGINT, before)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from setuptools import find_namespace_packages
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PLUGINS = {
     "broker": "broker.service.mediator",
     "broker-resolver": "broker.service.resolver",

@@ -8,15 +8,8 @@ from typing import Any
 import pytest
 
 from broker.service.settings import values as config
-from broker.service.settings.values import (
-    Interface,
-    Kind,
-    Listener,
-    Server,
-    Setting,
-    Settings,
-    settle,
-)
+from broker.service.settings.setting import Setting, Settings, combine
+from broker.service.settings.values import Interface, Listener, Server, ValueType
 
 SETTINGS = (
     Setting("listen", config.LISTENER, ["tcp:1:interface=127.0.0.1"], "Where.", repeatable=True),
@@ -44,12 +37,12 @@ def listener(settings: Settings) -> list[str]:
     return [one.text for one in settings.values["listen"]]
 
 
-class SettleTests:
+class CombineTests:
     """The command line wins over the file, the file over the defaults."""
 
     def test_defaults(self) -> None:
         """Where nobody says anything, each setting has its default, as a value."""
-        settings = settle(SETTINGS, {})
+        settings = combine(SETTINGS, {})
         assert settings.errors == []
         assert settings.origins == {}
         assert settings.values == {
@@ -63,7 +56,7 @@ class SettleTests:
     def test_the_file_replaces_defaults(self, write: Callable[[str], str]) -> None:
         """What the file says holds, and replaces a default list rather than adding to it."""
         path = write('listen = ["tcp:2", "tcp:3"]\nwait = 2.5\nsize = 7\nno-status = true\n')
-        settings = settle(SETTINGS, {}, path)
+        settings = combine(SETTINGS, {}, path)
         assert settings.errors == []
         assert listener(settings) == ["tcp:2", "tcp:3"]
         assert settings.values["wait"] == 2.5
@@ -77,7 +70,7 @@ class SettleTests:
         path = write('listen = ["tcp:2"]\nwait = 2\nno-status = true\n')
         given: dict[str, list[str] | bool] = {"listen": ["tcp:7", "tcp:8"], "wait": ["3", "4"]}
         given["no-status"] = False
-        settings = settle(SETTINGS, given, path)
+        settings = combine(SETTINGS, given, path)
         assert settings.errors == []
         assert listener(settings) == ["tcp:7", "tcp:8"]
         assert settings.values["wait"] == 4.0
@@ -90,7 +83,9 @@ class SettleTests:
             'listen = "tcp:2"\nwait = "3"\nsize = true\nno-status = 1\n'
             'causes = "some"\ncolour = "red"\n'
         )
-        settings = settle(SETTINGS, {"wait": ["soon"], "listen": ["udp:1", "tcp:2", "tcp:x"]}, path)
+        settings = combine(
+            SETTINGS, {"wait": ["soon"], "listen": ["udp:1", "tcp:2", "tcp:x"]}, path
+        )
         assert sorted(settings.errors) == sorted(
             [
                 f"{path}: listen: must be a list",
@@ -108,36 +103,36 @@ class SettleTests:
     def test_a_list_of_wrong_things(self, write: Callable[[str], str]) -> None:
         """A list in the file holds nothing but what the setting is."""
         path = write("listen = [1201]\n")
-        assert settle(SETTINGS, {}, path).errors == [
+        assert combine(SETTINGS, {}, path).errors == [
             f"{path}: listen: must be a list of which each is a text"
         ]
 
     def test_tables_are_unknown(self, write: Callable[[str], str]) -> None:
         """A section is no setting."""
         path = write("[mediator]\nwait = 3\n")
-        assert settle(SETTINGS, {}, path).errors == [f"{path}: mediator: there is no such setting"]
+        assert combine(SETTINGS, {}, path).errors == [f"{path}: mediator: there is no such setting"]
 
     @pytest.mark.parametrize("content", [b"wait = \n", b"wait = 1\nwait = 2\n", b"\xff\n"])
     def test_no_toml(self, tmp_path: Path, content: bytes) -> None:
         """A file that can't be parsed is one error, which names it."""
         path = tmp_path / "broken.toml"
         path.write_bytes(content)
-        (error,) = settle(SETTINGS, {}, str(path)).errors
+        (error,) = combine(SETTINGS, {}, str(path)).errors
         assert error.startswith(f"{path}: not TOML: ")
         assert "\n" not in error
 
     def test_unreadable_file(self, tmp_path: Path) -> None:
         """A file that is missing, or a folder, is one error, which names it."""
         missing = str(tmp_path / "no.toml")
-        assert settle(SETTINGS, {}, missing).errors == [f"{missing}: No such file or directory"]
-        assert settle(SETTINGS, {}, str(tmp_path)).errors == [f"{tmp_path}: Is a directory"]
+        assert combine(SETTINGS, {}, missing).errors == [f"{missing}: No such file or directory"]
+        assert combine(SETTINGS, {}, str(tmp_path)).errors == [f"{tmp_path}: Is a directory"]
 
 
 class KindTests:
     """Each kind takes what it should and says why it takes nothing else."""
 
     @pytest.mark.parametrize(
-        ("kind", "text", "value"),
+        ("value_type", "text", "value"),
         [
             (config.LISTENER, "tcp:1201", Listener("tcp:1201", Interface(1201, "0.0.0.0"))),
             (
@@ -174,12 +169,12 @@ class KindTests:
             (config.SIZE, "2M", 2 * 1024 * 1024),
         ],
     )
-    def test_taken(self, kind: Kind, text: str, value: Any) -> None:
+    def test_taken(self, value_type: ValueType, text: str, value: Any) -> None:
         """A good text becomes its value."""
-        assert kind.parse(text) == value
+        assert value_type.parse(text) == value
 
     @pytest.mark.parametrize(
-        ("kind", "text"),
+        ("value_type", "text"),
         [
             (config.LISTENER, ""),
             (config.LISTENER, "1201"),
@@ -225,10 +220,10 @@ class KindTests:
             (config.SIZE, "1.5G"),
         ],
     )
-    def test_refused(self, kind: Kind, text: str) -> None:
+    def test_refused(self, value_type: ValueType, text: str) -> None:
         """A bad text is a ``ValueError`` that says something, on one line."""
         with pytest.raises(ValueError, match=r"\A[^\n]+\Z"):
-            kind.parse(text)
+            value_type.parse(text)
 
     @pytest.mark.parametrize(
         ("host", "loopback"),

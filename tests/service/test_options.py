@@ -12,7 +12,7 @@ import broker
 from broker.service import mediator, resolver, terminal
 from broker.service.settings.options import RoleOptions
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ROLES: list[type[RoleOptions]] = [mediator.Options, resolver.Options, terminal.Options]
 #: What a role can't do without.
 NEEDED: dict[str, list[str]] = {"broker-terminal": ["--identifier", "Ib"]}
@@ -202,18 +202,18 @@ class TogetherTests:
     def test_udp_with_a_resolver_apart(self) -> None:
         """Datagrams go to the resolver: the mediator beside it takes no ``--udp`` (A15)."""
         (error,) = errors(mediator.Options, "--udp", "1200", "--resolver", "tcp:127.0.0.1:1200")
-        assert error.startswith("broker: --udp: datagrams go to the resolver")
+        assert error.startswith("broker: --udp: terminals register by UDP at the resolver")
         assert parse(mediator.Options, "--udp", "1300")["udp"].port == 1300
 
     def test_a_secret_for_nobody(self) -> None:
         """A secret that no resolver will see is an error."""
         (error,) = errors(mediator.Options, "--mediator-secret", "x")
-        assert error == "broker: --mediator-secret: goes with a resolver that is apart"
+        assert error == "broker: --mediator-secret: needs a resolver in another process"
 
     def test_a_terminal_is_somebody(self) -> None:
         """A terminal without an identifier doesn't start."""
         assert errors(terminal.Options) == [
-            "broker-terminal: --identifier: say whom the terminal acts as"
+            "broker-terminal: --identifier: name the identifier to log in as"
         ]
 
     def test_no_folder_to_receive_in(self, tmp_path: Path) -> None:
