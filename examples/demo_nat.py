@@ -243,7 +243,7 @@ def woken(stage: Stage, wire: Wire, song: Path) -> None:
         if (source, to) not in dials:
             raise Failed(f"{source} should have dialled {to}")
         stage.tell(f"{source} ──▶ {to}   TCP SYN")
-    if "connected by both sides dialling" not in stage.said:
+    if "connected by hole punching" not in stage.said:
         raise Failed("they should have met by both dialling")
     compare(song, stage.inbox)
 

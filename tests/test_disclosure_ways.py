@@ -122,11 +122,14 @@ ALLOWED: Final[dict[str, str]] = {
     " for one",
     # A terminal: what it says of itself, and what its mediator has told it.
     "broker.service.terminal.TerminalService.open": "logs where this terminal listens",
-    "broker.terminal.calls.place_call._Call._endpoint": "dials where its mediator said",
-    "broker.terminal.calls.place_call._Call._ways": "reads where its mediator said that its callee"
-    " is",
-    "broker.terminal.calls.place_call._Call.race": "tells its own application where it waits"
-    " itself",
+    "broker.terminal.calls.place_call.candidates_in": "reads where its mediator said that its"
+    " callee is",
+    "broker.terminal.calls.place_call._AwaitCallee.__init__": "tells its own application where it"
+    " waits itself",
+    "broker.terminal.calls.wait_for_callee.PortOffer.__init__": "where it waits itself",
+    "broker.terminal.calls.dial_back.DialBack._dial_later": "judges where its caller waits",
+    "broker.terminal.calls.dial_back.DialBack._not_reached": "logs which caller it could not"
+    " reach, and where",
     "broker.terminal.candidates.Candidate.__str__": "tells its own application where it dials",
     "broker.terminal.registration.client": "what an answer must have",
     "broker.terminal.registration.client.MediatorClient.is_private": "where its mediator is",
@@ -134,9 +137,6 @@ ALLOWED: Final[dict[str, str]] = {
     " seen itself",
     "broker.terminal.calls.dial_back.DialBack._decide": "judges where it is to call back",
     "broker.terminal.calls.dial_back.DialBack.come": "dials where its caller waits",
-    "broker.terminal.calls.dial_back.DialBack._later": "judges and dials where its caller waits",
-    "broker.terminal.calls.dial_back.DialBack._dial.over": "logs which caller it could not reach,"
-    " and where",
     "broker.terminal.registration.notices.parse_call_notice": "reads where that is, told by its"
     " mediator",
     "broker.terminal.registration.notices.parse_connect_back_request": "reads where that is,"

@@ -24,7 +24,8 @@ from broker.service.settings.values import parse_listener, parse_place
 from broker.service.terminal import make_opener
 from broker.terminal.apps.files import FileSender, Receipt
 from broker.terminal.apps.pipe import Pipe
-from broker.terminal.calls.wait_for_callee import place_call_back, place_one_call
+from broker.terminal.calls.callee_port import CalleePort
+from broker.terminal.calls.one_call import place_call_back, place_one_call
 from broker.terminal.outgoing.connector import SLOWER
 from broker.terminal.registration.client import MediatorClient
 
@@ -100,18 +101,15 @@ async def _place(
 ) -> None:
     """Have the two connected: by a permit, or by the callee's call password."""
     arguments = invocation.arguments
-    options = {
-        "listen": serverFromString(invocation.reactor, arguments.listen.text),
-        "address": arguments.outside,
-        "opener": opener,
-        "trace": invocation.trace(),
-    }
+    listen = serverFromString(invocation.reactor, arguments.listen.text)
+    port = CalleePort(listen, address=arguments.outside, opener=opener)
+    trace = invocation.trace()
     peers = (invocation.reactor, client, arguments.callee, factory)
     if invocation.call_password is None:
-        await place_one_call(*peers, **options)
+        await place_one_call(*peers, port=port, trace=trace)
     else:
         password = invocation.call_password.password
-        await place_call_back(*peers, password=password, **options)
+        await place_call_back(*peers, password=password, port=port, trace=trace)
 
 
 def _print_route(protocol: FileSender | Pipe) -> None:

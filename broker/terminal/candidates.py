@@ -17,9 +17,9 @@ BACK: Final = "back"
 
 _TEXTS: Final = {
     DIRECT: "directly at {}",
-    LOCAL: "within the network at {}",
-    HOLE_PUNCH: "by both sides dialling, at {}",
-    BACK: "by coming to us at {}",
+    LOCAL: "in the local network at {}",
+    HOLE_PUNCH: "by hole punching at {}",
+    BACK: "by connecting back to us at {}",
 }
 
 

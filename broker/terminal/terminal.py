@@ -27,12 +27,13 @@ from broker.messages.grammar import identifier as canonical
 from broker.messages.message import Message, printable
 from broker.net.keyed_lock import KeyedLock
 from broker.tables.consent_lists import NONE_ACCEPTED, ConsentLists, check_lists
+from broker.terminal.calls.callee_port import CalleePort
 from broker.terminal.calls.dial_back import DialBack, knows
-from broker.terminal.calls.place_call import Waiting, direct_exchange, place_call
-from broker.terminal.calls.wait_for_callee import ConnectBackWaiter
+from broker.terminal.calls.place_call import CallContext, dialling_hub, place_call
+from broker.terminal.calls.wait_for_callee import ConnectBackWaiter, PortOffer
 from broker.terminal.candidates import FailedCandidate
 from broker.terminal.channel.active_calls import ActiveCalls
-from broker.terminal.incoming.listener import InboundListener
+from broker.terminal.incoming.listener import InboundConnection, InboundListener
 from broker.terminal.incoming.pending_calls import PendingCalls
 from broker.terminal.load import Unlimited
 from broker.terminal.registration.client import MediatorClient
@@ -73,7 +74,7 @@ class Terminal(Service):
         settings = TerminalSettings() if settings is None else settings
         identifier = canonical(identifier)
         self.settings = settings
-        self.calls = ActiveCalls(self._ended)
+        self.calls = ActiveCalls(self)
         self.listening: Deferred[IListeningPort] = Deferred()
         self._reactor = reactor
         self._load = Unlimited() if settings.load is None else settings.load
@@ -86,10 +87,8 @@ class Terminal(Service):
             identifier,
             self._pending,
             self.calls,
+            self,
             handler=settings.handler,
-            woken=self._registration.connect_now,
-            began=self._began,
-            may_take=self._has_room,
             trace=settings.trace,
         )
         password = settings.call_password
@@ -97,14 +96,12 @@ class Terminal(Service):
             reactor,
             self._listener,
             self._pending,
+            self,
             admits=knows(password) if isinstance(password, str) else password,
-            acceptable=self.acceptable,
-            listening=self._registration.own_addresses,
-            failed=self._ended,
             allowed=settings.call_back_to,
         )
         self._connect_back = ConnectBackWaiter(reactor, self._listener, self.calls)
-        self._hub = direct_exchange(reactor, settings.trace)
+        self._hub = dialling_hub(reactor, settings.trace)
 
     @property
     def identifier(self) -> str:
@@ -177,18 +174,12 @@ class Terminal(Service):
     async def _call(
         self, client: MediatorClient, callee: str, factory: IProtocolFactory
     ) -> IProtocol:
-        return await place_call(
-            self._reactor,
-            client,
-            callee,
-            factory,
-            calls=self.calls,
-            exchange=self._hub,
-            seen=self.settings.address is None,
-            waiting=await self._waiting(client),
-        )
+        context = CallContext(self._reactor, client, self.calls, self._hub)
+        offer = await self._offer(client)
+        hidden = self.settings.address is not None  # only that address is told to callees
+        return await place_call(context, callee, factory, seen=not hidden, offer=offer)
 
-    async def _waiting(self, client: MediatorClient) -> Waiting | FailedCandidate | None:
+    async def _offer(self, client: MediatorClient) -> PortOffer | FailedCandidate | None:
         """Where a callee can connect to us, if no router is in its way, or it opens a port."""
         if self._registration.port is None or client.share_port() is None:
             return None
@@ -199,9 +190,8 @@ class Terminal(Service):
             opener = None
         elif settings.port is not None and opener is None:
             address = (client.local_host, settings.port)
-        return await self._connect_back.open(
-            client, port=self._registration.port, address=address, opener=opener
-        )
+        port = CalleePort(port=self._registration.port, address=address, opener=opener)
+        return await self._connect_back.offer(client, port)
 
     def call_back(
         self,
@@ -226,19 +216,13 @@ class Terminal(Service):
             default: the terminal's own, if it has one
         :return: like ``call``; every refusal is ``PermissionDenied``
         """
-        return self._place(
-            callee,
-            lambda client: self._connect_back.call(
-                client,
-                callee,
-                factory,
-                password=password,
-                listen=listen,
-                port=self._registration.port,
-                address=address,
-                opener=self.settings.opener if opener is None else opener,
-            ),
-        )
+        opener = self.settings.opener if opener is None else opener
+
+        def place(client: MediatorClient) -> Coroutine[Deferred[Any], Any, IProtocol]:
+            port = CalleePort(listen, self._registration.port, address, opener)
+            return self._connect_back.call(client, callee, factory, password, port)
+
+        return self._place(callee, place)
 
     def _place(
         self,
@@ -283,7 +267,7 @@ class Terminal(Service):
         """The status (fig. 18)."""
         self._registration.note_activity()
         able = self.settings.handler is not None and bool(self.running)
-        return able and self._has_room() and self._load.acceptable()
+        return able and self.has_room() and self._load.acceptable()
 
     async def consent_lists(self) -> ConsentLists:
         """The callers that it accepts and refuses now; none accepted, where that fails (I3)."""
@@ -347,12 +331,27 @@ class Terminal(Service):
         pending = self._pending.any(self._reactor.seconds())
         return bool(len(self.calls) or self._placing or pending)
 
-    def _has_room(self) -> bool:
+    def has_room(self) -> bool:
+        """Whether one more call can be taken now (A25)."""
         return not (self.settings.one_at_a_time and len(self.calls))
 
-    def _began(self, session: str) -> None:
+    def woken(self) -> None:
+        """The mediator waits for a connection, as a notice from outside says (I26)."""
+        self._registration.connect_now()
+
+    def own_addresses(self, client: MediatorClient) -> list[tuple[str, int]]:
+        """The hosts and ports at which it takes calls itself: it does not dial these."""
+        return self._registration.own_addresses(client)
+
+    def connected_back(self, inbound: InboundConnection, session: str) -> None:
+        """A callee has connected to us, for a call of ours (D7)."""
+        self._connect_back.connected_back(inbound, session)
+
+    def began(self, session: str) -> None:
+        """A call has begun: report it."""
         self._dial_back.terminated(session)  # it need not be dialled for it now
         self._registration.began(session)
 
-    def _ended(self, session: str, how: str) -> None:
+    def ended(self, session: str, how: str) -> None:
+        """A call is over: report how (S5007)."""
         self._registration.ended(session, how)

@@ -86,7 +86,7 @@ class WholeWayTests:
         status, out, err = call_back(processes, port)
         digest = sha256(CONTENT).hexdigest()
         assert status == 0
-        assert err.startswith(b"connected by coming to us at 127.0.0.1:")
+        assert err.startswith(b"connected by connecting back to us at 127.0.0.1:")
         assert out.decode() == f"Ib has {len(CONTENT)} bytes, SHA-256 {digest}\n"
         assert received(folder) == [CONTENT]
         told = processes.broker(port, "disclosures", "--as=Ia").stdout.decode().split("\t")
@@ -102,7 +102,7 @@ class WholeWayTests:
         status, _, err = call_back(processes, port, "guess")
         assert (status, err) == REFUSED
         assert received(folder) == []
-        callee.wait_for("Ia has shown a call password that is not right")
+        callee.wait_for("Ia showed a wrong call password")
         assert "barley" not in callee.said
 
     def test_busy(self, processes: Processes, port: int, folder: Path) -> None:

@@ -23,9 +23,9 @@ B = f"{INTERNET}.2"
 NOBODY = f"{INTERNET}.99"
 
 DIRECTLY = "directly"
-WITHIN = "within the network"
-BOTH = "by both sides dialling,"
-BACK = "by coming to us"
+WITHIN = "in the local network"
+BOTH = "by hole punching"
+BACK = "by connecting back to us"
 
 
 #: What a call brings.
@@ -116,7 +116,7 @@ class TwoNetworksTests:
             assert "dnat" not in lab.openings("A")
             why = refused(net, "hostA1")
             assert f"directly at {B}:1203: no answer in 10 seconds" in why
-            assert re.search(rf"by both sides dialling, at {B}:\d+: no answer in 10 seconds", why)
+            assert re.search(rf"by hole punching at {B}:\d+: no answer in 10 seconds", why)
 
     @pytest.mark.parametrize("who", ["caller", "callee"])
     def test_symmetric_and_symmetric(self, build: Build, who: str) -> None:
@@ -200,7 +200,7 @@ class NearTests:
             sniffer.wait_for("ready")
             why = refused(net, "outside")
             assert f"directly at {NOBODY}:1203" in why
-            assert "by coming to us at" in why
+            assert "by connecting back to us at" in why
             (told,) = [line for line in net.mediator.out if "Caller ID:" in line]
             assert f"Caller Back:{INTERNET}.20" in told  # it could have come
             frames = [bytes.fromhex(line) for line in sniffer.out[1:]]
@@ -228,7 +228,7 @@ class TwoRoutersTests:
             why = refused(net, "hostA1", "--open-port")
             assert "has no public address: it is not connected, or behind another router" in why
             assert "directly at" in why
-            assert "by both sides dialling, at" in why
+            assert "by hole punching at" in why
             assert "dnat" not in lab.openings("A")
 
 
@@ -246,7 +246,7 @@ class TroubleTests:
             done = next(
                 call for call in (start(net, "hostA1") for _ in range(3)) if call.wait() == 0
             )
-            assert f"connected by both sides dialling, at {B}:" in done.said
+            assert f"connected by hole punching at {B}:" in done.said
             assert {path.read_bytes() for path in net.received("Ib")} == {SENT}
 
     def test_no_udp(self, build: Build) -> None:

@@ -131,7 +131,7 @@ class NotOpenedTests:
         assert done.wait() == 1
         assert not any("REQUEST / " in line for line in net.mediator.out)
         (line,) = done.err
-        told = line.removeprefix("broker: no way in could be opened for the callee: ")
+        told = line.removeprefix("broker: no port could be opened for the callee: ")
         assert told != line
         return told
 

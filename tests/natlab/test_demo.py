@@ -68,7 +68,7 @@ class DemoTests:
         """
         said, _ = demo.process.communicate(timeout=200)
         assert demo.process.returncode == 0, said
-        assert re.search(r"connected by both sides dialling, at 11\.0\.113\.1:\d+", said)
+        assert re.search(r"connected by hole punching at 11\.0\.113\.1:\d+", said)
         assert "Identifier:Ib  Key ID:" in said
         assert said.count("TCP SYN") == 2
         assert said.count("the same, bit by bit") == 2

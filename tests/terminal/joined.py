@@ -11,10 +11,11 @@ from twisted.internet.task import Clock
 from broker.messages.grammar import NOTIFY, REQUEST
 from broker.messages.message import Message
 from broker.messages.statements import REQUEST_ACCEPTED
-from broker.terminal.channel.channel import Channel
+from broker.terminal.channel.channel import Channel, ChannelParties
 from broker.terminal.channel.handshake import Handshake
 from broker.terminal.channel.records import Records
 from tests.support.transport import Pair, connect_both
+from tests.terminal.speakers import Owner
 
 SESSION = "S1"
 CALLER = "Ia"
@@ -41,15 +42,8 @@ def join(
 
     def channel(handshake: Handshake, opened: Callable[[], IProtocol | None]) -> Any:
         is_caller = handshake is initiator
-        return Channel(
-            clock,
-            Records(handshake.cipher()),
-            identifier=CALLER if is_caller else CALLEE,
-            peer=CALLEE if is_caller else CALLER,
-            session=SESSION,
-            opened=opened,
-            closed=lambda reason: None,
-            initiator=is_caller,
-        )
+        names = (CALLER, CALLEE) if is_caller else (CALLEE, CALLER)
+        parties = ChannelParties(*names, SESSION, is_caller)
+        return Channel(clock, Records(handshake.cipher()), parties, Owner(opened))
 
     return connect_both(channel(initiator, caller), channel(responder, callee), clock, chunk=chunk)

@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.interfaces import ICallHandler
-from broker.terminal.channel.channel import Channel
+from broker.terminal.channel.channel import Channel, ChannelParties
 from broker.terminal.channel.records import Records
 from tests.support.clock import settle
 from tests.support.reactor import FakeReactor
@@ -160,6 +160,56 @@ class Handler:
         return protocol
 
 
+class Reports:
+    """What a terminal reports of its sessions.
+
+    :ivar begun: each session that began, in order
+    :ivar ends: each that ended, and how
+    """
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.ends: list[tuple[str, str]] = []
+
+    def began(self, session: str) -> None:
+        """A session began."""
+        self.begun.append(session)
+
+    def ended(self, session: str, how: str) -> None:
+        """A session ended."""
+        self.ends.append((session, how))
+
+
+class Owner:
+    """The owner of a channel: gives its application's protocol, and keeps how it ended.
+
+    :ivar closed: why the channel is gone, each time
+    """
+
+    def __init__(self, opened: Callable[[], IProtocol | None]) -> None:
+        self._opened = opened
+        self.closed: list[Failure] = []
+
+    def channel_opened(self, channel: Channel) -> IProtocol | None:
+        """Give the protocol."""
+        return self._opened()
+
+    def channel_closed(self, channel: Channel, reason: Failure) -> None:
+        """Note it."""
+        self.closed.append(reason)
+
+
+class _Side(Owner):
+    def __init__(
+        self, opened: Callable[[], IProtocol | None], closed: list[tuple[str, Failure]]
+    ) -> None:
+        super().__init__(opened)
+        self._closed = closed
+
+    def channel_closed(self, channel: Channel, reason: Failure) -> None:
+        self._closed.append((channel.identifier, reason))
+
+
 class Call:
     """A call in memory whose handshake is over: ``a`` is the caller's side.
 
@@ -197,16 +247,8 @@ class Call:
         *,
         initiator: bool,
     ) -> Channel:
-        return Channel(
-            self.clock,
-            records,
-            identifier=identifier,
-            peer=peer,
-            session=SESSION,
-            opened=opened,
-            closed=lambda reason: self.closed.append((identifier, reason)),
-            initiator=initiator,
-        )
+        parties = ChannelParties(identifier, peer, SESSION, initiator)
+        return Channel(self.clock, records, parties, _Side(opened, self.closed))
 
     def pump(self) -> Call:
         """Run what is due, and move bytes until nothing moves."""

@@ -21,7 +21,7 @@ from broker.messages.errors import (
 from broker.messages.grammar import NOTIFY, REQUEST
 from broker.messages.message import Message
 from broker.messages.statements import PERMISSION_DENIED, REQUEST_ACCEPTED
-from broker.terminal.calls.place_call import DIAL_TIMEOUT, place_call
+from broker.terminal.calls.place_call import DIAL_TIMEOUT, CallContext, dialling_hub, place_call
 from broker.terminal.channel.active_calls import ActiveCalls
 from broker.terminal.channel.handshake import BODY_BYTES, Handshake
 from broker.terminal.channel.records import Records, RecordType
@@ -43,7 +43,7 @@ from tests.terminal.keys import (
     framed,
 )
 from tests.terminal.network import Outcome
-from tests.terminal.speakers import Maker, Plain
+from tests.terminal.speakers import Maker, Plain, Reports
 
 HOST = "192.0.2.7"
 
@@ -68,13 +68,13 @@ class Try:
         reactor: Any = self.clock
         dialled = dial(reactor, TCP4ClientEndpoint(reactor, "127.0.0.1", 1201), caller)
         self.mediator = self.clock.dials[0].accept()
-        line: MediatorClient = result_of(dialled)
+        client: MediatorClient = result_of(dialled)
         self.maker: Any = maker or Maker()
-        self.reports: list[tuple[str, str]] = []
-        self.calls = ActiveCalls(lambda session, how: self.reports.append((session, how)))
-        placing = place_call(
-            reactor, line, callee, self.maker, calls=self.calls if counted else None
-        )
+        reported = Reports()
+        self.reports = reported.ends
+        self.calls = ActiveCalls(reported if counted else client)
+        context = CallContext(reactor, client, self.calls, dialling_hub(reactor))
+        placing = place_call(context, callee, self.maker)
         self.outcome = Outcome(Deferred.fromCoroutine(placing))
         self.mediator.received()
 
@@ -184,8 +184,8 @@ class PlacedTests:
         assert len(call.calls) == 0
         assert call.maker.started == 0
 
-    def test_reported_to_the_mediator_by_default(self) -> None:
-        """Where nobody counts, the mediator alone is told."""
+    def test_reported_to_the_mediator(self) -> None:
+        """The connection to the mediator is what ends are reported to."""
         call = Try(counted=False).granted()
         call.reached().answer(an_answer()).client.vanish()
         assert call.mediator.received() == [Message(NOTIFY, Session=SESSION, End="Failed")]
@@ -250,7 +250,10 @@ class RefusedTests:
         clock: Any = FakeReactor()
         dialled = dial(clock, TCP4ClientEndpoint(clock, "127.0.0.1", 1201), CALLER)
         clock.dials[0].accept()
-        placing = place_call(clock, result_of(dialled), "I,b", Maker())
+        context = CallContext(
+            clock, result_of(dialled), ActiveCalls(Reports()), dialling_hub(clock)
+        )
+        placing = place_call(context, "I,b", Maker())
         assert isinstance(Outcome(Deferred.fromCoroutine(placing)).error, ValueError)
 
 
@@ -304,7 +307,7 @@ class ImpostorTests:
         call = Try().granted()
         answer = an_answer(password) if password else Message(NOTIFY, REQUEST_ACCEPTED)
         callee = call.reached().answer(answer)
-        assert call.failure == "whoever answered at Ib's address could not prove to be it"
+        assert call.failure == "what answered at Ib's address could not prove that it is Ib"
         assert self.silent(call, callee)
         assert len(call.calls) == 0
 
@@ -328,7 +331,7 @@ class ImpostorTests:
         call = Try().granted()
         callee = call.reached()
         callee.client.send(framed(SESSION, bytes(80), verb=NOTIFY))
-        assert call.failure.startswith("whoever answered at Ib's address is not it: ")
+        assert call.failure.startswith("what answered at Ib's address is not it: ")
         assert self.silent(call, callee)
 
     @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,37 +13,33 @@ from broker.terminal.channel.active_calls import ENDED_BY_MEDIATOR, ActiveCalls
 from broker.terminal.errors import Aborted
 from tests.terminal.keys import SESSION
 from tests.terminal.network import Outcome
-from tests.terminal.speakers import Call, HalfCloseable
+from tests.terminal.speakers import Call, HalfCloseable, Reports
 
 
 class Counted(Call):
     """A call in memory, of which each side is counted.
 
     :ivar calls: the caller's and the callee's
-    :ivar reports: what each side reported: (session, how)
     """
 
     def __init__(self) -> None:
-        self.reports: dict[str, list[tuple[str, str]]] = {"Ia": [], "Ib": []}
-        self.calls = {name: ActiveCalls(self._reports_of(name)) for name in ("Ia", "Ib")}
+        self._reports = {"Ia": Reports(), "Ib": Reports()}
+        self.calls = {name: ActiveCalls(reports) for name, reports in self._reports.items()}
         self.speakers = (HalfCloseable(), HalfCloseable())
         super().__init__(lambda: self.speakers[0], lambda: self.speakers[1])
         for channel in (self.a, self.b):
             calls = self.calls[channel.identifier]
             calls.opened(channel)
             hidden: Any = channel
-            hidden._closed = lambda reason, calls=calls, channel=channel: calls.closed(
-                channel, reason
+            hidden._events = SimpleNamespace(
+                channel_opened=hidden._events.channel_opened, channel_closed=calls.closed
             )
         self.pump()
-
-    def _reports_of(self, name: str) -> Callable[[str, str], None]:
-        return lambda session, how: self.reports[name].append((session, how))
 
     @property
     def both(self) -> list[list[tuple[str, str]]]:
         """What was reported: by the caller, by the callee."""
-        return [self.reports["Ia"], self.reports["Ib"]]
+        return [self._reports["Ia"].ends, self._reports["Ib"].ends]
 
 
 class CallsTests:

@@ -21,14 +21,28 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from broker.interfaces import ISessionTransport
-from broker.terminal.channel.channel import APPLICATION_FAILED, LINGER, RECORDS_A_TURN, Channel
+from broker.terminal.channel.channel import (
+    APPLICATION_FAILED,
+    LINGER,
+    RECORDS_A_TURN,
+    Channel,
+    ChannelParties,
+)
 from broker.terminal.channel.records import Records, RecordType
 from broker.terminal.errors import Aborted, Truncated
 from tests.support.clock import advance, settle
 from tests.support.reactor import FakeReactor
 from tests.support.transport import FakeTransport
 from tests.terminal.keys import CALLEE, CALLER, SESSION, joined
-from tests.terminal.speakers import Call, Echo, Failing, FailingAtTheEnd, HalfCloseable, Plain
+from tests.terminal.speakers import (
+    Call,
+    Echo,
+    Failing,
+    FailingAtTheEnd,
+    HalfCloseable,
+    Owner,
+    Plain,
+)
 
 CHUNKS = st.one_of(st.none(), st.integers(1, 200))
 
@@ -47,16 +61,8 @@ def a_callee(opened: Callable[[], IProtocol]) -> tuple[Records, Channel, FakeTra
     """A callee's channel alone, and what its caller's records are made with."""
     ours, theirs = joined()
     clock = FakeReactor()
-    channel: Any = Channel(
-        clock,
-        theirs,
-        identifier=CALLEE,
-        peer=CALLER,
-        session=SESSION,
-        opened=opened,
-        closed=lambda reason: None,
-        initiator=False,
-    )
+    parties = ChannelParties(CALLEE, CALLER, SESSION, initiator=False)
+    channel: Any = Channel(clock, theirs, parties, Owner(opened))
     transport = FakeTransport(channel, clock)
     transport.start()
     return ours, channel, transport

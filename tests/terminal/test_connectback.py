@@ -293,7 +293,7 @@ class RefusedTests:
         with the_log() as lines:
             denied(world, ask(world, world.terminal("Ia"), password="guess"))
         assert WAITS not in [port for _, port in world.dialled]
-        assert any("Ia has shown a call password that is not right" in line for line in lines)
+        assert any("Ia showed a wrong call password" in line for line in lines)
         assert not any("guess" in line or SECRET in line for line in lines)
 
     def test_no_password_at_all(self) -> None:
@@ -581,13 +581,13 @@ class WaitTests:
         house.shake(house.arrives(), password="another")
         assert not house.outcome.done
         house.world.advance(UNSPENT_SECONDS)
-        assert "could not prove to be it" in str(house.outcome.error)
+        assert "could not prove that it is Ib" in str(house.outcome.error)
 
     def test_who_has_come_is_counted(self) -> None:
         """Strangers take nobody's place for longer than they are there; the callee is none."""
         house = self.House()
         doors = house.caller._listener
-        sources = doors.exchange.sources._counts
+        sources = doors.hub.sources._counts
         stranger = house.arrives(host="203.0.114.7")
         assert sources == {"203.0.114.7": (1, 1)}
         stranger.vanish()

@@ -25,6 +25,7 @@ from broker.terminal.incoming.listener import (
     HELD_MOST,
     HOLD_SECONDS,
     UNPROVEN_MOST,
+    InboundConnection,
     InboundListener,
 )
 from broker.terminal.incoming.pending_calls import PendingCalls
@@ -44,17 +45,21 @@ from tests.terminal.keys import (
     an_expected_call,
     framed,
 )
-from tests.terminal.speakers import Echo, Handler, Plain
+from tests.terminal.speakers import Echo, Handler, Plain, Reports
 
 DENIED = Message(NOTIFY, PERMISSION_DENIED)
 
 
-class House:
+def _closed(inbound: InboundConnection, session: str) -> None:
+    inbound.connection.abort()
+
+
+class House(Reports):
     """The doors of a callee, and what becomes of those who knock.
 
-    :ivar woken: how often it was said that a connection is asked for
-    :ivar began: the sessions that began
-    :ivar reports: how sessions ended
+    :ivar wakes: how often it was said that a connection is asked for
+    :ivar room: whether it takes one more call
+    :ivar arrived: what waits for callees
     """
 
     def __init__(
@@ -65,26 +70,35 @@ class House:
         **options: Any,
     ) -> None:
         self.clock = FakeReactor()
-        self.woken = 0
-        self.began: list[str] = []
-        self.reports: list[tuple[str, str]] = []
+        super().__init__()
+        self.wakes = 0
+        self.room = True
+        self.arrived: Callable[[InboundConnection, str], object] = _closed
         self.handler = Handler(protocol)
         self.expected = PendingCalls()
-        self.calls = ActiveCalls(lambda session, how: self.reports.append((session, how)))
+        self.calls = ActiveCalls(self)
         self.doors = InboundListener(
             self.clock,
             CALLEE,
             self.expected,
             self.calls,
+            self,
             handler=self.handler if taken else None,
-            woken=self._woken,
-            began=self.began.append,
             **options,
         )
         self.factory = self.doors.factory()
 
-    def _woken(self) -> None:
-        self.woken += 1
+    def woken(self) -> None:
+        """A wake-up came."""
+        self.wakes += 1
+
+    def has_room(self) -> bool:
+        """As a test says."""
+        return self.room
+
+    def connected_back(self, inbound: InboundConnection, session: str) -> None:
+        """A callee came; a test may wait for it."""
+        self.arrived(inbound, session)
 
     def announce(self, **call: Any) -> House:
         """The mediator says that a call will come."""
@@ -108,7 +122,7 @@ class House:
     @property
     def untouched(self) -> bool:
         """Whether nobody's call has reached the application or the mediator."""
-        return not (self.handler.calls or self.began or self.reports or len(self.calls))
+        return not (self.handler.calls or self.begun or self.ends or len(self.calls))
 
 
 class Knocker:
@@ -194,12 +208,12 @@ class AdmissionTests:
         ((caller, session, protocol),) = house.handler.calls
         assert (caller, session) == (CALLER, SESSION)
         assert protocol.transport.peer == CALLER
-        assert house.began == [SESSION]
+        assert house.begun == [SESSION]
         assert len(house.calls) == 1
         assert knocker.heard() == [(RecordType.DATA, b"hello")]
         knocker.client.send(knocker.records.seal(RecordType.END))
         assert knocker.heard() == [(RecordType.END, b"")]
-        assert house.reports == [(SESSION, "Completed")]
+        assert house.ends == [(SESSION, "Completed")]
 
     def test_in_any_pieces(self) -> None:
         """The REQUEST may come byte by byte, and the first record in one piece with the next."""
@@ -260,7 +274,7 @@ class AdmissionTests:
         assert knocker.client.closed
         assert house.untouched
         house.knock().prove()  # the session stands: a failed REQUEST never voids it
-        assert house.began == [SESSION]
+        assert house.begun == [SESSION]
 
     @pytest.mark.parametrize(
         "wrong",
@@ -273,7 +287,7 @@ class AdmissionTests:
         assert house.knock(**wrong).shut_out
         assert house.untouched
         house.knock().prove()
-        assert house.began == [SESSION]
+        assert house.begun == [SESSION]
 
     def test_garbage_for_a_body(self) -> None:
         """Bytes that were never a handshake are no better."""
@@ -288,24 +302,24 @@ class AdmissionTests:
     @pytest.mark.parametrize("why", ["no handler", "busy"])
     def test_nobody_to_take_it(self, why: str) -> None:
         """Where no call can be taken now, the caller gets fig. 5c (A25)."""
-        house = House(taken=why != "no handler", may_take=lambda: why != "busy").announce()
+        house = House(taken=why != "no handler").announce()
+        house.room = why != "busy"
         assert house.knock().answer() == DENIED
         assert house.untouched
 
     def test_busy_by_the_time_of_the_proof(self) -> None:
         """Of two callers at the door in one moment, one alone is taken where one may be (A25)."""
-        busy: list[str] = []
-        house = House(may_take=lambda: not busy)
+        house = House()
         house.announce()
         house.announce(session="S2", caller="Ic")
         first, second = house.knock(), house.knock(session="S2", caller="Ic", identifier="Ic")
         first.prove()
-        busy.append("in a call")
+        house.room = False
         second.prove()
         assert [caller for caller, _, _ in house.handler.calls] == [CALLER]
         assert [kind for kind, _ in second.heard()] == [RecordType.ABORT]
         assert second.client.closed
-        assert house.began == [SESSION]
+        assert house.begun == [SESSION]
         assert not first.client.closed
 
     def test_application_takes_no_call(self) -> None:
@@ -314,7 +328,7 @@ class AdmissionTests:
         knocker = house.knock().prove()
         assert knocker.heard() == [(RecordType.ABORT, b"the call is not taken")]
         assert knocker.client.closed
-        assert house.reports == [(SESSION, "Failed")]
+        assert house.ends == [(SESSION, "Failed")]
         assert len(house.calls) == 0
 
     def test_application_fails(self) -> None:
@@ -330,7 +344,7 @@ class AdmissionTests:
         house = House(make).announce()
         knocker = house.knock().prove()
         assert knocker.heard() == [(RecordType.ABORT, b"the call is not taken")]
-        assert house.reports == [(SESSION, "Failed")]
+        assert house.ends == [(SESSION, "Failed")]
         house.announce(session="S2")
         house.knock(session="S2").prove()
         assert len(house.calls) == 1
@@ -362,7 +376,7 @@ class ReplayTests:
         assert replay.closed
         assert house.untouched
         real.send().prove()
-        assert house.began == [SESSION]
+        assert house.begun == [SESSION]
 
     def test_replayed_record_of_another_attempt(self) -> None:
         """Another attempt's first record is no proof on this one: their keys differ (I7, I21)."""
@@ -374,7 +388,7 @@ class ReplayTests:
         assert second.client.closed
         assert house.untouched
         first.client.send(record)
-        assert house.began == [SESSION]
+        assert house.begun == [SESSION]
 
     def test_four_handshakes_a_session(self) -> None:
         """More than four attempts are closed without a byte; one confirmed closes the others."""
@@ -384,7 +398,7 @@ class ReplayTests:
         assert not any(attempt.client.closed for attempt in attempts)
         attempts[2].prove()
         assert [attempt.client.closed for attempt in attempts] == [True, True, False, True]
-        assert house.began == [SESSION]
+        assert house.begun == [SESSION]
 
     def test_an_attempt_that_ends_leaves_room(self) -> None:
         """A place among the four is free again when its connection is gone, or has timed out."""
@@ -396,7 +410,7 @@ class ReplayTests:
         house.advance(HANDSHAKE_TIMEOUT)
         assert all(attempt.client.closed for attempt in [*attempts, late])
         house.knock().prove()
-        assert house.began == [SESSION]
+        assert house.begun == [SESSION]
 
     def test_other_sessions_have_their_own(self) -> None:
         """Attempts at one session take no place from another (I16)."""
@@ -405,7 +419,7 @@ class ReplayTests:
         for _ in range(HANDSHAKES):
             house.knock()
         house.knock(session="S2", caller="Ic", identifier="Ic").prove()
-        assert house.began == ["S2"]
+        assert house.begun == ["S2"]
 
 
 class TimeTests:
@@ -430,7 +444,7 @@ class TimeTests:
         house.announce()
         assert not other.client.bytes()
         knocker.prove()
-        assert house.began == [SESSION]
+        assert house.begun == [SESSION]
         house.advance(0.1)
         assert other.shut_out
         assert not knocker.client.closed
@@ -442,7 +456,7 @@ class TimeTests:
         house.announce()
         assert wrong.shut_out
         right.prove()
-        assert house.began == [SESSION]
+        assert house.begun == [SESSION]
 
     def test_held_and_gone(self) -> None:
         """A held connection that is gone, or ends, is not answered when the announcement comes."""
@@ -548,7 +562,7 @@ class StrangerTests:
         house = House()
         client = house.connect()
         client.send(Message(NOTIFY, CONNECTION_REQUESTED))
-        assert house.woken == 1
+        assert house.wakes == 1
         assert client.closed
         assert client.bytes() == b""
 
@@ -582,9 +596,9 @@ class StrangerTests:
         assert client.closed
         assert client.bytes() == b""
         assert house.untouched
-        assert house.woken == 0
+        assert house.wakes == 0
         house.knock().prove()  # and what was announced still stands
-        assert house.began == [SESSION]
+        assert house.begun == [SESSION]
 
     def test_second_request(self) -> None:
         """A connection takes one REQUEST: a second one closes it, whatever session it names."""
@@ -686,4 +700,4 @@ class StrangerTests:
         why = house.handler.calls[0][2].why
         assert isinstance(why, Aborted)
         assert why.cause == "changed my mind"
-        assert house.reports == [(SESSION, "Failed")]
+        assert house.ends == [(SESSION, "Failed")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -117,8 +118,8 @@ class Home:
             ib._dial_back._timers
             or ib._dial_back._dialling
             or doors._unproven
-            or doors._attempts
-            or doors._held
+            or doors._proving
+            or len(doors._held)
         )
 
 
@@ -499,7 +500,7 @@ class ComeTests:
         knocker = Knocker(client, session="S9", caller="Ic", identifier="Ic").send()
         assert knocker.shut_out
         assert home.handler.calls == []
-        assert home.ib._listener._held == {}
+        assert home.ib._listener._held.__len__() == 0
 
     def test_another_session_where_both_dialled(self, simultaneous: Simultaneous) -> None:
         """Nor there."""
@@ -515,7 +516,10 @@ class ComeTests:
         """Nor does whoever is there come for a session of ours."""
         home = Home()
         client = self.come(home)
-        waits = Outcome(home.ib._connect_back.wait("S9", "Ic", lambda stream: pytest.fail("spoke")))
+        waiter = home.ib._connect_back
+        call: Any = SimpleNamespace(clock=home.world.clock, session="S9", callee="Ic")
+        events: Any = None  # nothing is spoken
+        waits = Outcome(waiter.wait(call, Candidate(BACK, HOST, WAITS), events))
         client.send(Message(NOTIFY, Session="S9"))
         assert (client.closed, client.bytes()) == (True, b"")
         assert not waits.done

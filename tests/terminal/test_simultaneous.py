@@ -30,7 +30,7 @@ from zope.interface.verify import verifyObject
 from broker.service.reactor import EpollReactor
 from broker.service.settings.tls import endpoint
 from broker.service.settings.values import parse_server
-from broker.terminal.outgoing.hole_punch import AGAIN, HolePunchEndpoint
+from broker.terminal.outgoing.hole_punch import RETRY_DELAY, HolePunchEndpoint
 from tests.integration.test_addresses import has_ipv6
 from tests.support.clock import advance, settle
 from tests.support.reactor import Dial, FakeReactor
@@ -98,7 +98,7 @@ class AttemptTests:
         """From our very port, which another connection has, to theirs, each time."""
         attempt = ConnectAttempt(ours=ours, theirs=theirs)
         attempt.dial.refuse()
-        attempt.advance(AGAIN)
+        attempt.advance(RETRY_DELAY)
         assert attempt.made == 2
         for dial in attempt.reactor.dials:
             assert (dial.host, dial.port) == theirs
@@ -121,7 +121,7 @@ class AttemptTests:
         """The other side may not have begun: it is tried again after 0.25 s."""
         attempt = ConnectAttempt()
         attempt.dial.refuse(error)
-        assert AGAIN == 0.25
+        assert RETRY_DELAY == 0.25
         attempt.advance(0.249)
         assert attempt.made == 1
         attempt.advance(0.001)
@@ -136,7 +136,7 @@ class AttemptTests:
         assert attempt.dial.timeout == TIMEOUT
         attempt.advance(1)
         attempt.dial.refuse()
-        attempt.advance(AGAIN)
+        attempt.advance(RETRY_DELAY)
         assert attempt.dial.timeout == TIMEOUT - 1.25
 
     def test_until_the_timeout(self) -> None:
@@ -144,7 +144,7 @@ class AttemptTests:
         attempt = ConnectAttempt()
         for made in range(1, 40):
             attempt.dial.refuse()
-            attempt.advance(AGAIN)
+            attempt.advance(RETRY_DELAY)
             assert attempt.made == made + 1
         attempt.dial.refuse()
         assert isinstance(attempt.outcome.error, ConnectionRefusedError)
@@ -181,7 +181,7 @@ class AttemptTests:
         attempt = ConnectAttempt()
         for _ in range(before):
             attempt.dial.refuse()
-            attempt.advance(AGAIN)
+            attempt.advance(RETRY_DELAY)
         attempt.dial.refuse(ConnectBindError(errno.EADDRINUSE, "Address already in use"))
         assert isinstance(attempt.outcome.error, ConnectBindError)
         attempt.advance(TIMEOUT)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -21,23 +21,22 @@ from broker.messages.grammar import NOTIFY, QUERY, REQUEST
 from broker.messages.message import Message
 from broker.messages.statements import ADDRESS, PERMISSION_DENIED, REQUEST_ACCEPTED, TERMINATE
 from broker.net.connection import PeerConnection
-from broker.terminal.calls import place_call as calling
-from broker.terminal.calls.place_call import DIAL_TIMEOUT, Waiting, place_call
+from broker.terminal.calls.callee_port import CalleePort
+from broker.terminal.calls.one_call import place_call_back, place_one_call
+from broker.terminal.calls.place_call import DIAL_TIMEOUT, CallContext, dialling_hub, place_call
 from broker.terminal.calls.wait_for_callee import (
-    COMING,
-    NOT_BEFORE,
-    OPENING,
+    OPEN_TIMEOUT,
+    RETRY_AFTER,
+    WAIT_TIMEOUT,
     ConnectBackWaiter,
-    place_call_back,
-    place_one_call,
 )
 from broker.terminal.candidates import BACK, DIRECT, HOLE_PUNCH, LOCAL, Candidate, FailedCandidate
 from broker.terminal.channel.active_calls import ENDED_BY_MEDIATOR, ActiveCalls
 from broker.terminal.channel.records import RecordType
 from broker.terminal.errors import CallDenied, CallFailed
 from broker.terminal.incoming.listener import HANDSHAKES
-from broker.terminal.outgoing.connector import SLOWER, ConnectAttempt, Connector
-from broker.terminal.outgoing.initiator import InitiatorHandshake
+from broker.terminal.outgoing.connector import SLOWER, Connector
+from broker.terminal.outgoing.initiator import InitiatorEvents, InitiatorHandshake, OutgoingCall
 from broker.terminal.registration.client import MediatorClient, dial
 from broker.terminal.terminal import Terminal
 from tests.support.clock import advance, result_of
@@ -64,7 +63,7 @@ from tests.terminal.meeting import (
     timers,
 )
 from tests.terminal.network import HOST, MEDIATOR_PORT, Listener, Outcome, World
-from tests.terminal.speakers import Echo, Handler, Maker
+from tests.terminal.speakers import Echo, Handler, Maker, Reports
 from tests.terminal.test_calling import Callee
 from tests.terminal.test_connectback import Opener
 from tests.terminal.test_doors import House
@@ -92,6 +91,18 @@ TOLD = Message.of(
 )
 
 
+def outgoing(clock: FakeReactor, maker: Any, calls: ActiveCalls) -> OutgoingCall:
+    """A call that the mediator has granted."""
+    return OutgoingCall(clock, CALLER, CALLEE, TOLD, maker, calls)
+
+
+def waiter_of(house: House) -> ConnectBackWaiter:
+    """What waits for callees at these doors."""
+    waiter = ConnectBackWaiter(house.clock, house.doors, house.calls)
+    house.arrived = waiter.connected_back
+    return waiter
+
+
 class Wait:
     """A caller that waits for its callee in a call that is permitted.
 
@@ -104,28 +115,21 @@ class Wait:
         self.house = house or House()
         self.maker = maker or Maker()
         self.opened = self.over = 0
-        self.call_backs = ConnectBackWaiter(self.house.clock, self.house.doors, self.house.calls)
-        self.outcome = Outcome(self.call_backs.wait(SESSION, CALLEE, self._knock))
+        self.waiter = waiter_of(self.house)
+        self.outcome = Outcome(self.wait())
 
-    def _knock(self, stream: PeerConnection) -> InitiatorHandshake:
-        return InitiatorHandshake(
-            stream,
-            self.house.clock,
-            CALLER,
-            CALLEE,
-            TOLD,
-            self.maker,
-            self.house.calls,
-            candidate=Candidate(BACK, HOST, WAITS),
-            opening=self._opening,
-            over=self._over,
-        )
+    def wait(self) -> Deferred[IProtocol]:
+        """Wait in the session."""
+        call = outgoing(self.house.clock, self.maker, self.house.calls)
+        return self.waiter.wait(call, Candidate(BACK, HOST, WAITS), self)
 
-    def _opening(self) -> list[FailedCandidate]:
+    def opening(self) -> list[FailedCandidate]:
+        """A channel is about to open."""
         self.opened += 1
         return [FailedCandidate(Candidate(DIRECT, HOST, TAKES), "no route")]
 
-    def _over(self) -> None:
+    def channel_closed(self) -> None:
+        """It is gone."""
         self.over += 1
 
     def arrives(self, session: str = SESSION) -> Client:
@@ -142,9 +146,7 @@ class Wait:
     def at_rest(self) -> bool:
         """Whether nobody is waited for, and no timer is left."""
         self.house.advance(0)
-        return not (
-            self.call_backs._waits or self.house.doors._unproven or timers(self.house.clock)
-        )
+        return not (self.waiter._waits or self.house.doors._unproven or timers(self.house.clock))
 
 
 class WaitTests:
@@ -161,7 +163,7 @@ class WaitTests:
             FailedCandidate(Candidate(DIRECT, HOST, TAKES), "no route"),
         )
         assert (wait.opened, wait.over) == (1, 0)
-        assert wait.call_backs._waits == {}
+        assert wait.waiter._waits == {}
         callee.client.send(callee.records.seal(RecordType.END))
         protocol.transport.loseConnection()
         wait.house.advance(1)
@@ -171,8 +173,8 @@ class WaitTests:
     def test_it_does_not(self) -> None:
         """It is waited for as long as it dials, and a little more."""
         wait = Wait()
-        assert COMING == DIAL_TIMEOUT + 2
-        wait.house.advance(COMING - 0.1)
+        assert WAIT_TIMEOUT == DIAL_TIMEOUT + 2
+        wait.house.advance(WAIT_TIMEOUT - 0.1)
         assert not wait.outcome.done
         wait.house.advance(0.1)
         assert isinstance(wait.outcome.error, CallFailed)
@@ -239,7 +241,7 @@ class WaitTests:
         """Nor is anybody once the session is void (I2)."""
         wait = Wait()
         client = wait.arrives()
-        wait.call_backs.terminated(SESSION, None)
+        wait.waiter.terminated(SESSION, None)
         assert str(wait.outcome.error) == "the mediator has ended the session"
         assert client.closed
         assert wait.at_rest
@@ -247,7 +249,7 @@ class WaitTests:
     def test_stopped(self) -> None:
         """Or the terminal stops."""
         wait = Wait()
-        stopped = Outcome(Deferred.fromCoroutine(wait.call_backs.stop()))
+        stopped = Outcome(Deferred.fromCoroutine(wait.waiter.stop()))
         assert stopped.done
         assert str(wait.outcome.error) == "the terminal stops"
         assert wait.at_rest
@@ -255,7 +257,7 @@ class WaitTests:
     def test_one_session_twice(self) -> None:
         """A mediator that gives two calls one session has neither of them fall over the other."""
         wait = Wait()
-        other = Outcome(wait.call_backs.wait(SESSION, CALLEE, wait._knock))
+        other = Outcome(wait.wait())
         wait.outcome.deferred.cancel()
         assert isinstance(wait.outcome.error, CancelledError)
         client = wait.arrives()
@@ -286,28 +288,30 @@ class Asking:
         reactor: Any = self.clock
         dialled = dial(reactor, TCP4ClientEndpoint(reactor, HOST, MEDIATOR_PORT), CALLER)
         self.mediator = self.clock.dials[0].accept()
-        line: MediatorClient = result_of(dialled)
+        client: MediatorClient = result_of(dialled)
         self.maker: Any = maker or Maker()
-        self.reports: list[tuple[str, str]] = []
+        reported = Reports()
+        self.reports = reported.ends
         self.waited: list[tuple[str, str]] = []
-        self.wait: Deferred[IProtocol] = Deferred()
+        self.waiting: Deferred[IProtocol] = Deferred()
         self.over = 0
-        self.calls = ActiveCalls(lambda session, how: self.reports.append((session, how)))
-        waiting = Waiting(HOST, WAITS, self._waits, self._over)
-        placing = place_call(
-            reactor, line, CALLEE, self.maker, calls=self.calls, waiting=waiting, **options
-        )
+        self.host, self.port = HOST, WAITS  # of what it offers
+        self.calls = ActiveCalls(reported)
+        context = CallContext(reactor, client, self.calls, dialling_hub(reactor))
+        placing = place_call(context, CALLEE, self.maker, offer=self, **options)
         self.outcome = Outcome(Deferred.fromCoroutine(placing))
         (self.asked,) = self.mediator.received()
 
-    def _waits(
-        self, session: str, callee: str, knock: Callable[[PeerConnection], InitiatorHandshake]
+    def wait(
+        self, call: OutgoingCall, candidate: Candidate, events: InitiatorEvents
     ) -> Deferred[IProtocol]:
-        self.waited.append((session, callee))
-        self.knock = knock
-        return self.wait
+        """The callee is waited for."""
+        self.waited.append((call.session, call.callee))
+        self._handshake = partial(InitiatorHandshake, call=call, candidate=candidate, events=events)
+        return self.waiting
 
-    def _over(self) -> None:
+    def close(self) -> None:
+        """Nobody is waited for any more."""
         self.over += 1
 
     def granted(self, **other: str) -> Asking:
@@ -338,9 +342,9 @@ class Asking:
                 receiver.request().addCallbacks(meets, lambda failure: None)
 
         def meets(protocol: IProtocol) -> None:
-            self.wait.callback(protocol)
+            self.waiting.callback(protocol)
 
-        return Meets(calling.direct_exchange(self.clock), self.knock)
+        return Meets(dialling_hub(self.clock), self._handshake)
 
 
 class CallerTests:
@@ -415,7 +419,7 @@ class CallerTests:
         assert protocol.transport.failed_candidates == (
             FailedCandidate(Candidate(BACK, HOST, WAITS), SLOWER),
         )
-        assert call.wait.called
+        assert call.waiting.called
         assert call.over == 1
         protocol.transport.abortConnection()
         advance(call.clock, 1)
@@ -444,10 +448,10 @@ class CallerTests:
         call = Asking().granted()
         call.clock.dials[1].refuse()
         assert not call.outcome.done
-        call.wait.errback(CallFailed("Ib did not connect back in time"))
+        call.waiting.errback(CallFailed("Ib did not connect back in time"))
         assert str(call.outcome.error) == (
             "Ib could not be reached: directly at 192.0.2.7:1300: Connection was refused by other"
-            " side; by coming to us at 127.0.0.1:4000: Ib did not connect back in time"
+            " side; by connecting back to us at 127.0.0.1:4000: Ib did not connect back in time"
         )
         assert call.over == 1
 
@@ -458,9 +462,9 @@ class CallerTests:
         if kind == DIRECT:
             callee = Callee(call.clock.dials[1].accept())
             callee.answer(Message(NOTIFY, PERMISSION_DENIED))
-            assert call.wait.called
+            assert call.waiting.called
         else:
-            call.wait.errback(CallDenied("Ib denied the call"))
+            call.waiting.errback(CallDenied("Ib denied the call"))
             assert call.clock.dials[1].over
         assert type(call.outcome.error) is CallDenied
         assert call.over == 1
@@ -471,7 +475,7 @@ class CallerTests:
         call = Asking().granted()
         call.outcome.deferred.cancel()
         assert isinstance(call.outcome.error, CancelledError)
-        assert call.wait.called
+        assert call.waiting.called
         assert call.clock.dials[1].over
         assert call.over == 1
         assert timers(call.clock) == []
@@ -489,7 +493,7 @@ class CallerTests:
         assert str(call.outcome.error) == ended
         tried = {one.candidate.method: one.reason for one in call.outcome.error.failed_candidates}
         assert tried == dict.fromkeys([BACK, LOCAL, DIRECT, HOLE_PUNCH], ended)
-        assert call.wait.called
+        assert call.waiting.called
         assert call.over == 1
         assert all(dial.over for dial in call.clock.dials)
         assert timers(call.clock) == []
@@ -500,18 +504,17 @@ class CallerTests:
     def test_one_session_twice(self) -> None:
         """A mediator that gives two calls one session has both of them end as they end."""
         call = Asking().granted()
-        other = Connector(
-            call.clock,
-            CALLEE,
-            [ConnectAttempt(Candidate(DIRECT, HOST, TAKES), lambda _: Deferred())],
+        attempt: Any = SimpleNamespace(
+            candidate=Candidate(DIRECT, HOST, TAKES), waits=False, start=lambda _: Deferred()
         )
+        other = Connector(call.clock, CALLEE, [attempt])
         second = Outcome(other.done)
-        call.calls.racing(SESSION, other)
+        call.calls.connecting(SESSION, other)
         call.outcome.deferred.cancel()
         assert isinstance(call.outcome.error, CancelledError)
         call.calls.terminate(SESSION)
         assert isinstance(second.error, CallFailed)
-        assert call.calls._racing == {}
+        assert call.calls._connecting == {}
         other.give_up("it is over")  # which it is already: that is nothing new
 
     def test_terminated_while_they_speak(self) -> None:
@@ -552,8 +555,8 @@ class Opens:
         reactor: Any = self.house.clock
         dialled = dial(reactor, TCP4ClientEndpoint(reactor, HOST, MEDIATOR_PORT), CALLER)
         self.mediator = reactor.dials[0].accept(local_host=seen)
-        self._line: MediatorClient = result_of(dialled)
-        self._call_backs = ConnectBackWaiter(reactor, self.house.doors, self.house.calls)
+        self._client: MediatorClient = result_of(dialled)
+        self._waiter = waiter_of(self.house)
         self.outcome = Outcome(Deferred.fromCoroutine(self._place(opener)))
         (asked,) = self.mediator.received()
         assert asked.statement == ADDRESS
@@ -564,11 +567,10 @@ class Opens:
 
     async def _place(self, opener: Opener | None) -> IProtocol:
         port: Any = SimpleNamespace(getHost=lambda: tcp_address(HOST, WAITS))
-        waiting = await self._call_backs.open(self._line, port=port, opener=opener)
-        house, line = self.house, self._line
-        return await place_call(
-            house.clock, line, CALLEE, Maker(), calls=house.calls, waiting=waiting
-        )
+        offer = await self._waiter.offer(self._client, CalleePort(port=port, opener=opener))
+        clock, calls = self.house.clock, self.house.calls
+        context = CallContext(clock, self._client, calls, dialling_hub(clock))
+        return await place_call(context, CALLEE, Maker(), offer=offer)
 
     def arrives(self, session: str = SESSION) -> Client:
         """Somebody comes."""
@@ -649,7 +651,7 @@ class OpenTests:
 class NoWayInTests:
     """A caller that can't be come to: its call goes on without, and it is told why (C12, D9)."""
 
-    SEEN: ClassVar = "the mediator sees us at 127.0.0.1, and callees come to nowhere else"
+    SEEN: ClassVar = "the mediator sees us at 127.0.0.1, and callees connect to nowhere else"
 
     def world(self) -> World:
         """Ib is where no other way leads, and dials nobody."""
@@ -677,7 +679,7 @@ class NoWayInTests:
     def named(self, outcome: Outcome, why: str, place: str = HOST) -> None:
         """The one error names it, beside the way that was gone."""
         assert str(outcome.error) == (
-            f"Ib could not be reached: by coming to us at {place}:{WAITS}: {why};"
+            f"Ib could not be reached: by connecting back to us at {place}:{WAITS}: {why};"
             " directly at 127.0.0.1:4999: Connection was refused by other side"
         )
 
@@ -708,8 +710,8 @@ class NoWayInTests:
         reactor: Any = world.clock
         dialled = dial(reactor, TCP4ClientEndpoint(reactor, HOST, MEDIATOR_PORT), "Ia")
         world.run()
-        options = {"listen": Listener(world, WAITS), **options}
-        placing = place_one_call(reactor, result_of(dialled), "Ib", Maker(), **options)
+        port = CalleePort(**{"listen": Listener(world, WAITS), **options})
+        placing = place_one_call(reactor, result_of(dialled), "Ib", Maker(), port=port)
         return self.back(world, Deferred.fromCoroutine(placing))
 
     def test_one_call_elsewhere(self) -> None:
@@ -734,10 +736,10 @@ class NoWayInTests:
         """
         world, opener = self.world(), Opener(fails=True)
         caller = world.terminal("Ia", WAITS, opener=opener)
-        why = "no way in could be opened for the callee: no router answers"
+        why = "no port could be opened for the callee: no router answers"
         self.fails(why, world, caller)
         opener.fails = False
-        world.advance(NOT_BEFORE - 0.1)
+        world.advance(RETRY_AFTER - 0.1)
         self.fails(why, world, caller)
         assert opener.asked == 1
         world.advance(0.1)
@@ -751,7 +753,7 @@ class NoWayInTests:
         caller = world.terminal("Ia", WAITS, opener=opener)
         world.heard.clear()
         outcome = Outcome(caller.call("Ib", Maker()))
-        world.advance(OPENING - 0.1)
+        world.advance(OPEN_TIMEOUT - 0.1)
         assert not [one for one in world.heard if "Callee" in one.fields]
         world.advance(0.1)
         why = "the router has not opened a port in 4 seconds"
@@ -763,7 +765,7 @@ class NoWayInTests:
         world.advance(20)  # what is told meanwhile does not put it off
         world.heard.clear()
         caller.call("Ib", Maker()).addErrback(lambda _: None)
-        world.advance(OPENING)
+        world.advance(OPEN_TIMEOUT)
         assert opener.asked == 2
 
 
@@ -778,15 +780,15 @@ class Once:
         self.clock: Any = FakeReactor()
         dialled = dial(self.clock, TCP4ClientEndpoint(self.clock, HOST, MEDIATOR_PORT), CALLER)
         self.mediator: Client = self.clock.dials[0].accept()
-        line: MediatorClient = result_of(dialled)
-        listen = Listener(self.world, WAITS)
+        client: MediatorClient = result_of(dialled)
+        port = CalleePort(Listener(self.world, WAITS))
         maker = Maker()
         if connect_back:
             placing = place_call_back(
-                self.clock, line, CALLEE, maker, password=PASSWORD, listen=listen
+                self.clock, client, CALLEE, maker, password=PASSWORD, port=port
             )
         else:
-            placing = place_one_call(self.clock, line, CALLEE, maker, listen=listen)
+            placing = place_one_call(self.clock, client, CALLEE, maker, port=port)
         self.outcome = Outcome(Deferred.fromCoroutine(placing))
         if not connect_back:
             where = {"Address": HOST, "Port": "50000"}

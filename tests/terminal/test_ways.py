@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -15,8 +15,6 @@ from broker.terminal.errors import CallDenied, CallFailed, NotMet
 from broker.terminal.outgoing.connector import (
     CONNECTION_ATTEMPT_DELAY,
     SLOWER,
-    Claim,
-    ConnectAttempt,
     Connector,
 )
 from tests.support.clock import advance
@@ -30,6 +28,38 @@ WAYS = {
     kind: Candidate(kind, HOST, port)
     for port, kind in enumerate((LOCAL, DIRECT, HOLE_PUNCH, BACK), 1)
 }
+
+
+class Attempt:
+    """A way that ends as a test says."""
+
+    def __init__(self, course: Course, kind: str) -> None:
+        self.candidate = WAYS[kind]
+        self.waits = kind == BACK
+        self._course = course
+        self._kind = kind
+        self._connector: Any = None
+
+    def start(self, connector: Connector) -> Deferred[IProtocol]:
+        """Begin it."""
+        course, kind = self._course, self._kind
+        self._connector = connector
+        course.begun.append((kind, course.clock.seconds()))
+        end = course.at_once.get(kind)
+        if isinstance(end, Exception):
+            return fail(end)
+        if end is not None:
+            self.opens()
+            return succeed(end)
+        taken: Deferred[IProtocol] = Deferred(lambda _: course.ended.append(f"{kind} given up"))
+        course.under_way[kind] = taken
+        return taken
+
+    def opens(self) -> Sequence[FailedCandidate]:
+        """Its channel is about to open."""
+        failed: Sequence[FailedCandidate] = self._connector.claim(self.candidate)
+        self._course.ended.append(f"{self._kind} opens")
+        return failed
 
 
 class Course:
@@ -55,29 +85,11 @@ class Course:
         self.under_way: dict[str, Deferred[IProtocol]] = {}
         self.ended: list[str] = []
         self.protocol = Plain()
-        self._opening: dict[str, Claim] = {}
-        self._at_once = at_once or {}
-        attempts = [
-            ConnectAttempt(WAYS[kind], self._takes(kind), waits=kind == BACK) for kind in kinds
-        ]
+        self.at_once = at_once or {}
+        attempts = [Attempt(self, kind) for kind in kinds]
+        self._attempts = dict(zip(kinds, attempts, strict=True))
         self.race = Connector(self.clock, "Ib", attempts, tried)
         self.outcome = Outcome(self.race.done)
-
-    def _takes(self, kind: str) -> Callable[[Claim], Deferred[IProtocol]]:
-        def take(opening: Claim) -> Deferred[IProtocol]:
-            self.begun.append((kind, self.clock.seconds()))
-            self._opening[kind] = opening
-            end = self._at_once.get(kind)
-            if isinstance(end, Exception):
-                return fail(end)
-            if end is not None:
-                self.opens(kind)
-                return succeed(end)
-            taken: Deferred[IProtocol] = Deferred(lambda _: self.ended.append(f"{kind} given up"))
-            self.under_way[kind] = taken
-            return taken
-
-        return take
 
     def fails(self, kind: str, error: Exception | str = "no route") -> None:
         """A way leads nowhere."""
@@ -85,9 +97,7 @@ class Course:
 
     def opens(self, kind: str) -> Sequence[FailedCandidate]:
         """Its channel is about to open; the ways that did not lead there."""
-        tried = self._opening[kind]()
-        self.ended.append(f"{kind} opens")
-        return tried
+        return self._attempts[kind].opens()
 
     def stands(self, kind: str) -> Sequence[FailedCandidate]:
         """Its channel opens."""
@@ -317,10 +327,10 @@ class FailedTests:
     def test_in_words(self) -> None:
         """What a way is called, with where it leads."""
         assert [str(WAYS[kind]) for kind in (LOCAL, DIRECT, HOLE_PUNCH, BACK)] == [
-            "within the network at 192.0.2.7:1",
+            "in the local network at 192.0.2.7:1",
             "directly at 192.0.2.7:2",
-            "by both sides dialling, at 192.0.2.7:3",
-            "by coming to us at 192.0.2.7:4",
+            "by hole punching at 192.0.2.7:3",
+            "by connecting back to us at 192.0.2.7:4",
         ]
         assert str(Candidate(DIRECT, "2001:db8::7", 1203)) == "directly at [2001:db8::7]:1203"
 
@@ -397,7 +407,7 @@ class FailedTests:
     def test_who_answered_is_not_it(self) -> None:
         """What a stranger at one address does leaves the others as they are (A23)."""
         course = Course(LOCAL, DIRECT)
-        course.fails(LOCAL, CallFailed("whoever answered at Ib's address is not it"))
+        course.fails(LOCAL, CallFailed("what answered at Ib's address is not it"))
         assert not course.outcome.done
         course.stands(DIRECT)
         assert course.outcome.value is course.protocol

@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError
 from broker.messages.grammar import QUERY
 from broker.terminal.calls.place_call import DIAL_TIMEOUT
 from broker.terminal.calls.wait_for_callee import (
-    COMING,
+    WAIT_TIMEOUT,
 )
 from broker.terminal.candidates import BACK, DIRECT, HOLE_PUNCH, LOCAL, Candidate, FailedCandidate
 from broker.terminal.errors import CallDenied, CallFailed
@@ -108,8 +108,8 @@ class Both:
             assert not terminal._dial_back._timers
             assert not terminal._dial_back._dialling
             assert not doors._unproven
-            assert not doors._attempts
-            assert not doors._held
+            assert not doors._proving
+            assert not len(doors._held)
             assert len(terminal._pending) == 0
             assert terminal._placing == set()
         assert len([dial for dial in self.world.clock.dials if not dial.over]) == 0
@@ -240,13 +240,15 @@ class WholeWayTests:
         both.world.leave(TAKES)
         both.world.leave(WAITS)
         both.call()
-        both.world.advance(COMING - 0.1)
+        both.world.advance(WAIT_TIMEOUT - 0.1)
         assert not both.outcome.done
         both.world.advance(0.2)
         assert isinstance(both.outcome.error, CallFailed)
         kinds = [tried.candidate.method for tried in both.outcome.error.failed_candidates]
         assert kinds == [LOCAL, DIRECT, HOLE_PUNCH, BACK]
-        assert str(both.outcome.error).startswith("Ib could not be reached: within the network at")
+        assert str(both.outcome.error).startswith(
+            "Ib could not be reached: in the local network at"
+        )
 
     def test_denied(self, simultaneous: Simultaneous) -> None:
         """A callee that has no application says no for all its ways."""

@@ -1,6 +1,6 @@
-"""The callee comes to its caller: to one that knows its call password (D7), or that is permitted.
+"""The callee dials its caller: one that knows its call password (D7), or one that is permitted.
 
-What is dialled is judged first: a caller must not send a terminal just anywhere.
+The address is checked first: a caller must not make a terminal connect just anywhere.
 """
 
 from __future__ import annotations
@@ -8,20 +8,26 @@ from __future__ import annotations
 import hmac
 from collections.abc import Awaitable, Callable, Collection
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectingCancelledError
-from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.messages.message import host_port, printable
 from broker.net.connection import PeerConnection
 from broker.net.endpoints import endpoint_at
-from broker.tables.address_policy import Network, address_scope, parse_ip, routable_ip, within
+from broker.tables.address_policy import (
+    Network,
+    address_scope,
+    parse_ip,
+    routable_ip,
+    within,
+)
 from broker.tables.locations import AddressRefused
-from broker.terminal.calls.place_call import DIAL_TIMEOUT, connect, reason
+from broker.terminal.calls.place_call import DIAL_TIMEOUT, connect, why_not_connected
 from broker.terminal.candidates import BACK, HOLE_PUNCH, Candidate
 from broker.terminal.channel.active_calls import FAILED
 from broker.terminal.incoming.listener import InboundConnection, InboundListener
@@ -34,12 +40,12 @@ from broker.terminal.registration.notices import ConnectBackRequest, PendingCall
 #: Callers that are being dialled at a time; one more is refused.
 DIALS_MOST: Final = 8
 
-#: Whether whoever shows a password may have the terminal call back: given the caller and it.
+#: Whether a caller that shows a password may have the terminal call back: its identifier and it.
 Admits = Callable[[str, str], bool | Awaitable[bool]]
 
 
 def knows(password: str | Callable[[], str]) -> Admits:
-    """Admits whoever knows a password, which is found in constant time.
+    """Admits a caller that shows the right password; compared in constant time.
 
     :param password: the password, or what gives it each time
     """
@@ -52,154 +58,147 @@ def knows(password: str | Callable[[], str]) -> Admits:
     return admits
 
 
+class DialBackEvents(Protocol):
+    """The terminal that dials."""
+
+    def acceptable(self) -> bool:
+        """Whether one more call can be taken now."""
+        ...
+
+    def own_addresses(self, client: MediatorClient) -> Collection[tuple[str, int]]:
+        """The hosts and ports at which it takes calls itself."""
+        ...
+
+    def ended(self, session: str, how: str) -> None:
+        """The caller of a session could not be reached: it ended as ``FAILED``."""
+
+
 class DialBack:
-    """The dials of a callee, for calls that it expects, or that it is asked to come for."""
+    """The dials of a callee, to callers that it expects or that ask it to connect."""
 
     log = Logger()
 
     def __init__(
         self,
         reactor: Any,
-        doors: InboundListener,
-        expected: PendingCalls,
+        listener: InboundListener,
+        pending: PendingCalls,
+        events: DialBackEvents,
         *,
         admits: Admits | None,
-        acceptable: Callable[[], bool],
-        listening: Callable[[MediatorClient], Collection[tuple[str, int]]],
-        failed: Callable[[str, str], object],
         allowed: Collection[Network] = (),
     ) -> None:
         """
         :param reactor: an ``IReactorTCP`` and ``IReactorTime``
-        :param doors: what serves the connections that it makes
-        :param expected: the calls that those doors expect
-        :param admits: decides by caller and password; nobody is admitted, without
-        :param acceptable: whether one more call can be taken now
-        :param listening: where it takes calls itself, by the addresses that lead there
-        :param failed: told the session of each call to which it could not come, and ``FAILED``
-        :param allowed: networks that it may dial besides the Internet, and the kind of network in
-            which its mediator is
+        :param listener: what serves the connections that are made, as if they had come in
+        :param pending: the calls that the listener expects
+        :param admits: decides by caller and password; without it no caller is admitted
+        :param allowed: networks that it may dial, in addition to the Internet and to the kind of
+            network that its mediator is in
         """
         self._reactor = reactor
-        self._doors = doors
-        self._expected = expected
+        self._listener = listener
+        self._pending = pending
+        self._events = events
         self._admits = admits
-        self._acceptable = acceptable
-        self._listening = listening
-        self._failed = failed
         self._allowed = allowed
         self._deciding: set[str] = set()  # sessions
-        self._dialling: dict[str, list[Deferred[Any]]] = {}  # by session
-        self._timers: dict[str, list[IDelayedCall]] = {}  # of dials that are to be begun
+        self._dialling: dict[str, list[Deferred[IProtocol]]] = {}  # by session
+        self._timers: dict[str, list[IDelayedCall]] = {}  # by session: dials that are to start
 
-    async def comes(self, line: MediatorClient, wanted: ConnectBackRequest) -> bool:
-        """Whether it comes to a caller that its mediator tells of (D7).
+    # By call password (D7).
 
-        First the password, then whether it can, and last whether it dials such an address.
+    async def comes(self, client: MediatorClient, request: ConnectBackRequest) -> bool:
+        """Whether it connects to a caller that its mediator announces (D7).
+
+        First the password, then whether it has room, and last whether it dials such an address.
         """
         if self._admits is None:
             return False
-        session = wanted.call.session
+        session = request.call.session
         self._deciding.add(session)
         try:
-            decided = await self._decide(self._admits, line, wanted)
-            return decided and session in self._deciding  # else nobody waits for it any more
+            decided = await self._decide(self._admits, client, request)
+            return decided and session in self._deciding  # else the session has ended since
         finally:
             self._deciding.discard(session)
 
     async def _decide(
-        self, admits: Admits, line: MediatorClient, wanted: ConnectBackRequest
+        self, admits: Admits, client: MediatorClient, request: ConnectBackRequest
     ) -> bool:
-        try:
-            admitted = admits(wanted.call.caller, wanted.call.password)
-            if not isinstance(admitted, bool):
-                admitted = await admitted
-        except CancelledError:  # nobody waits any more
-            raise
-        except ValueError as error:  # it can't be had
-            self.log.warn(
-                "It can't be told whether {caller} knows the call password: {why}",
-                caller=printable(wanted.call.caller),
-                why=printable(str(error)),
-            )
+        caller = printable(request.call.caller)
+        admitted = await self._ask(admits, request.call)
+        if admitted is None:
             return False
-        except Exception:
-            self.log.failure("It can't be told whether a caller knows the call password")
+        if not admitted:
+            self.log.warn("{caller} showed a wrong call password", caller=caller)
             return False
-        if admitted is not True:
-            self.log.warn(
-                "{caller} has shown a call password that is not right",
-                caller=printable(wanted.call.caller),
-            )
+        if not self._events.acceptable() or self._listener.full or self._dials >= DIALS_MOST:
             return False
-        if not self._acceptable() or self._doors.full or self._dials >= DIALS_MOST:
-            return False
-        why = self._why_not(line, wanted.host, wanted.port)
+        why = self._why_not(client, request.host, request.port)
         if why is not None:
             self.log.warn(
-                "{caller} knows the call password, and can't be called back: {why}",
-                caller=printable(wanted.call.caller),
+                "{caller} knows the call password, but is not called back: {why}",
+                caller=caller,
                 why=why,
             )
         return why is None
 
-    def _why_not(self, line: MediatorClient, host: str, port: int) -> str | None:
-        """Why an address is not dialled, or ``None``: a caller must not send us just anywhere."""
+    async def _ask(self, admits: Admits, call: PendingCall) -> bool | None:
+        """Ask what decides; ``None`` where it fails, which is logged."""
         try:
-            ip = routable_ip(host)
-            here = address_scope(parse_ip(line.remote_host.partition("%")[0]))
-        except AddressRefused as error:
-            return str(error)
-        its = address_scope(ip)
-        if its not in {"public", here} and not within(ip, self._allowed):
-            return f"a {its} address is not dialled"
-        ours = [listener for listener in self._listening(line) if listener[1] == port]
-        if ours and (ip.is_loopback or any(host == str(ip) for host, _ in ours)):
-            return "the address is our own"
+            admitted = admits(call.caller, call.password)
+            return (admitted if isinstance(admitted, bool) else await admitted) is True
+        except CancelledError:  # the mediator does not wait for it now
+            raise
+        except ValueError as error:  # there is no password to compare with
+            self.log.warn(
+                "Cannot check the call password that {caller} showed: {why}",
+                caller=printable(call.caller),
+                why=printable(str(error)),
+            )
+        except Exception:
+            self.log.failure("Cannot check the call password of a caller")
         return None
 
-    def come(self, wanted: ConnectBackRequest) -> None:
-        """Dial a caller; what follows on that connection is as at the doors (S207)."""
-        self.expect(wanted.call)
-        candidate = Candidate(BACK, wanted.host, wanted.port)
+    def come(self, request: ConnectBackRequest) -> None:
+        """Dial the caller; what follows on that connection is as if it had come in (S207)."""
+        self.expect(request.call)
+        candidate = Candidate(BACK, request.host, request.port)
+        endpoint = endpoint_at(self._reactor, request.host, request.port, DIAL_TIMEOUT)
+        self._dial(request.call, candidate, endpoint, only=True)
 
-        def failed() -> None:
-            if self._expected.find(wanted.call.session, self._reactor.seconds()) is wanted.call:
-                self._expected.discard(wanted.call.session)
-                self._failed(wanted.call.session, FAILED)
-
-        endpoint = endpoint_at(self._reactor, candidate.host, candidate.port, DIAL_TIMEOUT)
-        self._dial(wanted.call, candidate, endpoint, failed)
+    # For a call that is announced.
 
     def expect(self, call: PendingCall) -> None:
-        """A call is announced: what it replaces is not dialled for any more."""
-        for session in self._doors.expect(call):
+        """A call is announced: the calls that it replaces are not dialled for now."""
+        for session in self._listener.expect(call):
             self.terminated(session)
 
-    def meet(self, line: MediatorClient, call: PendingCall) -> None:
-        """Dial a caller that is permitted and dials us, too, where it has offered that.
+    def meet(self, client: MediatorClient, call: PendingCall) -> None:
+        """Dial a permitted caller that has offered that, while it dials us.
 
-        Only if its own ways don't lead here in a little while.
+        Only if its own candidates have not connected after a little while.
         """
-        shared = line.share_port() if call.seen is not None else None
+        shared = client.share_port() if call.seen is not None else None
         if call.seen is not None and shared is not None:
+            punch = HolePunchEndpoint(self._reactor, shared, call.seen, DIAL_TIMEOUT)
             candidate = Candidate(HOLE_PUNCH, *call.seen)
-            place = HolePunchEndpoint(self._reactor, shared, call.seen, DIAL_TIMEOUT)
-            self._later(CONNECTION_ATTEMPT_DELAY, line, call, candidate, place)
+            self._dial_later(CONNECTION_ATTEMPT_DELAY, client, call, candidate, punch)
         if call.back is not None:
-            candidate = Candidate(BACK, *call.back)
             endpoint = endpoint_at(self._reactor, *call.back, DIAL_TIMEOUT)
-            self._later(2 * CONNECTION_ATTEMPT_DELAY, line, call, candidate, endpoint)
+            candidate = Candidate(BACK, *call.back)
+            self._dial_later(2 * CONNECTION_ATTEMPT_DELAY, client, call, candidate, endpoint)
 
-    def _later(
+    def _dial_later(
         self,
         seconds: float,
-        line: MediatorClient,
+        client: MediatorClient,
         call: PendingCall,
         candidate: Candidate,
         endpoint: IStreamClientEndpoint,
     ) -> None:
-        why = self._why_not(line, candidate.host, candidate.port)
+        why = self._why_not(client, candidate.host, candidate.port)
         if why is not None:
             self.log.info("{caller} is not dialled: {why}", caller=printable(call.caller), why=why)
             return
@@ -208,58 +207,84 @@ class DialBack:
             self._timers[call.session].remove(timer)
             if not self._timers[call.session]:
                 del self._timers[call.session]
-            now = self._reactor.seconds()
-            if self._expected.find(call.session, now) is not call or self._doors.asked(
-                call.session
-            ):
+            expected = self._pending.find(call.session, self._reactor.seconds()) is call
+            if not expected or self._listener.is_proving(call.session):
                 return
-            if not self._doors.full and self._dials < DIALS_MOST:
+            if not self._listener.full and self._dials < DIALS_MOST:
                 self._dial(call, candidate, endpoint)
 
         timer = self._reactor.callLater(seconds, dial)
         self._timers.setdefault(call.session, []).append(timer)
+
+    # Dialling.
+
+    def _why_not(self, client: MediatorClient, host: str, port: int) -> str | None:
+        """Why an address is not dialled, or ``None``: a caller must not send us just anywhere."""
+        try:
+            ip = routable_ip(host)
+            here = address_scope(parse_ip(client.remote_host.partition("%")[0]))
+        except AddressRefused as error:
+            return str(error)
+        scope = address_scope(ip)
+        if scope not in {"public", here} and not within(ip, self._allowed):
+            return f"a {scope} address is not dialled"
+        ours = [own for own in self._events.own_addresses(client) if own[1] == port]
+        if ours and (ip.is_loopback or any(host == str(ip) for host, _ in ours)):
+            return "the address is our own"
+        return None
 
     def _dial(
         self,
         call: PendingCall,
         candidate: Candidate,
         endpoint: IStreamClientEndpoint,
-        failed: Callable[[], object] = lambda: None,
+        *,
+        only: bool = False,
     ) -> None:
-        stream = PeerConnection(self._doors.exchange, self._doors.door)
-        door = stream.receiver
-        assert isinstance(door, InboundConnection)  # as made above
-        dialling = connect(endpoint, stream)
+        """
+        :param only: the caller does not dial us: if this fails, the call has
+        """
+        connection = PeerConnection(self._listener.hub, self._listener.accept)
+        inbound = connection.receiver
+        assert isinstance(inbound, InboundConnection)  # as made above
+        dialling = connect(endpoint, connection)
         self._dialling.setdefault(call.session, []).append(dialling)
 
-        def over(result: object) -> None:
+        def dialled(result: object) -> None:
             dials = self._dialling[call.session]
             dials.remove(dialling)
             if not dials:
                 del self._dialling[call.session]
-            if not isinstance(result, Failure):
-                door.come(call.session, candidate)
-                return
-            self._doors.gone(door)
-            result.trap(ConnectError, ConnectingCancelledError, CancelledError)
-            failed()
-            if result.check(ConnectingCancelledError, CancelledError):
-                return  # by us
-            self.log.info(
-                "{caller} could not be reached at {place}: {why}",
-                caller=printable(call.caller),
-                place=host_port(candidate.host, candidate.port),
-                why=reason(result),
-            )
+            if isinstance(result, Failure):
+                self._listener.gone(inbound)
+                self._not_reached(result, call, candidate, only)
+            else:
+                inbound.dialled(call.session, candidate)
 
-        dialling.addBoth(over)
+        dialling.addBoth(dialled)
+
+    def _not_reached(
+        self, failure: Failure, call: PendingCall, candidate: Candidate, only: bool
+    ) -> None:
+        failure.trap(ConnectError, ConnectingCancelledError, CancelledError)
+        if only and self._pending.find(call.session, self._reactor.seconds()) is call:
+            self._pending.discard(call.session)
+            self._events.ended(call.session, FAILED)
+        if failure.check(ConnectingCancelledError, CancelledError):
+            return  # given up by us
+        self.log.info(
+            "{caller} could not be reached at {place}: {why}",
+            caller=printable(call.caller),
+            place=host_port(candidate.host, candidate.port),
+            why=why_not_connected(failure),
+        )
 
     @property
     def _dials(self) -> int:
         return sum(map(len, self._dialling.values()))
 
     def terminated(self, session: str) -> None:
-        """A session is void, or has begun: nobody is dialled for it any more."""
+        """A session has ended, or has begun: its caller is not dialled now."""
         self._deciding.discard(session)
         for timer in self._timers.pop(session, ()):
             timer.cancel()

@@ -1,10 +1,11 @@
-"""The caller's side of a call: ask, go whichever way leads there, speak (fig. 11)."""
+"""The caller's side of a call: ask the mediator, connect by a candidate, speak (fig. 11)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import (
@@ -32,92 +33,108 @@ from broker.terminal.candidates import BACK, DIRECT, HOLE_PUNCH, LOCAL, Candidat
 from broker.terminal.channel.active_calls import ActiveCalls
 from broker.terminal.errors import NotMet
 from broker.terminal.incoming.listener import OUTSIDE
-from broker.terminal.outgoing.connector import Claim, ConnectAttempt, Connector
+from broker.terminal.outgoing.connector import ConnectAttempt, Connector
 from broker.terminal.outgoing.hole_punch import HolePunchEndpoint
-from broker.terminal.outgoing.initiator import InitiatorHandshake
+from broker.terminal.outgoing.initiator import InitiatorEvents, InitiatorHandshake, OutgoingCall
 from broker.terminal.registration.client import MediatorClient
 
 T = TypeVar("T")
 
-#: Seconds in which the direct connection must stand, and again the handshake be over.
+#: Seconds in which a dialled connection must be made, and again the handshake be done.
 DIAL_TIMEOUT: Final = 10.0
 
-#: A host and a port.
-Place = tuple[str, int]
-#: Makes what speaks to somebody who has come.
-MakeKnock = Callable[[PeerConnection], InitiatorHandshake]
-#: Waits for the callee to come: given the session, and who that is.
-Wait = Callable[[str, str, MakeKnock], Deferred[IProtocol]]
 
+@dataclass(frozen=True, slots=True)
+class CallContext:
+    """What the calls of a terminal share.
 
-def _nothing() -> None:
-    """Nothing is to be done."""
-
-
-class Waiting(NamedTuple):
-    """Where a caller can be come to.
-
-    :ivar host: the address at which its mediator sees it
-    :ivar port: the port there
-    :ivar wait: waits there
-    :ivar over: called when nobody is waited for there any more, and no call goes on there
+    :ivar reactor: an ``IReactorTCP`` and ``IReactorTime``
+    :ivar mediator: the connection to the mediator
+    :ivar calls: where calls are counted while they are open
+    :ivar hub: what the connections that we dial share (``dialling_hub``)
     """
 
-    host: str
-    port: int
-    wait: Wait
-    over: Callable[[], object] = _nothing
+    reactor: Any
+    mediator: MediatorClient
+    calls: ActiveCalls
+    hub: ConnectionHub
+
+
+class ConnectBackOffer(Protocol):
+    """A port of ours at which the callee may connect to us, while we dial it.
+
+    :ivar host: the address at which the mediator sees us
+    :ivar port: the port there
+    """
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def port(self) -> int: ...
+
+    def wait(
+        self, call: OutgoingCall, candidate: Candidate, events: InitiatorEvents
+    ) -> Deferred[IProtocol]:
+        """Wait for the callee to connect there; fails with ``CallFailed``; cancel to give up."""
+        ...
+
+    def close(self) -> object:
+        """Nothing is waited for there now, and no call goes on there."""
 
 
 async def place_call(
-    reactor: Any,
-    line: MediatorClient,
+    context: CallContext,
     callee: str,
     factory: IProtocolFactory,
     *,
-    calls: ActiveCalls | None = None,
-    exchange: ConnectionHub | None = None,
-    trace: Trace | None = None,
     seen: bool = False,
-    waiting: Waiting | FailedCandidate | None = None,
+    offer: ConnectBackOffer | FailedCandidate | None = None,
 ) -> IProtocol:
     """Call a terminal; the protocol that the factory makes then speaks with it.
 
-    It is asked for once; then each way to it is tried that the mediator has told (``ways``).
+    The mediator is asked once; then each candidate is tried that its answer allows.
 
-    :param reactor: an ``IReactorTCP`` and ``IReactorTime``
-    :param calls: where the call is counted; by default it is only reported to the mediator
-    :param exchange: what direct connections share (``direct_exchange``); one of its own, without
-    :param seen: the callee may be told where our line comes from, so that both can dial from there
-    :param waiting: where it can come to us, or why it can't, where it should
+    :param seen: tell the callee where our connection to the mediator comes from, for hole punching
+    :param offer: a port at which the callee may connect to us; or why there is none, for the
+        caller to see
     :raises Refused: the mediator refused (``PermissionDenied``, ``CalleeBusy``, …)
-    :raises CallFailed: the callee could not be reached in any way, or did not take the call
-    :raises ConnectionLost: the connection to the mediator went before it answered
-    :raises ValueError: nobody can be called that
+    :raises CallFailed: no candidate connected, or the callee did not take the call
+    :raises ConnectionLost: the connection to the mediator was lost before it answered
+    :raises ValueError: this is no identifier, and no name
     """
-    shared = line.share_port() if seen else None
-    back = waiting.port if isinstance(waiting, Waiting) else None
+    mediator = context.mediator
+    shared = mediator.share_port() if seen else None
+    failed = [offer] if isinstance(offer, FailedCandidate) else []
+    port = None if isinstance(offer, FailedCandidate) else offer
     try:
-        told = await line.query(callee, seen=shared is not None, back=back)  # S1101–S1106
+        credentials = await mediator.query(  # S1101–S1106
+            callee, seen=shared is not None, back=None if port is None else port.port
+        )
     except BaseException:
-        if isinstance(waiting, Waiting):
-            waiting.over()
+        if port is not None:
+            port.close()
         raise
-    call = _Call(
-        reactor,
-        line,
-        told.fields.get("Callee", callee),  # its identifier, where it was called by a name
-        told,
+    call = OutgoingCall(
+        context.reactor,
+        mediator.identifier,
+        credentials.fields.get("Callee", callee),  # its identifier, if it was called by a name
+        credentials,
         factory,
-        ActiveCalls(line.ended) if calls is None else calls,
-        direct_exchange(reactor, trace) if exchange is None else exchange,
-        shared,
-        waiting,
+        context.calls,
     )
-    return await call.race()  # S1107–S1110
+    attempts: list[ConnectAttempt] = [
+        _Dial(context, call, candidate, shared)
+        for candidate in candidates_in(credentials, hole_punch=shared is not None)
+    ]
+    if port is not None:
+        attempts.insert(0, _AwaitCallee(call, port))
+    connector = Connector(call.clock, call.callee, attempts, failed)
+    call.calls.connecting(call.session, connector)
+    return await connector.done  # S1107–S1110
 
 
-def direct_exchange(clock: IReactorTime, trace: Trace | None = None) -> ConnectionHub:
+def dialling_hub(clock: IReactorTime, trace: Trace | None = None) -> ConnectionHub:
     """What the connections that we dial to callees share."""
     return ConnectionHub(
         clock,
@@ -128,123 +145,129 @@ def direct_exchange(clock: IReactorTime, trace: Trace | None = None) -> Connecti
     )
 
 
-class _Call(NamedTuple):
-    """One call that was granted, and what its ways need.
+def candidates_in(credentials: Message, *, hole_punch: bool) -> Iterator[Candidate]:
+    """The candidates that we dial, the likeliest first, by what the mediator has answered.
 
-    :ivar told: the credentials (fig. 5d)
-    :ivar shared: our line's own address and port, if both sides can dial
+    :param hole_punch: whether the callee was told where we come from, so that it dials us too
     """
+    fields = credentials.fields
+    host, port = fields["Callee Address"], int(fields["Callee Port"])
+    local, seen = fields.get("Callee Local"), fields.get("Callee Seen")
+    if local is not None and parse_place(local) != (host, port):
+        yield Candidate(LOCAL, *parse_place(local))
+    yield Candidate(DIRECT, host, port)
+    if seen is not None and hole_punch:
+        yield Candidate(HOLE_PUNCH, *parse_place(seen))
 
-    reactor: Any
-    line: MediatorClient
-    callee: str
-    told: Message
-    factory: IProtocolFactory
-    calls: ActiveCalls
-    exchange: ConnectionHub
-    shared: Place | None
-    waiting: Waiting | FailedCandidate | None
 
-    def race(self) -> Deferred[IProtocol]:
-        """Go the ways to the callee, until one of them leads there."""
-        attempts = [
-            ConnectAttempt(candidate, partial(self._dial, candidate)) for candidate in self._ways()
-        ]
-        if not isinstance(self.waiting, Waiting):
-            failed = [] if self.waiting is None else [self.waiting]
-            return self._begin(Connector(self.reactor, self.callee, attempts, failed))
-        candidate = Candidate(BACK, self.waiting.host, self.waiting.port)
-        waiting = ConnectAttempt(candidate, partial(self._wait, candidate), waits=True)
-        race = Connector(self.reactor, self.callee, [waiting, *attempts])
-        return self._begin(race).addBoth(self._raced, race, self.waiting)
+class _Dial:
+    """Dials the callee at one candidate."""
 
-    def _begin(self, race: Connector) -> Deferred[IProtocol]:
-        self.calls.racing(self.told.fields["Session"], race)
-        return race.done
+    waits = False
 
-    def _raced(self, result: T, race: Connector, waiting: Waiting) -> T:
-        """Unless the callee has come, nobody is waited for any more."""
-        if race.won is None or race.won.method != BACK:
-            waiting.over()
+    def __init__(
+        self,
+        context: CallContext,
+        call: OutgoingCall,
+        candidate: Candidate,
+        shared: tuple[str, int] | None,
+    ) -> None:
+        """
+        :param shared: our connection to the mediator's own address and port, for hole punching
+        """
+        self.candidate = candidate
+        self._context = context
+        self._call = call
+        self._shared = shared
+        self._connector: Connector | None = None
+
+    def start(self, connector: Connector) -> Deferred[IProtocol]:
+        """Dial; the handshake follows."""
+        self._connector = connector
+        return Deferred.fromCoroutine(self._dial())
+
+    async def _dial(self) -> IProtocol:
+        handshake = partial(
+            InitiatorHandshake, call=self._call, candidate=self.candidate, events=self
+        )
+        connection = PeerConnection(self._context.hub, handshake)
+        try:
+            await connect(self._endpoint(), connection)
+        except (ConnectError, ConnectingCancelledError, DNSLookupError):
+            raise NotMet(why_not_connected(Failure())) from None
+        initiator = connection.receiver
+        assert isinstance(initiator, InitiatorHandshake)  # as made above
+        return await initiator.request()
+
+    def _endpoint(self) -> IStreamClientEndpoint:
+        reactor, (method, host, port) = self._context.reactor, self.candidate
+        if method == HOLE_PUNCH:
+            assert self._shared is not None  # else there is no such candidate
+            return HolePunchEndpoint(reactor, self._shared, (host, port), DIAL_TIMEOUT)
+        return endpoint_at(reactor, host, port, DIAL_TIMEOUT)
+
+    def opening(self) -> Sequence[FailedCandidate]:
+        """It has connected first."""
+        assert self._connector is not None  # it was started
+        return self._connector.claim(self.candidate)
+
+    def channel_closed(self) -> None:
+        """Nothing of ours is left to close."""
+
+
+class _AwaitCallee:
+    """Waits for the callee to connect to a port of ours."""
+
+    waits = True
+
+    def __init__(self, call: OutgoingCall, offer: ConnectBackOffer) -> None:
+        self.candidate = Candidate(BACK, offer.host, offer.port)
+        self._call = call
+        self._offer = offer
+        self._connector: Connector | None = None
+
+    def start(self, connector: Connector) -> Deferred[IProtocol]:
+        """Wait; if the call connects in another way, or fails, the port is closed."""
+        self._connector = connector
+        connector.done.addBoth(self._decided, connector)
+        return self._offer.wait(self._call, self.candidate, self)
+
+    def _decided(self, result: T, connector: Connector) -> T:
+        if connector.won != self.candidate:
+            self._offer.close()
         return result
 
-    def _ways(self) -> Iterator[Candidate]:
-        """The ways on which we dial, the likeliest first."""
-        fields = self.told.fields
-        host, port = fields["Callee Address"], int(fields["Callee Port"])
-        local, seen = fields.get("Callee Local"), fields.get("Callee Seen")
-        if local is not None and parse_place(local) != (host, port):
-            yield Candidate(LOCAL, *parse_place(local))
-        yield Candidate(DIRECT, host, port)
-        if seen is not None and self.shared is not None:
-            yield Candidate(HOLE_PUNCH, *parse_place(seen))
+    def opening(self) -> Sequence[FailedCandidate]:
+        """The callee has connected first."""
+        assert self._connector is not None  # it was started
+        return self._connector.claim(self.candidate)
 
-    def _dial(self, candidate: Candidate, opening: Claim) -> Deferred[IProtocol]:
-        return Deferred.fromCoroutine(self._reach(candidate, opening))
-
-    async def _reach(self, candidate: Candidate, opening: Claim) -> IProtocol:
-        stream = PeerConnection(self.exchange, partial(self._knock, candidate, opening))
-        try:
-            await connect(self._endpoint(candidate), stream)
-        except (ConnectError, ConnectingCancelledError, DNSLookupError):
-            raise NotMet(reason(Failure())) from None
-        knock = stream.receiver
-        assert isinstance(knock, InitiatorHandshake)  # as made above
-        return await knock.request()
-
-    def _endpoint(self, candidate: Candidate) -> IStreamClientEndpoint:
-        if candidate.method == HOLE_PUNCH:
-            assert self.shared is not None  # else there is no such way
-            place = (candidate.host, candidate.port)
-            return HolePunchEndpoint(self.reactor, self.shared, place, DIAL_TIMEOUT)
-        return endpoint_at(self.reactor, candidate.host, candidate.port, DIAL_TIMEOUT)
-
-    def _wait(self, candidate: Candidate, opening: Claim) -> Deferred[IProtocol]:
-        assert isinstance(self.waiting, Waiting)  # else there is no such way
-        session = self.told.fields["Session"]
-        return self.waiting.wait(session, self.callee, partial(self._knock, candidate, opening))
-
-    def _knock(
-        self, candidate: Candidate, opening: Claim, stream: PeerConnection
-    ) -> InitiatorHandshake:
-        over: Callable[[], object] = _nothing
-        if candidate.method == BACK and isinstance(self.waiting, Waiting):
-            over = self.waiting.over
-        return InitiatorHandshake(
-            stream,
-            self.reactor,
-            self.line.identifier,
-            self.callee,
-            self.told,
-            self.factory,
-            self.calls,
-            candidate=candidate,
-            opening=opening,
-            over=over,
-        )
+    def channel_closed(self) -> None:
+        """The port was open for this call."""
+        self._offer.close()
 
 
-def connect(endpoint: IStreamClientEndpoint, stream: PeerConnection) -> Deferred[IProtocol]:
-    """Have a stream connected."""
-    return endpoint.connect(_Gives(stream))
+def connect(endpoint: IStreamClientEndpoint, connection: PeerConnection) -> Deferred[IProtocol]:
+    """Have a connection made."""
+    return endpoint.connect(_OneConnection(connection))
 
 
-class _Gives(Factory):
-    """Gives the stream of the one connection, and says nothing of that in the log."""
+class _OneConnection(Factory):
+    """Gives one connection, and says nothing of that in the log."""
 
     noisy = False
 
-    def __init__(self, stream: PeerConnection) -> None:
-        self._stream: Any = stream
+    def __init__(self, connection: PeerConnection) -> None:
+        self._connection: Any = connection
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        return self._stream
+        return self._connection
 
 
-def reason(failure: Failure) -> str:
-    """Why nobody was met, in few words."""
+def why_not_connected(failure: Failure) -> str:
+    """Why a connection could not be made, in few words."""
     if failure.check(TimeoutError):
         return f"no answer in {DIAL_TIMEOUT:g} seconds"
     if type(failure.value) is ConnectError and failure.value.osError is None:
-        return "the connection broke off as it was made"  # Twisted tells a traceback there
+        return "the connection broke off as it was made"  # Twisted's text would be a traceback
     return failure.getErrorMessage().removesuffix(".")

@@ -1,7 +1,7 @@
 """The records that follow a handshake: two bytes of length, then one Noise message each.
 
 The plaintext of each is a type byte and data. The nonce of a direction counts its records, so that
-one left out, doubled or put elsewhere does not decrypt (I21). Pure: bytes in, records out.
+a record that is left out, repeated or moved does not decrypt (I21). Pure: bytes in, records out.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Final
 from noise.connection import NoiseConnection
 from noise.exceptions import NoiseInvalidMessage, NoiseMaxNonceError
 
-#: The longest Noise message, its tag, and so the most data that a record carries, in bytes.
+#: The longest Noise message, its tag, and so the most data in one record, in bytes.
 MESSAGE_BYTES: Final = 65535
 TAG_BYTES: Final = 16
 DATA_BYTES: Final = MESSAGE_BYTES - TAG_BYTES - 1
-#: Records after which a direction takes a new key.
+#: Records after which a direction changes its key.
 REKEY_RECORDS: Final = 65536
 
 
@@ -31,23 +31,27 @@ class RecordType(IntEnum):
 
 
 class BadRecord(Exception):
-    """What came is no record of this channel; nothing after it can be trusted."""
+    """What arrived is no record of this channel; nothing after it can be trusted."""
 
 
 class Records:
-    """Both directions of one channel, as bytes."""
+    """Both directions of one channel, as bytes.
+
+    :ivar eof: the input has ended: nothing comes after what was fed
+    """
 
     def __init__(self, cipher: NoiseConnection, *, rekey: int = REKEY_RECORDS) -> None:
         """
         :param cipher: a finished handshake
-        :param rekey: records after which our direction takes a new key
+        :param rekey: records after which our direction changes its key
         """
         self._cipher = cipher
         self._rekey = rekey
         self._sealed = 0
         self._broken = False
         self._buffer = b""
-        self._start = 0  # what lies before has been given out
+        self._start = 0  # the records before it have been given out
+        self.eof = False
 
     def seal(self, kind: RecordType, data: bytes = b"") -> bytes:
         """The records that carry data of any length to the other side."""
@@ -76,16 +80,20 @@ class Records:
         self._buffer = self._buffer[self._start :] + data
         self._start = 0
 
+    def feed_eof(self) -> None:
+        """The input has ended."""
+        self.eof = True
+
     def __iter__(self) -> Iterator[tuple[RecordType, bytes]]:
-        """The whole records among what arrived, each authenticated before it is given out.
+        """The complete records in what arrived, each authenticated before it is given out.
 
-        Stop asking at any time; what was not asked for stays.
+        Stop at any time; the others stay.
 
-        :raises BadRecord: one is forged, damaged, out of its place, or of an unknown type; nothing
-            is given out after it, whatever comes
+        :raises BadRecord: one is forged, damaged, out of order, or of an unknown type; nothing is
+            given out after it, whatever arrives
         """
         if self._broken:
-            raise BadRecord("a record before was not what the other side sent")
+            raise BadRecord("an earlier record was not what the other side sent")
         while len(self._buffer) - self._start >= 2:
             start = self._start + 2
             length = int.from_bytes(self._buffer[start - 2 : start], "big")
@@ -98,7 +106,7 @@ class Records:
             yield self._open(self._buffer[start : self._start])
 
     def _open(self, sealed: bytes) -> tuple[RecordType, bytes]:
-        self._broken = True  # until it has proven to be none that breaks the channel
+        self._broken = True  # until it is authenticated: then the channel may go on
         try:
             plain = self._cipher.decrypt(sealed)
             kind = RecordType(plain[0])

@@ -1,14 +1,13 @@
-"""The callee's side of direct calls (fig. 13): who connects must show what the mediator announced.
+"""The callee's side of direct calls (fig. 13): a caller must show what the mediator announced.
 
-Until a caller has proven itself it costs one connection, a kilobyte and a few seconds; whoever is
-not expected is closed on without a byte.
+Until a caller has proven itself it costs one connection, a kilobyte and a few seconds; one that is
+not expected is closed without a byte.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
 from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime
 from twisted.logger import Logger
@@ -24,7 +23,7 @@ from broker.net.hub import ConnectionHub, Trace
 from broker.net.timers import DeadlineQueue
 from broker.terminal.candidates import BACK, Candidate
 from broker.terminal.channel.active_calls import ActiveCalls
-from broker.terminal.channel.channel import Channel
+from broker.terminal.channel.channel import Channel, ChannelParties
 from broker.terminal.channel.handshake import BODY_BYTES, Handshake, HandshakeFailed
 from broker.terminal.channel.records import Records
 from broker.terminal.incoming.pending_calls import PendingCalls
@@ -33,10 +32,11 @@ from broker.terminal.registration.notices import PendingCall
 #: Seconds in which a caller must have shown its REQUEST, and again its first record. After a lost
 #: SYN what is lost next is repeated after 3 s, and after 6 s more (RFC 6298, 5.7).
 HANDSHAKE_TIMEOUT: Final = 10.0
-#: Seconds for which a REQUEST that overtook its announcement is held, and how many are.
+#: Seconds for which a connection is held that came before the mediator's word about its session,
+#: and how many are at a time.
 HOLD_SECONDS: Final = 2.0
 HELD_MOST: Final = 64
-#: Handshakes that one session may have under way, along several ways.
+#: Handshakes that one session may have under way, by several candidates.
 HANDSHAKES: Final = 4
 #: Connections that have proven nothing yet; one more is closed.
 UNPROVEN_MOST: Final = 128
@@ -46,11 +46,32 @@ OUTSIDE: Final = Limits(
 )
 
 
+class InboundEvents(Protocol):
+    """The terminal behind a listener."""
+
+    def has_room(self) -> bool:
+        """Whether one more call can be taken now."""
+        ...
+
+    def woken(self) -> None:
+        """A notice from outside says that the mediator waits for a connection.
+
+        It proves nothing: at most it may make the terminal connect (I26).
+        """
+
+    def began(self, session: str) -> None:
+        """A call has begun."""
+
+    def connected_back(self, inbound: InboundConnection, session: str) -> None:
+        """A callee has connected, for a call of ours (D7): it waits for our REQUEST."""
+
+
 class InboundListener:
-    """All connections to the terminal's direct listener, and what they may become.
+    """All connections to the terminal's direct listener, until each is a call.
 
     :ivar handler: the application that takes calls; ``None`` takes none
-    :ivar identifier: whom callers know the terminal as
+    :ivar identifier: the terminal's, as callers know it
+    :ivar hub: what these connections share
     """
 
     log = Logger()
@@ -59,272 +80,326 @@ class InboundListener:
         self,
         clock: IReactorTime,
         identifier: str,
-        expected: PendingCalls,
+        pending: PendingCalls,
         calls: ActiveCalls,
+        events: InboundEvents,
         *,
         handler: ICallHandler | None,
-        woken: Callable[[], object],
-        began: Callable[[str], object],
-        may_take: Callable[[], bool] = lambda: True,
         trace: Trace | None = None,
     ) -> None:
         """
-        :param woken: called when somebody outside says that a connection is asked for (I26)
-        :param began: told the session of each call that has begun
-        :param may_take: whether one more call can be taken now
+        :param pending: the calls that are expected
+        :param calls: where the calls are counted that are open
         """
         self.handler = handler
-        self.exchange = ConnectionHub(
+        self.identifier = identifier
+        self.hub = ConnectionHub(
             clock,
             login_timeout=HANDSHAKE_TIMEOUT,
             unauthenticated=OUTSIDE,
-            # Equal limits, but an object of its own: so it is known who has proven itself.
-            authenticated=replace(OUTSIDE),
+            authenticated=replace(
+                OUTSIDE
+            ),  # equal limits, another object: tells the proven ones apart
             trace=trace,
         )
         self._clock = clock
-        self.identifier = identifier
-        self._expected = expected
+        self._pending = pending
         self._calls = calls
-        self._woken = woken
-        self._began = began
-        self._may_take = may_take
+        self._events = events
         self._unproven: set[InboundConnection] = set()
-        self._attempts: dict[str, list[Channel]] = {}
-        self._held: dict[str, list[InboundConnection]] = {}
-        #: Told that somebody has come for a session, as a callee does whom we asked to (D7).
-        self.came: Callable[[InboundConnection, str], object] = lambda door, session: (
-            door.stream.abort()
-        )
-        self._holding: DeadlineQueue[InboundConnection] = DeadlineQueue(
-            clock, HOLD_SECONDS, self._held_too_long
-        )
-        self._proving: DeadlineQueue[Channel] = DeadlineQueue(
-            clock, HANDSHAKE_TIMEOUT, lambda channel: channel.abortConnection()
+        self._proving: dict[str, list[Channel]] = {}  # by session: the first record is to come
+        self._held = HeldConnections(clock)
+        self._proof_timeouts: DeadlineQueue[Channel] = DeadlineQueue(
+            clock, HANDSHAKE_TIMEOUT, Channel.abortConnection
         )
 
-    def door(self, stream: PeerConnection) -> InboundConnection:
-        """The receiver of a new connection."""
-        door = InboundConnection(stream, self)
-        self._unproven.add(door)
-        return door
+    # For the terminal.
 
     def factory(self) -> ConnectionFactory:
-        """What makes the connections of a listener."""
-        return _DoorFactory(self)
+        """What makes the connections of a listening port."""
+        return _InboundFactory(self)
 
-    def asked(self, session: str) -> bool:
-        """Whether somebody has shown what opens a session, and is about to prove it."""
-        return session in self._attempts
+    def accept(self, connection: PeerConnection) -> InboundConnection:
+        """The receiver of a new connection; also of one that we have dialled for a caller."""
+        inbound = InboundConnection(connection, self)
+        self._unproven.add(inbound)
+        return inbound
 
     @property
     def full(self) -> bool:
         """Whether as many connections as may be have proven nothing."""
         return len(self._unproven) >= UNPROVEN_MOST
 
-    def stop(self) -> None:
-        """Close whatever is no call yet, and leave no timer behind."""
-        for door in list(self._unproven):
-            door.stream.abort()
-        self._held.clear()
-        self._holding.stop()
-        self._proving.stop()
-        self.exchange.stop()
-
-    # From the mediator's line.
+    def is_proving(self, session: str) -> bool:
+        """Whether a caller has shown a session's credentials, and its first record is to come."""
+        return session in self._proving
 
     def expect(self, call: PendingCall) -> list[str]:
-        """The mediator announces a call (S1301); a REQUEST that came before it goes on now.
+        """The mediator announces a call (S1301); a REQUEST that was held for it goes on now.
 
-        :return: the sessions that are expected no longer
+        :return: the sessions that are not expected from now on
         """
-        gone = self._expected.add(call)
-        for door in self._held.pop(call.session, ()):
-            self._holding.discard(door)
-            self.requested(door, call.session, door.body)
-        return gone
+        dropped = self._pending.add(call)
+        for inbound in self._held.take(call.session):
+            self.requested(inbound)
+        return dropped
 
-    def leave(self, door: InboundConnection) -> None:
-        """A connection is somebody else's to look after from now on."""
-        self._unproven.discard(door)
+    def hand_off(self, inbound: InboundConnection) -> None:
+        """A connection is no concern of the listener's from now on: a callee that dialled back."""
+        self._unproven.discard(inbound)
 
-    # From a door.
+    def stop(self) -> None:
+        """Close all that is no call yet, and leave no timer behind."""
+        self._held.stop()
+        for inbound in list(self._unproven):
+            inbound.connection.abort()
+        self._proof_timeouts.stop()
+        self.hub.stop()
+
+    # From a connection.
 
     def woken(self) -> None:
-        """Somebody says that a connection is asked for: at most it makes us connect."""
-        self._woken()
+        """A wake-up notice came."""
+        self._events.woken()
 
-    def requested(self, door: InboundConnection, session: str, body: bytes) -> None:
-        """A REQUEST came (S1303–S1306)."""
-        call = self._expected.find(session, self._clock.seconds())
-        if call is None:
-            self._hold(door, session)
+    def connected_back(self, inbound: InboundConnection, session: str) -> None:
+        """A callee says for which of our calls it has connected."""
+        self._events.connected_back(inbound, session)
+
+    def requested(self, inbound: InboundConnection) -> None:
+        """A REQUEST is complete (S1303–S1306)."""
+        session = inbound.session
+        call = self._pending.find(session, self._clock.seconds())
+        if call is None:  # it may be ahead of its announcement
+            self._held.hold(inbound)
             return
-        if len(self._attempts.get(session, ())) >= HANDSHAKES:
-            door.stream.abort()
+        if len(self._proving.get(session, ())) >= HANDSHAKES:
+            inbound.connection.abort()
             return
         handshake = Handshake(session, call.caller, self.identifier, call.key, initiator=False)
         try:
-            request = handshake.read(body)
+            request = handshake.read(inbound.body)
         except HandshakeFailed:
-            door.stream.abort()
+            inbound.connection.abort()
             return
         if not self._admits(call, request):
-            self.log.warn("A REQUEST in session {session} was denied", session=session)
-            door.answer(session, handshake.write(Message(NOTIFY, PERMISSION_DENIED)))
-            door.stream.close(linger=True)
+            self.log.warn("Refused a REQUEST in session {session}", session=session)
+            inbound.answer(handshake.write(Message(NOTIFY, PERMISSION_DENIED)))
+            inbound.connection.close(linger=True)
             return
         accepted = Message(NOTIFY, REQUEST_ACCEPTED, Password=call.reply_password)
-        door.answer(session, handshake.write(accepted))
-        self._hand_over(door, call, handshake)
+        inbound.answer(handshake.write(accepted))
+        self._hand_over(inbound, call, handshake)
 
-    def gone(self, door: InboundConnection) -> None:
+    def gone(self, inbound: InboundConnection) -> None:
         """A connection is gone."""
-        self._unproven.discard(door)
-        held = self._held.get(door.session)
-        if held is not None and door in held:
-            held.remove(door)
-            self._holding.discard(door)
-            if not held:
-                del self._held[door.session]
+        self._unproven.discard(inbound)
+        self._held.discard(inbound)
 
-    # Within.
+    # The proof: a caller's first record.
 
     def _admits(self, call: PendingCall, request: Message) -> bool:
         return (
             request.verb == REQUEST
             and call.admits(request.get("Identifier") or "", request.get("Password") or "")
             and self.handler is not None
-            and self._may_take()
+            and self._events.has_room()
         )
 
-    def _hold(self, door: InboundConnection, session: str) -> None:
-        if sum(map(len, self._held.values())) >= HELD_MOST:
-            door.stream.abort()
-            return
-        self._held.setdefault(session, []).append(door)
-        self._holding.add(door)
-
-    def _held_too_long(self, door: InboundConnection) -> None:
-        door.stream.abort()
-
-    def _hand_over(self, door: InboundConnection, call: PendingCall, handshake: Handshake) -> None:
-        channel = Channel(
-            self._clock,
-            Records(handshake.cipher()),
-            identifier=self.identifier,
-            peer=call.caller,
-            session=call.session,
-            opened=lambda: self._proven(door, channel, call),
-            closed=lambda reason: self._closed(channel, call, reason),
-            initiator=False,
-            candidate=door.candidate,
+    def _hand_over(
+        self, inbound: InboundConnection, call: PendingCall, handshake: Handshake
+    ) -> None:
+        parties = ChannelParties(
+            self.identifier, call.caller, call.session, False, inbound.candidate
         )
-        self._attempts.setdefault(call.session, []).append(channel)
-        self._proving.add(channel)
-        door.stream.hand_over(channel)
+        inbound.call = call
+        channel = Channel(self._clock, Records(handshake.cipher()), parties, inbound)
+        self._proving.setdefault(call.session, []).append(channel)
+        self._proof_timeouts.add(channel)
+        inbound.connection.hand_over(channel)
 
-    def _proven(
-        self, door: InboundConnection, channel: Channel, call: PendingCall
+    def proven(
+        self, inbound: InboundConnection, channel: Channel, call: PendingCall
     ) -> IProtocol | None:
         """The first record came: it is no replay, and the session is spent (I7)."""
-        self._proving.discard(channel)
-        self._unproven.discard(door)
-        door.stream.authenticated()
-        for other in self._attempts.pop(call.session, ()):
+        self._proof_timeouts.discard(channel)
+        self._unproven.discard(inbound)
+        inbound.connection.authenticated()
+        for other in self._proving.pop(call.session, ()):
             if other is not channel:
                 other.abortConnection()
-        spent = self._expected.spend(call, self._clock.seconds())
-        if not spent or self.handler is None or not self._may_take():
-            return None  # another may have begun since this one's REQUEST was accepted
-        self._began(call.session)
+        spent = self._pending.spend(call, self._clock.seconds())
+        # Checked again: another call may have begun since this one's REQUEST was accepted.
+        if not spent or self.handler is None or not self._events.has_room():
+            return None
+        self._events.began(call.session)
         self._calls.opened(channel)
         return self.handler.call(call.caller, call.session)
 
-    def _closed(self, channel: Channel, call: PendingCall, reason: Failure) -> None:
-        attempts = self._attempts.get(call.session, [])
-        if channel in attempts:
-            attempts.remove(channel)
-            if not attempts:
-                del self._attempts[call.session]
-        self._proving.discard(channel)
+    def channel_closed(self, channel: Channel, reason: Failure) -> None:
+        """A channel is gone, proven or not."""
+        proving = self._proving.get(channel.session, [])
+        if channel in proving:
+            proving.remove(channel)
+            if not proving:
+                del self._proving[channel.session]
+        self._proof_timeouts.discard(channel)
         self._calls.closed(channel, reason)
 
 
-class _DoorFactory(ConnectionFactory):
+class _InboundFactory(ConnectionFactory):
     """Makes connections as long as not too many of them have proven nothing."""
 
-    def __init__(self, doors: InboundListener) -> None:
-        super().__init__(doors.exchange, doors.door)
-        self._doors = doors
+    def __init__(self, listener: InboundListener) -> None:
+        super().__init__(listener.hub, listener.accept)
+        self._listener = listener
 
     def buildProtocol(self, addr: IAddress | None) -> PeerConnection | None:
-        return None if self._doors.full else super().buildProtocol(addr)
+        return None if self._listener.full else super().buildProtocol(addr)
 
 
 class InboundConnection:
-    """One connection from outside, or to a caller that wants us to come, until it is a call."""
+    """One connection from a caller, until it is a call.
 
-    __slots__ = ("_doors", "_only", "body", "candidate", "session", "stream")
+    Or from a callee that connects back to us; or one that we have made to a caller, as a callee
+    that dials back.
 
-    def __init__(self, stream: PeerConnection, doors: InboundListener) -> None:
-        self.candidate: Candidate | None = None
-        self.stream = stream
+    :ivar connection: the connection
+    :ivar session: what it is for, once the other side has named it
+    :ivar body: the encrypted REQUEST, as far as it is here
+    :ivar candidate: how it was made, if we have dialled it
+    :ivar call: the call that it has proven to be, once its REQUEST is accepted
+    """
+
+    __slots__ = ("_listener", "_only", "body", "call", "candidate", "connection", "session")
+
+    def __init__(self, connection: PeerConnection, listener: InboundListener) -> None:
+        self.connection = connection
         self.session = ""
         self.body = b""
-        self._doors = doors
-        self._only = ""  # we have come for this session, and for no other
+        self.candidate: Candidate | None = None
+        self.call: PendingCall | None = None
+        self._listener = listener
+        self._only = ""  # we have dialled for this session, and for no other
 
-    def come(self, session: str, candidate: Candidate) -> None:
-        """We have come, for one session; the caller speaks next, as in any call.
+    def dialled(self, session: str, candidate: Candidate) -> None:
+        """We have dialled, for one session; the caller speaks next, as in any call.
 
-        Where it dials us besides, it knows for which; else it is told.
+        By hole punching the caller knows the session, since it dials too; else it is named here.
         """
         self._only = session
         self.candidate = candidate
         if candidate.method == BACK:
-            self.stream.send(Message(NOTIFY, Session=session))
+            self.connection.send(Message(NOTIFY, Session=session))
+
+    def answer(self, body: bytes) -> None:
+        """Send an answer of the handshake."""
+        self.connection.send(Message(NOTIFY, Session=self.session, Length=len(body)))
+        self.connection.write(body)
+
+    # From the connection.
 
     def message_received(self, message: Message) -> None:
-        """A head came: a REQUEST with its body to follow, or a mediator's wake-up."""
+        """A head came: a REQUEST with its body to follow, a callee's session, or a wake-up."""
         if message.verb == NOTIFY and message.statement == CONNECTION_REQUESTED:
-            self._doors.woken()
-            self.stream.close()
+            self._listener.woken()
+            self.connection.close()
         elif self.session or "Session" not in message.fields:
-            self.stream.abort()
+            self.connection.abort()
         elif message.verb == REQUEST and message.length:
-            self._take(message.fields["Session"])
+            self._name_session(message.fields["Session"])
         elif message.verb == NOTIFY and not (message.statement or message.length or self._only):
             self.session = message.fields["Session"]
-            self._doors.came(self, self.session)
+            self._listener.connected_back(self, self.session)
         else:
-            self.stream.abort()
+            self.connection.abort()
 
-    def _take(self, session: str) -> None:
+    def _name_session(self, session: str) -> None:
         if self._only in ("", session):
             self.session = session
         else:
-            self.stream.abort()
+            self.connection.abort()
 
     def body_received(self, body: Body) -> None:
         """A part of the encrypted REQUEST came."""
         self.body += body.data
         if body.last:
-            self._doors.requested(self, self.session, self.body)
+            self._listener.requested(self)
 
     def malformed_received(self, malformed: Malformed) -> None:
-        """What came is no message: there is nothing to say to whoever sends that here."""
-        self.stream.abort()
+        """What came is no message: nothing is answered to that."""
+        self.connection.abort()
 
     def input_ended(self) -> None:
-        """Nothing more comes, and nothing was shown."""
-        self.stream.close()
+        """The other side has ended its input, and has shown nothing."""
+        self.connection.close()
 
     def connection_lost(self, reason: Failure) -> None:
         """The connection is gone."""
-        self._doors.gone(self)
+        self._listener.gone(self)
 
-    def answer(self, session: str, body: bytes) -> None:
-        """Send an answer of the handshake."""
-        self.stream.send(Message(NOTIFY, Session=session, Length=len(body)))
-        self.stream.write(body)
+    # From the channel.
+
+    def channel_opened(self, channel: Channel) -> IProtocol | None:
+        """The caller's first record came."""
+        assert self.call is not None  # a channel is made for a call alone
+        return self._listener.proven(self, channel, self.call)
+
+    def channel_closed(self, channel: Channel, reason: Failure) -> None:
+        """The channel is gone."""
+        self._listener.channel_closed(channel, reason)
+
+
+class HeldConnections:
+    """Connections that came before the mediator's word about their session, for a short while.
+
+    The mediator tells both sides at once, over connections of their own: a peer's may be faster.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._by_session: dict[str, list[InboundConnection]] = {}
+        self._deadlines: DeadlineQueue[InboundConnection] = DeadlineQueue(
+            clock, HOLD_SECONDS, self._expired
+        )
+
+    def hold(self, inbound: InboundConnection) -> None:
+        """Hold one for its session; one too many is closed."""
+        if len(self) >= HELD_MOST:
+            inbound.connection.abort()
+            return
+        self._by_session.setdefault(inbound.session, []).append(inbound)
+        self._deadlines.add(inbound)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_session.values()))
+
+    def take(self, session: str) -> list[InboundConnection]:
+        """Those of a session, which are not held from now on."""
+        taken = self._by_session.pop(session, [])
+        for inbound in taken:
+            self._deadlines.discard(inbound)
+        return taken
+
+    def discard(self, inbound: InboundConnection) -> None:
+        """A connection is gone, if it is held."""
+        held = self._by_session.get(inbound.session, [])
+        if inbound in held:
+            held.remove(inbound)
+            self._deadlines.discard(inbound)
+            if not held:
+                del self._by_session[inbound.session]
+
+    def close_all(self) -> None:
+        """Close all that are held."""
+        for session in list(self._by_session):
+            for inbound in self.take(session):
+                inbound.connection.abort()
+
+    def stop(self) -> None:
+        """Close all, and leave no timer behind."""
+        self.close_all()
+        self._deadlines.stop()
+
+    def _expired(self, inbound: InboundConnection) -> None:
+        self.discard(inbound)
+        inbound.connection.abort()

@@ -1,8 +1,9 @@
-"""Both sides dial each other, from ports that their routers have opened already (RFC 9293, 3.5).
+"""TCP hole punching: both sides dial each other, from ports that their routers have opened.
 
 A router lets in what comes from where something was sent to. Each side's connection to the
-mediator has opened a port in its router; dialled from the same port here, the other side is sent
-to from the same port there, as far as the router keeps to one: then what it sends comes in.
+mediator has opened a port in its router. Each side dials from that same local port to the port at
+which the mediator sees the other: if both routers keep to one mapping, what the other side sends
+gets in, and the two SYNs make one connection (simultaneous open, RFC 9293, 3.5).
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from zope.interface import implementer
 
 from broker.net.endpoints import endpoint_at
 
-#: Seconds from an attempt that was refused to the next: the other side may not have begun.
-AGAIN: Final = 0.25
+#: Seconds from a refused attempt to the next one: the other side may not have begun.
+RETRY_DELAY: Final = 0.25
 
 
 @implementer(IStreamClientEndpoint)
 class HolePunchEndpoint:
-    """Connects from a port that another connection of ours has already, and shares."""
+    """Connects from a local port that another connection of ours uses, and shares."""
 
     def __init__(
         self, reactor: Any, local: tuple[str, int], remote: tuple[str, int], timeout: float
@@ -33,7 +34,7 @@ class HolePunchEndpoint:
         :param reactor: an ``IReactorTCP`` and ``IReactorTime``
         :param local: our address and that port
         :param remote: the IP address and port to connect to
-        :param timeout: seconds in which it must stand, whatever is refused meanwhile
+        :param timeout: seconds after which it is given up, however often it was refused
         """
         self._reactor = reactor
         self._binding = makeBinding(*local, reuseAddress=True)
@@ -47,13 +48,13 @@ class HolePunchEndpoint:
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
         until = self._reactor.seconds() + self._timeout
         while True:
-            left = max(until - self._reactor.seconds(), 0.0)  # where the reactor was busy
+            left = max(until - self._reactor.seconds(), 0.0)  # negative if the reactor was busy
             attempt = endpoint_at(self._reactor, *self._remote, left, self._binding)
             try:
                 return await attempt.connect(factory)
             except ConnectBindError:
                 raise
             except ConnectError:
-                if self._reactor.seconds() + AGAIN >= until:
+                if self._reactor.seconds() + RETRY_DELAY >= until:
                     raise
-            await deferLater(self._reactor, AGAIN)
+            await deferLater(self._reactor, RETRY_DELAY)
