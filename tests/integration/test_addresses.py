@@ -100,6 +100,10 @@ class Dns:
         stdin.flush()
         self._running.wait_for("^done$")
 
+    def waits_for(self, pattern: str) -> None:
+        """Wait until it says such a line."""
+        self._running.wait_for(pattern)
+
     def said(self, line: str) -> int:
         """How often it has said a line."""
         return self._running.out.count(line)
@@ -227,7 +231,7 @@ class DomainNameTests:
         dns.order("long.lab.test", "A,60,127.0.0.4")
         assert "Completed" in talk.register("long.lab.test")
         assert talk.call() == "127.0.0.4"
-        assert dns.said("answered over TCP")
+        dns.waits_for("^answered over TCP$")
 
     def test_silent(self, dns: Dns, talk: Talk) -> None:
         """A server that never answers costs two seconds, and holds up nobody else (I24)."""

@@ -201,7 +201,7 @@ class UsageTests:
         known = ("--open-port", "--outside=127.0.0.1:1")
         done = processes.broker(1, "call", "--as=Ia", "Ib", *known)
         assert done.returncode == 2
-        assert b"--open-port goes without --outside" in done.stderr
+        assert b"--open-port finds the outside address itself" in done.stderr
 
     def test_no_call_password(self, processes: Processes) -> None:
         """With nobody to ask, a file is to be named."""

@@ -14,7 +14,8 @@ from tests.natlab.conftest import Build
 from tests.natlab.lab import INTERNET, SERVER, SYMMETRIC, Lab, Router
 from tests.support.processes import TWISTD, Running
 
-pytestmark = pytest.mark.integration
+#: Slow: each builds routers of namespaces, and many wait for what a router forgets.
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 APPLICATION: Final = (sys.executable, str(Path(__file__).with_name("application.py")))
 A: Final = f"{INTERNET}.1"

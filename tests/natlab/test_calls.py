@@ -14,7 +14,8 @@ from tests.natlab.lab import CONE, INTERNET, NOT, PYTHON, SNIFF, SYMMETRIC, Rout
 from tests.natlab.parts import QUIET, Net
 from tests.support.processes import BROKER, Running
 
-pytestmark = pytest.mark.integration
+#: Slow: each builds routers of namespaces, and many wait for what a router forgets.
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 #: The outsides of the routers A and B.
 A = f"{INTERNET}.1"

@@ -13,7 +13,8 @@ from tests.natlab.lab import NOT, SYMMETRIC, Lab, Router
 from tests.natlab.parts import ASKED, CLOSED, QUIET, Net, count, until
 from tests.support.processes import BROKER, Running
 
-pytestmark = pytest.mark.integration
+#: Slow: each builds routers of namespaces, and many wait for what a router forgets.
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 #: Lets a router drop what begins with PCP's version, as if it did not know of it.
 NO_PCP = "insert rule inet filter input udp dport 5351 @th,64,8 2 drop"

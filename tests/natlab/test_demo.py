@@ -13,7 +13,12 @@ import pytest
 
 from tests.support.processes import ROOT, TETHER, environment
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("lab_flags")]
+#: Slow: each builds routers of namespaces, and many wait for what a router forgets.
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.slow,
+    pytest.mark.usefixtures("lab_flags"),
+]
 
 
 class Demo:

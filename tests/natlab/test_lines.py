@@ -10,7 +10,8 @@ from tests.natlab.conftest import Build
 from tests.natlab.lab import CONE, SERVER, Lab, Router
 from tests.natlab.parts import ASKED, Net, count, until
 
-pytestmark = pytest.mark.integration
+#: Slow: each builds routers of namespaces, and many wait for what a router forgets.
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 #: The time in which a call is decided: what a mediator gives it if it is not told otherwise.
 DECIDED: Final = "--status-timeout=5"

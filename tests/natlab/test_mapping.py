@@ -12,7 +12,8 @@ from tests.natlab.conftest import Build
 from tests.natlab.lab import PYTHON, Lab, Router
 from tests.support.processes import Running
 
-pytestmark = pytest.mark.integration
+#: Slow: each builds routers of namespaces, and many wait for what a router forgets.
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 PORT = 7000
 OPENER = (PYTHON[0], "-m", "tests.natlab.opener", "TCP", str(PORT))

@@ -24,7 +24,8 @@ from tests.natlab.lab import (
 from tests.natlab.parts import ASKED, CLOSED, QUIET, SEEN, Net, count, until
 from tests.support.processes import Running
 
-pytestmark = pytest.mark.integration
+#: Slow: each builds routers of namespaces, and many wait for what a router forgets.
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
 def come_back(terminal: Running, address: str | None = None) -> None:
