@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -17,6 +18,8 @@ from broker.service import mediator, resolver, terminal
 from broker.service.settings.options import RoleOptions
 from broker.service.settings.setting import Setting
 
+#: Characters in a line of text.
+WIDTH: Final = 158
 PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 ROLES: Final[tuple[type[RoleOptions], ...]] = (
     mediator.Options,
@@ -118,7 +121,8 @@ def command_lines(found: list[Command]) -> Iterator[str]:
         shared = common.get(command.kind, ())
         yield from (f"#### `broker {command.name}`", "")
         purpose = f"{command.purpose} " if command.purpose else ""
-        yield f"{purpose}{_takes(command, shared)}".strip()
+        takes = f"{purpose}{_takes(command, shared)}".strip()
+        yield textwrap.fill(takes, WIDTH, break_long_words=False, break_on_hyphens=False)
         yield ""
         own = [option for option in command.options if option not in shared]
         if own:
