@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from benchmarks.counting import Broken
 from benchmarks.peers import HOST, PASSWORD, PATIENCE
@@ -68,19 +70,33 @@ class Certificates:
         return own
 
 
+@implementer(IReactorFromThreads)
+class _Calls:
+    """Calls from the store's thread, made by whoever waits for them."""
+
+    def __init__(self) -> None:
+        self.queue: SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]]] = SimpleQueue()
+
+    def callFromThread(
+        self, callable: Callable[..., object], *args: object, **kwargs: object
+    ) -> None:
+        """Queue a call."""
+        self.queue.put((callable, args))
+
+
 def add_accounts(database: Path, identifiers: Sequence[str]) -> None:
     """Put accounts into a database that no mediator has open; each has ``PASSWORD``.
 
     :raises Broken: the store does not take them
     """
-    calls: SimpleQueue[tuple[Any, tuple[Any, ...]]] = SimpleQueue()
+    calls = _Calls()
 
     def done(waited: Deferred[Any]) -> Any:
         came: list[Any] = []
         waited.addBoth(came.append)
         while not came:
             try:
-                call, arguments = calls.get(timeout=PATIENCE)
+                call, arguments = calls.queue.get(timeout=PATIENCE)
             except Empty:
                 raise Broken("the store does not answer") from None
             call(*arguments)
@@ -88,9 +104,7 @@ def add_accounts(database: Path, identifiers: Sequence[str]) -> None:
             raise Broken(f"the store takes no accounts: {came[0].getErrorMessage()}")
         return came[0]
 
-    store = SqliteStore(
-        str(database), lambda call, *arguments: calls.put((call, arguments)), os.urandom
-    )
+    store = SqliteStore(str(database), calls, os.urandom)
     done(store.load())
     # One for all: what checking it costs does not depend on whose it is.
     verifier = done(Deferred.fromCoroutine(Passwords(os.urandom).make(PASSWORD)))

@@ -56,7 +56,7 @@ from broker.service.settings.values import (
     choice,
 )
 from broker.service.stats_log import CountLog
-from broker.store.making import make_store
+from broker.store.sqlite import make_store
 from broker.tables.accounts import AccountTable
 from broker.tables.grants import Randomness
 
@@ -446,7 +446,7 @@ Options = MediatorOptions
 def makeService(config: MediatorOptions) -> IService:
     """The role as ``twistd`` runs it, in a process of its own."""
     reactor, owner = own_process(config)
-    store = make_store(config["store"], reactor.callFromThread, os.urandom)
+    store = make_store(config["store"], reactor, os.urandom)
     service = MediatorService(reactor, config, store, owner, owns_store=True)
     service.renewal.on_hangup(reactor)
     return service

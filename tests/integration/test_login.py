@@ -53,7 +53,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
 def account(folder: Path, *identifiers: str, password: str = PASSWORD) -> None:
     """Give terminals accounts, in the database of a mediator that does not run."""
     pump = Pump()
-    store = SqliteStore(str(folder / "broker.db"), pump.call, os.urandom)
+    store = SqliteStore(str(folder / "broker.db"), pump, os.urandom)
     pump.result(store.load())
     for identifier in identifiers:
         verifier = pump.result(Passwords(os.urandom).make(password))

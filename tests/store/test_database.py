@@ -297,7 +297,7 @@ if os.geteuid() == 0:
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)
-store = SqliteStore(os.path.join(folder, "broker.db"), print, os.urandom)
+store = SqliteStore(os.path.join(folder, "broker.db"), None, os.urandom)
 store.load().addErrback(lambda failure: print(failure.getErrorMessage()))
 """
     done = subprocess.run(

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from broker.service.settings.common import parse_store
-from broker.store.making import make_store
 from broker.store.memory import MemoryStore
-from broker.store.sqlite import SqliteStore
+from broker.store.sqlite import SqliteStore, make_store
+from tests.store.waiting import Pump
 from tests.support.processes import BROKER, TWISTD, Processes, Typing
 
 COMPLETED = "NOTIFY\nRegistration Completed.\n\n"
@@ -128,7 +128,7 @@ class NamedTests:
 
     def test_made(self, tmp_path: Path) -> None:
         """Made, it has touched nothing yet."""
-        made = make_store(str(tmp_path / "broker.db"), print, bytes)
+        made = make_store(str(tmp_path / "broker.db"), Pump(), bytes)
         assert isinstance(made, SqliteStore)
         assert list(tmp_path.iterdir()) == []
-        assert isinstance(make_store(None, print, bytes), MemoryStore)
+        assert isinstance(make_store(None, Pump(), bytes), MemoryStore)

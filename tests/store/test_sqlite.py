@@ -19,7 +19,8 @@ from twisted.logger import capturedLogs, formatEvent
 
 from broker.interfaces import Change, IStore, State, StoreFailed
 from broker.store import rows, sqlite
-from broker.store.sqlite import GROUP_MOST, SqliteStore
+from broker.store.sqlite import SqliteStore
+from broker.store.writer import GROUP_MOST
 from broker.tables.accounts import AccountChange
 from broker.tables.disclosures import Disclosure
 from broker.tables.groups import GroupChange
@@ -423,7 +424,7 @@ class QuestionTests:
 
     def test_too_many(self, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
         """Beyond their cap questions are refused at once; commits are not (I15)."""
-        monkeypatch.setattr(sqlite, "QUESTIONS_MOST", 3)
+        monkeypatch.setattr(sqlite, "TASKS_MOST", 3)
         keeping = Keeping()
         store, _ = stores.open(connect=keeping)
         keeping.last.before = gate = Gate(rows.DISCLOSURES)

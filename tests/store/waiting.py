@@ -12,7 +12,9 @@ from types import TracebackType
 from typing import Any, Final, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from broker.interfaces import State
 from broker.store.connection import Connection, connect
@@ -26,6 +28,7 @@ T = TypeVar("T")
 PATIENCE: Final = 120.0
 
 
+@implementer(IReactorFromThreads)
 class Pump:
     """Calls from other threads, which are made when a test waits for something.
 
@@ -36,9 +39,12 @@ class Pump:
         self.calls = 0
         self._queue: SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]]] = SimpleQueue()
 
-    def call(self, function: Callable[..., object], *arguments: Any) -> None:
-        """As ``reactor.callFromThread``."""
-        self._queue.put((function, arguments))
+    def callFromThread(
+        self, callable: Callable[..., object], *args: object, **kwargs: object
+    ) -> None:
+        """As the reactor does it, once a test waits."""
+        assert not kwargs
+        self._queue.put((callable, args))
 
     @property
     def idle(self) -> bool:
@@ -92,7 +98,7 @@ class Stores:
 
     def make(self, name: str = "broker.db", **more: Any) -> SqliteStore:
         """A store, not opened."""
-        store = SqliteStore(str(self.folder / name), self.pump.call, os.urandom, **more)
+        store = SqliteStore(str(self.folder / name), self.pump, os.urandom, **more)
         self._made.append(store)
         return store
 

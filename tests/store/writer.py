@@ -29,7 +29,7 @@ def say(text: object) -> None:
 def commit_for_ever(path: str) -> None:
     """Commit waves of numbered commits, and acknowledge each."""
     pump = Pump()
-    store = SqliteStore(path, pump.call, os.urandom)
+    store = SqliteStore(path, pump, os.urandom)
     state = pump.result(store.load())
     number = commits_in(state, pump.result(store.disclosures(TOLD, EVER, TOLD_MOST)))
     sizes = Random(number)
