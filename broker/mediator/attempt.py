@@ -14,14 +14,13 @@ from typing import NewType
 from broker.mediator.connection import TerminalConnection, canonical_identifier_field
 from broker.mediator.context import MediatorContext
 from broker.mediator.permits import PermitUse
-from broker.mediator.sessions import LIFETIME
 from broker.messages.errors import CalleeNotConnected, CalleeNotFound, ServiceUnavailable
 from broker.messages.message import Message
 from broker.messages.statements import REQUEST_ACCEPTED
 from broker.net.dialogue import Request
 from broker.tables.disclosures import Disclosure
-from broker.tables.grants import SessionCredentials, draw_credentials
-from broker.tables.locations import Binding, Contact
+from broker.tables.grants import SessionCredentials
+from broker.tables.locations import Binding
 
 #: What ``recheck`` returns and ``tell`` takes: the permit entry, or what stands in its place
 #: (``Session.permit_entry``), as found in this turn of the reactor. Nothing is awaited between the
@@ -39,7 +38,7 @@ class CallAttempt:
     :ivar binding: where the callee is (``locate``)
     :ivar located_at: the registry's number when that was looked up
     :ivar callee_connection: the connection over which the callee is reached (``reach``)
-    :ivar credentials: what opens the session (``draw_credentials``)
+    :ivar credentials: what opens the session ; drawn once it is permitted
     :ivar use: the use of a permit that allows a number of calls, once it is taken
     :ivar durable_entry: the permit entry that something durable names: a use, or a disclosure
     """
@@ -97,15 +96,23 @@ class CallAttempt:
         :raises CalleeNotFound: it is not known
         :raises ServiceUnavailable: the resolver does not answer
         """
-        self.located_at = self.context.connections.turn
-        self.binding = await locate(self.context, self.callee)
+        context = self.context
+        self.located_at = context.connections.last_registration
+        try:  # as ``locate`` below: its coroutine would be one more on every call's way
+            self.binding = await context.resolver.lookup(self.callee)
+        except CalleeNotFound:
+            self.binding = context.connections.source_of(self.callee)
 
     async def reach(self) -> None:
         """Get the callee's connection, waking it if it has none (S1901, S1902; D4, D5).
 
         :raises CalleeNotConnected: it can't be reached
         """
-        self.callee_connection = await self.context.reach.connect(self.callee, self.binding.contact)
+        context = self.context
+        usable = context.connections.usable(self.callee)
+        if usable is None:
+            usable = await context.reach.wake(self.callee, self.binding.contact)
+        self.callee_connection = usable
 
     def ask(self, question: Message) -> Awaitable[Message]:
         """Ask the callee, over whichever connection it answers on (S1606; S2002; D6).
@@ -124,24 +131,16 @@ class CallAttempt:
 
     # Once it has answered.
 
-    @property
-    def is_counted(self) -> bool:
-        """Whether what permits this call permits a number of calls only."""
-        return self.context.permits.counted(self.callee, self.caller)
-
     async def take_use(self) -> None:
-        """Take one of those: durable before the address is told (I7).
+        """Take one use of a permit that allows a number of calls.
+
+        It is durable before the address is told: a crash loses it, and never gives it twice (I7).
 
         :raises PermissionDenied: the permit is gone
         :raises ServiceUnavailable: the store does not take it
         """
         self.use = await self.context.permits.take(self.callee, self.caller)
         self.durable_entry = self.use.entry
-
-    @property
-    def is_out_of_date(self) -> bool:
-        """Whether the callee came, or registered again, since it was located."""
-        return self.callee_connection.registration_number > self.located_at
 
     def recheck(self) -> StillPermitted:
         """What was true before the callee was asked must be true as its address is told (I1, I2).
@@ -160,8 +159,7 @@ class CallAttempt:
             entry = durable
         context.sessions.check_session_quota(self.caller, self.callee)
         connection = self.callee_connection
-        active = context.connections.active(self.callee)
-        if active is not connection or not connection.stream.connected:
+        if context.connections.usable(self.callee) is not connection:
             raise CalleeNotConnected
         if self.binding.until <= context.clock.seconds():
             raise CalleeNotFound
@@ -170,30 +168,16 @@ class CallAttempt:
             raise CalleeNotConnected
         return StillPermitted(entry)
 
-    def draw_credentials(self) -> SessionCredentials:
-        """Draw what opens the session; it is sent to both sides and kept nowhere (A10, I20)."""
-        self.credentials = draw_credentials(self.context.randomness)
-        return self.credentials
-
-    def disclosure(self, whose: str, told: str, address: Contact, why: str) -> Disclosure:
-        """The record of an address that is about to be told for this session."""
-        session = self.credentials.session
-        return self.context.disclosures.record(whose, told, address, session, why, LIFETIME)
-
-    async def record(
+    async def commit(
         self, permitted: StillPermitted, disclosures: Iterable[Disclosure]
     ) -> StillPermitted:
-        """Write disclosures to the ledger: before the address is told, or just after.
+        """Commit disclosures to the ledger before the addresses are told (``--ledger first``).
 
-        :return: that this is permitted, found after the last wait
+        :return: that this is still permitted, found after the wait for the store
         :raises ServiceUnavailable: the store does not take them
-        :raises Refused: as ``recheck``, after the wait for the store
+        :raises Refused: as ``recheck``
         """
-        ledger = self.context.disclosures
-        if not ledger.first:
-            ledger.note(*disclosures)
-            return permitted
-        await ledger.commit(*disclosures)
+        await self.context.disclosures.commit(*disclosures)
         self.durable_entry = permitted
         return self.recheck()
 
@@ -219,11 +203,6 @@ class CallAttempt:
             request.reply("", to_caller, code=200)  # S1210, S2008
         if self.use is not None:
             self.use.spent()
-
-    def close(self) -> None:
-        """The attempt is over: a use that was taken, and not spent, is given back."""
-        if self.use is not None:
-            self.use.give_back()
 
 
 async def locate(context: MediatorContext, identifier: str) -> Binding:

@@ -25,7 +25,7 @@ from broker.messages.message import Message
 from broker.messages.statements import STATUS, STATUS_ACCEPTABLE, STATUS_BUSY
 from broker.net.dialogue import Request
 from broker.tables.disclosures import CALLING, CONSENT, Disclosure
-from broker.tables.grants import SessionCredentials
+from broker.tables.grants import SessionCredentials, draw_credentials
 from broker.tables.locations import Contact
 from broker.tables.sessions import BY_CONSENT
 
@@ -83,7 +83,8 @@ class CallHandler:
         :param back: where the caller waits for the callee, if it does
         :param consented: the same attempt, where the callee has just accepted this very request
         """
-        request = attempt.request
+        context, request = self._context, attempt.request
+        permits, ledger = context.permits, context.disclosures
         attempt.check()  # S1203
         try:
             attempt.check_quota()
@@ -94,18 +95,20 @@ class CallHandler:
                 await _ask_status(attempt)  # S1606–S1608
             if request.held is not None:
                 await request.turn()  # decide when the reply can leave, and not before
-            if attempt.is_counted:
+            if permits.counted(attempt.callee, attempt.caller):
                 await attempt.take_use()  # I7
             if consented is not None:
                 await consented.locate_caller()  # S2006: both addresses
-            while attempt.is_out_of_date:
-                await attempt.locate()
+            while attempt.callee_connection.registration_number > attempt.located_at:
+                await attempt.locate()  # it came, or registered again, since it was located
             candidates = self._candidates(attempt, back)
-            records = 1 + (consented is not None) + len(candidates)
-            self._context.disclosures.check_room(records)
+            ledger.check_room(1 + (consented is not None) + len(candidates))
             permitted = attempt.recheck()  # I1, I2
             told = _disclosures(attempt, permitted, candidates, consented)
-            permitted = await attempt.record(permitted, told.values())
+            if ledger.first:
+                permitted = await attempt.commit(permitted, told.values())
+            else:
+                ledger.note(*told.values())
             if consented is not None and not consented.caller_is_there:
                 told.pop("Caller", None)
             attempt.tell(
@@ -118,7 +121,8 @@ class CallHandler:
             attempt.check()
             raise
         finally:
-            attempt.close()
+            if attempt.use is not None:
+                attempt.use.give_back()  # nothing where it was spent
 
     def _candidates(self, attempt: CallAttempt, back: Contact | None) -> Sequence[OfferedCandidate]:
         """How else the two may reach each other: what each of them has offered."""
@@ -151,17 +155,18 @@ def _disclosures(
 
     :return: the records, by the fields that tell them
     """
-    attempt.draw_credentials()
-    caller, callee, disclosure = attempt.caller, attempt.callee, attempt.disclosure
+    context = attempt.context
+    attempt.credentials = draw_credentials(context.randomness)
+    record, session = context.disclosures.record, attempt.credentials.session
+    caller, callee = attempt.caller, attempt.callee
     why = CONSENT if permitted == BY_CONSENT else permitted
-    told = {"Callee": disclosure(callee, caller, attempt.binding.contact, why)}
+    told = {"Callee": record(callee, caller, attempt.binding.contact, session, why, LIFETIME)}
     if consented is not None and consented.caller_is_there:
-        told["Caller"] = disclosure(caller, callee, consented.caller_binding.contact, CALLING)
-    for candidate in candidates:
-        if candidate.callees:
-            told[candidate.field] = disclosure(callee, caller, candidate.address, why)
-        else:
-            told[candidate.field] = disclosure(caller, callee, candidate.address, CALLING)
+        contact = consented.caller_binding.contact
+        told["Caller"] = record(caller, callee, contact, session, CALLING, LIFETIME)
+    for field, callees, contact in candidates:
+        whose, other, reason = (callee, caller, why) if callees else (caller, callee, CALLING)
+        told[field] = record(whose, other, contact, session, reason, LIFETIME)
     return told
 
 

@@ -25,7 +25,7 @@ from broker.net.peer_address import local_host_of, remote_host_of
 from broker.net.timers import wait_until
 from broker.tables.address_policy import parse_domain, validate_contact
 from broker.tables.disclosures import CONNECT_BACK, Disclosure
-from broker.tables.grants import SessionCredentials
+from broker.tables.grants import SessionCredentials, draw_credentials
 from broker.tables.locations import AddressRefused, Contact
 from broker.tables.rate_limits import PASSWORD_GUESSES, RateLimiter
 from broker.tables.sessions import BY_PASSWORD
@@ -47,9 +47,7 @@ class ConnectBackAttempt(CallAttempt):
         """As ``CallAttempt.recheck``; but the callee's own address is not told, and may change."""
         entry = self.check()
         self.check_quota()
-        connection = self.callee_connection
-        active = self.context.connections.active(self.callee)
-        if active is not connection or not connection.stream.connected:
+        if self.context.connections.usable(self.callee) is not self.callee_connection:
             raise PermissionDenied
         return StillPermitted(entry)
 
@@ -131,15 +129,21 @@ class ConnectBack:
 
         :param address: where the caller waits
         """
+        ledger = self._context.disclosures
         attempt.check()  # I3
         guess = self._check_rate(attempt)  # I17
         await attempt.locate()
         await attempt.reach()  # D4, D5
         permitted = attempt.recheck()  # I1, I2
-        self._context.disclosures.check_room()
-        credentials = attempt.draw_credentials()
-        told = attempt.disclosure(attempt.caller, attempt.callee, address, CONNECT_BACK)
-        await attempt.record(permitted, (told,))
+        ledger.check_room()
+        credentials = attempt.credentials = draw_credentials(self._context.randomness)
+        told = ledger.record(
+            attempt.caller, attempt.callee, address, credentials.session, CONNECT_BACK, LIFETIME
+        )
+        if ledger.first:
+            await attempt.commit(permitted, (told,))
+        else:
+            ledger.note(told)
         may_connect = True  # as far as we know, once it is asked
         try:
             password = attempt.request.message.fields["Password"]

@@ -28,14 +28,14 @@ CONNECTIONS_AN_IDENTIFIER: Final = 5
 class ConnectionRegistry:
     """Who is connected, and over which connection each identifier is reached.
 
-    :ivar turn: the number of the last registration, or return, of a connection; what was looked up
-        earlier than a connection's own number may be out of date
+    :ivar last_registration: the number of the last registration, or return, of a connection. What
+        was looked up before a connection got its own number may be out of date.
     """
 
     log = Logger()
 
     def __init__(self, clock: IReactorTime) -> None:
-        self.turn = 0
+        self.last_registration = 0
         self._clock = clock
         self._connections: dict[str, tuple[TerminalConnection, ...]] = {}  # oldest first
         self._active: dict[str, TerminalConnection] = {}
@@ -62,8 +62,8 @@ class ConnectionRegistry:
         identifier = peer.identifier
         if address is not None:
             peer.address = address
-        self.turn += 1
-        peer.registration_number = self.turn
+        self.last_registration += 1
+        peer.registration_number = self.last_registration
         displaced = self._active.get(identifier)
         self._active[identifier] = peer
         if displaced is not None and displaced is not peer:
@@ -110,9 +110,9 @@ class ConnectionRegistry:
             return None
         newest = max(registered, key=lambda one: one.registration_number)
         self._active[identifier] = newest
-        self.turn += 1
+        self.last_registration += 1
         # A new number: what was looked up until now is the address of the connection that is gone.
-        newest.registration_number = self.turn
+        newest.registration_number = self.last_registration
         return newest
 
     # Who is connected.
@@ -124,6 +124,11 @@ class ConnectionRegistry:
     def active(self, identifier: str) -> TerminalConnection | None:
         """The connection over which a terminal is reached now, if it has one."""
         return self._active.get(identifier)
+
+    def usable(self, identifier: str) -> TerminalConnection | None:
+        """The active connection of a terminal, unless it has none or that is closing."""
+        peer = self._active.get(identifier)
+        return peer if peer is not None and peer.stream.connected else None
 
     def connections(self, identifier: str) -> tuple[TerminalConnection, ...]:
         """All connections of an identifier, oldest first."""

@@ -48,10 +48,7 @@ class QuestionEvents(Protocol):
 
 
 class TerminalReach:
-    """Gets the active connection of a terminal, waking it where it has none; asks it questions.
-
-    A caller of these methods can't tell whether the terminal had to be woken.
-    """
+    """Wakes a terminal that has no usable connection; asks it over whichever it answers on."""
 
     log = Logger()
 
@@ -67,16 +64,39 @@ class TerminalReach:
         )
         self._stopped = False
 
-    async def connect(self, identifier: str, address: Contact) -> TerminalConnection:
-        """The active connection of a terminal, which is woken if it has none (S1901).
+    async def wake(self, identifier: str, address: Contact) -> TerminalConnection:
+        """Wake a terminal that has no usable connection, and wait until it registers (S1901).
+
+        All who wait for it at the same time share one wake-up.
 
         :param address: where it is woken
+        :return: the connection over which it registered
         :raises CalleeNotConnected: it can't be reached (S1902)
         """
-        peer = self._connections.active(identifier)
-        if peer is not None and peer.stream.connected:
-            return peer
-        return await self._wake(identifier, address)
+        registers = self._connections.next_active(identifier)
+        wakeup = self._in_progress.get(identifier)
+        if wakeup is None:
+            wakeup = self._in_progress[identifier] = _WakeUpInProgress()
+            wakeup.waiting.append(registers)
+            self._start(wakeup, identifier, address)
+        else:
+            wakeup.waiting.append(registers)
+        try:
+            return await registers
+        except CancelledError:
+            raise CalleeNotConnected from None
+        finally:
+            self._connections.stop_waiting(identifier, registers)
+            wakeup.leave(registers)
+
+    def _start(self, wakeup: _WakeUpInProgress, identifier: str, address: Contact) -> None:
+        async def wake() -> None:
+            try:
+                await self._wakeup.wake(identifier, address)
+            finally:
+                del self._in_progress[identifier]  # the next caller starts another one
+
+        wakeup.steps = Deferred.fromCoroutine(wake()).addErrback(wakeup.failed)
 
     async def ask(
         self,
@@ -111,7 +131,8 @@ class TerminalReach:
                 except (ConnectionLost, CancelledError) as error:
                     if isinstance(error, CancelledError) and not question.moved:
                         raise
-                peer = await self.connect(identifier, address)
+                usable = self._connections.usable(identifier)
+                peer = usable or await self.wake(identifier, address)
             finally:
                 self._unanswered.discard(question)
                 question.close()
@@ -136,46 +157,17 @@ class TerminalReach:
     def _wake_silent(self, question: _OpenQuestion) -> None:
         if question.answer.called or self._stopped:
             return
-        active = self._connections.active(question.identifier)
-        if active is not None and active is not question.peer and active.stream.connected:
-            question.move(active)  # the terminal has connected by itself
+        usable = self._connections.usable(question.identifier)
+        if usable is not None and usable is not question.peer:
+            question.move(usable)  # the terminal has connected by itself
             return
-        waking = Deferred.fromCoroutine(self._wake(question.identifier, question.address))
+        waking = Deferred.fromCoroutine(self.wake(question.identifier, question.address))
         question.waking = waking.addCallbacks(question.move, self._not_woken)
 
     def _not_woken(self, failure: Failure) -> None:
         """It can't be woken. It may still answer over the connection that it has."""
         if failure.check(CalleeNotConnected) is None:
             self.log.failure("A terminal that did not answer could not be woken", failure)
-
-    # Waking.
-
-    async def _wake(self, identifier: str, address: Contact) -> TerminalConnection:
-        """Wait for a terminal to register; all who wait at the same time share one wake-up."""
-        registers = self._connections.next_active(identifier)
-        wakeup = self._in_progress.get(identifier)
-        if wakeup is None:
-            wakeup = self._in_progress[identifier] = _WakeUpInProgress()
-            wakeup.waiting.append(registers)
-            self._start(wakeup, identifier, address)
-        else:
-            wakeup.waiting.append(registers)
-        try:
-            return await registers
-        except CancelledError:
-            raise CalleeNotConnected from None
-        finally:
-            self._connections.stop_waiting(identifier, registers)
-            wakeup.leave(registers)
-
-    def _start(self, wakeup: _WakeUpInProgress, identifier: str, address: Contact) -> None:
-        async def wake() -> None:
-            try:
-                await self._wakeup.wake(identifier, address)
-            finally:
-                del self._in_progress[identifier]  # the next caller starts another one
-
-        wakeup.steps = Deferred.fromCoroutine(wake()).addErrback(wakeup.failed)
 
 
 class _WakeUpInProgress:
