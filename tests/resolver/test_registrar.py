@@ -15,6 +15,7 @@ from broker.messages.errors import CalleeNotFound, RegistrationFailed, ServiceUn
 from broker.messages.message import Message
 from broker.messages.signing import sign, verify
 from broker.resolver.locations import LocalResolver
+from broker.resolver.registrar import NO_IDENTIFIER, NO_KEY
 from broker.resolver.udp_registrar import NOTICE_INTERVAL, PADDED, PRUNE_INTERVAL, UdpRegistrar
 from broker.tables.locations import Contact
 from broker.tables.nat_bindings import MAPPING_SECONDS
@@ -758,11 +759,11 @@ class ApartTests:
     @pytest.mark.parametrize(
         ("lines", "cause"),
         [
-            (["Key ID:K1", f"Registration Key:{SECRET.hex()}"], "a mediator says whose key it is"),
-            (["Identifier:Ib", "Key ID:K1"], "a key has a Key ID and a Registration Key"),
+            (["Key ID:K1", f"Registration Key:{SECRET.hex()}"], NO_IDENTIFIER),
+            (["Identifier:Ib", "Key ID:K1"], NO_KEY),
             (
                 ["Identifier:Ib", f"Registration Key:{SECRET.hex()}"],
-                "a key has a Key ID and a Registration Key",
+                NO_KEY,
             ),
             (
                 ["Identifier:Ib", "Key ID:K1", f"Registration Key:{SECRET.hex()}", f"Port:{PORT}"],
@@ -770,9 +771,9 @@ class ApartTests:
             ),
             (
                 ["Identifier:Ib", "Key ID:K1", "Address:192.0.2.1"],
-                "Address is not taken here",
+                "Address is not accepted here",
             ),
-            (["Identifier:Ib", "UDP:Yes"], "a key comes with its Key ID and Registration Key"),
+            (["Identifier:Ib", "UDP:Yes"], NO_KEY),
         ],
     )
     def test_wrong(self, apart: Apart, lines: list[str], cause: str) -> None:
@@ -806,7 +807,7 @@ class ApartTests:
         """A request for a connection names whom to ask."""
         link = apart.resolver.link()
         link.type("REQUEST\nConnection Requested.\n\n")
-        assert "names a Callee" in link.text()
+        assert "a REQUEST needs a Callee" in link.text()
 
 
 def test_replace_keeps_secrets() -> None:

@@ -11,7 +11,7 @@ from twisted.logger import capturedLogs
 from broker.messages.errors import PermissionDenied, RegistrationFailed
 from broker.messages.message import Message
 from broker.net.request_task import send_refusal
-from broker.resolver.server import CONNECTIONS_AN_IDENTIFIER
+from broker.resolver.registrar import CONNECTIONS_AN_IDENTIFIER
 from tests.resolver.apart import PORT, FakeResolver
 from tests.support.reactor import FakeReactor
 from tests.support.transport import Client
@@ -92,7 +92,7 @@ class MediatorLinkTests:
         resolver = FakeResolver(FakeReactor())
         client = resolver.connect()
         answer = ask(client, "REGISTER\nRole:Mediator\nIdentifier:Ia\n\n")
-        assert answer == "NOTIFY\nRegistration Failed.\nCause:Identifier is not taken here\n\n"
+        assert answer == "NOTIFY\nRegistration Failed.\nCause:Identifier is not accepted here\n\n"
         assert ask(client, WHERE) == DENIED
 
     def test_register_and_look_up(self) -> None:
@@ -374,7 +374,7 @@ class ServingTests:
         resolver = FakeResolver(FakeReactor())
         link = resolver.link()
         broken: Any = object()
-        resolver.server._table = broken
+        resolver.server._locations = broken
         with capturedLogs() as logged:
             assert ask(link, WHERE) == "NOTIFY\nService Unavailable.\n\n"
         (failure,) = [event["log_failure"] for event in logged if "log_failure" in event]
