@@ -90,18 +90,17 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.mediator.connection.seen_ip": "gives the above where a connection comes from",
     "broker.mediator.candidates.offer": "reads what a registration offers",
     # Decides by an address, or dials it, and says it to nobody.
-    "broker.mediator.auth.login.hidden": "judges whether a connection is the machine's own",
+    "broker.mediator.auth.login.is_private": "judges whether a connection is the machine's own",
     "broker.mediator.connections.ConnectionRegistry.registered": "logs where a terminal is"
     " reached now",
-    "broker.mediator.registration": "the names of the fields that offer further ways",
-    "broker.mediator.registration.Registration._offer": "reads a registration",
+    "broker.mediator.registration_plan": "the names of the fields that offer further ways",
+    "broker.mediator.registration_plan.RegistrationPlan._read_offer": "reads a registration",
     "broker.mediator.wakeup_dialer.WakeUpDialer._dial": "dials a terminal, which is told no"
     " address",
-    "broker.mediator.registration.Registration._address": "reads a registration",
+    "broker.mediator.registration_plan.RegistrationPlan._read_contact": "reads a registration",
     "broker.mediator.connect_back.ConnectBack._caller_address": "reads where a caller says that"
     " it waits",
-    "broker.mediator.registration.Registration._check_udp": "reads a registration",
-    "broker.mediator.registration.Registration._give_key": "hands the port to the resolver",
+    "broker.mediator.registration_plan.RegistrationPlan.port": "reads a registration",
     "broker.tables.locations.LocationTable.renew": "compares",
     "broker.tables.address_policy.resolve_contact": "judges an address",
     "broker.net.per_source.source_of": "whose share a connection is counted to",

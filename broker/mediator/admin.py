@@ -40,6 +40,7 @@ class AdminApi:
     def __init__(self, context: MediatorContext, accounts: Accounts) -> None:
         self._accounts = accounts
         self._permits = context.permits
+        self._permit_admin = context.permit_admin
         self._ledger = context.disclosures
         self._store = context.store
         self._regrouping = DeferredLock()
@@ -134,7 +135,7 @@ class AdminApi:
         async with self._one_at_a_time():
             members = len(self._members(group))
             lists = len(self._permits.table.holding(group))
-            await self._permits.regroup(group, None)
+            await self._permit_admin.regroup(group, None)
         return {"members": members, "lists": lists}
 
     async def list_groups(self, tell: Tell) -> Row:
@@ -166,7 +167,7 @@ class AdminApi:
         policy = self._permits.table.policy(whose)
         if policy != LIST:
             return {"identifier": whose, "entries": 0, "policy": policy}
-        edits = self._permits.told(whose)
+        edits = self._permits.accept_edits(whose)
         entries = [entry for edit in edits for entry in edit.partition(" ")[2].split(",") if entry]
         for told in entries:
             entry, *limits = told.split(";")
@@ -228,7 +229,7 @@ class AdminApi:
             self._regrouping.release()
 
     async def _regroup(self, group: str, members: Iterable[str]) -> Row:
-        await self._permits.regroup(group, members)
+        await self._permit_admin.regroup(group, members)
         return {"members": len(self._members(group))}
 
     def _members(self, group: str) -> tuple[str, ...]:

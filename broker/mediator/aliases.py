@@ -48,7 +48,7 @@ class Aliases:
             self._table.claim(identifier, name)
         except AccountRefused as error:
             raise RegistrationFailed(str(error)) from None
-        self._permits.renamed()
+        self._permits.review.renamed()
         return True
 
     def give_back(self, identifier: str, name: str) -> None:

@@ -37,7 +37,7 @@ class PermittedCall(CallAttempt):
 
     def check(self) -> str:
         """The entry of the callee's list that permits this caller (S1203)."""
-        entry = self.context.permits.basis(self.callee, self.caller)
+        entry = self.context.permits.permit_entry(self.callee, self.caller)
         if entry is None:
             raise PermissionDenied
         return entry
@@ -95,7 +95,7 @@ class CallHandler:
                 await _ask_status(attempt)  # S1606–S1608
             if request.held is not None:
                 await request.turn()  # decide when the reply can leave, and not before
-            if permits.counted(attempt.callee, attempt.caller):
+            if permits.is_counted(attempt.callee, attempt.caller):
                 await attempt.take_use()  # I7
             if consented is not None:
                 await consented.locate_caller()  # S2006: both addresses

@@ -39,7 +39,9 @@ class ConnectBackAttempt(CallAttempt):
     def check(self) -> str:
         """The callee must be reachable by password, and must not reject this caller (I3, C5)."""
         permits = self.context.permits
-        if not permits.by_password(self.callee) or permits.rejects(self.callee, self.caller):
+        if not permits.accepts_call_password(self.callee) or permits.rejects(
+            self.callee, self.caller
+        ):
             raise PermissionDenied
         return BY_PASSWORD
 

@@ -127,7 +127,7 @@ class ConsentQuestions:
         if answer.statement:
             raise NoConsent("the answer is to another question")
         lists = lists_of(answer.edits("Accept"), answer.edits("Reject"))  # S2003
-        if not consents(lists, self._permits.called(attempt.caller)):  # S2004, S2005
+        if not consents(lists, self._permits.names_of(attempt.caller)):  # S2004, S2005
             raise PermissionDenied
 
     def _check_rate(self, attempt: ConsentedCall) -> None:
@@ -145,5 +145,5 @@ class ConsentQuestions:
 
         :param began: when the call began
         """
-        if self._permits.asking:
+        if self._permits.has_consent_policies:
             await wait_until(self._clock, began + self._timeout)

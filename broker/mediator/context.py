@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from broker.interfaces import IResolver, IStore, ITrigger
 from broker.mediator.connections import ConnectionRegistry
 from broker.mediator.ledger import DAYS, Ledger
+from broker.mediator.permit_admin import PermitAdmin
 from broker.mediator.permits import Permits
 from broker.mediator.sessions import Sessions
 from broker.mediator.wakeup import TerminalReach
@@ -85,6 +86,7 @@ class MediatorContext:
     :ivar store: keeps permits, accounts, groups and disclosures durably
     :ivar resolver: knows where each terminal is
     :ivar permits: who accepts which callers
+    :ivar permit_admin: the operator's changes of groups, and of all lists at once
     :ivar connections: which connections each terminal has, and over which it is reached
     :ivar reach: gets the active connection of a terminal, waking it where it has none
     :ivar sessions: the sessions granted here
@@ -99,6 +101,7 @@ class MediatorContext:
     store: IStore
     resolver: IResolver
     permits: Permits
+    permit_admin: PermitAdmin
     connections: ConnectionRegistry
     reach: TerminalReach
     sessions: Sessions

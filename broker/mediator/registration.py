@@ -1,314 +1,207 @@
-"""Registering: permits (fig. 3) and the present address (¶77), applied whole or not at all."""
+"""Registration: permits (fig. 3) and the present address (¶77), both in force or neither."""
 
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
-from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from math import inf
 from typing import Final, NamedTuple
 
 from broker.mediator.aliases import Aliases
-from broker.mediator.auth.login import hidden
-from broker.mediator.candidates import offer
 from broker.mediator.connection import TerminalConnection, canonical_identifier_field
 from broker.mediator.context import MediatorContext
-from broker.messages.errors import CalleeNotFound, RegistrationFailed
-from broker.messages.grammar import DEFAULT_EXPIRES, DEFAULT_PORT
-from broker.messages.message import Message
+from broker.mediator.registration_plan import RegistrationPlan
+from broker.messages.errors import CalleeNotFound
 from broker.messages.statements import REGISTRATION_COMPLETED
 from broker.net.dialogue import Request
-from broker.net.peer_address import local_host_of, remote_host_of
-from broker.tables.address_policy import validate_contact
-from broker.tables.locations import AddressRefused, Binding, CandidateOffer, Contact
-from broker.tables.permits import LimitedRejection, ListTooLong
+from broker.tables.locations import Binding, Contact
 
-#: Fields of the protocol that this server does not serve: better refused than ignored.
-_NOT_OFFERED: Final = ("Control", "Public Key", "Role")
-#: Fields of a registration that changes more than lists, before those.
-_NOT_ALONE: Final = frozenset(("Name", "UDP"))
-#: Fields by which further ways to a terminal are offered.
-_OFFERS: Final = frozenset(("Local", "Seen"))
-#: Bytes of a registration key, and of what its name is drawn from.
+#: Bytes of a registration key, and of the random part of its Key ID.
 _KEY_BYTES: Final = 32
-_NAME_BYTES: Final = 16
+_KEY_ID_BYTES: Final = 16
 
 
-class GivenKey(NamedTuple):
-    """A registration key on its way to its terminal; never in a log, nor in its own ``repr`` (I18).
+class IssuedKey(NamedTuple):
+    """A registration key on its way to its terminal; never in a log, nor in its ``repr`` (I18).
 
-    :ivar name: its Key ID
+    :ivar key_id: its name
     :ivar secret: the key itself
     :ivar port: the port at which its terminal takes calls
     """
 
-    name: str
+    key_id: str
     secret: bytes
     port: int
 
     def __repr__(self) -> str:
-        return f"<GivenKey {self.name}>"
+        return f"<IssuedKey {self.key_id}>"
 
 
-class Lists(NamedTuple):
-    """What a registration says of who may reach its terminal; nothing at all, it may be.
-
-    :ivar accept: edits of the list of those who may
-    :ivar reject: edits of the list of those who may not
-    :ivar policy: how the terminal's consent is had from now on
-    """
-
-    accept: Sequence[str]
-    reject: Sequence[str]
-    policy: str | None
-
-    def __bool__(self) -> bool:
-        return bool(self.accept or self.reject or self.policy)
-
-
-class Registration:
-    """Takes registrations in."""
+class RegistrationHandler:
+    """Serves registrations: checks all of one, makes it durable, puts it in force, and answers."""
 
     def __init__(self, context: MediatorContext, aliases: Aliases) -> None:
+        self._context = context
+        self._aliases = aliases
         self._permits = context.permits
         self._resolver = context.resolver
         self._connections = context.connections
-        self._aliases = aliases
         self._now = context.clock.seconds
-        self._context = context
-        self._settings = context.settings
 
     async def register(
         self, peer: TerminalConnection, request: Request, token: str | None = None
     ) -> None:
-        """Fig. 10: check everything, make it durable, put it in force, and only then say so.
+        """Fig. 10.
 
         :param token: a new resume token, where this registration has logged the terminal in
         :raises RegistrationFailed: nothing has changed (A5)
         """
-        message = request.message
-        identifier = peer.identifier
-        for name in _NOT_OFFERED:
-            if name in message.fields:
-                raise RegistrationFailed(f"{name} is not offered by this server")
-        lists = _lists(message)
+        plan = RegistrationPlan(self._context, peer, request, token)
+        name = request.message.fields.get("Name")
+        is_new = name is not None and await self._aliases.take(plan.identifier, name)
         try:
-            address = self._address(peer, message.fields)
-            offered = self._offer(peer, message.fields)
-            if "UDP" in message.fields:
-                self._check_udp(peer, request)
-            # Where the edit comes at once, and alone, it checks by itself.
-            alone = address is None and _NOT_ALONE.isdisjoint(message.fields)
-            if lists and (not alone or self._permits.changing(identifier)):
-                self._permits.check(identifier, lists.accept, lists.reject)
-        except (ListTooLong, LimitedRejection, AddressRefused) as error:
-            raise RegistrationFailed(str(error)) from None
-        called = message.fields.get("Name")
-        taken = called is not None and await self._aliases.take(identifier, called)
-        try:
-            await self._in_turn(peer, request, lists, address, offered, token)
+            await self._in_turn(plan)
         except BaseException:
-            if called is not None and taken:
-                self._aliases.give_back(identifier, called)
+            if name is not None and is_new:
+                self._aliases.give_back(plan.identifier, name)
             raise
+        self._context.counts["registrations"] += 1
 
-    async def _in_turn(
-        self,
-        peer: TerminalConnection,
-        request: Request,
-        lists: Lists,
-        address: Contact | None,
-        offered: CandidateOffer | None,
-        token: str | None,
-    ) -> None:
-        identifier = peer.identifier
-        if lists or self._permits.changing(identifier):
-            await self._permits.begin(identifier)
-            try:
-                if address is not None:
-                    address = replace(address, registered=self._now())
-                await self._change(peer, request, lists, address, offered, token)
-            finally:
-                self._permits.end(identifier)
-        else:
-            await self._change(peer, request, lists, address, offered, token)
+    async def renew(self, identifier: str, peer: TerminalConnection) -> None:
+        """A terminal is reached over an older connection again: register the address of that."""
+        if peer.address is not None:
+            peer.address = replace(peer.address, registered=self._now())
+            await self._resolver.register(identifier, peer.address)
+
+    async def _in_turn(self, plan: RegistrationPlan) -> None:
+        """Apply a registration, after those before it that change the same lists."""
+        permits, identifier = self._permits, plan.identifier
+        if not plan.edits and not permits.is_changing(identifier):
+            await self._apply(plan)
+            return
+        await permits.acquire(identifier)
+        try:
+            if plan.contact is not None:  # its age counts from now, not from before the wait
+                plan.contact = replace(plan.contact, registered=self._now())
+            await self._apply(plan)
+        finally:
+            permits.release(identifier)
+
+    async def _apply(self, plan: RegistrationPlan) -> None:
+        """Make a registration durable, put it in force, and answer."""
+        contact, edits = plan.contact, plan.edits
+        key = await self._issue_key(plan) if plan.wants_key else None
+        try:
+            if contact is None:
+                if edits:
+                    await self._permits.edit(plan.identifier, edits)
+            elif edits:
+                await self._edit_and_locate(plan, contact)
+            else:
+                await self._locate(plan.identifier, contact)
+        except Exception:
+            if key is not None:  # no terminal ever learns it
+                self._resolver.release_key(plan.identifier, key.key_id)
+            raise
+        if contact is not None or key is not None:
+            await self._activate(plan, key)
+        plan.request.reply(REGISTRATION_COMPLETED, self._answer(plan, key))
+
+    def _answer(self, plan: RegistrationPlan, key: IssuedKey | None) -> dict[str, str] | None:
+        """The fields of the answer; a bare one has none."""
+        if plan.request.bare:
+            return None
+        fields = {"Epoch": self._context.epoch}
+        if plan.token is not None:
+            fields["Token"] = plan.token
+        fields.update(canonical_identifier_field(plan.peer, plan.request))
+        if key is not None:
+            fields["Key ID"] = key.key_id
+            fields["Registration Key"] = key.secret.hex()
+            fields["Interval"] = str(self._context.settings.udp_interval)
+        return fields
 
     # Keys for registration by UDP.
 
-    def _check_udp(self, peer: TerminalConnection, request: Request) -> None:
-        """Whether a key may be given out (D1)."""
-        fields = request.message.fields
-        if request.bare:
-            raise RegistrationFailed("UDP goes with a Transaction, in whose answer the key comes")
-        if not self._settings.allow_clear_text and not hidden(peer):
-            raise RegistrationFailed("no key is given out in clear text", code=403)
-        if fields.get("Expires") == "0":
-            raise RegistrationFailed("what is withdrawn is not registered by UDP")
-        if int(fields.get("Port", DEFAULT_PORT)) in self._settings.own_ports:
-            raise AddressRefused("the address is the server's own")
+    async def _issue_key(self, plan: RegistrationPlan) -> IssuedKey:
+        """Draw a key. The resolver has it first: it is valid once the terminal has it (D1)."""
+        drawn = self._context.randomness(_KEY_BYTES + _KEY_ID_BYTES)
+        key_id = urlsafe_b64encode(drawn[_KEY_BYTES:]).decode("ascii").rstrip("=")
+        key = IssuedKey(f"K{key_id}", drawn[:_KEY_BYTES], plan.port)
+        await self._resolver.add_key(
+            plan.identifier, key.key_id, key.secret, key.port, plan.expires
+        )
+        return key
 
-    async def _give_key(self, identifier: str, fields: dict[str, str]) -> GivenKey:
-        """Draw a key, and hand it to the resolver first: it is told once it is good (D1)."""
-        drawn = self._context.randomness(_KEY_BYTES + _NAME_BYTES)
-        name = urlsafe_b64encode(drawn[_KEY_BYTES:]).decode("ascii").rstrip("=")
-        port = int(fields.get("Port", DEFAULT_PORT))
-        given = GivenKey(f"K{name}", drawn[:_KEY_BYTES], port)
-        expires = int(fields.get("Expires", DEFAULT_EXPIRES))
-        await self._resolver.add_key(identifier, given.name, given.secret, port, expires)
-        return given
-
-    def _took_key(self, peer: TerminalConnection, identifier: str, given: GivenKey) -> None:
-        """A key goes to its terminal; one that it got over the same connection is no more held."""
-        before, peer.key = peer.key, given.name
-        peer.port = given.port
+    def _keep_key(self, peer: TerminalConnection, key: IssuedKey) -> None:
+        """The terminal gets a key: the one it had over the same connection begins to expire."""
+        before, peer.key = peer.key, key.key_id
+        peer.port = key.port
         if before is not None:
-            self._resolver.release_key(identifier, before)
+            self._resolver.release_key(peer.identifier, before)
 
     # Addresses.
 
-    async def renew(self, identifier: str, holder: TerminalConnection) -> None:
-        """Register anew the address of the connection over which a terminal is reached again."""
-        if holder.address is not None:
-            holder.address = replace(holder.address, registered=self._now())
-            await self._resolver.register(identifier, holder.address)
+    async def _locate(self, identifier: str, contact: Contact) -> None:
+        """Register an address at the resolver (A16), or withdraw it there."""
+        if contact.expires:
+            await self._resolver.register(identifier, contact)
+        else:
+            await self._resolver.withdraw(identifier)
 
-    async def _change(
-        self,
-        peer: TerminalConnection,
-        request: Request,
-        lists: Lists,
-        address: Contact | None,
-        offered: CandidateOffer | None,
-        token: str | None,
-    ) -> None:
-        identifier = peer.identifier
-        fields = request.message.fields
-        given = await self._give_key(identifier, fields) if "UDP" in fields else None
-        try:
-            if address is None:
-                if lists:
-                    await self._edit(identifier, lists)
-            elif lists:
-                await self._edit_and_place(identifier, lists, address)
-            else:
-                await self._place(identifier, address)
-        except Exception:
-            if given is not None:  # nobody ever knows it
-                self._resolver.release_key(identifier, given.name)
-            raise
-        if address is not None or given is not None:
-            await self._reached(peer, identifier, address, given, offered)
-        told = None
-        if not request.bare:
-            told = {
-                "Epoch": self._context.epoch,
-                **canonical_identifier_field(peer, request),
-            }
-        if told is not None and token is not None:
-            told["Token"] = token
-        if told is not None and given is not None:
-            told["Key ID"] = given.name
-            told["Registration Key"] = given.secret.hex()
-            told["Interval"] = str(self._settings.udp_interval)
-        request.reply(REGISTRATION_COMPLETED, told)
-        self._context.counts["registrations"] += 1
-
-    def _edit(self, identifier: str, lists: Lists) -> Awaitable[None]:
-        accept, reject, policy = lists
-        return self._permits.edit(identifier, accept, reject=reject, policy=policy)
-
-    async def _edit_and_place(self, identifier: str, lists: Lists, address: Contact) -> None:
-        """Both or neither: the resolver first, since its part can be taken back."""
+    async def _edit_and_locate(self, plan: RegistrationPlan, contact: Contact) -> None:
+        """Both or neither. The resolver comes first, since what it does can be taken back."""
+        identifier = plan.identifier
         try:
             before: Binding | None = await self._resolver.kept(identifier)
         except CalleeNotFound:
             before = None
-        await self._place(identifier, address)
+        await self._locate(identifier, contact)
         try:
-            await self._edit(identifier, lists)
+            await self._permits.edit(identifier, plan.edits)
         except Exception:
-            await self._put_back(identifier, before)
+            await self._restore(identifier, before)
             raise
 
-    async def _put_back(self, identifier: str, before: Binding | None) -> None:
-        """Have the address that stood before stand again, for as long as it would have."""
+    async def _restore(self, identifier: str, before: Binding | None) -> None:
+        """Register the address that was there before, for the time that it had left."""
         if before is None:
             await self._resolver.withdraw(identifier)
             return
         now = self._now()
-        again = replace(before.contact, registered=now)
+        contact = replace(before.contact, registered=now)
         if before.until != inf:
-            again = replace(again, expires=max(0, int(before.until - now)))
-        await self._resolver.register(identifier, again)
-        holder = self._connections.active(identifier)
-        if holder is not None and holder.address is before.contact:
-            holder.address = again
+            contact = replace(contact, expires=max(0, int(before.until - now)))
+        await self._resolver.register(identifier, contact)
+        active = self._connections.active(identifier)
+        if active is not None and active.address is before.contact:
+            active.address = contact
         else:
-            self._resolver.release(identifier, again)
+            self._resolver.release(identifier, contact)
 
-    async def _reached(
-        self,
-        peer: TerminalConnection,
-        identifier: str,
-        address: Contact | None,
-        given: GivenKey | None,
-        offered: CandidateOffer | None,
-    ) -> None:
-        peer.offer = offered  # first: whoever waits for the terminal goes on as it is reached
-        if address is not None and not address.expires:
+    async def _activate(self, plan: RegistrationPlan, key: IssuedKey | None) -> None:
+        """Reach the terminal over this connection from now on, or over none if it withdraws."""
+        peer, identifier, contact = plan.peer, plan.identifier, plan.contact
+        # First of all: a call that waits for the terminal goes on as soon as it is reached.
+        peer.offer = plan.offer
+        if contact is not None and not contact.expires:
             self._connections.withdrawn(identifier)
             self._resolver.drop_keys(identifier)
-            return
-        if peer.stream.connected:
-            if given is not None:
-                self._took_key(peer, identifier, given)
-            self._connections.registered(peer, address)
+        elif peer.stream.connected:
+            if key is not None:
+                self._keep_key(peer, key)
+            self._connections.registered(peer, contact)
             self._context.sessions.deliver(peer, identifier)
-            return
-        # As if it had gone a moment later: reach returns.
-        if given is not None:
-            self._resolver.release_key(identifier, given.name)
-        if address is not None:
-            self._resolver.release(identifier, address)
-            holder = self._connections.active(identifier)
-            if holder is not None:
-                await self.renew(identifier, holder)
-
-    def _offer(self, peer: TerminalConnection, fields: dict[str, str]) -> CandidateOffer | None:
-        if "Address" not in fields and "UDP" not in fields and not _OFFERS.isdisjoint(fields):
-            raise AddressRefused("Local and Seen go with an Address, or with UDP")
-        return offer(peer, fields, self._now(), self._settings.own_ports)
-
-    def _address(self, peer: TerminalConnection, fields: dict[str, str]) -> Contact | None:
-        host = fields.get("Address")
-        expires = int(fields.get("Expires", DEFAULT_EXPIRES))
-        if host is None:
-            if "UDP" in fields:
-                return None  # it is where its datagrams come from
-            if "Port" in fields or ("Expires" in fields and expires):
-                raise AddressRefused("a Port or Expires goes with an Address")
-            return None if expires else Contact("", 0, self._now(), 0)
-        port = int(fields.get("Port", DEFAULT_PORT))
-        admitted = validate_contact(
-            host,
-            port,
-            source=remote_host_of(peer.stream),
-            own=local_host_of(peer.stream),
-            allowed=self._settings.allowed_networks,
-            own_ports=self._settings.own_ports,
-        )
-        host, dialable, origin = admitted
-        return Contact(host, port, self._now(), expires, dialable, origin)
-
-    async def _place(self, identifier: str, address: Contact) -> None:
-        """Pass an address on to the resolver (A16), or take it back there."""
-        if address.expires:
-            await self._resolver.register(identifier, address)
         else:
-            await self._resolver.withdraw(identifier)
+            await self._lose(plan, key)
 
-
-def _lists(message: Message) -> Lists:
-    """What a message says of who may reach its terminal."""
-    policy = message.fields.get("Policy")
-    return Lists(message.edits("Accept"), message.edits("Reject"), policy)
+    async def _lose(self, plan: RegistrationPlan, key: IssuedKey | None) -> None:
+        """The connection went while it registered: do what follows if it goes a moment later."""
+        identifier = plan.identifier
+        if key is not None:
+            self._resolver.release_key(identifier, key.key_id)
+        if plan.contact is not None:
+            self._resolver.release(identifier, plan.contact)
+            active = self._connections.active(identifier)
+            if active is not None:
+                await self.renew(identifier, active)

@@ -1,4 +1,4 @@
-"""The log of whom lists no longer accept: however often a list changes, it fills no log (I15)."""
+"""The log of entries that lists lose; a list that changes often does not fill it (I15)."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from broker.messages.message import printable
 from broker.net.timers import DeadlineQueue
 from broker.tables.permits import Limit
 
-#: Seconds in which what falls from one list is told by name once; what falls meanwhile is counted.
-TOLD_EVERY: Final = 1.0
-#: Entries that one line names at the most.
+#: Seconds in which the entries that one list loses are logged by name once; more are counted.
+LOG_INTERVAL: Final = 1.0
+#: Entries that one line names at most.
 NAMED_MOST: Final = 10
 
 
 class RevocationLog:
-    """Tells the log which entries are no longer on a list."""
+    """Logs which callers a terminal has ceased to accept."""
 
     log = Logger()
 
     def __init__(self, clock: IReactorTime) -> None:
-        self._lately: DeadlineQueue[str] = DeadlineQueue(clock, TOLD_EVERY, self._tell_rest)
-        self._untold: dict[str, int] = {}
+        self._recent: DeadlineQueue[str] = DeadlineQueue(clock, LOG_INTERVAL, self._log_rest)
+        self._counted: dict[str, int] = {}  # by owner: entries lost and not logged yet
 
-    def tell(
-        self, owner: str, fallen: Mapping[str, Limit | None], now: float, used: str = ""
+    def removed(
+        self, owner: str, removed: Mapping[str, Limit | None], now: float, used: str = ""
     ) -> None:
-        """Log what has fallen from a list, each cause by itself.
+        """Log which entries a list has lost, a line for each cause.
 
-        :param fallen: the entries, with the limits that they had
+        :param removed: the entries, with the limits that they had
         :param now: seconds since 1970
-        :param used: the one whose last use has been had
+        :param used: the entry whose last use is spent
         """
-        if owner in self._lately:
-            self._untold[owner] = self._untold.get(owner, 0) + len(fallen)
+        if owner in self._recent:
+            self._counted[owner] = self._counted.get(owner, 0) + len(removed)
             return
-        self._lately.add(owner)
+        self._recent.add(owner)
         causes: dict[str, list[str]] = {}
-        for entry, limit in fallen.items():
+        for entry, limit in removed.items():
             if limit is not None and limit.until is not None and limit.until <= now:
                 cause = "expired"
             else:
@@ -49,23 +49,23 @@ class RevocationLog:
             causes.setdefault(cause, []).append(entry)
         for cause, entries in causes.items():
             self.log.info(
-                "{owner} no longer accepts {entries}: {cause}",
+                "{owner} has ceased to accept {entries}: {cause}",
                 owner=printable(owner),
                 entries=_named(entries),
                 cause=cause,
             )
 
     def stop(self) -> None:
-        """Tell what is counted, and leave no timer behind."""
-        for owner in list(self._untold):
-            self._tell_rest(owner)
-        self._lately.stop()
+        """Log what is counted, and leave no timer behind."""
+        for owner in list(self._counted):
+            self._log_rest(owner)
+        self._recent.stop()
 
-    def _tell_rest(self, owner: str) -> None:
-        count = self._untold.pop(owner, 0)
+    def _log_rest(self, owner: str) -> None:
+        count = self._counted.pop(owner, 0)
         if count:
             self.log.info(
-                "{owner} no longer accepts {count} more, which fell within a second",
+                "{owner} has ceased to accept {count} more within a second",
                 owner=printable(owner),
                 count=count,
             )

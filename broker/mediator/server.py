@@ -24,8 +24,9 @@ from broker.mediator.connection import TerminalConnection
 from broker.mediator.connections import ConnectionRegistry
 from broker.mediator.context import MediatorContext, MediatorServices, MediatorSettings
 from broker.mediator.ledger import Ledger
+from broker.mediator.permit_admin import PermitAdmin
 from broker.mediator.permits import Permits
-from broker.mediator.registration import Registration
+from broker.mediator.registration import RegistrationHandler
 from broker.mediator.sessions import Sessions
 from broker.mediator.wakeup import TerminalReach
 from broker.mediator.wakeup_dialer import WakeUpDialer
@@ -117,7 +118,7 @@ class Mediator:
             context.clock, settings.status_timeout, RequestTask.cancel
         )
         aliases = Aliases(context, table, claimed=isinstance(login, UnverifiedLogin))
-        self._registration = Registration(context, aliases)
+        self._registration = RegistrationHandler(context, aliases)
         self._calls = CallHandler(context)
         self._routes: Final = self._make_routes(services.dialer)
 
@@ -271,9 +272,7 @@ def _make_context(
     wall = monotonic_wall_clock(services.wall, clock)
     connections = ConnectionRegistry(clock)
     sessions = Sessions(clock, connections)
-    permits = Permits(
-        state, store, sessions, wall, canonical=accounts.canonical, names=accounts.names
-    )
+    permits = Permits(state, store, sessions, wall, accounts)
     ledger = Ledger(
         store, clock, services.wall, first=settings.ledger_first, days=settings.ledger_days
     )
@@ -285,6 +284,7 @@ def _make_context(
         store=store,
         resolver=services.resolver,
         permits=permits,
+        permit_admin=PermitAdmin(permits, store),
         connections=connections,
         reach=TerminalReach(connections, services.wakeup, clock),
         sessions=sessions,

@@ -1,4 +1,4 @@
-"""Turns: of all who want to change one thing, one at a time, in the order in which they came."""
+"""Locks by key: of all who want to change one thing, one at a time, in the order they came."""
 
 from __future__ import annotations
 
@@ -9,71 +9,77 @@ from twisted.internet.defer import Deferred
 
 
 class KeyedLock:
-    """Whose turn it is with each of any number of things, by their names."""
+    """A lock for each of any number of keys; a key that no one holds or waits for takes no room.
 
-    def __init__(self) -> None:
-        self._turns: dict[str, _Turn] = {}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._turns
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._turns)
-
-    def __len__(self) -> int:
-        return len(self._turns)
-
-    async def begin(self, name: str) -> None:
-        """Wait for one's turn, and have it until ``end``. Who gives up waiting has none."""
-        turn = self._turns.get(name)
-        if turn is None:
-            self._turns[name] = _Turn()
-        else:
-            await turn.wait(passing=False)
-
-    async def settled(self, name: str) -> None:
-        """Wait until all who came before have had their turn, and have none."""
-        turn = self._turns.get(name)
-        if turn is not None:
-            await turn.wait(passing=True)
-
-    def end(self, name: str) -> None:
-        """The next one's turn. However many are done with theirs at once, no stack grows."""
-        turn = self._turns[name]
-        turn.free = True
-        if turn.passing_on:
-            return  # the loop that gave this turn goes on
-        turn.passing_on = True
-        while turn.free and turn.waiting:
-            turn.pass_on()
-        turn.passing_on = False
-        if turn.free:
-            del self._turns[name]
-
-
-class _Turn:
-    """What is known of one thing.
-
-    :ivar waiting: who waits, each with whether it is done as soon as it has been told
-    :ivar free: nobody has the turn
-    :ivar passing_on: the next one is being told
+    It iterates over the keys that are held.
     """
 
-    __slots__ = ("free", "passing_on", "waiting")
+    def __init__(self) -> None:
+        self._locks: dict[str, _Lock] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._locks
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._locks)
+
+    def __len__(self) -> int:
+        return len(self._locks)
+
+    async def acquire(self, key: str) -> None:
+        """Wait for a lock, and hold it until ``release``. Cancel to give up waiting."""
+        lock = self._locks.get(key)
+        if lock is None:
+            self._locks[key] = _Lock()
+        else:
+            await lock.wait(holds=True)
+
+    async def wait_idle(self, key: str) -> None:
+        """Wait until all who came before have released a lock, without holding it."""
+        lock = self._locks.get(key)
+        if lock is not None:
+            await lock.wait(holds=False)
+
+    def release(self, key: str) -> None:
+        """Give a lock to the next who waits.
+
+        The next may release it at once, and so on: this loop, and not the stack, carries that.
+        """
+        lock = self._locks[key]
+        lock.is_free = True
+        if lock.is_passing_on:
+            return  # the loop that gave it to the caller goes on
+        lock.is_passing_on = True
+        while lock.is_free and lock.waiting:
+            lock.pass_on()
+        lock.is_passing_on = False
+        if lock.is_free:
+            del self._locks[key]
+
+
+class _Lock:
+    """One key's lock.
+
+    :ivar waiting: who waits, each with whether it will hold the lock then
+    :ivar is_free: no one holds it
+    :ivar is_passing_on: a loop gives it to one after the other
+    """
+
+    __slots__ = ("is_free", "is_passing_on", "waiting")
 
     def __init__(self) -> None:
         self.waiting: deque[tuple[Deferred[None], bool]] = deque()
-        self.free = False
-        self.passing_on = False
+        self.is_free = False
+        self.is_passing_on = False
 
-    def wait(self, *, passing: bool) -> Deferred[None]:
-        """Fires when it is one's turn; cancel to give up."""
-        told: Deferred[None] = Deferred(lambda _: self.waiting.remove((told, passing)))
-        self.waiting.append((told, passing))
-        return told
+    def wait(self, *, holds: bool) -> Deferred[None]:
+        """Fires when it is the waiter's turn; cancel it to give up."""
+        waiter: Deferred[None] = Deferred(lambda _: self.waiting.remove((waiter, holds)))
+        self.waiting.append((waiter, holds))
+        return waiter
 
     def pass_on(self) -> None:
-        """Tell the next one."""
-        told, passing = self.waiting.popleft()
-        self.free = passing
-        told.callback(None)
+        """Let the next one have it."""
+        waiter, holds = self.waiting.popleft()
+        self.is_free = not holds
+        waiter.callback(None)

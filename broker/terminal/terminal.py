@@ -255,11 +255,11 @@ class Terminal(Service):
         place: Callable[[MediatorClient], Coroutine[Deferred[Any], Any, IProtocol]],
     ) -> IProtocol:
         """Make a call once those to the same callee before it are open, or have failed."""
-        await self._turns.begin(callee)
+        await self._turns.acquire(callee)
         try:
             return await place(await self._registration.connected())
         finally:
-            self._turns.end(callee)
+            self._turns.release(callee)
 
     # From the mediator.
 

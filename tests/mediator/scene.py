@@ -302,12 +302,10 @@ class Scene:
 #: What outlives connections by right: counts for the operator, permits, settings, what is served.
 _MAY_STAY: Final = frozenset(
     (
-        "_allowed",
-        "_epoch",
+        "_accounts",
         "_lists",
-        "_routes",
-        "_own_ports",
         "_permits",
+        "_routes",
         "canonical",
         "counts",
         "groups",

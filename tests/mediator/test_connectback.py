@@ -495,7 +495,7 @@ class SessionTests:
         """An identifier that is removed has no session left."""
         scene = self.a_session(begun=True)
         ended = terminate()
-        removing = Deferred.fromCoroutine(scene.context.permits.forget("Ia"))
+        removing = Deferred.fromCoroutine(scene.context.permit_admin.forget("Ia"))
         settle(scene.clock)
         assert removing.called
         scene.reads(a=ended, b=ended)

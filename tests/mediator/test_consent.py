@@ -696,7 +696,7 @@ class RejectTests:
         """Likewise who is put into a group that is rejected."""
         scene, _ = stage(PermitChange("Ib", ("Ia",), (), ("@g",)), policy=None)
         scene.calls("a", "b")
-        result_of(scene.context.permits.regroup("@g", ["Ia"]))
+        result_of(scene.context.permit_admin.regroup("@g", ["Ia"]))
         scene.reads(a=terminate(), b=terminate())
         scene.says("a", query("Ia", "Ib"), a=DENIED)
 
@@ -720,7 +720,7 @@ class RejectTests:
         scene, store = stage(
             PermitChange("Ib", (), (), ("Ix",)), PermitChange("Ix", (), (), ("Ib",), ASK)
         )
-        result_of(scene.context.permits.forget("Ix"))
+        result_of(scene.context.permit_admin.forget("Ix"))
         assert scene.context.permits.rejects("Ib", "Ix")
         assert not scene.context.permits.table.holds("Ix")
         assert store.commits == [(PermitChange("Ix", ()),)]

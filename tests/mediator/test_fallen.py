@@ -26,11 +26,11 @@ class FallenTests:
         """Each cause is told by itself."""
         fallen = RevocationLog(Clock())
         gone = {"Ia": None, "Ic": Limit(until=NOW), "Id": Limit(uses=1), "Ie": Limit(uses=1)}
-        fallen.tell("Ib", gone, NOW, "Id")
+        fallen.removed("Ib", gone, NOW, "Id")
         assert texts(logged) == [
-            "Ib no longer accepts Ia, Ie: withdrawn",
-            "Ib no longer accepts Ic: expired",
-            "Ib no longer accepts Id: used up",
+            "Ib has ceased to accept Ia, Ie: withdrawn",
+            "Ib has ceased to accept Ic: expired",
+            "Ib has ceased to accept Id: used up",
         ]
         fallen.stop()
 
@@ -39,15 +39,18 @@ class FallenTests:
         clock = Clock()
         fallen = RevocationLog(clock)
         for n in range(100):
-            fallen.tell("Ib", {f"t{n}": None, f"u{n}": None}, NOW)
-        fallen.tell("Ic", {"Ia": None}, NOW)
-        first = ["Ib no longer accepts t0, u0: withdrawn", "Ic no longer accepts Ia: withdrawn"]
+            fallen.removed("Ib", {f"t{n}": None, f"u{n}": None}, NOW)
+        fallen.removed("Ic", {"Ia": None}, NOW)
+        first = [
+            "Ib has ceased to accept t0, u0: withdrawn",
+            "Ic has ceased to accept Ia: withdrawn",
+        ]
         assert texts(logged) == first
         clock.advance(1)
-        rest = "Ib no longer accepts 198 more, which fell within a second"
+        rest = "Ib has ceased to accept 198 more within a second"
         assert texts(logged) == [*first, rest]
-        fallen.tell("Ib", {"Ia": None}, NOW)
-        assert texts(logged)[3:] == ["Ib no longer accepts Ia: withdrawn"]
+        fallen.removed("Ib", {"Ia": None}, NOW)
+        assert texts(logged)[3:] == ["Ib has ceased to accept Ia: withdrawn"]
         clock.advance(5)
         assert len(logged.events) == 4
         assert not clock.getDelayedCalls()
@@ -56,8 +59,8 @@ class FallenTests:
         """Nobody's name gets a line of its own, in either kind of line (I19)."""
         clock = Clock()
         fallen = RevocationLog(clock)
-        fallen.tell("I\nb", {"I\na": None}, NOW)
-        fallen.tell("I\nb", {"Ic": None}, NOW)
+        fallen.removed("I\nb", {"I\na": None}, NOW)
+        fallen.removed("I\nb", {"Ic": None}, NOW)
         clock.advance(1)
         assert len(logged.events) == 2
         assert not any("\n" in text for text in logged.texts())
@@ -66,10 +69,10 @@ class FallenTests:
         """At the end what is counted is told, and no timer stays."""
         reactor = FakeReactor()
         fallen = RevocationLog(reactor)
-        fallen.tell("Ib", {"Ia": None}, NOW)
-        fallen.tell("Ib", {"Ic": None}, NOW)
+        fallen.removed("Ib", {"Ia": None}, NOW)
+        fallen.removed("Ib", {"Ic": None}, NOW)
         fallen.stop()
-        assert texts(logged)[1:] == ["Ib no longer accepts 1 more, which fell within a second"]
+        assert texts(logged)[1:] == ["Ib has ceased to accept 1 more within a second"]
         assert not reactor.getDelayedCalls()
 
     def test_a_terminal_floods_no_log(self, logged: Logged) -> None:
@@ -77,8 +80,8 @@ class FallenTests:
         scene, _ = at_once()
         for n in range(50):
             scene.says("b", register("Ib", f"Accept:Create t{n}"), b=DONE)
-        assert texts(logged).count("Ib no longer accepts t0: withdrawn") == 1
-        assert len([text for text in texts(logged) if "no longer" in text]) == 1
+        assert texts(logged).count("Ib has ceased to accept t0: withdrawn") == 1
+        assert len([text for text in texts(logged) if "has ceased" in text]) == 1
         scene.passes(1)
-        rest = "Ib no longer accepts 48 more, which fell within a second"
+        rest = "Ib has ceased to accept 48 more within a second"
         assert texts(logged)[-1] == rest

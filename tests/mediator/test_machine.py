@@ -222,7 +222,7 @@ class MediatorMachine(RuleBasedStateMachine):
         self._regroups(name, members)
 
     def _regroups(self, name: str, members: list[str]) -> None:
-        doing = Deferred.fromCoroutine(self.scene.context.permits.regroup(name, members))
+        doing = Deferred.fromCoroutine(self.scene.context.permit_admin.regroup(name, members))
         doing.addErrback(lambda failure: failure.trap(StoreFailed))
         self.model.regroups(name, members)
         settle(self.scene.clock)

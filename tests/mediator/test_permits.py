@@ -106,7 +106,7 @@ def errors(outcome: list[Any]) -> list[type[BaseException] | None]:
 
 def lines(logged: Logged) -> list[str]:
     """What the log says of lists that accept somebody no longer."""
-    return [text.rpartition("] ")[2] for text in logged.texts() if "no longer accepts" in text]
+    return [text.rpartition("] ")[2] for text in logged.texts() if "has ceased to accept" in text]
 
 
 class ExpiryTests:
@@ -137,7 +137,7 @@ class ExpiryTests:
         assert store.commits[-1] == (PermitChange("Ib", ("Ic",)),)
         scene.says("a", query("Ia", "Ib"), a=DENIED)
         scene.says("a", query("Ia", "Ib"), a=DENIED)
-        assert lines(logged) == ["Ib no longer accepts Ia: expired"]
+        assert lines(logged) == ["Ib has ceased to accept Ia: expired"]
 
     def test_another_permit_holds(self) -> None:
         """Who is permitted otherwise goes on."""
@@ -272,7 +272,7 @@ class UsesTests:
         scene.says("b", ASK, b=permits("Create"))
         assert store.commits[1:] == [(accepts("Ia", uses=1),), (PermitChange("Ib", ()),)]
         assert len(scene.context.sessions) == 2
-        assert lines(logged) == ["Ib no longer accepts Ia: used up"]
+        assert lines(logged) == ["Ib has ceased to accept Ia: used up"]
 
     def test_durable_before_it_is_told(self) -> None:
         """Nobody is told anything before the use is kept; after a crash it is lost, not had twice.
@@ -349,7 +349,7 @@ class UsesTests:
             (accepts("Ia", uses=1),),
             (PermitChange("Ib", ()),),
         ]
-        assert lines(logged) == ["Ib no longer accepts Ia: used up"]
+        assert lines(logged) == ["Ib has ceased to accept Ia: used up"]
 
     def test_not_given_back(self) -> None:
         """If that can't be kept the use is lost, here as in the store (I7, I9)."""
@@ -653,7 +653,7 @@ class GroupsTests:
         scene.calls("a", "b")
         scene.says("c", query("Ic", "Ib"), c=DENIED)
         assert [told.basis for told in disclosed(scene, store)] == ["@family"]
-        does(scene, scene.context.permits.regroup("@family", ["Ia", "Ic"]))
+        does(scene, scene.context.permit_admin.regroup("@family", ["Ia", "Ic"]))
         scene.calls("c", "b", "1")
 
     def test_named_before_it_is_made(self) -> None:
@@ -661,7 +661,7 @@ class GroupsTests:
         scene, _ = at_once()
         scene.says("b", register("Ib", "Accept:Add @family"), b=DONE)
         scene.says("a", query("Ia", "Ib"), a=DENIED)
-        does(scene, scene.context.permits.regroup("@family", ["Ia"]))
+        does(scene, scene.context.permit_admin.regroup("@family", ["Ia"]))
         scene.calls("a", "b")
 
     def test_nobody_takes_its_name(self) -> None:
@@ -675,7 +675,7 @@ class GroupsTests:
         """A membership withdrawn while the status is asked: 5c (I1, I2)."""
         scene, _ = at_once(accepts("@family"), groups=[self.FAMILY])
         scene.says("a", query("Ia", "Ib"), b=STATUS)
-        does(scene, scene.context.permits.regroup("@family", ["Ic"]))
+        does(scene, scene.context.permit_admin.regroup("@family", ["Ic"]))
         scene.says("b", CAN, a=DENIED)
 
     @pytest.mark.parametrize("begun", [False, True])
@@ -686,7 +686,7 @@ class GroupsTests:
         scene.calls("c", "b", "1")
         if begun:
             scene.says("b", begin(session))
-        regroup = scene.context.permits.regroup("@family", ["Ic"])
+        regroup = scene.context.permit_admin.regroup("@family", ["Ic"])
         does(scene, regroup, a=terminate(), b=terminate())
         assert len(scene.context.sessions) == 1
 
@@ -694,7 +694,7 @@ class GroupsTests:
         """A call that rests on an entry that is used up ends with the membership, too (I2)."""
         scene, _ = at_once(accepts("@family", uses=1), groups=[self.FAMILY])
         scene.calls("a", "b")
-        regroup = scene.context.permits.regroup("@family", [])
+        regroup = scene.context.permit_admin.regroup("@family", [])
         does(scene, regroup, a=terminate(), b=terminate())
 
     def test_by_name_too(self) -> None:
@@ -702,7 +702,7 @@ class GroupsTests:
         both = PermitChange("Ib", ("Ia", "@family"))
         scene, _ = at_once(both, groups=[self.FAMILY])
         scene.calls("a", "b")
-        does(scene, scene.context.permits.regroup("@family", []))
+        does(scene, scene.context.permit_admin.regroup("@family", []))
         told = register("Ib", "Accept:Delete Ia")
         scene.says("b", told, a=terminate(), b=terminate() + DONE)
 
@@ -712,7 +712,7 @@ class GroupsTests:
         scene, _ = at_once(both, groups=[self.FAMILY])
         scene.calls("a", "b")
         scene.says("b", register("Ib", "Accept:Delete Ia"), b=DONE)
-        regroup = scene.context.permits.regroup("@family", ["Ic"])
+        regroup = scene.context.permit_admin.regroup("@family", ["Ic"])
         does(scene, regroup, a=terminate(), b=terminate())
 
     def test_taken_off_the_list(self) -> None:
@@ -728,11 +728,11 @@ class GroupsTests:
         """A group is as it was until the store has kept it, and if it can't (I5, I8)."""
         scene, store = stage(accepts("@family"), groups=[self.FAMILY])
         scene.calls("a", "b")
-        done = starts(scene, scene.context.permits.regroup("@family", []))
+        done = starts(scene, scene.context.permit_admin.regroup("@family", []))
         scene.fires(store.pending.pop(), StoreFailed("no room"))
         assert errors(done) == [StoreFailed]
         scene.calls("a", "b", "1")
-        done = starts(scene, scene.context.permits.regroup("@family", ["Ic"]))
+        done = starts(scene, scene.context.permit_admin.regroup("@family", ["Ic"]))
         scene.calls("a", "b", "2")
         assert done == []
         scene.fires(store.pending.pop(), a=terminate("2"), b=terminate("2"))
@@ -745,7 +745,7 @@ class GroupsTests:
         """Two changes at a time are made in their order (I9)."""
         scene, store = stage(accepts("@family"))
         for members in (["Ia"], ["Ic"]):
-            starts(scene, scene.context.permits.regroup("@family", members))
+            starts(scene, scene.context.permit_admin.regroup("@family", members))
         assert len(store.commits) == 1
         scene.fires(store.pending[0])
         scene.fires(store.pending[1])
@@ -754,19 +754,19 @@ class GroupsTests:
     def test_refused(self) -> None:
         """What can't be a group is refused, and the next one is not held up (I5)."""
         scene, store = at_once()
-        refused = starts(scene, scene.context.permits.regroup("family", ["Ia"]))
+        refused = starts(scene, scene.context.permit_admin.regroup("family", ["Ia"]))
         assert errors(refused) == [GroupRefused]
         assert store.commits == []
-        does(scene, scene.context.permits.regroup("@family", ["Ia"]))
+        does(scene, scene.context.permit_admin.regroup("@family", ["Ia"]))
 
     def test_deleted(self) -> None:
         """A group that is deleted is off every list: one of its name later finds none (I2, I3)."""
         scene, store = at_once(accepts("@family"), groups=[self.FAMILY])
         scene.calls("a", "b")
-        regroup = scene.context.permits.regroup("@family", None)
+        regroup = scene.context.permit_admin.regroup("@family", None)
         does(scene, regroup, a=terminate(), b=terminate())
         assert store.commits == [(PermitChange("Ib", ()), GroupChange("@family", None))]
-        does(scene, scene.context.permits.regroup("@family", ["Ia"]))
+        does(scene, scene.context.permit_admin.regroup("@family", ["Ia"]))
         scene.says("a", query("Ia", "Ib"), a=DENIED)
 
 
@@ -790,7 +790,7 @@ class ForgetTests:
     def test_everywhere_in_one_commit(self) -> None:
         """Every list and group without it, its own list, and what goes with it: one commit (I9)."""
         scene, store = self.known()
-        done = starts(scene, scene.context.permits.forget("Ia", self.GONE))
+        done = starts(scene, scene.context.permit_admin.forget("Ia", self.GONE))
         [changes] = store.commits
         assert sorted(changes, key=repr) == sorted(
             [
@@ -823,40 +823,40 @@ class ForgetTests:
         scene.calls("b", "a", "2")
         scene.calls("c", "b", "3")
         told = terminate("1") + terminate("2")
-        does(scene, scene.context.permits.forget("Ia", self.GONE), a=told, b=told)
+        does(scene, scene.context.permit_admin.forget("Ia", self.GONE), a=told, b=told)
         assert len(scene.context.sessions) == 1
 
     def test_one_that_used_up_its_permit(self) -> None:
         """Also one that rests on no list any more (I2)."""
         scene, _ = at_once(accepts("Ia", uses=1))
         scene.calls("a", "b")
-        does(scene, scene.context.permits.forget("Ia"), a=terminate(), b=terminate())
+        does(scene, scene.context.permit_admin.forget("Ia"), a=terminate(), b=terminate())
 
     def test_store_fails(self) -> None:
         """Where it can't be kept nothing has changed, and nothing is held up (I5, I9)."""
         scene, store = self.known()
-        done = starts(scene, scene.context.permits.forget("Ia", self.GONE))
+        done = starts(scene, scene.context.permit_admin.forget("Ia", self.GONE))
         scene.fires(store.pending[0], StoreFailed("no room"))
         assert errors(done) == [StoreFailed]
         assert scene.context.permits.table.accepted("Ic") == ("Ix", "Ia", "@family")
         assert scene.context.permits.groups.members("@family") == ("Ib", "Ia")
         store.at_once = True
         scene.says("b", register("Ib", "Accept:Add Ix"), b=DONE)
-        does(scene, scene.context.permits.forget("Ia", self.GONE))
+        does(scene, scene.context.permit_admin.forget("Ia", self.GONE))
 
     def test_nothing_known(self) -> None:
         """Who is nowhere is forgotten without a commit, but for what goes with it."""
         scene, store = at_once()
-        does(scene, scene.context.permits.forget("Ia"))
+        does(scene, scene.context.permit_admin.forget("Ia"))
         assert store.commits == []
-        does(scene, scene.context.permits.forget("Ia", self.GONE))
+        does(scene, scene.context.permit_admin.forget("Ia", self.GONE))
         assert store.commits == [(self.GONE,)]
 
     def test_an_edit_under_way(self) -> None:
         """An edit that was asked for before is done before: it brings nobody back (I2, I9)."""
         scene, store = stage()
         scene.says("b", register("Ib", "Accept:Add Ia"))
-        done = starts(scene, scene.context.permits.forget("Ia"))
+        done = starts(scene, scene.context.permit_admin.forget("Ia"))
         scene.fires(store.pending[0], b=DONE)
         scene.fires(store.pending[1])
         assert done == [None]
@@ -865,7 +865,7 @@ class ForgetTests:
     def test_edits_wait(self) -> None:
         """An edit of a list concerned is worked out from what is left (I9)."""
         scene, store = self.known()
-        starts(scene, scene.context.permits.forget("Ia"))
+        starts(scene, scene.context.permit_admin.forget("Ia"))
         scene.says("b", register("Ib", "Accept:Add Id"))
         scene.fires(store.pending[0])
         scene.fires(store.pending[1], b=DONE)
@@ -876,8 +876,10 @@ class ForgetTests:
         scene, store = self.known()
         scene.says("a", query("Ia", "Ib"), b=STATUS)
         scene.says("b", CAN)
-        both = [starts(scene, scene.context.permits.forget(name)) for name in ("Ic", "Ib", "Ia")]
-        starts(scene, scene.context.permits.regroup("@work", ["Ic"]))
+        both = [
+            starts(scene, scene.context.permit_admin.forget(name)) for name in ("Ic", "Ib", "Ia")
+        ]
+        starts(scene, scene.context.permit_admin.regroup("@work", ["Ic"]))
         store.at_once = True
         told = to_callee("Ia") + terminate()
         scene.fires(store.pending[0], b=told, a=GRANTED + terminate())
@@ -892,7 +894,7 @@ class ForgetTests:
         )
         scene.calls("a", "b")
         scene.calls("c", "b", "1")
-        does(scene, scene.context.permits.forget("@family"), a=terminate(), b=terminate())
+        does(scene, scene.context.permit_admin.forget("@family"), a=terminate(), b=terminate())
         assert store.commits == [(accepts("Ic"), GroupChange("@family", None))]
 
 
@@ -928,7 +930,7 @@ class NamesTests:
     def test_in_groups(self) -> None:
         """In a group, too."""
         scene, _ = self.named()
-        does(scene, scene.context.permits.regroup("@family", ["anna", "Ia", "Ic"]))
+        does(scene, scene.context.permit_admin.regroup("@family", ["anna", "Ia", "Ic"]))
         assert scene.context.permits.groups.members("@family") == ("Ia", "Ic")
 
     def test_too_long(self) -> None:
@@ -952,7 +954,7 @@ class LogTests:
         scene.says("b", register("Ib", f"Accept:Create {names}"), b=DONE)
         scene.says("b", register("Ib", "Accept:Create"), b=DONE)
         named = ", ".join(f"t{n}" for n in range(10))
-        assert lines(logged) == [f"Ib no longer accepts {named} and 5 more: withdrawn"]
+        assert lines(logged) == [f"Ib has ceased to accept {named} and 5 more: withdrawn"]
 
     def test_refused_calls_leave_none(self, logged: Logged) -> None:
         """Who is refused fills no log (I15)."""
@@ -972,21 +974,21 @@ class TurnsTests:
         told: list[str] = []
 
         async def change(name: str) -> None:
-            await turns.begin("x")
+            await turns.acquire("x")
             told.append(name)
 
         async def look(name: str) -> None:
-            await turns.settled("x")
+            await turns.wait_idle("x")
             told.append(name)
 
         for steps in (change("1"), look("2"), change("3"), look("4"), change("5")):
             Deferred.fromCoroutine(steps)
         assert told == ["1"]
-        turns.end("x")
+        turns.release("x")
         assert told == ["1", "2", "3"]
-        turns.end("x")
+        turns.release("x")
         assert told == ["1", "2", "3", "4", "5"]
-        turns.end("x")
+        turns.release("x")
         assert len(turns) == 0
 
     def test_who_gives_up(self) -> None:
@@ -995,13 +997,13 @@ class TurnsTests:
         told: list[str] = []
 
         async def change(name: str) -> None:
-            await turns.begin("x")
+            await turns.acquire("x")
             told.append(name)
 
         _, second, _ = [Deferred.fromCoroutine(change(name)) for name in "123"]
         second.addErrback(lambda failure: None)
         second.cancel()
-        turns.end("x")
+        turns.release("x")
         assert told == ["1", "3"]
 
     def test_thousands_at_once(self) -> None:
@@ -1010,13 +1012,13 @@ class TurnsTests:
         done: list[int] = []
 
         async def change(n: int) -> None:
-            await turns.begin("x")
+            await turns.acquire("x")
             done.append(n)
-            turns.end("x")
+            turns.release("x")
 
-        Deferred.fromCoroutine(turns.begin("x"))
+        Deferred.fromCoroutine(turns.acquire("x"))
         for n in range(5000):
             Deferred.fromCoroutine(change(n))
-        turns.end("x")
+        turns.release("x")
         assert done == list(range(5000))
         assert len(turns) == 0

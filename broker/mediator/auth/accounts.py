@@ -47,6 +47,7 @@ class Accounts:
         self.table = table
         self._store = context.store
         self._permits = context.permits
+        self._permit_admin = context.permit_admin
         self._connections = context.connections
         self._resolver = context.resolver
         self._passwords = passwords
@@ -85,7 +86,7 @@ class Accounts:
             self.table.reset(identifier, "", "")
             verifier = await self._verifier(password)
             await self._commit(self.table.reset(identifier, verifier, self._generation()))
-            self._permits.end_all(identifier)
+            self._permits.review.of_caller_or_callee(identifier)
             self._disconnect(identifier)
         self._told(identifier, "has another password")
 
@@ -97,14 +98,14 @@ class Accounts:
         identifier = _checked(identifier)
         async with self._one_at_a_time():
             change = self.table.remove(identifier)
-            await self._permits.forget(identifier, change)
+            await self._permit_admin.forget(identifier, change)
             self.table.apply(change)
             self._disconnect(identifier)
             try:
                 # What it had asked for before, and what waited for the turn of its list since.
-                if self._permits.changing(identifier):
-                    await self._permits.settled(identifier)
-                    await self._permits.forget(identifier)
+                if self._permits.is_changing(identifier):
+                    await self._permits.wait_for_changes(identifier)
+                    await self._permit_admin.forget(identifier)
                 self._connections.withdrawn(identifier)
                 await self._resolver.withdraw(identifier)
             except (StoreFailed, Refused) as error:
@@ -120,7 +121,7 @@ class Accounts:
         identifier, name = _checked(identifier), _checked(name)
         async with self._one_at_a_time():
             await self._commit(self.table.add_name(identifier, name))
-            self._permits.renamed()
+            self._permits.review.renamed()
         self._told(identifier, "has a further name")
 
     async def remove_name(self, identifier: str, name: str) -> None:

@@ -106,7 +106,7 @@ class PasswordLogin:
         if message.verb != REGISTER or (password is None and token is None):
             raise LoginRequired("log in first: REGISTER with an Identifier and a Password or Token")
         try:
-            if not self._clear_text and not hidden(peer):
+            if not self._clear_text and not is_private(peer):
                 raise LoginFailed("no login is taken in clear text from another machine", code=403)
             named = fields.get("Identifier")
             if named is None:
@@ -221,6 +221,6 @@ class Authentication:
     passwords: Passwords | None = None
 
 
-def hidden(peer: TerminalConnection) -> bool:
+def is_private(peer: TerminalConnection) -> bool:
     """Whether others cannot read a connection: it is encrypted or local to this machine (I25)."""
     return peer.stream.secure or address_scope(seen_ip(peer)) == "loopback"
