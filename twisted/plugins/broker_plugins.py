@@ -1,24 +1,24 @@
-"""What ``twistd`` offers once broker is installed: one service for each role."""
+"""The roles as plugins of ``twistd``."""
 
 from twisted.application.service import ServiceMaker
 
 mediator = ServiceMaker(
     "broker",
     "broker.service.mediator",
-    "Mediate calls between terminals that permit them.",
+    "The mediator: connects terminals with the callers that they permit.",
     "broker",
 )
 
 resolver = ServiceMaker(
     "broker resolver",
     "broker.service.resolver",
-    "Keep terminals' addresses and trigger those that are idle.",
+    "The resolver: keeps the addresses of terminals, in a process of its own.",
     "broker-resolver",
 )
 
 terminal = ServiceMaker(
     "broker terminal",
     "broker.service.terminal",
-    "Run a terminal that answers and places calls.",
+    "A terminal: stays registered and takes calls.",
     "broker-terminal",
 )
