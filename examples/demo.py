@@ -1,7 +1,7 @@
 """The demonstration behind ``bin/demo``: real programs, a real call, a real file.
 
-Every step is a command that you could type yourself; it is printed before it runs. It is the
-secured way, as over the Internet: TLS with an authority of one's own, and a password for each.
+Every step is a command that you could type yourself; it is printed before it runs. Everything is
+secured as on the Internet: TLS with a private certificate authority, and passwords.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from pathlib import Path
 
 from tests.support.processes import TETHER
 
-#: Seconds that any one step may take.
+#: Seconds that a step may take.
 PATIENCE = 120.0
-#: Seconds of silence after which nothing more is expected of the processes.
+#: Seconds of silence after which no more output of the processes is expected.
 SILENCE = 0.15
 RATE = 44100
 #: The tune: (frequency in hertz, beats).
@@ -36,7 +36,7 @@ BEAT = 0.3
 
 PYTHON = [sys.executable, "-P"]
 
-#: The mediator's settings: TLS alone, on ports that are free, with what ``broker ca`` has issued.
+#: The mediator's settings: TLS only, on any free port, with the certificate from ``broker ca``.
 SETTINGS = """\
 listen = []
 listen-tls = ["tcp:0:interface=127.0.0.1"]
@@ -47,11 +47,11 @@ udp = "none"
 
 
 class Failed(Exception):
-    """A step did not go as it must; the text says which."""
+    """A step did not have the expected result; the text says which one."""
 
 
 def main() -> int:
-    """Run the demonstration; return the exit code."""
+    """Run the demonstration; return the exit status."""
     say("A permitted call from end to end. Everything stays on this machine.")
     with tempfile.TemporaryDirectory(prefix="broker-demo-") as folder, Stage(Path(folder)) as stage:
         try:
@@ -65,72 +65,99 @@ def main() -> int:
 
 
 def play(stage: Stage) -> None:
-    """The scenes."""
+    """The scenes, in order."""
     song = stage.folder / "song.wav"
     compose(song)
-    say(f"A piece of music was made: {song.stat().st_size:,} bytes of audio.")
+    say(f"The music to send: {song.stat().st_size:,} bytes of audio.")
+    make_authority(stage)
+    start_mediator(stage)
+    make_accounts(stage)
+    register_callee(stage)
+    call_with_permit(stage, song)
+    call_without_permit(stage)
+    withdraw_permit(stage)
+    show_disclosures(stage)
 
-    scene("1. An authority of our own issues a certificate for the mediator.")
+
+def make_authority(stage: Stage) -> None:
+    """A certificate for the mediator."""
+    scene("1. A private certificate authority issues a certificate for the mediator.")
     stage.command("ca", "init")
     stage.command("ca", "issue", "--server", "localhost")
 
-    scene("2. The mediator starts. It will decide who may reach whom, and is spoken to over TLS.")
+
+def start_mediator(stage: Stage) -> None:
+    """The mediator, over TLS only."""
+    scene("2. The mediator starts, and listens for TLS. It decides who may reach whom.")
     stage.write("broker.toml", SETTINGS)
     broker = stage.start("broker", "--config", "broker.toml", "--trace")
     port = stage.wait_for(broker, r"Listening for TLS on 127\.0\.0\.1:(\d+)").group(1)
-    mediator = ("--mediator", f"tls:localhost:{port}", "--ca", "ca/authority.pem")
+    stage.mediator = ("--mediator", f"tls:localhost:{port}", "--ca", "ca/authority.pem")
     broker.narrate = narrate
 
-    def logged_in(name: str) -> tuple[str, ...]:
-        """The options of somebody who speaks with the mediator."""
-        return *mediator, "--password-file", f"{name}.password"
 
-    scene("3. The operator makes accounts. Passwords stand in files that nobody else can read.")
+def make_accounts(stage: Stage) -> None:
+    """Accounts of Ia, Ib and Ix."""
+    scene(
+        "3. The operator makes accounts. Each password is in a file that only its owner can read."
+    )
     stage.keep_secret("Ia.password", secrets.token_urlsafe(16))
     stage.command("account", "add", "Ia", "--password-file", "Ia.password")
     for name in ("Ib", "Ix"):
-        told = stage.command("account", "add", name, "--generate")
-        stage.keep_secret(f"{name}.password", told.split()[-1])
+        printed = stage.command("account", "add", name, "--generate")
+        stage.keep_secret(f"{name}.password", printed.split()[-1])
 
-    scene("4. Ib's terminal logs in and registers where it is. Nobody may call it yet.")
-    inbox = stage.folder / "inbox"
-    inbox.mkdir()
+
+def register_callee(stage: Stage) -> None:
+    """Ib's terminal."""
+    scene("4. Ib's terminal logs in and registers its address. No caller is permitted yet.")
+    (stage.folder / "inbox").mkdir()
     terminal = stage.start(
-        *("broker-terminal", "--identifier", "Ib", *logged_in("Ib")),
+        *("broker-terminal", "--identifier", "Ib", *stage.login("Ib")),
         *("--listen", "tcp:0:interface=127.0.0.1", "--receive", "inbox", "--trace"),
     )
     stage.wait_for(terminal, "Ib is registered")
     terminal.narrate = narrate_directly
     stage.catch_up()
 
+
+def call_with_permit(stage: Stage, song: Path) -> None:
+    """A call that goes through."""
     scene("5. Ib permits Ia to call it.")
-    stage.command("permit", "add", "--as", "Ib", "Ia", *logged_in("Ib"))
+    stage.command("permit", "add", "--as", "Ib", "Ia", *stage.login("Ib"))
 
     scene("6. Ia calls Ib and sends the music, directly and encrypted.")
-    stage.command("call", "--as", "Ia", "Ib", "--send", "song.wav", *logged_in("Ia"))
-    compare(song, inbox)
+    stage.call("Ia", "Ib")
+    compare(song, stage.folder / "inbox")
 
-    scene("7. Ix, whom Ib has not permitted, tries the same, and learns nothing.")
-    stage.command(*("call", "--as", "Ix", "Ib", "--send", "song.wav", *logged_in("Ix")), expected=4)
-    say("Whether Ib exists, or is there, Ix can't tell: somebody unknown gives the same answer.")
-    stage.command(
-        *("call", "--as", "Ix", "nobody", "--send", "song.wav", *logged_in("Ix")), expected=4
-    )
 
-    scene("8. Ib withdraws the permit; now Ia is refused as well.")
-    stage.command("permit", "delete", "--as", "Ib", "Ia", *logged_in("Ib"))
-    stage.command(*("call", "--as", "Ia", "Ib", "--send", "song.wav", *logged_in("Ia")), expected=4)
+def call_without_permit(stage: Stage) -> None:
+    """A caller that is refused, and learns nothing."""
+    scene("7. Ix has no permit. It tries the same, and learns nothing.")
+    stage.call("Ix", "Ib", expected=4)
+    say("Ix can't tell whether Ib exists or is online: an unknown callee gives the same answer.")
+    stage.call("Ix", "nobody", expected=4)
 
-    scene("9. Ib looks who was told where it is. Ia was, once; nobody else ever was.")
-    told = stage.command("disclosures", "--as", "Ib", *logged_in("Ib"))
-    if [line.split("\t")[1] for line in told.splitlines()] != ["Ia"]:
-        raise Failed("Ia alone should have been told, and once")
-    say("The operator sees the same, with the session for which it was told.")
+
+def withdraw_permit(stage: Stage) -> None:
+    """The first caller is refused too."""
+    scene("8. Ib withdraws the permit. Now Ia is refused as well.")
+    stage.command("permit", "delete", "--as", "Ib", "Ia", *stage.login("Ib"))
+    stage.call("Ia", "Ib", expected=4)
+
+
+def show_disclosures(stage: Stage) -> None:
+    """The ledger, as Ib and as the operator see it."""
+    scene("9. Ib asks who was told where it is: only Ia, once.")
+    printed = stage.command("disclosures", "--as", "Ib", *stage.login("Ib"))
+    if [line.split("\t")[1] for line in printed.splitlines()] != ["Ia"]:
+        raise Failed("only Ia should have been told, once")
+    say("The operator sees the same, with the session that it was for.")
     stage.command("who-knows", "Ib")
 
 
 def compare(sent: Path, inbox: Path) -> None:
-    """See that what was sent has arrived, and nothing else."""
+    """See that exactly the file that was sent has arrived."""
     received = [path for path in inbox.iterdir() if path.suffix != ".part"]
     if len(received) != 1:
         raise Failed(f"Ib should have one file, and has {len(received)}")
@@ -138,20 +165,23 @@ def compare(sent: Path, inbox: Path) -> None:
     print(f"    sent      sha256 {sent_digest}")
     print(f"    received  sha256 {received_digest}")
     if sent_digest != received_digest:
-        raise Failed("what arrived is not what was sent")
+        raise Failed("the file that arrived differs from the one that was sent")
     print("    the same, bit by bit")
 
 
 class Stage:
-    """All processes of the demonstration, ended when it is over.
+    """All processes of the demonstration. They end with it.
 
     :ivar folder: where they keep their files
+    :ivar mediator: the options that name the mediator
     """
+
+    mediator: tuple[str, ...] = ()
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._players: list[Player] = []
-        self._said: queue.Queue[tuple[Player, str]] = queue.Queue()  # by all, as it comes
+        self._lines: queue.Queue[tuple[Player, str]] = queue.Queue()  # of all processes
 
     def __enter__(self) -> Stage:
         return self
@@ -175,7 +205,7 @@ class Stage:
             print(f"    {line}")
 
     def keep_secret(self, name: str, password: str) -> None:
-        """Write a password to a file that nobody else can read."""
+        """Write a password to a file that only its owner can read."""
         path = self.folder / name
         path.touch(mode=0o600)
         path.write_text(f"{password}\n", encoding="utf-8")
@@ -204,29 +234,38 @@ class Stage:
             raise Failed(f"the exit code should be {expected}")
         return done.stdout
 
+    def login(self, name: str) -> tuple[str, ...]:
+        """The options of a terminal that connects to the mediator."""
+        return *self.mediator, "--password-file", f"{name}.password"
+
+    def call(self, caller: str, callee: str, expected: int = 0) -> None:
+        """Call, and send the music."""
+        arguments = ("call", "--as", caller, callee, "--send", "song.wav", *self.login(caller))
+        self.command(*arguments, expected=expected)
+
     def hear(self, player: Player, line: str) -> None:
-        """A process has said a line."""
-        self._said.put((player, line))
+        """A process has printed a line."""
+        self._lines.put((player, line))
 
     def wait_for(self, player: Player, pattern: str) -> re.Match[str]:
-        """Wait until a process says a line that matches."""
+        """Wait until a process prints a line that matches."""
         deadline = time.monotonic() + PATIENCE
         while True:
             heard = self._next(deadline - time.monotonic())
             if heard is None:
-                raise Failed(f"{player.name} did not say {pattern!r}")
+                raise Failed(f"{player.name} did not print {pattern!r}")
             found = re.search(pattern, heard[1]) if heard[0] is player else None
             if found:
                 return found
 
     def catch_up(self) -> None:
-        """Hear what has been said meanwhile, until all are silent for a moment."""
+        """Take what the processes have printed, until all are silent for a moment."""
         while self._next(SILENCE) is not None:
             pass
 
     def _next(self, seconds: float) -> tuple[Player, str] | None:
         try:
-            player, line = self._said.get(timeout=max(0.0, seconds))
+            player, line = self._lines.get(timeout=max(0.0, seconds))
         except queue.Empty:
             return None
         player.lines.append(line)
@@ -235,7 +274,7 @@ class Stage:
         return player, line
 
     def show_logs(self) -> None:
-        """Print what the processes said, for whoever has to find out what went wrong."""
+        """Print the last lines of the processes, to find out what went wrong."""
         for player in self._players:
             print(f"--- {player.name}")
             for line in player.lines[-20:]:
@@ -243,10 +282,10 @@ class Stage:
 
 
 class Player:
-    """One running process and what it says.
+    """A running process and its output.
 
     :ivar lines: all lines so far
-    :ivar narrate: prints the messages that it traces, in a newcomer's form
+    :ivar narrate: prints the messages that the process traces, in a form for newcomers
     """
 
     def __init__(self, name: str, command: list[str], stage: Stage) -> None:
@@ -281,7 +320,7 @@ class Player:
 
 
 def mask(line: str) -> str:
-    """What a command says, without the password that it says once."""
+    """A line of a command, without the password that it prints once."""
     said, found, _ = line.partition("not shown again: ")
     return f"{said}{found}…" if found else line
 
@@ -290,20 +329,20 @@ _TRACED = re.compile(r"\[broker\.trace#\w+\] (?P<peer>.*?) (?P<way>[<>]) (?P<mes
 
 
 def narrate(line: str) -> None:
-    """Print a traced message: who sends it to whom, and its lines."""
+    """Print a traced message: its sender, its receiver, and its lines."""
     found = _TRACED.search(line)
     if not found:
         return
     verb, *fields = found["message"].split(" / ")
     named = next((field[11:] for field in fields if field.startswith("Identifier:")), "?")
-    peer = found["peer"] if found["peer"].startswith("I") else named  # it is binding itself
+    peer = found["peer"] if found["peer"].startswith("I") else named  # this message identifies it
     shown = [field for field in fields if not field.startswith(("Transaction:", "Code:", "Epoch:"))]
     arrow = f"{peer} ──▶ mediator" if found["way"] == "<" else f"{peer} ◀── mediator"
     print(f"    {arrow}   {verb:8} {'  '.join(shown)}")
 
 
 def narrate_directly(line: str) -> None:
-    """Print what a caller and a callee say to each other; the mediator has no part in it."""
+    """Print what caller and callee send each other directly, without the mediator."""
     found = _TRACED.search(line)
     if found and found["peer"] != "mediator":
         verb, *fields = found["message"].split(" / ")
@@ -334,7 +373,7 @@ def digest(path: Path) -> str:
 
 
 def say(text: str) -> None:
-    """Tell the audience something."""
+    """Print a line of the narration."""
     print(text, flush=True)
 
 
@@ -344,7 +383,7 @@ def scene(text: str) -> None:
 
 
 def show(*command: str) -> None:
-    """Print a command as one would type it."""
+    """Print a command as you would type it."""
     print(f"  $ {shlex.join(command)}", flush=True)
 
 

@@ -1,7 +1,7 @@
 """The demonstration behind ``bin/demo --nat``: a call between two private networks.
 
 The networks, their routers and an Internet between them are the laboratory that the tests use:
-network namespaces of this machine, out of which nothing leads. The programs in it are real.
+network namespaces of this machine that lead nowhere else. The programs in them are real.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from tests.natlab.lab import (
 )
 from tests.support.processes import BROKER, TWISTD, Running
 
-#: The exit status where it can't be shown, as test harnesses have it for what is skipped.
+#: The exit status if it can't run here; test harnesses use it for skipped tests.
 NOT_HERE: Final = 77
-#: Seconds that all of it may take.
+#: Seconds that the whole demonstration may take.
 LIMIT: Final = 180
-#: Seconds that what was sent may take to be captured.
+#: Seconds until a packet that was sent must be captured.
 CAPTURED: Final = 10.0
 
 ROUTERS: Final = (
@@ -48,9 +48,9 @@ ROUTERS: Final = (
     Router("C", translation=SYMMETRIC),
     Router("D", translation=SYMMETRIC, upnp=True, natpmp=True),
 )
-#: Where everybody is; Ib moves.
+#: Where each of them is; Ib moves.
 PLACES: Final = {"mediator": "server", "Ia": "hostB1", "Ic": "outside"}
-#: The cables of the Internet on which all is captured.
+#: The cables of the Internet on which every frame is captured.
 CABLES: Final = ("server", "outside", "routerA", "routerB")
 
 MAP: Final = """\
@@ -59,7 +59,7 @@ MAP: Final = """\
     Ia  192.168.2.2 ── router 11.0.113.2 ──┤
     Ic  11.0.113.20 ───────────────────────┘"""
 
-#: The mediator's settings: TLS for what is said, and signed datagrams.
+#: The mediator's settings: TLS, and signed datagrams.
 SETTINGS: Final = f"""\
 listen = []
 listen-tls = ["tcp:1202:interface={SERVER}"]
@@ -68,22 +68,23 @@ private-key = "server-{SERVER}.key"
 udp = "1200:{SERVER}"
 """
 
-#: Ib's terminal closes its connection to the mediator while there is nothing to do.
+#: Ib's terminal closes its connection to the mediator when idle.
 QUIET: Final = ("--no-hold", "--linger", "1")
 
-#: What would give away who calls, or let somebody act as another, were it not encrypted.
+#: What would reveal who calls, or let others act as a terminal, if it were not encrypted.
 TELLING: Final = (
     *(b"Identifier:Ia", b"Identifier:Ic", b"Caller", b"Callee", b"Token:", b"Password:"),
     *(b"Encrypt Key:", b"Registration Key:", b"192.168."),
 )
 
 
-#: A program that writes each frame of an interface, in hexadecimal: ``capture INTERFACE``. What is
-#: not fetched soon is lost: it writes only while nothing comes, and says how many were lost.
+#: A program that prints each frame of an interface, in hexadecimal: ``capture INTERFACE``. The
+#: kernel drops frames that are not fetched soon, so it prints only while no frame comes. It also
+#: prints how many were lost.
 CAPTURE: Final = """\
 import socket, struct, sys
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-for name in (33, socket.SO_RCVBUF):  # SO_RCVBUFFORCE, which not everybody may
+for name in (33, socket.SO_RCVBUF):  # SO_RCVBUFFORCE, which needs a privilege
     try:
         s.setsockopt(socket.SOL_SOCKET, name, 1 << 24)
         break
@@ -106,7 +107,7 @@ while True:
     sys.stdout.flush()
 """
 
-#: What a step fails with.
+#: The exceptions of a step that fails.
 FAILURES: Final = (Failed, AssertionError, subprocess.TimeoutExpired)
 
 
@@ -123,8 +124,8 @@ class Interrupted(BaseException):
 
 def main() -> int:
     """Run the demonstration; return the exit status."""
-    for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(one, _interrupted)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupted)
     signal.signal(signal.SIGALRM, _late)
     signal.alarm(LIMIT)
     try:
@@ -137,7 +138,7 @@ def main() -> int:
         say(f"The networks could not be made: {failure}")
         return 1
     except BrokenPipeError:
-        return 128 + _unheard().number
+        return 128 + _no_reader().number
     except Interrupted as interruption:
         say("\nInterrupted; all that was started has been ended.")
         return 128 + interruption.number
@@ -146,7 +147,7 @@ def main() -> int:
 def demonstrate(folder: Path) -> int:
     """Build the networks, play in them, and take them down; return the exit status.
 
-    :raises Unavailable: there can be no such networks here
+    :raises Unavailable: such networks can't be made here
     """
     allowed = flags()
     say(
@@ -164,10 +165,10 @@ def demonstrate(folder: Path) -> int:
             failed = True
             say(f"It did not work: {failure}")
             stage.show_logs()
-        except Interrupted as error:  # told outside, where the laboratory is down
+        except Interrupted as error:  # reported when the laboratory is gone
             interruption = error
         except BrokenPipeError:
-            interruption = _unheard()
+            interruption = _no_reader()
         signal.alarm(0)
     if interruption is not None:
         raise interruption
@@ -178,21 +179,21 @@ def demonstrate(folder: Path) -> int:
 
 
 def explain(error: Unavailable) -> None:
-    """Say why there can be no networks here."""
+    """Say why networks can't be made here."""
     say(f"This can't be shown here: {error}")
     if str(error).startswith("unshare"):
         say(
             "What is missing is the right to make network namespaces: run it as root, or on a"
-            " kernel that lets everybody make user namespaces."
+            " kernel that lets all users make user namespaces."
         )
-    say("bin/demo without --nat needs nothing of that.")
+    say("bin/demo without --nat needs none of this.")
 
 
 def play(stage: Stage) -> None:
-    """The scenes."""
+    """The scenes, in order."""
     song = stage.folder / "song.wav"
     compose(song)
-    say(f"A piece of music was made: {song.stat().st_size:,} bytes of audio.")
+    say(f"The music to send: {song.stat().st_size:,} bytes of audio.")
     prepare(stage)
     wire = Wire(stage.lab)
     woken(stage, wire, song)
@@ -203,7 +204,7 @@ def play(stage: Stage) -> None:
 
 def prepare(stage: Stage) -> None:
     """A mediator on the Internet, and accounts."""
-    scene("1. A mediator on the Internet, spoken to over TLS; Ia, Ib and Ic have accounts.")
+    scene("1. A mediator on the Internet, which uses TLS; Ia, Ib and Ic have accounts.")
     stage.command("mediator", "ca", "init")
     stage.command("mediator", "ca", "issue", "--server", SERVER)
     (stage.folder / "broker.toml").write_text(SETTINGS, encoding="utf-8")
@@ -217,11 +218,11 @@ def prepare(stage: Stage) -> None:
 
 
 def woken(stage: Stage, wire: Wire, song: Path) -> None:
-    """Ib is quiet behind its router, and called."""
+    """Ib is idle behind its router, and is called."""
     scene("2. Ib registers, from behind its router. It permits Ia, and closes its connection.")
     terminal = stage.terminal("A", *QUIET)
     found = stage.heard(stage.mediator, r"(\S+):\d+ < REGISTER / Identifier:Ib / ")
-    stage.tell(f"the mediator sees it at {found[1]}; of itself it knows {stage.address('Ib')}")
+    stage.tell(f"the mediator sees it at {found[1]}; its own address is {stage.address('Ib')}")
     if found[1] != stage.lab.address("routerA"):
         raise Failed("it should be seen at its router's address")
     stage.tell_log(terminal, "Seen from outside at")
@@ -230,27 +231,27 @@ def woken(stage: Stage, wire: Wire, song: Path) -> None:
     scene("3. Ia calls, from behind another router. Ib is woken, and both sides dial.")
     stage.call("Ia", song)
     wire.catch_up()
-    notices = [one for one in wire.datagrams() if is_notice(one)]
+    notices = [datagram for datagram in wire.datagrams() if is_notice(datagram)]
     if not notices:
         raise Failed("Ib should have been woken by a datagram")
-    say("Ib was woken by a signed datagram, along the way that its own have opened:")
-    stage.tell(told(notices[0]))
+    say("Ib was woken by a signed datagram, through the NAT binding that its own datagrams keep:")
+    stage.tell(in_a_line(notices[0]))
     stage.tell_log(terminal, "Woken: connecting to the mediator")
     seen = [stage.place_of("Caller Seen"), stage.place_of("Callee Seen")]
     dials = set(wire.dials())
-    say("Each was told where the other's connection comes from, and dialled that from its own:")
+    say("Each was told the source address of the other's connection, and dialled it:")
     for source, to in (seen, reversed(seen)):
         if (source, to) not in dials:
             raise Failed(f"{source} should have dialled {to}")
         stage.tell(f"{source} ──▶ {to}   TCP SYN")
     if "connected by hole punching" not in stage.said:
-        raise Failed("they should have met by both dialling")
+        raise Failed("they should have connected by hole punching")
     compare(song, stage.inbox)
 
 
 def refused(stage: Stage, wire: Wire, song: Path) -> None:
-    """Ic is not permitted; and what others on the way could read."""
-    scene("4. Ic, whom Ib has not permitted, learns nothing: not even whether there is an Ib.")
+    """Ic is not permitted; and what others on the path could read."""
+    scene("4. Ic has no permit of Ib. It learns nothing, not even whether Ib exists.")
     before = sum(map(is_notice, wire.datagrams()))
     for callee in ("Ib", "nobody"):
         stage.call("Ic", song, callee, expected=4)
@@ -259,54 +260,56 @@ def refused(stage: Stage, wire: Wire, song: Path) -> None:
         raise Failed("Ib should not have been woken")
     stage.tell("Ib was not even woken.")
 
-    scene("5. What has been captured on the Internet meanwhile, on four cables.")
+    scene("5. What was captured on four cables of the Internet.")
     frames = wire.frames()
     stage.tell(f"{len(frames):,} frames, {sum(map(len, frames)):,} bytes")
     if wire.lost:
-        stage.tell(f"{wire.lost:,} more were too fast to be captured")
+        stage.tell(f"{wire.lost:,} more were lost by the capture")
     audio = song.read_bytes()
     sounds = [audio[at : at + 32] for at in range(0, len(audio) - 32, len(audio) // 16)]
     secret = [password.encode() for password in stage.passwords.values()]
-    for names, searched in (
+    for what, searched in (
         ("a telling field", TELLING),
         ("a password", secret),
         ("the music", sounds),
     ):
-        if any(what in frame for frame in frames for what in searched):
-            raise Failed(f"others should not be able to read {names}")
-    stage.tell("nowhere in them: a password, the music, a private address, or a field that tells")
-    stage.tell("a key, a token or who calls; all that goes encrypted")
+        if any(text in frame for frame in frames for text in searched):
+            raise Failed(f"others should not be able to read {what}")
+    stage.tell(
+        "They contain no password, no music, no private address, and no field that tells a key,"
+    )
+    stage.tell("a token or who calls: all of that is encrypted.")
     router = stage.lab.address("routerA")
-    for one in wire.datagrams():
-        lines = one.data.decode().split("\r\n")
+    for datagram in wire.datagrams():
+        lines = datagram.data.decode().split("\r\n")
         telling = {line for line in lines if line.startswith(("Identifier:", "Address:"))}
-        itself = {f"Address:{router}"} if one.to[0] == router else set()
+        itself = {f"Address:{router}"} if datagram.to[0] == router else set()
         if not telling <= {"Identifier:Ib", *itself}:
-            raise Failed(f"by UDP should go nothing like {telling}")
-    stage.tell("in clear by UDP: that Ib registers, or is wanted; and to Ib, its own address")
+            raise Failed(f"UDP should not carry {telling}")
+    stage.tell("In clear by UDP: that Ib registers or is woken; and, to Ib, its own address.")
     if any(b"\r\nSession:" in frame for frame in frames):
-        stage.tell("in clear between Ia and Ib: the number of their session")
-    stage.tell("who carries packets sees from which address to which they go, here as anywhere")
+        stage.tell("In clear between Ia and Ib: the number of their session.")
+    stage.tell("As everywhere, the source and destination address of each packet can be seen.")
 
 
 def unreachable(stage: Stage) -> None:
-    """A router that gives each peer another port, and opens none."""
-    scene("6. Ib moves behind a router that shows another port to each whom it speaks with.")
+    """A router with a different port for each peer (symmetric NAT), and no port opening."""
+    scene("6. Ib moves behind a router with symmetric NAT: each peer sees another port.")
     terminal = stage.terminal("C", *QUIET)
     stage.tell_log(terminal, "Idle: closing the connection")
-    say("It can be woken there, but not dialled. Ia finds out in up to 12 seconds, and why.")
+    say("It can be woken there, but not dialled. Ia learns that in up to 12 seconds, and why.")
     stage.call("Ia", stage.folder / "song.wav", expected=1)
     if "could not be reached: directly at" not in stage.said:
-        raise Failed("it should have been told which ways were tried")
+        raise Failed("it should have been told which candidates were tried")
 
 
 def opened(stage: Stage, song: Path) -> None:
-    """The same kind of router, which opens ports for whoever asks."""
-    scene("7. Ib moves behind another one of that kind, which opens ports on request.")
+    """A router of the same kind that opens ports on request."""
+    scene("7. Ib moves behind another router with symmetric NAT, which opens ports on request.")
     terminal = stage.terminal("D", "--open-port")
     stage.tell_log(terminal, "The router has opened its port")
     stage.tell_log(terminal, "Reached from outside at")
-    say("The mediator has tried it before anybody is told.")
+    say("The mediator tries the port before any caller is told.")
     stage.call("Ia", song)
     if "connected directly at" not in stage.said:
         raise Failed("Ia should have come through the port")
@@ -318,13 +321,13 @@ def opened(stage: Stage, song: Path) -> None:
 
 
 class Stage:
-    """Who does what in the laboratory, and what of it is shown.
+    """The actors in the laboratory, and what is shown of them.
 
-    :ivar folder: where all keep their files
-    :ivar inbox: where Ib keeps what it is sent, where it is now
+    :ivar folder: where all of them keep their files
+    :ivar inbox: where Ib stores what it is sent, at its current place
     :ivar mediator: the mediator's process
-    :ivar passwords: whose password is which
-    :ivar said: what the last command said on standard error
+    :ivar passwords: the password of each
+    :ivar said: what the last command printed on standard error
     """
 
     mediator: Running
@@ -339,17 +342,17 @@ class Stage:
         self._running: dict[str, Running] = {}  # by role, the last of each
 
     def address(self, who: str) -> str:
-        """Where somebody is."""
+        """The address of one of them."""
         return self.lab.address(self._places[who])
 
     # What is shown.
 
     def show(self, who: str, *command: str) -> None:
-        """Print a command as one would type it there."""
+        """Print a command as you would type it there."""
         print(f"  {who} {self.address(who)} $ {shlex.join(command)}", flush=True)
 
     def tell(self, *lines: str) -> None:
-        """Print what came of it."""
+        """Print a result."""
         for line in lines:
             print(f"    {line}", flush=True)
 
@@ -358,7 +361,7 @@ class Stage:
         self.tell(self.heard(running, pattern).string.partition("] ")[2])
 
     def show_logs(self) -> None:
-        """Print what the processes said, for whoever has to find out what went wrong."""
+        """Print the last lines of the processes, to find out what went wrong."""
         for role, running in self._running.items():
             print(f"--- {role}")
             self.tell(*[*running.out, *running.err][-20:])
@@ -366,12 +369,12 @@ class Stage:
     # What is done.
 
     def heard(self, running: Running, pattern: str) -> re.Match[str]:
-        """The first line of a process that matches; it is waited for."""
+        """Wait for the first line of a process that matches."""
         matches = (re.search(pattern, line) for line in list(running.out))
         return next(filter(None, matches), None) or running.wait_for(pattern)
 
     def keep_secret(self, name: str) -> None:
-        """Write a password to a file that nobody else can read."""
+        """Write a password to a file that only its owner can read."""
         path = self.folder / f"{name}.password"
         path.touch(mode=0o600)
         path.write_text(f"{self.passwords[name]}\n", encoding="utf-8")
@@ -396,7 +399,7 @@ class Stage:
             raise Failed(f"the exit code should be {expected}")
 
     def terminal(self, router: str, *options: str) -> Running:
-        """Ib's terminal goes behind a router, and registers from there."""
+        """Move Ib's terminal behind a router, from where it registers."""
         self.leave()
         self._places["Ib"] = f"host{router}1"
         self.inbox = self.folder / f"inbox-{router}"
@@ -409,18 +412,18 @@ class Stage:
         return terminal
 
     def leave(self) -> None:
-        """End Ib's terminal, if there is one, as a person would."""
+        """End Ib's terminal, if there is one, as its user would."""
         terminal = self._running.get("broker-terminal")
         if terminal is not None and terminal.process.poll() is None:
             terminal.end()
 
     def call(self, who: str, song: Path, callee: str = "Ib", expected: int = 0) -> None:
-        """Somebody calls, and sends the music."""
+        """Call, and send the music."""
         arguments = ("call", "--verbose", "--as", who, callee, "--send", song.name)
         self.command(who, *arguments, *self._logged_in(who), expected=expected)
 
     def place_of(self, field: str) -> str:
-        """The address and port that the mediator first told somebody in such a field."""
+        """The first address and port that the mediator sent in a field."""
         host, port = self.heard(self.mediator, f" / {field}:([^ ]+ [0-9]+)")[1].split()
         return f"{host}:{port}"
 
@@ -430,17 +433,17 @@ class Stage:
 
 
 class Wire:
-    """What passes the cables of the Internet."""
+    """The packets on the cables of the Internet."""
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
         self._cables = {cable: lab.start("inet", *PYTHON, CAPTURE, cable) for cable in CABLES}
-        for sniffing in self._cables.values():
-            sniffing.wait_for("ready")
+        for capture in self._cables.values():
+            capture.wait_for("ready")
         self._marks = 0
 
     def catch_up(self) -> None:
-        """Wait until all that has passed is captured: a datagram that follows it is."""
+        """Wait until all earlier packets are captured, by sending a datagram after them."""
         self._marks += 1
         mark = f"mark {self._marks}".encode().hex()
         for cable in CABLES:
@@ -453,7 +456,7 @@ class Wire:
         deadline = time.monotonic() + CAPTURED
         while not all(any(line.endswith(mark) for line in self._lines(cable)) for cable in CABLES):
             if time.monotonic() > deadline:
-                raise Failed("what passes the cables is not captured")
+                raise Failed("the packets on the cables are not captured")
             time.sleep(0.05)
 
     def frames(self) -> list[bytes]:
@@ -462,21 +465,21 @@ class Wire:
 
     @property
     def lost(self) -> int:
-        """How many frames have passed that were not captured."""
-        lines = [line for sniffing in self._cables.values() for line in list(sniffing.out)]
+        """How many frames the captures have lost."""
+        lines = [line for capture in self._cables.values() for line in list(capture.out)]
         return sum(int(line.split()[1]) for line in lines if line.startswith("lost "))
 
     def datagrams(self) -> list[Datagram]:
         """The datagrams to and from the mediator."""
         caught = datagrams(self._lines("server"))
-        return [one for one in caught if 1200 in (one.source[1], one.to[1])]
+        return [found for found in caught if 1200 in (found.source[1], found.to[1])]
 
     def _lines(self, cable: str) -> list[str]:
-        """What was written of a cable: that it is ready, and then the frames."""
+        """The output of a cable's capture: that it is ready, and then the frames."""
         return [line for line in list(self._cables[cable].out) if not line.startswith("lost ")]
 
     def dials(self) -> Iterator[tuple[str, str]]:
-        """Who has begun a TCP connection, and to where."""
+        """The source and destination of each TCP connection that was begun."""
         for frame in self.frames():
             if frame[12:14] != b"\x08\x00" or frame[23] != 6:
                 continue
@@ -488,26 +491,26 @@ class Wire:
 
 
 def is_notice(datagram: Datagram) -> bool:
-    """Whether it asks a terminal to connect."""
+    """Whether a datagram asks a terminal to connect."""
     return datagram.data.startswith(b"NOTIFY\r\nConnection Requested.\r\n")
 
 
-def told(datagram: Datagram) -> str:
+def in_a_line(datagram: Datagram) -> str:
     """A datagram in a line, with the beginning of its signature."""
     lines = datagram.data.decode().rstrip("\r\n").split("\r\n")
-    shown = [f"{one[:18]}…" if one.startswith("Signature:") else one for one in lines]
+    shown = [f"{line[:18]}…" if line.startswith("Signature:") else line for line in lines]
     (host, port), (to, to_port) = datagram.source, datagram.to
     return f"{host}:{port} ──▶ {to}:{to_port}   {'  '.join(shown)}"
 
 
 def _interrupted(number: int, _: object) -> None:
-    for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
-        signal.signal(one, signal.SIG_IGN)  # the rest is short, and is not to be left half done
+    for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+        signal.signal(other, signal.SIG_IGN)  # the rest is short, and must be completed
     raise Interrupted(number)
 
 
-def _unheard() -> Interrupted:
-    """Nobody reads what is said any more: it goes nowhere from now on."""
+def _no_reader() -> Interrupted:
+    """The reader of our output has gone: discard the rest of it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return Interrupted(signal.SIGPIPE)
 
@@ -519,5 +522,5 @@ def _late(*_: object) -> None:
 if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
-    # Whatever was just being started ends with this process, so there is nothing to wait for.
+    # A program that was just being started ends with this process: there is nothing to wait for.
     os._exit(status)

@@ -80,7 +80,7 @@ class DemoTests:
         assert said.count("broker: Permission Denied.\n    exit code 4") == 2
         assert "directly at 11.0.113.3:1203: no answer in 10 seconds" in said
         assert "connected directly at 11.0.113.4:1203" in said
-        assert "the mediator sees it at 11.0.113.1; of itself it knows 192.168.1.2" in said
+        assert "the mediator sees it at 11.0.113.1; its own address is 192.168.1.2" in said
         assert demo.left() == []
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
