@@ -1,7 +1,7 @@
-"""A copy of a database that is in use, complete and consistent.
+"""A complete and consistent copy of a database that is in use.
 
-The copy is marked as a backup: whoever opens it to use it draws a new epoch, so that terminals
-learn that changes may be lost, and a permit withdrawn since is not silently back.
+The copy is marked as a backup. Opening it draws a new epoch, so that terminals learn that changes
+may be lost: a permit withdrawn since the backup must not return silently.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from broker.store.connection import BACKUP, IN_USE, check, connect, value_of
 from broker.store.files import LOGS, application_of, remove
 from broker.store.mark import SUFFIX
 
-#: How many pages are copied before a signal is looked for.
+#: How many pages are copied between two checks for a signal.
 _STRIDE: Final = 1000
 
 
 def back_up(path: str, target: str) -> None:
-    """Copy a database, which may be in use, to a file that is there when it is complete.
+    """Copy a database, which may be in use, to a file that appears once it is complete.
 
-    A backup that is there already is replaced; any other file isn't. If it fails, or a signal
-    interrupts it, nothing is left of the copy.
+    An earlier backup of that name is replaced, any other file is not. If it fails, or a signal
+    interrupts it, no part of the copy remains.
 
-    :raises StoreFailed: it can't be done; the text says why
+    :raises StoreFailed: it cannot be done; the text says why
     """
     path, target = os.path.realpath(path), os.path.realpath(target)
     if target in {path + suffix for suffix in ("", SUFFIX, *LOGS)}:
@@ -37,7 +37,7 @@ def back_up(path: str, target: str) -> None:
         raise StoreFailed(f"{path}: there is no such database")
     try:
         if os.path.lexists(target) and application_of(target) != BACKUP:
-            raise StoreFailed(f"{target}: is there, and is no backup: name another file")
+            raise StoreFailed(f"{target}: exists, and is not a backup: name another file")
         handle, temporary = tempfile.mkstemp(
             prefix=os.path.basename(target) + "-", dir=os.path.dirname(target)
         )
@@ -57,12 +57,12 @@ def back_up(path: str, target: str) -> None:
 
 
 def _copy(source: sqlite3.Connection, copy: sqlite3.Connection, path: str) -> None:
-    # Within a transaction all that is copied is of one moment, whatever is written meanwhile.
+    # In a transaction, so that the copy is of one moment, whatever is written during it.
     source.execute("BEGIN")
     if value_of(source, "PRAGMA application_id") != IN_USE:
-        raise StoreFailed(f"{path}: is no database in use: copy the file itself")
+        raise StoreFailed(f"{path}: is not a database in use: copy the file itself")
     source.backup(copy, pages=_STRIDE, progress=_look_up)
-    # In one file from here on, synced as a whole when it is complete.
+    # Without a log: one file, synced as a whole when it is complete.
     mode = value_of(copy, "PRAGMA journal_mode = DELETE")
     if mode != "delete":
         raise StoreFailed(f"{path} could not be copied: the copy keeps a log")
@@ -74,4 +74,4 @@ def _copy(source: sqlite3.Connection, copy: sqlite3.Connection, path: str) -> No
 
 
 def _look_up(status: int, remaining: int, total: int) -> None:
-    """Python looks for signals whenever it runs a line of its own."""
+    """Does nothing: Python handles signals whenever it runs a line of its own."""

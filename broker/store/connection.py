@@ -1,4 +1,4 @@
-"""A connection to SQLite, as much of it as the store uses."""
+"""A connection to SQLite: as much of it as the store uses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 from urllib.parse import quote
 
-#: ``PRAGMA application_id`` of a database in use, and of a backup that has not been used yet.
+#: ``PRAGMA application_id`` of a database in use, and of a backup that was never opened.
 IN_USE: Final = int.from_bytes(b"brkr", "big")
 BACKUP: Final = int.from_bytes(b"brkb", "big")
 #: Seconds to wait for another program that is writing.
@@ -15,10 +15,10 @@ PATIENCE: Final = 5.0
 
 
 class Connection(Protocol):
-    """What a factory gives; ``sqlite3.Connection`` in autocommit mode is one.
+    """A database connection in autocommit mode, such as ``sqlite3.Connection``.
 
-    Every failure is a ``sqlite3.Error``, with the code of SQLite in ``sqlite_errorcode``. It may be
-    used in any thread, in one at a time.
+    Every failure is a ``sqlite3.Error`` with SQLite's code in ``sqlite_errorcode``. Any thread may
+    use it, one at a time.
     """
 
     @property
@@ -26,13 +26,13 @@ class Connection(Protocol):
         """Whether a transaction is open."""
 
     def execute(self, sql: str, parameters: Any = ..., /) -> Iterable[Any]:
-        """Execute one statement; give its rows."""
+        """Execute one statement; return its rows."""
 
     def executemany(self, sql: str, parameters: Any, /) -> object:
         """Execute one statement for each of many rows."""
 
     def close(self) -> None:
-        """Close."""
+        """Close the connection."""
 
 
 #: Opens the database at a path, which exists, for reading and writing.
@@ -40,7 +40,7 @@ Connect = Callable[[str], Connection]
 
 
 def connect(path: str) -> sqlite3.Connection:
-    """The standard library's."""
+    """Open a database with the standard library."""
     return sqlite3.connect(
         f"file:{quote(path)}?mode=rw",
         uri=True,
@@ -51,17 +51,17 @@ def connect(path: str) -> sqlite3.Connection:
 
 
 def code_of(error: BaseException) -> int:
-    """The primary result code of SQLite that an error is about, 0 if it is about none."""
+    """Return the primary SQLite result code of an error, 0 if it has none."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def value_of(connection: Connection, sql: str) -> Any:
-    """The one value that a statement gives."""
+    """Return the single value that a statement gives."""
     ((value,),) = connection.execute(sql)
     return value
 
 
 def check(connection: Connection) -> str:
-    """What is wrong with a database, in a line; empty if nothing is."""
+    """Return what is wrong with a database, in one line; empty if nothing is."""
     found = " ".join(str(value_of(connection, "PRAGMA quick_check(1)")).split())
     return "" if found == "ok" else found

@@ -1,7 +1,6 @@
-"""Opening a database: made if it is missing, looked through, brought up to date, its epoch known.
+"""Opening a database: making it if it is missing, checking it, upgrading it, finding its epoch.
 
-Nothing is served from a database of which anything is doubtful: it refuses to open, with a text
-that says what to do (I3).
+A database with anything doubtful in it is not opened at all: the error says what to do (I3).
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ from broker.store.files import application_of, cut_short, exists, remove, tighte
 from broker.store.mark import Mark
 from broker.tables.grants import Randomness
 
-#: Bytes that SQLite leaves its log at when it has written it back.
+#: Size in bytes to which SQLite truncates its log after a checkpoint.
 _LOG_BYTES: Final = 16 * 1024 * 1024
-#: KiB of the database that SQLite remembers: with its own 2,000 the index of a ledger of a million
-#: disclosures is read again and again, and keeping one takes twice as long.
+#: SQLite's page cache in KiB. With its default of 2,000 the index of a ledger of a million
+#: disclosures is read again and again, and storing one takes twice as long.
 _CACHE_KIB: Final = 16 * 1024
 
 
 @dataclass(slots=True)
 class Database:
-    """A database that is open, and nobody else's.
+    """An open database, which this process alone writes.
 
     :ivar epoch: its epoch
-    :ivar sequence: how many transactions there have been
-    :ivar renewed: why the epoch is new, though the database is not; else empty
+    :ivar sequence: how many transactions there were
+    :ivar renewed: why an existing database got a new epoch; empty if it did not
     """
 
     connection: Connection
@@ -44,7 +43,7 @@ class Database:
     renewed: str = ""
 
     def close(self) -> None:
-        """Close it, and let it go."""
+        """Close it, and release its lock."""
         try:
             self.connection.close()
             self.mark.sync()
@@ -59,7 +58,7 @@ def open_database(
     randomness: Randomness,
     schema: Traversable = versions.SCHEMA,
 ) -> Database:
-    """Open the database at a path, and make it if there is none.
+    """Open the database at a path, or make one if there is none.
 
     :raises StoreFailed: it must not be used; the text says why, and what to do
     """
@@ -76,8 +75,8 @@ def open_database(
             raise
     except OSError as error:
         raise StoreFailed(
-            f"{path}: {error.strerror}: it and its folder must belong to the user as whom the"
-            " broker runs"
+            f"{path}: {error.strerror}: it and its folder must belong to the user that runs"
+            " the broker"
         ) from None
     except sqlite3.Error as error:
         raise StoreFailed(f"{path}: {_advice(error)}") from None
@@ -90,7 +89,7 @@ def _open(
         _make(path, mark, connect, randomness, schema)
     application = application_of(path)
     if application is None or cut_short(path):
-        raise StoreFailed(f"{path}: is damaged, or no database. {_INSTEAD}")
+        raise StoreFailed(f"{path}: is damaged, or not a database. {_INSTEAD}")
     if application not in {IN_USE, BACKUP}:
         raise StoreFailed(f"{path}: is not a database of this program: name another file")
     if application == BACKUP and exists(f"{path}-wal"):
@@ -99,16 +98,18 @@ def _open(
             " move that away too"
         )
     tighten(path)
-    os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))  # else SQLite would silently only read
+    os.close(
+        os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    )  # Else SQLite would silently open it read-only.
     connection = connect(path)
     try:
-        return _look_through(path, mark, connection, randomness, schema)
+        return _prepare(path, mark, connection, randomness, schema)
     except BaseException:
         connection.close()
         raise
 
 
-def _look_through(
+def _prepare(
     path: str, mark: Mark, connection: Connection, randomness: Randomness, schema: Traversable
 ) -> Database:
     connection.execute("PRAGMA cell_size_check = ON")
@@ -122,17 +123,17 @@ def _look_through(
             f"{path}: was made by a newer broker (its schema is version {version}, this one knows"
             f" {newest}): run that one, or put a backup from before in its place"
         )
-    database = _settle_epoch(mark, connection, randomness)
+    database = _check_epoch(mark, connection, randomness)
     if version < newest:
         _upgrade(path, connection, schema, version)
     mode = value_of(connection, "PRAGMA journal_mode = WAL")
     if mode != "wal":
-        raise StoreFailed(f"{path}: lies where SQLite can keep no log: put it on a local disk")
-    connection.execute("PRAGMA synchronous = FULL")  # every commit is synced (I8)
-    connection.execute("PRAGMA fullfsync = ON")  # and on macOS past the disk's own cache
+        raise StoreFailed(f"{path}: SQLite cannot keep a log next to it: put it on a local disk")
+    connection.execute("PRAGMA synchronous = FULL")  # Every commit is synced (I8),
+    connection.execute("PRAGMA fullfsync = ON")  # on macOS past the disk's own cache.
     list(connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}"))
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-    connection.execute("BEGIN IMMEDIATE")  # which fails while another program writes
+    connection.execute("BEGIN IMMEDIATE")  # This fails while another program writes.
     connection.execute("ROLLBACK")
     mark.write(database.epoch, database.sequence)
     mark.sync()
@@ -145,8 +146,8 @@ def _make(
 ) -> None:
     if exists(f"{path}-wal"):
         raise StoreFailed(
-            f"{path}: is missing, but {path}-wal is there and belongs to it: put it back, or to"
-            " begin anew move that away too"
+            f"{path}: is missing, but {path}-wal is there and belongs to it: put it back; to start"
+            " empty, move that away too"
         )
     new = f"{path}-new"
     remove(new)
@@ -177,25 +178,25 @@ def _upgrade(path: str, connection: Connection, schema: Traversable, version: in
     connection.execute("COMMIT")
 
 
-def _settle_epoch(mark: Mark, connection: Connection, randomness: Randomness) -> Database:
-    """Find out whether changes may be lost; if so, draw another epoch.
+def _check_epoch(mark: Mark, connection: Connection, randomness: Randomness) -> Database:
+    """Find out whether changes may be lost; if so, draw a new epoch.
 
-    The table ``store`` is the same in every version.
+    The table ``store`` is the same in every version of the schema.
     """
     ((epoch, sequence),) = connection.execute("SELECT epoch, sequence FROM store")
-    said = mark.read()
+    marked = mark.read()
     renewed = ""
     if value_of(connection, "PRAGMA application_id") == BACKUP:
         renewed = "it is a backup"
-    elif said is None or said[0] != epoch:
+    elif marked is None or marked[0] != epoch:
         renewed = "the mark beside it is missing, void or another's"
-    elif said[1] > sequence:
-        renewed = f"it is an older copy, or has lost changes: {sequence} of {said[1]} are in it"
+    elif marked[1] > sequence:
+        renewed = f"it is an older copy, or has lost changes: {sequence} of {marked[1]} are in it"
     if renewed:
         epoch = randomness(8).hex()
         sequence += 1
-        # A backup has no log yet. It must not get one before it is marked as in use in the file
-        # itself, else that log could be taken for another database's.
+        # A backup has no log yet. It must not get one before the file itself is marked as in use,
+        # else that log could be taken for another database's.
         connection.execute("PRAGMA synchronous = EXTRA")
         connection.execute("BEGIN IMMEDIATE")
         connection.execute(f"PRAGMA application_id = {IN_USE}")
@@ -205,19 +206,19 @@ def _settle_epoch(mark: Mark, connection: Connection, randomness: Randomness) ->
 
 
 _INSTEAD: Final = (
-    "Keep it for inspection, and put a backup in its place; with none, move it and what lies beside"
-    " it away to begin anew"
+    "Keep it for inspection, and put a backup in its place; without one, move it and the files next"
+    " to it away to start empty"
 )
 _ADVICE: Final = {
     sqlite3.SQLITE_CORRUPT: f"is damaged. {_INSTEAD}",
-    sqlite3.SQLITE_CONSTRAINT: f"is damaged: it holds what was never kept there. {_INSTEAD}",
-    sqlite3.SQLITE_NOTADB: f"is damaged, or no database. {_INSTEAD}",
+    sqlite3.SQLITE_CONSTRAINT: f"is damaged: it has rows that no broker stored. {_INSTEAD}",
+    sqlite3.SQLITE_NOTADB: f"is damaged, or not a database. {_INSTEAD}",
     sqlite3.SQLITE_BUSY: "another program is using it: end that first",
     sqlite3.SQLITE_READONLY: (
-        "can't be written: it and its folder must belong to the user as whom the broker runs"
+        "can't be written: it and its folder must belong to the user that runs the broker"
     ),
     sqlite3.SQLITE_CANTOPEN: (
-        "can't be opened: it and its folder must belong to the user as whom the broker runs"
+        "can't be opened: it and its folder must belong to the user that runs the broker"
     ),
     sqlite3.SQLITE_FULL: "no space is left on its disk",
 }

@@ -1,4 +1,4 @@
-"""The files of a database, apart from what SQLite does with them."""
+"""The files of a database: what the store does with them itself, not SQLite."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from contextlib import suppress
 from typing import Final
 
 _MAGIC: Final = b"SQLite format 3\0"
-#: What SQLite keeps beside a database: its log, that log's index, and a journal.
+#: Files of SQLite next to a database: its log, that log's index, and a journal.
 LOGS: Final = ("-wal", "-shm", "-journal")
 
 
 def application_of(path: str) -> int | None:
-    """The application id in the header of a database; ``None`` if the file is no database.
+    """Return the application id in a database's header; ``None`` if it is not a database.
 
-    Not to be called while this process has the database open: closing any handle of a file lets
-    SQLite's locks on it go.
+    Do not call this while this process has the database open: closing any descriptor of a file
+    releases the POSIX locks that SQLite has on it.
 
-    :raises OSError: it can't be read
+    :raises OSError: it cannot be read
     """
     with open(path, "rb") as file:
         header = file.read(100)
@@ -27,7 +27,7 @@ def application_of(path: str) -> int | None:
 
 
 def exists(path: str) -> bool:
-    """Whether there is a file with anything in it."""
+    """Return whether there is a file that is not empty."""
     try:
         return os.stat(path).st_size > 0
     except FileNotFoundError:
@@ -35,11 +35,11 @@ def exists(path: str) -> bool:
 
 
 def cut_short(path: str) -> bool:
-    """Whether a database ends within a page, and lies there without a log that has the rest.
+    """Return whether a database ends within a page, without a log that has the rest.
 
-    SQLite would take what is missing for zeros. Not to be called while this process has it open.
+    SQLite would read zeros there. Do not call this while this process has the database open.
 
-    :raises OSError: it can't be read
+    :raises OSError: it cannot be read
     """
     with open(path, "rb") as file:
         page = int.from_bytes(file.read(18)[16:], "big")
@@ -49,9 +49,9 @@ def cut_short(path: str) -> bool:
 
 
 def tighten(path: str) -> None:
-    """Let only the owner read and write a database and what lies beside it.
+    """Let only the owner read and write a database and SQLite's files next to it.
 
-    :raises OSError: it is another's
+    :raises OSError: it belongs to another user
     """
     for suffix in ("", *LOGS):
         with suppress(FileNotFoundError):
@@ -60,7 +60,7 @@ def tighten(path: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Remove a database that was not completed, if there is one."""
+    """Remove an incomplete database, if there is one."""
     for suffix in ("", *LOGS):
         with suppress(FileNotFoundError):
             os.unlink(path + suffix)

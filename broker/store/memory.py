@@ -1,4 +1,4 @@
-"""``memory:``: a store for laboratories, which forgets everything when the process ends."""
+"""``memory:``: a store for tests and laboratories; it is gone when the process ends."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from broker.tables.grants import Randomness
 from broker.tables.groups import GroupChange
 from broker.tables.permits import PermitChange
 
-#: How many disclosures it remembers; beyond them the oldest goes (I15).
+#: How many disclosures it remembers; then it drops the oldest (I15).
 REMEMBERED_MOST: Final = 100_000
 
 
 @implementer(IStore)
 class MemoryStore:
-    """Keeps changes for as long as it lives; its epoch is new each time.
+    """Stores changes in memory; its epoch is new each time.
 
-    Of the disclosures it keeps the last 100,000.
+    Of the disclosures it stores the last 100,000.
     """
 
     def __init__(self, randomness: Randomness) -> None:
@@ -36,7 +36,7 @@ class MemoryStore:
         self._stopped = False
 
     async def load(self) -> State:
-        """All that was committed, but for the disclosures.
+        """Return all that was committed, except the disclosures.
 
         :raises StoreFailed: it is closed
         """
@@ -49,7 +49,7 @@ class MemoryStore:
         )
 
     async def commit(self, changes: Sequence[Change]) -> None:
-        """Keep changes.
+        """Store changes.
 
         :raises StoreFailed: it is closed
         """
@@ -72,29 +72,29 @@ class MemoryStore:
                         del self._groups[change.name]
 
     async def disclosures(self, whose: str, before: int, most: int) -> Sequence[Disclosure]:
-        """What was told of one terminal, the newest first; looks at every disclosure.
+        """Return the disclosures of one terminal, the newest first; looks at every disclosure.
 
         :raises StoreFailed: it is closed
         """
         self._check_open()
-        found = [one for one in self._disclosures if one.whose == whose and one.at < before]
-        found.reverse()  # of two of one time the later one comes first
-        found.sort(key=lambda one: one.at, reverse=True)
+        found = [each for each in self._disclosures if each.whose == whose and each.at < before]
+        found.reverse()  # Of two with the same time the later one goes first: the sort is stable.
+        found.sort(key=lambda each: each.at, reverse=True)
         return found[: max(0, min(most, DISCLOSURES_MOST))]
 
     async def prune(self, before: int) -> int:
-        """Drop the disclosures that are older than this.
+        """Delete the disclosures that are older than this; return how many.
 
         :raises StoreFailed: it is closed
         """
         self._check_open()
-        kept = [one for one in self._disclosures if one.at >= before]
-        gone = len(self._disclosures) - len(kept)
+        kept = [each for each in self._disclosures if each.at >= before]
+        deleted = len(self._disclosures) - len(kept)
         self._disclosures = deque(kept, maxlen=REMEMBERED_MOST)
-        return gone
+        return deleted
 
     async def stop(self) -> None:
-        """There is nothing to close; from now on nothing is taken."""
+        """Refuse whatever comes from now on."""
         self._stopped = True
 
     def _check_open(self) -> None:

@@ -1,4 +1,4 @@
-"""Changes as rows of the database, and rows as what tables are filled with."""
+"""Changes to rows of the database, and rows back to the changes that fill the tables."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from broker.tables.disclosures import Disclosure
 from broker.tables.groups import GroupChange
 from broker.tables.permits import LIST, Limit, PermitChange
 
-# All lists of a transaction go in as one JSON object: one step of SQLite, and so one wait for the
-# interpreter's lock, which the reactor holds meanwhile. A step a list cost a registration 7 % more.
+# All lists of a transaction go in as one JSON object: one step of SQLite releases the interpreter's
+# lock once, and waits for it once. With a step for each list a registration cost 7 % more.
 _SET_PERMITS: Final = """\
 INSERT INTO permits (owner, accepted) SELECT key, value FROM json_each(?) WHERE true
 ON CONFLICT (owner) DO UPDATE SET accepted = excluded.accepted"""
@@ -52,7 +52,7 @@ PRUNE: Final = """\
 DELETE FROM disclosures WHERE id IN
 (SELECT id FROM disclosures WHERE at < ? ORDER BY at LIMIT ?)"""
 
-#: How many disclosures are told of at once, whatever is asked for (I15).
+#: How many disclosures one query returns, however many are asked for (I15).
 DISCLOSURES_MOST: Final = 10_000
 
 _to_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -62,9 +62,9 @@ _columns: Final = attrgetter("whose", "told", "host", "port", "session", "basis"
 def write(connection: Connection, changes: Sequence[Change]) -> None:
     """Write changes within a transaction.
 
-    Of several for one list, account or group the last is written; each disclosure is.
+    Of several changes to one list, account or group only the last is written; all disclosures are.
 
-    :raises KeyError: it is no change that a store knows
+    :raises KeyError: not a kind of change that a store knows
     """
     kinds: defaultdict[type[Change], list[Any]] = defaultdict(list)
     for change in changes:
@@ -78,19 +78,21 @@ def _write_permits(connection: Connection, changes: Iterable[PermitChange]) -> N
     lists = {owner: _entries(change) for owner, change in latest.items() if change.accepted}
     if lists:
         text = _to_json(lists)
-        if "\\u0000" in text:  # SQLite would take it for the end of a text
-            raise ValueError("a list holds a NUL")
+        if "\\u0000" in text:  # SQLite would end the text there.
+            raise ValueError("a list has a NUL")
         connection.execute(_SET_PERMITS, (text,))
     if len(lists) < len(latest):
         connection.execute(_DROP_PERMITS, (_to_json([*latest.keys() - lists.keys()]),))
-    said = {owner for owner, one in latest.items() if one.rejected or one.policy != LIST}
-    if said:
-        policies = [
-            (owner, latest[owner].policy, _to_json(latest[owner].rejected)) for owner in said
-        ]
+    policies = [
+        (owner, change.policy, _to_json(change.rejected))
+        for owner, change in latest.items()
+        if change.rejected or change.policy != LIST
+    ]
+    if policies:
         connection.executemany(_SET_POLICY, policies)
-    if len(said) < len(latest):
-        connection.execute(_DROP_POLICY, (_to_json([*latest.keys() - said]),))
+    if len(policies) < len(latest):
+        default = latest.keys() - {owner for owner, _, _ in policies}
+        connection.execute(_DROP_POLICY, (_to_json([*default]),))
 
 
 def _write_accounts(connection: Connection, changes: Iterable[AccountChange]) -> None:
@@ -137,23 +139,23 @@ def _put(
 
 
 def _entries(change: PermitChange) -> tuple[object, ...]:
-    """A list as it is kept: its entries, each with its limits if it has any.
+    """Return the entries of a list as they are stored: texts, or arrays where there are limits.
 
-    :raises ValueError: a limit is none
+    :raises ValueError: a limit is not valid
     """
     if not change.limits:
         return change.accepted
     entries: dict[str, object] = {name: name for name in change.accepted}
     for name, limit in change.limits:
-        entries[name] = kept = (name, limit.until, limit.uses)
-        _entry([*kept])  # what could not be read again would keep the server from starting
+        entries[name] = stored = (name, limit.until, limit.uses)
+        _entry([*stored])  # An entry that cannot be read back would keep the server from starting.
     return tuple(entries.values())
 
 
 def read_permits(connection: Connection) -> Iterator[PermitChange]:
-    """Every list, with whom its owner refuses and how its consent is had.
+    """Read every list, with the callers that its owner rejects and the owner's policy.
 
-    :raises StoreFailed: one is none: whom it permits can't be told (I3)
+    :raises StoreFailed: a list is not valid: what it permits is unknown (I3)
     """
     policies = {
         owner: (policy, _texts(rejected, "list"))
@@ -176,18 +178,18 @@ def read_permits(connection: Connection) -> Iterator[PermitChange]:
 
 
 def read_accounts(connection: Connection) -> Iterator[AccountChange]:
-    """Every account.
+    """Read every account.
 
-    :raises StoreFailed: one is none
+    :raises StoreFailed: an account is not valid
     """
     for identifier, verifier, generation, names in connection.execute(_ACCOUNTS):
         yield AccountChange(identifier, verifier, generation, _texts(names, "account"))
 
 
 def read_groups(connection: Connection) -> Iterator[GroupChange]:
-    """Every group.
+    """Read every group.
 
-    :raises StoreFailed: one is none: whom it holds can't be told (I3)
+    :raises StoreFailed: a group is not valid: its members are unknown (I3)
     """
     for name, members in connection.execute(_GROUPS):
         yield GroupChange(name, _texts(members, "group"))
@@ -196,29 +198,29 @@ def read_groups(connection: Connection) -> Iterator[GroupChange]:
 def read_disclosures(
     connection: Connection, whose: str, before: int, most: int
 ) -> tuple[Disclosure, ...]:
-    """What was told of one terminal before some time, the newest first; at most so many."""
+    """Read up to ``most`` disclosures of one terminal before a time, the newest first."""
     found = connection.execute(DISCLOSURES, (whose, _time(before), most))
     return tuple(Disclosure(*row) for row in found)
 
 
 def prune(connection: Connection, before: int, most: int) -> int:
-    """Drop, within a transaction, the oldest of those disclosures that are older than this.
+    """Delete, within a transaction, the oldest of the disclosures that are older than this.
 
-    :param most: so many at the most
-    :return: how many went
+    :param most: how many to delete in this transaction
+    :return: how many were deleted
     """
     connection.execute(PRUNE, (_time(before), most))
-    gone: int = value_of(connection, "SELECT changes()")
-    return gone
+    deleted: int = value_of(connection, "SELECT changes()")
+    return deleted
 
 
-def _time(asked: int) -> int:
-    """A time as SQLite takes it, whose integers have 64 bits."""
-    return max(-(2**63), min(asked, 2**63 - 1))
+def _time(time: int) -> int:
+    """Clamp a time to what SQLite takes, whose integers have 64 bits."""
+    return max(-(2**63), min(time, 2**63 - 1))
 
 
 def _array(text: str, what: str) -> list[Any]:
-    """An array that is kept as JSON."""
+    """Read an array stored as JSON."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -229,7 +231,7 @@ def _array(text: str, what: str) -> list[Any]:
 
 
 def _texts(text: str, what: str) -> tuple[str, ...]:
-    """An array of texts that is kept as JSON."""
+    """Read an array of texts stored as JSON."""
     found = _array(text, what)
     if not _are_texts(found):
         raise _unreadable(what)
@@ -237,26 +239,26 @@ def _texts(text: str, what: str) -> tuple[str, ...]:
 
 
 def _are_texts(found: list[Any]) -> bool:
-    return all(isinstance(one, str) for one in found)
+    return all(isinstance(each, str) for each in found)
 
 
-def _entry(kept: Any) -> tuple[str, Limit | None]:
-    """An entry of a list.
+def _entry(stored: Any) -> tuple[str, Limit | None]:
+    """Read an entry of a list.
 
-    :raises ValueError: it is none
-    :raises OverflowError: it is none
+    :raises ValueError: it is not one
+    :raises OverflowError: a number in it is too large
     """
-    match kept:
+    match stored:
         case str():
-            return kept, None
-        # Not infinity, as which 1e999 is read: what was to end never would.
+            return stored, None
+        # Infinity, as which 1e999 is read, is refused: a limit that should end would never end.
         case [str(name), None | int() | float() as until, None | int() as uses] if (
             bool not in {type(until), type(uses)}
             and (until is None or isfinite(until))
             and (uses is None or uses > 0)
         ):
             return name, Limit(until, uses)
-    raise ValueError("no entry of a list")
+    raise ValueError("not an entry of a list")
 
 
 def _unreadable(what: str) -> StoreFailed:

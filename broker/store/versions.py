@@ -1,7 +1,7 @@
-"""The versions of the schema: scripts to make the newest, and steps from each to the next.
+"""Versions of the schema: a script that makes the newest, and a step from each version to the next.
 
-A folder holds ``v3.sql``, which makes version 3 in an empty database, and ``upgrade-2-to-3.sql``
-and so on, which leave all that was kept as version 3 keeps it.
+A folder has ``v3.sql``, which makes version 3 in an empty database, and ``upgrade-2-to-3.sql`` and
+so on, which convert what is stored. Scripts that made earlier versions are not needed here.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _WHOLE: Final = re.compile(r"v([1-9][0-9]*)\.sql")
 
 
 def newest(schema: Traversable) -> int:
-    """The newest version that a folder makes."""
+    """Return the newest version that a folder makes."""
     return max(int(found[1]) for file in schema.iterdir() if (found := _WHOLE.fullmatch(file.name)))
 
 
 def make(connection: Connection, schema: Traversable) -> None:
-    """Make the newest version in an empty database; within a transaction."""
+    """Make the newest version in an empty database, within a transaction."""
     version = newest(schema)
     _run(connection, schema / f"v{version}.sql")
     connection.execute(f"PRAGMA user_version = {version}")
 
 
 def upgrade(connection: Connection, schema: Traversable, version: int) -> None:
-    """Go from one version to the newest, step by step; within a transaction."""
+    """Upgrade from one version to the newest, step by step, within a transaction."""
     for new in range(version + 1, newest(schema) + 1):
         _run(connection, schema / f"upgrade-{new - 1}-to-{new}.sql")
         connection.execute(f"PRAGMA user_version = {new}")
@@ -45,9 +45,9 @@ def _run(connection: Connection, script: Traversable) -> None:
 
 
 def statements(script: str) -> Iterator[str]:
-    """The statements of a script, each of which ends at the end of a line.
+    """Split a script into statements, each of which ends at the end of a line.
 
-    :raises ValueError: the last one has no end
+    :raises ValueError: the last statement is incomplete
     """
     statement = ""
     for line in script.splitlines(keepends=True):

@@ -148,8 +148,8 @@ class RefusedTests:
         stores.open()
         stores.open("other.db")
         (stores.folder / "diary").write_text("Dear diary")
-        assert "is no backup: name another file" in self.refusal(stores, "diary")
-        assert "is no backup: name another file" in self.refusal(stores, "other.db")
+        assert "is not a backup: name another file" in self.refusal(stores, "diary")
+        assert "is not a backup: name another file" in self.refusal(stores, "other.db")
         assert (stores.folder / "diary").read_text() == "Dear diary"
 
     def test_no_folder(self, stores: Stores) -> None:

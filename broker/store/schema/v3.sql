@@ -1,17 +1,17 @@
 -- Version 3 of the store's schema. The version itself is PRAGMA user_version, and PRAGMA
 -- application_id tells a database in use from a backup: broker/store/database.py.
 
--- What is said of the store as a whole; one row.
+-- The store as a whole; one row.
 CREATE TABLE store (
     -- Always 1, so that there is no second row.
     id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
-    -- Told to terminals; another once changes may be lost. 16 hexadecimal digits.
+    -- Sent to terminals; replaced when changes may be lost. 16 hexadecimal digits.
     epoch TEXT NOT NULL CHECK (length(epoch) = 16),
-    -- How many transactions there have been: what the mark beside the database is compared with.
+    -- The number of transactions, which is compared with the mark next to the database.
     sequence INTEGER NOT NULL CHECK (sequence >= 0)
 ) STRICT;
 
--- The permit table (fig. 4): whom each terminal accepts. An empty list has no row.
+-- The permit table (fig. 4): the callers that each terminal accepts. An empty list has no row.
 CREATE TABLE permits (
     -- Whose list it is: an identifier in its canonical form.
     owner TEXT NOT NULL PRIMARY KEY,
@@ -21,14 +21,14 @@ CREATE TABLE permits (
     accepted TEXT NOT NULL CHECK (json_valid(accepted) AND accepted LIKE '[%"%]')
 ) STRICT, WITHOUT ROWID;
 
--- How the consent of an identifier is had, and whom it refuses. Whose list gives it, and who refuses
--- nobody, has no row.
+-- How each identifier decides on callers, and which it rejects. One that has the default policy and
+-- rejects no caller has no row.
 CREATE TABLE policies (
     -- Whose it is: an identifier in its canonical form.
     owner TEXT NOT NULL PRIMARY KEY,
-    -- How consent is had: List, Ask or Password, as in the protocol.
+    -- The policy: List, Ask or Password, as in the protocol.
     policy TEXT NOT NULL CHECK (policy IN ('List', 'Ask', 'Password')),
-    -- Whom it refuses, whatever else is said: a JSON array of texts, which may be empty.
+    -- The callers it rejects under every policy: a JSON array of texts, which may be empty.
     rejected TEXT NOT NULL CHECK (json_valid(rejected) AND rejected LIKE '[%]')
 ) STRICT, WITHOUT ROWID;
 
@@ -36,35 +36,35 @@ CREATE TABLE policies (
 CREATE TABLE accounts (
     -- Whose it is: an identifier in its canonical form.
     identifier TEXT NOT NULL PRIMARY KEY,
-    -- What a password is checked with, never the password itself (I20).
+    -- The verifier of a password, never the password itself (I20).
     verifier TEXT NOT NULL CHECK (verifier <> ''),
-    -- Another with each password. 16 hexadecimal digits.
+    -- Changes with each password. 16 hexadecimal digits.
     generation TEXT NOT NULL CHECK (length(generation) = 16 AND generation NOT GLOB '*[^0-9a-f]*'),
-    -- The account's other names, in order: a JSON array of texts.
+    -- The account's aliases, in order: a JSON array of texts.
     names TEXT NOT NULL CHECK (json_valid(names) AND names LIKE '[%]')
 ) STRICT, WITHOUT ROWID;
 
 -- The groups that an entry of a list may name (A18). A group that is deleted has no row.
 CREATE TABLE groups (
-    -- What it is called, @ included.
+    -- Its name, with its @.
     name TEXT NOT NULL PRIMARY KEY CHECK (substr(name, 1, 1) = '@' AND name <> '@'),
     -- The identifiers in it, in order: a JSON array of texts, which may be empty.
     members TEXT NOT NULL CHECK (json_valid(members) AND members LIKE '[%]')
 ) STRICT, WITHOUT ROWID;
 
--- Each address that was told. Rows are added and dropped, never changed.
+-- Each disclosure of an address. Rows are inserted and deleted, never updated.
 CREATE TABLE disclosures (
-    -- In the order in which they were kept.
+    -- In the order of insertion.
     id INTEGER NOT NULL PRIMARY KEY,
     -- The terminal whose address it is.
     whose TEXT NOT NULL,
-    -- Who was told it.
+    -- The peer that learned it.
     told TEXT NOT NULL,
     -- The IP address.
     host TEXT NOT NULL,
     -- The port that goes with it.
     port INTEGER NOT NULL,
-    -- The session it was told for.
+    -- The session that it was disclosed for.
     session TEXT NOT NULL,
     -- The entry of the list that permitted it.
     basis TEXT NOT NULL,
@@ -74,8 +74,8 @@ CREATE TABLE disclosures (
     expires INTEGER NOT NULL
 ) STRICT;
 
--- The newest of one terminal are found by it,
+-- Finds the newest of one terminal.
 CREATE INDEX disclosures_of_one ON disclosures (whose, at);
 
--- and by this one those that are too old.
+-- Finds those that are too old.
 CREATE INDEX disclosures_by_age ON disclosures (at);
