@@ -357,7 +357,7 @@ class Watch:
     def _see(self, transport: FakeTransport, data: bytes) -> None:
         recorded = self.store.told if self._first else self.noted
         places = {
-            (one.whose, one.told, text)
+            (one.owner, one.recipient, text)
             for one in recorded
             for text in (one.host, f"{one.host} {one.port}")
         }

@@ -84,7 +84,7 @@ async def show_disclosures(invocation: Invocation) -> None:
     while page:
         for disclosure in page:
             where = host_port(disclosure.host, disclosure.port)
-            columns = (format_time(disclosure.at), disclosure.told, where, disclosure.basis)
+            columns = (format_time(disclosure.at), disclosure.recipient, where, disclosure.basis)
             print("\t".join(map(printable, columns)))
         more = len(page) >= DISCLOSURES_MOST
         page = await client.disclosures(page[-1].at) if more else []

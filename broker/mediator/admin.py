@@ -243,7 +243,7 @@ def _row(disclosure: Disclosure) -> Row:
     until = disclosure.at + disclosure.expires * _MICROSECONDS
     return {
         "at": format_time(disclosure.at),
-        "told": disclosure.told,
+        "told": disclosure.recipient,
         "address": disclosure.host,
         "port": disclosure.port,
         "entry": disclosure.basis,

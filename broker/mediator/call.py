@@ -25,7 +25,7 @@ from broker.messages.message import Message
 from broker.messages.statements import STATUS, STATUS_ACCEPTABLE, STATUS_BUSY
 from broker.net.dialogue import Request
 from broker.tables.disclosures import CALLING, CONSENT, Disclosure
-from broker.tables.grants import SessionCredentials, draw_credentials
+from broker.tables.grants import draw_credentials
 from broker.tables.locations import Contact
 from broker.tables.sessions import BY_CONSENT
 
@@ -91,7 +91,6 @@ class CallHandler:
             await attempt.locate()  # S1204, S1205
             await attempt.reach()  # S1901, S1902
             if self._ask_status:
-                attempt.check()  # no question is caused by a caller that is refused by now (I5)
                 await _ask_status(attempt)  # S1606–S1608
             if request.held is not None:
                 await request.turn()  # decide when the reply can leave, and not before
@@ -111,9 +110,7 @@ class CallHandler:
                 ledger.note(*told.values())
             if consented is not None and not consented.caller_is_there:
                 told.pop("Caller", None)
-            attempt.tell(
-                permitted, _to_caller(attempt.credentials, told), _to_callee(attempt, told)
-            )
+            attempt.tell(permitted, _to_caller(attempt, told), _to_callee(attempt, told))
         except (Refused, CancelledError):
             if request.held is not None and not request.done:
                 await request.turn()
@@ -135,6 +132,7 @@ class CallHandler:
 
 async def _ask_status(attempt: CallAttempt) -> None:
     """Ask the callee whether it can take a call (fig. 16)."""
+    attempt.check()  # no question is caused by a caller that is refused by now (I5)
     try:
         answer = await attempt.ask(Message(QUERY, STATUS))
     except (ConnectionLost, CancelledError):
@@ -193,15 +191,15 @@ def _to_callee(attempt: CallAttempt, told: Mapping[str, Disclosure]) -> Message:
     )
 
 
-def _to_caller(credentials: SessionCredentials, told: Mapping[str, Disclosure]) -> dict[str, str]:
+def _to_caller(attempt: CallAttempt, told: Mapping[str, Disclosure]) -> dict[str, str]:
     """Fig. 5d; of where the callee is, what the ledger has recorded, and nothing else."""
-    callee = told["Callee"]
+    credentials, callee = attempt.credentials, told["Callee"]
     fields = {
         "Callee Address": callee.host,
         "Password": credentials.password,
         "Encrypt Key": credentials.key,
         "Callee Port": str(callee.port),
-        "Callee": callee.whose,
+        "Callee": callee.owner,
         "Session": callee.session,
         "Expires": str(callee.expires),
         "Reply Password": credentials.reply_password,

@@ -212,7 +212,7 @@ def _to_callee(told: Disclosure, password: str, credentials: SessionCredentials)
     return Message.of(
         REQUEST,
         {
-            "Caller ID": told.whose,
+            "Caller ID": told.owner,
             "Password": password,
             "Address": told.host,
             "Port": str(told.port),

@@ -77,7 +77,7 @@ class MemoryStore:
         :raises StoreFailed: it is closed
         """
         self._check_open()
-        found = [each for each in self._disclosures if each.whose == whose and each.at < before]
+        found = [each for each in self._disclosures if each.owner == whose and each.at < before]
         found.reverse()  # Of two with the same time the later one goes first: the sort is stable.
         found.sort(key=lambda each: each.at, reverse=True)
         return found[: max(0, min(most, DISCLOSURES_MOST))]

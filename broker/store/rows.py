@@ -56,7 +56,9 @@ DELETE FROM disclosures WHERE id IN
 DISCLOSURES_MOST: Final = 10_000
 
 _to_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-_columns: Final = attrgetter("whose", "told", "host", "port", "session", "basis", "at", "expires")
+_columns: Final = attrgetter(
+    "owner", "recipient", "host", "port", "session", "basis", "at", "expires"
+)
 
 
 def write(connection: Connection, changes: Sequence[Change]) -> None:

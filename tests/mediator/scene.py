@@ -367,7 +367,7 @@ class SlowStore:
 
     async def disclosures(self, whose: str, before: int, most: int) -> Sequence[Disclosure]:
         """The newest of those that were told."""
-        found = [told for told in self.told if told.whose == whose and told.at < before]
+        found = [told for told in self.told if told.owner == whose and told.at < before]
         return found[: -most - 1 : -1]
 
     async def prune(self, before: int) -> int:

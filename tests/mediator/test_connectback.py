@@ -183,7 +183,7 @@ class GrantedTests:
         scene.says("b", YES, a=granted())
         scene.passes(1)
         (told,) = store.told
-        assert (told.whose, told.told, told.host, told.port) == ("Ia", "Ib", "127.0.0.1", 4001)
+        assert (told.owner, told.recipient, told.host, told.port) == ("Ia", "Ib", "127.0.0.1", 4001)
         assert (told.basis, told.session) == (CONNECT_BACK, scene.drawn["session"])
 
     def test_recorded_first(self) -> None:

@@ -501,7 +501,7 @@ class LedgerTests:
         scene.on_line("a", port=1300)
         session = talk(scene, host="127.0.0.1", port=1300)
         scene.passes(1)
-        rows = [(one.whose, one.told, one.port, one.basis, one.session) for one in store.told]
+        rows = [(one.owner, one.recipient, one.port, one.basis, one.session) for one in store.told]
         assert rows == [
             ("Ib", "Ia", 1203, "consent", session),
             ("Ia", "Ib", 1300, "calling", session),

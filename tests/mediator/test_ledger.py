@@ -395,7 +395,7 @@ class FirstTests:
         scene.passes(1)
         scene.fires(store.pending.pop(), b=to_callee("Ia"), a=ACCEPTED + to_caller("Ib"))
         (told,) = store.told
-        assert (told.whose, told.told, told.host, told.port) == ("Ib", "Ia", "127.0.0.1", 1203)
+        assert (told.owner, told.recipient, told.host, told.port) == ("Ib", "Ia", "127.0.0.1", 1203)
         assert (told.session, told.basis) == (scene.drawn["session"], "Ia")
 
     def test_not_committed(self) -> None:
@@ -488,7 +488,7 @@ class AnswerTests:
         """A page of long lines is shorter; still none is lost."""
         told = of(PAGE_LINES, told="\U0001f4de" * 32)
         told = [
-            Disclosure("Ib", one.told, "2001:db8::1", 1, "s" * 64, "@" + "x" * 127, one.at, 1)
+            Disclosure("Ib", one.recipient, "2001:db8::1", 1, "s" * 64, "@" + "x" * 127, one.at, 1)
             for one in told
         ]
         scene, _ = self.asked_by(*told)
@@ -510,7 +510,7 @@ class AnswerTests:
         for n in (-6, -5, -4, -3):  # the page would end between the two in the middle
             one = told[n]
             told[n] = Disclosure(
-                one.whose, one.told, one.host, 1, one.session, "Ia", told[-4].at, one.expires
+                one.owner, one.recipient, one.host, 1, one.session, "Ia", told[-4].at, one.expires
             )
         scene, _ = self.asked_by(*told[::-1])
         scene.says("b", ASK, b=page(told[:-6]))

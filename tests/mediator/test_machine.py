@@ -476,7 +476,8 @@ class MediatorMachine(RuleBasedStateMachine):
 
     def _disclosed(self) -> Counter[tuple[str, str, str, int, str]]:
         return Counter(
-            (told.whose, told.told, told.host, told.port, told.session) for told in self.store.told
+            (told.owner, told.recipient, told.host, told.port, told.session)
+            for told in self.store.told
         )
 
     def teardown(self) -> None:

@@ -312,7 +312,7 @@ class Ledger:
     async def disclosures(self, whose: str, before: int, most: int) -> Sequence[Disclosure]:
         """The newest first; what is of one moment always in the same order."""
         self.asked.append(most)
-        found = [one for one in self.kept if one.whose == whose and one.at < before]
+        found = [one for one in self.kept if one.owner == whose and one.at < before]
         return found[: -most - 1 : -1]
 
 

@@ -566,7 +566,9 @@ class LedgerFirstTests:
         """Nothing is told before, everything after (I8)."""
         scene, store = self.kept_later(accepts("Ia"))
         scene.fires(store.pending[0], b=to_callee("Ia"), a=GRANTED)
-        assert [(told.whose, told.told, told.basis) for told in store.told] == [("Ib", "Ia", "Ia")]
+        assert [(told.owner, told.recipient, told.basis) for told in store.told] == [
+            ("Ib", "Ia", "Ia")
+        ]
 
     def test_fails(self) -> None:
         """Where it can't be kept nothing is told (I3)."""
@@ -915,7 +917,7 @@ class NamesTests:
         scene.says("b", register("Ib", "Accept:Add Ia"), b=DONE)
         scene.says("a", query("Ia", "bob"), b=STATUS)
         scene.says("b", CAN, b=to_callee("Ia"), a=GRANTED)
-        assert [told.whose for told in disclosed(scene, store)] == ["Ib"]
+        assert [told.owner for told in disclosed(scene, store)] == ["Ib"]
 
     def test_in_lists(self) -> None:
         """In a list a name is kept as its identifier, and deleted by either (C1)."""

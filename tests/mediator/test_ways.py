@@ -109,7 +109,7 @@ class Stage:
     @property
     def ledger(self) -> list[tuple[str, str, str, str]]:
         """Who was told of whom, where, and why, in order."""
-        return [(one.whose, one.told, place(one), one.basis) for one in self.store.told]
+        return [(one.owner, one.recipient, place(one), one.basis) for one in self.store.told]
 
 
 def source(client: Client) -> str:

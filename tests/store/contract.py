@@ -63,8 +63,8 @@ groups = st.builds(
 )
 disclosures = st.builds(
     Disclosure,
-    whose=st.sampled_from(["Ia", "Ib", "山田太郎 大阪府門真市"]),
-    told=owners,
+    owner=st.sampled_from(["Ia", "Ib", "山田太郎 大阪府門真市"]),
+    recipient=owners,
     host=st.sampled_from(["192.0.2.1", "2001:db8::1"]),
     port=st.integers(1, 65535),
     session=texts,
@@ -135,7 +135,7 @@ def told_of(done: Iterable[Change], whose: str, before: int, most: int) -> list[
     found = [
         (change.at, number, change)
         for number, change in enumerate(done)
-        if isinstance(change, Disclosure) and change.whose == whose and change.at < before
+        if isinstance(change, Disclosure) and change.owner == whose and change.at < before
     ]
     found.sort(key=lambda one: one[:2], reverse=True)
     return [change for _, _, change in found[:most]]
@@ -387,7 +387,7 @@ class StoreContract:
             self.commit(store, *commit)
             done += commit
             assert self.held(store) == made_of(done)
-        whose = {change.whose for change in done if isinstance(change, Disclosure)}
+        whose = {change.owner for change in done if isinstance(change, Disclosure)}
         for one in whose:
             assert self.told(store, one) == told_of(done, one, EVER, 100)
             assert self.told(store, one, time, most) == told_of(done, one, time, most)

@@ -98,7 +98,7 @@ class SqliteStoreTests(StoreContract):
         self.result(done)
         for _ in range(2):
             assert self.held(store) == made_of(made)
-            for whose in {one.whose for one in made if isinstance(one, Disclosure)}:
+            for whose in {one.owner for one in made if isinstance(one, Disclosure)}:
                 assert self.told(store, whose) == told_of(made, whose, EVER, 100)
             store = self.reopened(store)
             self.result(store.load())

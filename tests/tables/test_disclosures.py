@@ -1,4 +1,4 @@
-"""Disclosures as they are told, and read again (broker.tables.disclosures)."""
+"""Disclosures as text, and read back (broker.tables.disclosures)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ records = st.builds(
 
 
 class TimeTests:
-    """A time as it is told."""
+    """A time as text."""
 
     def test_the_figure(self) -> None:
         """As the protocol shows it."""
@@ -71,7 +71,7 @@ class TimeTests:
         assert FIELDS["Before"](told) == told
 
     @pytest.mark.parametrize(
-        "told",
+        "text",
         [
             "",
             "2026-11-21",
@@ -84,14 +84,14 @@ class TimeTests:
             "٢٠٢٦-11-21T12:00:05.123456Z",
         ],
     )
-    def test_no_time(self, told: str) -> None:
+    def test_not_a_time(self, text: str) -> None:
         """Only the one form is a time."""
-        with pytest.raises(ValueError, match="no time"):
-            parse_time(told)
+        with pytest.raises(ValueError, match="not a time"):
+            parse_time(text)
 
 
 class LineTests:
-    """A record as it is told."""
+    """A record as text."""
 
     def test_the_figure(self) -> None:
         """As the protocol shows it."""
@@ -114,7 +114,7 @@ class LineTests:
         ]
 
     def test_the_longest(self) -> None:
-        """The longest identifiers of all are within a line."""
+        """The longest identifiers are within a line."""
         name = "\U0001f4de" * 32
         host = "2001:db8:1111:1111:1111:1111:1111:1111"
         one = Disclosure("Ib", name, host, 65535, "s" * 64, "@" + "x" * 127, LAST, 10**9)
@@ -123,7 +123,7 @@ class LineTests:
         assert len(f"Disclosed:{line}".encode()) <= 1024
 
     def test_more_is_passed_over(self) -> None:
-        """What a later version tells besides hides nothing from this one."""
+        """A field of a later version hides nothing from this one."""
         assert parse_line("Ib", LINE + ";weather=fine") == ONE
 
     @pytest.mark.parametrize(
