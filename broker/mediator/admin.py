@@ -11,6 +11,7 @@ from twisted.internet.defer import DeferredLock
 from broker.interfaces import StoreFailed
 from broker.mediator.auth.accounts import Accounts
 from broker.mediator.context import MediatorContext
+from broker.mediator.ledger_query import LATEST
 from broker.messages.errors import ServiceUnavailable
 from broker.tables.disclosures import Disclosure, format_time
 from broker.tables.groups import GroupRefused
@@ -18,8 +19,6 @@ from broker.tables.permits import LIST
 
 #: How many records of the ledger are held at a time.
 PAGE: Final = 500
-#: Later than all that was ever told, in microseconds since 1970.
-_EVER: Final = 2**62
 _MICROSECONDS: Final = 1_000_000
 
 #: One line of an answer: plain values by name.
@@ -201,7 +200,7 @@ class AdminApi:
             raise StoreFailed("what was told last can't be written down at present") from None
         told = 0
         earliest = since * _MICROSECONDS
-        before, size = _EVER, PAGE
+        before, size = LATEST, PAGE
         known: set[Disclosure] = set()  # told already, at the moment where the last page ended
         while most is None or told < most:
             page = await self._store.disclosures(whose, before, size)

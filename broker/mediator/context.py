@@ -12,7 +12,8 @@ from twisted.internet.interfaces import IReactorTime
 
 from broker.interfaces import IResolver, IStore, ITrigger
 from broker.mediator.connections import ConnectionRegistry
-from broker.mediator.ledger import DAYS, Ledger
+from broker.mediator.ledger import Ledger
+from broker.mediator.ledger_pruning import DAYS
 from broker.mediator.permit_admin import PermitAdmin
 from broker.mediator.permits import Permits
 from broker.mediator.sessions import Sessions

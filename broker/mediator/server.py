@@ -24,6 +24,8 @@ from broker.mediator.connection import TerminalConnection
 from broker.mediator.connections import ConnectionRegistry
 from broker.mediator.context import MediatorContext, MediatorServices, MediatorSettings
 from broker.mediator.ledger import Ledger
+from broker.mediator.ledger_pruning import LedgerPruner
+from broker.mediator.ledger_query import LedgerQuery
 from broker.mediator.permit_admin import PermitAdmin
 from broker.mediator.permits import Permits
 from broker.mediator.registration import RegistrationHandler
@@ -118,6 +120,9 @@ class Mediator:
             context.clock, settings.status_timeout, RequestTask.cancel
         )
         aliases = Aliases(context, table, claimed=isinstance(login, UnverifiedLogin))
+        self._pruner = LedgerPruner(
+            services.store, context.clock, services.wall, settings.ledger_days
+        )
         self._registration = RegistrationHandler(context, aliases)
         self._calls = CallHandler(context)
         self._routes: Final = self._make_routes(services.dialer)
@@ -130,9 +135,13 @@ class Mediator:
             (REGISTER, ""): Route(self._registration.register, refusal=RegistrationFailed),
             (REQUEST, ""): Route(ConnectBack(context).request, required=_CONNECT_BACK_FIELDS),
             (QUERY, PERMITS): Route(context.permits.answer),
-            (QUERY, DISCLOSURES): Route(context.disclosures.answer),
+            (QUERY, DISCLOSURES): Route(LedgerQuery(context).answer),
             (QUERY, ADDRESS): Route(AddressCheck(context, dialer).answer),
         }
+
+    def start(self) -> None:
+        """Begin what the mediator does by itself: it drops old records of the ledger."""
+        self._pruner.start()
 
     def peer(self, stream: PeerConnection) -> TerminalConnection:
         """The receiver of a new connection."""
@@ -221,6 +230,7 @@ class Mediator:
         self.context.sessions.stop()
         self.context.permits.stop()
         self.hub.stop()
+        self._pruner.stop()
         return self.context.disclosures.stop()
 
     # Serving.
@@ -273,9 +283,7 @@ def _make_context(
     connections = ConnectionRegistry(clock)
     sessions = Sessions(clock, connections)
     permits = Permits(state, store, sessions, wall, accounts)
-    ledger = Ledger(
-        store, clock, services.wall, first=settings.ledger_first, days=settings.ledger_days
-    )
+    ledger = Ledger(store, clock, services.wall, first=settings.ledger_first)
     return MediatorContext(
         clock=clock,
         wall=wall,

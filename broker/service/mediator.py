@@ -350,7 +350,7 @@ class MediatorService(Role):
             self._resolver.resolver.start()
             self.renewal.renewed = self._drop_revoked
             self.renewal.start()
-            self.mediator.context.disclosures.start()
+            self.mediator.start()
             for count_log in self._count_logs:
                 count_log.start()
 

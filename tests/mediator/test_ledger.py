@@ -10,16 +10,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from broker.interfaces import Change, StoreFailed
-from broker.mediator.ledger import (
-    AGAIN_MOST,
-    AT_ONCE,
-    DELAY,
-    FIRST_PRUNING,
-    PAGE_BYTES,
-    PAGE_LINES,
-    PRUNING,
-    Ledger,
-)
+from broker.mediator.ledger import AT_ONCE, DELAY, RETRY_LONGEST, Ledger
+from broker.mediator.ledger_pruning import DAYS, FIRST_PRUNING, PRUNING, LedgerPruner
+from broker.mediator.ledger_query import PAGE_BYTES, PAGE_LINES
 from broker.messages.errors import ServiceUnavailable
 from broker.service.mediator import MediatorService, Options
 from broker.tables.disclosures import Disclosure, format_line, format_time, parse_line
@@ -96,11 +89,12 @@ class Store(SlowStore):
 class Desk:
     """A ledger by itself."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, days: float = DAYS, **options: Any) -> None:
         self.clock = Clock()
         self.ahead = float(TODAY)
         self.store = Store()
         self.ledger = Ledger(self.store, self.clock, self.wall, **options)
+        self.pruner = LedgerPruner(self.store, self.clock, self.wall, days)
         self.noted: list[Disclosure] = []
 
     def wall(self) -> float:
@@ -209,13 +203,13 @@ class BehindTests:
             desk.clock.advance(waits[-1] - 0.01)
             assert not desk.store.pending
             desk.clock.advance(0.02)
-        assert waits == pytest.approx([1, 2, 4, 8, 16, AGAIN_MOST, AGAIN_MOST])
+        assert waits == pytest.approx([1, 2, 4, 8, 16, RETRY_LONGEST, RETRY_LONGEST])
         desk.store.done()
         assert desk.store.told == desk.noted
         (begun,) = logged.failures()
         assert "can't be written" in begun
         assert "the disk is full" in begun
-        assert [text for text in logged.texts() if "written again: 9 were" in text]
+        assert [text for text in logged.texts() if "written again: 9 records" in text]
         desk.note()
         desk.clock.advance(DELAY)
         desk.store.fails()
@@ -298,7 +292,6 @@ class StopTests:
     def test_handed_over(self) -> None:
         """What waits is committed at once, and waited for; no timer stays, nothing more is told."""
         desk = Desk()
-        desk.ledger.start()
         desk.note(2)
         stopped = desk.ledger.stop()
         assert desk.store.batches == [2]
@@ -654,7 +647,7 @@ class PruneTests:
     def desk(self) -> Desk:
         """A ledger that has been started."""
         desk = Desk(days=2.0)
-        desk.ledger.start()
+        desk.pruner.start()
         return desk
 
     def before(self, desk: Desk) -> int:
@@ -672,7 +665,7 @@ class PruneTests:
         assert desk.store.pruned[1:] == [self.before(desk)]
         told = [text for text in logged.texts() if "7 disclosures older than 2 days" in text]
         assert len(told) == 2
-        desk.ledger.stop()
+        desk.pruner.stop()
         assert desk.clock.getDelayedCalls() == []
 
     def test_failure(self, logged: Logged) -> None:
