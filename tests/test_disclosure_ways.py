@@ -73,11 +73,11 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.resolver.registrar.ConnectionRegistrar._register": "reads a registration",
     "broker.resolver.registrar.ConnectionRegistrar._register_for": "reads a registration",
     "broker.resolver.registrar.ConnectionRegistrar._take_key": "reads what a mediator hands over",
-    "broker.resolver.udp_registrar.UdpRegistrar._asks": "tells a sender its own source",
+    "broker.resolver.udp_registrar.UdpRegistrar._source_query": "tells a sender its own source",
     "broker.mediator.address_check.AddressCheck.answer": "tells a terminal its own source",
     "broker.resolver.dns.Dns.locate": "what DNS has said, kept",
     "broker.resolver.dns._located": "what DNS has said, kept",
-    "broker.resolver.name_lookup.NameLookup._find": "asks DNS about a domain name",
+    "broker.resolver.name_lookup.NameLookup._resolve": "asks DNS about a domain name",
     "broker.resolver.name_lookup.NameLookup.check": "compares",
     "broker.resolver.lookup_cache._hosts": "what DNS has said",
     # Ways of a call, each on its way to the ledger, of which the records are made.

@@ -1,7 +1,7 @@
 """Sources of addresses over DNS: by domain name (A17), and by identifier (A16).
 
-DNS is asked at the servers that the operator named, or the system's; neither a hosts file nor a
-search list has a say in what a name means.
+The servers asked are those that the operator named, else the system's. Neither a hosts file nor a
+search list counts.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from zope.interface import implementer
 from broker.interfaces import IAddressSource, SourceFailed
 from broker.tables.locations import ResolvedHost
 
-#: The system's DNS servers stand here.
+#: The file that names the system's DNS servers.
 RESOLV_CONF: Final = "/etc/resolv.conf"
-#: Seconds after which a server that is silent is asked again, once all the others were.
+#: Seconds after which a silent server is asked again, when all others have been asked.
 RETRIES: Final = (0.6, 1.2)
-#: DNS servers that are asked, at the most: so it is known when a question is over.
-SERVERS_MOST: Final = 3
-#: Aliases that are followed from one name to the next (CNAME).
-ALIASES_MOST: Final = 8
-#: Seconds for which an answer holds whose other half (A or AAAA) is missing.
-HALF: Final = 5.0
+#: DNS servers that are asked. The limit bounds the time that a question takes.
+SERVERS_MAX: Final = 3
+#: Aliases (CNAME) that are followed from a name to its addresses.
+ALIASES_MAX: Final = 8
+#: The time to live of an answer whose other half (A or AAAA) is missing, in seconds.
+HALF_SECONDS: Final = 5.0
 
 
 class _Client(Resolver):
-    """Twisted's client, with the system's list of servers kept short, and an end."""
+    """Twisted's client with a limited list of servers, and a way to stop it."""
 
     _parseCall: Any = None
 
@@ -45,10 +45,10 @@ class _Client(Resolver):
         super().parseConfig(  # type: ignore[no-untyped-call]
             line for line in resolvConf if len(line.split()) > 1
         )
-        self.dynServers = self.dynServers[:SERVERS_MOST]
+        self.dynServers = self.dynServers[:SERVERS_MAX]
 
     def _connectedProtocol(self, interface: str = "") -> dns.DNSDatagramProtocol:
-        """A socket for one question; the system's choice of port is random, and never in use."""
+        """A socket for one question; the system chooses a random free port."""
         protocol = dns.DNSDatagramProtocol(self, reactor=self._reactor)
         protocol.noisy = False
         self._reactor.listenUDP(0, protocol, interface=interface)
@@ -71,11 +71,11 @@ class Dns:
         resolv_conf: str = RESOLV_CONF,
     ) -> None:
         """
-        :param servers: addresses and ports of the servers to ask, the first first; the system's
-            without
+        :param servers: addresses and ports of the servers to ask, in order; without any, the
+            system's
         """
         self._reactor = reactor
-        self._servers = list(servers)[:SERVERS_MOST]
+        self._servers = list(servers)[:SERVERS_MAX]
         self._resolv_conf = resolv_conf
         self._client: _Client | None = None
 
@@ -85,7 +85,7 @@ class Dns:
             self._client = None
 
     async def locate(self, name: str) -> list[ResolvedHost]:
-        if self._client is None:  # no file is read, and no timer runs, before somebody needs it
+        if self._client is None:  # no file is read, and no timer runs, before the first use
             resolv_conf = None if self._servers else self._resolv_conf
             made: Any = _Client
             self._client = made(resolv_conf, self._servers, RETRIES, self._reactor)
@@ -103,13 +103,13 @@ class Dns:
                 failed = True
         if failed and not found:
             raise SourceFailed("DNS gave no answer")
-        return (
-            [ResolvedHost(one.host, min(one.seconds, HALF)) for one in found] if failed else found
-        )
+        if failed:  # ask for the other half again soon
+            return [ResolvedHost(one.host, min(one.seconds, HALF_SECONDS)) for one in found]
+        return found
 
 
 def _located(name: str, answers: Sequence[dns.RRHeader]) -> list[ResolvedHost]:
-    """The addresses among the records of an answer, by way of its aliases; others are not ours."""
+    """The addresses of a name in an answer, its aliases followed; other records are ignored."""
     aliases: dict[bytes, tuple[bytes, float]] = {}
     addresses: dict[bytes, list[ResolvedHost]] = {}
     for record in answers:
@@ -122,22 +122,22 @@ def _located(name: str, answers: Sequence[dns.RRHeader]) -> list[ResolvedHost]:
         elif record.type in (dns.A, dns.AAAA):
             host = str(ip_address(payload.address))
             addresses.setdefault(owner, []).append(ResolvedHost(host, record.ttl))
-    at, holds = name.encode("ascii"), inf
-    for _ in range(ALIASES_MOST):
-        if at not in aliases:
+    alias, ttl = name.encode("ascii"), inf
+    for _ in range(ALIASES_MAX):
+        if alias not in aliases:
             break
-        at, seconds = aliases[at]
-        holds = min(holds, seconds)
-    return [ResolvedHost(one.host, min(one.seconds, holds)) for one in addresses.get(at, ())]
+        alias, seconds = aliases[alias]
+        ttl = min(ttl, seconds)
+    return [ResolvedHost(one.host, min(one.seconds, ttl)) for one in addresses.get(alias, ())]
 
 
 @implementer(IAddressSource)
 class ProviderZone:
-    """A provider that tells where its subscribers are in a zone of DNS (A16).
+    """A provider that publishes the addresses of its subscribers in a DNS zone (A16).
 
-    A subscriber's name there is the SHA-256 of its identifier, in base 32, under the zone. So any
-    identifier in any language fits into a label, and the zone, and whoever sees the questions,
-    doesn't tell who the subscribers are to anybody who doesn't know them already.
+    A subscriber's label there is the SHA-256 of its identifier, in base 32. So an identifier in any
+    language fits into a label. Neither the zone nor the questions reveal a subscriber to anyone who
+    does not know the identifier already.
     """
 
     def __init__(self, names: IAddressSource, zone: str) -> None:

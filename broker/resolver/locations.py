@@ -1,4 +1,4 @@
-"""The resolver inside the process that asks it."""
+"""The resolver inside the process that asks it: no connection, no wait."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ PRUNE_INTERVAL = 60.0
 
 @implementer(IResolver)
 class LocalResolver:
-    """An address table and the clock it goes by.
+    """A location table and its clock.
 
-    :ivar naming: finds out what was registered by name
-    :ivar registrar: takes registrations by UDP, where they are offered
+    :ivar table: the contacts of all terminals
+    :ivar naming: resolves contacts that are names
+    :ivar registrar: takes registrations by UDP, if this server offers that
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class LocalResolver:
         registrar: UdpRegistrar | None = None,
     ) -> None:
         """
-        :param naming: without it, IP addresses alone are taken
+        :param naming: without it, only IP addresses are accepted
         """
         self.registrar = registrar
         self.table = LocationTable() if table is None else table
@@ -53,9 +54,9 @@ class LocalResolver:
         self.naming.stop()
 
     async def register(self, identifier: str, address: Contact) -> None:
-        """Record an address; it holds until it is released."""
+        """Record a contact; it holds until it is released."""
         if address.origin is None:
-            self.naming.overtake(identifier)
+            self.naming.cancel_check(identifier)
         else:
             await self.naming.check(identifier, address)
         try:
@@ -66,23 +67,23 @@ class LocalResolver:
             raise RegistrationFailed("a newer address is registered")
 
     def release(self, identifier: str, address: Contact) -> None:
-        """The connection that registered this address is gone."""
+        """The connection that registered this contact is gone."""
         self.table.release(identifier, address, self._clock.seconds())
 
     async def withdraw(self, identifier: str) -> None:
-        """Forget an address."""
-        self.naming.overtake(identifier)
+        """Forget a contact."""
+        self.naming.cancel_check(identifier)
         self.table.withdraw(identifier)
 
     async def kept(self, identifier: str) -> Binding:
-        """The address as it was registered."""
+        """The contact as it was registered."""
         place = self.table.lookup(identifier, self._clock.seconds())
         if place is None:
             raise CalleeNotFound
         return place
 
     async def lookup(self, identifier: str) -> Binding:
-        """Fig. 8: the address, or where its datagrams come from, or that there is neither."""
+        """Fig. 8: the contact; without one, the source of the terminal's datagrams."""
         place = self.table.lookup(identifier, self._clock.seconds())
         if place is None:
             seen = self.seen(identifier)
@@ -98,13 +99,13 @@ class LocalResolver:
     async def add_key(
         self, identifier: str, key_id: str, key: bytes, port: int, expires: int
     ) -> None:
-        """Take a key in; it holds until it is released."""
+        """Accept a key; it is valid until it is released."""
         self.keep(Key(key_id, identifier, key, port, expires))
 
     def keep(self, key: Key) -> None:
-        """Take a key in, or anew.
+        """Accept a key, or accept it for longer than so far.
 
-        :raises RegistrationFailed: there is no port for datagrams, or no room for the key
+        :raises RegistrationFailed: UDP is not offered, or there is no room for the key
         """
         if self.registrar is None:
             raise RegistrationFailed("UDP is not offered by this server")
@@ -119,7 +120,7 @@ class LocalResolver:
             self.registrar.keys.release(key_id, self._clock.seconds())
 
     def drop_keys(self, identifier: str) -> None:
-        """No key of a terminal is good any more."""
+        """No key of a terminal is valid from now on."""
         if self.registrar is not None:
             self.registrar.drop_keys(identifier)
 
@@ -128,20 +129,20 @@ class LocalResolver:
         return self.registrar is not None and self.registrar.notify(identifier)
 
     def seen(self, identifier: str) -> Binding | None:
-        """Where a terminal's datagrams come from, if any do."""
+        """The source of a terminal's datagrams, if it sends any."""
         return None if self.registrar is None else self.registrar.seen(identifier)
 
     async def find(self, identifier: str, place: Binding) -> Binding:
-        """What stands behind an address that is no IP address, and in force still.
+        """Resolve a contact that is a name; the result is of the contact then in force.
 
-        :raises CalleeNotFound: nothing that may be told
-        :raises ServiceUnavailable: it can't be found out now
+        :raises CalleeNotFound: it resolves to no address that may be told
+        :raises ServiceUnavailable: it can't be resolved now
         """
         while True:
             address = place.contact
             if address.origin is None:
                 return place
-            told = await self.naming.told(identifier, address)
+            told = await self.naming.resolve(identifier, address)
             now = self.table.lookup(identifier, self._clock.seconds())
             if now is None:
                 raise CalleeNotFound

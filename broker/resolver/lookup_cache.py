@@ -1,4 +1,4 @@
-"""Answers of a source of addresses, kept for as long as they hold: one question for all who ask."""
+"""Answers of a source of addresses, kept for as long as they hold; one question for all callers."""
 
 from __future__ import annotations
 
@@ -13,31 +13,35 @@ from broker.interfaces import IAddressSource, SourceFailed
 from broker.net.timers import DeadlineQueue
 from broker.tables.locations import ResolvedHost
 
-#: Seconds for which an answer is taken for true, at the least and at the most, whatever it says;
-#: that there is no address, or no answer, is taken for true for the least.
-HOLDS: Final = (5.0, 3600.0)
-#: Seconds that somebody waits for an answer: a part of the five in which a call is decided.
+#: The shortest and the longest time to live of an answer, in seconds, whatever it says itself.
+#: "No address" and "no answer" live for the shortest.
+TTL_SECONDS: Final = (5.0, 3600.0)
+#: Seconds that a caller waits for an answer: a part of the five in which a call is decided.
 PATIENCE: Final = 2.0
-#: Seconds after which a question is over, answered or not.
-OVER: Final = 10.0
-#: Answers that are remembered; beyond, the oldest are forgotten (I15).
-REMEMBERED_MOST: Final = 10_000
-#: Questions under way at a time, and those who wait for the answer to one (I15).
-QUESTIONS_MOST: Final = 100
-WAITING_MOST: Final = 100
-#: Addresses that one name may have; more are not looked at (I24).
-HOSTS_MOST: Final = 16
+#: Seconds after which a question is given up; its answer may still be of use to later callers.
+QUESTION_SECONDS: Final = 10.0
+#: Answers that are kept; beyond that the oldest are dropped (I15).
+ANSWERS_MAX: Final = 10_000
+#: Questions under way at a time, and callers that wait for the answer to one (I15).
+QUESTIONS_MAX: Final = 100
+WAITING_MAX: Final = 100
+#: Addresses that one name may have; more are ignored (I24).
+HOSTS_MAX: Final = 16
 
 
 class _Answer(NamedTuple):
-    """What a source said: the addresses, or ``None`` where it gave no answer; and until when."""
+    """What a source said.
+
+    :ivar hosts: the addresses; ``None`` where it gave no answer
+    :ivar until: when the source must be asked again
+    """
 
     hosts: tuple[str, ...] | None
     until: float
 
 
 class LookupCache:
-    """Asks a source once for all who want to know, and not again while its answer holds."""
+    """Asks a source once for all callers, and not again while its answer holds."""
 
     log = Logger()
 
@@ -47,17 +51,22 @@ class LookupCache:
         clock: IReactorTime,
         *,
         patience: float = PATIENCE,
-        most: int = REMEMBERED_MOST,
-        at_a_time: int = QUESTIONS_MOST,
+        answers_max: int = ANSWERS_MAX,
+        questions_max: int = QUESTIONS_MAX,
     ) -> None:
+        """
+        :param patience: seconds that a caller waits
+        :param answers_max: answers that are kept
+        :param questions_max: questions under way at a time
+        """
         self._source = source
         self._clock = clock
-        self._most = most
-        self._at_a_time = at_a_time
+        self._answers_max = answers_max
+        self._questions_max = questions_max
         self._answers: dict[str, _Answer] = {}
         self._asking: dict[str, Deferred[None]] = {}
         self._waiting: dict[str, set[Deferred[tuple[str, ...]]]] = {}
-        self._over: DeadlineQueue[str] = DeadlineQueue(clock, OVER, self._give_up)
+        self._questions: DeadlineQueue[str] = DeadlineQueue(clock, QUESTION_SECONDS, self._give_up)
         self._patience: DeadlineQueue[Deferred[tuple[str, ...]]] = DeadlineQueue(
             clock, patience, lambda waiting: waiting.cancel()
         )
@@ -65,40 +74,44 @@ class LookupCache:
     async def hosts(self, name: str) -> tuple[str, ...]:
         """The addresses that a name has.
 
-        :raises SourceFailed: there is no answer, or none in good time
+        :raises SourceFailed: there is no answer, or none in time
         """
         answer = self._answers.get(name)
         if answer is None or answer.until <= self._clock.seconds():
-            asking = name in self._asking
-            if not asking and len(self._asking) >= self._at_a_time:
-                raise SourceFailed("too many questions at a time")
-            waiting: Deferred[tuple[str, ...]] = Deferred()
-            waiters = self._waiting.setdefault(name, set())
-            if len(waiters) >= WAITING_MOST:
-                raise SourceFailed("too many wait for the same answer")
-            waiters.add(waiting)
-            self._patience.add(waiting)
-            if not asking:
-                self._ask(name)
-            try:
-                return await waiting
-            except CancelledError:
-                if waiting in self._patience:
-                    raise  # who wanted to know gave up
-                raise SourceFailed("no answer in time") from None
-            finally:
-                self._patience.discard(waiting)
-                waiters.discard(waiting)
+            return await self._wait(name)
         if answer.hosts is None:
             raise SourceFailed("there was no answer just now")
         return answer.hosts
 
+    async def _wait(self, name: str) -> tuple[str, ...]:
+        """Wait for the answer to a question, and ask it unless it is asked already."""
+        is_asked = name in self._asking
+        if not is_asked and len(self._asking) >= self._questions_max:
+            raise SourceFailed("too many questions at a time")
+        waiting: Deferred[tuple[str, ...]] = Deferred()
+        callers = self._waiting.setdefault(name, set())
+        if len(callers) >= WAITING_MAX:
+            raise SourceFailed("too many wait for the same answer")
+        callers.add(waiting)
+        self._patience.add(waiting)
+        if not is_asked:
+            self._ask(name)
+        try:
+            return await waiting
+        except CancelledError:
+            if waiting in self._patience:
+                raise  # the caller gave up
+            raise SourceFailed("no answer in time") from None
+        finally:
+            self._patience.discard(waiting)
+            callers.discard(waiting)
+
     def stop(self) -> None:
-        """Forget everything, and leave no timer behind; who waits is told so."""
+        """Forget everything, and leave no timer behind; callers that wait get no answer."""
         for asking in list(self._asking.values()):
             asking.cancel()
         self._source.stop()
-        self._over.stop()
+        self._questions.stop()
         self._patience.stop()
         self._answers.clear()
 
@@ -110,7 +123,7 @@ class LookupCache:
             hosts: tuple[str, ...] | None = None
             seconds = 0.0
             try:
-                located = list(await self._source.locate(name))[:HOSTS_MOST]
+                located = list(await self._source.locate(name))[:HOSTS_MAX]
                 hosts, seconds = _hosts(located)
             except (SourceFailed, CancelledError):
                 pass
@@ -118,10 +131,10 @@ class LookupCache:
                 self.log.failure("A source of addresses failed", Failure())
             self._answered(name, hosts, seconds)
 
-        # Known as asked before it is: the answer may come at once.
+        # Noted before it is asked: the answer may come at once.
         placeholder: Deferred[None] = Deferred()
         self._asking[name] = placeholder
-        self._over.add(name)
+        self._questions.add(name)
         asking = Deferred.fromCoroutine(steps())
         if self._asking.get(name) is placeholder:
             self._asking[name] = asking
@@ -130,14 +143,14 @@ class LookupCache:
         self._asking[name].cancel()
 
     def _answered(self, name: str, hosts: tuple[str, ...] | None, seconds: float) -> None:
-        least, most = HOLDS
-        holds = min(max(seconds, least), most) if hosts else least
+        shortest, longest = TTL_SECONDS
+        ttl = min(max(seconds, shortest), longest) if hosts else shortest
         del self._asking[name]
-        self._over.discard(name)
+        self._questions.discard(name)
         self._answers.pop(name, None)
-        if len(self._answers) >= self._most:
+        if len(self._answers) >= self._answers_max:
             del self._answers[next(iter(self._answers))]
-        self._answers[name] = _Answer(hosts, self._clock.seconds() + holds)
+        self._answers[name] = _Answer(hosts, self._clock.seconds() + ttl)
         for waiting in list(self._waiting.pop(name, ())):
             if waiting.called:
                 continue
@@ -148,4 +161,5 @@ class LookupCache:
 
 
 def _hosts(located: list[ResolvedHost]) -> tuple[tuple[str, ...], float]:
-    return tuple(one.host for one in located), min((one.seconds for one in located), default=0.0)
+    seconds = min((address.seconds for address in located), default=0.0)
+    return tuple(address.host for address in located), seconds

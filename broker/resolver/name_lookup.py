@@ -1,13 +1,13 @@
-"""Addresses that are registered by name: found out when they are told, and judged each time (I12).
+"""Contacts that are registered by name: resolved when they are told, and validated each time (I12).
 
-``LookupCache`` keeps what a source says for as long as it holds; both kinds of resolvers ask a
-``NameLookup`` about an address that is no IP address.
+``LookupCache`` keeps what a source says for as long as it holds. Both kinds of resolvers ask a
+``NameLookup`` about a contact that is not an IP address.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from typing import Final
+from collections.abc import Collection
+from typing import Final, Protocol
 
 import psutil
 from twisted.internet.interfaces import IReactorTime
@@ -18,26 +18,50 @@ from broker.resolver.lookup_cache import LookupCache
 from broker.tables.address_policy import PROVIDER, Ip, Network, parse_ip, resolve_contact
 from broker.tables.locations import AddressRefused, Contact
 
-#: Seconds for which this machine's own addresses are taken for known.
+#: Seconds after which this machine is asked for its own addresses again.
 OWN_SECONDS: Final = 60.0
 
 
-def own_addresses() -> frozenset[Ip]:
-    """The addresses of this machine."""
+class OwnAddresses(Protocol):
+    """Knows the addresses of the machine that the server runs on."""
+
+    def current(self) -> Collection[Ip]:
+        """The addresses now."""
+
+
+class InterfaceAddresses(OwnAddresses):
+    """The addresses of this machine's network interfaces, asked for once a minute."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._addresses: frozenset[Ip] = frozenset()
+        self._until = -1.0
+
+    def current(self) -> Collection[Ip]:
+        """The addresses, at most ``OWN_SECONDS`` old."""
+        now = self._clock.seconds()
+        if self._until <= now:
+            self._addresses = read_own_addresses()
+            self._until = now + OWN_SECONDS
+        return self._addresses
+
+
+def read_own_addresses() -> frozenset[Ip]:
+    """The addresses of this machine's network interfaces."""
     found = set()
-    for interface in psutil.net_if_addrs().values():
-        for one in interface:
+    for addresses in psutil.net_if_addrs().values():
+        for address in addresses:
             try:
-                found.add(parse_ip(one.address.partition("%")[0]))
-            except AddressRefused:  # of hardware
+                found.add(parse_ip(address.address.partition("%")[0]))
+            except AddressRefused:  # a hardware address
                 continue
     return frozenset(found)
 
 
 class NameLookup:
-    """Finds out what stands behind an address that is no IP address, and judges it.
+    """Resolves contacts that are names, and validates what they resolve to.
 
-    An IP address never comes here, so that it costs a look-up nothing.
+    A contact that is an IP address never comes here, so that it costs a look-up nothing.
     """
 
     def __init__(
@@ -47,62 +71,60 @@ class NameLookup:
         provider: LookupCache | None = None,
         *,
         allowed: Collection[Network] = (),
-        own: Callable[[], Collection[Ip]] = own_addresses,
+        own: OwnAddresses | None = None,
         own_ports: Collection[int] = (),
     ) -> None:
         """
-        :param names: knows domain names; without it, none are taken
-        :param provider: knows identifiers; without it, there is no provider
-        :param allowed: networks in which an address may be whatever it was registered from
-        :param own: gives the addresses of this machine
-        :param own_ports: the ports of this server, at which no terminal is
+        :param names: resolves domain names; without it, none are accepted
+        :param provider: resolves identifiers; without it, there is no provider
+        :param allowed: networks in which an address is accepted wherever it was registered from
+        :param own: the addresses of this machine
+        :param own_ports: the ports of this server, at which no terminal can be
         """
-        self._clock = clock
         self._names = names
         self._provider = provider
         self._allowed = allowed
-        self._own = own
+        self._own = InterfaceAddresses(clock) if own is None else own
         self._own_ports = own_ports
-        self._ours: tuple[Collection[Ip], float] = ((), -1.0)  # until when
-        #: The registration by name that is being checked, of those for whom one is.
+        #: The registration by name that is being checked, by terminal.
         self._checking: dict[str, Contact] = {}
 
-    async def check(self, identifier: str, address: Contact) -> None:
-        """Find out whether an address may be registered that is no IP address.
+    async def check(self, identifier: str, contact: Contact) -> None:
+        """Find out whether a contact that is a name may be registered.
 
-        :raises RegistrationFailed: it may not, or another registration has come meanwhile
-        :raises ServiceUnavailable: it can't be found out now
+        :raises RegistrationFailed: it may not, or a newer registration came during the check
+        :raises ServiceUnavailable: it can't be resolved now
         """
-        if address.origin is None:
-            raise ValueError("an IP address needs no finding out")
-        self._checking[identifier] = address
+        if contact.origin is None:
+            raise ValueError("an IP address needs no look-up")
+        self._checking[identifier] = contact
         try:
-            if not address.origin.checked:
-                await self._find(identifier, address)
-                address.origin.checked = True
-            if self._checking.get(identifier) is not address:
-                raise RegistrationFailed("a newer registration has come meanwhile")
+            if not contact.origin.checked:
+                await self._resolve(identifier, contact)
+                contact.origin.checked = True
+            if self._checking.get(identifier) is not contact:
+                raise RegistrationFailed("a newer registration came during the look-up")
         except AddressRefused as error:
             raise RegistrationFailed(str(error)) from None
         except SourceFailed:
-            who = "the provider" if address.host == PROVIDER else "DNS"
-            raise ServiceUnavailable(f"{who} does not answer") from None
+            source = "the provider" if contact.host == PROVIDER else "DNS"
+            raise ServiceUnavailable(f"{source} does not answer") from None
         finally:
-            if self._checking.get(identifier) is address:
+            if self._checking.get(identifier) is contact:
                 del self._checking[identifier]
 
-    def overtake(self, identifier: str) -> None:
-        """What a terminal registered by name, and is still being checked, is in force no more."""
+    def cancel_check(self, identifier: str) -> None:
+        """A newer registration has come: an older one that is still checked must not win."""
         self._checking.pop(identifier, None)
 
-    async def told(self, identifier: str, address: Contact) -> Contact:
-        """An address as it is told: with an IP address, that was judged just now.
+    async def resolve(self, identifier: str, contact: Contact) -> Contact:
+        """A contact as it is told: with an IP address, validated just now.
 
-        :raises CalleeNotFound: it leads to none that may be told
-        :raises ServiceUnavailable: it can't be found out now
+        :raises CalleeNotFound: it resolves to no address that may be told
+        :raises ServiceUnavailable: it can't be resolved now
         """
         try:
-            return await self._find(identifier, address)
+            return await self._resolve(identifier, contact)
         except AddressRefused:
             raise CalleeNotFound from None
         except SourceFailed:
@@ -110,29 +132,21 @@ class NameLookup:
 
     def stop(self) -> None:
         """Leave no timer behind."""
-        for one in (self._names, self._provider):
-            if one is not None:
-                one.stop()
+        for source in (self._names, self._provider):
+            if source is not None:
+                source.stop()
 
-    async def _find(self, identifier: str, address: Contact) -> Contact:
-        by_provider = address.host == PROVIDER
+    async def _resolve(self, identifier: str, contact: Contact) -> Contact:
+        by_provider = contact.host == PROVIDER
         source = self._provider if by_provider else self._names
         if source is None:
             what = "Provider" if by_provider else "a domain name"
             raise AddressRefused(f"{what} is not offered by this server")
-        hosts = await source.hosts(identifier if by_provider else address.host)
+        hosts = await source.hosts(identifier if by_provider else contact.host)
         return resolve_contact(
-            address,
+            contact,
             hosts,
-            own=self._own_now(),
+            own=self._own.current() if self._own_ports else (),
             allowed=self._allowed,
             own_ports=self._own_ports,
         )
-
-    def _own_now(self) -> Collection[Ip]:
-        if not self._own_ports:
-            return ()
-        now = self._clock.seconds()
-        if self._ours[1] <= now:
-            self._ours = (self._own(), now + OWN_SECONDS)
-        return self._ours[0]

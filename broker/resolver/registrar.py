@@ -148,7 +148,7 @@ class ConnectionRegistrar:
         """A mediator registers a contact of one of its terminals, or withdraws it (A16)."""
         check_fields(fields, _MEDIATOR)
         identifier = _required(fields, "Identifier", NO_IDENTIFIER)
-        self._naming.overtake(identifier)
+        self._naming.cancel_check(identifier)
         expires = int(fields.get("Expires", DEFAULT_EXPIRES))
         if not expires:
             self._withdraw(identifier, link)
@@ -197,7 +197,7 @@ class ConnectionRegistrar:
         _check_belongs(connection, identifier)
         expires = int(fields.get("Expires", DEFAULT_EXPIRES))
         if not expires:
-            self._naming.overtake(identifier)
+            self._naming.cancel_check(identifier)
             self._bind(connection, identifier)
             self._withdraw(identifier, connection)
             connection.contact = None
@@ -214,7 +214,7 @@ class ConnectionRegistrar:
         contact = Contact(host, port, self._clock.seconds(), expires, dialable, origin)
         if origin is not None:
             return self._resolve_and_place(connection, identifier, contact)
-        self._naming.overtake(identifier)
+        self._naming.cancel_check(identifier)
         self._place(connection, identifier, contact)
         return None
 

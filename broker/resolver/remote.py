@@ -101,7 +101,7 @@ class RemoteResolver(LinkEvents):
         if address.origin is not None and address.host != PROVIDER:
             await self._naming.check(identifier, address)
         else:
-            self._naming.overtake(identifier)
+            self._naming.cancel_check(identifier)
         answer = await self._ask(identifier, registration(identifier, address), undo=True)
         self._check_registered(answer)
         self.replication.registered(identifier, address)
@@ -112,7 +112,7 @@ class RemoteResolver(LinkEvents):
 
     async def withdraw(self, identifier: str) -> None:
         """Have a contact forgotten."""
-        self._naming.overtake(identifier)
+        self._naming.cancel_check(identifier)
         answer = await self._ask(identifier, withdrawal(identifier), undo=False)
         if answer.statement != REGISTRATION_COMPLETED:
             raise self.link.unexpected(answer)
@@ -135,7 +135,7 @@ class RemoteResolver(LinkEvents):
             contact = binding.contact
             if contact.origin is None:
                 return binding
-            told = await self._naming.told(identifier, contact)
+            told = await self._naming.resolve(identifier, contact)
             now = self._in_force(identifier)
             # Another may have been registered while the name was resolved: then begin again.
             if known is None if now is None else now.contact is contact:

@@ -1,8 +1,9 @@
 """Registration by UDP (fig. 2, 7, D1, E1): where each terminal's datagrams come from, as seen here.
 
-A datagram of nobody who is known gets silence, whatever it says, and leaves nothing behind (I14).
-One that is signed moves a mapping only once its sender has shown that it reads there too. No answer
-is longer than its question (I13).
+A datagram that is not signed with a known key gets no answer, whatever it says, and leaves no state
+behind (I14). A signed one moves a mapping only after its sender has shown, by a cookie, that it
+also receives at the new source. No answer is longer than its question (I13), so that the port
+amplifies nothing.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ from broker.tables.locations import AddressRefused, Binding, Contact
 from broker.tables.nat_bindings import MAPPING_SECONDS, Mapping, MappingTable, Source
 from broker.tables.udp_keys import Key, KeyTable
 
-#: What a question for one's own address has at the least, so that its answer is no longer.
+#: The least bytes of a question for the own address, so that its answer is not longer.
 PADDED: Final = 128
-#: Seconds from one notice under a key to the next, at the least (I17).
+#: The least seconds from one notice under a key to the next (I17).
 NOTICE_INTERVAL: Final = 0.2
 #: Seconds between two sweeps of what has expired.
 PRUNE_INTERVAL: Final = 60.0
@@ -55,7 +56,7 @@ class UdpRegistrar(DatagramProtocol):
 
     :ivar keys: the keys that mediators have handed over
     :ivar mappings: where the terminals are, as seen
-    :ivar counts: how often each outcome was had, for the operator
+    :ivar counts: how often each outcome occurred, for the operator
     """
 
     noisy = False
@@ -68,14 +69,15 @@ class UdpRegistrar(DatagramProtocol):
         wall: Callable[[], float] = time.time,
     ) -> None:
         """
-        :param wall: the time in seconds since 1970, from which the notices under a key are counted
+        :param wall: the time in seconds since 1970: the first sequence number of the notices under
+            a key
         """
         self.keys = KeyTable()
         self.mappings = MappingTable()
         self.counts: Counter[str] = Counter()
         self._clock = clock
         self._wall = wall
-        self._cookies = Cookies(clock.seconds, randomness)
+        self._cookies = Cookies(clock, randomness)
         self._pruning = LoopingCall(self._prune)
         self._pruning.clock = clock
 
@@ -88,38 +90,43 @@ class UdpRegistrar(DatagramProtocol):
         if self._pruning.running:
             self._pruning.stop()
 
-    # What mediators say.
+    # Called for mediators.
 
     def add_key(self, key: Key) -> None:
-        """Take a key in, or anew.
+        """Accept signatures by a key from now on, or for longer than so far.
 
-        :raises KeyRefused: it can't be
+        :raises KeyRefused: there is no room, or another key has its name
         """
-        # A terminal takes no notice that is not later than any before under the same key, and this
-        # process may have sent it some before it was started anew: less than one a millisecond.
+        # A terminal ignores a notice whose sequence is not above that of all earlier ones under
+        # the same key. Before a restart this process may have sent some: fewer than one a
+        # millisecond, so that the time in milliseconds is above them.
         self.keys.add(replace(key, told=int(self._wall() * 1000)))
 
     def drop_keys(self, identifier: str) -> None:
-        """From now on nothing is believed that is signed with a key of this terminal (I2)."""
+        """Accept no signature by a key of this terminal from now on (I2)."""
         for key in self.keys.of(identifier, self._clock.seconds()):
             self.keys.drop(key)
             self.mappings.drop(key)
 
-    # What comes.
+    # What comes in.
 
     def datagramReceived(self, datagram: bytes, addr: Source) -> None:
-        """A datagram: nearly always a keepalive, of which only sequence and signature are new."""
+        """A datagram came: nearly always a keepalive.
+
+        The keepalives of one source differ in sequence and signature alone, so that the prefix of
+        its mapping recognizes them without parsing.
+        """
         mapping = self.mappings.at(addr)
         if mapping is not None and datagram.startswith(mapping.prefix):
-            self._kept_alive(mapping, datagram)
+            self._keepalive(mapping, datagram)
         elif is_signed(datagram):
             self._signed(datagram, addr)
         elif len(datagram) >= PADDED:
-            self._asks(datagram, addr)
+            self._source_query(datagram, addr)
         else:
             self.counts["datagrams ignored"] += 1
 
-    def _kept_alive(self, mapping: Mapping, datagram: bytes) -> None:
+    def _keepalive(self, mapping: Mapping, datagram: bytes) -> None:
         digits = datagram[len(mapping.prefix) : -TAIL - 2]
         key = mapping.key
         now = self._clock.seconds()
@@ -134,7 +141,7 @@ class UdpRegistrar(DatagramProtocol):
             key.heard = sequence
             mapping.until = now + mapping.lasts
             self._answer(mapping, digits)
-        else:  # it was silent for too long: it shows anew that it reads there
+        else:  # it was silent for too long: it must show again that it receives there
             self._signed(datagram, mapping.source)
 
     def _answer(self, mapping: Mapping, digits: bytes) -> None:
@@ -143,9 +150,9 @@ class UdpRegistrar(DatagramProtocol):
         self._send(sign_head(head, mapping.mac), mapping.source)
 
     def _signed(self, datagram: bytes, source: Source) -> None:
-        """One that is signed, and new here: from where it comes, or in what it says.
+        """A signed datagram that is no known keepalive: its source or its content is new.
 
-        Nothing is read of it but its Key ID until the signature has shown whose it is.
+        Only its Key ID is read before the signature is verified.
         """
         now = self._clock.seconds()
         name = datagram.partition(_KEY_ID)[2].partition(_LINE)[0]
@@ -169,14 +176,14 @@ class UdpRegistrar(DatagramProtocol):
         ):
             self.counts["datagrams ignored"] += 1
             return
-        self._registers(key, message, datagram, source)
+        self._register(key, message, datagram, source)
 
-    def _registers(self, key: Key, message: Message, datagram: bytes, source: Source) -> None:
+    def _register(self, key: Key, message: Message, datagram: bytes, source: Source) -> None:
         now = self._clock.seconds()
         fields = message.fields
         before = self.mappings.of(key, now)
         moves = before is None or before.source != source
-        if moves and not self._cookies.good(fields.get("Challenge", ""), source, key.name):
+        if moves and not self._cookies.is_valid(fields.get("Challenge", ""), source, key.name):
             self._challenge(key, fields["Sequence"], datagram, source)
             return
         key.heard = int(fields["Sequence"])
@@ -196,12 +203,12 @@ class UdpRegistrar(DatagramProtocol):
             self.counts["challenges"] += 1
             self._send(answer, source)
 
-    def _asks(self, datagram: bytes, source: Source) -> None:
-        """What the sender looks like from here; anybody may ask that of himself (E1)."""
+    def _source_query(self, datagram: bytes, source: Source) -> None:
+        """Tell a sender the source that we see; anyone may ask for its own (E1)."""
         try:
             message = parse_datagram(datagram)
             if message.verb != QUERY or message.statement != ADDRESS:
-                raise Malformed("nothing else is answered")
+                raise Malformed("no other question is answered")
             host = routable_ip(source[0])
         except (Malformed, AddressRefused):
             self.counts["datagrams ignored"] += 1
@@ -219,23 +226,23 @@ class UdpRegistrar(DatagramProtocol):
     # What goes out.
 
     def notify(self, identifier: str, statement: str = CONNECTION_REQUESTED) -> bool:
-        """Tell a terminal, along each mapping that it has, to connect to its mediator (fig. 8a).
+        """Tell a terminal, through each of its mappings, to connect to its mediator (fig. 8a).
 
-        It says its type and the terminal's own identifier, and nothing of anybody else. Along one
-        mapping no more than one goes in ``NOTICE_INTERVAL``.
+        The notice holds its type and the terminal's own identifier, and nothing about any other.
+        Each mapping gets at most one in ``NOTICE_INTERVAL``.
 
-        :return: whether there is a mapping to send along
+        :return: whether there is a mapping to send through
         """
         now = self._clock.seconds()
-        there = False
+        has_mapping = False
         for key in self.keys.of(identifier, now):
             mapping = self.mappings.of(key, now)
             if mapping is not None:
-                there = True
+                has_mapping = True
                 if now - key.noticed >= NOTICE_INTERVAL:
                     key.noticed = now
                     self._notice(key, statement, mapping.source)
-        return there
+        return has_mapping
 
     def _notice(self, key: Key, statement: str, to: Source) -> None:
         key.told += 1
@@ -248,7 +255,7 @@ class UdpRegistrar(DatagramProtocol):
     def seen(self, identifier: str) -> Binding | None:
         """Where a terminal is seen: the mapping of its newest key that has one (I10, I12).
 
-        It may not be dialled there: its router alone knows who comes through.
+        The mediator must not dial it there: the terminal's router decides what it lets in.
         """
         now = self._clock.seconds()
         for key in reversed(self.keys.of(identifier, now)):
@@ -263,7 +270,7 @@ class UdpRegistrar(DatagramProtocol):
         if self.transport is not None:
             try:
                 self.transport.write(data, to)
-            except OSError:  # it is lost, as it might have been on its way
+            except OSError:  # as if it had been lost on its way
                 self.counts["datagrams not sent"] += 1
 
     def _prune(self) -> None:
@@ -276,7 +283,7 @@ _COMPLETED: Final = Message(NOTIFY, REGISTRATION_COMPLETED).encode()[:-2] + _SEQ
 
 
 def _possible(source: Source) -> bool:
-    """Whether a terminal may be where a datagram says that it comes from (I12)."""
+    """Whether a terminal can be at the source of a datagram (I12)."""
     try:
         return routable_ip(source[0]) is not None and source[1] > 0
     except AddressRefused:
@@ -284,10 +291,10 @@ def _possible(source: Source) -> bool:
 
 
 def _prefix(datagram: bytes) -> bytes:
-    """What the next keepalive begins with, if it has the sequence as its last line but one.
+    """What the next keepalive begins with, if the sequence is its last line but one.
 
-    Where it hasn't, or a cookie is in it, the datagram itself: with that none begins.
+    Otherwise, and where it holds a cookie: the datagram itself, with which no later one begins.
     """
-    head, found, rest = datagram[:-TAIL].rpartition(_SEQUENCE)
-    plain = head.endswith(_LINE) and rest[:-2].isdigit() and b"Challenge:" not in head
-    return head + found if found and plain else datagram
+    head, name, digits = datagram[:-TAIL].rpartition(_SEQUENCE)
+    is_plain = head.endswith(_LINE) and digits[:-2].isdigit() and b"Challenge:" not in head
+    return head + name if name and is_plain else datagram

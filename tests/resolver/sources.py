@@ -10,7 +10,7 @@ from zope.interface import implementer
 from broker.interfaces import IAddressSource
 from broker.resolver.lookup_cache import LookupCache
 from broker.resolver.name_lookup import NameLookup
-from broker.tables.address_policy import Network, parse_ip
+from broker.tables.address_policy import Ip, Network, parse_ip
 from broker.tables.locations import ResolvedHost
 from tests.support.reactor import FakeReactor
 
@@ -71,6 +71,10 @@ class Whereabouts:
             LookupCache(self.dns, clock),
             LookupCache(self.provider, clock) if provider else None,
             allowed=allowed,
-            own=lambda: [parse_ip(one) for one in self.own],
+            own=self,
             own_ports=own_ports,
         )
+
+    def current(self) -> list[Ip]:
+        """This machine's addresses, as ``OwnAddresses`` gives them."""
+        return [parse_ip(host) for host in self.own]

@@ -7,6 +7,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet import task
 
 from broker.messages.grammar import token
 from broker.resolver.cookies import COOKIE_SECONDS, SECRET_SECONDS, Cookies
@@ -14,12 +15,12 @@ from broker.resolver.cookies import COOKIE_SECONDS, SECRET_SECONDS, Cookies
 HERE = ("192.0.2.1", 4000)
 
 
-class Clock:
-    """A time that is set."""
+class Clock(task.Clock):
+    """A time that is set, and cookies that go by it."""
 
     def __init__(self) -> None:
-        self.now = 0.0
-        self.cookies = Cookies(lambda: self.now, random.Random(1).randbytes)
+        super().__init__()
+        self.cookies = Cookies(self, random.Random(1).randbytes)
 
 
 class CookiesTests:
@@ -29,19 +30,19 @@ class CookiesTests:
     def test_good(self, made: float, later: float) -> None:
         """For a minute at the least, wherever in the hour or minute it was made."""
         clock = Clock()
-        clock.now = made
+        clock.rightNow = made
         cookie = clock.cookies.make(HERE, "K1")
-        clock.now = made + later
-        assert clock.cookies.good(cookie, HERE, "K1")
+        clock.rightNow = made + later
+        assert clock.cookies.is_valid(cookie, HERE, "K1")
 
     @given(st.floats(0, 1e6), st.floats(0, 1e6))
     def test_old(self, made: float, later: float) -> None:
         """And for two at the most."""
         clock = Clock()
-        clock.now = made
+        clock.rightNow = made
         cookie = clock.cookies.make(HERE, "K1")
-        clock.now = made + 2 * COOKIE_SECONDS + later
-        assert not clock.cookies.good(cookie, HERE, "K1")
+        clock.rightNow = made + 2 * COOKIE_SECONDS + later
+        assert not clock.cookies.is_valid(cookie, HERE, "K1")
 
     @pytest.mark.parametrize(
         ("source", "name"),
@@ -51,24 +52,24 @@ class CookiesTests:
         """One is good for its own source and key alone (I12)."""
         clock = Clock()
         cookie = clock.cookies.make(HERE, "K1")
-        assert clock.cookies.good(cookie, HERE, "K1")
-        assert not clock.cookies.good(cookie, source, name)
+        assert clock.cookies.is_valid(cookie, HERE, "K1")
+        assert not clock.cookies.is_valid(cookie, source, name)
 
     def test_no_two_texts_are_the_same(self) -> None:
         """What it is made of can't be read in two ways."""
         clock = Clock()
         one = clock.cookies.make(("192.0.2.1", 40), "00K")
-        assert not clock.cookies.good(one, ("192.0.2.1", 4000), "K")
+        assert not clock.cookies.is_valid(one, ("192.0.2.1", 4000), "K")
 
     @pytest.mark.parametrize("cookie", ["", "x", "A" * 22, "." * 64])
     def test_made_up(self, cookie: str) -> None:
         """Nobody makes one up."""
-        assert not Clock().cookies.good(cookie, HERE, "K1")
+        assert not Clock().cookies.is_valid(cookie, HERE, "K1")
 
     def test_of_another_process(self) -> None:
         """Another server's, or this one's before it was started anew, is none."""
-        one, other = Clock(), Cookies(lambda: 0.0, random.Random(2).randbytes)
-        assert not other.good(one.cookies.make(HERE, "K1"), HERE, "K1")
+        one, other = Clock(), Cookies(task.Clock(), random.Random(2).randbytes)
+        assert not other.is_valid(one.cookies.make(HERE, "K1"), HERE, "K1")
 
     def test_form(self) -> None:
         """It may stand in a message, and is short."""
@@ -81,10 +82,10 @@ class CookiesTests:
         clock = Clock()
         drawn = []
         for hour in range(5):
-            clock.now = hour * SECRET_SECONDS + 1
+            clock.rightNow = hour * SECRET_SECONDS + 1
             cookie = clock.cookies.make(HERE, "K1")
             for n in range(50):
-                clock.cookies.good(cookie, ("192.0.2.9", n), "K")
+                clock.cookies.is_valid(cookie, ("192.0.2.9", n), "K")
             drawn.append(clock.cookies._secret(hour))
             assert len(clock.cookies._secrets) <= 2
         assert len(set(drawn)) == 5

@@ -13,14 +13,14 @@ from broker.messages.errors import CalleeNotFound, RegistrationFailed, ServiceUn
 from broker.resolver.dns import label
 from broker.resolver.locations import LocalResolver
 from broker.resolver.lookup_cache import (
-    HOLDS,
-    HOSTS_MOST,
-    OVER,
+    HOSTS_MAX,
     PATIENCE,
-    WAITING_MOST,
+    QUESTION_SECONDS,
+    TTL_SECONDS,
+    WAITING_MAX,
     LookupCache,
 )
-from broker.resolver.name_lookup import own_addresses
+from broker.resolver.name_lookup import read_own_addresses
 from broker.tables.address_policy import PROVIDER, parse_ip
 from broker.tables.locations import Contact, Origin
 from tests.resolver.apart import Apart, FakeResolver, Outcome
@@ -67,7 +67,7 @@ class RememberedTests:
             with pytest.raises(SourceFailed):
                 result_of(known.hosts("b.jp"))
         assert source.asked == [NAME, "b.jp"]
-        advance(clock, HOLDS[0])
+        advance(clock, TTL_SECONDS[0])
         source.errors.clear()
         source.records["b.jp"] = [PUBLIC]
         assert result_of(known.hosts("b.jp")) == (PUBLIC,)
@@ -103,9 +103,9 @@ class RememberedTests:
         """A question that is never answered is over in ten seconds, and is asked anew then."""
         clock, source = FakeReactor(), FakeSource(**{NAME: [PUBLIC]})
         source.hold = True
-        known = LookupCache(source, clock, at_a_time=1)
+        known = LookupCache(source, clock, questions_max=1)
         waiting = Outcome(known.hosts(NAME))
-        advance(clock, OVER - 0.01)
+        advance(clock, QUESTION_SECONDS - 0.01)
         assert waiting.error is SourceFailed
         with pytest.raises(SourceFailed):
             result_of(known.hosts("b.jp"))
@@ -116,14 +116,14 @@ class RememberedTests:
     def test_bounds(self) -> None:
         """Answers, their length, questions, and who waits, all have a limit (I15)."""
         clock, source = FakeReactor(), FakeSource(**{NAME: [f"10.0.0.{n}" for n in range(99)]})
-        known = LookupCache(source, clock, most=3, at_a_time=2)
-        assert len(result_of(known.hosts(NAME))) == HOSTS_MOST
+        known = LookupCache(source, clock, answers_max=3, questions_max=2)
+        assert len(result_of(known.hosts(NAME))) == HOSTS_MAX
         for n in range(10):
             result_of(known.hosts(f"a{n}.jp"))
         assert len(known) == 3
         source.hold = True
-        every = [Outcome(known.hosts("x.jp")) for _ in range(WAITING_MOST + 1)]
-        assert [one.over for one in every] == [False] * WAITING_MOST + [True]
+        every = [Outcome(known.hosts("x.jp")) for _ in range(WAITING_MAX + 1)]
+        assert [one.over for one in every] == [False] * WAITING_MAX + [True]
         assert not Outcome(known.hosts("y.jp")).over
         assert Outcome(known.hosts("z.jp")).error is SourceFailed
         assert source.asked[-2:] == ["x.jp", "y.jp"]
@@ -297,7 +297,7 @@ class InsideTests:
 
     def test_own_addresses(self) -> None:
         """This machine's own are found, loopback at least."""
-        assert parse_ip("127.0.0.1") in own_addresses()
+        assert parse_ip("127.0.0.1") in read_own_addresses()
 
     def test_whole_call(self) -> None:
         """Ib registers a name, Ia is told the address, and the table keeps the name (A17)."""
