@@ -1,4 +1,4 @@
-"""Where this host is: its router, and its own address towards it. Linux and IPv4."""
+"""This host's router, and its own address towards it. Linux and IPv4."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def parse_routes(text: str) -> str | None:
 
 
 def find_gateway(path: Path = ROUTES) -> str:
-    """The router that the way to everywhere else begins with.
+    """The router of the default route.
 
-    :raises NoRouter: there is none, or it can't be learnt
+    :raises NoRouter: there is none, or the routes can't be read
     """
     try:
         gateway = parse_routes(path.read_text("ascii"))
@@ -55,19 +55,19 @@ def find_gateway(path: Path = ROUTES) -> str:
 def local_address(gateway: str) -> str:
     """Our own address towards a router; nothing is sent.
 
-    :raises NoRouter: there is no way to it
+    :raises NoRouter: there is no route to it
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((gateway, SERVER_PORT))
             host: str = probe.getsockname()[0]
         except OSError as error:
-            raise NoRouter(f"no way to the router {gateway}: {error.strerror}") from None
+            raise NoRouter(f"no route to the router {gateway}: {error.strerror}") from None
     return host
 
 
 def is_public(address: str) -> bool:
-    """Whether an address could be reached from everywhere; one of a router behind another can't."""
+    """Whether an address could be reached from everywhere: not that of a router behind another."""
     try:
         parsed = IPv4Address(address)
     except ValueError:

@@ -1,63 +1,48 @@
-"""Ports that routers have been asked to open, kept open until they are no longer wanted."""
+"""Ports that routers are asked to open, kept open until they are closed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.nat.gateway import NoRouter, find_gateway, is_public, local_address
-from broker.nat.methods import LIFETIME_MOST, Kind, MappingRequest, NotOpened, PortMapping, Way
-from broker.nat.pcp import RouterPort
-from broker.nat.upnp import MakeIgd, Upnp, find_miniupnpc
-from broker.nat.worker import OneThread, Worker
+from broker.nat.context import NatContext
+from broker.nat.gateway import NoRouter
+from broker.nat.methods import (
+    LIFETIME_MOST,
+    MappingMethod,
+    MappingRequest,
+    NotOpened,
+    PortMapping,
+    TransportProtocol,
+)
+from broker.nat.pcp import PcpMethod
+from broker.nat.upnp import UpnpMethod
 
 T = TypeVar("T")
 
-#: Seconds for which a port is asked for, unless told otherwise.
+#: Seconds for which a port is requested, by default.
 LIFETIME: Final = 3600
-#: Seconds after which what a router was asked for is given up.
+#: Seconds after which a request to a router is given up.
 PATIENCE: Final = 15.0
-#: Seconds that stopping takes at the most.
+#: Seconds that stopping may take.
 STOP_PATIENCE: Final = 5.0
-#: Seconds between two attempts to keep a port open, at the least (RFC 6887, 11.2.1).
+#: The shortest time between two renewals of a port, in seconds (RFC 6887, 11.2.1).
 RENEWAL_LEAST: Final = 4.0
 
+_NO_END: Final = f"no end after {PATIENCE:g} seconds"
 
-class Mapped(NamedTuple):
-    """A port that a router says it has opened.
-
-    Nothing of it is proven: compare the address with what a server sees, and connect.
-
-    :ivar address: the router's to the outside, by its own claim
-    :ivar port: there
-    :ivar lifetime: seconds, after which the router closes it unless it is renewed, as it will be;
-        0, where it stays open until it is closed
-    :ivar how: ``PCP``, ``NAT-PMP`` or ``UPnP``
-    """
-
-    address: str
-    port: int
-    lifetime: int
-    how: str
-
-    @property
-    def public(self) -> bool:
-        """Whether the address could be reached from everywhere.
-
-        Where it could not, the router is behind another, which has opened nothing.
-        """
-        return is_public(self.address)
+#: A protocol, and a port of ours.
+Key = tuple[TransportProtocol, int]
 
 
 class NotMapped(Exception):
-    """No router has opened the port; the text says what became of each way.
+    """No router has opened the port; the text says how each method failed.
 
-    :ivar causes: the same, a way each
+    :ivar causes: one for each method
     """
 
     def __init__(self, *causes: str) -> None:
@@ -65,44 +50,11 @@ class NotMapped(Exception):
         self.causes = causes
 
 
-_NO_END: Final = f"no end after {PATIENCE:g} seconds"
+class MappingEvents(Protocol):
+    """The owner of a port that is kept open."""
 
-Key = tuple[Kind, int]
-#: Told what was open, what is instead (``None``, if nothing is), and why.
-Changed = Callable[[Key, Mapped, Mapped | None, str], object]
-
-
-class _Place:
-    """A router, and the ways to ask it."""
-
-    def __init__(self, gateway: str, local: str) -> None:
-        self.key = (gateway, local)
-        self.ways: list[Way] = []
-        self.forgot_at: float | None = None
-
-
-class _Race:
-    """A port that is to be opened, in all ways at once."""
-
-    def __init__(self, key: Key) -> None:
-        self.key = key
-        self.over = False
-        self.causes: dict[Way, str] = {}
-        self.pending: dict[Way, tuple[MappingRequest, Deferred[PortMapping]]] = {}
-        self.timer: IDelayedCall | None = None
-        self.done: Deferred[Mapped]
-
-
-class _Held:
-    """A port that is open."""
-
-    def __init__(self, key: Key, way: Way, opening: PortMapping) -> None:
-        self.key = key
-        self.way = way
-        self.opening = opening
-        self.until = 0.0
-        self.timer: IDelayedCall | None = None
-        self.renewing: Deferred[PortMapping] | None = None
+    def mapping_changed(self, before: PortMapping, now: PortMapping | None, why: str) -> None:
+        """The router has it at another address or port, or not open at all (``None``)."""
 
 
 class PortMapper:
@@ -110,51 +62,31 @@ class PortMapper:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        reactor: Any,
-        *,
-        randomness: Callable[[int], bytes],
-        jitter: Callable[[], float],
-        changed: Changed = lambda *_: None,
-        gateway: Callable[[], str] = find_gateway,
-        local: Callable[[str], str] = local_address,
-        igd: Callable[[], MakeIgd | None] = find_miniupnpc,
-        worker: Worker | None = None,
-    ) -> None:
-        """
-        :param randomness: gives so many unpredictable bytes
-        :param jitter: random numbers from 0 to 1
-        :param changed: told of each port that is lost, or has moved
-        :param gateway: finds the router
-        :param local: finds our own address towards a router
-        :param igd: finds miniupnpc
-        :param worker: where UPnP's calls wait
-        """
-        self._reactor = reactor
-        self._randomness = randomness
-        self._jitter = jitter
-        self._changed = changed
-        self._gateway = gateway
-        self._local = local
-        self._igd = igd()
-        self._worker = worker or OneThread("upnp")
-        self._places: dict[tuple[str, str], _Place] = {}
-        self._races: dict[Key, _Race] = {}
-        self._losers: set[Deferred[Any]] = set()
+    def __init__(self, context: NatContext) -> None:
+        self._context = context
+        self._routers: dict[tuple[str, str], _Router] = {}
+        self._openings: dict[Key, _Opening] = {}
+        self._under_way: set[Deferred[Any]] = set()  # each method's attempt to open a port
         self._closing: dict[Deferred[None], Deferred[None]] = {}
-        self._held: dict[Key, _Held] = {}
-        self._started = False
+        self._open: dict[Key, _OpenPort] = {}
+        self._started = False  # the worker
         self._stopping: list[Deferred[None]] | None = None
 
     # For the owner.
 
-    def map(self, protocol: str, port: int, lifetime: int = LIFETIME) -> Deferred[Mapped]:
+    def map(
+        self,
+        protocol: str,
+        port: int,
+        lifetime: int = LIFETIME,
+        events: MappingEvents | None = None,
+    ) -> Deferred[PortMapping]:
         """Have a port opened, and kept open.
 
         :param protocol: ``TCP`` or ``UDP``
-        :param port: ours, on which someone listens
-        :param lifetime: seconds to ask for at a time, a day at the most
+        :param port: ours, which is listened on
+        :param lifetime: seconds to request at a time: a day, or less
+        :param events: is told when the router changes or loses it
         :return: fails with ``NotMapped``; cancel it to give up
         :raises ValueError: there is no such port, or it is mapped already
         """
@@ -162,25 +94,25 @@ class PortMapper:
         if protocol not in ("TCP", "UDP") or not possible:
             raise ValueError(f"no port to map: {protocol} {port} for {lifetime} s")
         key: Key = ("TCP" if protocol == "TCP" else "UDP", port)
-        if key in self._races or key in self._held:
+        if key in self._openings or key in self._open:
             raise ValueError(f"{protocol} {port} is mapped already")
         if self._stopping is not None:
             return fail(NotMapped("it is being stopped"))
         try:
-            place = self._here()
+            router = self._find_router()
         except NoRouter as error:
             return fail(NotMapped(str(error)))
-        race = self._races[key] = _Race(key)
-        race.done = Deferred(lambda _: self._end_race(race))
-        race.timer = self._reactor.callLater(PATIENCE, self._give_up, race)
-        for way in place.ways:
-            wish = MappingRequest(key[0], port, lifetime)
-            race.causes[way] = _NO_END
-            race.pending[way] = (wish, way.open(wish))
-        for way, (_, opened) in list(race.pending.items()):
-            self._losers.add(opened)
-            opened.addBoth(self._opened, race, way, opened)
-        return race.done
+        opening = self._openings[key] = _Opening(key, events)
+        opening.done = Deferred(lambda _: self._end(opening))
+        opening.timer = self._context.reactor.callLater(PATIENCE, self._give_up, opening)
+        for method in router.methods:
+            request = MappingRequest(key[0], port, lifetime)
+            opening.causes[method] = _NO_END
+            opening.pending[method] = (request, method.open(request))
+        for method, (_, attempt) in list(opening.pending.items()):
+            self._under_way.add(attempt)
+            attempt.addBoth(self._method_done, opening, method, attempt)
+        return opening.done
 
     def unmap(self, protocol: str, port: int) -> Deferred[None]:
         """Have a port closed, or given up; it is forgotten at once, and nothing fails.
@@ -188,41 +120,40 @@ class PortMapper:
         :return: fires when the router has answered, or has had its time
         """
         key: Any = (protocol, port)
-        race = self._races.get(key)
-        if race is not None:
-            race.done.cancel()
-        held = self._held.get(key)
-        if held is None:
+        opening = self._openings.get(key)
+        if opening is not None:
+            opening.done.cancel()
+        open_port = self._open.get(key)
+        if open_port is None:
             return succeed(None)
-        self._drop(held)
-        return self._close(held.way, held.opening)
+        self._drop(open_port)
+        return self._close(open_port.method, open_port.mapping)
 
     def stop(self) -> Deferred[None]:
         """Have all ports closed.
 
-        :return: fires when they are, and after ``STOP_PATIENCE`` seconds whatever has become of it
+        :return: fires when they are, or after ``STOP_PATIENCE`` seconds
         """
         done: Deferred[None] = Deferred()
         if self._stopping is not None:
-            if not self._places:
+            if not self._routers:
                 return succeed(None)
             self._stopping.append(done)
             return done
         self._stopping = [done]
-        for race in list(self._races.values()):
-            self._end_race(race)
-            race.done.errback(NotMapped("it is being stopped"))
-        for opened in list(self._losers):
-            opened.cancel()
-        for held in list(self._held.values()):
-            self._drop(held)
-            self._close(held.way, held.opening)
-        limit = self._reactor.callLater(STOP_PATIENCE, self._stopped)
+        for opening in list(self._openings.values()):
+            self._end(opening)
+            opening.done.errback(NotMapped("it is being stopped"))
+        for attempt in list(self._under_way):
+            attempt.cancel()
+        for open_port in list(self._open.values()):
+            self._drop(open_port)
+            self._close(open_port.method, open_port.mapping)
+        limit = self._context.reactor.callLater(STOP_PATIENCE, self._stopped)
         closing = DeferredList(list(self._closing))
 
         def closed(_: object) -> None:
-            ways = [way for place in self._places.values() for way in place.ways]
-            DeferredList([way.stop() for way in ways]).addCallback(all_quiet)
+            DeferredList([method.stop() for method in self._methods()]).addCallback(all_quiet)
 
         def all_quiet(_: object) -> None:
             if limit.active():
@@ -235,218 +166,263 @@ class PortMapper:
     def _stopped(self) -> None:
         for closing in list(self._closing.values()):
             closing.cancel()
-        for place in self._places.values():
-            for way in place.ways:
-                way.stop().addErrback(self._unexpected)
-        self._places.clear()
+        for method in self._methods():
+            method.stop().addErrback(self._unexpected)
+        self._routers.clear()
         if self._started:
-            self._worker.stop()
+            self._context.worker.stop()
         waiting, self._stopping = self._stopping or [], []
         for done in waiting:
             done.callback(None)
 
-    # Where we are.
+    # The router.
 
-    def _here(self) -> _Place:
-        gateway = self._gateway()
-        local = self._local(gateway)
-        place = self._places.get((gateway, local))
-        if place is not None:
-            return place
-        self._leave_places()
-        place = _Place(gateway, local)
-        place.ways.append(
-            RouterPort(
-                self._reactor,
-                gateway,
-                local,
-                randomness=self._randomness,
-                jitter=self._jitter,
-                lost=lambda: self._router_forgot(place),
-            )
-        )
-        if self._igd is not None and not self._started:
+    def _methods(self) -> list[MappingMethod]:
+        return [method for router in self._routers.values() for method in router.methods]
+
+    def _find_router(self) -> _Router:
+        context = self._context
+        gateway = context.find_gateway()
+        local = context.local_address(gateway)
+        router = self._routers.get((gateway, local))
+        if router is not None:
+            return router
+        self._forget_routers()
+        if context.make_igd is not None and not self._started:
             self._started = True
-            self._worker.start()
-        place.ways.append(
-            Upnp(
-                self._igd,
-                gateway,
-                local,
-                worker=self._worker,
-                call_from_thread=self._reactor.callFromThread,
-                randomness=self._randomness,
-            )
+            context.worker.start()
+        router = self._routers[gateway, local] = _Router(
+            [PcpMethod(context, gateway, local, self), UpnpMethod(context, gateway, local)]
         )
-        self._places[place.key] = place
-        return place
+        return router
 
-    def _leave_places(self) -> None:
-        """Forget the routers of which nothing is wanted any more."""
-        if self._races or self._losers or self._closing:
+    def _forget_routers(self) -> None:
+        """Forget the routers that have nothing open for us: this host is behind another now."""
+        if self._openings or self._under_way or self._closing:
             return
-        used = {held.way for held in self._held.values()}
-        for key, place in list(self._places.items()):
-            if not used.intersection(place.ways):
-                del self._places[key]
-                for way in place.ways:
-                    way.stop().addErrback(self._unexpected)
+        used = {open_port.method for open_port in self._open.values()}
+        for key, router in list(self._routers.items()):
+            if not used.intersection(router.methods):
+                del self._routers[key]
+                for method in router.methods:
+                    method.stop().addErrback(self._unexpected)
+
+    def mappings_lost(self, method: MappingMethod) -> None:
+        """A router's clock shows that it has lost what it was asked for by PCP and NAT-PMP."""
+        router = next((it for it in self._routers.values() if method in it.methods), None)
+        now = self._context.reactor.seconds()
+        # A clock that is always wrong must not keep us busy.
+        if router is None or now - router.lost_at < RENEWAL_LEAST:
+            return
+        router.lost_at = now
+        for open_port in list(self._open.values()):
+            if open_port.method is method:
+                self._renew(open_port, lost=True)
 
     # Opening.
 
-    def _opened(
-        self, outcome: PortMapping | Failure, race: _Race, way: Way, opened: Deferred[PortMapping]
+    def _method_done(
+        self,
+        outcome: PortMapping | Failure,
+        opening: _Opening,
+        method: MappingMethod,
+        attempt: Deferred[PortMapping],
     ) -> None:
-        self._losers.discard(opened)
-        del race.pending[way]
+        self._under_way.discard(attempt)
+        del opening.pending[method]
         if isinstance(outcome, Failure):
-            self._not_opened(outcome, race, way)
-        elif race.over:
-            self._take_back(way, outcome, race.key)
+            self._method_failed(outcome, opening, method)
+        elif opening.ended:
+            self._take_back(method, outcome, opening.key)
         else:
-            self._end_race(race)
-            held = self._held[race.key] = _Held(race.key, way, outcome)
-            self._keep(held)
-            race.done.callback(_mapped(outcome))
+            self._end(opening)
+            open_port = _OpenPort(opening.key, opening.events, method, outcome)
+            self._open[opening.key] = open_port
+            self._keep(open_port)
+            opening.done.callback(outcome)
 
-    def _not_opened(self, failure: Failure, race: _Race, way: Way) -> None:
+    def _method_failed(self, failure: Failure, opening: _Opening, method: MappingMethod) -> None:
         if not failure.check(NotOpened, CancelledError):
             self._unexpected(failure)
-        race.causes[way] = failure.getErrorMessage()
-        if not race.over and not race.pending:
-            self._give_up(race)
+        opening.causes[method] = failure.getErrorMessage()
+        if not opening.ended and not opening.pending:
+            self._give_up(opening)
 
-    def _give_up(self, race: _Race) -> None:
-        self._end_race(race)
-        causes = [f"{way.name}: {cause}" for way, cause in race.causes.items()]
-        race.done.errback(NotMapped(*causes))
+    def _give_up(self, opening: _Opening) -> None:
+        self._end(opening)
+        causes = [f"{method.name}: {cause}" for method, cause in opening.causes.items()]
+        opening.done.errback(NotMapped(*causes))
 
-    def _end_race(self, race: _Race) -> None:
-        race.over = True
-        del self._races[race.key]
-        if race.timer is not None and race.timer.active():
-            race.timer.cancel()
-        for wish, _ in race.pending.values():
-            wish.wanted = False
+    def _end(self, opening: _Opening) -> None:
+        opening.ended = True
+        del self._openings[opening.key]
+        if opening.timer is not None and opening.timer.active():
+            opening.timer.cancel()
+        for request, _ in opening.pending.values():
+            request.wanted = False
 
-    def _take_back(self, way: Way, opening: PortMapping, key: Key) -> None:
+    def _take_back(self, method: MappingMethod, mapping: PortMapping, key: Key) -> None:
         """Close what came too late.
 
-        To the router it may have been the same as what came in time: that is asked for once more.
+        To the router it may have been the mapping that came in time: then that is requested again.
         """
 
         def closed(_: object) -> None:
-            held = self._held.get(key)
-            if held is not None:
-                self._renew(held)
+            open_port = self._open.get(key)
+            if open_port is not None:
+                self._renew(open_port)
 
-        self._close(way, opening).addCallback(closed)
+        self._close(method, mapping).addCallback(closed)
 
     # Keeping open.
 
-    def _keep(self, held: _Held) -> None:
+    def _keep(self, open_port: _OpenPort) -> None:
         """It was just opened, or renewed."""
-        lasts = held.opening.lifetime or held.opening.asked
-        held.until = self._reactor.seconds() + lasts
-        self._renew_later(held)
+        lasts = open_port.mapping.lifetime or open_port.mapping.requested
+        open_port.until = self._context.reactor.seconds() + lasts
+        self._renew_later(open_port)
 
-    def _renew_later(self, held: _Held) -> None:
-        left = held.until - self._reactor.seconds()
-        held.timer = self._reactor.callLater(max(RENEWAL_LEAST, left / 2), self._renew, held)
+    def _renew_later(self, open_port: _OpenPort) -> None:
+        reactor = self._context.reactor
+        left = open_port.until - reactor.seconds()
+        open_port.timer = reactor.callLater(max(RENEWAL_LEAST, left / 2), self._renew, open_port)
 
-    @staticmethod
-    def _unschedule(held: _Held) -> None:
-        if held.timer is not None and held.timer.active():
-            held.timer.cancel()
-        held.timer = None
-
-    def _renew(self, held: _Held, *, forgotten: bool = False) -> None:
-        if held.renewing is not None:
-            held.renewing.cancel()
-        self._unschedule(held)
-        renewing = held.renewing = self._bounded(held.way.renew(held.opening))
-
-        def renewed(opening: PortMapping) -> None:
-            held.renewing = None
-            before, held.opening = held.opening, opening
-            self._keep(held)
-            if (before.address, before.external) != (opening.address, opening.external):
-                self._tell(held.key, before, opening, "the router has another address or port")
-
-        def failed(failure: Failure) -> None:
-            if failure.check(CancelledError):
-                return
-            held.renewing = None
-            if not failure.check(NotOpened):
-                self._unexpected(failure)
-            left = held.until - self._reactor.seconds()
-            if forgotten or left < RENEWAL_LEAST:
-                self._drop(held)
-                if not held.opening.lifetime:  # it would stay open for ever
-                    self._close(held.way, held.opening)
-                self._tell(held.key, held.opening, None, failure.getErrorMessage())
-            else:
-                self._renew_later(held)
-
-        renewing.addCallbacks(renewed, failed)
-
-    def _router_forgot(self, place: _Place) -> None:
-        """A router's clock shows that it has lost what was asked of it by PCP and NAT-PMP.
-
-        A clock that is always astray must not keep us busy.
+    def _renew(self, open_port: _OpenPort, *, lost: bool = False) -> None:
         """
-        now = self._reactor.seconds()
-        if place.forgot_at is not None and now - place.forgot_at < RENEWAL_LEAST:
-            return
-        place.forgot_at = now
-        for held in list(self._held.values()):
-            if held.way is place.ways[0]:
-                self._renew(held, forgotten=True)
+        :param lost: the router has lost it: without this renewal it is not open
+        """
+        if open_port.renewing is not None:
+            open_port.renewing.cancel()
+        open_port.stop_timer()
+        renewing = self._bounded(open_port.method.renew(open_port.mapping))
+        open_port.renewing = renewing
+        renewing.addCallbacks(
+            self._renewed,
+            self._not_renewed,
+            callbackArgs=(open_port,),
+            errbackArgs=(open_port, lost),
+        )
 
-    def _tell(self, key: Key, before: PortMapping, now: PortMapping | None, why: str) -> None:
+    def _renewed(self, mapping: PortMapping, open_port: _OpenPort) -> None:
+        open_port.renewing = None
+        before, open_port.mapping = open_port.mapping, mapping
+        self._keep(open_port)
+        if (before.address, before.external) != (mapping.address, mapping.external):
+            self._tell(open_port, before, mapping, "the router has another address or port")
+
+    def _not_renewed(self, failure: Failure, open_port: _OpenPort, lost: bool) -> None:
+        if failure.check(CancelledError):
+            return
+        open_port.renewing = None
+        if not failure.check(NotOpened):
+            self._unexpected(failure)
+        if not lost and open_port.until - self._context.reactor.seconds() >= RENEWAL_LEAST:
+            self._renew_later(open_port)
+            return
+        self._drop(open_port)
+        if not open_port.mapping.lifetime:  # it would stay open for ever
+            self._close(open_port.method, open_port.mapping)
+        self._tell(open_port, open_port.mapping, None, failure.getErrorMessage())
+
+    def _tell(
+        self, open_port: _OpenPort, before: PortMapping, now: PortMapping | None, why: str
+    ) -> None:
+        if open_port.events is None:
+            return
         try:
-            self._changed(key, _mapped(before), None if now is None else _mapped(now), why)
+            open_port.events.mapping_changed(before, now, why)
         except Exception:
             self._unexpected(Failure())
 
     # Closing.
 
-    def _drop(self, held: _Held) -> None:
-        del self._held[held.key]
-        self._unschedule(held)
-        if held.renewing is not None:
-            renewing, held.renewing = held.renewing, None
+    def _drop(self, open_port: _OpenPort) -> None:
+        del self._open[open_port.key]
+        open_port.stop_timer()
+        if open_port.renewing is not None:
+            renewing, open_port.renewing = open_port.renewing, None
             renewing.cancel()
 
-    def _close(self, way: Way, opening: PortMapping) -> Deferred[None]:
+    def _close(self, method: MappingMethod, mapping: PortMapping) -> Deferred[None]:
         """Have it closed; what comes of it is only logged."""
         done: Deferred[None] = Deferred()
 
         def closed(failure: Failure | None) -> None:
             del self._closing[done]
             if failure is not None and failure.check(NotOpened):
-                where = f"{opening.kind} {opening.external}"
+                where = f"{mapping.protocol} {mapping.external}"
                 why = failure.getErrorMessage()
-                self._log.warn("{where} was not closed: {why}", where=where, why=why)
+                self._log.warn("The router did not close {where}: {why}", where=where, why=why)
             elif failure is not None and not failure.check(CancelledError):
                 self._unexpected(failure)
             done.callback(None)
 
-        closing = self._closing[done] = self._bounded(way.close(opening))
+        closing = self._closing[done] = self._bounded(method.close(mapping))
         closing.addBoth(closed)
         return done
 
     def _bounded(self, doing: Deferred[T]) -> Deferred[T]:
-        """Let it fail if it takes too long, as a thread may that a router keeps waiting."""
+        """Let it fail if it takes too long, as a thread may that a router makes block."""
 
         def too_long(_: object, __: float) -> T:
             raise NotOpened(_NO_END)
 
-        return doing.addTimeout(PATIENCE, self._reactor, too_long)
+        return doing.addTimeout(PATIENCE, self._context.reactor, too_long)
 
     def _unexpected(self, failure: Failure) -> None:
-        self._log.failure("a port of the router's", failure=failure)
+        self._log.failure("A port in the router: unexpected error", failure=failure)
 
 
-def _mapped(opening: PortMapping) -> Mapped:
-    return Mapped(opening.address, opening.external, opening.lifetime, opening.how)
+class _Router:
+    """A router, and the methods to ask it.
+
+    :ivar lost_at: when it last showed that it has lost its mappings
+    """
+
+    def __init__(self, methods: list[MappingMethod]) -> None:
+        self.methods = methods
+        self.lost_at = float("-inf")
+
+
+class _Opening:
+    """A port that is being opened, by all methods at once: the first one counts.
+
+    :ivar causes: why each method has failed so far
+    :ivar pending: the methods that are under way
+    :ivar ended: one has opened it, all have failed, or it is not wanted now
+    """
+
+    done: Deferred[PortMapping]
+
+    def __init__(self, key: Key, events: MappingEvents | None) -> None:
+        self.key = key
+        self.events = events
+        self.ended = False
+        self.causes: dict[MappingMethod, str] = {}
+        self.pending: dict[MappingMethod, tuple[MappingRequest, Deferred[PortMapping]]] = {}
+        self.timer: IDelayedCall | None = None
+
+
+class _OpenPort:
+    """A port that is open.
+
+    :ivar until: when the router closes it
+    :ivar timer: of its next renewal
+    """
+
+    def __init__(
+        self, key: Key, events: MappingEvents | None, method: MappingMethod, mapping: PortMapping
+    ) -> None:
+        self.key = key
+        self.events = events
+        self.method = method
+        self.mapping = mapping
+        self.until = 0.0
+        self.timer: IDelayedCall | None = None
+        self.renewing: Deferred[PortMapping] | None = None
+
+    def stop_timer(self) -> None:
+        """Don't renew it by itself."""
+        if self.timer is not None and self.timer.active():
+            self.timer.cancel()
+        self.timer = None

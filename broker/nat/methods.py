@@ -1,16 +1,21 @@
-"""What the ways to have a port opened have in common."""
+"""What the methods of opening a port in a router have in common: PCP with NAT-PMP, and UPnP."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
 from twisted.internet.defer import Deferred
 
-Kind = Literal["TCP", "UDP"]
+from broker.nat.gateway import is_public
 
-#: The longest lifetime that a router is believed, in seconds (RFC 6887, 15).
+TransportProtocol = Literal["TCP", "UDP"]
+
+#: The longest lifetime of a mapping that a router is believed, in seconds (RFC 6887, 15).
 LIFETIME_MOST: Final = 86_400
+
+#: Why a method goes no further, where another has opened the port.
+SLOWER: Final = "another method was faster"
 
 
 class NotOpened(Exception):
@@ -19,14 +24,15 @@ class NotOpened(Exception):
 
 @dataclass(eq=False)
 class MappingRequest:
-    """A port that is to be opened.
+    """A port that should be opened.
 
+    :ivar port: ours
     :ivar lifetime: seconds
-    :ivar wanted: false once another way was faster
-    :ivar asking: whether the router may have been asked already; only UPnP tells
+    :ivar wanted: false once another method was faster
+    :ivar asking: whether the router may have been asked already; set by UPnP alone
     """
 
-    kind: Kind
+    protocol: TransportProtocol
     port: int
     lifetime: int
     wanted: bool = True
@@ -37,28 +43,38 @@ class MappingRequest:
 class PortMapping:
     """A port that a router says it has opened.
 
-    :ivar kind: TCP or UDP
+    Nothing of it is proven: compare the address with what a server sees, and connect.
+
     :ivar port: ours
-    :ivar address: the router's to the outside, as it says
+    :ivar address: the router's to the outside, by its own claim
     :ivar external: the router's port
-    :ivar lifetime: seconds from when it was told; 0, if it stays open until it is closed
-    :ivar asked: seconds that were asked for
-    :ivar how: ``PCP``, ``NAT-PMP`` or ``UPnP``
+    :ivar lifetime: seconds from the router's answer, after which it closes the port unless it is
+        renewed; 0 if it stays open until it is closed
+    :ivar requested: the seconds that were requested
+    :ivar method: ``PCP``, ``NAT-PMP`` or ``UPnP``
     :ivar nonce: PCP's proof that it is ours
     """
 
-    kind: Kind
+    protocol: TransportProtocol
     port: int
     address: str
     external: int
     lifetime: int
-    asked: int
-    how: str
-    nonce: bytes = b""
+    requested: int
+    method: str
+    nonce: bytes = field(default=b"", repr=False)
+
+    @property
+    def is_public(self) -> bool:
+        """Whether the address could be reached from everywhere.
+
+        If not, the router is behind another, which has opened nothing.
+        """
+        return is_public(self.address)
 
 
-class Way(Protocol):
-    """A way to have ports opened by one router.
+class MappingMethod(Protocol):
+    """A method to have ports opened by one router.
 
     Each Deferred may be cancelled: what comes of an ``open`` that was cancelled is taken back.
 
@@ -67,14 +83,21 @@ class Way(Protocol):
 
     name: str
 
-    def open(self, wish: MappingRequest) -> Deferred[PortMapping]:
+    def open(self, request: MappingRequest) -> Deferred[PortMapping]:
         """Have a port opened; fails with ``NotOpened``."""
 
-    def renew(self, opening: PortMapping) -> Deferred[PortMapping]:
+    def renew(self, mapping: PortMapping) -> Deferred[PortMapping]:
         """Have it kept open; fails with ``NotOpened``."""
 
-    def close(self, opening: PortMapping) -> Deferred[None]:
+    def close(self, mapping: PortMapping) -> Deferred[None]:
         """Have it closed; fails with ``NotOpened``."""
 
     def stop(self) -> Deferred[None]:
-        """Fires when nothing goes on any more; nothing may be asked for from now on."""
+        """Ask for nothing from now on; fires when nothing is under way."""
+
+
+class MethodEvents(Protocol):
+    """What hears of a router by one of its methods."""
+
+    def mappings_lost(self, method: MappingMethod) -> None:
+        """The router's clock shows that it has lost what it was asked for by this method."""

@@ -6,7 +6,7 @@ import struct
 from ipaddress import IPv4Address
 from typing import Final, NamedTuple
 
-#: Where a router is asked.
+#: The UDP port at which a router answers PCP and NAT-PMP.
 SERVER_PORT: Final = 5351
 
 PMP_VERSION: Final = 0
@@ -58,15 +58,17 @@ _PMP_RESULTS: Final = {
 
 
 class Unreadable(ValueError):
-    """No answer of a router's."""
+    """It is no answer of a router."""
 
 
 class PcpMapping(NamedTuple):
     """What a MAP request asks for, or its answer gives.
 
-    :ivar nonce: what only the one who asked and the router know
+    :ivar nonce: known to the router and the host that asked alone
     :ivar number: the protocol's
-    :ivar address: none where it is no IPv4 address
+    :ivar port: the host's
+    :ivar external: the router's port
+    :ivar address: the router's; ``None`` if it is no IPv4 address
     """
 
     nonce: bytes
@@ -79,7 +81,10 @@ class PcpMapping(NamedTuple):
 class PcpAnswer(NamedTuple):
     """An answer in version 2, or in one that we don't speak.
 
-    :ivar mapping: none with an error that tells nothing of it
+    :ivar result: 0 for success
+    :ivar lifetime: seconds
+    :ivar epoch: the router's clock, in seconds
+    :ivar mapping: ``None`` in an error that does not repeat it
     """
 
     version: int
@@ -90,15 +95,17 @@ class PcpAnswer(NamedTuple):
 
     @property
     def words(self) -> str:
-        """The result."""
+        """The result, in words."""
         return _PCP_RESULTS.get(self.result, f"it refuses with the unknown result {self.result}")
 
 
 class PmpAnswer(NamedTuple):
-    """An answer of NAT-PMP's.
+    """An answer in NAT-PMP.
 
     :ivar opcode: of the request
-    :ivar port: the host's; 0 with an error that tells nothing of it, and with an address
+    :ivar result: 0 for success
+    :ivar epoch: the router's clock, in seconds
+    :ivar port: the host's; 0 in an answer to the address request, or in an error without it
     """
 
     opcode: int
@@ -111,12 +118,12 @@ class PmpAnswer(NamedTuple):
 
     @property
     def words(self) -> str:
-        """The result."""
+        """The result, in words."""
         return _PMP_RESULTS.get(self.result, f"it refuses with the unknown result {self.result}")
 
 
 def pcp_request(client: IPv4Address, mapping: PcpMapping, lifetime: int) -> bytes:
-    """A MAP request; with a lifetime of 0 it removes the mapping."""
+    """A MAP request (RFC 6887, 11.1); with a lifetime of 0 it removes the mapping."""
     return _PCP_REQUEST.pack(
         PCP_VERSION,
         PCP_MAP,
@@ -131,19 +138,19 @@ def pcp_request(client: IPv4Address, mapping: PcpMapping, lifetime: int) -> byte
 
 
 def pmp_address_request() -> bytes:
-    """The question for the router's own address."""
+    """The request for the router's own address (RFC 6886, 3.2)."""
     return bytes((PMP_VERSION, PMP_ADDRESS))
 
 
 def pmp_request(opcode: int, port: int, external: int, lifetime: int) -> bytes:
-    """A request for a mapping; with a lifetime of 0 it removes it."""
+    """A request for a mapping (RFC 6886, 3.3); with a lifetime of 0 it removes it."""
     return _PMP_REQUEST.pack(PMP_VERSION, opcode, port, external, lifetime)
 
 
 def read_answer(data: bytes) -> PcpAnswer | PmpAnswer:
-    """Read what a router has answered.
+    """Read an answer of a router.
 
-    :raises Unreadable: it has not
+    :raises Unreadable: it is none
     """
     if len(data) < _PMP_ANSWER.size or len(data) > PCP_MOST or not data[1] & ANSWER:
         raise Unreadable
@@ -190,27 +197,31 @@ def _read_pcp(data: bytes) -> PcpAnswer:
     return PcpAnswer(version, result, lifetime, epoch, mapping)
 
 
-class Epoch:
-    """A router's clock, which tells by going back, or astray, that it has lost its mappings."""
+class EpochMark:
+    """A router's clock when it last answered.
+
+    A router that restarts begins its clock anew, and has lost its mappings: the clock then stands
+    back from where it should be.
+    """
 
     def __init__(self) -> None:
         self._version = -1
-        self._told = 0
+        self._router_time = 0
         self._at = 0.0
 
-    def heard(self, version: int, told: int, now: float) -> bool:
-        """Note what an answer says of the clock; tell whether mappings were lost since the last.
+    def update(self, version: int, router_time: int, now: float) -> bool:
+        """Note an answer's clock; tell whether mappings were lost since the last answer.
 
-        :param told: the router's time in seconds
-        :param now: ours
+        :param router_time: the answer's, in seconds
+        :param now: our own clock
         """
         passed = now - self._at
-        before = self._told
+        before = self._router_time
         known = version == self._version
-        self._version, self._told, self._at = version, told, now
+        self._version, self._router_time, self._at = version, router_time, now
         if not known:
             return False
         if version == PMP_VERSION:  # RFC 6886, 3.6
-            return told < before + passed * 7 / 8 - 2
-        gained = told - before  # RFC 6887, 8.5
+            return router_time < before + passed * 7 / 8 - 2
+        gained = router_time - before  # RFC 6887, 8.5
         return gained < -1 or passed + 2 < gained * 15 / 16 or gained + 2 < passed * 15 / 16

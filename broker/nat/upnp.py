@@ -1,4 +1,4 @@
-"""UPnP's Internet gateway device, by ``miniupnpc``, whose calls wait: they are made in a thread."""
+"""UPnP's Internet gateway device, by ``miniupnpc``, whose calls block: a thread makes them."""
 
 from __future__ import annotations
 
@@ -10,107 +10,80 @@ from urllib.parse import urlsplit
 
 from twisted.internet.defer import Deferred, fail, succeed
 
+from broker.nat.context import NatContext
 from broker.nat.gateway import is_public
-from broker.nat.methods import MappingRequest, NotOpened, PortMapping
-from broker.nat.worker import Worker
+from broker.nat.methods import SLOWER, MappingRequest, NotOpened, PortMapping
 
-#: Leases are asked for in these bounds, in seconds: some routers take no others.
+#: Leases are requested within these bounds, in seconds: some routers take no others.
 LEASE_LEAST: Final = 600
 LEASE_MOST: Final = 3600
-#: Milliseconds for which devices may answer. Where none does, a few kinds are asked for in turn.
+#: Milliseconds that devices have to answer. If none does, several device types are tried in turn.
 DISCOVERY: Final = 1000
 #: How many calls may wait for the thread.
 WAITING_MOST: Final = 32
-#: How many ports are tried where others have theirs.
+#: How many ports are tried, where others have theirs.
 PORTS_TRIED: Final = 5
 #: What routers show in their lists.
 DESCRIPTION: Final = "broker"
 
 _PORTS_FROM: Final = 1024
-# The texts that miniupnpc has for the errors 718 and 725, and for what isn't open any more.
+# The texts that miniupnpc has for the errors 718 and 725, and for a port that is not open.
 _CONFLICT: Final = "ConflictInMappingEntry"
 _PERMANENT_ONLY: Final = "OnlyPermanentLeasesSupported"
 _NOT_THERE: Final = ("NoSuchEntry", "PortMappingNotFound")
 
-#: Makes one of miniupnpc's ``UPnP``.
-MakeIgd = Callable[..., Any]
 
-
-def find_miniupnpc() -> MakeIgd | None:
-    """What makes ``miniupnpc.UPnP``; ``None`` where it isn't installed."""
-    try:
-        import miniupnpc
-    except ImportError:
-        return None
-    made: MakeIgd = miniupnpc.UPnP
-    return made
-
-
-class Upnp:
+class UpnpMethod:
     """Asks one router by UPnP.
 
-    The device, once found, is kept with its addresses; only the thread touches it.
+    The device, once found, is kept with its addresses; the thread alone touches it.
 
     :ivar name: for messages
     """
 
     name = "UPnP"
 
-    def __init__(
-        self,
-        make: MakeIgd | None,
-        gateway: str,
-        local: str,
-        *,
-        worker: Worker,
-        call_from_thread: Callable[..., object],
-        randomness: Callable[[int], bytes],
-    ) -> None:
+    def __init__(self, context: NatContext, gateway: str, local: str) -> None:
         """
-        :param make: makes one of miniupnpc's ``UPnP``; nothing, where it isn't installed
-        :param local: our own address towards the router
-        :param call_from_thread: has the reactor call a function: ``reactor.callFromThread``
-        :param randomness: gives so many unpredictable bytes
+        :param gateway: the router's address
+        :param local: our own address towards it
         """
-        self._make = make
+        self._context = context
         self._gateway = gateway
         self._local = local
-        self._worker = worker
-        self._call = call_from_thread
-        self._randomness = randomness
         self._igd: Any = None
         self._running = 0
-        self._awaited: set[object] = set()  # the jobs of which something may come
+        self._awaited: set[object] = set()  # the jobs that may still open something
         self._stopped: Deferred[None] | None = None
 
-    # As a way.
+    # As a mapping method.
 
-    def open(self, wish: MappingRequest) -> Deferred[PortMapping]:
-        """Have a port opened; cancel to take it back, whether it was or not."""
-        lease = min(max(wish.lifetime, LEASE_LEAST), LEASE_MOST)
+    def open(self, request: MappingRequest) -> Deferred[PortMapping]:
+        """Have a port opened; cancel to take it back, whether it was opened or not."""
+        lease = min(max(request.lifetime, LEASE_LEAST), LEASE_MOST)
 
         def given_up(_: object) -> None:
-            wish.wanted = False
-            if not wish.asking:  # and, not being wanted, it won't
-                self._ended(wish)
+            request.wanted = False
+            if not request.asking:  # and, not being wanted, it won't
+                self._ended(request)
 
         def too_late(outcome: PortMapping | NotOpened) -> None:
             if isinstance(outcome, PortMapping):
                 self._submit(object(), lambda: self._close(outcome), lambda _: None)
 
         done: Deferred[PortMapping] = Deferred(given_up)
-        return self._do(wish, lambda: self._open(wish, lease), done, too_late)
+        return self._do(request, lambda: self._open(request, lease), done, too_late)
 
-    def renew(self, opening: PortMapping) -> Deferred[PortMapping]:
+    def renew(self, mapping: PortMapping) -> Deferred[PortMapping]:
         """Have it kept open, at the same port."""
-        return self._do(object(), lambda: self._renew(opening), Deferred())
+        return self._do(object(), lambda: self._renew(mapping), Deferred())
 
-    def close(self, opening: PortMapping) -> Deferred[None]:
+    def close(self, mapping: PortMapping) -> Deferred[None]:
         """Have it closed."""
-        return self._do(object(), lambda: self._close(opening), Deferred())
+        return self._do(object(), lambda: self._close(mapping), Deferred())
 
     def stop(self) -> Deferred[None]:
-        """Fires when nothing can come any more of what the thread does."""
+        """Fires when the thread has nothing left to do that could open a port."""
         if not self._awaited:
             return succeed(None)
         if self._stopped is None:
@@ -121,17 +94,22 @@ class Upnp:
 
     def _do(
         self,
-        name: object,
-        job: Callable[[], Any],
+        job: object,
+        work: Callable[[], Any],
         done: Deferred[Any],
         too_late: Callable[[Any], object] = lambda _: None,
     ) -> Deferred[Any]:
-        if self._make is None:
+        """Have the thread work; ``done`` fires with the outcome.
+
+        :param job: what stands for the work in ``_awaited``
+        :param too_late: takes the outcome if ``done`` was cancelled
+        """
+        if self._context.make_igd is None:
             return fail(NotOpened("miniupnpc is not installed"))
         if self._running >= WAITING_MOST:
-            return fail(NotOpened("too much waits for the router"))
+            return fail(NotOpened("too many requests wait for the router"))
 
-        def came(outcome: Any) -> None:
+        def finished(outcome: Any) -> None:
             if done.called:  # it was cancelled
                 too_late(outcome)
             elif isinstance(outcome, Exception):
@@ -139,93 +117,97 @@ class Upnp:
             else:
                 done.callback(outcome)
 
-        self._submit(name, job, came)
+        self._submit(job, work, finished)
         return done
 
-    def _submit(self, name: object, job: Callable[[], Any], came: Callable[[Any], object]) -> None:
+    def _submit(
+        self, job: object, work: Callable[[], Any], finished: Callable[[Any], object]
+    ) -> None:
         self._running += 1
-        self._awaited.add(name)
+        self._awaited.add(job)
 
-        def ended(outcome: Any) -> None:
-            came(outcome)
+        def back(outcome: Any) -> None:
+            finished(outcome)
             self._running -= 1
-            self._ended(name)
+            self._ended(job)
 
         def run() -> None:
             outcome: Any
             try:
-                outcome = job()
+                outcome = work()
             except NotOpened as error:
                 outcome = error
             except Exception as error:
                 self._igd = None
                 outcome = NotOpened(f"the router {self._gateway} fails: {_words(error)}")
-            self._call(ended, outcome)
+            self._context.reactor.callFromThread(back, outcome)
 
-        self._worker.callInThread(run)
+        self._context.worker.callInThread(run)
 
-    def _ended(self, name: object) -> None:
-        self._awaited.discard(name)
+    def _ended(self, job: object) -> None:
+        self._awaited.discard(job)
         if not self._awaited and self._stopped is not None:
             stopped, self._stopped = self._stopped, None
             stopped.callback(None)
 
     # In the thread.
 
-    def _open(self, wish: MappingRequest, lease: int) -> PortMapping:
+    def _open(self, request: MappingRequest, lease: int) -> PortMapping:
         kept = self._igd is not None
         try:
-            return self._try_open(wish, lease)
-        except NotOpened:
-            if not kept:
-                raise
+            return self._try_open(request, lease)
         except Exception:
             if not kept:
                 raise
-        self._igd = None  # perhaps it has another address by now
-        return self._try_open(wish, lease)
+        self._igd = None  # it may have another address now
+        return self._try_open(request, lease)
 
-    def _try_open(self, wish: MappingRequest, lease: int) -> PortMapping:
-        igd = self._find(wish)
+    def _try_open(self, request: MappingRequest, lease: int) -> PortMapping:
+        igd = self._find(request)
         address = self._outside(igd)
-        opening = PortMapping(wish.kind, wish.port, address, wish.port, lease, lease, self.name)
-        wish.asking = True  # first this, then the look whether it is wanted
+        port = request.port
+        mapping = PortMapping(request.protocol, port, address, port, lease, lease, self.name)
+        request.asking = True  # set before the check, since the reactor's thread reads it
         for _ in range(PORTS_TRIED):
-            if not wish.wanted:
-                raise NotOpened("another way was faster")
+            if not request.wanted:
+                raise NotOpened(SLOWER)
             try:
-                return self._add(igd, opening)
+                return self._add(igd, mapping)
             except Exception as error:
                 if _CONFLICT not in str(error):
                     raise NotOpened(self._refusal(error, address)) from None
-            opening = replace(opening, external=self._some_port())
+            mapping = replace(mapping, external=self._some_port())
         raise NotOpened(f"the router {self._gateway} has given {PORTS_TRIED} ports to others")
 
-    def _renew(self, opening: PortMapping) -> PortMapping:
+    def _renew(self, mapping: PortMapping) -> PortMapping:
         igd = self._find(None)
         address = self._outside(igd)
         try:
-            return self._add(igd, replace(opening, address=address, lifetime=opening.asked))
+            return self._add(igd, replace(mapping, address=address, lifetime=mapping.requested))
         except Exception as error:
             self._igd = None
             raise NotOpened(self._refusal(error, address)) from None
 
-    def _close(self, opening: PortMapping) -> None:
+    def _close(self, mapping: PortMapping) -> None:
         igd = self._find(None)
         try:
-            igd.deleteportmapping(opening.external, opening.kind, "")
+            igd.deleteportmapping(mapping.external, mapping.protocol, "")
         except Exception as error:
             if not any(text in str(error) for text in _NOT_THERE):
                 raise
 
-    def _find(self, wish: MappingRequest | None) -> Any:
-        """The device; looked for, where it isn't known."""
+    def _find(self, request: MappingRequest | None) -> Any:
+        """The device; searched for, if it isn't known.
+
+        :param request: what it is searched for; not searched for if it is not wanted now
+        """
         if self._igd is not None:
             return self._igd
-        assert self._make is not None
-        if wish is not None and not wish.wanted:
-            raise NotOpened("another way was faster")
-        igd = self._make(multicastif=self._local, discoverdelay=DISCOVERY)
+        make_igd = self._context.make_igd
+        assert make_igd is not None
+        if request is not None and not request.wanted:
+            raise NotOpened(SLOWER)
+        igd = make_igd(multicastif=self._local, discoverdelay=DISCOVERY)
         try:
             found = igd.discover()
         except Exception:
@@ -240,13 +222,13 @@ class Upnp:
         if host is None:
             raise NotOpened("no router is among the devices that answer")
         if host != self._gateway:
-            # Any device in the network may answer; what it opened would lead nowhere.
+            # Any device in the network may answer; a port that it opens would lead nowhere.
             raise NotOpened(f"another device answers than the router {self._gateway}")
         self._igd = igd
         return igd
 
     def _outside(self, igd: Any) -> str:
-        """The router's own address, as it says."""
+        """The router's own address, by its own claim."""
         try:
             address = IPv4Address(igd.externalipaddress())
         except ValueError:
@@ -259,27 +241,27 @@ class Upnp:
             )
         return str(address)
 
-    def _add(self, igd: Any, opening: PortMapping) -> PortMapping:
+    def _add(self, igd: Any, mapping: PortMapping) -> PortMapping:
         """
         :raises Exception: with miniupnpc's text for the error
         """
-        lease = opening.lifetime
+        lease = mapping.lifetime
         try:
-            self._add_for(igd, opening, lease)
+            self._add_for(igd, mapping, lease)
         except Exception as error:
             if _PERMANENT_ONLY not in str(error):
                 raise
             lease = 0
-            self._add_for(igd, opening, lease)
-        return replace(opening, lifetime=lease)
+            self._add_for(igd, mapping, lease)
+        return replace(mapping, lifetime=lease)
 
-    def _add_for(self, igd: Any, opening: PortMapping, lease: int) -> None:
+    def _add_for(self, igd: Any, mapping: PortMapping, lease: int) -> None:
         igd.addportmapping(
-            opening.external, opening.kind, self._local, opening.port, DESCRIPTION, "", lease
+            mapping.external, mapping.protocol, self._local, mapping.port, DESCRIPTION, "", lease
         )
 
     def _some_port(self) -> int:
-        drawn = int.from_bytes(self._randomness(4))
+        drawn = int.from_bytes(self._context.randomness(4))
         return _PORTS_FROM + drawn % (65536 - _PORTS_FROM)
 
     def _refusal(self, error: Exception, address: str) -> str:

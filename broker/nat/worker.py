@@ -1,4 +1,4 @@
-"""One thread for calls that wait, and a bound to how many of them wait for it."""
+"""One thread for calls that block."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Worker(Protocol):
 class OneThread:
     """A thread that does its work in order.
 
-    What a router can keep waiting must not keep this process from ending: the thread is not waited
-    for, neither when it is stopped nor at the end.
+    A router can make a call block for long, and must not keep this process from ending: nothing
+    waits for the thread, neither when it is stopped nor when the process ends.
     """
 
     def __init__(self, name: str) -> None:
@@ -35,7 +35,7 @@ class OneThread:
         self._stopped = False
 
     def start(self) -> None:
-        """Take work; the thread is made when there is some."""
+        """Take work; the thread is started with the first."""
 
     def stop(self) -> None:
         """End the thread once what it has been given is done."""
@@ -44,7 +44,7 @@ class OneThread:
             self._jobs.put(None)
 
     def callInThread(self, func: Callable[..., object], *args: Any) -> None:
-        """Have a function called, which must not raise; once stopped, none is."""
+        """Have a function called, which must not raise; after ``stop`` nothing is called."""
         if self._stopped:
             return
         if not self._started:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -19,7 +18,8 @@ from twisted.logger import Logger
 
 from broker.files import InvalidFile
 from broker.messages.message import host_port
-from broker.nat.mapper import Changed, PortMapper
+from broker.nat.context import NatContext
+from broker.nat.mapper import PortMapper
 from broker.net.hub import HubMember
 from broker.service.errors import CannotStart
 from broker.service.ports import reason
@@ -392,11 +392,7 @@ def _file_receiver(options: TerminalOptions, in_thread: InThread) -> FileReceive
 
 def make_opener(reactor: Any) -> VerifiedPortMapper:
     """What opens ports in this machine's router. It must be stopped."""
-
-    def make(changed: Changed) -> PortMapper:
-        return PortMapper(reactor, randomness=os.urandom, jitter=random.random, changed=changed)
-
-    return VerifiedPortMapper(make)
+    return VerifiedPortMapper(PortMapper(NatContext(reactor)))
 
 
 def name_outside(stream: HubMember) -> str:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from twisted.internet.defer import CancelledError
 
 from broker.nat import mapper as mapping
+from broker.nat.context import NatContext
 from broker.nat.gateway import NoRouter
-from broker.nat.mapper import Mapped, NotMapped, PortMapper
+from broker.nat.mapper import NotMapped, PortMapper
+from broker.nat.methods import PortMapping
 from tests.nat.routers import GATEWAY, LOCAL, Device, Net, Outcome, Thread, bytes_of
 from tests.nat.test_pcp import PMP_ADDRESS, TOO_NEW, V4, pcp_answer, pmp_answer
 from tests.support.clock import advance
 
-BY_PCP = Mapped("11.0.113.1", 40000, 1800, "PCP")
-BY_UPNP = Mapped("11.0.113.1", 7000, 3600, "UPnP")
+NONCE = bytes_of()(12)
+BY_PCP = PortMapping("TCP", 7000, "11.0.113.1", 40000, 1800, 3600, "PCP", NONCE)
+BY_UPNP = PortMapping("TCP", 7000, "11.0.113.1", 7000, 3600, 3600, "UPnP")
 
 
 class Scene:
@@ -26,22 +30,31 @@ class Scene:
         self.device = Device()
         self.thread = Thread()
         self.changes: list[tuple[Any, ...]] = []
-        self.gateway = GATEWAY
+        self.gateway: str | None = GATEWAY
         self.local = LOCAL
-        self.mapper = PortMapper(
+        context = NatContext(
             self.net,
+            find_gateway=self._find_gateway,
+            local_address=lambda _: self.local,
+            make_igd=self.device.UPnP if installed else None,
+            worker=self.thread,
             randomness=bytes_of(),
             jitter=lambda: 0.5,
-            changed=lambda *change: self.changes.append(change),
-            gateway=lambda: self.gateway,
-            local=lambda _: self.local,
-            igd=lambda: self.device.UPnP if installed else None,
-            worker=self.thread,
         )
+        self.mapper = PortMapper(context)
+
+    def _find_gateway(self) -> str:
+        if self.gateway is None:
+            raise NoRouter("there is no IPv4 route to a router")
+        return self.gateway
+
+    def mapping_changed(self, before: PortMapping, now: PortMapping | None, why: str) -> None:
+        """The router has it elsewhere, or not at all."""
+        self.changes.append((before, now, why))
 
     def map(self, protocol: str = "TCP", port: int = 7000, **options: Any) -> Outcome:
         """Have a port opened."""
-        return Outcome(self.mapper.map(protocol, port, **options))
+        return Outcome(self.mapper.map(protocol, port, events=self, **options))
 
     def answer(self, result: int = 0, **parts: Any) -> bytes:
         """The router answers what it was last asked by PCP, keeping to its clock."""
@@ -109,7 +122,7 @@ class MapTests:
         assert scene.thread.started
         scene.answer()
         assert outcome.value == [BY_PCP]
-        assert outcome.value[0].public
+        assert outcome.value[0].is_public
         scene.thread.run_all()
         assert scene.device.calls == []
         assert scene.changes == []
@@ -199,16 +212,12 @@ class MapTests:
             scene.mapper.map("TCP", 7000)
         udp = scene.map("UDP")
         scene.answer(external=40001)
-        assert udp.value[0].port == 40001
+        assert udp.value[0].external == 40001
         assert len(scene.net.datagrams) == 1
 
-    def test_no_router(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_no_router(self, scene: Scene) -> None:
         """Then nothing can be asked."""
-
-        def nowhere() -> str:
-            raise NoRouter("there is no IPv4 route to a router")
-
-        monkeypatch.setattr(scene.mapper, "_gateway", nowhere)
+        scene.gateway = None
         assert scene.map().words == "there is no IPv4 route to a router"
         assert scene.net.pending == 0
 
@@ -218,7 +227,7 @@ class MapTests:
         scene.answer(address=f"{V4}c0a80766")
         told = outcome.value[0]
         assert told.address == "192.168.7.102"
-        assert not told.public
+        assert not told.is_public
 
     def test_cancel(self, scene: Scene) -> None:
         """What comes of it is closed."""
@@ -380,8 +389,8 @@ class RenewalTests:
             if due < 60:
                 assert scene.changes == []
             scene.answer(2)
-        ((key, before_it, now, why),) = scene.changes
-        assert (key, before_it, now) == (("TCP", 7000), BY_PCP._replace(lifetime=64), None)
+        ((before_it, now, why),) = scene.changes
+        assert (before_it, now) == (replace(BY_PCP, lifetime=64), None)
         assert "does not allow it" in why
         assert scene.net.pending == 0
         again = scene.map()
@@ -393,7 +402,7 @@ class RenewalTests:
         scene.by_upnp()
         advance(scene.net, 3620)
         assert len(scene.changes) == 1
-        assert scene.changes[0][2:] == (None, "no end after 15 seconds")
+        assert scene.changes[0][1:] == (None, "no end after 15 seconds")
         assert scene.net.pending == 0
 
     def test_a_failure_between(self, scene: Scene) -> None:
@@ -428,18 +437,18 @@ class RenewalTests:
         scene.by_pcp()
         advance(scene.net, 900)
         scene.answer(external=41000)
-        moved = BY_PCP._replace(port=41000)
-        assert scene.changes.pop()[:3] == (("TCP", 7000), BY_PCP, moved)
+        moved = replace(BY_PCP, external=41000)
+        assert scene.changes.pop()[:2] == (BY_PCP, moved)
         advance(scene.net, 900)
         scene.answer(external=41000, address=f"{V4}0b00714d")
-        elsewhere = moved._replace(address="11.0.113.77")
-        assert scene.changes.pop()[:3] == (("TCP", 7000), moved, elsewhere)
+        elsewhere = replace(moved, address="11.0.113.77")
+        assert scene.changes.pop()[:2] == (moved, elsewhere)
 
     def test_an_owner_that_fails(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
         """It is logged, and nothing else comes of it."""
         logged: list[Any] = []
         monkeypatch.setattr(scene.mapper, "_unexpected", logged.append)
-        monkeypatch.setattr(scene.mapper, "_changed", lambda *_: 1 // 0)
+        monkeypatch.setattr(scene, "mapping_changed", lambda *_: 1 // 0)
         scene.by_pcp()
         advance(scene.net, 900)
         scene.answer(external=41000)
@@ -472,9 +481,9 @@ class ForgottenTests:
         advance(scene.net, 900)
         before = scene.count() - 2
         scene.answer_to(scene.sent[before], epoch=3)
-        asked = scene.sent[before + 2 :]
-        assert {packet[36] for packet in asked} == {6, 17}
-        for packet in asked:
+        requested = scene.sent[before + 2 :]
+        assert {packet[36] for packet in requested} == {6, 17}
+        for packet in requested:
             external = 40000 if packet[36] == 6 else 40001
             scene.answer_to(packet, epoch=3, external=external)
         assert scene.changes == []
@@ -487,7 +496,7 @@ class ForgottenTests:
         advance(scene.net, 900)
         scene.answer(epoch=3)
         scene.answer(8, epoch=3)
-        assert scene.changes[0][2] is None
+        assert scene.changes[0][1] is None
 
     def test_not_by_upnp(self, scene: Scene) -> None:
         """What was opened by UPnP is no matter of this clock."""
@@ -527,14 +536,14 @@ class UnmapTests:
         assert scene.net.pending == 0
         again = scene.map()
         scene.answer()
-        assert again.value == [BY_PCP]
+        assert [replace(it, nonce=NONCE) for it in again.value] == [BY_PCP]
 
     def test_pmp(self, scene: Scene) -> None:
         """By NAT-PMP too."""
         mapped = scene.map()
         for answer in (TOO_NEW, PMP_ADDRESS, pmp_answer()):
             scene.net.port.answer(answer)
-        assert mapped.value[0].how == "NAT-PMP"
+        assert mapped.value[0].method == "NAT-PMP"
         outcome = Outcome(scene.mapper.unmap("TCP", 7000))
         scene.net.port.answer(pmp_answer(lifetime=0, external=0))
         assert outcome.value == [None]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.nat.packets import (
-    Epoch,
+    EpochMark,
     PcpAnswer,
     PcpMapping,
     PmpAnswer,
@@ -211,22 +211,22 @@ class EpochTests:
     )
     def test_a_hundred_seconds_later(self, version: int, told: int, lost: bool) -> None:
         """How far it may be astray."""
-        epoch = Epoch()
-        assert not epoch.heard(version, 1000, 50.0)
-        assert epoch.heard(version, told, 150.0) is lost
+        epoch = EpochMark()
+        assert not epoch.update(version, 1000, 50.0)
+        assert epoch.update(version, told, 150.0) is lost
 
     def test_one_second_back(self) -> None:
         """Packets may overtake each other."""
-        epoch = Epoch()
-        epoch.heard(2, 1000, 50.0)
-        assert not epoch.heard(2, 999, 50.0)
-        assert epoch.heard(2, 997, 50.0)
+        epoch = EpochMark()
+        epoch.update(2, 1000, 50.0)
+        assert not epoch.update(2, 999, 50.0)
+        assert epoch.update(2, 997, 50.0)
 
     def test_from_one_to_the_next(self) -> None:
         """It is compared with what was told last, and begins anew with another version."""
-        epoch = Epoch()
-        epoch.heard(2, 1000, 0.0)
-        assert epoch.heard(2, 5, 1.0)
-        assert not epoch.heard(2, 6, 2.0)
-        assert not epoch.heard(0, 1, 3.0)
-        assert not epoch.heard(2, 1, 4.0)
+        epoch = EpochMark()
+        epoch.update(2, 1000, 0.0)
+        assert epoch.update(2, 5, 1.0)
+        assert not epoch.update(2, 6, 2.0)
+        assert not epoch.update(0, 1, 3.0)
+        assert not epoch.update(2, 1, 4.0)

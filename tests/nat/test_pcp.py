@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from twisted.internet.defer import CancelledError
 
-from broker.nat.methods import MappingRequest, PortMapping
+from broker.nat.context import NatContext
+from broker.nat.methods import SLOWER, MappingMethod, MappingRequest, PortMapping
 from broker.nat.packets import PcpAnswer, PcpMapping, pcp_request, pmp_request, read_answer
-from broker.nat.pcp import PATIENCE, RouterPort
+from broker.nat.pcp import PATIENCE, PcpMethod
 from tests.nat.routers import GATEWAY, LOCAL, Net, Outcome, bytes_of
 from tests.support.clock import advance
 
@@ -70,17 +71,11 @@ class Scene:
     def __init__(self, jitter: float = 0.5, patience: float = PATIENCE) -> None:
         self.net = Net()
         self.lost = 0
-        self.router = RouterPort(
-            self.net,
-            GATEWAY,
-            LOCAL,
-            randomness=bytes_of(),
-            jitter=lambda: jitter,
-            lost=self._lost,
-            patience=patience,
-        )
+        context = NatContext(self.net, randomness=bytes_of(), jitter=lambda: jitter)
+        self.router = PcpMethod(context, GATEWAY, LOCAL, self, patience)
 
-    def _lost(self) -> None:
+    def mappings_lost(self, method: MappingMethod) -> None:
+        """The router has restarted."""
         self.lost += 1
 
     @property
@@ -135,7 +130,7 @@ class PcpTests:
         scene.net.port.answer(pcp_answer())
         assert not outcome.over
         scene.net.port.answer(pcp_answer(number=17))
-        assert outcome.value[0].kind == "UDP"
+        assert outcome.value[0].protocol == "UDP"
 
     @pytest.mark.parametrize(
         "answer",
@@ -295,7 +290,7 @@ class VersionTests:
         scene.net.port.answer(pmp_answer())
         assert not outcome.over
         scene.net.port.answer(pmp_answer(opcode=1))
-        assert outcome.value[0].kind == "UDP"
+        assert outcome.value[0].protocol == "UDP"
 
     def test_close(self, scene: Scene) -> None:
         """No lifetime, and nothing suggested."""
@@ -332,14 +327,14 @@ class VersionTests:
         scene.net.port.answer(answer)
         assert not outcome.over
         scene.net.port.answer(pmp_answer())
-        assert outcome.value[0].how == "NAT-PMP"
+        assert outcome.value[0].method == "NAT-PMP"
 
     def test_refusals(self, scene: Scene) -> None:
         """They are told in words, whether they say what of or not."""
         outcome = scene.open()
         scene.net.port.answer(TOO_NEW)
         scene.net.port.answer(bytes.fromhex("0080 0003 00000064"))
-        assert "tells no address: it has no connection itself" in outcome.refused
+        assert "gives no address: it has no connection itself" in outcome.refused
         for answer in (pmp_answer(2), pmp_answer(2)[:8], pmp_answer(2, port=0)):
             outcome = scene.open()
             scene.net.port.answer(PMP_ADDRESS)
@@ -366,7 +361,7 @@ class VersionTests:
         scene.net.port.take()
         wish.wanted = False
         scene.net.port.answer(TOO_NEW)
-        assert "another way" in outcome.refused
+        assert SLOWER in outcome.refused
         assert scene.net.port.take() == []
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from twisted.internet.defer import CancelledError
 
-from broker.nat.methods import MappingRequest, PortMapping
-from broker.nat.upnp import PORTS_TRIED, WAITING_MOST, Upnp, find_miniupnpc
+from broker.nat.context import NatContext, find_miniupnpc
+from broker.nat.methods import SLOWER, MappingRequest, PortMapping
+from broker.nat.upnp import PORTS_TRIED, WAITING_MOST, UpnpMethod
 from broker.nat.worker import OneThread
-from tests.nat.routers import GATEWAY, LOCAL, Device, Outcome, Thread, bytes_of
+from tests.nat.routers import GATEWAY, LOCAL, Device, Net, Outcome, Thread, bytes_of
 
 OPENING = PortMapping("TCP", 7000, "11.0.113.1", 7000, 1800, 1800, "UPnP")
 FIND = ["UPnP", "discover", "selectigd"]
@@ -25,14 +27,11 @@ class Scene:
     def __init__(self, *, installed: bool = True) -> None:
         self.device = Device()
         self.thread = Thread()
-        self.upnp = Upnp(
-            self.device.UPnP if installed else None,
-            GATEWAY,
-            LOCAL,
-            worker=self.thread,
-            call_from_thread=lambda function, *args: function(*args),
-            randomness=bytes_of(),
+        make_igd = self.device.UPnP if installed else None
+        self.context = NatContext(
+            Net(), make_igd=make_igd, worker=self.thread, randomness=bytes_of()
         )
+        self.upnp = UpnpMethod(self.context, GATEWAY, LOCAL)
 
     def do(self, doing: Any) -> Outcome:
         """Have the thread do it."""
@@ -86,14 +85,14 @@ class OpenTests:
     def test_leases(self, scene: Scene, asked: int, lease: int) -> None:
         """Between ten minutes and an hour."""
         opening = scene.open(asked).value[0]
-        assert (opening.lifetime, opening.asked) == (lease, lease)
+        assert (opening.lifetime, opening.requested) == (lease, lease)
         assert scene.device.open[7000, "TCP"][2] == lease
 
     def test_only_permanent(self, scene: Scene) -> None:
         """A router that knows no leases (725) is asked without."""
         scene.device.errors = {"addportmapping": ["OnlyPermanentLeasesSupported"]}
         opening = scene.open().value[0]
-        assert (opening.lifetime, opening.asked) == (0, 1800)
+        assert (opening.lifetime, opening.requested) == (0, 1800)
         assert scene.device.open[7000, "TCP"][2] == 0
 
     def test_conflict(self, scene: Scene) -> None:
@@ -110,7 +109,8 @@ class OpenTests:
     @pytest.mark.parametrize(("drawn", "port"), [(0, 1024), (64511, 65535), (64512, 1024)])
     def test_some_port(self, scene: Scene, drawn: int, port: int) -> None:
         """Any that isn't the system's."""
-        scene.upnp._randomness = drawn.to_bytes
+        context = replace(scene.context, randomness=drawn.to_bytes)
+        scene.upnp = UpnpMethod(context, GATEWAY, LOCAL)
         scene.device.errors = {"addportmapping": ["ConflictInMappingEntry"]}
         assert scene.open().value[0].external == port
 
@@ -157,7 +157,7 @@ class OpenTests:
     def test_too_many(self, scene: Scene) -> None:
         """Only so many calls wait for the thread."""
         outcomes = [Outcome(scene.upnp.renew(OPENING)) for _ in range(WAITING_MOST)]
-        assert "too much waits" in Outcome(scene.upnp.renew(OPENING)).refused
+        assert "too many requests wait" in Outcome(scene.upnp.renew(OPENING)).refused
         scene.thread.run_all()
         assert all(outcome.value for outcome in outcomes)
         assert scene.open().value
@@ -233,9 +233,7 @@ class GivenUpTests:
 
     def test_before(self, scene: Scene) -> None:
         """Nothing is even looked for."""
-        assert (
-            "another way" in scene.open(wish=MappingRequest("TCP", 7000, 1, wanted=False)).refused
-        )
+        assert SLOWER in scene.open(wish=MappingRequest("TCP", 7000, 1, wanted=False)).refused
         assert scene.device.names() == []
 
     def test_meanwhile(self, scene: Scene) -> None:
@@ -248,7 +246,7 @@ class GivenUpTests:
             return find()
 
         scene.device.selectigd = selected  # type: ignore[method-assign]
-        assert "another way" in scene.open(wish=wish).refused
+        assert SLOWER in scene.open(wish=wish).refused
         assert scene.device.open == {}
 
     def test_cancelled_before(self, scene: Scene) -> None:

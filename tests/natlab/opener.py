@@ -7,8 +7,6 @@ JSON, and ends, closing the port, when its input does.
 from __future__ import annotations
 
 import json
-import os
-import random
 import sys
 from typing import Any
 
@@ -16,8 +14,9 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.stdio import StandardIO
 
-from broker.nat.mapper import Mapped, PortMapper
-from broker.nat.upnp import find_miniupnpc
+from broker.nat.context import NatContext, find_miniupnpc
+from broker.nat.mapper import PortMapper
+from broker.nat.methods import PortMapping
 
 reactor: Any = _reactor
 
@@ -35,6 +34,18 @@ class Hello(Protocol):
         assert self.transport is not None
         self.transport.write(b"hello from behind\n")
         self.transport.loseConnection()
+
+
+class Changes:
+    """Tells what becomes of the port."""
+
+    def mapping_changed(self, before: PortMapping, now: PortMapping | None, why: str) -> None:
+        """It is another, or none."""
+        tell(changed=[_claim(before), None if now is None else _claim(now), why])
+
+
+def _claim(mapping: PortMapping) -> tuple[str, int, int, str]:
+    return mapping.address, mapping.external, mapping.lifetime, mapping.method
 
 
 class Input(Protocol):
@@ -57,16 +68,17 @@ def main() -> None:
     """Do it."""
     protocol, port = sys.argv[1], int(sys.argv[2])
     with_upnp = "without-miniupnpc" not in sys.argv
-    mapper = PortMapper(
-        reactor,
-        randomness=os.urandom,
-        jitter=random.random,
-        changed=lambda key, before, after, why: tell(changed=[key, before, after, why]),
-        igd=find_miniupnpc if with_upnp else lambda: None,
-    )
+    make_igd = find_miniupnpc() if with_upnp else None
+    mapper = PortMapper(NatContext(reactor, make_igd=make_igd))
 
-    def mapped(told: Mapped) -> None:
-        tell(**told._asdict(), public=told.public)
+    def mapped(told: PortMapping) -> None:
+        tell(
+            address=told.address,
+            port=told.external,
+            lifetime=told.lifetime,
+            how=told.method,
+            public=told.is_public,
+        )
 
     def not_mapped(failure: Any) -> None:
         tell(failed=failure.getErrorMessage())
@@ -74,7 +86,7 @@ def main() -> None:
     def go() -> None:
         reactor.listenTCP(port, Factory.forProtocol(Hello))
         StandardIO(Input(mapper))
-        mapper.map(protocol, port).addCallbacks(mapped, not_mapped)
+        mapper.map(protocol, port, events=Changes()).addCallbacks(mapped, not_mapped)
 
     reactor.callWhenRunning(go)
     reactor.run()

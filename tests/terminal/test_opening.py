@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.error import ConnectionLost
@@ -12,13 +10,18 @@ from zope.interface.verify import verifyObject
 
 from broker.interfaces import IOutsideView, IPortOpener, PortNotOpened
 from broker.messages.errors import NotReached, ServiceUnavailable, TooManyRequests
-from broker.nat.mapper import Changed, Mapped, NotMapped
+from broker.nat.mapper import MappingEvents, NotMapped
+from broker.nat.methods import PortMapping
 from broker.terminal.ports.port_mapping import LEASE, VerifiedPortMapper
 from tests.terminal.network import Outcome
 
 LOCAL = "192.168.1.2"
 OUTSIDE = "11.0.113.1"
 PORT = 1203
+
+
+def _mapping(address: str, port: int) -> PortMapping:
+    return PortMapping("TCP", PORT, address, port, LEASE, LEASE, "PCP")
 
 
 class Router:
@@ -31,22 +34,20 @@ class Router:
     """
 
     def __init__(self, address: str = OUTSIDE, port: int = 7000) -> None:
-        self.says: Mapped | Exception | None = Mapped(address, port, LEASE, "PCP")
+        self.says: PortMapping | Exception | None = _mapping(address, port)
         self.open: set[int] = set()
         self.asked = 0
         self.slow = False
         self.stopped = False
-        self.pending: list[Deferred[Mapped]] = []
+        self.pending: list[Deferred[PortMapping]] = []
         self.closing: list[Deferred[None]] = []
-        self.changed: Changed = lambda *_: None
+        self.events: MappingEvents | None = None
 
-    def make(self, changed: Changed) -> Any:
-        """What an opener makes of it."""
-        self.changed = changed
-        return self
-
-    def map(self, protocol: str, port: int, lifetime: int) -> Deferred[Mapped]:
+    def map(
+        self, protocol: str, port: int, lifetime: int, events: MappingEvents
+    ) -> Deferred[PortMapping]:
         """Open a port."""
+        self.events = events
         assert (protocol, lifetime) == ("TCP", LEASE)
         assert port not in self.open, "it is open already"
         assert not [one for one in self.closing if not one.called], "it is being closed"
@@ -73,12 +74,13 @@ class Router:
         self.stopped = True
         return succeed(None)
 
-    def moves(self, now: Mapped | None) -> None:
+    def moves(self, now: PortMapping | None) -> None:
         """The port is another, or none, all of a sudden."""
-        before = Mapped(OUTSIDE, 7000, LEASE, "PCP")
+        before = _mapping(OUTSIDE, 7000)
         if now is None:
             self.open.clear()
-        self.changed(("TCP", PORT), before, now, "it has restarted")
+        assert self.events is not None
+        self.events.mapping_changed(before, now, "it has restarted")
 
 
 @implementer(IOutsideView)
@@ -117,7 +119,7 @@ class House:
     def __init__(self, router: Router | None = None, view: View | None = None) -> None:
         self.router = router or Router()
         self.view = view or View()
-        self.opener = VerifiedPortMapper(self.router.make)
+        self.opener = VerifiedPortMapper(self.router)
         self.lost: list[str] = []
 
     def open(self, view: View | None = None) -> Outcome:
@@ -135,7 +137,7 @@ class House:
         assert isinstance(outcome.error, PortNotOpened)
         assert str(outcome.error) == why
         assert self.router.open == set()
-        self.router.says = Mapped(OUTSIDE, 7000, LEASE, "PCP")  # and it may be tried again
+        self.router.says = _mapping(OUTSIDE, 7000)  # and it may be tried again
         self.view.host, self.view.fails, self.view.gone = OUTSIDE, None, None
         assert self.open().value == (OUTSIDE, 7000)
 
@@ -334,7 +336,7 @@ class ChangedTests:
         """A terminal that is seen elsewhere has it opened there, and tried."""
         house = House()
         house.open()
-        house.router.says = Mapped("11.0.113.9", 7001, LEASE, "UPnP")
+        house.router.says = _mapping("11.0.113.9", 7001)
         there = View("11.0.113.9")
         assert house.open(there).value == ("11.0.113.9", 7001)
         assert (house.router.asked, there.tried) == (2, [7001])
@@ -348,7 +350,7 @@ class ChangedTests:
         house.open()
         there = View("11.0.113.9")
         there.fails = NotReached("nothing answers")
-        house.router.says = Mapped("11.0.113.9", 7001, LEASE, "UPnP")
+        house.router.says = _mapping("11.0.113.9", 7001)
         assert isinstance(house.open(there).error, PortNotOpened)
         assert house.router.open == set()
         house.close()
@@ -383,7 +385,7 @@ class ChangedTests:
         """Another port of the same router: it is tried, and not asked for again."""
         house = House()
         house.open()
-        house.router.moves(Mapped(OUTSIDE, 7009, LEASE, "PCP"))
+        house.router.moves(_mapping(OUTSIDE, 7009))
         assert house.lost == ["it has restarted"]
         assert house.open().value == (OUTSIDE, 7009)
         assert (house.router.asked, house.view.tried) == (1, [7000, 7009])

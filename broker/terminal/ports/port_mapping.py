@@ -1,13 +1,13 @@
-"""Ports opened in this host's router, each verified before anybody is told of it (D9, I12).
+"""Ports opened in this host's router, each verified before it is told to anyone (D9, I12).
 
-What a router says is its claim. It counts where the mediator sees the terminal at the very address
+What a router says is its claim. It counts if the mediator sees the terminal at the very address
 that the router claims, and a connection to the port there arrives; else the port is closed again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from twisted.internet.defer import Deferred, DeferredLock, succeed
 from twisted.logger import Logger
@@ -15,146 +15,175 @@ from zope.interface import implementer
 
 from broker.interfaces import IOutsideView, IPortOpener, PortNotOpened
 from broker.messages.errors import Refused
-from broker.nat.mapper import Changed, Key, Mapped, NotMapped, PortMapper
+from broker.nat.mapper import MappingEvents, NotMapped
+from broker.nat.methods import PortMapping
 
-#: Seconds for which a router is asked at a time: what is left behind by a crash is gone after them.
+#: Seconds for which a port is requested at a time: what a crash leaves open is closed after them.
 LEASE: Final = 600
 
 
-class _Entry:
-    """A port that somebody wants open.
+class Mapper(Protocol):
+    """What asks the router: ``broker.nat.mapper.PortMapper``."""
 
-    :ivar users: how many do
-    :ivar mapped: what the router says of it, while it has it open
-    :ivar place: where it is reached, once that is verified
-    :ivar lost: whom to tell that it is so no longer
+    def map(
+        self, protocol: str, port: int, lifetime: int, events: MappingEvents
+    ) -> Deferred[PortMapping]:
+        """Have a port opened, and kept open; fails with ``NotMapped``."""
+        ...
+
+    def unmap(self, protocol: str, port: int) -> Deferred[None]:
+        """Have it closed; never fails."""
+        ...
+
+    def stop(self) -> Deferred[None]:
+        """Have all closed."""
+        ...
+
+
+class _VerifiedPort:
+    """A port that is wanted open.
+
+    :ivar users: how many want it
+    :ivar mapping: what the router says of it, while it has it open
+    :ivar place: the host and port by which it is reached, once that is verified
+    :ivar lost: called with the reason when that holds no longer
     """
 
     def __init__(self) -> None:
         self.users = 0
         self.lock = DeferredLock()
-        self.mapped: Mapped | None = None
+        self.mapping: PortMapping | None = None
         self.place: tuple[str, int] | None = None
         self.lost: list[Callable[[str], object]] = []
+
+    def mapping_changed(self, before: PortMapping, now: PortMapping | None, why: str) -> None:
+        """The router has it elsewhere, or not at all: nothing of that is verified."""
+        self.mapping, self.place = now, None
+        users, self.lost = self.lost, []
+        for lost in users:
+            lost(why)
 
 
 @implementer(IPortOpener)
 class VerifiedPortMapper:
-    """Has ports opened in the router that this host is behind, where it is behind one."""
+    """Has ports opened in the router that this host is behind, if it is behind one."""
 
     log = Logger()
 
-    def __init__(self, make: Callable[[Changed], PortMapper]) -> None:
-        """
-        :param make: makes what asks the router, given whom to tell of changes
-        """
-        self._mapper = make(self._changed)
-        self._entries: dict[int, _Entry] = {}
+    def __init__(self, mapper: Mapper) -> None:
+        self._mapper = mapper
+        self._ports: dict[int, _VerifiedPort] = {}
         self._closing: dict[int, Deferred[None]] = {}
 
     async def open(
         self, port: int, line: IOutsideView, lost: Callable[[str], object] | None = None
     ) -> tuple[str, int]:
-        """Open a port; where no router is in between, only see that it can be reached."""
-        entry = self._entries.setdefault(port, _Entry())
-        entry.users += 1
+        """Open a port; if no router is in between, only verify that it can be reached."""
+        wanted = self._ports.setdefault(port, _VerifiedPort())
+        wanted.users += 1
         try:
-            await entry.lock.acquire()
+            await wanted.lock.acquire()
             try:
-                place = await self._open(entry, port, line)
+                place = await self._open(wanted, port, line)
             finally:
-                entry.lock.release()
+                wanted.lock.release()
         except BaseException:
-            self._leave(entry, port)
+            self._leave(wanted, port)
             raise
-        if lost is not None and lost not in entry.lost:
-            entry.lost.append(lost)
+        if lost is not None and lost not in wanted.lost:
+            wanted.lost.append(lost)
         return place
 
     async def close(self, port: int) -> None:
-        """Close it, if nobody else wants it."""
-        entry = self._entries.get(port)
-        if entry is not None:
-            self._leave(entry, port)
+        """Close it, unless another user wants it."""
+        wanted = self._ports.get(port)
+        if wanted is not None:
+            self._leave(wanted, port)
             await self._closed(port)
 
     def stop(self) -> Deferred[None]:
-        """Close all, whoever wants them; what is being opened fails."""
-        self._entries.clear()
+        """Close all, whatever users they have; what is being opened fails."""
+        self._ports.clear()
         return self._mapper.stop()
 
     # Opening.
 
-    async def _open(self, entry: _Entry, port: int, line: IOutsideView) -> tuple[str, int]:
+    async def _open(self, wanted: _VerifiedPort, port: int, view: IOutsideView) -> tuple[str, int]:
         try:
-            host, _ = await line.outside()
+            host, _ = await view.outside()
         except Refused as refusal:
             raise PortNotOpened(f"the mediator does not say where we are: {refusal}") from None
-        if entry.place is not None and entry.place[0] == host:
-            return entry.place
-        entry.place = None  # we are elsewhere by now
+        if wanted.place is not None and wanted.place[0] == host:
+            return wanted.place
+        wanted.place = None  # we are elsewhere now
         try:
-            if host == line.local_host:
-                self._unmap(entry, port)
+            if host == view.local_host:
+                self._unmap(wanted, port)
                 place = (host, port)
             else:
-                place = (host, await self._map(entry, port, host))
-            await self._verify(entry, place, line)
+                place = (host, await self._map(wanted, port, host))
+            await self._verify(wanted, place, view)
         except BaseException:
-            self._unmap(entry, port)
+            self._unmap(wanted, port)
             raise
-        entry.place = place
+        wanted.place = place
         return place
 
-    async def _map(self, entry: _Entry, port: int, host: str) -> int:
-        """Have the router open it, if it is the one that others see; give the port there."""
+    async def _map(self, wanted: _VerifiedPort, port: int, host: str) -> int:
+        """Have the router open it, if its address is the one that others see; give its port."""
         if ":" in host:
             raise PortNotOpened(f"the mediator sees {host}, and no router is asked by IPv6")
-        if entry.mapped is not None and entry.mapped.address != host:
-            self._unmap(entry, port)
-        if entry.mapped is None:
+        if wanted.mapping is not None and wanted.mapping.address != host:
+            self._unmap(wanted, port)
+        if wanted.mapping is None:
             await self._closed(port)
             try:
-                entry.mapped = await self._mapper.map("TCP", port, LEASE)
+                wanted.mapping = await self._mapper.map("TCP", port, LEASE, wanted)
             except NotMapped as error:
                 raise PortNotOpened(str(error)) from None
-        claimed = entry.mapped.address
+        claimed = wanted.mapping.address
         if claimed != host:
             raise PortNotOpened(
                 f"the router says its outside address is {claimed}, the mediator sees {host}:"
                 " another router is in between"
             )
-        return entry.mapped.port
+        return wanted.mapping.external
 
-    async def _verify(self, entry: _Entry, place: tuple[str, int], line: IOutsideView) -> None:
-        """See that a connection arrives there."""
-        mapped = entry.mapped
-        by = (
-            "" if mapped is None else f"the router has opened its port {place[1]} by {mapped.how}; "
-        )
+    async def _verify(
+        self, wanted: _VerifiedPort, place: tuple[str, int], view: IOutsideView
+    ) -> None:
+        """Have the mediator connect there."""
+        mapping = wanted.mapping
+        opened = ""
+        if mapping is not None:
+            opened = f"the router has opened its port {place[1]} by {mapping.method}; "
         try:
-            await line.outside(place[1])
+            await view.outside(place[1])
         except Refused as refusal:
-            raise PortNotOpened(f"{by}the mediator has tried it: {refusal}") from None
-        if entry.mapped is not mapped:
+            raise PortNotOpened(f"{opened}the mediator has tried it: {refusal}") from None
+        if wanted.mapping is not mapping:
             raise PortNotOpened("the router has closed it again")
-        if mapped is not None:
+        if mapping is not None:
             self.log.info(
-                "The router has opened its port {port} by {how}", port=mapped.port, how=mapped.how
+                "The router has opened its port {port} by {method}",
+                port=mapping.external,
+                method=mapping.method,
             )
 
     # Closing.
 
-    def _leave(self, entry: _Entry, port: int) -> None:
-        entry.users -= 1
-        if not entry.users and self._entries.get(port) is entry:
-            del self._entries[port]
-            self._unmap(entry, port)
+    def _leave(self, wanted: _VerifiedPort, port: int) -> None:
+        """One user wants it no longer."""
+        wanted.users -= 1
+        if not wanted.users and self._ports.get(port) is wanted:
+            del self._ports[port]
+            wanted.lost.clear()
+            self._unmap(wanted, port)
 
-    def _unmap(self, entry: _Entry, port: int) -> None:
-        """Have the router close it, if it has it open; nobody need wait for that."""
-        mapped, entry.mapped = entry.mapped, None
-        if mapped is None:
+    def _unmap(self, wanted: _VerifiedPort, port: int) -> None:
+        """Have the router close it, if it has it open; that need not be waited for."""
+        mapping, wanted.mapping = wanted.mapping, None
+        if mapping is None:
             return
 
         def closed(_: None) -> None:
@@ -170,19 +199,9 @@ class VerifiedPortMapper:
             return succeed(None)
         waiting: Deferred[None] = Deferred()
 
-        def closed(result: None) -> None:
+        def closed(_: None) -> None:
             if not waiting.called:
                 waiting.callback(None)
 
         closing.addCallback(closed)
         return waiting
-
-    def _changed(self, key: Key, before: Mapped, now: Mapped | None, why: str) -> None:
-        """The router has it elsewhere, or not at all: nothing of that is verified."""
-        entry = self._entries.get(key[1])
-        if entry is None:
-            return
-        entry.mapped, entry.place = now, None
-        told, entry.lost = entry.lost, []
-        for lost in told:
-            lost(why)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionLost
@@ -14,97 +14,106 @@ from broker.messages.message import printable
 from broker.terminal.registration.client import MediatorClient
 
 
+class PublishedPortEvents(Protocol):
+    """The registration of the terminal whose port it is."""
+
+    async def register_published(self, client: MediatorClient, stale: bool) -> object:
+        """Register where the terminal is, as ``PublishedPort.place`` says.
+
+        :param stale: what was registered over this very connection is not valid now
+        """
+
+
 class PublishedPort:
-    """Has one port opened, and registered where it is reached, over each line anew."""
+    """Has one port opened, and registered, over each connection to the mediator."""
 
     log = Logger()
 
-    def __init__(
-        self, opener: IPortOpener, register: Callable[[MediatorClient, bool], Awaitable[object]]
-    ) -> None:
+    def __init__(self, opener: IPortOpener, events: PublishedPortEvents) -> None:
         """
         :param opener: opens the port
-        :param register: registers where the terminal is, as ``place`` says; told whether what has
-            been registered over that very line is good no longer
         """
         self._opener = opener
-        self._register = register
-        self._line: MediatorClient | None = None
+        self._events = events
+        self._client: MediatorClient | None = None
         self._port = 0
         self._open = False
-        self._place: tuple[str, int] | None = None  # as it is seen by way of that line
-        self._looking = False
-        self._doing: Deferred[None] | None = None
-        self._why = ""  # there was no way in last time
+        self._place: tuple[str, int] | None = None  # as that client's mediator sees it
+        self._opening: Deferred[None] | None = None
+        self._busy = False
+        self._last_failure = ""  # logged once
 
     @property
     def busy(self) -> bool:
-        """Whether a way in is being looked for."""
-        return self._looking
+        """Whether the port is being opened."""
+        return self._busy
 
-    def known(self, line: MediatorClient) -> bool:
-        """Whether it has been found out, by way of this line, if there is a way in."""
-        return line is self._line and not self._looking
+    def known(self, client: MediatorClient) -> bool:
+        """Whether it is decided, over this connection, if the port can be reached."""
+        return client is self._client and not self._busy
 
-    def place(self, line: MediatorClient) -> tuple[str, int] | None:
-        """Where the port is reached from outside, once that is known by way of this line."""
-        return self._place if line is self._line else None
+    def place(self, client: MediatorClient) -> tuple[str, int] | None:
+        """The host and port by which it is reached, once that is known over this connection."""
+        return self._place if client is self._client else None
 
-    def begin(self, line: MediatorClient, port: int) -> None:
-        """A line is there: have the port opened, if it is not, and register where it is reached."""
+    def begin(self, client: MediatorClient, port: int) -> None:
+        """There is a connection: have the port opened, if it is not, and registered."""
         self._give_up()
-        stale = line is self._line and self._place is not None
-        self._line, self._port, self._place, self._looking = line, port, None, True
-        self._doing = Deferred.fromCoroutine(self._keep(line, port, stale))
-        self._doing.addErrback(self._not_kept)
+        stale = client is self._client and self._place is not None
+        self._client, self._port, self._place, self._busy = client, port, None, True
+        self._opening = Deferred.fromCoroutine(self._publish(client, port, stale))
+        self._opening.addErrback(self._not_published)
 
     async def stop(self) -> None:
         """Have it closed."""
-        self._line = None
+        self._client = None
         self._give_up()
         if self._open:
             self._open = False
             await self._opener.close(self._port)
 
     def _give_up(self) -> None:
-        self._looking = False
-        if self._doing is not None:
-            self._doing.cancel()
+        self._busy = False
+        if self._opening is not None:
+            self._opening.cancel()
 
-    async def _keep(self, line: MediatorClient, port: int, stale: bool) -> None:
-        why = ""
+    async def _publish(self, client: MediatorClient, port: int, stale: bool) -> None:
+        failure = ""
         place: tuple[str, int] | None = None
         try:
-            place = await self._opener.open(port, line, self._lost)
+            place = await self._opener.open(port, client, self._lost)
         except PortNotOpened as error:
-            why = str(error)
-        before, self._open = self._open, place is not None
-        self._place, self._looking = place, False
+            failure = str(error)
+        was_open, self._open = self._open, place is not None
+        self._place, self._busy = place, False
         if place is not None:
             self.log.info(
                 "Reached from outside at {host} port {port}", host=place[0], port=place[1]
             )
-        elif why != self._why:
+        elif failure != self._last_failure:
             self.log.warn(
-                "Port {port} can't be reached from outside: {why}", port=port, why=printable(why)
+                "Port {port} can't be reached from outside: {why}",
+                port=port,
+                why=printable(failure),
             )
-        self._why = why
-        if before:
+        self._last_failure = failure
+        if was_open:  # the opener counts its users: this closes the older use
             await self._opener.close(port)
-        await self._register(line, stale)
+        await self._events.register_published(client, stale)
 
-    def _not_kept(self, failure: Failure) -> None:
-        if failure.check(CancelledError, ConnectionLost) is None:
-            self.log.failure("A way in could not be registered", failure)
-        elif failure.check(ConnectionLost):
-            self._looking = False  # the next line begins anew
+    def _not_published(self, failure: Failure) -> None:
+        if failure.check(ConnectionLost):
+            self._busy = False  # the next connection begins again
+        elif failure.check(CancelledError) is None:
+            self.log.failure("A port that is open to the outside could not be registered", failure)
 
     def _lost(self, why: str) -> None:
-        line = self._line
-        if line is None:
+        """The port is not open to the outside now."""
+        client = self._client
+        if client is None:
             return
         self.log.info(
-            "Port {port} is not open to the outside any more: {why}", port=self._port, why=why
+            "Port {port} is no longer open to the outside: {why}", port=self._port, why=why
         )
-        if line.stream.connected:
-            self.begin(line, self._port)
+        if client.stream.connected:
+            self.begin(client, self._port)

@@ -66,7 +66,7 @@ class Registration(ClientEvents[MediatorClient]):
         self._next_wake_up = 0.0
         self._published: PublishedPort | None = None
         if settings.open_port and settings.opener is not None:
-            self._published = PublishedPort(settings.opener, self._register_published)
+            self._published = PublishedPort(settings.opener, self)
         self._hub = ConnectionHub.of_client(reactor, trace=settings.trace)
         self._connection: ReconnectingClient[MediatorClient] = ReconnectingClient(
             mediator,
@@ -232,7 +232,7 @@ class Registration(ClientEvents[MediatorClient]):
         self._login.succeeded()
         self.log.info("{identifier} is registered", identifier=printable(self.identifier))
 
-    async def _register_published(self, client: MediatorClient, stale: bool) -> None:
+    async def register_published(self, client: MediatorClient, stale: bool) -> None:
         """Register what is known now: whether the router has opened a port, and which.
 
         :param stale: the address registered over this connection is not reached now
