@@ -3,7 +3,7 @@
 A kind of call is a subclass that says in ``check`` what authorizes it (a permit, the callee's
 consent, its call password), and a handler that takes the steps in the order of its figure. While a
 step waits, anything may change: the permit is withdrawn, the callee moves, the caller goes. So
-``recheck`` repeats, in the turn in which the two are told, what the steps before it found.
+``recheck`` repeats, in the turn in which both sides are told, what the steps before it found.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class CallAttempt:
     async def take_use(self) -> None:
         """Take one use of a permit that allows a number of calls.
 
-        It is durable before the address is told: a crash loses it, and never gives it twice (I7).
+        It is durable before the address is sent: a crash loses it, and never gives it twice (I7).
 
         :raises PermissionDenied: the permit is gone
         :raises ServiceUnavailable: the store does not take it
@@ -143,7 +143,7 @@ class CallAttempt:
         self.durable_entry = self.use.entry
 
     def recheck(self) -> StillPermitted:
-        """What was true before the callee was asked must be true as its address is told (I1, I2).
+        """What was true before the callee was asked must be true as its address is sent (I1, I2).
 
         :raises PermissionDenied: the caller is not accepted now
         :raises ServiceUnavailable: another entry permits it than the one that is durable
@@ -171,7 +171,7 @@ class CallAttempt:
     async def commit(
         self, permitted: StillPermitted, disclosures: Iterable[Disclosure]
     ) -> StillPermitted:
-        """Commit disclosures to the ledger before the addresses are told (``--ledger first``).
+        """Commit disclosures to the ledger before the addresses are sent (``--ledger first``).
 
         :return: that this is still permitted, found after the wait for the store
         :raises ServiceUnavailable: the store does not take them

@@ -52,7 +52,7 @@ class CallHandler:
         self._consent = ConsentQuestions(context)
 
     async def call(self, caller: TerminalConnection, request: Request) -> None:
-        """Mediate one call. Each refusal is raised; nothing has then been told of the callee."""
+        """Mediate one call. Each refusal is raised; nothing of the callee is disclosed then."""
         context = self._context
         began = context.clock.seconds()
         fields = request.message.fields
@@ -103,14 +103,14 @@ class CallHandler:
             candidates = self._candidates(attempt, back)
             ledger.check_room(1 + (consented is not None) + len(candidates))
             permitted = attempt.recheck()  # I1, I2
-            told = _disclosures(attempt, permitted, candidates, consented)
+            records = _records(attempt, permitted, candidates, consented)
             if ledger.first:
-                permitted = await attempt.commit(permitted, told.values())
+                permitted = await attempt.commit(permitted, records.values())
             else:
-                ledger.note(*told.values())
+                ledger.note(*records.values())
             if consented is not None and not consented.caller_is_there:
-                told.pop("Caller", None)
-            attempt.tell(permitted, _to_caller(attempt, told), _to_callee(attempt, told))
+                records.pop("Caller", None)
+            attempt.tell(permitted, _to_caller(attempt, records), _to_callee(attempt, records))
         except (Refused, CancelledError):
             if request.held is not None and not request.done:
                 await request.turn()
@@ -143,40 +143,40 @@ async def _ask_status(attempt: CallAttempt) -> None:
         raise CalleeNotConnected  # an answer that says neither counts as no answer
 
 
-def _disclosures(
+def _records(
     attempt: CallAttempt,
     permitted: StillPermitted,
     candidates: Sequence[OfferedCandidate],
     consented: ConsentedCall | None,
 ) -> dict[str, Disclosure]:
-    """Draw the credentials, and make a record of each address that the two are told.
+    """Draw the credentials, and make a record of each address that is sent to the other side.
 
-    :return: the records, by the fields that tell them
+    :return: the records, by the fields that carry them
     """
     context = attempt.context
     attempt.credentials = draw_credentials(context.randomness)
     record, session = context.disclosures.record, attempt.credentials.session
     caller, callee = attempt.caller, attempt.callee
     why = CONSENT if permitted == BY_CONSENT else permitted
-    told = {"Callee": record(callee, caller, attempt.binding.contact, session, why, LIFETIME)}
+    records = {"Callee": record(callee, caller, attempt.binding.contact, session, why, LIFETIME)}
     if consented is not None and consented.caller_is_there:
         contact = consented.caller_binding.contact
-        told["Caller"] = record(caller, callee, contact, session, CALLING, LIFETIME)
+        records["Caller"] = record(caller, callee, contact, session, CALLING, LIFETIME)
     for field, callees, contact in candidates:
         whose, other, reason = (callee, caller, why) if callees else (caller, callee, CALLING)
-        told[field] = record(whose, other, contact, session, reason, LIFETIME)
-    return told
+        records[field] = record(whose, other, contact, session, reason, LIFETIME)
+    return records
 
 
-def _to_callee(attempt: CallAttempt, told: Mapping[str, Disclosure]) -> Message:
+def _to_callee(attempt: CallAttempt, records: Mapping[str, Disclosure]) -> Message:
     """Fig. 5e; of where the caller is, what the ledger has recorded, and nothing else."""
     credentials = attempt.credentials
     fields: dict[str, str] = {}
-    if len(told) > 1:
-        caller = told.get("Caller")
+    if len(records) > 1:
+        caller = records.get("Caller")
         if caller is not None:
             fields |= {"Caller Address": caller.host, "Caller Port": str(caller.port)}
-        fields |= _candidate_fields(told, "Caller ")
+        fields |= _candidate_fields(records, "Caller ")
     return Message.of(
         NOTIFY,
         {
@@ -191,9 +191,9 @@ def _to_callee(attempt: CallAttempt, told: Mapping[str, Disclosure]) -> Message:
     )
 
 
-def _to_caller(attempt: CallAttempt, told: Mapping[str, Disclosure]) -> dict[str, str]:
+def _to_caller(attempt: CallAttempt, records: Mapping[str, Disclosure]) -> dict[str, str]:
     """Fig. 5d; of where the callee is, what the ledger has recorded, and nothing else."""
-    credentials, callee = attempt.credentials, told["Callee"]
+    credentials, callee = attempt.credentials, records["Callee"]
     fields = {
         "Callee Address": callee.host,
         "Password": credentials.password,
@@ -204,15 +204,15 @@ def _to_caller(attempt: CallAttempt, told: Mapping[str, Disclosure]) -> dict[str
         "Expires": str(callee.expires),
         "Reply Password": credentials.reply_password,
     }
-    if len(told) > 1:
-        fields |= _candidate_fields(told, "Callee ")
+    if len(records) > 1:
+        fields |= _candidate_fields(records, "Callee ")
     return fields
 
 
-def _candidate_fields(told: Mapping[str, Disclosure], whose: str) -> dict[str, str]:
-    """The candidates of one side, as the other side is told them."""
+def _candidate_fields(records: Mapping[str, Disclosure], whose: str) -> dict[str, str]:
+    """The candidates of one side, for the other side."""
     return {
         field: f"{disclosure.host} {disclosure.port}"
-        for field, disclosure in told.items()
+        for field, disclosure in records.items()
         if field.startswith(whose)
     }

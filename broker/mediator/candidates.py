@@ -1,7 +1,7 @@
-"""Candidates of one call: further addresses at which the two terminals may reach each other.
+"""Candidates of one call: other addresses at which the two terminals may reach each other.
 
-Like the candidates of ICE (RFC 8445), and each is told only if its terminal has offered it. Beside
-the address that a callee is registered at there are: where it listens in its own network, for
+Like the candidates of ICE (RFC 8445), and each is sent only if its terminal has offered it. Those
+in addition to the address at which a callee is registered: where it listens in its own network, for
 callers in the same one (host); where the callee's and the caller's connections come from, so that
 both can open one connection at the same time (server-reflexive, hole punching); and the port at
 which a caller waits for its callee.
@@ -22,10 +22,10 @@ from broker.tables.locations import AddressRefused, CandidateOffer, Contact
 
 
 class OfferedCandidate(NamedTuple):
-    """One candidate that is told for one call.
+    """One candidate of one call.
 
-    :ivar field: the field that tells it
-    :ivar callees: whether it is the callee's, and the caller is told it; else the other way round
+    :ivar field: the field that carries it
+    :ivar callees: whether it is the callee's, and is sent to the caller; else the other way round
     :ivar address: the address and port
     """
 
@@ -58,7 +58,7 @@ def between(
     back: Contact | None,
     now: float,
 ) -> Sequence[OfferedCandidate]:
-    """The candidates of a call, beside the address that the callee is registered at.
+    """The candidates of a call, in addition to the address that the callee is registered at.
 
     :param fields: of the caller's request
     :param back: where the caller waits, if it does
@@ -66,7 +66,7 @@ def between(
     offered = callee.offer
     candidates = []
     if offered is not None:
-        # The same public address: behind one NAT, most likely in one network.
+        # They have one public address: behind one NAT, most likely in one network.
         if offered.local is not None and seen_ip(caller) == seen_ip(callee):
             candidates.append(OfferedCandidate("Callee Local", True, offered.local))
         if offered.seen and "Seen" in fields:

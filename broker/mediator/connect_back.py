@@ -1,8 +1,8 @@
-"""Connect-back: a callee is told where its caller waits, and connects to it (fig. 7c, 8a, 8c).
+"""Connect-back: a callee learns where its caller waits, and connects to it (fig. 7c, 8a, 8c).
 
 No list is consulted. The callee's call password is the permission, and the callee alone checks it:
 here it is passed on, and neither kept nor compared. Whatever stands in the way, the caller learns
-the same thing, at the same time: whether there is such a callee, and whether it is there, is only
+one answer, at one time: whether there is such a callee, and whether it is there, is only
 for callers who know its password (I6).
 """
 
@@ -46,7 +46,7 @@ class ConnectBackAttempt(CallAttempt):
         return BY_PASSWORD
 
     def recheck(self) -> StillPermitted:
-        """As ``CallAttempt.recheck``; but the callee's own address is not told, and may change."""
+        """As ``CallAttempt.recheck``; but the callee's own address is not sent, and may change."""
         entry = self.check()
         self.check_quota()
         if self.context.connections.usable(self.callee) is not self.callee_connection:
@@ -56,7 +56,7 @@ class ConnectBackAttempt(CallAttempt):
     def moved(self, connection: TerminalConnection) -> None:
         """The callee is asked over another connection, and must connect only once (D6).
 
-        So over the old connection it is told that the session is void.
+        So the session is terminated over the old connection.
         """
         old, self.callee_connection = self.callee_connection, connection
         try:
@@ -89,7 +89,7 @@ class ConnectBack:
         """Serve one request.
 
         :raises BadRequest: what the caller says of itself is not valid; no callee was asked
-        :raises TooManyRequests: too many of its sessions have not begun, whoever the callee is
+        :raises TooManyRequests: too many of its sessions have not begun, with any callee
         :raises PermissionDenied: any other refusal, once the time to decide is over
         """
         context = self._context
@@ -139,17 +139,17 @@ class ConnectBack:
         permitted = attempt.recheck()  # I1, I2
         ledger.check_room()
         credentials = attempt.credentials = draw_credentials(self._context.randomness)
-        told = ledger.record(
+        disclosure = ledger.record(
             attempt.caller, attempt.callee, address, credentials.session, CONNECT_BACK, LIFETIME
         )
         if ledger.first:
-            await attempt.commit(permitted, (told,))
+            await attempt.commit(permitted, (disclosure,))
         else:
-            ledger.note(told)
+            ledger.note(disclosure)
         may_connect = True  # as far as we know, once it is asked
         try:
             password = attempt.request.message.fields["Password"]
-            answer = await attempt.ask(_to_callee(told, password, credentials))  # D6, D7
+            answer = await attempt.ask(_to_callee(disclosure, password, credentials))  # D6, D7
             may_connect = _is_accepted(answer)
             if not may_connect:
                 raise PermissionDenied
@@ -207,18 +207,18 @@ def _is_accepted(answer: Message) -> bool:
     return answer.statement == REQUEST_ACCEPTED
 
 
-def _to_callee(told: Disclosure, password: str, credentials: SessionCredentials) -> Message:
+def _to_callee(disclosure: Disclosure, password: str, credentials: SessionCredentials) -> Message:
     """Fig. 8c: who calls, by which password, and where it waits, as the ledger has recorded it."""
     return Message.of(
         REQUEST,
         {
-            "Caller ID": told.owner,
+            "Caller ID": disclosure.owner,
             "Password": password,
-            "Address": told.host,
-            "Port": str(told.port),
+            "Address": disclosure.host,
+            "Port": str(disclosure.port),
             "Session": credentials.session,
             "Encrypt Key": credentials.key,
-            "Expires": str(told.expires),
+            "Expires": str(disclosure.expires),
             "Reply Password": credentials.reply_password,
         },
     )

@@ -1,6 +1,6 @@
 """The registry of connections: which each identifier has, and over which one it is reached.
 
-Over the *active* connection a terminal is asked and told: the one that registered last.
+Over the *active* connection a terminal is asked and notified: the one that registered last.
 ``wakeup.TerminalReach`` waits for one where there is none.
 """
 
@@ -43,58 +43,60 @@ class ConnectionRegistry:
 
     # What happens to a connection.
 
-    def bind(self, peer: TerminalConnection, identifier: str) -> None:
+    def bind(self, connection: TerminalConnection, identifier: str) -> None:
         """A connection has logged in."""
-        peer.log_in(identifier)
+        connection.log_in(identifier)
         connections = self._connections.get(identifier, ())
         if len(connections) >= CONNECTIONS_AN_IDENTIFIER:
             active = self._active.get(identifier)
             oldest = next(one for one in connections if one is not active)
             connections = tuple(one for one in connections if one is not oldest)
             oldest.stream.close()
-        self._connections[identifier] = (*connections, peer)
+        self._connections[identifier] = (*connections, connection)
 
-    def registered(self, peer: TerminalConnection, address: Contact | None) -> None:
+    def registered(self, connection: TerminalConnection, address: Contact | None) -> None:
         """A connection has registered: it is the active one from now on.
 
         :param address: the address, unless it is where the terminal's datagrams come from
         """
-        identifier = peer.identifier
+        identifier = connection.identifier
         if address is not None:
-            peer.address = address
+            connection.address = address
         self.last_registration += 1
-        peer.registration_number = self.last_registration
+        connection.registration_number = self.last_registration
         displaced = self._active.get(identifier)
-        self._active[identifier] = peer
-        if displaced is not None and displaced is not peer:
+        self._active[identifier] = connection
+        if displaced is not None and displaced is not connection:
             displaced.stream.send(Message(NOTIFY, SUPERSEDED))
             self.log.warn(
                 "{identifier} is now reached over a connection from {new}, previously from {old}",
                 identifier=printable(identifier),
-                new=remote_host_of(peer.stream),
+                new=remote_host_of(connection.stream),
                 old=remote_host_of(displaced.stream),
             )
         for waiting in self._waiting.pop(identifier, ()):
-            waiting.callback(peer)
+            waiting.callback(connection)
 
     def withdrawn(self, identifier: str) -> None:
         """The address of a terminal is withdrawn: it has no active connection now."""
         self._active.pop(identifier, None)
-        for peer in self._connections.get(identifier, ()):
-            peer.address = peer.key = None
+        for connection in self._connections.get(identifier, ()):
+            connection.address = connection.key = None
 
-    def lost(self, peer: TerminalConnection) -> TerminalConnection | None:
+    def lost(self, connection: TerminalConnection) -> TerminalConnection | None:
         """A connection is gone.
 
         :return: the connection that becomes the active one in its place, if one does
         """
-        identifier = peer.identifier
-        connections = tuple(one for one in self._connections.get(identifier, ()) if one is not peer)
+        identifier = connection.identifier
+        connections = tuple(
+            one for one in self._connections.get(identifier, ()) if one is not connection
+        )
         if connections:
             self._connections[identifier] = connections
         else:
             self._connections.pop(identifier, None)
-        if self._active.get(identifier) is not peer:
+        if self._active.get(identifier) is not connection:
             return None
         del self._active[identifier]
         return self._return_to_newest(identifier)
@@ -119,7 +121,9 @@ class ConnectionRegistry:
 
     def all(self) -> list[TerminalConnection]:
         """All connections that have logged in."""
-        return [peer for connections in self._connections.values() for peer in connections]
+        return [
+            connection for connections in self._connections.values() for connection in connections
+        ]
 
     def active(self, identifier: str) -> TerminalConnection | None:
         """The connection over which a terminal is reached now, if it has one."""
@@ -127,8 +131,8 @@ class ConnectionRegistry:
 
     def usable(self, identifier: str) -> TerminalConnection | None:
         """The active connection of a terminal, unless it has none or that is closing."""
-        peer = self._active.get(identifier)
-        return peer if peer is not None and peer.stream.connected else None
+        connection = self._active.get(identifier)
+        return connection if connection is not None and connection.stream.connected else None
 
     def connections(self, identifier: str) -> tuple[TerminalConnection, ...]:
         """All connections of an identifier, oldest first."""
@@ -141,16 +145,16 @@ class ConnectionRegistry:
 
         :raises CalleeNotFound: it has no active connection, or does not register by UDP
         """
-        peer = self._active.get(identifier)
-        if peer is None or peer.key is None:
+        connection = self._active.get(identifier)
+        if connection is None or connection.key is None:
             raise CalleeNotFound
-        host, now = str(seen_ip(peer)), self._clock.seconds()
-        return Binding(Contact(host, peer.port, now, DEFAULT_EXPIRES), inf)
+        host, now = str(seen_ip(connection)), self._clock.seconds()
+        return Binding(Contact(host, connection.port, now, DEFAULT_EXPIRES), inf)
 
     # Who waits for a connection.
 
     def next_active(self, identifier: str) -> Deferred[TerminalConnection]:
-        """Wait for a terminal to register; whoever waits ends it with ``stop_waiting``.
+        """Wait for a terminal to register, until ``stop_waiting``.
 
         :return: fires with the connection that registers next
         """
@@ -168,5 +172,5 @@ class ConnectionRegistry:
 
     def stop(self) -> None:
         """Close every connection."""
-        for peer in self.all():
-            peer.stream.close()
+        for connection in self.all():
+            connection.stream.close()

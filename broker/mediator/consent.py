@@ -56,7 +56,7 @@ class ConsentedCall(CallAttempt):
         return BY_CONSENT
 
     async def locate_caller(self) -> None:
-        """Look up where the caller is, which its callee is told (C7).
+        """Look up where the caller is, which its callee will be told (C7).
 
         Nothing where that is not known: the call does not depend on it.
         """

@@ -60,32 +60,32 @@ class Sessions:
             self._unspent.discard(replaced)
         self._unspent.add(session)
 
-    def began(self, peer: TerminalConnection, identifier: str) -> None:
+    def began(self, connection: TerminalConnection, identifier: str) -> None:
         """The callee reports that the caller came: the lifetime of the session starts."""
-        session = self._table.find(identifier, peer.identifier)
-        if session is None or session.callee != peer.identifier:
+        session = self._table.find(identifier, connection.identifier)
+        if session is None or session.callee != connection.identifier:
             # It was terminated, perhaps while this report was on its way: it must not go on.
-            peer.stream.send(terminate(identifier))
+            connection.stream.send(terminate(identifier))
         elif not self._table.begin(session):
             self.void(session)
         else:
             self._unspent.discard(session)
             self._begun.add(session)
 
-    def ended(self, peer: TerminalConnection, identifier: str, how: str) -> None:
+    def ended(self, connection: TerminalConnection, identifier: str, how: str) -> None:
         """One side reports that a session is over.
 
         The caller's word alone does not end it here: were that a lie, a permit that is withdrawn
-        later would no longer end the session at the callee (I2). The callee's word on a session
+        later would not end the session at the callee (I2). The callee's word on a session
         that has not begun is passed on to the caller at once: it need not wait (D7).
         """
-        session = self._table.find(identifier, peer.identifier)
-        if session is not None and session.callee == peer.identifier:
+        session = self._table.find(identifier, connection.identifier)
+        if session is not None and session.callee == connection.identifier:
             begun = session.begun
             self._close(session, sessions.END)
             if not begun:
-                for connection in self._connections.connections(session.caller):
-                    connection.stream.send(terminate(identifier, how))
+                for other in self._connections.connections(session.caller):
+                    other.stream.send(terminate(identifier, how))
 
     def of(self, callee: str) -> list[Session]:
         """All sessions of a callee, which rest on its list; the oldest first."""
@@ -116,11 +116,11 @@ class Sessions:
         self._begun.stop()
         self._undelivered_expiry.stop()
 
-    def deliver(self, peer: TerminalConnection, identifier: str) -> None:
+    def deliver(self, connection: TerminalConnection, identifier: str) -> None:
         """A terminal is back: tell it which of its sessions were terminated while it was away."""
         for session in self._undelivered.pop(identifier, ()):
             self._undelivered_expiry.discard((identifier, session))
-            peer.stream.send(terminate(session))
+            connection.stream.send(terminate(session))
 
     def _forget_undelivered(self, undelivered: tuple[str, str]) -> None:
         party, session = undelivered

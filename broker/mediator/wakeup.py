@@ -101,7 +101,7 @@ class TerminalReach:
     async def ask(
         self,
         identifier: str,
-        peer: TerminalConnection,
+        connection: TerminalConnection,
         address: Contact,
         message: Message,
         events: QuestionEvents,
@@ -112,18 +112,18 @@ class TerminalReach:
         for ``SILENCE``. Once another connection is the active one, it is asked over that, and what
         it answers over the old one is ignored.
 
-        :param peer: its active connection
+        :param connection: its active connection
         :param address: where it is woken
-        :param events: told of each other connection
+        :param events: called for each other connection
         :return: the answer
         :raises ConnectionLost: the connection broke, and it can't be woken by UDP
         :raises CalleeNotConnected: it broke, and the terminal could not be woken
         """
         while True:
-            answer = peer.ask(message)
-            if peer.key is None:
+            answer = connection.ask(message)
+            if connection.key is None:
                 return await answer
-            question = _OpenQuestion(identifier, peer, address, answer)
+            question = _OpenQuestion(identifier, connection, address, answer)
             self._unanswered.add(question)
             try:
                 try:
@@ -132,11 +132,11 @@ class TerminalReach:
                     if isinstance(error, CancelledError) and not question.moved:
                         raise
                 usable = self._connections.usable(identifier)
-                peer = usable or await self.wake(identifier, address)
+                connection = usable or await self.wake(identifier, address)
             finally:
                 self._unanswered.discard(question)
                 question.close()
-            events.moved(peer)
+            events.moved(connection)
             message.fields.pop("Transaction", None)  # it was the old connection's
 
     def stop(self) -> None:
@@ -158,7 +158,7 @@ class TerminalReach:
         if question.answer.called or self._stopped:
             return
         usable = self._connections.usable(question.identifier)
-        if usable is not None and usable is not question.peer:
+        if usable is not None and usable is not question.connection:
             question.move(usable)  # the terminal has connected by itself
             return
         waking = Deferred.fromCoroutine(self.wake(question.identifier, question.address))
@@ -204,13 +204,17 @@ class _OpenQuestion:
     :ivar waking: the wake-up that was started because the terminal does not answer
     """
 
-    __slots__ = ("address", "answer", "identifier", "moved", "peer", "waking")
+    __slots__ = ("address", "answer", "connection", "identifier", "moved", "waking")
 
     def __init__(
-        self, identifier: str, peer: TerminalConnection, address: Contact, answer: Deferred[Message]
+        self,
+        identifier: str,
+        connection: TerminalConnection,
+        address: Contact,
+        answer: Deferred[Message],
     ) -> None:
         self.identifier = identifier
-        self.peer = peer
+        self.connection = connection
         self.address = address
         self.answer = answer
         self.moved = False
@@ -218,7 +222,7 @@ class _OpenQuestion:
 
     def move(self, active: TerminalConnection) -> None:
         """The terminal has registered. A connection over which it did so is not dead."""
-        if active is not self.peer and not self.answer.called:
+        if active is not self.connection and not self.answer.called:
             self.moved = True
             self.answer.cancel()
 

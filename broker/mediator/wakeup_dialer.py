@@ -1,8 +1,8 @@
 """Waking a terminal by a TCP connection to the address it registered; testing reachability.
 
-What is sent there is ``NOTIFY`` / ``Connection Requested.`` and nothing else: whoever answers at
-that address learns nothing, and nothing it says is believed (I26). Dials are rare and short, so
-that they can't be used to scan for open ports.
+What is sent there is ``NOTIFY`` / ``Connection Requested.`` and nothing else. What answers at
+that address learns nothing, and nothing that it says is believed (I26). Dials are rare and short,
+so that they can't be used to scan for open ports.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def parse_time(text: str) -> int:
 
 
 def format_line(disclosure: Disclosure) -> str:
-    """A record as it is sent to the terminal whose address it was.
+    """The text of a record, for the terminal whose address it was.
 
     ``Ia;at=…;address=…;port=…;session=…;by=@family;expires=3600``: who was told, and then the
     fields. Neither an identifier nor a session holds a semicolon, so it is read by splitting.

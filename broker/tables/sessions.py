@@ -53,7 +53,7 @@ STATES: Final = StateTable(
             REPLACE: REPLACED,
             EXPIRE: EXPIRED,
         },
-        # A begun session is not replaced: a call in progress goes on beside the next one.
+        # A begun session is not replaced: a call in progress goes on.
         BEGUN: {BEGIN: BEGUN, END: ENDED, TERMINATE: TERMINATED, EXPIRE: EXPIRED},
         ENDED: {},
         TERMINATED: {},
