@@ -190,7 +190,7 @@ class BlocksTests:
         caller = site.terminal("Ia")
         outcome = Outcome(caller.call("Ib", Saying(b"Good morning")))
         site.run()
-        assert question.asked == ["Somebody calls. Take it, if it is a friend?"]
+        assert question.asked == ["A call. Take it, if it is a friend?"]
         question.answer.callback(True)
         site.run()
         assert answered(site, outcome.value) == "Good morning"
