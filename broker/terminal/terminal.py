@@ -41,6 +41,9 @@ from broker.terminal.registration.notices import ConnectBackRequest, PendingCall
 from broker.terminal.registration.registration import Registration, port_number
 from broker.terminal.settings import TerminalSettings
 
+#: Makes one call over the connection to the mediator.
+MakeCall = Callable[[MediatorClient], Coroutine[Deferred[Any], Any, IProtocol]]
+
 READ_NO_LISTS: Final = "Cannot read the lists of {identifier}: every caller is refused"
 SUPERSEDED: Final = (
     "{identifier} is now reached elsewhere: another connection has registered its address"
@@ -224,19 +227,15 @@ class Terminal(Service):
 
         return self._place(callee, place)
 
-    def _place(
-        self,
-        callee: str,
-        place: Callable[[MediatorClient], Coroutine[Deferred[Any], Any, IProtocol]],
-    ) -> Deferred[IProtocol]:
-        placing = Deferred.fromCoroutine(self._one_by_one(callee, place))
+    def _place(self, callee: str, make: MakeCall) -> Deferred[IProtocol]:
+        placing = Deferred.fromCoroutine(self._one_by_one(callee, make))
         self._placing.add(placing)
 
-        def over(result: object) -> object:
+        def placed(result: object) -> object:
             self._placing.discard(placing)
             return result
 
-        placing.addBoth(over)
+        placing.addBoth(placed)
         return placing
 
     def edit(self, edits: Sequence[str]) -> Deferred[Message]:
@@ -249,15 +248,11 @@ class Terminal(Service):
         """The terminal's permits, as the mediator has them."""
         return self._registration.connected().addCallback(lambda client: client.accepted())
 
-    async def _one_by_one(
-        self,
-        callee: str,
-        place: Callable[[MediatorClient], Coroutine[Deferred[Any], Any, IProtocol]],
-    ) -> IProtocol:
+    async def _one_by_one(self, callee: str, make: MakeCall) -> IProtocol:
         """Make a call once those to the same callee before it are open, or have failed."""
         await self._turns.acquire(callee)
         try:
-            return await place(await self._registration.connected())
+            return await make(await self._registration.connected())
         finally:
             self._turns.release(callee)
 

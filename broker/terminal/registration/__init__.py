@@ -1,1 +1,1 @@
-"""A terminal's line to its server: login, registration, notices, keepalives."""
+"""A terminal's registration at its mediator: client, login, notices, idle connection, keepalives."""
