@@ -25,6 +25,7 @@ from tests.support.clock import ROUNDS, advance, settle
 from tests.support.reactor import FakeReactor
 from tests.support.server import FakeMediator, a_mediator
 from tests.support.transport import Client, Pair, connect
+from tests.terminal.speakers import HalfCloseable, Maker
 
 HOST = "127.0.0.1"
 MEDIATOR_PORT = 1201
@@ -207,19 +208,44 @@ class World(Network):
         """
         reactor: Any = self.clock
         options.setdefault("jitter", random.Random(1).random)
+        if at is not None:
+            options["listen"] = Listener(self, at)
         terminal = Terminal(
             reactor,
             identifier,
             TCP4ClientEndpoint(reactor, HOST, MEDIATOR_PORT),
-            TerminalSettings(
-                listen=None if at is None else Listener(self, at),
-                **options,
-            ),
+            TerminalSettings(**options),
         )
         terminal.startService()
         self.terminals.append(terminal)
         self.run()
         return terminal
+
+    def named(self, identifier: str = "Ia") -> Terminal:
+        """One of the terminals."""
+        return next(one for one in self.terminals if one.identifier == identifier)
+
+    def called(self, caller: Terminal | None = None, callee: str = "Ib", maker: Any = None) -> Any:
+        """A call that stands, by default Ia's: the caller's protocol."""
+        outcome = Outcome((caller or self.named()).call(callee, maker or Maker(HalfCloseable)))
+        self.run()
+        assert outcome.error is None
+        assert outcome.value is not None
+        return outcome.value
+
+    def failed(self, caller: Terminal | None = None, callee: str = "Ib") -> BaseException:
+        """Why a call failed."""
+        outcome = Outcome((caller or self.named()).call(callee, Maker()))
+        self.run()
+        assert outcome.error is not None
+        return outcome.error
+
+    def echoed(self, protocol: Any, data: bytes = b"hello") -> bool:
+        """Whether what is said comes back."""
+        protocol.received = b""
+        protocol.transport.write(data)
+        self.run()
+        return bool(protocol.received == data)
 
     def client(self) -> Client:
         """A connection to the mediator, as of a person at telnet."""

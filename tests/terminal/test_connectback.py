@@ -38,10 +38,9 @@ from tests.terminal.keys import (
     framed,
 )
 from tests.terminal.network import HOST, Listener, Outcome, World
+from tests.terminal.scene import Events, Wire
 from tests.terminal.speakers import Echo, HalfCloseable, Handler, Maker, Plain
 from tests.terminal.test_doors import the_log
-from tests.terminal.test_line import Listener as Notes
-from tests.terminal.test_line import Wire
 from tests.terminal.test_terminal import Limit
 
 SECRET = "open sesame"
@@ -816,7 +815,7 @@ class ComingTests:
         assert WAITS not in [port for _, port in world.dialled]
 
 
-class Goes(Notes):
+class Goes(Events):
     """What is told of connect-back, and whether it comes.
 
     :ivar asked_of: gives whether it does
@@ -828,7 +827,7 @@ class Goes(Notes):
 
     async def admits_dial_back(self, client: MediatorClient, request: ConnectBackRequest) -> bool:
         """What the test says."""
-        self.told.append(("comes", request.call.caller, request.call.password, request.host))
+        self.heard.append(("comes", request.call.caller, request.call.password, request.host))
         return await self.asked_of()
 
 
@@ -845,38 +844,38 @@ class LineTests:
         """Whether it comes is said before it goes (D7)."""
         decided: Deferred[bool] = Deferred()
         goes = Goes(lambda: decided)
-        wire = Wire(listener=goes)
+        wire = Wire(events=goes)
         wire.mediator.type(f"{ASKED}Transaction:9\n\n")
-        assert goes.told == [("comes", "Ic", SECRET, "192.0.2.7")]
+        assert goes.heard == [("comes", "Ic", SECRET, "192.0.2.7")]
         assert wire.mediator.text() == ""
         decided.callback(True)
         settle(wire.clock)
         said = "NOTIFY\nRequest Accepted.\nTransaction:9\nCode:200\n\n"
         assert wire.mediator.text() == said
-        assert [what for what, *_ in goes.told] == ["comes", "come"]
+        assert [what for what, *_ in goes.heard] == ["comes", "dial back"]
 
     def test_it_does_not_come(self) -> None:
         """It says so, and goes nowhere."""
         goes = Goes(lambda: succeed(False))
-        wire = Wire(listener=goes)
+        wire = Wire(events=goes)
         wire.mediator.type(f"{ASKED}\n")
         assert wire.mediator.text() == "NOTIFY\nPermission Denied.\n\n"
-        assert [what for what, *_ in goes.told] == ["comes"]
+        assert [what for what, *_ in goes.heard] == ["comes"]
 
     @pytest.mark.parametrize("missing", ["Password", "Address", "Port", "Session", "Encrypt Key"])
     def test_half_a_request(self, missing: str) -> None:
         """What leaves anything out is denied, and nobody is asked (I3)."""
         goes = Goes(lambda: succeed(True))
-        wire = Wire(listener=goes)
+        wire = Wire(events=goes)
         lines = [line for line in ASKED.splitlines() if line.partition(":")[0] != missing]
         wire.mediator.type("\n".join([*lines, "", ""]))
         assert wire.mediator.text() == "NOTIFY\nPermission Denied.\n\n"
-        assert goes.told == []
+        assert goes.heard == []
 
     def test_nobody_decides(self) -> None:
         """Who never decides has not said yes."""
         never: Deferred[bool] = Deferred()
-        wire = Wire(listener=Goes(lambda: never))
+        wire = Wire(events=Goes(lambda: never))
         wire.mediator.type(f"{ASKED}\n")
         advance(wire.clock, CONSENT_TIMEOUT)
         assert wire.mediator.text() == "NOTIFY\nPermission Denied.\n\n"
@@ -886,22 +885,22 @@ class LineTests:
         """Who says yes when the line is gone goes nowhere: it can't be told (I26)."""
         late: Deferred[bool] = Deferred(lambda given_up: given_up.callback(True))
         goes = Goes(lambda: late)
-        wire = Wire(listener=goes)
+        wire = Wire(events=goes)
         wire.mediator.type(f"{ASKED}\n")
         wire.mediator.vanish()
         assert late.called
-        assert [what for what, *_ in goes.told] == ["comes", "lost"]
+        assert [what for what, *_ in goes.heard] == ["comes", "lost"]
 
     def test_a_line_that_only_asks(self) -> None:
         """Over the line of a command nobody comes to anybody."""
-        wire = Wire(listener=None)
+        wire = Wire(events=None)
         wire.mediator.type(f"{ASKED}\n")
         assert wire.mediator.text() == "NOTIFY\nPermission Denied.\n\n"
 
     def test_the_question(self) -> None:
         """The caller's own question (fig. 7c)."""
         wire = Wire()
-        outcome, asked = wire.ask(wire.line.connect_back("Ib", SECRET, "127.0.0.1", WAITS))
+        outcome, asked = wire.ask(wire.client.connect_back("Ib", SECRET, "127.0.0.1", WAITS))
         assert asked == Message(
             REQUEST,
             Identifier=CALLER,
@@ -917,7 +916,7 @@ class LineTests:
     def test_half_an_answer(self) -> None:
         """What a callee can't be known by is no answer (A23, I3)."""
         wire = Wire()
-        outcome, _ = wire.ask(wire.line.connect_back("Ib", SECRET, "127.0.0.1", WAITS))
+        outcome, _ = wire.ask(wire.client.connect_back("Ib", SECRET, "127.0.0.1", WAITS))
         told = f"Session:{SESSION}\nEncrypt Key:{KEY}\nTransaction:1\nCode:200\n\n"
         wire.mediator.type(f"NOTIFY\nRequest Accepted.\n{told}")
         assert isinstance(outcome.error, BadRequest)

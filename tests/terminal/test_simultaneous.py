@@ -36,8 +36,8 @@ from tests.support.clock import advance, settle
 from tests.support.reactor import Dial, FakeReactor
 from tests.support.transport import tcp_address
 from tests.terminal.network import Outcome
+from tests.terminal.scene import Wire
 from tests.terminal.speakers import Maker
-from tests.terminal.test_line import Wire
 
 OURS = ("192.0.2.5", 40001)
 THEIRS = ("198.51.100.7", 40002)
@@ -217,7 +217,7 @@ class ShareTests:
 
     def line(self, remote: str = "192.0.2.1", **transport: Any) -> Any:
         """A line to a mediator there."""
-        line = Wire().line
+        line = Wire().client
         line.stream.transport = SimpleNamespace(
             getPeer=lambda: tcp_address(remote, 1202), **transport
         )
@@ -247,7 +247,7 @@ class ShareTests:
         """A line that is lost has nothing to share."""
         wire = Wire()
         wire.mediator.vanish()
-        assert wire.line.share_port() is None
+        assert wire.client.share_port() is None
 
 
 # With sockets, on the loopback interface.

@@ -15,9 +15,9 @@ from broker.messages.message import Message
 from broker.messages.statements import REGISTRATION_COMPLETED
 from broker.terminal.terminal import Terminal
 from tests.terminal.network import HOST, Listener, Network, Outcome, World
+from tests.terminal.scene import UdpScene
 from tests.terminal.speakers import Echo, HalfCloseable, Handler, Maker
 from tests.terminal.test_doors import the_log
-from tests.terminal.test_presence import Scene
 
 PORT: Final = 1203
 OUTSIDE: Final = 4444
@@ -228,9 +228,9 @@ class RedoneTests:
 class ByUdpTests:
     """Beside registration by UDP (D1)."""
 
-    def scene(self, opener: Opener) -> Scene:
+    def scene(self, opener: Opener) -> UdpScene:
         """Ib has logged in and has a key."""
-        scene = Scene(listen=Listener(Network(), PORT), opener=opener, open_port=True)
+        scene = UdpScene(listen=Listener(Network(), PORT), opener=opener, open_port=True)
         said = scene.take()
         assert (said.get("UDP"), said.get("Port"), said.get("Address")) == ("Yes", "1203", None)
         return scene

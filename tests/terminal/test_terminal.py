@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from twisted.internet.defer import CancelledError
-from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import CannotListenError, ConnectionDone, ConnectionLost
 
 from broker.messages.errors import (
@@ -16,13 +16,12 @@ from broker.messages.errors import (
     PermissionDenied,
     ServiceUnavailable,
 )
-from broker.messages.grammar import NOTIFY, QUERY, REGISTER
+from broker.messages.grammar import NOTIFY, REGISTER
 from broker.messages.message import Message
 from broker.messages.statements import CONNECTION_REQUESTED
 from broker.terminal.errors import Aborted, CallFailed
 from broker.terminal.registration.client import MediatorClient
 from broker.terminal.registration.registration import CONNECT_TIMEOUT, WAKE_UP_INTERVAL
-from broker.terminal.settings import TerminalSettings
 from broker.terminal.terminal import Terminal
 from tests.support.clock import result_of
 from tests.support.transport import connect, parse_all
@@ -53,29 +52,34 @@ class Limit:
         return self.idle
 
 
-def two(world: World, **callee: Any) -> tuple[Terminal, Terminal, Handler]:
-    """A caller Ia, a callee Ib that permits it, and what takes Ib's calls."""
-    handler = callee.pop("handler", None) or Handler(Echo)
-    accept = callee.pop("accept", ["Ia"])
-    ib = world.terminal("Ib", PORT, handler=handler, accept=accept, **callee)
-    return world.terminal("Ia"), ib, handler
+class Both(World):
+    """A network with a caller Ia, and a callee Ib that permits it and echoes.
 
+    :ivar handler: what takes Ib's calls
+    """
 
-def called(world: World, caller: Terminal, callee: str = "Ib", maker: Any = None) -> Any:
-    """A call that stands: the caller's protocol."""
-    outcome = Outcome(caller.call(callee, maker or Maker(HalfCloseable)))
-    world.run()
-    assert outcome.error is None
-    assert outcome.value is not None
-    return outcome.value
+    def __init__(
+        self,
+        *,
+        handler: Handler | None = None,
+        mediator: Mapping[str, Any] | None = None,
+        **callee: Any,
+    ) -> None:
+        super().__init__(**(mediator or {}))
+        self.handler = handler or Handler(Echo)
+        options = {"handler": self.handler, "accept": ["Ia"], **callee}
+        self.ib = self.terminal("Ib", PORT, **options)
+        self.ia = self.terminal("Ia")
 
+    def withdraw(self) -> Outcome:
+        """Ib withdraws Ia's permit."""
+        edited = Outcome(self.ib.edit(["Delete Ia"]))
+        self.run()
+        return edited
 
-def failed(world: World, caller: Terminal, callee: str = "Ib") -> BaseException:
-    """Why a call failed."""
-    outcome = Outcome(caller.call(callee, Maker()))
-    world.run()
-    assert outcome.error is not None
-    return outcome.error
+    def ends(self) -> list[str | None]:
+        """How the calls have ended, as the mediator was told."""
+        return [message.get("End") for message in self.heard if "End" in message.fields]
 
 
 def port_of(terminal: Terminal) -> int:
@@ -112,8 +116,8 @@ class RegistrationTests:
         """Address and port may be given, where they differ from what it sees (A22)."""
         world = World()
         world.terminal("Ib", 1300, address="127.0.0.9", port=4000)
-        assert world.heard[0].get("Address") == "127.0.0.9"
-        assert world.heard[0].get("Port") == "4000"
+        (registration,) = world.heard
+        assert (registration.get("Address"), registration.get("Port")) == ("127.0.0.9", "4000")
 
     def test_a_port_of_its_own_choosing(self) -> None:
         """Where the port is left open, the one it got is registered (A22)."""
@@ -123,10 +127,10 @@ class RegistrationTests:
 
     def test_only_a_caller(self) -> None:
         """A terminal that listens nowhere registers no address: it can't be called (A8)."""
-        world = World()
-        world.terminal("Ib", accept=["Ia"])
-        assert "Address" not in world.heard[0].fields
-        assert isinstance(failed(world, world.terminal("Ia")), CalleeNotFound)
+        both = Both()
+        both.terminal("Ic", accept=["Ia"])
+        assert "Address" not in both.heard[-1].fields
+        assert isinstance(both.failed(callee="Ic"), CalleeNotFound)
 
     def test_accepts_are_added(self) -> None:
         """Whom it is told to accept is added to what is there (A2)."""
@@ -150,15 +154,14 @@ class RegistrationTests:
 
     def test_reconnect_grants_nothing_again(self) -> None:
         """What was withdrawn meanwhile stays withdrawn after a reconnect (I2)."""
-        world = World()
-        ib = world.terminal("Ib", PORT, accept=["Ia"])
-        Outcome(ib.edit(["Delete Ia"]))
-        world.run()
-        world.lose_line("Ib")
-        world.advance(1)
-        assert Outcome(ib.ready()).done
-        assert [message.verb for message in world.heard].count(REGISTER) == 4
-        assert world.accepted("Ib") == []
+        both = Both()
+        both.withdraw()
+        registrations = kinds(both).count(REGISTER)
+        both.lose_line("Ib")
+        both.advance(1)
+        assert Outcome(both.ib.ready()).done
+        assert kinds(both).count(REGISTER) == registrations + 1
+        assert both.accepted("Ib") == []
 
     def test_withdrawn_while_away(self) -> None:
         """The same where somebody else withdrew it while the terminal was away (I2)."""
@@ -172,16 +175,14 @@ class RegistrationTests:
 
     def test_new_epoch(self) -> None:
         """A store that may have lost what was granted is told again, once."""
-        world = World()
-        ib = world.terminal("Ib", PORT, accept=["Ia"])
-        world.restart_mediator(seed=2)
-        world.advance(1)
-        assert world.accepted("Ib") == ["Ia"]
-        Outcome(ib.edit(["Delete Ia"]))
-        world.run()
-        world.lose_line("Ib")
-        world.advance(1)
-        assert world.accepted("Ib") == []
+        both = Both()
+        both.restart_mediator(seed=2)
+        both.advance(1)
+        assert both.accepted("Ib") == ["Ia"]
+        both.withdraw()
+        both.lose_line("Ib")
+        both.advance(1)
+        assert both.accepted("Ib") == []
 
     def test_refused(self) -> None:
         """A registration that is refused is said to the operator, and tried again later (A5)."""
@@ -210,15 +211,13 @@ class RegistrationTests:
 
     def test_identifier(self) -> None:
         """An identifier is taken in its one form, however it was typed (A18, I4)."""
-        world = World()
-        handler = Handler(Echo)
-        world.terminal("Jose\u0301", PORT, handler=handler, accept=["Zoe\u0308"])
-        caller = world.terminal("Zoe\u0308")
-        protocol = called(world, caller, "Jose\u0301")
-        assert (protocol.transport.identifier, protocol.transport.peer) == ("Zo\xeb", "Jos\xe9")
+        both, handler = Both(), Handler(Echo)
+        both.terminal("Jose\u0301", 1400, handler=handler, accept=["Zoe\u0308"])
+        transport = both.called(both.terminal("Zoe\u0308"), "Jose\u0301").transport
+        assert (transport.identifier, transport.peer) == ("Zo\xeb", "Jos\xe9")
         assert handler.calls[0][0] == "Zo\xeb"
         with pytest.raises(ValueError, match="identifier"):
-            world.terminal("I,b")
+            both.terminal("I,b")
 
 
 class ReconnectTests:
@@ -229,29 +228,27 @@ class ReconnectTests:
         times = [when for when, port in world.dialled if port == MEDIATOR_PORT]
         return [round(after - before, 6) for before, after in pairwise(times)]
 
+    def away(self, seconds: float, jitter: Callable[[], float] = lambda: 1.0) -> World:
+        """A terminal whose mediator has been away so long."""
+        world = World()
+        world.terminal("Ib", PORT, jitter=jitter)
+        world.mediator_goes()
+        world.advance(seconds)
+        return world
+
     def test_back_off(self) -> None:
         """The wait doubles from attempt to attempt, up to 30 s."""
-        world = World()
-        world.terminal("Ib", PORT, jitter=lambda: 1.0)
-        world.mediator_goes()
-        world.advance(150)
+        world = self.away(150)
         assert self.waits(world) == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0, 30.0]
 
     def test_jitter(self) -> None:
         """Each attempt takes from half of its wait to the whole, so that many spread."""
-        world = World()
         drawn = iter([0.0, 0.5, 1.0, 0.0])
-        world.terminal("Ib", PORT, jitter=lambda: next(drawn))
-        world.mediator_goes()
-        world.advance(1.9)
-        assert self.waits(world) == [0.1, 0.3, 0.8]
+        assert self.waits(self.away(1.9, lambda: next(drawn))) == [0.1, 0.3, 0.8]
 
     def test_short_wait_after_success(self) -> None:
         """Once it was registered again, the next loss begins with a short wait."""
-        world = World()
-        world.terminal("Ib", PORT, jitter=lambda: 1.0)
-        world.mediator_goes()
-        world.advance(10)
+        world = self.away(10)
         world.mediator_comes()
         world.advance(10)
         assert world.has_line("Ib")
@@ -262,22 +259,16 @@ class ReconnectTests:
 
     def test_woken(self) -> None:
         """Somebody outside may make it connect at once, and nothing else (I26)."""
-        world = World()
-        ib = world.terminal("Ib", PORT, jitter=lambda: 1.0)
-        world.mediator_goes()
-        world.advance(20)
+        world = self.away(20)
         world.mediator_comes()
-        assert not Outcome(ib.ready()).done
+        assert not world.has_line("Ib")
         self.wake(world)
-        assert Outcome(ib.ready()).done
+        assert Outcome(world.terminals[0].ready()).done
         assert world.has_line("Ib")
 
     def test_woken_by_a_flood(self) -> None:
         """However often a stranger says so, it connects once a second at the most (I26, I16)."""
-        world = World()
-        world.terminal("Ib", PORT, jitter=lambda: 1.0)
-        world.mediator_goes()
-        world.advance(60)
+        world = self.away(60)
         dialled = len(world.dialled)
         for _ in range(50):
             self.wake(world)
@@ -307,52 +298,48 @@ class StatusTests:
 
     def test_nobody_takes_calls(self) -> None:
         """A terminal without a handler is busy."""
-        world = World()
-        world.terminal("Ib", PORT, accept=["Ia"])
-        assert isinstance(failed(world, world.terminal("Ia")), CalleeBusy)
+        both = Both()
+        both.terminal("Ic", 1400, accept=["Ia"])
+        assert isinstance(both.failed(callee="Ic"), CalleeBusy)
 
     def test_load(self) -> None:
         """Its status is what its load says now (A14)."""
-        world = World()
         load = Limit()
-        ia, _, _ = two(world, load=load)
+        both = Both(load=load)
         load.idle = False
-        assert isinstance(failed(world, ia), CalleeBusy)
+        assert isinstance(both.failed(), CalleeBusy)
         load.idle = True
-        assert called(world, ia)
+        assert both.called()
 
     def test_one_at_a_time(self) -> None:
         """While it is in a call it is busy, and afterwards not (A25)."""
-        world = World()
-        ia, ib, _ = two(world, one_at_a_time=True, accept=["Ia", "Ic"])
-        protocol = called(world, ia)
-        ic = world.terminal("Ic")
-        assert isinstance(failed(world, ic), CalleeBusy)
+        both = Both(one_at_a_time=True, accept=["Ia", "Ic"])
+        protocol = both.called()
+        ic = both.terminal("Ic")
+        assert isinstance(both.failed(ic), CalleeBusy)
         protocol.transport.loseConnection()
-        world.run()
-        assert len(ib.calls) == 0
-        assert called(world, ic)
+        both.run()
+        assert len(both.ib.calls) == 0
+        assert both.called(ic)
 
     def test_a_call_of_its_own_counts(self) -> None:
         """It is as busy in a call that it made itself (A25)."""
-        world = World()
-        two(world, accept=["Ic"])
-        ic = world.terminal("Ic", 1400, one_at_a_time=True, handler=Handler(), accept=["Id"])
-        protocol = called(world, ic)
-        assert isinstance(failed(world, world.terminal("Id"), "Ic"), CalleeBusy)
+        both = Both(accept=["Ic"])
+        ic = both.terminal("Ic", 1400, one_at_a_time=True, handler=Handler(), accept=["Ia"])
+        protocol = both.called(ic)
+        assert isinstance(both.failed(callee="Ic"), CalleeBusy)
         protocol.transport.loseConnection()
-        world.run()
-        assert called(world, world.terminals[-1], "Ic")
+        both.run()
+        assert both.called(callee="Ic")
 
     def test_denied_at_the_door(self) -> None:
         """Where the mediator asks for no status, a second caller is denied at the door (A25)."""
-        world = World(ask_status=False)
-        ia, _, handler = two(world, one_at_a_time=True, accept=["Ia", "Ic"])
-        called(world, ia)
-        error = failed(world, world.terminal("Ic"))
+        both = Both(mediator={"ask_status": False}, one_at_a_time=True, accept=["Ia", "Ic"])
+        both.called()
+        error = both.failed(both.terminal("Ic"))
         assert isinstance(error, CallFailed)
         assert str(error) == "Ib denied the call: Permission Denied."
-        assert [caller for caller, _, _ in handler.calls] == ["Ia"]
+        assert [caller for caller, _, _ in both.handler.calls] == ["Ia"]
 
 
 class CallTests:
@@ -360,28 +347,27 @@ class CallTests:
 
     def test_end_to_end(self) -> None:
         """Fig. 12 and 13 with 16 in them: asked, granted, dialled, spoken, ended (A7–A13)."""
-        world = World()
-        ia, ib, handler = two(world)
-        world.heard.clear()
+        both = Both()
+        both.heard.clear()
         maker = Maker(HalfCloseable)
-        protocol = called(world, ia, maker=maker)
-        ((caller, session, echo),) = handler.calls
+        protocol = both.called(maker=maker)
+        ((caller, session, echo),) = both.handler.calls
         assert caller == "Ia"
         assert session == protocol.transport.session
-        protocol.transport.write(b"hello")
-        world.run()
-        assert protocol.received == b"hello"
-        assert (len(ia.calls), len(ib.calls)) == (1, 1)
+        assert both.echoed(protocol)
+        assert (len(both.ia.calls), len(both.ib.calls)) == (1, 1)
         protocol.transport.loseWriteConnection()
-        world.run()
+        both.run()
         assert isinstance(protocol.why, ConnectionDone)
         assert isinstance(echo.why, ConnectionDone)
         assert maker.started == 0
-        assert (len(ia.calls), len(ib.calls)) == (0, 0)
-        assert kinds(world)[:3] == ["QUERY", "NOTIFY STATUS Acceptable.", "NOTIFY Begin."]
-        ends = [message.get("End") for message in world.heard[3:]]
-        assert ends == ["Completed", "Completed"]
-        assert len(world.mediator.mediator.context.sessions) == 0
+        assert (len(both.ia.calls), len(both.ib.calls)) == (0, 0)
+        assert kinds(both)[:3] == ["QUERY", "NOTIFY STATUS Acceptable.", "NOTIFY Begin."]
+        assert both.ends() == ["Completed", "Completed"]
+        assert len(both.mediator.mediator.context.sessions) == 0
+        # The query is the figure's, and a transaction as well (fig. 5a).
+        fields = list(both.heard[0].fields.items())
+        assert fields[:2] == [("Identifier", "Ia"), ("Callee", "Ib")]
 
     def test_by_names(self) -> None:
         """Both log in by a name, and it calls by one: they agree on who they are (C1, A12)."""
@@ -394,117 +380,101 @@ class CallTests:
         ia = world.terminal("太郎", password="of Ia")
         assert (ia.identifier, ib.identifier) == ("Ia", "Ib")
         for callee in ("the office", "Ib"):
-            protocol = called(world, ia, callee)
+            protocol = world.called(ia, callee)
             assert protocol.transport.peer == "Ib"
-            protocol.transport.write(b"hello")
-            world.run()
-            assert protocol.received == b"hello"
+            assert world.echoed(protocol)
         assert [caller for caller, _, _ in handler.calls] == ["Ia", "Ia"]
         world.lose_line("Ib")
         world.advance(1)
         assert world.has_line("Ib")
-        assert called(world, ia, "the office").transport.peer == "Ib"
+        assert world.called(ia, "the office").transport.peer == "Ib"
 
     def test_data_passes_the_mediator_by(self) -> None:
         """What is said goes directly; the mediator has only the messages of the call (A12)."""
-        world = World()
-        ia, _, _ = two(world)
-        protocol = called(world, ia)
-        lines = sum(sum(pair.moved) for pair in world.between(MEDIATOR_PORT))
-        protocol.transport.write(bytes(200_000))
-        world.run()
-        assert len(protocol.received) == 200_000
-        assert sum(sum(pair.moved) for pair in world.between(MEDIATOR_PORT)) == lines
-        assert sum(world.between(PORT)[0].moved) > 400_000
+        both = Both()
+        protocol = both.called()
+        lines = sum(sum(pair.moved) for pair in both.between(MEDIATOR_PORT))
+        assert both.echoed(protocol, bytes(200_000))
+        assert sum(sum(pair.moved) for pair in both.between(MEDIATOR_PORT)) == lines
+        assert sum(both.between(PORT)[0].moved) > 400_000
 
     def test_not_permitted(self) -> None:
         """A caller without a permit is denied, and the callee hears nothing (A9, I1)."""
-        world = World()
-        _, _, handler = two(world)
-        moved = list(world.line_of("Ib").moved)
-        assert isinstance(failed(world, world.terminal("Ic")), PermissionDenied)
-        assert world.line_of("Ib").moved == moved
-        assert handler.calls == []
+        both = Both()
+        moved = list(both.line_of("Ib").moved)
+        assert isinstance(both.failed(both.terminal("Ic")), PermissionDenied)
+        assert both.line_of("Ib").moved == moved
+        assert both.handler.calls == []
 
     def test_woken_by_the_mediator(self) -> None:
         """A callee whose line is lost is dialled, connects by itself, and takes the call (I26)."""
-        world = World()
-        ia, ib, _ = two(world, jitter=lambda: 1.0)
-        world.mediator_goes()
-        world.advance(0.1)
-        world.mediator_comes()
-        world.advance(0.11)
-        assert Outcome(ib.ready()).done
-        world.lose_line("Ib")
-        assert called(world, ia)
-        assert (world.clock.seconds(), PORT) in world.dialled
+        both = Both(jitter=lambda: 1.0)
+        both.mediator_goes()
+        both.advance(0.1)
+        both.mediator_comes()
+        both.advance(0.11)
+        assert Outcome(both.ib.ready()).done
+        both.lose_line("Ib")
+        assert both.called()
+        assert (both.clock.seconds(), PORT) in both.dialled
 
     def test_to_itself(self) -> None:
         """A terminal that permits itself may call itself."""
-        world = World()
-        ib = world.terminal("Ib", PORT, handler=Handler(Echo), accept=["Ib"])
-        protocol = called(world, ib)
-        protocol.transport.write(b"hello")
-        world.run()
-        assert protocol.received == b"hello"
+        both = Both(accept=["Ib"])
+        protocol = both.called(both.ib)
+        assert both.echoed(protocol)
         protocol.transport.loseConnection()
-        world.run()
+        both.run()
         assert isinstance(protocol.why, ConnectionDone)
-        assert len(ib.calls) == 0
+        assert len(both.ib.calls) == 0
 
     def test_many_at_once(self) -> None:
         """Calls of several callers to one callee go on beside each other."""
-        world = World()
         names = [f"I{n}" for n in range(5)]
-        two(world, accept=names)
-        protocols = [called(world, world.terminal(name)) for name in names]
+        both = Both(accept=names)
+        protocols = [both.called(both.terminal(name)) for name in names]
         for n, protocol in enumerate(protocols):
             protocol.transport.write(bytes((n,)) * 3)
-        world.run()
+        both.run()
         assert [protocol.received for protocol in protocols] == [bytes((n,)) * 3 for n in range(5)]
 
     def test_one_after_the_other(self) -> None:
         """Calls to one callee wait for each other, since a new query voids an unspent grant."""
-        world = World()
-        ia, _, handler = two(world)
-        world.heard.clear()
-        outcomes = [Outcome(ia.call("Ib", Maker())) for _ in range(3)]
-        world.run()
+        both = Both()
+        both.heard.clear()
+        outcomes = [Outcome(both.ia.call("Ib", Maker())) for _ in range(3)]
+        both.run()
         assert all(outcome.value is not None for outcome in outcomes)
-        assert len(handler.calls) == 3
-        said = [kind for kind in kinds(world) if kind != "NOTIFY Begin."]
+        said = [kind for kind in kinds(both) if kind != "NOTIFY Begin."]
         assert said == ["QUERY", "NOTIFY STATUS Acceptable."] * 3
-        assert len(ia.calls) == 3
-        assert len(world.mediator.mediator.context.sessions) == 3
+        sessions = both.mediator.mediator.context.sessions
+        assert len(both.handler.calls) == len(both.ia.calls) == len(sessions) == 3
 
     def test_a_failed_call_lets_the_next_one_go(self) -> None:
         """A call that fails, or is given up, does not hold up those behind it."""
-        world = World()
-        ia, _, _ = two(world, accept=["Ia"])
-        world.silent.add(PORT)
-        stuck, given_up = Outcome(ia.call("Ib", Maker())), Outcome(ia.call("Ib", Maker()))
-        last = Outcome(ia.call("Ib", Maker()))
-        world.run()
+        both = Both()
+        both.silent.add(PORT)
+        stuck, given_up, last = (Outcome(both.ia.call("Ib", Maker())) for _ in range(3))
+        both.run()
         given_up.deferred.cancel()
         assert isinstance(given_up.error, CancelledError)
         stuck.deferred.cancel()
-        world.silent.clear()
-        world.run()
+        both.silent.clear()
+        both.run()
         assert isinstance(stuck.error, CancelledError)
         assert last.value is not None
-        assert len(ia._turns) == 0
+        assert len(both.ia._turns) == 0
 
     def test_different_callees(self) -> None:
         """A callee that doesn't answer holds up no call to another one."""
-        world = World()
-        ia, _, _ = two(world)
-        world.terminal("Ic", 1400, handler=Handler(Echo), accept=["Ia"])
-        world.silent.add(PORT)
-        stuck = Outcome(ia.call("Ib", Maker()))
-        world.run()
-        assert called(world, ia, "Ic")
+        both = Both()
+        both.terminal("Ic", 1400, handler=Handler(Echo), accept=["Ia"])
+        both.silent.add(PORT)
+        stuck = Outcome(both.ia.call("Ib", Maker()))
+        both.run()
+        assert both.called(callee="Ic")
         assert not stuck.done
-        world.advance(11)
+        both.advance(11)
         assert isinstance(stuck.error, CallFailed)
 
     def test_no_mediator(self) -> None:
@@ -520,28 +490,37 @@ class CallTests:
 
     def test_line_comes_back_in_time(self) -> None:
         """A call that was asked for while the line was away is made when it is back."""
-        world = World()
-        ia, _, _ = two(world)
-        world.lose_line("Ia")
-        outcome = Outcome(ia.call("Ib", Maker()))
-        world.run()
+        both = Both()
+        both.lose_line("Ia")
+        outcome = Outcome(both.ia.call("Ib", Maker()))
+        both.run()
         assert not outcome.done
-        world.advance(1)
+        both.advance(1)
         assert outcome.value is not None
 
     def test_line_lost_while_asking(self) -> None:
         """A line that goes before the mediator answers fails the call."""
-        world = World()
-        ia, _, _ = two(world)
-        world.silent.add(MEDIATOR_PORT)
-        outcome = Outcome(ia.call("Ib", Maker()))
-        world.run()
-        world.lose_line("Ia")
+        both = Both()
+        both.silent.add(MEDIATOR_PORT)
+        outcome = Outcome(both.ia.call("Ib", Maker()))
+        both.run()
+        both.lose_line("Ia")
         assert isinstance(outcome.error, ConnectionLost)
+
+    def test_plain_protocols(self) -> None:
+        """Protocols that know no half-close work on both sides."""
+        both = Both(handler=Handler(Plain))
+        protocol = both.called(maker=Maker(Plain))
+        protocol.transport.write(b"one way")
+        protocol.transport.loseConnection()
+        both.run()
+        ((_, _, callee),) = both.handler.calls
+        assert callee.received == b"one way"
+        assert isinstance(protocol.why, ConnectionDone)
+        assert isinstance(callee.why, ConnectionDone)
 
     def test_nothing_secret_in_the_log(self) -> None:
         """Not a password or key of a call, given or used, is logged by anybody (I18)."""
-        world = World()
         secrets: set[str] = set()
 
         def trace(_: object, way: str, message: Message) -> None:
@@ -549,11 +528,9 @@ class CallTests:
                 secrets.add(message.fields.get(name, ""))
 
         with the_log() as lines:
-            ia, _, _ = two(world, trace=trace)
-            protocol = called(world, ia)
-            world.line_of("Ia")
-            protocol.transport.abortConnection("enough")
-            world.run()
+            both = Both(trace=trace)
+            both.called().transport.abortConnection("enough")
+            both.run()
         secrets.discard("")
         assert len(secrets) == 3
         assert lines
@@ -563,114 +540,96 @@ class CallTests:
 class WithdrawalTests:
     """Once a withdrawal is acknowledged, nothing goes on that rested on the permit (I2)."""
 
-    def granted(self, world: World) -> tuple[Any, dict[str, str]]:
-        """Ia's connection, typed by hand, and what it was granted."""
-        client = world.client()
+    def granted(self, both: Both) -> dict[str, str]:
+        """What Ia, typed by hand, was granted."""
+        client = both.client()
         client.type("REGISTER\nIdentifier:Ia\n\nQUERY\nIdentifier:Ia\nCallee:Ib\n\n")
-        world.run()
+        both.run()
         (_, _, credentials), _ = parse_all(client.bytes())
-        return client, credentials.fields
+        return credentials.fields
 
-    def knock(self, world: World, fields: dict[str, str]) -> Any:
+    def knock(self, both: Both, fields: dict[str, str]) -> Any:
         """Somebody comes to Ib with credentials."""
-        handshake = a_handshake(
-            initiator=True, session=fields["Session"], key=fields["Encrypt Key"]
-        )
-        client = connect(world.factory_at(PORT), world.clock, port=PORT)
-        body = handshake.write(a_request("Ia", fields["Password"]))
-        client.send(framed(fields["Session"], body))
+        session, key = fields["Session"], fields["Encrypt Key"]
+        handshake = a_handshake(initiator=True, session=session, key=key)
+        client = connect(both.factory_at(PORT), both.clock, port=PORT)
+        client.send(framed(session, handshake.write(a_request("Ia", fields["Password"]))))
         return client
 
     def test_live_call(self) -> None:
         """A call that goes on is ended on both sides, and both are told why."""
-        world = World()
-        ia, ib, handler = two(world)
-        protocol = called(world, ia)
-        protocol.transport.write(b"before")
-        world.run()
-        withdrawn = Outcome(ib.edit(["Delete Ia"]))
-        world.run()
-        assert withdrawn.done
-        for one in (protocol, handler.calls[0][2]):
+        both = Both()
+        protocol = both.called()
+        assert both.echoed(protocol)
+        assert both.withdraw().done
+        for one in (protocol, both.handler.calls[0][2]):
             assert isinstance(one.why, Aborted)
             assert one.why.cause == "the session was terminated"
-        ends = [message.get("End") for message in world.heard if "End" in message.fields]
-        assert ends == ["Terminated", "Terminated"]
-        assert isinstance(failed(world, ia), PermissionDenied)
+        assert both.ends() == ["Terminated", "Terminated"]
+        assert isinstance(both.failed(), PermissionDenied)
 
     def test_other_calls_go_on(self) -> None:
         """Calls that rest on other permits are not touched."""
-        world = World()
-        ia, ib, _ = two(world, accept=["Ia", "Ic"])
-        called(world, ia)
-        other = called(world, world.terminal("Ic"))
-        Outcome(ib.edit(["Delete Ia"]))
-        world.run()
-        other.transport.write(b"hello")
-        world.run()
-        assert other.received == b"hello"
-        assert len(ib.calls) == 1
+        both = Both(accept=["Ia", "Ic"])
+        both.called()
+        other = both.called(both.terminal("Ic"))
+        both.withdraw()
+        assert both.echoed(other)
+        assert len(both.ib.calls) == 1
 
     @pytest.mark.parametrize("withdrawn", [False, True])
     def test_unspent(self, withdrawn: bool) -> None:
         """Credentials that were granted before the withdrawal open nothing after it."""
-        world = World()
-        _, ib, handler = two(world)
-        _, fields = self.granted(world)
+        both = Both()
+        fields = self.granted(both)
         if withdrawn:
-            Outcome(ib.edit(["Delete Ia"]))
-            world.run()
-        client = self.knock(world, fields)
+            both.withdraw()
+        client = self.knock(both, fields)
         assert bool(client.bytes()) is not withdrawn
-        world.advance(2)
+        both.advance(2)
         assert client.closed is withdrawn
-        assert handler.calls == []
+        assert both.handler.calls == []
 
     def test_unspent_when_the_line_is_lost(self) -> None:
         """A callee who can't be told of a withdrawal counts on no permit: unspent is void."""
-        world = World()
-        _, _, handler = two(world)
-        _, fields = self.granted(world)
-        world.lose_line("Ib")
-        client = self.knock(world, fields)
+        both = Both()
+        fields = self.granted(both)
+        both.lose_line("Ib")
+        client = self.knock(both, fields)
         assert client.bytes() == b""
-        world.advance(2)
+        both.advance(2)
         assert client.closed
-        assert handler.calls == []
+        assert both.handler.calls == []
 
     def test_withdrawn_while_the_callee_is_away(self) -> None:
         """A call that goes on while the callee's line is away is ended when it is back."""
-        world = World()
-        ia, _, handler = two(world, jitter=lambda: 1.0)
-        protocol = called(world, ia)
-        world.lose_line("Ib")
-        world.client().type("REGISTER\nIdentifier:Ib\nAccept:Delete Ia\n\n")
-        world.advance(1)
+        both = Both(jitter=lambda: 1.0)
+        protocol = both.called()
+        both.lose_line("Ib")
+        both.client().type("REGISTER\nIdentifier:Ib\nAccept:Delete Ia\n\n")
+        both.advance(1)
         assert isinstance(protocol.why, Aborted)
-        assert isinstance(handler.calls[0][2].why, Aborted)
+        assert isinstance(both.handler.calls[0][2].why, Aborted)
 
     def test_a_call_outlives_its_line(self) -> None:
         """A call itself needs no mediator: it goes on while the lines are away."""
-        world = World()
-        ia, _, _ = two(world)
-        protocol = called(world, ia)
-        world.mediator_goes()
-        world.advance(60)
-        protocol.transport.write(b"still here")
-        world.run()
-        assert protocol.received == b"still here"
+        both = Both()
+        protocol = both.called()
+        both.mediator_goes()
+        both.advance(60)
+        assert both.echoed(protocol, b"still here")
 
 
 class ServiceTests:
     """Started, stopped, started again."""
 
     def quiet(self, world: World) -> bool:
-        """Whether no timer is left, once the mediator's own are gone."""
+        """Whether no connection and no timer is left, once the mediator's own are gone."""
+        assert not world.open()
         world.mediator.mediator.stop()
-        resolver: Any = world.mediator.resolver
-        trigger: Any = world.mediator.trigger
-        resolver.stop()
-        trigger.stop()
+        for part in (world.mediator.resolver, world.mediator.trigger):
+            stoppable: Any = part
+            stoppable.stop()
         world.run()
         return world.clock.getDelayedCalls() == []
 
@@ -681,65 +640,61 @@ class ServiceTests:
         assert stopped.error is None
         return stopped.done
 
+    def alone(self) -> tuple[World, Terminal]:
+        """A terminal, and nothing that it does."""
+        world = World()
+        return world, world.terminal("Ib", PORT, handler=Handler(), accept=["Ia"])
+
     def test_idle(self) -> None:
         """A terminal that is stopped leaves no connection, no listener and no timer."""
-        world = World()
-        ib = world.terminal("Ib", PORT, handler=Handler(), accept=["Ia"])
+        world, ib = self.alone()
         assert self.stop(world, ib)
-        assert not world.open()
         assert not world.listens(PORT)
         assert self.quiet(world)
 
     def test_in_a_call(self) -> None:
         """Its calls are broken off and reported before its line closes (S5007)."""
-        world = World()
-        ia, ib, _ = two(world)
-        protocol = called(world, ia)
-        assert self.stop(world, ib)
+        both = Both()
+        protocol = both.called()
+        assert self.stop(both, both.ib)
         assert isinstance(protocol.why, Aborted)
         assert protocol.why.cause == "the terminal stops"
-        ends = [message.get("End") for message in world.heard if "End" in message.fields]
-        assert ends == ["Failed", "Failed"]
-        assert self.stop(world, ia)
-        assert not world.open()
-        assert self.quiet(world)
+        assert both.ends() == ["Failed", "Failed"]
+        assert self.stop(both, both.ia)
+        assert self.quiet(both)
 
     def test_peer_that_does_not_read(self) -> None:
         """A peer that reads nothing holds it up for 10 s, and no longer (I15)."""
-        world = World()
-        ia, _, _ = two(world)
-        called(world, ia)
-        world.silent.add(PORT)
-        stopped = Outcome(ia.stopService())
-        world.advance(9.9)
+        both = Both()
+        both.called()
+        both.silent.add(PORT)
+        stopped = Outcome(both.ia.stopService())
+        both.advance(9.9)
         assert not stopped.done
-        world.advance(0.1)
+        both.advance(0.1)
         assert stopped.done
 
     @pytest.mark.parametrize("where", ["no line", "asking", "handshake"])
     def test_while_calling(self, where: str) -> None:
         """Calls that do not stand yet are given up."""
-        world = World()
-        ia, ib, _ = two(world)
+        both = Both()
         if where == "no line":
-            world.lose_line("Ia")
+            both.lose_line("Ia")
         else:
-            world.silent.add(MEDIATOR_PORT if where == "asking" else PORT)
-        outcomes = [Outcome(ia.call("Ib", Maker())) for _ in range(2)]
-        world.run()
-        stopped = Outcome(ia.stopService())
-        world.silent.clear()
-        world.run()
+            both.silent.add(MEDIATOR_PORT if where == "asking" else PORT)
+        outcomes = [Outcome(both.ia.call("Ib", Maker())) for _ in range(2)]
+        both.run()
+        stopped = Outcome(both.ia.stopService())
+        both.silent.clear()
+        both.run()
         assert stopped.done
         assert all(isinstance(outcome.error, CancelledError) for outcome in outcomes)
-        assert self.stop(world, ib)
-        assert not world.open()
-        assert self.quiet(world)
+        assert self.stop(both, both.ib)
+        assert self.quiet(both)
 
     def test_with_strangers_at_the_door(self) -> None:
         """Whoever was at the door is closed on (I14)."""
-        world = World()
-        ib = world.terminal("Ib", PORT, handler=Handler())
+        world, ib = self.alone()
         client = connect(world.factory_at(PORT), world.clock, port=PORT)
         client.send(framed("S9", bytes(60)))
         assert self.stop(world, ib)
@@ -748,8 +703,7 @@ class ServiceTests:
 
     def test_in_back_off(self) -> None:
         """Stopped while it waits to connect again, it connects no more."""
-        world = World()
-        ib = world.terminal("Ib", PORT, handler=Handler())
+        world, ib = self.alone()
         world.mediator_goes()
         world.advance(5)
         dialled = len(world.dialled)
@@ -758,30 +712,28 @@ class ServiceTests:
         assert len(world.dialled) == dialled
         assert self.quiet(world)
 
-    def stopping(self, world: World) -> tuple[Terminal, Any, Outcome]:
+    def stopping(self) -> tuple[Both, Any, Outcome]:
         """Ib, which stops as slowly as its peer reads: with its mediator's end of its line."""
-        ia, ib, _ = two(world, accept=["Ia", "Ic"])
-        called(world, ia)
-        world.silent.add(PORT)
-        mediator: Any = world.line_of("Ib").b.protocol
-        stopped = Outcome(ib.stopService())
-        world.run()
+        both = Both(accept=["Ia", "Ic"])
+        both.called()
+        both.silent.add(PORT)
+        mediator: Any = both.line_of("Ib").b.protocol
+        stopped = Outcome(both.ib.stopService())
+        both.run()
         assert not stopped.done
-        return ib, mediator, stopped
+        return both, mediator, stopped
 
     def test_not_acceptable(self) -> None:
         """A terminal that is stopping is busy to whoever calls it (A14)."""
-        world = World()
-        _, _, stopped = self.stopping(world)
-        assert isinstance(failed(world, world.terminal("Ic")), CalleeBusy)
+        both, _, stopped = self.stopping()
+        assert isinstance(both.failed(both.terminal("Ic")), CalleeBusy)
         assert not stopped.done
 
     def test_announced(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Nor does it expect a call that it is told of, nor come to the caller."""
-        world = World()
         monkeypatch.setattr(MediatorClient, "share_port", lambda line: ("192.0.2.5", 40002))
-        ib, mediator, stopped = self.stopping(world)
-        before = len(world.dialled)
+        both, mediator, stopped = self.stopping()
+        before = len(both.dialled)
         fields = {
             "Caller ID": "Ic",
             "Password": PASSWORD,
@@ -793,77 +745,40 @@ class ServiceTests:
             "Caller Back": f"{HOST} 4000",
         }
         mediator.send(Message.of(NOTIFY, fields))
-        world.run()
-        assert len(ib._pending) == 0
-        assert ib._dial_back._timers == {}
-        world.advance(15)
+        both.run()
+        assert len(both.ib._pending) == 0
+        assert both.ib._dial_back._timers == {}
+        both.advance(15)
         assert stopped.done
-        assert len(world.dialled) == before
-        world.silent.clear()
-        assert self.stop(world, world.terminals[1])
-        assert self.quiet(world)
+        assert len(both.dialled) == before
+        both.silent.clear()
+        assert self.stop(both, both.ia)
+        assert self.quiet(both)
 
     def test_restart(self) -> None:
         """Started again, it listens, registers where it listens now, and takes calls."""
-        world = World()
-        ib = world.terminal("Ib", 0, handler=Handler(Echo), accept=["Ia"])
-        ia = world.terminal("Ia")
-        called(world, ia)
-        first = port_of(ib)
-        assert self.stop(world, ib)
-        ib.startService()
-        world.run()
-        second = port_of(ib)
+        both = Both()
+        ic = both.terminal("Ic", 0, handler=Handler(Echo), accept=["Ia"])
+        both.called(callee="Ic")
+        first = port_of(ic)
+        assert self.stop(both, ic)
+        ic.startService()
+        both.run()
+        second = port_of(ic)
         assert second != first
-        assert world.heard[-1].get("Port") == str(second)
-        protocol = called(world, ia)
-        protocol.transport.write(b"again")
-        world.run()
-        assert protocol.received == b"again"
-        assert self.stop(world, ia)
-        ia.startService()
-        world.run()
-        assert called(world, ia)
+        assert both.heard[-1].get("Port") == str(second)
+        assert both.echoed(both.called(callee="Ic"), b"again")
+        assert self.stop(both, both.ia)
+        both.ia.startService()
+        both.run()
+        assert both.called()
 
     def test_can_not_listen(self) -> None:
         """Where the listener can't be opened, it says so, and doesn't connect."""
         world = World()
-        reactor: Any = world.clock
         error = CannotListenError("", PORT, OSError("in use"))
-        terminal = Terminal(
-            reactor,
-            "Ib",
-            TCP4ClientEndpoint(reactor, HOST, MEDIATOR_PORT),
-            TerminalSettings(
-                listen=Listener(world, PORT, fails=error),
-            ),
-        )
-        terminal.startService()
+        terminal = world.terminal("Ib", listen=Listener(world, PORT, fails=error))
         assert Outcome(terminal.listening).error is error
         world.run()
         assert world.dialled == []
         assert self.stop(world, terminal)
-
-
-class SpeakingTests:
-    """What the reports and the figures look like on the wire."""
-
-    def test_query_of_the_figure(self) -> None:
-        """The query is the figure's, and a transaction besides (fig. 5a)."""
-        world = World()
-        ia, _, _ = two(world)
-        called(world, ia)
-        (query,) = [message for message in world.heard if message.verb == QUERY]
-        assert list(query.fields.items())[:2] == [("Identifier", "Ia"), ("Callee", "Ib")]
-
-    def test_plain_protocols(self) -> None:
-        """Protocols that know no half-close work on both sides."""
-        world = World()
-        ia, _, handler = two(world, handler=Handler(Plain))
-        protocol = called(world, ia, maker=Maker(Plain))
-        protocol.transport.write(b"one way")
-        protocol.transport.loseConnection()
-        world.run()
-        assert handler.calls[0][2].received == b"one way"
-        assert isinstance(protocol.why, ConnectionDone)
-        assert isinstance(handler.calls[0][2].why, ConnectionDone)

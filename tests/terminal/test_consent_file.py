@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
@@ -29,13 +28,11 @@ from broker.terminal.consent_file import (
     read_lists,
 )
 from broker.terminal.registration.client import CONSENT_TIMEOUT
-from broker.terminal.settings import TerminalSettings
-from broker.terminal.terminal import Terminal
 from tests.mediator.conftest import Logged, logged
 from tests.mediator.scene import SCENES
 from tests.support.clock import advance, result_of
-from tests.support.reactor import FakeReactor
 from tests.support.transport import Client
+from tests.terminal.scene import Scene
 
 __all__ = ["logged"]
 
@@ -282,25 +279,14 @@ class EditTests:
 class Application:
     """An application that says whom it accepts; or fails to."""
 
-    def __init__(self, said: Callable[[], Awaitable[Any]]) -> None:
-        self._said = said
+    def __init__(self, says: Callable[[], Awaitable[Any]]) -> None:
+        self._says = says
 
     async def lists(self) -> ConsentLists:
-        return ConsentLists(*await self._said())
+        return ConsentLists(*await self._says())
 
 
-def registered(**options: Any) -> tuple[FakeReactor, Client]:
-    """A terminal whose mediator is the test."""
-    reactor = FakeReactor()
-    terminal = Terminal(
-        reactor, "Ib", TCP4ClientEndpoint(reactor, "127.0.0.1", 1201), TerminalSettings(**options)
-    )
-    terminal.startService()
-    client = reactor.dials[0].accept()
-    return reactor, client
-
-
-def said(accepted: Sequence[str], rejected: Sequence[str] = ()) -> Application:
+def saying(accepted: Sequence[str], rejected: Sequence[str] = ()) -> Application:
     """One that says these."""
 
     async def says() -> tuple[Sequence[str], Sequence[str]]:
@@ -312,46 +298,46 @@ def said(accepted: Sequence[str], rejected: Sequence[str] = ()) -> Application:
 class TerminalTests:
     """What a terminal registers, and what it answers (S4001, S4003)."""
 
+    def asked(self, consent: IConsent | None = None) -> Client:
+        """The mediator's end of a terminal's line, over which it was asked."""
+        line = Scene(consent=consent).line
+        line.received()
+        line.type(QUESTION)
+        return line
+
+    def never(self) -> tuple[Application, list[bool]]:
+        """An application that never answers, and how often it was given up."""
+        given_up: list[bool] = []
+
+        async def waits() -> Any:
+            return await Deferred(lambda _: given_up.append(True))
+
+        return Application(waits), given_up
+
     def test_registers(self) -> None:
         """Its name and its policy go with the message by which it logs in (C1)."""
-        _, client = registered(policy="Ask", name="taro@example.jp", password="x" * 12)
-        (message,) = client.received()
-        assert message.fields["Name"] == "taro@example.jp"
-        assert message.fields["Policy"] == "Ask"
-        _, client = registered()
-        (message,) = client.received()
-        assert not {"Name", "Policy"} & message.fields.keys()
+        fields = Scene(policy="Ask", name="taro@example.jp").said().fields
+        assert (fields["Name"], fields["Policy"]) == ("taro@example.jp", "Ask")
+        assert not {"Name", "Policy"} & Scene().said().fields.keys()
 
     @pytest.mark.parametrize(
-        ("accepted", "rejected", "expected"),
+        ("consent", "expected"),
         [
-            (["Ia", "@family"], ["Ix"], answer(" Ia,@family", "Ix")),
-            (["Ia"], [], answer(" Ia")),
-            ([], ["Ix"], answer("", "Ix")),
-            ([], [], answer("")),
+            (saying(["Ia", "@family"], ["Ix"]), answer(" Ia,@family", "Ix")),
+            (saying(["Ia"]), answer(" Ia")),
+            (saying([], ["Ix"]), answer("", "Ix")),
+            (saying([]), answer("")),
+            (None, answer("")),  # where nothing was said of consent nobody is accepted (I3)
         ],
     )
-    def test_answers(self, accepted: list[str], rejected: list[str], expected: str) -> None:
+    def test_answers(self, consent: IConsent | None, expected: str) -> None:
         """It tells both lists, whole: it is the mediator that compares."""
-        _, client = registered(consent=said(accepted, rejected))
-        client.text()
-        client.type(QUESTION)
-        assert client.text() == expected
-
-    def test_without(self) -> None:
-        """Where nothing was said of consent nobody is accepted (I3)."""
-        _, client = registered()
-        client.text()
-        client.type(QUESTION)
-        assert client.text() == answer("")
+        assert self.asked(consent).text() == expected
 
     def test_long(self) -> None:
         """Long lists go in several lines, in one message that the mediator takes."""
         names = [f"terminal-{n:04}" for n in range(1000)]
-        _, client = registered(consent=said(names, names[:900]))
-        client.received()
-        client.type(QUESTION)
-        (message,) = client.received()
+        (message,) = self.asked(saying(names, names[:900])).received()
         told = ",".join(edit.partition(" ")[2] for edit in message.edits("Accept"))
         assert told.split(",") == names
         assert len(message.encode()) < 64 * 1024
@@ -362,10 +348,7 @@ class TerminalTests:
     )
     def test_bad_application(self, names: list[str], logged: Logged) -> None:
         """An application's list that is none accepts nobody, and makes no further line (I3)."""
-        _, client = registered(consent=said(names))
-        client.text()
-        client.type(QUESTION)
-        assert client.text() == answer("")
+        assert self.asked(saying(names)).text() == answer("")
         assert len(logged.failures()) == 1
 
     def test_failing_application(self, logged: Logged) -> None:
@@ -374,57 +357,39 @@ class TerminalTests:
         async def fails() -> Any:
             raise ValueError("the user's window is gone")
 
-        _, client = registered(consent=Application(fails))
-        client.text()
-        client.type(QUESTION)
-        assert client.text() == answer("")
+        assert self.asked(Application(fails)).text() == answer("")
         (failure,) = logged.failures()
         assert "window is gone" in failure
 
     def test_asks_its_user(self) -> None:
         """One may take its time, and other questions are answered meanwhile."""
-        asked: Deferred[Any] = Deferred()
+        user: Deferred[Any] = Deferred()
 
         async def waits() -> Any:
-            return await asked
+            return await user
 
-        _, client = registered(consent=Application(waits))
-        client.text()
-        client.type(QUESTION)
-        client.type("QUERY\nSTATUS\nTransaction:8\n\n")
-        assert client.text() == "NOTIFY\nSTATUS Busy.\nTransaction:8\nCode:200\n\n"
-        asked.callback((["Ia"], []))
-        assert client.text() == answer(" Ia")
+        line = self.asked(Application(waits))
+        line.type("QUERY\nSTATUS\nTransaction:8\n\n")
+        assert line.text() == "NOTIFY\nSTATUS Busy.\nTransaction:8\nCode:200\n\n"
+        user.callback((["Ia"], []))
+        assert line.text() == answer(" Ia")
 
     def test_takes_too_long(self) -> None:
         """One that never answers accepts nobody, and leaves nothing behind (I15)."""
-        given_up: list[bool] = []
-
-        async def waits() -> Any:
-            return await Deferred(lambda _: given_up.append(True))
-
-        reactor, client = registered(consent=Application(waits))
-        (login,) = client.received()
-        mark = login.transaction
-        client.type(f"NOTIFY\nRegistration Completed.\nTransaction:{mark}\nCode:200\n\n")
-        client.type(QUESTION)
-        advance(reactor, CONSENT_TIMEOUT - 0.1)
+        consent, given_up = self.never()
+        scene = Scene(consent=consent)
+        scene.complete()
+        scene.line.type(QUESTION)
+        advance(scene.clock, CONSENT_TIMEOUT - 0.1)
         assert not given_up
-        advance(reactor, 0.1)
+        advance(scene.clock, 0.1)
         assert given_up == [True]
-        assert answer("") in client.text()
+        assert scene.line.text() == answer("")
 
     def test_gone_while_asked(self) -> None:
         """A mediator that goes away is waited for by nobody."""
-        given_up: list[bool] = []
-
-        async def waits() -> Any:
-            return await Deferred(lambda _: given_up.append(True))
-
-        _, client = registered(consent=Application(waits))
-        client.received()
-        client.type(QUESTION)
-        client.vanish()
+        consent, given_up = self.never()
+        self.asked(consent).vanish()
         assert given_up == [True]
 
 

@@ -27,14 +27,14 @@ from tests.support.reactor import FakeReactor
 
 SERVER: Final = ("11.0.113.10", 1200)
 ELSEWHERE: Final = ("11.0.113.66", 1200)
-#: Seconds that a datagram is on its way.
+#: Seconds that a datagram is on its path.
 DELAY: Final = 0.01
 SECRET: Final = b"s" * 32
 KEY_ID: Final = "Kaaaaaaaaaaaaaaaaaaaaaa"
 INTERVAL: Final = 25
 
 
-class Way:
+class Path:
     """A terminal's keepalive, a router that remembers for a while, and the server.
 
     :ivar host: the router's address outside
@@ -67,11 +67,11 @@ class Way:
         self.registrar = UdpRegistrar(self.clock, random.Random(1).randbytes, wall=lambda: 1.0)
         self.resolver = self.clock.listenUDP(1200, self.registrar)
         self.resolver.write = self._back  # type: ignore[method-assign]
-        self.pace = KeepaliveInterval(most)
+        self.interval = KeepaliveInterval(most)
         self.keepalive = Keepalive(
             self.clock,
             SERVER,
-            self.pace,
+            self.interval,
             random.Random(2).randbytes,
             self,
         )
@@ -115,6 +115,10 @@ class Way:
         self.port.receive(datagram, source)
         self.advance(DELAY)
 
+    def notice(self, sequence: int = 10**6, key: bytes = SECRET, **fields: str) -> None:
+        """A notice for Ib comes through."""
+        self.receive(sign(a_notice(sequence, **fields), key))
+
     def registrations(self) -> list[Message]:
         """What the terminal has sent of this kind."""
         return [message for _, message in self.said if message.verb == REGISTER]
@@ -150,6 +154,13 @@ class Way:
             self.clock.callLater(DELAY, self.port.receive, packet, SERVER)
 
 
+def registered() -> Path:
+    """One whose keepalive was answered; nothing that was said before that counts."""
+    path = Path(keeps_port=True)
+    path.said.clear()
+    return path
+
+
 def a_notice(sequence: int = 10**6, **fields: str) -> Message:
     """A notice for Ib."""
     values = {"Identifier": "Ib", "Key_ID": KEY_ID, "Sequence": str(sequence), **fields}
@@ -161,18 +172,18 @@ class RegistrationTests:
 
     def test_registered(self) -> None:
         """It shows that it reads there, and is seen with its router's address and port (I12)."""
-        way = Way()
-        assert way.keepalive.alive
-        assert way.seen() == ("11.0.113.1", 61001)
-        assert way.keepalive.outside == way.seen()
-        assert way.moves == [("11.0.113.1", 61001)]
-        assert way.keepalive.ignored == {}
+        path = Path()
+        assert path.keepalive.alive
+        assert path.seen() == ("11.0.113.1", 61001)
+        assert path.keepalive.outside == path.seen()
+        assert path.moves == [("11.0.113.1", 61001)]
+        assert path.keepalive.ignored == {}
 
     def test_what_it_says(self) -> None:
         """It says who it is, by which key, and nothing of anybody else; the sequence rises."""
-        way = Way()
-        way.advance(2 * INTERVAL)
-        first, second, *rest = way.registrations()
+        path = Path()
+        path.advance(2 * INTERVAL)
+        first, second, *rest = path.registrations()
         assert list(first.fields) == ["Identifier", "Key ID", "Expires", "Sequence", "Signature"]
         assert "Challenge" in second.fields
         sequences = [int(message.fields["Sequence"]) for message in (first, second, *rest)]
@@ -181,135 +192,132 @@ class RegistrationTests:
 
     def test_remembered_for_long_enough(self) -> None:
         """The server is asked to remember it for a minute, however short the interval is."""
-        way = Way(most=2)
-        assert way.registrations()[-1].get("Expires") == str(REMEMBERED)
+        path = Path(most=2)
+        assert path.registrations()[-1].get("Expires") == str(REMEMBERED)
 
     def test_interval(self) -> None:
         """It sends one datagram an interval, as the server suggests, and no more (E11)."""
-        way = Way(keeps_port=True)
-        way.said.clear()
-        way.advance(10 * INTERVAL)
-        assert len(way.said) == 10
-        gaps = [b - a for a, b in zip(way.times(), way.times()[1:], strict=False)]
+        path = registered()
+        path.advance(10 * INTERVAL)
+        assert len(path.said) == 10
+        gaps = [b - a for a, b in zip(path.times(), path.times()[1:], strict=False)]
         assert all(INTERVAL <= gap < INTERVAL + 1 for gap in gaps)
 
     def test_new_address(self) -> None:
         """A router that gets another address is seen there from the next keepalive on (D1)."""
-        way = Way()
-        way.host = "11.0.113.77"
-        way.forget()
-        way.advance(2 * INTERVAL)
-        assert way.seen()[0] == "11.0.113.77"
-        assert way.moves[-1] == way.seen()
-        assert way.keepalive.alive
-        assert way.pace.seconds >= INTERVAL  # that says nothing of how long mappings last
+        path = Path()
+        path.host = "11.0.113.77"
+        path.forget()
+        path.advance(2 * INTERVAL)
+        assert path.seen()[0] == "11.0.113.77"
+        assert path.moves[-1] == path.seen()
+        assert path.keepalive.alive
+        assert path.interval.seconds >= INTERVAL  # that says nothing of how long mappings last
 
     def test_new_key(self) -> None:
-        """A new login's key takes the old one's place at once, on the same way."""
-        way = Way()
-        way.login("Kbbbbbbbbbbbbbbbbbbbbbb", b"t" * 32)
-        new = len(way.said)
-        way.receive(sign(a_notice(), SECRET))
-        way.advance(1)
-        assert way.said[new - 1][1].get("Key ID") == "Kbbbbbbbbbbbbbbbbbbbbbb"
-        assert way.keepalive.alive
-        assert way.seen() == ("11.0.113.1", 61001)
-        assert len(way.clock.datagrams) == 2
-        way.receive(sign(a_notice(), SECRET))
-        assert way.notices == []
+        """A new login's key takes the old one's place at once, on the same path."""
+        path = Path()
+        path.login("Kbbbbbbbbbbbbbbbbbbbbbb", b"t" * 32)
+        new = len(path.said)
+        path.notice()
+        path.advance(1)
+        assert path.said[new - 1][1].get("Key ID") == "Kbbbbbbbbbbbbbbbbbbbbbb"
+        assert path.keepalive.alive
+        assert path.seen() == ("11.0.113.1", 61001)
+        assert len(path.clock.datagrams) == 2
+        path.notice()
+        assert path.notices == []
 
     def test_new_key_counts_anew(self) -> None:
         """What was told under the old key says nothing of the new one's notices."""
-        way = Way()
-        way.receive(sign(a_notice(10**9), SECRET))
-        way.login("Kb", b"t" * 32)
-        way.receive(sign(a_notice(5, Key_ID="Kb"), b"t" * 32))
-        assert len(way.notices) == 2
+        path = Path()
+        path.notice(10**9)
+        path.login("Kb", b"t" * 32)
+        path.notice(5, b"t" * 32, Key_ID="Kb")
+        assert len(path.notices) == 2
 
     def test_server_restarted(self) -> None:
         """A server that has forgotten where it is asks it again, and that is all."""
-        way = Way()
-        for key in list(way.registrar.keys):
-            way.registrar.mappings.drop(key)
-        way.advance(INTERVAL + 1)
-        assert way.seen() == ("11.0.113.1", 61001)
-        assert way.failures == []
-        assert way.pace.seconds >= INTERVAL
+        path = Path()
+        for key in list(path.registrar.keys):
+            path.registrar.mappings.drop(key)
+        path.advance(INTERVAL + 1)
+        assert path.seen() == ("11.0.113.1", 61001)
+        assert path.failures == []
+        assert path.interval.seconds >= INTERVAL
 
     def test_repeats(self) -> None:
         """One that is lost is repeated after a second; that the next is due changes nothing."""
-        way = Way(keeps_port=True)
-        way.said.clear()
-        way.lose = lambda _: len(way.said) == 1
-        way.advance(INTERVAL + 2)
-        first, second = way.times()
+        path = registered()
+        path.lose = lambda _: len(path.said) == 1
+        path.advance(INTERVAL + 2)
+        first, second = path.times()
         assert second - first == REPEATS[0]
-        assert way.failures == []
-        assert way.keepalive.alive
+        assert path.failures == []
+        assert path.keepalive.alive
 
     def test_fails(self) -> None:
         """Three without an answer, 1, 2 and 4 seconds apart, and it says that it has failed."""
-        way = Way(keeps_port=True)
-        way.said.clear()
-        way.cut = True
-        way.advance(INTERVAL + 8)
-        begun = way.times()[0]
-        assert [round(when - begun, 3) for when in way.times()] == [0, 1, 3]
-        assert [round(when - begun, 3) for when in way.failures] == [7]
-        assert not way.keepalive.alive
+        path = registered()
+        path.cut = True
+        path.advance(INTERVAL + 8)
+        begun = path.times()[0]
+        assert [round(when - begun, 3) for when in path.times()] == [0, 1, 3]
+        assert [round(when - begun, 3) for when in path.failures] == [7]
+        assert not path.keepalive.alive
 
     def test_heals(self) -> None:
         """It goes on trying, and is registered again once the network is back."""
-        way = Way()
-        way.cut = True
-        way.advance(10 * INTERVAL)
-        assert len(way.failures) > 1
-        way.cut = False
-        way.forget()
-        way.advance(2 * INTERVAL)
-        assert way.keepalive.alive
-        assert way.seen() == way.keepalive.outside
+        path = Path()
+        path.cut = True
+        path.advance(10 * INTERVAL)
+        assert len(path.failures) > 1
+        path.cut = False
+        path.forget()
+        path.advance(2 * INTERVAL)
+        assert path.keepalive.alive
+        assert path.seen() == path.keepalive.outside
 
     def test_lossy(self) -> None:
         """With one of five datagrams lost, either way, it stays registered for an hour."""
-        way = Way()
+        path = Path()
         drawn = random.Random(3)
-        way.lose = lambda _: drawn.random() < 0.2
+        path.lose = lambda _: drawn.random() < 0.2
         for _ in range(360):
-            way.advance(10)
-            if way.failures:
-                way.failures.clear()  # it is logged in again, with another key
-                way.login(f"K{drawn.randbytes(11).hex()}", drawn.randbytes(32))
-        way.lose = lambda _: False
-        way.advance(300)
-        assert way.keepalive.alive
-        assert way.keepalive.outside == way.seen()
+            path.advance(10)
+            if path.failures:
+                path.failures.clear()  # it is logged in again, with another key
+                path.login(f"K{drawn.randbytes(11).hex()}", drawn.randbytes(32))
+        path.lose = lambda _: False
+        path.advance(300)
+        assert path.keepalive.alive
+        assert path.keepalive.outside == path.seen()
 
     def test_no_network(self) -> None:
         """A datagram that can't even be sent is as good as lost."""
-        way = Way(keeps_port=True)
+        path = Path(keeps_port=True)
 
         def unreachable(packet: bytes, addr: object) -> None:
             raise OSError(101, "Network is unreachable")
 
-        way.port.write = unreachable  # type: ignore[method-assign]
-        way.advance(INTERVAL + 8)
-        assert way.keepalive.ignored["not sent"] == len(REPEATS)
-        assert len(way.failures) == 1
+        path.port.write = unreachable  # type: ignore[method-assign]
+        path.advance(INTERVAL + 8)
+        assert path.keepalive.ignored["not sent"] == len(REPEATS)
+        assert len(path.failures) == 1
 
     def test_stop(self) -> None:
         """It closes its port and leaves no timer behind."""
-        way = Way()
-        before = len(way.clock.getDelayedCalls())
-        way.keepalive.stop()
-        assert not way.port.listening
-        assert len(way.clock.getDelayedCalls()) == before - 1
-        assert not way.keepalive.alive
-        said = len(way.said)
-        way.receive(sign(a_notice(), SECRET))
-        way.advance(1000)
-        assert len(way.said) == said
-        assert way.notices == []
+        path = Path()
+        before = len(path.clock.getDelayedCalls())
+        path.keepalive.stop()
+        assert not path.port.listening
+        assert len(path.clock.getDelayedCalls()) == before - 1
+        assert not path.keepalive.alive
+        said = len(path.said)
+        path.notice()
+        path.advance(1000)
+        assert len(path.said) == said
+        assert path.notices == []
 
     def test_ipv6(self) -> None:
         """A server with an IPv6 address is spoken to from such a port."""
@@ -319,7 +327,7 @@ class RegistrationTests:
             ("2001:db8::10", 1200),
             KeepaliveInterval(),
             random.Random(2).randbytes,
-            Way(),
+            Path(),
         )
         keepalive.use("Ib", KEY_ID, SECRET, INTERVAL)
         (port,) = clock.datagrams
@@ -332,47 +340,47 @@ class IntervalTests:
 
     def test_short_lived(self) -> None:
         """A router that forgets early makes it short: after a while the mapping never changes."""
-        way = Way(lasts=4, interval=8)
-        way.advance(60)
-        assert way.pace.seconds < 4
-        moves = len(way.moves)
-        way.advance(100)
-        assert len(way.moves) == moves
+        path = Path(lasts=4, interval=8)
+        path.advance(60)
+        assert path.interval.seconds < 4
+        moves = len(path.moves)
+        path.advance(100)
+        assert len(path.moves) == moves
 
     def test_long_lived(self) -> None:
         """One that remembers for long makes it long, and few datagrams are needed (E11)."""
-        way = Way(lasts=1000)
-        way.advance(3600)
-        assert way.pace.seconds == 300
-        way.said.clear()
-        way.advance(3600)
-        assert len(way.said) == 12
+        path = Path(lasts=1000)
+        path.advance(3600)
+        assert path.interval.seconds == 300
+        path.said.clear()
+        path.advance(3600)
+        assert len(path.said) == 12
 
     def test_unknown(self) -> None:
         """Where the router keeps the port, a new mapping looks like the old: nothing is guessed."""
-        way = Way(lasts=40, keeps_port=True)
-        way.advance(3600)
-        assert way.pace.seconds == INTERVAL
+        path = Path(lasts=40, keeps_port=True)
+        path.advance(3600)
+        assert path.interval.seconds == INTERVAL
 
     def test_repeated_prove_nothing(self) -> None:
         """An answer that came only to a repetition says nothing of the silence before it."""
-        way = Way(most=100)
-        way.lose = lambda _: way.said[-1][0] - way.said[-2][0] > 5  # the first one of each
-        way.advance(INTERVAL * 10)
-        assert way.keepalive.alive
-        assert way.failures == []
-        assert way.pace.seconds == INTERVAL
+        path = Path(most=100)
+        path.lose = lambda _: path.said[-1][0] - path.said[-2][0] > 5  # the first one of each
+        path.advance(INTERVAL * 10)
+        assert path.keepalive.alive
+        assert path.failures == []
+        assert path.interval.seconds == INTERVAL
 
     def test_restart_of_the_router(self) -> None:
         """A router's restart halves it at the most, and it grows again."""
-        way = Way(lasts=1000)
-        way.advance(3600)
-        way.forget()
-        way.advance(310)
-        assert way.pace.seconds == 150
-        assert way.seen() == way.keepalive.outside
-        way.advance(1000)
-        assert way.pace.seconds > 200
+        path = Path(lasts=1000)
+        path.advance(3600)
+        path.forget()
+        path.advance(310)
+        assert path.interval.seconds == 150
+        assert path.seen() == path.keepalive.outside
+        path.advance(1000)
+        assert path.interval.seconds > 200
 
 
 class NoticeTests:
@@ -380,37 +388,36 @@ class NoticeTests:
 
     def test_woken(self) -> None:
         """A notice of the server wakes it, at once and once (E2, E11)."""
-        way = Way()
-        way.advance(10)
-        assert way.registrar.notify("Ib")
-        way.advance(2 * DELAY)
-        assert len(way.notices) == 1
-        assert way.notices[0] == pytest.approx(11 + DELAY)
+        path = Path()
+        path.advance(10)
+        assert path.registrar.notify("Ib")
+        path.advance(2 * DELAY)
+        assert len(path.notices) == 1
+        assert path.notices[0] == pytest.approx(11 + DELAY)
 
     def test_each(self) -> None:
         """A later one wakes it again: the first may have come to nothing."""
-        way = Way()
+        path = Path()
         for _ in range(3):
-            way.registrar.notify("Ib")
-            way.advance(1)
-        assert len(way.notices) == 3
+            path.registrar.notify("Ib")
+            path.advance(1)
+        assert len(path.notices) == 3
 
     def test_answers_nothing(self) -> None:
         """It sends nothing in return: who connects is answer enough."""
-        way = Way()
-        way.said.clear()
-        way.registrar.notify("Ib")
-        way.advance(1)
-        assert way.said == []
+        path = registered()
+        path.registrar.notify("Ib")
+        path.advance(1)
+        assert path.said == []
 
     def test_replayed(self) -> None:
         """The same notice again, or an earlier one, is old."""
-        way = Way()
-        way.receive(sign(a_notice(9000), SECRET))
-        way.receive(sign(a_notice(9000), SECRET))
-        way.receive(sign(a_notice(8999), SECRET))
-        assert len(way.notices) == 1
-        assert way.keepalive.ignored == {"old": 2}
+        path = Path()
+        path.notice(9000)
+        path.notice(9000)
+        path.notice(8999)
+        assert len(path.notices) == 1
+        assert path.keepalive.ignored == {"old": 2}
 
     @pytest.mark.parametrize(
         ("why", "datagram"),
@@ -438,90 +445,89 @@ class NoticeTests:
     )
     def test_ignored(self, why: str, datagram: bytes) -> None:
         """It does nothing, sends nothing, and changes nothing, but counts it."""
-        way = Way()
-        way.receive(sign(a_notice(10), SECRET))
-        way.notices.clear()
-        way.said.clear()
-        outside = way.keepalive.outside
-        way.receive(datagram)
-        assert way.notices == []
-        assert way.said == []
-        assert way.keepalive.ignored == {why: 1}
-        assert way.keepalive.outside == outside
-        assert way.keepalive.alive
+        path = Path()
+        path.notice(10)
+        path.notices.clear()
+        path.said.clear()
+        outside = path.keepalive.outside
+        path.receive(datagram)
+        assert path.notices == []
+        assert path.said == []
+        assert path.keepalive.ignored == {why: 1}
+        assert path.keepalive.outside == outside
+        assert path.keepalive.alive
 
     def test_from_elsewhere(self) -> None:
         """What does not come from its server's address is not even read, signed or not."""
-        way = Way()
-        way.receive(sign(a_notice(), SECRET), ELSEWHERE)
-        way.receive(sign(a_notice(), SECRET), (SERVER[0], 1201))
-        assert way.notices == []
-        assert way.keepalive.ignored == {"not from the server": 2}
+        path = Path()
+        path.receive(sign(a_notice(), SECRET), ELSEWHERE)
+        path.receive(sign(a_notice(), SECRET), (SERVER[0], 1201))
+        assert path.notices == []
+        assert path.keepalive.ignored == {"not from the server": 2}
 
 
 class AnswerTests:
-    """What of an answer is believed while a keepalive is under way."""
+    """What of an answer is believed while a keepalive is under path."""
 
-    def waiting(self) -> Way:
-        """One whose keepalive is under way and gets no answer."""
-        way = Way(keeps_port=True)
-        way.said.clear()
-        way.cut = True
-        way.advance(INTERVAL)
-        assert len(way.said) == 1
-        return way
+    def waiting(self) -> Path:
+        """One whose keepalive is under path and gets no answer."""
+        path = registered()
+        path.cut = True
+        path.advance(INTERVAL)
+        assert len(path.said) == 1
+        return path
 
     def test_believed(self) -> None:
         """The right one is."""
-        way = self.waiting()
-        sequence = way.registrations()[0].fields["Sequence"]
-        way.receive(sign(Message(NOTIFY, REGISTRATION_COMPLETED, Sequence=sequence), SECRET))
-        way.advance(8)
-        assert way.failures == []
+        path = self.waiting()
+        sequence = path.registrations()[0].fields["Sequence"]
+        path.receive(sign(Message(NOTIFY, REGISTRATION_COMPLETED, Sequence=sequence), SECRET))
+        path.advance(8)
+        assert path.failures == []
 
     @pytest.mark.parametrize(("key", "ahead"), [(b"x" * 32, 0), (SECRET, -1), (SECRET, 1)])
     def test_not_believed(self, key: bytes, ahead: int) -> None:
         """One with another signature, of another datagram, or of none that was sent, is not."""
-        way = self.waiting()
-        sequence = int(way.registrations()[0].fields["Sequence"]) + ahead
-        way.receive(sign(Message(NOTIFY, REGISTRATION_COMPLETED, Sequence=sequence), key))
-        way.advance(8)
-        assert len(way.failures) == 1
-        assert way.keepalive.ignored.total() == 1
+        path = self.waiting()
+        sequence = int(path.registrations()[0].fields["Sequence"]) + ahead
+        path.receive(sign(Message(NOTIFY, REGISTRATION_COMPLETED, Sequence=sequence), key))
+        path.advance(8)
+        assert len(path.failures) == 1
+        assert path.keepalive.ignored.total() == 1
 
     def test_challenged_for_ever(self) -> None:
         """However often its server challenges it, it answers a few times and then no more (I13)."""
-        way = self.waiting()
+        path = self.waiting()
         for _ in range(50):
-            sequence = way.registrations()[-1].fields["Sequence"]
-            way.receive(sign(Message(NOTIFY, Challenge="c", Sequence=sequence), SECRET))
-        way.advance(8)
-        assert len(way.said) == CHALLENGES + len(REPEATS)
-        assert way.keepalive.ignored["challenged too often"] == 50 - CHALLENGES
+            sequence = path.registrations()[-1].fields["Sequence"]
+            path.receive(sign(Message(NOTIFY, Challenge="c", Sequence=sequence), SECRET))
+        path.advance(8)
+        assert len(path.said) == CHALLENGES + len(REPEATS)
+        assert path.keepalive.ignored["challenged too often"] == 50 - CHALLENGES
 
     def test_looks(self) -> None:
         """How it looks it takes from the answer to its own question alone, and once."""
-        way = Way()
-        way.lose = lambda packet: b"Address:" in packet
-        way.forget()
-        way.advance(INTERVAL)
-        question = way.said[-1][1]
+        path = Path()
+        path.lose = lambda packet: b"Address:" in packet
+        path.forget()
+        path.advance(INTERVAL)
+        question = path.said[-1][1]
         assert question.statement == ADDRESS
         forged = Message(NOTIFY, Address="11.0.113.9", Port=9, Transaction="0" * 16)
-        way.receive(forged.encode())
-        assert way.keepalive.outside == ("11.0.113.1", 61001)
-        assert way.keepalive.ignored == {"not asked for": 1}
+        path.receive(forged.encode())
+        assert path.keepalive.outside == ("11.0.113.1", 61001)
+        assert path.keepalive.ignored == {"not asked for": 1}
         answer = Message(NOTIFY, Address="11.0.113.1", Port=61002)
         answer.fields["Transaction"] = question.fields["Transaction"]
-        way.receive(answer.encode())
-        way.receive(answer.encode())
-        assert way.keepalive.outside == ("11.0.113.1", 61002)
-        assert way.keepalive.ignored == {"not asked for": 2}
+        path.receive(answer.encode())
+        path.receive(answer.encode())
+        assert path.keepalive.outside == ("11.0.113.1", 61002)
+        assert path.keepalive.ignored == {"not asked for": 2}
 
     def test_challenge_repeated(self) -> None:
-        """A challenge that is replayed is answered as often, and not once nothing is under way."""
-        way = Way()
+        """A challenge that is replayed is answered as often, and not once nothing is under path."""
+        path = Path()
         captured = sign(Message(NOTIFY, Challenge="c", Sequence=1), SECRET)
-        way.said.clear()
-        way.receive(captured)
-        assert way.said == []
+        path.said.clear()
+        path.receive(captured)
+        assert path.said == []

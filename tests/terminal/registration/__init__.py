@@ -1,0 +1,1 @@
+"""Tests of a terminal's registration at its mediator."""
