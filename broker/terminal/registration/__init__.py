@@ -1,1 +1,1 @@
-"""A terminal's registration at its mediator: client, login, notices, idle connection, keepalives."""
+"""A terminal's registration: client, login, notices, idle connection, keepalives."""
