@@ -63,7 +63,7 @@ class AdminApi:
         """
         async with self._one_at_a_time():
             named = {
-                "lists": len(self._permits.table.holding(identifier)),
+                "lists": len(self._permits.table.owners_of(identifier)),
                 "groups": len(self._permits.groups.of(identifier)),
             }
             await self._accounts.remove(identifier)
@@ -133,7 +133,7 @@ class AdminApi:
         """
         async with self._one_at_a_time():
             members = len(self._members(group))
-            lists = len(self._permits.table.holding(group))
+            lists = len(self._permits.table.owners_of(group))
             await self._permit_admin.regroup(group, None)
         return {"members": members, "lists": lists}
 

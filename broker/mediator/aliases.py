@@ -57,7 +57,7 @@ class Aliases:
 
     async def _is_in_use(self, name: str) -> bool:
         """Whether it is an identifier that anything is known of, which the name would hide."""
-        if self._table.get(name) is not None or self._permits.table.holds(name):
+        if self._table.get(name) is not None or self._permits.table.knows(name):
             return True
         try:
             await self._resolver.kept(name)

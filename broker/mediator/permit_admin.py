@@ -95,13 +95,13 @@ class PermitAdmin:
         :param locked: the owners of the lists that are locked, added to one by one
         """
         permits = self._permits
-        wanted = {entry, *permits.changing(), *permits.table.holding(entry)}
+        wanted = {entry, *permits.changing(), *permits.table.owners_of(entry)}
         while wanted:
             for owner in sorted(wanted):
                 await permits.acquire(owner)
                 locked.append(owner)
             # Others may have come to hold it while this waited.
-            wanted = set(permits.table.holding(entry)).difference(locked)
+            wanted = set(permits.table.owners_of(entry)).difference(locked)
 
     def _lists_without(self, entry: str, owners: Iterable[str]) -> list[PermitChange]:
         table, now = self._permits.table, self._permits.now()
@@ -110,7 +110,7 @@ class PermitAdmin:
             for owner in owners
             if entry in table.accepted(owner) and owner != entry
         ]
-        if table.holds(entry):
+        if table.knows(entry):
             lists.append(PermitChange(entry, ()))
         return lists
 

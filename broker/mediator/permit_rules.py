@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from broker.interfaces import State
 from broker.tables.accounts import AccountTable
 from broker.tables.groups import GroupTable
-from broker.tables.permits import NEVER, NOBODY, PASSWORD, PermitTable, as_edits
+from broker.tables.permits import NEVER, NO_ENTRIES, PASSWORD, PermitTable, as_edits
 
 
 class PermitRules:
@@ -39,9 +39,9 @@ class PermitRules:
         """
         if self._is_overruled(callee, caller):
             return None
-        if self._lists.get(callee, NOBODY).get(caller, NEVER) is None:
+        if self._lists.get(callee, NO_ENTRIES).get(caller, NEVER) is None:
             return caller  # by name and without a limit, as most are: this is on every call's way
-        return self.table.basis(callee, caller, self.groups.of(caller), self.now())
+        return self.table.permit_entry(callee, caller, self.groups.of(caller), self.now())
 
     def authorizes(self, callee: str, caller: str, entry: str) -> bool:
         """Whether this very entry of the callee's list permits the caller."""
@@ -49,11 +49,11 @@ class PermitRules:
             return False
         if entry != caller and entry not in self.groups.of(caller):
             return False
-        return self.table.stands(callee, entry, self.now())
+        return self.table.is_in_force(callee, entry, self.now())
 
     def requires_consent(self, callee: str) -> bool:
         """Whether the callee wants to be asked for its consent to each call (C3)."""
-        return callee in self.table.asked
+        return callee in self.table.ask_owners
 
     def accepts_call_password(self, callee: str) -> bool:
         """Whether the callee may be called by all who know its call password (D3)."""
@@ -62,7 +62,7 @@ class PermitRules:
     @property
     def has_consent_policies(self) -> bool:
         """Whether any callee wants to be asked for its consent."""
-        return bool(self.table.asked)
+        return bool(self.table.ask_owners)
 
     def rejects(self, callee: str, caller: str) -> bool:
         """Whether the callee rejects the caller, whatever else permits it (C5)."""
@@ -76,14 +76,14 @@ class PermitRules:
 
     def is_counted(self, callee: str, caller: str) -> bool:
         """Whether what permits the caller permits a limited number of calls."""
-        if callee not in self.table.counting:
+        if callee not in self.table.counting_owners:
             return False
         entry = self.permit_entry(callee, caller)
         return entry is not None and self._has_uses(callee, entry)
 
     def accept_edits(self, owner: str) -> list[str]:
         """The list of accepted callers, as edits that make it, with what is left of its limits."""
-        return as_edits(self.table.told(owner, self.now()))
+        return as_edits(self.table.listing(owner, self.now()))
 
     def other_fields(self, owner: str) -> dict[str, str]:
         """The fields of rejected callers and of the policy, each only where it says something."""

@@ -26,7 +26,7 @@ from broker.net.dialogue import Request
 from broker.net.expiry_timer import ExpiryTimer
 from broker.net.keyed_lock import KeyedLock
 from broker.tables.accounts import AccountTable
-from broker.tables.permits import LimitedRejection, ListTooLong, PermitChange, withdrawn
+from broker.tables.permits import LimitedRejection, ListTooLong, PermitChange, deleted_entries
 
 #: Seconds until the store is asked again to drop what has expired, after it has failed.
 RETRY_SECONDS: Final = 60.0
@@ -147,7 +147,7 @@ class Permits(PermitRules):
                 policy=change.policy,
             )
         if self._sessions.of(owner):
-            deleted = withdrawn(edits.accept, self.canonical)
+            deleted = deleted_entries(edits.accept, self.canonical)
 
             def is_concerned(entry: str) -> bool:
                 # An entry may have been used up before, and is withdrawn even so.
@@ -209,7 +209,7 @@ class Permits(PermitRules):
 
     async def _put_back(self, callee: str, taken: PermitChange) -> None:
         try:
-            change = self.table.prepare_standing(callee, self.now())
+            change = self.table.prepare_unexpired(callee, self.now())
             try:
                 await self._store.commit([change])
             except StoreFailed:
@@ -247,7 +247,7 @@ class Permits(PermitRules):
             if self.table.expires(owner) > now:
                 self.set_expiry(owner)
                 return
-            change = self.table.prepare_standing(owner, now)
+            change = self.table.prepare_unexpired(owner, now)
             try:
                 await self._store.commit([change])
             except StoreFailed as error:

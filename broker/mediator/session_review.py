@@ -43,7 +43,7 @@ class SessionReview:
         """Entries of a list may have expired, or the time of one that was used up has passed."""
         for session in self._sessions.of(owner):
             has_passed = session.until is not None and session.until <= now
-            if has_passed or self._rules.table.expired(owner, session.permit_entry, now):
+            if has_passed or self._rules.table.has_expired(owner, session.permit_entry, now):
                 self._review(session)
 
     def forgotten(self, entry: str) -> None:

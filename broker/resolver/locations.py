@@ -11,7 +11,7 @@ from broker.messages.errors import CalleeNotFound, RegistrationFailed
 from broker.resolver.name_lookup import NameLookup
 from broker.resolver.udp_registrar import UdpRegistrar
 from broker.tables.locations import AddressRefused, Binding, Contact, LocationTable
-from broker.tables.udp_keys import Key, KeyRefused
+from broker.tables.udp_keys import KeyRefused, UdpKey
 
 #: Seconds between two sweeps of what has expired.
 PRUNE_INTERVAL = 60.0
@@ -100,9 +100,9 @@ class LocalResolver:
         self, identifier: str, key_id: str, key: bytes, port: int, expires: int
     ) -> None:
         """Accept a key; it is valid until it is released."""
-        self.keep(Key(key_id, identifier, key, port, expires))
+        self.keep(UdpKey(key_id, identifier, key, port, expires))
 
-    def keep(self, key: Key) -> None:
+    def keep(self, key: UdpKey) -> None:
         """Accept a key, or accept it for longer than so far.
 
         :raises RegistrationFailed: UDP is not offered, or there is no room for the key

@@ -27,7 +27,7 @@ from broker.tables.address_policy import (
     validate_contact,
 )
 from broker.tables.locations import AddressRefused, Contact, Origin
-from broker.tables.udp_keys import Key
+from broker.tables.udp_keys import UdpKey
 
 #: What is left of a registration where something must be found out first.
 Later = Coroutine[Any, Any, None]
@@ -142,7 +142,7 @@ class ConnectionRegistrar:
         if port in self._own_ports:
             raise AddressRefused(OWN)
         until = self._clock.seconds() + expires
-        self._resolver.keep(Key(name, identifier, secret, port, expires, until))
+        self._resolver.keep(UdpKey(name, identifier, secret, port, expires, until))
 
     def _register_for(self, link: ResolverConnection, fields: Mapping[str, str]) -> Later | None:
         """A mediator registers a contact of one of its terminals, or withdraws it (A16)."""

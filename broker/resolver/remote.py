@@ -34,7 +34,7 @@ from broker.resolver.name_lookup import NameLookup
 from broker.resolver.replication import Replication, key_handover, registration, withdrawal
 from broker.tables.address_policy import PROVIDER, parse_domain, parse_ip, routable_ip
 from broker.tables.locations import AddressRefused, Binding, Contact, Origin
-from broker.tables.udp_keys import Key, KeyRefused
+from broker.tables.udp_keys import KeyRefused, UdpKey
 
 
 @implementer(IResolver)
@@ -152,7 +152,7 @@ class RemoteResolver(LinkEvents):
         self, identifier: str, key_id: str, key: bytes, port: int, expires: int
     ) -> None:
         """Hand a key over, and keep it to tell it again."""
-        kept = Key(key_id, identifier, key, port, expires)
+        kept = UdpKey(key_id, identifier, key, port, expires)
         self._check_registered(await self._ask(identifier, key_handover(kept, expires)))
         try:
             self.replication.add_key(kept)

@@ -24,7 +24,7 @@ from broker.net.dialogue import Dialogue
 from broker.net.timers import DeadlineQueue
 from broker.resolver.link import ResolverLink
 from broker.tables.locations import Binding, Contact
-from broker.tables.udp_keys import Key, KeyTable
+from broker.tables.udp_keys import UdpKey, UdpKeyTable
 
 #: Orders under way at a time, so that look-ups don't wait behind them.
 BATCH: Final = 64
@@ -77,7 +77,7 @@ class Replication:
 
     def __init__(self, clock: IReactorTime, link: ResolverLink) -> None:
         self.terminals: dict[str, ReplicatedTerminal] = {}
-        self.keys = KeyTable()
+        self.keys = UdpKeyTable()
         self._clock = clock
         self._link = link
         #: The terminals of which the resolver must be told something, oldest first.
@@ -138,7 +138,7 @@ class Replication:
         if terminal is not None:
             terminal.in_force = False
 
-    def add_key(self, key: Key) -> None:
+    def add_key(self, key: UdpKey) -> None:
         """The resolver has accepted a key.
 
         :raises KeyRefused: there is no room for it here
@@ -325,7 +325,7 @@ def _keys_dropped(identifier: str) -> Message:
     return Message(REGISTER, Identifier=identifier, UDP="Yes", Expires=0)
 
 
-def key_handover(key: Key, lasts: int) -> Message:
+def key_handover(key: UdpKey, lasts: int) -> Message:
     """The message that hands a key over, valid for so many seconds from now on."""
     message = Message(REGISTER, Identifier=key.identifier, Port=key.port, Expires=lasts)
     message.fields["Key ID"] = key.name

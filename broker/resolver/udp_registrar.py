@@ -35,8 +35,8 @@ from broker.resolver.cookies import Cookies
 from broker.tables.address_policy import routable_ip
 from broker.tables.grants import Randomness
 from broker.tables.locations import AddressRefused, Binding, Contact
-from broker.tables.nat_bindings import MAPPING_SECONDS, Mapping, MappingTable, Source
-from broker.tables.udp_keys import Key, KeyTable
+from broker.tables.nat_bindings import BINDING_SECONDS, NatBinding, NatBindingTable, Source
+from broker.tables.udp_keys import UdpKey, UdpKeyTable
 
 #: The least bytes of a question for the own address, so that its answer is not longer.
 PADDED: Final = 128
@@ -72,8 +72,8 @@ class UdpRegistrar(DatagramProtocol):
         :param wall: the time in seconds since 1970: the first sequence number of the notices under
             a key
         """
-        self.keys = KeyTable()
-        self.mappings = MappingTable()
+        self.keys = UdpKeyTable()
+        self.mappings = NatBindingTable()
         self.counts: Counter[str] = Counter()
         self._clock = clock
         self._wall = wall
@@ -92,7 +92,7 @@ class UdpRegistrar(DatagramProtocol):
 
     # Called for mediators.
 
-    def add_key(self, key: Key) -> None:
+    def add_key(self, key: UdpKey) -> None:
         """Accept signatures by a key from now on, or for longer than so far.
 
         :raises KeyRefused: there is no room, or another key has its name
@@ -100,7 +100,7 @@ class UdpRegistrar(DatagramProtocol):
         # A terminal ignores a notice whose sequence is not above that of all earlier ones under
         # the same key. Before a restart this process may have sent some: fewer than one a
         # millisecond, so that the time in milliseconds is above them.
-        self.keys.add(replace(key, told=int(self._wall() * 1000)))
+        self.keys.add(replace(key, last_sent=int(self._wall() * 1000)))
 
     def drop_keys(self, identifier: str) -> None:
         """Accept no signature by a key of this terminal from now on (I2)."""
@@ -126,25 +126,25 @@ class UdpRegistrar(DatagramProtocol):
         else:
             self.counts["datagrams ignored"] += 1
 
-    def _keepalive(self, mapping: Mapping, datagram: bytes) -> None:
+    def _keepalive(self, mapping: NatBinding, datagram: bytes) -> None:
         digits = datagram[len(mapping.prefix) : -TAIL - 2]
         key = mapping.key
         now = self._clock.seconds()
         if (
             not digits.isdigit()
             or len(digits) > _SEQUENCE_DIGITS
-            or (sequence := int(digits)) <= key.heard
+            or (sequence := int(digits)) <= key.last_received
             or not verify_by(datagram, mapping.mac)
         ):
             self.counts["datagrams ignored"] += 1
-        elif mapping.good(now):
-            key.heard = sequence
-            mapping.until = now + mapping.lasts
+        elif mapping.is_valid(now):
+            key.last_received = sequence
+            mapping.until = now + mapping.lifetime
             self._answer(mapping, digits)
         else:  # it was silent for too long: it must show again that it receives there
             self._signed(datagram, mapping.source)
 
-    def _answer(self, mapping: Mapping, digits: bytes) -> None:
+    def _answer(self, mapping: NatBinding, digits: bytes) -> None:
         self.counts["registrations by UDP"] += 1
         head = b"%s%s\r\n" % (_COMPLETED, digits)
         self._send(sign_head(head, mapping.mac), mapping.source)
@@ -172,13 +172,13 @@ class UdpRegistrar(DatagramProtocol):
             or message.statement
             or fields.get("Key ID") != key.name
             or fields.get("Identifier") != key.identifier
-            or sequence <= key.heard
+            or sequence <= key.last_received
         ):
             self.counts["datagrams ignored"] += 1
             return
         self._register(key, message, datagram, source)
 
-    def _register(self, key: Key, message: Message, datagram: bytes, source: Source) -> None:
+    def _register(self, key: UdpKey, message: Message, datagram: bytes, source: Source) -> None:
         now = self._clock.seconds()
         fields = message.fields
         before = self.mappings.of(key, now)
@@ -186,17 +186,17 @@ class UdpRegistrar(DatagramProtocol):
         if moves and not self._cookies.is_valid(fields.get("Challenge", ""), source, key.name):
             self._challenge(key, fields["Sequence"], datagram, source)
             return
-        key.heard = int(fields["Sequence"])
-        lasts = int(fields.get("Expires", MAPPING_SECONDS))
+        key.last_received = int(fields["Sequence"])
+        lasts = int(fields.get("Expires", BINDING_SECONDS))
         since = now if before is None or moves else before.since
         mac = quick_mac_of(key.secret)
-        mapping = Mapping(key, source, since, now + lasts, _prefix(datagram), lasts, mac)
+        mapping = NatBinding(key, source, since, now + lasts, _prefix(datagram), lasts, mac)
         self.mappings.put(mapping)
         if moves:
             self.counts["mappings moved" if before is not None else "mappings made"] += 1
         self._answer(mapping, fields["Sequence"].encode())
 
-    def _challenge(self, key: Key, sequence: str, datagram: bytes, source: Source) -> None:
+    def _challenge(self, key: UdpKey, sequence: str, datagram: bytes, source: Source) -> None:
         cookie = self._cookies.make(source, key.name)
         answer = sign(Message(NOTIFY, Challenge=cookie, Sequence=sequence), key.secret)
         if len(answer) <= len(datagram):
@@ -239,16 +239,16 @@ class UdpRegistrar(DatagramProtocol):
             mapping = self.mappings.of(key, now)
             if mapping is not None:
                 has_mapping = True
-                if now - key.noticed >= NOTICE_INTERVAL:
-                    key.noticed = now
+                if now - key.sent_at >= NOTICE_INTERVAL:
+                    key.sent_at = now
                     self._notice(key, statement, mapping.source)
         return has_mapping
 
-    def _notice(self, key: Key, statement: str, to: Source) -> None:
-        key.told += 1
+    def _notice(self, key: UdpKey, statement: str, to: Source) -> None:
+        key.last_sent += 1
         notice = Message(NOTIFY, statement, Identifier=key.identifier)
         notice.fields["Key ID"] = key.name
-        notice.fields["Sequence"] = str(key.told)
+        notice.fields["Sequence"] = str(key.last_sent)
         self.counts["notices"] += 1
         self._send(sign(notice, key.secret), to)
 
@@ -263,7 +263,7 @@ class UdpRegistrar(DatagramProtocol):
             if mapping is not None:
                 host = str(routable_ip(mapping.source[0]))
                 until = min(mapping.until, key.until)
-                return Binding(Contact(host, key.port, mapping.since, mapping.lasts), until)
+                return Binding(Contact(host, key.port, mapping.since, mapping.lifetime), until)
         return None
 
     def _send(self, data: bytes, to: Source) -> None:

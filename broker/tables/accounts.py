@@ -1,7 +1,7 @@
-"""Accounts: who may log in, how that is checked, and other names of theirs (A19, C1).
+"""Accounts: the identifiers that may log in, their password verifiers and aliases (A19, C1).
 
-Identifiers and names share one namespace: what one account is called, no other can be. As with
-permits, a change is first *prepared*, then committed by a store, then *applied*.
+Identifiers and aliases share one namespace: two accounts never have a name in common. As with
+permits, a change is first *prepared*, then committed to a store, then *applied*.
 """
 
 from __future__ import annotations
@@ -10,26 +10,26 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-#: How many other names one account may have.
+#: How many aliases one account may have.
 NAMES_MOST: Final = 16
-#: How many names may be claimed where nobody has to prove who it is (I15).
+#: How many aliases may be claimed where terminals do not log in (I15).
 CLAIMS_MOST: Final = 10_000
 
 
 class AccountRefused(ValueError):
-    """What the operator asks for can't be; the text says why, and nothing has changed."""
+    """A change of an account is refused; the text says why, and nothing has changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class AccountChange:
-    """An account as it is after a change, as data for a store.
+    """An account after a change, as data for a store.
 
-    :ivar identifier: whose it is, in canonical form
-    :ivar verifier: what a password is checked with, never the password (I20); ``None`` where the
-        account is removed, whatever the rest says
-    :ivar generation: 16 hexadecimal digits, drawn anew with each password; a resume token is good
+    :ivar identifier: in canonical form
+    :ivar verifier: verifies a password, and is never the password (I20); ``None`` if the account
+        is removed, whatever the other fields are
+    :ivar generation: 16 hexadecimal digits, drawn with each new password; a resume token is valid
         for one generation
-    :ivar names: the names that the operator gave it, in order
+    :ivar names: the aliases that the operator gave it, in order
     """
 
     identifier: str
@@ -38,37 +38,37 @@ class AccountChange:
     names: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        """Without the verifier, which says more of the password than a log should (I18)."""
-        kept = "removed" if self.verifier is None else "…"
+        """Leave the verifier out, which tells more about the password than a log should (I18)."""
+        verifier = "removed" if self.verifier is None else "…"
         return (
-            f"AccountChange(identifier={self.identifier!r}, verifier={kept},"
+            f"AccountChange(identifier={self.identifier!r}, verifier={verifier},"
             f" generation={self.generation!r}, names={self.names!r})"
         )
 
 
 class AccountTable:
-    """The accounts there are, and what each is called."""
+    """All accounts, and the aliases of each identifier."""
 
     __slots__ = ("_accounts", "_claimed", "_claims", "_named")
 
     def __init__(self, accounts: Iterable[AccountChange] = ()) -> None:
         self._accounts: dict[str, AccountChange] = {}
         self._named: dict[str, str] = {}
-        self._claimed: dict[str, list[str]] = {}  # by the identifier whose they are
+        self._claimed: dict[str, list[str]] = {}  # By the identifier that claimed them.
         self._claims = 0
         for account in accounts:
             self.apply(account)
 
     def get(self, identifier: str) -> AccountChange | None:
-        """The account of an identifier, as it was last applied."""
+        """Return the account of an identifier, ``None`` if there is none."""
         return self._accounts.get(identifier)
 
     def canonical(self, name: str) -> str:
-        """The identifier that a name stands for; any other text as it is."""
+        """Return the identifier that an alias stands for; any other text unchanged."""
         return self._named.get(name, name)
 
     def names(self, identifier: str) -> tuple[str, ...]:
-        """What else an identifier is called."""
+        """Return the aliases of an identifier."""
         account = self._accounts.get(identifier)
         given = () if account is None else account.names
         return (*given, *self._claimed.get(identifier, ()))
@@ -79,25 +79,25 @@ class AccountTable:
     def __iter__(self) -> Iterator[AccountChange]:
         return iter(self._accounts.values())
 
-    # What the operator may change.
+    # Changes by the operator.
 
     def add(self, identifier: str, verifier: str, generation: str) -> AccountChange:
         """Prepare a new account.
 
-        :raises AccountRefused: there is one, or somebody is called so
+        :raises AccountRefused: the name is in use
         """
         self._check_free(identifier)
         return AccountChange(identifier, verifier, generation)
 
     def reset(self, identifier: str, verifier: str, generation: str) -> AccountChange:
-        """Prepare another password for an account.
+        """Prepare a new password for an account.
 
         :raises AccountRefused: there is no such account
         """
         return replace(self._known(identifier), verifier=verifier, generation=generation)
 
     def remove(self, identifier: str) -> AccountChange:
-        """Prepare the end of an account, and of its names.
+        """Prepare the removal of an account and its aliases.
 
         :raises AccountRefused: there is no such account
         """
@@ -105,9 +105,9 @@ class AccountTable:
         return AccountChange(identifier, None)
 
     def add_name(self, identifier: str, name: str) -> AccountChange:
-        """Prepare a further name for an account.
+        """Prepare a new alias for an account.
 
-        :raises AccountRefused: somebody is called so, or the account has too many
+        :raises AccountRefused: the name is in use, or the account has too many
         """
         account = self._known(identifier)
         self._check_free(name)
@@ -116,33 +116,33 @@ class AccountTable:
         return replace(account, names=(*account.names, name))
 
     def remove_name(self, identifier: str, name: str) -> AccountChange:
-        """Prepare the end of one of an account's names.
+        """Prepare the removal of an account's alias.
 
-        :raises AccountRefused: it is not called so
+        :raises AccountRefused: it has no such alias
         """
         account = self._known(identifier)
         if name not in account.names:
-            raise AccountRefused(f"{name} is no name of {identifier}")
-        return replace(account, names=tuple(one for one in account.names if one != name))
+            raise AccountRefused(f"{name} is not a name of {identifier}")
+        return replace(account, names=tuple(each for each in account.names if each != name))
 
-    # What an identifier that has proven nothing may take, for as long as the process lives.
+    # Aliases that terminals claim where they do not log in, until the process ends.
 
     def claim(self, identifier: str, name: str) -> None:
-        """Call an identifier by a further name from now on.
+        """Give an identifier an alias from now on.
 
-        :raises AccountRefused: somebody is called so, or there are too many
+        :raises AccountRefused: the name is in use, or there are too many
         """
         self._check_free(name)
         if len(self.names(identifier)) >= NAMES_MOST:
             raise AccountRefused(f"an identifier has at most {NAMES_MOST} names")
         if self._claims >= CLAIMS_MOST:
-            raise AccountRefused(f"at most {CLAIMS_MOST} names are claimed")
+            raise AccountRefused(f"at most {CLAIMS_MOST} names can be claimed")
         self._claimed.setdefault(identifier, []).append(name)
         self._named[name] = identifier
         self._claims += 1
 
     def unclaim(self, identifier: str, name: str) -> None:
-        """Take a claimed name back."""
+        """Remove a claimed alias."""
         names = self._claimed[identifier]
         names.remove(name)
         if not names:
@@ -165,13 +165,13 @@ class AccountTable:
     def _known(self, identifier: str) -> AccountChange:
         account = self._accounts.get(identifier)
         if account is None:
-            whose = self._named.get(identifier)
-            more = "" if whose is None else f": that is a name of {whose}"
+            owner = self._named.get(identifier)
+            more = "" if owner is None else f": that is a name of {owner}"
             raise AccountRefused(f"there is no account {identifier}{more}")
         return account
 
     def _check_free(self, name: str) -> None:
         if name in self._accounts:
-            raise AccountRefused(f"there is an account {name} already")
+            raise AccountRefused(f"there is already an account {name}")
         if name in self._named:
-            raise AccountRefused(f"{name} is a name of {self._named[name]} already")
+            raise AccountRefused(f"{name} is already a name of {self._named[name]}")

@@ -1,6 +1,6 @@
-"""Groups of terminals, which an entry of a list may name (A18): the operator's to make.
+"""Groups of terminals, which the operator makes and an entry of a list may name (A18).
 
-A change is first *prepared*, which decides everything and changes nothing, then committed by a
+A change is first *prepared*, which decides everything and changes nothing, then committed to a
 store, then *applied*.
 """
 
@@ -12,23 +12,23 @@ from typing import Final
 
 #: How many groups there may be.
 GROUPS_MOST: Final = 10_000
-#: How many identifiers one group may hold.
+#: How many identifiers one group may have.
 MEMBERS_MOST: Final = 10_000
 #: In how many groups one identifier may be.
 GROUPS_AN_IDENTIFIER: Final = 1000
 
 
 class GroupRefused(ValueError):
-    """A group can't be as it is asked for; the text says why."""
+    """A change of a group is refused; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class GroupChange:
-    """A group as it is after a change, as data for a store.
+    """A group after a change, as data for a store.
 
-    :ivar name: its name, ``@`` included
-    :ivar members: the identifiers in it, in order; ``None`` where the group is deleted, while an
-        empty one stays
+    :ivar name: its name, with its ``@``
+    :ivar members: the identifiers in it, in order; ``None`` if the group is deleted, which an
+        empty one is not
     """
 
     name: str
@@ -36,7 +36,7 @@ class GroupChange:
 
 
 class GroupTable:
-    """Who is in which group, and which groups one is in."""
+    """The members of each group, and the groups of each identifier."""
 
     __slots__ = ("_groups", "_members")
 
@@ -47,22 +47,22 @@ class GroupTable:
             self.apply(change)
 
     def of(self, identifier: str) -> Collection[str]:
-        """The groups that an identifier is in."""
+        """Return the groups that an identifier is in."""
         return self._groups.get(identifier, _NONE)
 
     def members(self, name: str) -> tuple[str, ...] | None:
-        """Who is in a group, in order; ``None`` where there is no such group."""
+        """Return the members of a group, in order; ``None`` if there is no such group."""
         members = self._members.get(name)
         return None if members is None else tuple(members)
 
     def names(self) -> tuple[str, ...]:
-        """Every group, in the order in which they were made."""
+        """Return all groups, in the order in which they were made."""
         return tuple(self._members)
 
     def prepare(self, name: str, members: Iterable[str] | None) -> GroupChange:
-        """Work out what a group will be.
+        """Prepare a change of a group.
 
-        :param name: its name, ``@`` included
+        :param name: its name, with its ``@``
         :param members: identifiers, each counted once; ``None`` to delete the group
         :raises GroupRefused: there would be too many, or a group in a group
         """
@@ -73,12 +73,12 @@ class GroupTable:
         after = dict.fromkeys(members)
         before = self._members.get(name)
         if before is None and len(self._members) >= GROUPS_MOST:
-            raise GroupRefused(f"there are {GROUPS_MOST} groups at the most")
+            raise GroupRefused(f"there can be at most {GROUPS_MOST} groups")
         if len(after) > MEMBERS_MOST:
-            raise GroupRefused(f"a group holds at most {MEMBERS_MOST} identifiers")
+            raise GroupRefused(f"a group has at most {MEMBERS_MOST} identifiers")
         for member in after:
             if not member or member[0] == "@":
-                raise GroupRefused("a group holds identifiers alone")
+                raise GroupRefused("a group has only identifiers as members")
             groups = self._groups.get(member, _NONE)
             if len(groups) >= GROUPS_AN_IDENTIFIER and name not in groups:
                 raise GroupRefused(f"an identifier is in at most {GROUPS_AN_IDENTIFIER} groups")
@@ -87,7 +87,7 @@ class GroupTable:
     def apply(self, change: GroupChange) -> tuple[str, ...]:
         """Put a prepared group in force.
 
-        :return: who was in it and no longer is
+        :return: the members that it lost
         """
         name = change.name
         before = self._members.pop(name, _NONE)

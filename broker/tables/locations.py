@@ -12,7 +12,7 @@ from math import inf
 from typing import Final, NamedTuple
 
 #: How many contacts one table holds (I15).
-CONTACTS_MAX: Final = 1_000_000
+CONTACTS_MOST: Final = 1_000_000
 
 
 class AddressRefused(ValueError):
@@ -102,11 +102,11 @@ class LocationTable:
     A contact that is *held* (the connection that registered it is open) does not expire.
     """
 
-    __slots__ = ("_bindings", "_max")
+    __slots__ = ("_bindings", "_most")
 
-    def __init__(self, maximum: int = CONTACTS_MAX) -> None:
+    def __init__(self, most: int = CONTACTS_MOST) -> None:
         self._bindings: dict[str, Binding] = {}
-        self._max = maximum
+        self._most = most
 
     def register(self, identifier: str, contact: Contact, *, held: bool = False) -> bool:
         """Record a contact, unless a newer one is in force.
@@ -117,7 +117,7 @@ class LocationTable:
         binding = self._bindings.get(identifier)
         if binding is not None and binding.contact.registered > contact.registered:
             return False
-        if binding is None and len(self._bindings) >= self._max:
+        if binding is None and len(self._bindings) >= self._most:
             raise AddressRefused("the table of addresses is full")
         until = inf if held else contact.registered + contact.expires
         self._bindings[identifier] = Binding(contact, until)
@@ -141,7 +141,7 @@ class LocationTable:
                 until = max(binding.until, now + contact.expires)
                 self._bindings[identifier] = Binding(current, until)
                 return True
-        elif binding is None and len(self._bindings) >= self._max:
+        elif binding is None and len(self._bindings) >= self._most:
             raise AddressRefused("the table of addresses is full")
         self._bindings[identifier] = Binding(contact, now + contact.expires)
         return True

@@ -1,6 +1,7 @@
-"""Failed logins by source and identifier: how long a source must wait before it guesses again.
+"""Login throttle: after failed logins, a source must wait before it attempts an identifier again.
 
-Each pair is by itself, so that nobody's failures keep the owner out who comes from elsewhere (I23).
+It counts by pair of source and identifier, so that failures from elsewhere never keep the owner
+of an identifier out (I23).
 """
 
 from __future__ import annotations
@@ -8,72 +9,77 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-#: Failures within ``WINDOW`` seconds before there is a delay.
+#: Failures within ``WINDOW`` seconds that cause a delay.
 FAILURES: Final = 10
 WINDOW: Final = 60.0
-#: The longest delay, in seconds; the first is one second, and each is twice the one before.
+#: The longest delay in seconds. The first is one second, and each failure doubles it.
 DELAY_MOST: Final = 300.0
-#: Seconds without a failure after which a pair that was delayed is forgotten.
+#: Seconds without a failure after which a delayed pair is forgotten.
 FORGOTTEN: Final = 600.0
-#: Pairs that are remembered; one more takes the place of the oldest (I15).
+#: Pairs that are remembered; a new one replaces the oldest (I15).
 PAIRS_MOST: Final = 10_000
 
 
 @dataclass(slots=True)
-class _Tries:
-    """What is known of one source's guesses at one identifier."""
+class _Attempts:
+    """The attempts of one source at one identifier.
+
+    :ivar count: failures, and attempts whose outcome is not known yet
+    :ivar since: when they began, or the last delay did
+    :ivar until: the end of the delay
+    """
 
     count: int
     since: float
-    until: float = 0.0  # no further guess before this
+    until: float = 0.0
 
 
-class AttemptTable:
-    """The failures of late, of each source for each identifier."""
+class LoginThrottle:
+    """The recent attempts of each source at each identifier."""
 
-    __slots__ = ("_most", "_tries")
+    __slots__ = ("_attempts", "_most")
 
     def __init__(self, most: int = PAIRS_MOST) -> None:
         """
-        :param most: pairs that are remembered
+        :param most: how many pairs are remembered
         """
         self._most = most
-        self._tries: dict[tuple[str, str], _Tries] = {}
+        self._attempts: dict[tuple[str, str], _Attempts] = {}
 
     def __len__(self) -> int:
-        return len(self._tries)
+        return len(self._attempts)
 
-    def wait(self, source: str, identifier: str, now: float) -> float:
-        """Seconds for which a password of this source is not looked at; 0 if it is now."""
-        tries = self._tries.get((source, identifier))
-        return 0.0 if tries is None else max(0.0, tries.until - now)
+    def delay(self, source: str, identifier: str, now: float) -> float:
+        """Return the seconds until a password of this source may be checked; 0 for now."""
+        attempts = self._attempts.get((source, identifier))
+        return 0.0 if attempts is None else max(0.0, attempts.until - now)
 
-    def begin(self, source: str, identifier: str, now: float) -> bool:
-        """Count a guess before it is checked, so that many at once count as many.
+    def attempt(self, source: str, identifier: str, now: float) -> bool:
+        """Count an attempt before its password is checked, so that concurrent ones count too.
 
-        :return: whether this one begins the first delay
+        :return: whether it causes the first delay
         """
         pair = (source, identifier)
-        tries = self._tries.pop(pair, None)
-        if tries is None or now - tries.since > (WINDOW if not tries.until else FORGOTTEN):
-            tries = _Tries(0, now)
-        tries.count += 1
-        if tries.count >= FAILURES:
-            doublings = min(tries.count - FAILURES, 16)
-            tries.until = now + min(2.0**doublings, DELAY_MOST)
-            tries.since = now
-        if len(self._tries) >= self._most:
-            del self._tries[next(iter(self._tries))]
-        self._tries[pair] = tries
-        return tries.count == FAILURES
+        attempts = self._attempts.pop(pair, None)
+        if attempts is None or now - attempts.since > (WINDOW if not attempts.until else FORGOTTEN):
+            attempts = _Attempts(0, now)
+        attempts.count += 1
+        if attempts.count >= FAILURES:
+            doublings = min(attempts.count - FAILURES, 16)
+            attempts.until = now + min(2.0**doublings, DELAY_MOST)
+            attempts.since = now
+        if len(self._attempts) >= self._most:
+            del self._attempts[next(iter(self._attempts))]
+        self._attempts[pair] = attempts
+        return attempts.count == FAILURES
 
-    def spare(self, source: str, identifier: str) -> None:
-        """A guess was not checked after all."""
-        tries = self._tries.get((source, identifier))
-        if tries is not None:
-            tries.count -= 1
-            tries.until = 0.0 if tries.count < FAILURES else tries.until
+    def refund(self, source: str, identifier: str) -> None:
+        """Stop counting an attempt: its password was not checked."""
+        attempts = self._attempts.get((source, identifier))
+        if attempts is not None:
+            attempts.count -= 1
+            attempts.until = 0.0 if attempts.count < FAILURES else attempts.until
 
-    def right(self, source: str, identifier: str) -> None:
-        """A guess was right: what went before is forgotten."""
-        self._tries.pop((source, identifier), None)
+    def succeed(self, source: str, identifier: str) -> None:
+        """Forget a pair: its password was right."""
+        self._attempts.pop((source, identifier), None)

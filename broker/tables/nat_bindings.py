@@ -1,4 +1,4 @@
-"""Where terminals' datagrams come from: the address and port that each is seen with (fig. 2, 7)."""
+"""NAT bindings: the address and port that each terminal's datagrams come from (fig. 2, 7)."""
 
 from __future__ import annotations
 
@@ -6,79 +6,79 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from broker.tables.udp_keys import Key
+from broker.tables.udp_keys import UdpKey
 
-#: Seconds for which a mapping is believed in, where its terminal names no other time.
-MAPPING_SECONDS: Final = 120
+#: Lifetime in seconds of a binding whose terminal names no other.
+BINDING_SECONDS: Final = 120
 
 Source = tuple[str, int]
 
 
 @dataclass(slots=True, eq=False)
-class Mapping:
-    """One terminal's way in, as the server sees it.
+class NatBinding:
+    """Where one terminal's datagrams come from.
 
     :ivar key: the key that it was registered under
-    :ivar source: the address and port that its datagrams come from
-    :ivar since: when they were first seen to come from there, in seconds of the table's clock
-    :ivar until: when it is no longer believed in
-    :ivar prefix: how its keepalives begin, up to the sequence: what is the same in all of them
-    :ivar lasts: seconds for which each keepalive prolongs it
-    :ivar mac: gives the MAC of some bytes under the key
+    :ivar source: the address and port
+    :ivar since: when the first datagram came from there, in seconds of the table's clock
+    :ivar until: when it expires
+    :ivar prefix: the bytes of its keepalives before the sequence number, the same in all of them
+    :ivar lifetime: seconds until it expires after each keepalive
+    :ivar mac: computes the MAC of some bytes under the key
     """
 
-    key: Key
+    key: UdpKey
     source: Source
     since: float
     until: float
     prefix: bytes
-    lasts: int
+    lifetime: int
     mac: Callable[[bytes], bytes]
 
-    def good(self, now: float) -> bool:
-        """Whether it is believed in: neither it nor its key has expired."""
+    def is_valid(self, now: float) -> bool:
+        """Return whether neither it nor its key has expired."""
         return self.until > now and self.key.until > now
 
 
-class MappingTable:
-    """The mappings of all terminals: one a key, and one a source."""
+class NatBindingTable:
+    """The bindings of all terminals: one for each key, and one for each source."""
 
     __slots__ = ("_by_key", "_by_source")
 
     def __init__(self) -> None:
-        self._by_key: dict[Key, Mapping] = {}
-        self._by_source: dict[Source, Mapping] = {}
+        self._by_key: dict[UdpKey, NatBinding] = {}
+        self._by_source: dict[Source, NatBinding] = {}
 
-    def at(self, source: Source) -> Mapping | None:
-        """The mapping that datagrams from this source belong to, be it good or not."""
+    def at(self, source: Source) -> NatBinding | None:
+        """Return the binding of a source, valid or not."""
         return self._by_source.get(source)
 
-    def of(self, key: Key, now: float) -> Mapping | None:
-        """The mapping of a key, if it is still believed in."""
-        mapping = self._by_key.get(key)
-        return None if mapping is None or not mapping.good(now) else mapping
+    def of(self, key: UdpKey, now: float) -> NatBinding | None:
+        """Return the binding of a key, if it is valid."""
+        binding = self._by_key.get(key)
+        return None if binding is None or not binding.is_valid(now) else binding
 
-    def put(self, mapping: Mapping) -> None:
-        """Record where a key's datagrams come from now, in the place of where they came from."""
-        self.drop(mapping.key)
-        other = self._by_source.get(mapping.source)
+    def put(self, binding: NatBinding) -> None:
+        """Record where a key's datagrams come from; it replaces the bindings of key and source."""
+        self.drop(binding.key)
+        other = self._by_source.get(binding.source)
         if other is not None:
             self.drop(other.key)
-        self._by_key[mapping.key] = mapping
-        self._by_source[mapping.source] = mapping
+        self._by_key[binding.key] = binding
+        self._by_source[binding.source] = binding
 
-    def drop(self, key: Key) -> None:
-        """Forget the mapping of a key."""
-        mapping = self._by_key.pop(key, None)
-        if mapping is not None:
-            del self._by_source[mapping.source]
+    def drop(self, key: UdpKey) -> None:
+        """Remove the binding of a key."""
+        binding = self._by_key.pop(key, None)
+        if binding is not None:
+            del self._by_source[binding.source]
 
     def prune(self, now: float) -> int:
-        """Drop what is no longer believed in; return how many went."""
-        gone = [mapping.key for mapping in self._by_key.values() if not mapping.good(now)]
-        for key in gone:
+        """Remove what has expired; return how many were removed."""
+        expired = [binding.key for binding in self._by_key.values() if not binding.is_valid(now)]
+        for key in expired:
             self.drop(key)
-        return len(gone)
+        return len(expired)
 
     def __len__(self) -> int:
         return len(self._by_key)

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, TypeVar
 #: The sliding window in seconds.
 WINDOW: Final = 60.0
 #: Maximum number of attempts that a limiter remembers; it rejects what exceeds it (I15).
-REMEMBERED_MAX: Final = 100_000
+REMEMBERED_MOST: Final = 100_000
 
 K = TypeVar("K")
 
@@ -39,14 +39,14 @@ CONSENT_PROMPTS: Final = RateLimits(pair=3, caller=10, callee=10)
 class RateLimiter:
     """The attempts of the last window, counted by caller, by callee and by pair."""
 
-    __slots__ = ("_callees", "_callers", "_limits", "_max", "_pairs", "_recent", "_serial")
+    __slots__ = ("_callees", "_callers", "_limits", "_most", "_pairs", "_recent", "_serial")
 
-    def __init__(self, limits: RateLimits, maximum: int = REMEMBERED_MAX) -> None:
+    def __init__(self, limits: RateLimits, most: int = REMEMBERED_MOST) -> None:
         """
-        :param maximum: how many attempts are remembered
+        :param most: how many attempts are remembered
         """
         self._limits = limits
-        self._max = maximum
+        self._most = most
         self._serial = 0
         self._recent: OrderedDict[int, tuple[float, str, str]] = OrderedDict()
         self._pairs: dict[tuple[str, str], int] = {}
@@ -66,7 +66,7 @@ class RateLimiter:
             self._pairs.get(pair, 0) >= self._limits.pair
             or self._callers.get(caller, 0) >= self._limits.caller
             or self._callees.get(callee, 0) >= self._limits.callee
-            or len(self._recent) >= self._max
+            or len(self._recent) >= self._most
         ):
             return None
         self._serial += 1

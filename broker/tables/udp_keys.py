@@ -1,6 +1,6 @@
-"""Registration keys: what terminals sign their datagrams with, and how far each has come.
+"""UDP registration keys: terminals sign datagrams with them; each has its own sequence numbers.
 
-A key is a connection's: it holds for as long as that is open, and for its expiry after that.
+A key belongs to a connection. It is valid while that is open, and for its lifetime after that.
 """
 
 from __future__ import annotations
@@ -10,26 +10,26 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
-#: Keys that one identifier may have; one more drops the oldest.
+#: Keys that one identifier may have; a new one replaces the oldest.
 KEYS_AN_IDENTIFIER: Final = 5
-#: How many keys one table may hold (I15).
+#: How many keys one table may have (I15).
 KEYS_MOST: Final = 1_000_000
 
 
 @dataclass(slots=True, eq=False)
-class Key:
-    """One key.
+class UdpKey:
+    """A registration key.
 
     :ivar name: its Key ID
-    :ivar identifier: whose it is
-    :ivar secret: the key itself, 32 bytes; kept in memory alone (I20)
+    :ivar identifier: the terminal that it belongs to
+    :ivar secret: the key itself, 32 bytes; only ever in memory (I20)
     :ivar port: the port at which its terminal takes calls
-    :ivar expires: seconds for which it outlives its connection
-    :ivar until: when it expires, in seconds of the table's clock: never, while it is held; long
-        ago, once it is dropped
-    :ivar heard: the highest sequence that has been accepted under it; only rises (I10)
-    :ivar told: the sequence of the last notice that was signed with it; only rises (E3)
-    :ivar noticed: when that notice was sent
+    :ivar expires: its lifetime after its connection has closed, in seconds
+    :ivar until: when it expires, in seconds of the table's clock: infinity while its connection is
+        open, minus infinity once it is dropped
+    :ivar last_received: the highest sequence number accepted under it; never decreases (I10)
+    :ivar last_sent: the sequence number of the last notice signed with it; never decreases (E3)
+    :ivar sent_at: when that notice was sent
     """
 
     name: str
@@ -38,35 +38,35 @@ class Key:
     port: int
     expires: int
     until: float = inf
-    heard: int = -1
-    told: int = 0
-    noticed: float = -inf
+    last_received: int = -1
+    last_sent: int = 0
+    sent_at: float = -inf
 
     def __repr__(self) -> str:
-        return f"<Key {self.name}>"  # and never the secret (I18)
+        return f"<Key {self.name}>"  # Never the secret (I18).
 
 
 class KeyRefused(Exception):
-    """A key can't be kept; the text says why."""
+    """A key is not taken; the text says why."""
 
 
-class KeyTable:
+class UdpKeyTable:
     """The keys of all terminals."""
 
     __slots__ = ("_keys", "_most", "_of")
 
     def __init__(self, most: int = KEYS_MOST) -> None:
-        self._keys: dict[str, Key] = {}
-        self._of: dict[str, tuple[Key, ...]] = {}
+        self._keys: dict[str, UdpKey] = {}
+        self._of: dict[str, tuple[UdpKey, ...]] = {}
         self._most = most
 
-    def add(self, key: Key) -> Key:
-        """Keep a key. One that is told again stays as it is, but for when it expires, and where.
+    def add(self, key: UdpKey) -> UdpKey:
+        """Add a key. If it is there already, only its port and expiry are updated.
 
-        So how far it has come isn't forgotten, and nothing may be replayed.
+        So its sequence numbers are not reset, and no datagram can be replayed.
 
-        :return: the one that is kept
-        :raises KeyRefused: the table is full, or there is another key of this name
+        :return: the key in the table
+        :raises KeyRefused: the table is full, or has another key of this name
         """
         before = self._keys.get(key.name)
         if before is not None:
@@ -84,41 +84,41 @@ class KeyTable:
         self._of[key.identifier] = (*keys, key)
         return key
 
-    def get(self, name: str, now: float) -> Key | None:
-        """The key of that name, if it is good at present."""
+    def get(self, name: str, now: float) -> UdpKey | None:
+        """Return the key of a name, if it is valid now."""
         key = self._keys.get(name)
         return None if key is None or key.until <= now else key
 
-    def of(self, identifier: str, now: float) -> tuple[Key, ...]:
-        """The good keys of a terminal, oldest first."""
+    def of(self, identifier: str, now: float) -> tuple[UdpKey, ...]:
+        """Return the valid keys of a terminal, oldest first."""
         return tuple(key for key in self._of.get(identifier, ()) if key.until > now)
 
     def release(self, name: str, now: float) -> None:
-        """The connection of a key is gone: its expiry begins to run."""
+        """Let a key's lifetime begin: its connection has closed."""
         key = self._keys.get(name)
         if key is not None and key.until == inf:
             key.until = now + key.expires
 
-    def drop(self, key: Key) -> None:
-        """Forget a key; whoever still holds it sees that it is good no more (I2)."""
+    def drop(self, key: UdpKey) -> None:
+        """Remove a key. Code that still refers to it finds that it has expired (I2)."""
         key.until = -inf
         if self._keys.get(key.name) is not key:
             return
         del self._keys[key.name]
-        rest = tuple(one for one in self._of[key.identifier] if one is not key)
+        rest = tuple(each for each in self._of[key.identifier] if each is not key)
         if rest:
             self._of[key.identifier] = rest
         else:
             del self._of[key.identifier]
 
     def prune(self, now: float) -> int:
-        """Drop what has expired; return how many went."""
-        gone = [key for key in self._keys.values() if key.until <= now]
-        for key in gone:
+        """Remove what has expired; return how many were removed."""
+        expired = [key for key in self._keys.values() if key.until <= now]
+        for key in expired:
             self.drop(key)
-        return len(gone)
+        return len(expired)
 
-    def __iter__(self) -> Iterator[Key]:
+    def __iter__(self) -> Iterator[UdpKey]:
         return iter(self._keys.values())
 
     def __len__(self) -> int:

@@ -145,8 +145,8 @@ class RefusedTests:
     @pytest.mark.parametrize(
         ("act", "why"),
         [
-            (lambda a: a.add("Ia", "x"), "there is an account Ia already"),
-            (lambda a: a.add("taro", "x"), "taro is a name of Ia already"),
+            (lambda a: a.add("Ia", "x"), "there is already an account Ia"),
+            (lambda a: a.add("taro", "x"), "taro is already a name of Ia"),
             (lambda a: a.add("@group", "x"), "an identifier begins with @"),
             (lambda a: a.add("a,b", "x"), "an identifier holds a comma or a semicolon"),
             (lambda a: a.add("Ix", ""), "a password has 1 to 512 characters"),
@@ -156,10 +156,10 @@ class RefusedTests:
             (lambda a: a.reset("Ia", "x\n"), "a password holds a control character"),
             (lambda a: a.remove("Ix"), "there is no account Ix"),
             (lambda a: a.add_name("Ix", "x"), "there is no account Ix"),
-            (lambda a: a.add_name("Ia", "Ib"), "there is an account Ib already"),
-            (lambda a: a.add_name("Ib", "taro"), "taro is a name of Ia already"),
+            (lambda a: a.add_name("Ia", "Ib"), "there is already an account Ib"),
+            (lambda a: a.add_name("Ib", "taro"), "taro is already a name of Ia"),
             (lambda a: a.add_name("Ib", "@x"), "an identifier begins with @"),
-            (lambda a: a.remove_name("Ib", "taro"), "taro is no name of Ib"),
+            (lambda a: a.remove_name("Ib", "taro"), "taro is not a name of Ib"),
         ],
     )
     def test_refused(self, act: Callable[[Accounts], Awaitable[None]], why: str) -> None:

@@ -645,8 +645,8 @@ class PolicyTests:
     @pytest.mark.parametrize(
         ("line", "cause"),
         [
-            ("Reject:Create Ix;uses=1", "who is refused is refused without limits"),
-            ("Reject:Add Ix;expires=60", "who is refused is refused without limits"),
+            ("Reject:Create Ix;uses=1", "a rejection cannot have limits"),
+            ("Reject:Add Ix;expires=60", "a rejection cannot have limits"),
         ],
     )
     def test_refused(self, line: str, cause: str) -> None:
@@ -722,7 +722,7 @@ class RejectTests:
         )
         result_of(scene.context.permit_admin.forget("Ix"))
         assert scene.context.permits.rejects("Ib", "Ix")
-        assert not scene.context.permits.table.holds("Ix")
+        assert not scene.context.permits.table.knows("Ix")
         assert store.commits == [(PermitChange("Ix", ()),)]
 
     def test_a_use_is_kept(self) -> None:
@@ -816,7 +816,7 @@ class NamesTests:
         table = scene.mediator.accounts.table
         for n in range(10_000 - 16):
             table.claim(f"J{n}", f"m{n}")
-        scene.says("x", register("Ix", "Name:y"), x=failed("at most 10000 names are claimed"))
+        scene.says("x", register("Ix", "Name:y"), x=failed("at most 10000 names can be claimed"))
 
     def test_given_by_the_operator(self) -> None:
         """Where there are accounts, it is one that the operator has given it; or refused, alike."""

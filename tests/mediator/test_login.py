@@ -394,7 +394,7 @@ class ThreadsTests:
         for name in "abc":
             scene.says(name, login("Ia", "of Ia"))
         scene.says("d", login("Ia", "x"), d=f"NOTIFY\nToo Many Requests.\nCause:{cause}\n\n")
-        assert login_of(scene).attempts._tries["this machine", "Ia"].count == 3
+        assert login_of(scene).attempts._attempts["this machine", "Ia"].count == 3
         pool.run(3)
         scene.reads(a=DONE, b=DONE, c=DONE)
 

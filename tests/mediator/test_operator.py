@@ -112,7 +112,7 @@ class AccountTests:
         """A name is given and taken; one that is somebody's is refused."""
         operator = operator_of(Scene(accounts={"Ia": "secret", "Ib": "secret"}))
         result_of(operator.add_name("Ia", "taro"))
-        with pytest.raises(AccountRefused, match="taro is a name of Ia already"):
+        with pytest.raises(AccountRefused, match="taro is already a name of Ia"):
             result_of(operator.add_name("Ib", "taro"))
         result_of(operator.remove_name("Ia", "taro"))
         result_of(operator.add_name("Ib", "taro"))
@@ -152,7 +152,7 @@ class GroupTests:
         result_of(operator.create_group("@family", ["Ia"]))
         for act, arguments, why in (
             (operator.create_group, ("@family", ["Ic"]), "there is a group @family already"),
-            (operator.create_group, ("@other", ["@family"]), "identifiers alone"),
+            (operator.create_group, ("@other", ["@family"]), "only identifiers"),
             (operator.add_members, ("@none", ["Ic"]), "there is no group @none"),
             (operator.remove_members, ("@none", ["Ic"]), "there is no group @none"),
             (operator.remove_members, ("@family", ["Ia", "Ic"]), "Ic is not in @family"),

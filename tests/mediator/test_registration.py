@@ -474,7 +474,7 @@ class AddressesTests:
     def test_resolver_refuses(self) -> None:
         """A table of addresses that is full is told, and reach is as it was (A5, I15)."""
         scene, resolver = with_resolver()
-        resolver.table._max = 0
+        resolver.table._most = 0
         scene.connect("a")
         answer = failed("the table of addresses is full")
         scene.says("a", register("Ia", "Address:127.0.0.1"), a=answer)

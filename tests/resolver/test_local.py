@@ -62,7 +62,7 @@ class LocalResolverTests:
     def test_full(self) -> None:
         """A full table is a registration that failed (A5, I15)."""
         clock = FakeReactor()
-        resolver = LocalResolver(clock, LocationTable(maximum=1))
+        resolver = LocalResolver(clock, LocationTable(most=1))
         result_of(resolver.register("Ia", address(clock)))
         with pytest.raises(RegistrationFailed):
             result_of(resolver.register("Ib", address(clock)))

@@ -18,8 +18,8 @@ from broker.resolver.locations import LocalResolver
 from broker.resolver.registrar import NO_IDENTIFIER, NO_KEY
 from broker.resolver.udp_registrar import NOTICE_INTERVAL, PADDED, PRUNE_INTERVAL, UdpRegistrar
 from broker.tables.locations import Contact
-from broker.tables.nat_bindings import MAPPING_SECONDS
-from broker.tables.udp_keys import KEYS_AN_IDENTIFIER, Key
+from broker.tables.nat_bindings import BINDING_SECONDS
+from broker.tables.udp_keys import KEYS_AN_IDENTIFIER, UdpKey
 from tests.resolver.apart import PORT, Apart
 from tests.resolver.apart import address as an_address
 from tests.support.clock import result_of
@@ -60,11 +60,11 @@ class Stage:
         )
         self.port: FakeDatagramPort = self.clock.listenUDP(1200, self.registrar)
 
-    def key(self, name: str = NAME, whose: str = "Ib", **more: object) -> Key:
+    def key(self, name: str = NAME, whose: str = "Ib", **more: object) -> UdpKey:
         """A key that a mediator hands over."""
         secret = more.get("secret", SECRET)
         assert isinstance(secret, bytes)
-        key = Key(name, whose, secret, 1203, 600)
+        key = UdpKey(name, whose, secret, 1203, 600)
         self.registrar.add_key(key)
         kept = self.registrar.keys.get(name, 0)
         assert kept is not None
@@ -260,7 +260,7 @@ class ForgedTests:
         known.clock.advance(1)
         known.silent(self.FORGED[case], source)
         assert known.at() == HERE
-        assert (mapping.key.heard, mapping.until) == (2, until)
+        assert (mapping.key.last_received, mapping.until) == (2, until)
         assert len(known.registrar.mappings) == 1
         assert known.says(registration(3)) is not None
 
@@ -297,9 +297,9 @@ class ForgedTests:
         key = stage.registrar.keys.get(NAME, 0)
         assert key is not None
         stage.says(registration(5))
-        assert key.heard == -1
+        assert key.last_received == -1
         assert stage.registers(5) is not None
-        assert key.heard == 5
+        assert key.last_received == 5
 
     @pytest.mark.parametrize(
         "source",
@@ -349,7 +349,7 @@ class LastingTests:
 
     def test_expires(self, known: Stage) -> None:
         """Without keepalives, as long as usual."""
-        known.clock.advance(MAPPING_SECONDS - 0.1)
+        known.clock.advance(BINDING_SECONDS - 0.1)
         assert known.at() == HERE
         known.clock.advance(0.1)
         assert known.at() is None
@@ -374,7 +374,7 @@ class LastingTests:
 
     def test_back_after_that(self, known: Stage) -> None:
         """Who was silent for too long shows anew that it reads there, from the same source too."""
-        known.clock.advance(MAPPING_SECONDS)
+        known.clock.advance(BINDING_SECONDS)
         answer = known.says(registration(3))
         assert answer is not None
         assert "Challenge" in answer.fields
@@ -569,7 +569,7 @@ class InsideTests:
         place = result_of(self.resolver(known).lookup("Ib"))
         told = place.contact
         assert (told.host, told.port, told.dialable) == ("192.0.2.1", 1203, False)
-        assert place.until == MAPPING_SECONDS
+        assert place.until == BINDING_SECONDS
 
     def test_in_clothing(self, stage: Stage) -> None:
         """An IPv4 address that came in over IPv6 is told as what it is."""
@@ -652,7 +652,7 @@ class ApartTests:
         place = apart.ask(apart.remote.lookup("Ib")).value
         told = place.contact
         assert (told.host, told.port, told.dialable) == ("192.0.2.1", 9, False)
-        assert place.until - apart.clock.seconds() == MAPPING_SECONDS
+        assert place.until - apart.clock.seconds() == BINDING_SECONDS
         assert apart.ask(apart.remote.kept("Ib")).error is CalleeNotFound
         stage.port.sent.clear()
         assert apart.ask(apart.remote.trigger("Ib")).value is True
@@ -812,4 +812,6 @@ class ApartTests:
 
 def test_replace_keeps_secrets() -> None:
     """A copy of a key shows no more than the key (I18)."""
-    assert "secret" not in repr(replace(Key("K1", "Ia", b"secret" * 5, 1, 1), told=1, until=inf))
+    assert "secret" not in repr(
+        replace(UdpKey("K1", "Ia", b"secret" * 5, 1, 1), last_sent=1, until=inf)
+    )

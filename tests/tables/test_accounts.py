@@ -124,12 +124,12 @@ class AccountsTests:
         """A refusal says in whose way it is."""
         table = AccountTable([AccountChange("Ia", "v", "g", ("taro",)), AccountChange("Ib", "v")])
         cases: list[tuple[Callable[[], object], str]] = [
-            (lambda: table.add("Ia", "", ""), "there is an account Ia already"),
-            (lambda: table.add("taro", "", ""), "taro is a name of Ia already"),
-            (lambda: table.add_name("Ib", "taro"), "taro is a name of Ia already"),
-            (lambda: table.add_name("Ib", "Ib"), "there is an account Ib already"),
+            (lambda: table.add("Ia", "", ""), "there is already an account Ia"),
+            (lambda: table.add("taro", "", ""), "taro is already a name of Ia"),
+            (lambda: table.add_name("Ib", "taro"), "taro is already a name of Ia"),
+            (lambda: table.add_name("Ib", "Ib"), "there is already an account Ib"),
             (lambda: table.remove("taro"), "there is no account taro: that is a name of Ia"),
-            (lambda: table.remove_name("Ib", "taro"), "taro is no name of Ib"),
+            (lambda: table.remove_name("Ib", "taro"), "taro is not a name of Ib"),
         ]
         for act, why in cases:
             with pytest.raises(AccountRefused, match=f"^{why}$"):

@@ -127,7 +127,7 @@ class AddressTableTests:
 
     def test_cap(self) -> None:
         """A full table takes nobody new, but goes on for those it knows (I15, I5)."""
-        table = LocationTable(maximum=2)
+        table = LocationTable(most=2)
         table.register("Ia", at(1))
         table.register("Ib", at(1))
         with pytest.raises(AddressRefused):

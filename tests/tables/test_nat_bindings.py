@@ -5,20 +5,20 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.tables.nat_bindings import Mapping, MappingTable
-from broker.tables.udp_keys import Key
+from broker.tables.nat_bindings import NatBinding, NatBindingTable
+from broker.tables.udp_keys import UdpKey
 
 HERE, THERE = ("192.0.2.1", 4000), ("192.0.2.2", 5000)
 
 
-def a_key(name: str = "K1") -> Key:
+def a_key(name: str = "K1") -> UdpKey:
     """A key."""
-    return Key(name, "Ia", bytes(32), 1203, 60)
+    return UdpKey(name, "Ia", bytes(32), 1203, 60)
 
 
-def mapping(key: Key, source: tuple[str, int] = HERE, until: float = 100) -> Mapping:
+def mapping(key: UdpKey, source: tuple[str, int] = HERE, until: float = 100) -> NatBinding:
     """Where a key's datagrams come from."""
-    return Mapping(key, source, 0, until, b"", 100, lambda data: data)
+    return NatBinding(key, source, 0, until, b"", 100, lambda data: data)
 
 
 class MappingTableTests:
@@ -26,7 +26,7 @@ class MappingTableTests:
 
     def test_found(self) -> None:
         """By the source, and by the key."""
-        table, key = MappingTable(), a_key()
+        table, key = NatBindingTable(), a_key()
         one = mapping(key)
         table.put(one)
         assert table.at(HERE) is one
@@ -36,7 +36,7 @@ class MappingTableTests:
 
     def test_moves(self) -> None:
         """The new one stands in the place of the old; nothing is left at the old source (D1)."""
-        table, key = MappingTable(), a_key()
+        table, key = NatBindingTable(), a_key()
         table.put(mapping(key))
         moved = mapping(key, THERE)
         table.put(moved)
@@ -46,7 +46,7 @@ class MappingTableTests:
 
     def test_another_key_from_the_same_source(self) -> None:
         """A source has one mapping: the newest."""
-        table, old, new = MappingTable(), a_key(), a_key("K2")
+        table, old, new = NatBindingTable(), a_key(), a_key("K2")
         table.put(mapping(old))
         table.put(mapping(new))
         assert table.of(old, 0) is None
@@ -55,14 +55,14 @@ class MappingTableTests:
 
     def test_expires(self) -> None:
         """It is not told when it has expired (I10)."""
-        table, key = MappingTable(), a_key()
+        table, key = NatBindingTable(), a_key()
         table.put(mapping(key, until=100))
         assert table.of(key, 99.9) is not None
         assert table.of(key, 100) is None
 
     def test_ends_with_its_key(self) -> None:
         """Nor when its key has (I2)."""
-        table, key = MappingTable(), a_key()
+        table, key = NatBindingTable(), a_key()
         table.put(mapping(key))
         key.until = 50
         assert table.of(key, 49.9) is not None
@@ -70,7 +70,7 @@ class MappingTableTests:
 
     def test_prune(self) -> None:
         """What is no longer believed in goes, for either reason, and nothing else."""
-        table, keys = MappingTable(), [a_key(f"K{n}") for n in range(3)]
+        table, keys = NatBindingTable(), [a_key(f"K{n}") for n in range(3)]
         for n, until in enumerate((10, 100, 100)):
             table.put(mapping(keys[n], ("192.0.2.1", n), until))
         keys[1].until = 10
@@ -82,7 +82,7 @@ class MappingTableTests:
     @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3))))
     def test_both_ways_agree(self, puts: list[tuple[int, int]]) -> None:
         """Whatever moves where, each source leads to the mapping of the key that is seen there."""
-        table, keys = MappingTable(), [a_key(f"K{n}") for n in range(4)]
+        table, keys = NatBindingTable(), [a_key(f"K{n}") for n in range(4)]
         for which, port in puts:
             table.put(mapping(keys[which], ("192.0.2.1", port)))
             assert table.of(keys[which], 0) is table.at(("192.0.2.1", port))

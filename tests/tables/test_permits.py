@@ -17,7 +17,7 @@ from broker.tables.permits import (
     PermitChange,
     PermitTable,
     as_edits,
-    withdrawn,
+    deleted_entries,
 )
 
 NAMES = ["Ia", "Ib", "Ic", "Id", "Ie", "If", "@family", "@work", "山田太郎", "taro@example.jp"]
@@ -106,7 +106,7 @@ def table_of(**lists: str) -> PermitTable:
 
 def permits(table: PermitTable, callee: str, caller: str) -> bool:
     """Whether the callee accepts the caller by name."""
-    return table.basis(callee, caller, (), NOW) is not None
+    return table.permit_entry(callee, caller, (), NOW) is not None
 
 
 class PermitsTests:
@@ -157,11 +157,11 @@ class PermitsTests:
                 for same in (table, again):
                     assert same.accepted(one) == tuple(entry[0] for entry in expected)
                     assert same.expires(one) == min((e[1] for e in expected), default=ENDLESS)
-                    assert (one in same.counting) == any(e[2] != ENDLESS for e in expected)
+                    assert (one in same.counting_owners) == any(e[2] != ENDLESS for e in expected)
                     for name in NAMES:
                         found = permitting(expected, name, now)
-                        assert same.basis(one, name, GROUPS.get(name, ()), now) == found
-                        assert same.stands(one, name, now) == any(
+                        assert same.permit_entry(one, name, GROUPS.get(name, ()), now) == found
+                        assert same.is_in_force(one, name, now) == any(
                             entry[0] == name and entry[1] > now for entry in expected
                         )
         assert len(table) == sum(1 for accepted in lists.values() if accepted)
@@ -203,21 +203,21 @@ class PermitsTests:
     def test_a_group_is_for_its_members(self) -> None:
         """A group on a list permits who is in it, and not whoever takes its name (A18, I4)."""
         table = table_of(Ib="@family")
-        assert table.basis("Ib", "Ia", ("@work", "@family"), NOW) == "@family"
-        assert table.basis("Ib", "Ia", ("@work",), NOW) is None
-        assert table.basis("Ib", "family", (), NOW) is None
+        assert table.permit_entry("Ib", "Ia", ("@work", "@family"), NOW) == "@family"
+        assert table.permit_entry("Ib", "Ia", ("@work",), NOW) is None
+        assert table.permit_entry("Ib", "family", (), NOW) is None
 
     def test_oneself_before_a_group(self) -> None:
         """Who is permitted both ways is so by name."""
         table = table_of(Ib="@family,Ia")
-        assert table.basis("Ib", "Ia", ("@family",), NOW) == "Ia"
+        assert table.permit_entry("Ib", "Ia", ("@family",), NOW) == "Ia"
 
     def test_expired(self) -> None:
         """An entry permits until its time has come, whatever else has been done by then (I3)."""
         table = PermitTable()
         table.apply(table.prepare("Ib", ["Add Ia;expires=60,@family;expires=61"], NOW))
         for seconds, expected in ((0, "Ia"), (59.9, "Ia"), (60, "@family"), (61, None)):
-            assert table.basis("Ib", "Ia", ("@family",), NOW + seconds) == expected
+            assert table.permit_entry("Ib", "Ia", ("@family",), NOW + seconds) == expected
 
     def test_a_limit_is_replaced(self) -> None:
         """Who is added again has the limit that he is added with; without one, none."""
@@ -230,7 +230,7 @@ class PermitsTests:
         ):
             table.apply(table.prepare("Ib", [line], NOW))
             assert table.limit("Ib", "Ia") == limit
-        assert not table.counting
+        assert not table.counting_owners
 
     def test_a_use_of_what_is_unlimited(self) -> None:
         """There is none to take."""
@@ -271,15 +271,15 @@ class PermitsTests:
         table = PermitTable()
         line = "Create Ia,Ib;expires=60,Ic;uses=2,@work;expires=3600;uses=1"
         table.apply(table.prepare("Ix", [line], NOW + 0.3))
-        assert as_edits(table.told("Ix", NOW + 0.3)) == [line]
+        assert as_edits(table.listing("Ix", NOW + 0.3)) == [line]
         later = ["Ia", "Ib;expires=1", "Ic;uses=2", "@work;expires=3541;uses=1"]
-        assert table.told("Ix", NOW + 59.9) == later
-        assert table.told("Ix", NOW + 60.3) == ["Ia", "Ic;uses=2", "@work;expires=3540;uses=1"]
+        assert table.listing("Ix", NOW + 59.9) == later
+        assert table.listing("Ix", NOW + 60.3) == ["Ia", "Ic;uses=2", "@work;expires=3540;uses=1"]
 
     def test_told_as_it_can_be_read(self) -> None:
         """However the clock was set, what is told is what a terminal takes."""
         far = PermitChange("Ix", ("Ia",), (("Ia", Limit(NOW * 2, None)),))
-        [told] = PermitTable([far]).told("Ix", NOW)
+        [told] = PermitTable([far]).listing("Ix", NOW)
         assert edit(f"Add {told}") == f"Add Ia;expires={SECONDS_MOST}"
         assert EXPIRES_MOST == SECONDS_MOST
 
@@ -289,10 +289,10 @@ class WithdrawnTests:
 
     def test_named(self) -> None:
         """Those that are deleted, there or not; everybody, where a list is made anew (A3)."""
-        assert withdrawn(["Add Ia,Ib;uses=1"]) == frozenset()
-        some = withdrawn(["Delete taro,@work", "Add Ic", "Delete Id"], canonical)
+        assert deleted_entries(["Add Ia,Ib;uses=1"]) == frozenset()
+        some = deleted_entries(["Delete taro,@work", "Add Ic", "Delete Id"], canonical)
         assert some == frozenset(("Ia", "@work", "Id"))
-        assert withdrawn(["Delete Ia", "Create Ib"]) is None
+        assert deleted_entries(["Delete Ia", "Create Ib"]) is None
 
 
 class AsEditsTests:

@@ -43,7 +43,7 @@ class RejectedTests:
                 expected = list(dict.fromkeys(expected))
             assert table.rejected.get("Ib", ()) == tuple(expected)
             assert table.rejects("Ib", ["Ia"]) == ("Ia" in expected)
-            assert table.holds("Ib") == bool(expected)
+            assert table.knows("Ib") == bool(expected)
 
     def test_by_what_a_name_stands_for(self) -> None:
         """A name is kept as the identifier that it stands for."""
@@ -82,7 +82,7 @@ class KeptTests:
         table = PermitTable([self.CHANGE])
         for change in (
             table.prepare("Ib", ["Add Ic;uses=1"], 0),
-            table.prepare_standing("Ib", 0),
+            table.prepare_unexpired("Ib", 0),
             table.prepare_without("Ib", "Ia", 0),
             table.prepare_without("Ib", "Ix", 0),
         ):
@@ -94,12 +94,12 @@ class KeptTests:
     def test_default(self) -> None:
         """Who says nothing has the policy of the list, refuses nobody, and is not kept."""
         table = PermitTable([self.CHANGE])
-        assert table.asked == {"Ib"}
+        assert table.ask_owners == {"Ib"}
         change = table.prepare("Ib", ["Create"], 0, reject=["Create"], policy=LIST)
         assert change.is_default
         table.apply(change)
-        assert not table.holds("Ib")
-        assert (table.policy("Ib"), table.asked) == (LIST, set())
+        assert not table.knows("Ib")
+        assert (table.policy("Ib"), table.ask_owners) == (LIST, set())
         assert not self.CHANGE.is_default
         assert not PermitChange("Ib", (), (), ("Ix",)).is_default
         assert not PermitChange("Ib", (), (), (), ASK).is_default

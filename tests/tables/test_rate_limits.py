@@ -92,7 +92,7 @@ class WindowTests:
 
     def test_bounded(self) -> None:
         """Beyond what is remembered nothing is let through; in time all is forgotten (I15)."""
-        limiter = RateLimiter(CONSENT_PROMPTS, maximum=50)
+        limiter = RateLimiter(CONSENT_PROMPTS, most=50)
         passed = [limiter.acquire(f"I{n}", f"J{n}", 0) is not None for n in range(60)]
         assert passed == [True] * 50 + [False] * 10
         token = limiter.acquire("Ia", "Ib", WINDOW)

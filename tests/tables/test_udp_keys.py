@@ -9,15 +9,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from broker.tables.udp_keys import KEYS_AN_IDENTIFIER, Key, KeyRefused, KeyTable
+from broker.tables.udp_keys import KEYS_AN_IDENTIFIER, KeyRefused, UdpKey, UdpKeyTable
 
 
-def key(name: str, whose: str = "Ia", until: float = inf, **more: int) -> Key:
+def key(name: str, whose: str = "Ia", until: float = inf, **more: int) -> UdpKey:
     """A key; its secret follows from its name."""
-    return Key(name, whose, name.encode().ljust(32), 1203, more.get("expires", 60), until)
+    return UdpKey(name, whose, name.encode().ljust(32), 1203, more.get("expires", 60), until)
 
 
-def names(keys: tuple[Key, ...]) -> list[str]:
+def names(keys: tuple[UdpKey, ...]) -> list[str]:
     """What keys are called."""
     return [one.name for one in keys]
 
@@ -27,7 +27,7 @@ class KeyTests:
 
     def test_shows_no_secret(self) -> None:
         """Wherever it is printed (I18)."""
-        made = Key("K1", "Ia", b"\xabsecret" * 5, 1203, 60)
+        made = UdpKey("K1", "Ia", b"\xabsecret" * 5, 1203, 60)
         assert repr(made) == f"{made}" == "<Key K1>"
 
 
@@ -36,7 +36,7 @@ class KeyTableTests:
 
     def test_held(self) -> None:
         """One whose connection is open is good for as long as that is."""
-        table = KeyTable()
+        table = UdpKeyTable()
         kept = table.add(key("K1"))
         assert table.get("K1", 1e9) is kept
         assert table.of("Ia", 1e9) == (kept,)
@@ -45,7 +45,7 @@ class KeyTableTests:
 
     def test_released(self) -> None:
         """From when its connection is gone it is good for its expiry, and no longer (I10)."""
-        table = KeyTable()
+        table = UdpKeyTable()
         table.add(key("K1", expires=60))
         table.release("K1", 100)
         assert table.get("K1", 159.9) is not None
@@ -54,7 +54,7 @@ class KeyTableTests:
 
     def test_released_once(self) -> None:
         """It can't be prolonged so; and who isn't there needs no release."""
-        table = KeyTable()
+        table = UdpKeyTable()
         table.add(key("K1", expires=60))
         table.release("K1", 100)
         table.release("K1", 150)
@@ -66,20 +66,26 @@ class KeyTableTests:
 
         Only when it expires, and where its terminal takes calls, are taken over.
         """
-        table = KeyTable()
+        table = UdpKeyTable()
         kept = table.add(key("K1", until=50))
-        kept.heard, kept.told = 7, 9
-        again = Key("K1", "Ia", kept.secret, 4, 90, 100)
+        kept.last_received, kept.last_sent = 7, 9
+        again = UdpKey("K1", "Ia", kept.secret, 4, 90, 100)
         assert table.add(again) is kept
-        assert (kept.heard, kept.told, kept.port, kept.expires, kept.until) == (7, 9, 4, 90, 100)
+        assert (kept.last_received, kept.last_sent, kept.port, kept.expires, kept.until) == (
+            7,
+            9,
+            4,
+            90,
+            100,
+        )
         assert len(table) == 1
 
     @pytest.mark.parametrize(
-        "other", [Key("K1", "Ib", b"K1".ljust(32), 1, 1), Key("K1", "Ia", bytes(32), 1, 1)]
+        "other", [UdpKey("K1", "Ib", b"K1".ljust(32), 1, 1), UdpKey("K1", "Ia", bytes(32), 1, 1)]
     )
-    def test_name_taken(self, other: Key) -> None:
+    def test_name_taken(self, other: UdpKey) -> None:
         """A name means one key: no other replaces it, nor is another's taken for one's own (I4)."""
-        table = KeyTable()
+        table = UdpKeyTable()
         kept = table.add(key("K1"))
         with pytest.raises(KeyRefused, match="another key of this name"):
             table.add(other)
@@ -88,7 +94,7 @@ class KeyTableTests:
 
     def test_five(self) -> None:
         """A sixth drops the oldest, which is good no more for whoever still holds it (I15)."""
-        table = KeyTable()
+        table = UdpKeyTable()
         kept = [table.add(key(f"K{n}")) for n in range(KEYS_AN_IDENTIFIER + 1)]
         assert names(table.of("Ia", 0)) == [f"K{n}" for n in range(1, 6)]
         assert kept[0].until == -inf
@@ -98,7 +104,7 @@ class KeyTableTests:
 
     def test_full(self) -> None:
         """A full table takes no key of anybody new; one told again, or a sixth, it does (I15)."""
-        table = KeyTable(6)
+        table = UdpKeyTable(6)
         for n in range(5):
             table.add(key(f"K{n}"))
         table.add(key("K5", "Ib"))
@@ -110,7 +116,7 @@ class KeyTableTests:
 
     def test_dropped(self) -> None:
         """It is gone at once, also for whoever holds it; a second time does nothing (I2)."""
-        table = KeyTable()
+        table = UdpKeyTable()
         one, two = table.add(key("K1")), table.add(key("K2"))
         table.drop(one)
         table.drop(one)
@@ -121,7 +127,7 @@ class KeyTableTests:
 
     def test_drop_another_of_its_name(self) -> None:
         """To drop one that was dropped does not take away its successor."""
-        table = KeyTable()
+        table = UdpKeyTable()
         one = table.add(key("K1"))
         table.drop(one)
         two = table.add(key("K1"))
@@ -130,7 +136,7 @@ class KeyTableTests:
 
     def test_prune(self) -> None:
         """What has expired goes, and nothing else."""
-        table = KeyTable()
+        table = UdpKeyTable()
         for name, until in (("K1", 10.0), ("K2", 20.0), ("K3", inf)):
             table.add(key(name, until=until))
         assert table.prune(10) == 1
@@ -143,7 +149,7 @@ class KeyMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.table = KeyTable(8)
+        self.table = UdpKeyTable(8)
         self.now = 0.0
 
     @rule(n=st.integers(0, 9), whose=st.sampled_from(["Ia", "Ib"]), lasts=st.integers(0, 3))

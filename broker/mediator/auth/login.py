@@ -23,7 +23,7 @@ from broker.net.tls.certificates import CertificateRefused, identifier_of
 from broker.net.tls.transport import certificate_of
 from broker.tables.accounts import AccountChange, AccountTable
 from broker.tables.address_policy import address_scope
-from broker.tables.login_throttle import AttemptTable
+from broker.tables.login_throttle import LoginThrottle
 
 #: Logins that may fail on one connection; then it is closed.
 FAILURES_A_CONNECTION: Final = 3
@@ -92,7 +92,7 @@ class PasswordLogin:
         self._tokens = tokens
         self._clock = clock
         self._clear_text = clear_text
-        self.attempts = AttemptTable()
+        self.attempts = LoginThrottle()
 
     async def admit(self, peer: TerminalConnection, request: Request) -> ProvenIdentity:
         """Check the password or the token of a ``REGISTER``; nothing else logs in.
@@ -145,12 +145,12 @@ class PasswordLogin:
         """
         source = peer.stream.source or "this machine"
         now = self._clock.seconds()
-        wait = self.attempts.wait(source, identifier, now)
+        wait = self.attempts.delay(source, identifier, now)
         if wait:
             raise TooManyRequests(
                 f"too many logins of this identifier have failed: try again in {ceil(wait)} seconds"
             )
-        if self.attempts.begin(source, identifier, now):
+        if self.attempts.attempt(source, identifier, now):
             self.log.warn(
                 "Logins as {identifier} from {source} fail again and again: they are delayed",
                 identifier=printable(identifier),
@@ -164,7 +164,7 @@ class PasswordLogin:
         try:
             right = await checking
         except TooManyRequests:
-            self.attempts.spare(source, identifier)
+            self.attempts.refund(source, identifier)
             raise
         except CancelledError:
             raise LoginRequired("the connection is gone") from None
@@ -173,7 +173,7 @@ class PasswordLogin:
         account = self._accounts.get(identifier)  # it may have changed in the meantime (I2)
         if not right or account is None or account.verifier != verifier:
             raise LoginFailed("the identifier or the password is wrong")
-        self.attempts.right(source, identifier)
+        self.attempts.succeed(source, identifier)
         return account
 
 

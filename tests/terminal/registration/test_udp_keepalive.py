@@ -19,7 +19,7 @@ from broker.messages.statements import (
     REGISTRATION_COMPLETED,
 )
 from broker.resolver.udp_registrar import UdpRegistrar
-from broker.tables.udp_keys import Key
+from broker.tables.udp_keys import UdpKey
 from broker.terminal.registration.keepalive_interval import KeepaliveInterval
 from broker.terminal.registration.udp_keepalive import CHALLENGES, REMEMBERED, REPEATS, Keepalive
 from tests.support.clock import advance
@@ -95,7 +95,7 @@ class Path:
 
     def login(self, name: str = KEY_ID, secret: bytes = SECRET, interval: int = INTERVAL) -> None:
         """The mediator has given out a key."""
-        self.registrar.add_key(Key(name, "Ib", secret, 1300, 3600))
+        self.registrar.add_key(UdpKey(name, "Ib", secret, 1300, 3600))
         self.keepalive.use("Ib", name, secret, interval)
         self.port = self.clock.datagrams[1]
         self.port.write = self._out  # type: ignore[method-assign]
