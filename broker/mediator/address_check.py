@@ -1,7 +1,7 @@
-"""A terminal asks where it is seen to come from, and whether it can be reached there (D9, I12).
+"""Address check: a terminal asks for its server-reflexive address, and if it is open (D9, I12).
 
-What a router says of itself is only its claim. Here a terminal is told its own source, of nobody
-else anything; and the one address that is dialled for it is that very source.
+A router's own word on its outside address is only a claim. Here a terminal learns the address that
+its connection comes from, and nothing of others. The only address that is dialled for it is that.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from broker.net.peer_address import remote_port_of
 from broker.tables.address_policy import Ip
 from broker.tables.rate_limits import RateLimiter, RateLimits
 
-#: Ports that are tried in a minute for one terminal at one source, or at several,
+#: Port checks a minute for one terminal, at one source or at several,
 TRIES_A_TERMINAL: Final = 10
-#: and at one source, whoever asks: many may be behind one router.
+#: and at one source for all terminals: many may be behind one router.
 TRIES_A_SOURCE: Final = 30
 
 
 class AddressCheck:
-    """Says what a terminal looks like from here."""
+    """Answers where a terminal's connection comes from, and whether one of its ports is open."""
 
     def __init__(self, context: MediatorContext, dialer: WakeUpDialer | None) -> None:
         """
-        :param dialer: tries ports; none are tried, without
+        :param dialer: tries ports; without, none is tried
         """
         self._clock = context.clock
         self._dialer = dialer
@@ -37,10 +37,10 @@ class AddressCheck:
         self._tried = RateLimiter(RateLimits(TRIES_A_TERMINAL, TRIES_A_TERMINAL, TRIES_A_SOURCE))
 
     async def answer(self, peer: TerminalConnection, request: Request) -> None:
-        """Tell a terminal its own source; try a port there, if it names one.
+        """Send a terminal its own source; try a port there first, if it names one.
 
-        :raises NotReached: no connection to that port stands
-        :raises TooManyRequests: it has asked too often, or all at once
+        :raises NotReached: no connection to that port can be made
+        :raises TooManyRequests: it asks too often, or while it waits for an answer
         :raises BadRequest: that port is not tried
         """
         port = remote_port_of(peer.stream)
@@ -56,14 +56,14 @@ class AddressCheck:
     async def _try(self, identifier: str, ip: Ip, port: int) -> None:
         if port in self._own_ports:
             raise BadRequest("the port is one of the server's own")
-        if ip.is_loopback:  # whoever comes by a tunnel or proxy of this machine
-            raise BadRequest("no port of the server's own machine is tried")
+        if ip.is_loopback:  # a client behind a tunnel or proxy of this machine
+            raise BadRequest("no port on the server's own machine is checked")
         if self._dialer is None:
-            raise ServiceUnavailable("no ports are tried here")
+            raise ServiceUnavailable("this server checks no ports")
         if identifier in self._trying:
             raise TooManyRequests
         if self._tried.acquire(identifier, str(ip), self._clock.seconds()) is None:
-            raise TooManyRequests("too many ports have been tried: wait a minute")
+            raise TooManyRequests("too many port checks: wait a minute")
         self._trying.add(identifier)
         try:
             reached = await self._dialer.reaches(str(ip), port)

@@ -1,8 +1,8 @@
-"""The names that terminals register for themselves (C1).
+"""Aliases: the other names by which a terminal can be called (C1).
 
-The operator gives an account its names, and a terminal that registers one of them says no more than
-is true. Where nobody proves who it is, a name belongs to the first who registers it, for as long as
-this process lives: to be kept longer it would have to be worth more than a stranger's word.
+With accounts, the operator gives the names, and a terminal can only register one that it has. With
+``--auth none`` a name belongs to the first terminal that registers it, until this process ends: no
+identity is proven there, so nothing more durable could rest on it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from broker.mediator.context import MediatorContext
 from broker.messages.errors import CalleeNotFound, RegistrationFailed
 from broker.tables.accounts import AccountRefused, AccountTable
 
-#: Said alike of another's name and of nobody's: whose it is, is nobody's business.
-NOT_GIVEN: Final = "this is no name that the operator has given you"
-TAKEN: Final = "somebody is called so already"
+#: The same cause for another's name and for one that no account has: whose it is stays secret.
+NOT_GIVEN: Final = "the operator has not given you this name"
+TAKEN: Final = "this name is already in use"
 
 
 class Aliases:
-    """Decides what a terminal may call itself."""
+    """Decides which names a terminal may take."""
 
     def __init__(self, context: MediatorContext, table: AccountTable, *, claimed: bool) -> None:
         """
@@ -32,11 +32,11 @@ class Aliases:
         self._claimed = claimed
 
     async def take(self, identifier: str, name: str) -> bool:
-        """See that a terminal is called so, from now on if it wasn't.
+        """Give a terminal a name, unless it has it.
 
-        :return: whether it wasn't, and so can be taken back
-        :raises RegistrationFailed: it may not be
-        :raises ServiceUnavailable: it can't be told whether it may
+        :return: whether the name is new, and so may be given back
+        :raises RegistrationFailed: it may not have the name
+        :raises ServiceUnavailable: the resolver can't say whether the name is in use
         """
         if identifier in (name, self._table.canonical(name)):
             return False
@@ -52,11 +52,11 @@ class Aliases:
         return True
 
     def give_back(self, identifier: str, name: str) -> None:
-        """A name that was taken is not to be had after all."""
+        """Free a name that was taken: the registration that took it has failed."""
         self._table.unclaim(identifier, name)
 
     async def _is_in_use(self, name: str) -> bool:
-        """Whether it is an identifier that anything is known of, which the name would hide."""
+        """Whether a name is an identifier that is in use, and that it would hide."""
         if self._table.get(name) is not None or self._permits.table.knows(name):
             return True
         try:

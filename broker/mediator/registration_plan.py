@@ -93,7 +93,7 @@ class RegistrationPlan:
             if "UDP" in fields:
                 return None  # the terminal is where its datagrams come from
             if "Port" in fields or ("Expires" in fields and expires):
-                raise AddressRefused("a Port or Expires goes with an Address")
+                raise AddressRefused("Port and Expires need an Address")
             return None if expires else Contact("", 0, now, 0)
         port = self.port
         host, dialable, origin = validate_contact(
@@ -111,17 +111,17 @@ class RegistrationPlan:
         if _CANDIDATE_FIELDS.isdisjoint(fields):
             return None  # as most registrations, which are faster for it
         if "Address" not in fields and "UDP" not in fields:
-            raise AddressRefused("Local and Seen go with an Address, or with UDP")
+            raise AddressRefused("Local and Seen need an Address or UDP")
         return offer(self.peer, fields, context.clock.seconds(), context.settings.own_ports)
 
     def _check_udp(self, context: MediatorContext) -> None:
         """See that the terminal may be given a key (D1)."""
         settings = context.settings
         if self.request.bare:
-            raise RegistrationFailed("UDP goes with a Transaction, in whose answer the key comes")
+            raise RegistrationFailed("UDP needs a Transaction: the key comes in its answer")
         if not settings.allow_clear_text and not is_private(self.peer):
-            raise RegistrationFailed("no key is given out in clear text", code=403)
+            raise RegistrationFailed("no key is sent in clear text", code=403)
         if self.fields.get("Expires") == "0":
-            raise RegistrationFailed("what is withdrawn is not registered by UDP")
+            raise RegistrationFailed("UDP does not go with Expires:0")
         if self.port in settings.own_ports:
             raise AddressRefused("the address is the server's own")

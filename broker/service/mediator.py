@@ -387,9 +387,7 @@ def passwords_in_threads(reactor: Any) -> Passwords:
     """Passwords checked in threads: one for each processor, minus one for the reactor."""
     threads = max(1, min(_THREADS_MOST, len(os.sched_getaffinity(0)) - 1))
     pool = ThreadPool(minthreads=0, maxthreads=threads, name="passwords")
-    return Passwords(
-        os.urandom, pool=pool, call_from_thread=reactor.callFromThread, threads=threads
-    )
+    return Passwords(os.urandom, pool=pool, reactor=reactor, threads=threads)
 
 
 def token_key(database: str | None, randomness: Randomness) -> bytes:

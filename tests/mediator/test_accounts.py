@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from broker.interfaces import StoreFailed
-from broker.mediator.auth.accounts import Accounts, Listed
+from broker.mediator.auth.accounts import AccountRow, Accounts
 from broker.messages.errors import ServiceUnavailable
 from broker.tables.accounts import AccountChange, AccountRefused
 from broker.tables.permits import PermitChange
@@ -254,9 +254,9 @@ class ResetTests:
             f"Account {strange} {what}"
             for what in (
                 "is added",
-                "has another password",
-                "has a further name",
-                "has lost a name",
+                "has a new password",
+                "has another name",
+                "has one name less",
                 "is removed",
             )
         ]
@@ -341,7 +341,7 @@ class RemoveTests:
         resolver.errors["withdraw"] = ServiceUnavailable()
         result_of(scene.mediator.accounts.remove("Ia"))
         assert scene.mediator.accounts.table.get("Ia") is None
-        assert any("something of it stays" in text for text in logged.texts())
+        assert any("not all that it registered" in text for text in logged.texts())
 
 
 class NamesTests:
@@ -371,7 +371,7 @@ class NamesTests:
         assert scene.context.permits.table.accepted("Ia") == ("Ib",)
 
 
-class ListedTests:
+class AccountRowTests:
     """What the operator sees."""
 
     def test_listed(self) -> None:
@@ -381,6 +381,6 @@ class ListedTests:
         scene.new_says("b", login("Ib", "of Ib", "Address:127.0.0.1"), DONE)
         scene.new_says("b2", login("Ib", "of Ib"), DONE)
         assert scene.mediator.accounts.listed() == [
-            Listed("Ia", ("taro",), 0, False),
-            Listed("Ib", (), 2, True),
+            AccountRow("Ia", ("taro",), 0, False),
+            AccountRow("Ib", (), 2, True),
         ]

@@ -772,7 +772,7 @@ class NamesTests:
         scene, store = stage(PermitChange("Ib", ("Ia",)), policy=None)
         scene.says("b", "REGISTER\nName:taro@example.jp\n\n", b=DONE)
         scene.says("b", "REGISTER\nName:taro@example.jp\n\n", b=DONE)
-        taken = failed("somebody is called so already")
+        taken = failed("this name is already in use")
         scene.says("x", register("Ix", "Name:taro@example.jp"), x=taken)
         scene.says("a", query("Ia", "taro@example.jp"), b=STATUS)
         scene.says("b", CAN, b=to_callee("Ia"), a=GRANTED)
@@ -792,7 +792,7 @@ class NamesTests:
         scene.leaves("e")
         result_of(scene.mediator.accounts.add("If", "correct horse"))
         for name in ("Ix", "Ib", "Ic", "Id", "Ie", "If"):
-            taken = failed("somebody is called so already")
+            taken = failed("this name is already in use")
             scene.says("a", register("Ia", f"Name:{name}"), a=taken)
 
     def test_not_taken_by_what_fails(self) -> None:
@@ -830,7 +830,7 @@ class NamesTests:
         scene.reads(a=DONE)
         scene.says("a", "REGISTER\nName:taro\n\n", a=DONE)
         for name in ("hanako", "Ib", "nobody"):
-            why = failed("this is no name that the operator has given you")
+            why = failed("the operator has not given you this name")
             scene.says("a", f"REGISTER\nName:{name}\n\n", a=why)
 
 

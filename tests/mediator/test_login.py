@@ -31,9 +31,9 @@ from tests.support.clock import FakePool, result_of
 from tests.support.server import cheap_passwords
 
 WRONG = failed("the identifier or the password is wrong")
-STALE = failed("the token is not good, or not any more: log in with the password")
+STALE = failed("invalid or expired token: log in with the password")
 ALREADY = failed("this connection has logged in already")
-CLEAR = failed("no login is taken in clear text from another machine")
+CLEAR = failed("no login in clear text from another machine")
 PERMITS = "QUERY\nPERMITS\n\n"
 #: Each account's password says whose it is.
 ACCOUNTS = {"Ia": "of Ia", "Ib": "of Ib"}
@@ -86,7 +86,7 @@ REFUSED = {
     "another's password": (login("Ia", "of Ib"), WRONG),
     "nobody's account": (login("Ix", "of Ia"), WRONG),
     "a password in other case": (login("Ia", "OF IA"), WRONG),
-    "no identifier": ("REGISTER\nPassword:of Ia\n\n", failed("a login names an Identifier")),
+    "no identifier": ("REGISTER\nPassword:of Ia\n\n", failed("a login needs an Identifier")),
     "both": (
         login("Ia", "of Ia", "Token:x"),
         failed("a login has a Password or a Token, not both"),
@@ -127,7 +127,7 @@ class PasswordTests:
         scene = a_scene()
         scene.connect("a")
         scene.clients["a"].type(said[:-1] + "Transaction:7\n\n")
-        code = "400" if "names an" in answer or "not both" in answer else "401"
+        code = "400" if "needs an" in answer or "not both" in answer else "401"
         assert scene.heard("a") == answer[:-1] + f"Transaction:7\nCode:{code}\n\n"
 
     def test_all_at_once(self) -> None:
@@ -582,7 +582,7 @@ class SecretsTests:
         result_of(scene.mediator.accounts.reset("Ia", "sesame-new"))
         told = " ".join(logged.texts()) + repr(logged.events)
         assert "delayed" in told
-        assert "has another password" in told
+        assert "has a new password" in told
         for secret in ("sesame", token, "$argon2id$"):
             assert secret not in told
 
@@ -592,7 +592,7 @@ class SecretsTests:
         def broken(*_: object) -> bool:
             raise RuntimeError("a bug")
 
-        monkeypatch.setattr("broker.mediator.auth.passwords._matches", broken)
+        monkeypatch.setattr("broker.mediator.auth.passwords.matches", broken)
         scene = a_scene()
         scene.new_says("a", login("Ia", "sesame"), "NOTIFY\nService Unavailable.\n\n")
         (text,) = logged.failures()
@@ -671,7 +671,7 @@ class CertificateTests:
         ("shown", "revoked", "cause"),
         [
             (None, False, "show a certificate: this server takes no other login"),
-            ("", False, "the certificate does not serve: its name is for nobody"),
+            ("", False, "invalid certificate: its name is for nobody"),
             ("Ia", True, "the certificate has been revoked"),
             ("taro", False, "the certificate's identifier is another's name here"),
         ],
@@ -689,7 +689,7 @@ class CertificateTests:
     def test_no_passwords(self, shows: Callable[..., Scene], field: str) -> None:
         """A password is of no use there, and not passed over in silence."""
         scene = shows("Ia")
-        cause = "this server takes certificates, no Password and no Token"
+        cause = "this server takes certificates only"
         scene.new_says("a", register("Ia", field), failed(cause))
         assert scene.context.connections.all() == []
 

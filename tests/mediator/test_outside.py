@@ -12,7 +12,7 @@ from broker.tables.rate_limits import WINDOW
 from tests.mediator.scene import DENIED, DONE, REQUESTED, TOO_MANY, Scene, Waker, bad, register
 
 HOST = "203.0.113.7"
-TOO_OFTEN = "NOTIFY\nToo Many Requests.\nCause:too many ports have been tried: wait a minute\n\n"
+TOO_OFTEN = "NOTIFY\nToo Many Requests.\nCause:too many port checks: wait a minute\n\n"
 
 
 def asks(who: str = "Ia", port: int | None = None, *lines: str) -> str:
@@ -143,7 +143,7 @@ class TriedTests:
         """
         scene = Scene()
         scene.connect("a", host=host)
-        refused = bad("no port of the server's own machine is tried")
+        refused = bad("no port on the server's own machine is checked")
         scene.says("a", asks(port=4000), a=refused)
         assert scene.dials == []
         seen = host.removeprefix("::ffff:")
@@ -152,7 +152,7 @@ class TriedTests:
     def test_no_dialler(self) -> None:
         """A mediator without one says so."""
         scene = a_scene(trigger=Waker())
-        unavailable = "NOTIFY\nService Unavailable.\nCause:no ports are tried here\n\n"
+        unavailable = "NOTIFY\nService Unavailable.\nCause:this server checks no ports\n\n"
         scene.says("a", asks(port=1203), a=unavailable)
         scene.says("a", asks(), a=told(source(scene)))
 

@@ -12,7 +12,9 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from broker.mediator.auth import passwords as module
-from broker.mediator.auth.passwords import Cost, PasswordRefused, Passwords
+from broker.mediator.auth import verifiers
+from broker.mediator.auth.passwords import Passwords
+from broker.mediator.auth.verifiers import Cost, PasswordRefused
 from broker.messages.errors import ServiceUnavailable, TooManyRequests
 from tests.support.clock import FakePool, result_of
 from tests.support.server import CHEAP, cheap_passwords
@@ -102,13 +104,13 @@ class VerifierTests:
         passwords = cheap_passwords()
         made = result_of(passwords.make("secret"))
         seen: list[list[str]] = []
-        real = module._matches
+        real = verifiers.matches
 
         def matches(octets: bytes, verifier: str) -> bool:
             seen.append(verifier.split("$")[:4])
             return real(octets, verifier)
 
-        monkeypatch.setattr(module, "_matches", matches)
+        monkeypatch.setattr(module, "matches", matches)
         assert not result_of(passwords.check("wrong", made, "s"))
         assert not result_of(passwords.check("wrong", None, "s"))
         assert len(seen) == 2
@@ -177,7 +179,7 @@ class TurnsTests:
     def test_a_bug(self) -> None:
         """What goes wrong in a thread is told to who asked, and the next has its turn (I24)."""
         hashing = Hashing()
-        broken = Asked(hashing.passwords._in_turn(lambda: 1 // 0, "s"))
+        broken = Asked(hashing.passwords._run(lambda: 1 // 0, "s"))
         after = hashing.ask()
         hashing.pool.run(2)
         assert broken.outcome == [ZeroDivisionError]
@@ -202,14 +204,16 @@ class TurnsTests:
         came = threading.Semaphore(0)
         names: set[str] = set()
 
-        def call(function: Any, *arguments: Any) -> None:
-            names.add(threading.current_thread().name)
-            calls.append((function, *arguments))
-            came.release()
+        class Reactor:
+            def callFromThread(self, function: Any, *arguments: Any) -> None:
+                names.add(threading.current_thread().name)
+                calls.append((function, *arguments))
+                came.release()
 
         pool = ThreadPool(minthreads=0, maxthreads=2, name="passwords")
+        reactor: Any = Reactor()
         passwords = Passwords(
-            lambda size: b"r" * size, pool=pool, call_from_thread=call, threads=2, cost=CHEAP
+            lambda size: b"r" * size, pool=pool, reactor=reactor, threads=2, cost=CHEAP
         )
         passwords.start()
         try:

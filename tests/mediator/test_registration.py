@@ -189,8 +189,8 @@ REFUSED = {
         bad("Accept: Delete names nobody"),
     ),
     "an empty name": (["Accept:Create Ix,,Iy"], bad("Accept: an identifier is empty")),
-    "a Port alone": (["Port:9"], failed("a Port or Expires goes with an Address")),
-    "an Expires alone": (["Expires:9"], failed("a Port or Expires goes with an Address")),
+    "a Port alone": (["Port:9"], failed("Port and Expires need an Address")),
+    "an Expires alone": (["Expires:9"], failed("Port and Expires need an Address")),
     "a Port of 0": (
         ["Address:127.0.0.1", "Port:0"],
         bad("Port: must be from 1 to 65535"),
@@ -213,7 +213,7 @@ REFUSED = {
     },
     "UDP without a transaction": (
         ["Accept:Create", "UDP:Yes"],
-        failed("UDP goes with a Transaction, in whose answer the key comes"),
+        failed("UDP needs a Transaction: the key comes in its answer"),
     ),
     "a statement": (["Accept:Create", "STATUS"], bad("no request of this kind is known here")),
     **{

@@ -282,7 +282,7 @@ class KeyTests:
     @pytest.mark.parametrize(
         ("lines", "cause"),
         [
-            (["Expires:0"], "what is withdrawn is not registered by UDP"),
+            (["Expires:0"], "UDP does not go with Expires:0"),
             (["Port:1201"], "the address is the server's own"),
         ],
     )
@@ -301,7 +301,7 @@ class KeyTests:
             stage.scene.clients["b"].type(register("Ib", "UDP:Yes", "Transaction:1"))
             text = stage.scene.heard("b")
             assert ("Registration Key:" in text) == allowed
-            assert ("no key is given out in clear text" in text) != allowed
+            assert ("no key is sent in clear text" in text) != allowed
 
     def test_outlives_its_connection(self) -> None:
         """By what the registration said; and expires then, however many keepalives came."""
@@ -352,7 +352,7 @@ class KeyTests:
 
     @pytest.mark.parametrize("act", ["reset", "remove"])
     def test_account_changed(self, act: str) -> None:
-        """An account's keys are void at once when it is removed, or has another password (I2)."""
+        """An account's keys are void at once when it is removed, or has a new password (I2)."""
         stage = Behind(accounts={"Ib": "right"})
         scene = stage.scene
         scene.connect("b")

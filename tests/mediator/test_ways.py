@@ -496,7 +496,7 @@ class OfferTests:
     def test_goes_with_an_address(self, lines: list[str]) -> None:
         """A terminal that nobody finds has nothing to offer; nothing of the message is done."""
         stage = Stage()
-        refused = failed("Local and Seen go with an Address, or with UDP")
+        refused = failed("Local and Seen need an Address or UDP")
         stage.connects("c", ELSEWHERE)
         stage.scene.says("c", register("Ic", *lines), c=refused)
         stage.scene.says("c", "QUERY\nPERMITS\n\n", c="NOTIFY\nAccept:Create\n\n")

@@ -168,7 +168,7 @@ class PasswordServiceTests:
         reactor, _ = a_service(where, store=store)
         peer = client(reactor)
         peer.type(resume)
-        assert "the token is not good" in peer.text()
+        assert "invalid or expired token" in peer.text()
 
     def test_clear_text(self) -> None:
         """A login in clear text from elsewhere needs the option too, wherever it listens (I25)."""
@@ -215,7 +215,7 @@ class CertificateServiceTests:
         _, answer = self.shows(reactor, pki, None, b"REGISTER\nIdentifier:Ib\n\n")
         assert b"Login Required." in answer
         _, answer = self.shows(reactor, pki, pki.mediator("east"), b"QUERY\nPERMITS\n\n")
-        assert b"Login Required.\r\nCause:the certificate does not serve" in answer
+        assert b"Login Required.\r\nCause:invalid certificate" in answer
 
     def test_revoked_since(self, own: Files, pki: Pki) -> None:
         """A connection whose certificate has been revoked is closed at the reload (I2)."""

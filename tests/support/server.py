@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from broker.interfaces import IResolver, IStore, ITrigger
 from broker.mediator.auth.login import Authentication, Login, PasswordLogin, UnverifiedLogin
-from broker.mediator.auth.passwords import Cost, Passwords
+from broker.mediator.auth.passwords import Passwords
 from broker.mediator.auth.tokens import KEY_BYTES, Tokens
+from broker.mediator.auth.verifiers import Cost
 from broker.mediator.context import MediatorServices, MediatorSettings
 from broker.mediator.server import Mediator, monotonic_wall_clock
 from broker.mediator.wakeup_dialer import WakeUpDialer

@@ -1,4 +1,4 @@
-"""The operator's acts on accounts, each durable before it is in force (A19, C1)."""
+"""The operator's changes of accounts, each durable before it is in force (A19, C1)."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
 from broker.interfaces import StoreFailed
-from broker.mediator.auth.passwords import PasswordRefused, Passwords
+from broker.mediator.auth.passwords import Passwords
+from broker.mediator.auth.verifiers import PasswordRefused
 from broker.mediator.context import MediatorContext
 from broker.messages import grammar
 from broker.messages.errors import Refused
 from broker.messages.message import printable
 from broker.tables.accounts import AccountChange, AccountRefused, AccountTable
 
-#: Bytes of what tells one password's time from another's.
+#: Random bytes of a generation: a new password starts one, and the tokens of others are void.
 _GENERATION_BYTES: Final = 8
 
 
-class Listed(NamedTuple):
+class AccountRow(NamedTuple):
     """An account as the operator sees it.
 
     :ivar names: its other names
-    :ivar connections: how many it has now
-    :ivar reached: it has registered an address over one of them
+    :ivar connections: the number of its connections now
+    :ivar reached: whether it is reached over one of them
     """
 
     identifier: str
@@ -36,7 +37,7 @@ class Listed(NamedTuple):
 
 
 class Accounts:
-    """Who may log in, and all that changes it.
+    """Who may log in, and every change of that.
 
     :ivar table: the accounts in force
     """
@@ -52,35 +53,32 @@ class Accounts:
         self._resolver = context.resolver
         self._passwords = passwords
         self._randomness = context.randomness
-        self._acting = DeferredLock()
+        self._lock = DeferredLock()
 
-    def canonical(self, name: str) -> str:
-        """The identifier that a name stands for; any other text as it is."""
-        return self.table.canonical(name)
-
-    def listed(self) -> list[Listed]:
+    def listed(self) -> list[AccountRow]:
         """All accounts, by identifier."""
-        return [self._listed(account) for account in sorted(self.table, key=_identifier)]
+        accounts = sorted(self.table, key=lambda account: account.identifier)
+        return [self._row(account) for account in accounts]
 
-    def _listed(self, account: AccountChange) -> Listed:
+    def _row(self, account: AccountChange) -> AccountRow:
         identifier = account.identifier
         connections = len(self._connections.connections(identifier))
         reached = self._connections.active(identifier) is not None
-        return Listed(identifier, account.names, connections, reached)
+        return AccountRow(identifier, account.names, connections, reached)
 
-    # Each of these raises ``AccountRefused``, or ``StoreFailed``, and has changed nothing then.
+    # Each of these may raise ``AccountRefused`` or ``StoreFailed``, and then has changed nothing.
 
     async def add(self, identifier: str, password: str) -> None:
         """Make an account."""
         identifier = _checked(identifier)
         async with self._one_at_a_time():
-            self.table.add(identifier, "", "")  # better refused before the work
+            self.table.add(identifier, "", "")  # refuse before the work of a password, not after
             verifier = await self._verifier(password)
             await self._commit(self.table.add(identifier, verifier, self._generation()))
-        self._told(identifier, "is added")
+        self._log(identifier, "is added")
 
     async def reset(self, identifier: str, password: str) -> None:
-        """Give an account another password: with the old go tokens, connections and sessions."""
+        """Give an account a new password; its tokens, connections and sessions end."""
         identifier = _checked(identifier)
         async with self._one_at_a_time():
             self.table.reset(identifier, "", "")
@@ -88,12 +86,12 @@ class Accounts:
             await self._commit(self.table.reset(identifier, verifier, self._generation()))
             self._permits.review.of_caller_or_callee(identifier)
             self._disconnect(identifier)
-        self._told(identifier, "has another password")
+        self._log(identifier, "has a new password")
 
     async def remove(self, identifier: str) -> None:
         """Remove an account, and the identifier from every list and group.
 
-        Else whoever is called so later would be permitted by lists that meant another.
+        Otherwise a later account of that name would be permitted by lists that meant this one.
         """
         identifier = _checked(identifier)
         async with self._one_at_a_time():
@@ -102,7 +100,7 @@ class Accounts:
             self.table.apply(change)
             self._disconnect(identifier)
             try:
-                # What it had asked for before, and what waited for the turn of its list since.
+                # Changes of its list that it asked for before may have waited for the lock.
                 if self._permits.is_changing(identifier):
                     await self._permits.wait_for_changes(identifier)
                     await self._permit_admin.forget(identifier)
@@ -110,37 +108,37 @@ class Accounts:
                 await self._resolver.withdraw(identifier)
             except (StoreFailed, Refused) as error:
                 self.log.warn(
-                    "Account {identifier} is removed, and something of it stays: {why}",
+                    "Account {identifier} is removed, but not all that it registered: {why}",
                     identifier=printable(identifier),
                     why=str(error),
                 )
-        self._told(identifier, "is removed")
+        self._log(identifier, "is removed")
 
     async def add_name(self, identifier: str, name: str) -> None:
-        """Give an account a further name."""
+        """Give an account another name."""
         identifier, name = _checked(identifier), _checked(name)
         async with self._one_at_a_time():
             await self._commit(self.table.add_name(identifier, name))
             self._permits.review.renamed()
-        self._told(identifier, "has a further name")
+        self._log(identifier, "has another name")
 
     async def remove_name(self, identifier: str, name: str) -> None:
         """Take one of its names from an account."""
         identifier, name = _checked(identifier), _checked(name)
         async with self._one_at_a_time():
             await self._commit(self.table.remove_name(identifier, name))
-        self._told(identifier, "has lost a name")
+        self._log(identifier, "has one name less")
 
     # Inside.
 
     @asynccontextmanager
     async def _one_at_a_time(self) -> AsyncIterator[None]:
-        """What an act is worked out from is what the one before it leaves."""
-        await self._acting.acquire()
+        """A change is worked out from what the change before it leaves."""
+        await self._lock.acquire()
         try:
             yield
         finally:
-            self._acting.release()
+            self._lock.release()
 
     async def _commit(self, change: AccountChange) -> None:
         await self._store.commit([change])
@@ -160,7 +158,7 @@ class Accounts:
             peer.stream.close()
         self._resolver.drop_keys(identifier)
 
-    def _told(self, identifier: str, what: str) -> None:
+    def _log(self, identifier: str, what: str) -> None:
         self.log.info("Account {identifier} {what}", identifier=printable(identifier), what=what)
 
 
@@ -169,7 +167,3 @@ def _checked(identifier: str) -> str:
         return grammar.identifier(identifier)
     except ValueError as error:
         raise AccountRefused(str(error)) from None
-
-
-def _identifier(account: AccountChange) -> str:
-    return account.identifier

@@ -107,10 +107,10 @@ class PasswordLogin:
             raise LoginRequired("log in first: REGISTER with an Identifier and a Password or Token")
         try:
             if not self._clear_text and not is_private(peer):
-                raise LoginFailed("no login is taken in clear text from another machine", code=403)
+                raise LoginFailed("no login in clear text from another machine", code=403)
             named = fields.get("Identifier")
             if named is None:
-                raise LoginFailed("a login names an Identifier", code=400)
+                raise LoginFailed("a login needs an Identifier", code=400)
             identifier = self._accounts.canonical(named)
             if token is None and password is not None:
                 account = await self._check(peer, request, identifier, password)
@@ -132,7 +132,7 @@ class PasswordLogin:
         known = account or _NO_ACCOUNT
         genuine = self._tokens.check(token, known.identifier, known.generation)
         if account is None or not genuine:
-            raise LoginFailed("the token is not good, or not any more: log in with the password")
+            raise LoginFailed("invalid or expired token: log in with the password")
         return account
 
     async def _check(
@@ -194,11 +194,11 @@ class CertificateLogin:
         if certificate is None:
             raise LoginRequired("show a certificate: this server takes no other login")
         if message.verb == REGISTER and not LOGIN_FIELDS.isdisjoint(message.fields):
-            raise LoginFailed("this server takes certificates, no Password and no Token", code=403)
+            raise LoginFailed("this server takes certificates only", code=403)
         try:
             identifier = identifier_of(certificate)
         except CertificateRefused as error:
-            raise LoginRequired(f"the certificate does not serve: {error}") from None
+            raise LoginRequired(f"invalid certificate: {error}") from None
         if self._revoked(certificate):
             raise LoginRequired("the certificate has been revoked")
         whose = self._accounts.canonical(identifier)

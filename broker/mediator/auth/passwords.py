@@ -1,49 +1,37 @@
-"""Passwords: made into verifiers, and checked against them, in threads that many may not crowd.
+"""Passwords are checked in threads, fairly: many checks of one source do not delay the others.
 
-A check costs a fiftieth of a second of a processor, and anybody may ask for one. So few run at a
-time, few wait, and those that wait are taken source by source in turn (I16).
+A check costs a fiftieth of a second of a processor, and any stranger can cause one. So only as many
+run as there are threads, a limited number waits, and the sources take turns (I16).
 """
 
 from __future__ import annotations
 
-import base64
-import unicodedata
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
-from cryptography.exceptions import InvalidKey
-from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 
+from broker.mediator.auth.verifiers import (
+    SALT_BYTES,
+    Cost,
+    derive,
+    dummy_verifier,
+    given_password_octets,
+    matches,
+    new_password_octets,
+)
 from broker.messages.errors import ServiceUnavailable, TooManyRequests
-from broker.messages.grammar import BLANKS
 from broker.tables.grants import Randomness
 
-#: Characters that a password may have.
-PASSWORD_MOST: Final = 512
-#: Checks that may wait for each thread: what one thread does in about 6 s, and so within the time
-#: that a connection has to log in.
+#: Checks that may wait for each thread: what one thread does in about 6 s, which is less than a
+#: connection has to log in.
 WAITING_A_THREAD: Final = 200
-_SALT_BYTES: Final = 16
-_HASH_BYTES: Final = 32
 #: The source of what the operator asks for.
 _OPERATOR: Final = "operator"
-
-
-class Cost(NamedTuple):
-    """What a check costs: Argon2id's parameters (RFC 9106).
-
-    :ivar memory: KiB
-    :ivar passes: over that memory
-    :ivar lanes: that could be worked on at once
-    """
-
-    memory: int = 19 * 1024
-    passes: int = 2
-    lanes: int = 1
 
 
 class Pool(Protocol):
@@ -59,48 +47,38 @@ class Pool(Protocol):
         """Call a function in one of them."""
 
 
-def _call_here(func: Callable[..., object], *args: Any) -> object:
-    return func(*args)
-
-
-class PasswordRefused(ValueError):
-    """A password that can't be one; the text says why, without it."""
-
-
 class Passwords:
-    """Makes and checks verifiers; each carries its own parameters, so that old ones go on working.
-
-    Without a pool it does so at once, in the thread that asks.
-    """
+    """Makes and checks verifiers, by default at once and in the caller's thread."""
 
     def __init__(
         self,
         randomness: Randomness,
         *,
         pool: Pool | None = None,
-        call_from_thread: Callable[..., object] = _call_here,
+        reactor: IReactorFromThreads | None = None,
         threads: int = 1,
         waiting: int | None = None,
         cost: Cost | None = None,
     ) -> None:
         """
-        :param call_from_thread: has the reactor call a function: ``reactor.callFromThread``; where
-            the pool has no threads, nothing need be done for that
-        :param threads: how many of the pool's are used at a time
-        :param waiting: how many checks may wait; ``WAITING_A_THREAD`` for each thread, without
+        :param pool: does the work in threads
+        :param reactor: brings results back to its own thread; not needed where the pool has none
+        :param threads: the number of the pool's threads that are used at a time
+        :param waiting: checks that may wait; by default ``WAITING_A_THREAD`` for each thread
         :param cost: that of new verifiers
         """
         self._randomness = randomness
         self._pool = pool
-        self._call = call_from_thread
+        self._reactor = reactor
         self._threads = threads
-        self._most = WAITING_A_THREAD * threads if waiting is None else waiting
+        self._waiting_most = WAITING_A_THREAD * threads if waiting is None else waiting
         self._cost = Cost() if cost is None else cost
-        self._dummy = _no_password(randomness, self._cost)
-        self._waiting: dict[str, deque[_Job]] = {}  # whose turn is next stands first
-        self._count = 0
+        self._dummy = dummy_verifier(randomness, self._cost)
+        # By source; the source whose turn is next stands first.
+        self._waiting: dict[str, deque[_Job]] = {}
+        self._waiting_count = 0
         self._running = 0
-        self._stopped = False
+        self._is_stopped = False
 
     def start(self) -> None:
         """Take work from now on."""
@@ -108,11 +86,11 @@ class Passwords:
             self._pool.start()
 
     def stop(self) -> None:
-        """Forget what waits, and end the threads."""
-        self._stopped = True
+        """Fail what waits, and end the threads."""
+        self._is_stopped = True
         waiting = [job for jobs in self._waiting.values() for job in jobs]
         self._waiting.clear()
-        self._count = 0
+        self._waiting_count = 0
         for job in waiting:
             job.done.errback(ServiceUnavailable())
         if self._pool is not None:
@@ -120,61 +98,61 @@ class Passwords:
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
-        return self._count
+        """The number of checks that wait for a thread."""
+        return self._waiting_count
 
     async def make(self, password: str) -> str:
-        """A verifier (PHC string) of a new password.
+        """Make a verifier (PHC string) of a new password.
 
-        :raises PasswordRefused: it can't be one
-        :raises TooManyRequests: too many wait already
+        :raises PasswordRefused: it can't be a password
+        :raises TooManyRequests: too many checks wait
         """
-        octets = _octets(password)
-        salt = self._randomness(_SALT_BYTES)
-        made: str = await self._in_turn(partial(_derive, octets, salt, self._cost), _OPERATOR)
+        octets = new_password_octets(password)
+        salt = self._randomness(SALT_BYTES)
+        made: str = await self._run(partial(derive, octets, salt, self._cost), _OPERATOR)
         return made
 
     async def check(self, password: str, verifier: str | None, source: str) -> bool:
-        """Whether a password is the one that a verifier was made of.
+        """Whether a verifier was made of this password.
 
-        :param verifier: ``None`` where there is nothing to check it with: never, after as much work
-        :param source: whom the work is for; each has its turn
-        :raises TooManyRequests: too many wait already
+        :param verifier: ``None`` where there is no account: the answer is no, after the same work
+        :param source: where the login comes from; the sources take turns
+        :raises TooManyRequests: too many checks wait
         """
         against = self._dummy if verifier is None else verifier
-        octets = unicodedata.normalize("NFC", password).encode("utf-8", "surrogatepass")
-        right: bool = await self._in_turn(partial(_matches, octets, against), source)
+        octets = given_password_octets(password)
+        right: bool = await self._run(partial(matches, octets, against), source)
         return right and verifier is not None
 
-    async def _in_turn(self, work: Callable[[], Any], source: str) -> Any:
-        if self._stopped:
+    async def _run(self, work: Callable[[], Any], source: str) -> Any:
+        if self._is_stopped:
             raise ServiceUnavailable
         if self._pool is None:
             return work()
         self._make_room(source)
         job = _Job(work, source, self)
         self._waiting.setdefault(source, deque()).append(job)
-        self._count += 1
+        self._waiting_count += 1
         self._next()
         return await job.done
 
     def _make_room(self, source: str) -> None:
-        """At the limit, who has most waiting gives up the newest of it for who has less (I16)."""
-        if self._count < self._most:
+        """At the limit, the source with the longest queue loses its newest job to a shorter one."""
+        if self._waiting_count < self._waiting_most:
             return
         longest = max(self._waiting.values(), key=len)
         if len(longest) <= len(self._waiting.get(source, ())) + 1:
-            raise _crowded()
+            raise _too_many()
         job = longest[-1]
         self.drop(job)
-        job.done.errback(_crowded())
+        job.done.errback(_too_many())
 
     def drop(self, job: _Job) -> None:
-        """Nobody waits for this any more: it is not begun, if it has not been."""
+        """A job is given up: it is not begun if it has not been."""
         jobs = self._waiting.get(job.source)
         if jobs is not None and job in jobs:
             jobs.remove(job)
-            self._count -= 1
+            self._waiting_count -= 1
             if not jobs:
                 del self._waiting[job.source]
 
@@ -184,30 +162,36 @@ class Passwords:
             source, jobs = next(iter(self._waiting.items()))
             del self._waiting[source]
             job = jobs.popleft()
-            self._count -= 1
+            self._waiting_count -= 1
             if jobs:
-                self._waiting[source] = jobs  # behind all others
+                self._waiting[source] = jobs  # behind all other sources
             self._running += 1
             pool.callInThread(self._work, job)
 
     def _work(self, job: _Job) -> None:
-        """In a thread: do it, and hand over what came of it."""
+        """In a thread: do the work, and hand its result to the reactor."""
         try:
             outcome = job.work()
         except Exception:
             outcome = Failure()
-        self._call(self._done, job, outcome)
+        if self._reactor is None:
+            self._done(job, outcome)
+        else:
+            self._reactor.callFromThread(self._done, job, outcome)
 
     def _done(self, job: _Job, outcome: Any) -> None:
         self._running -= 1
-        if not self._stopped:
+        if not self._is_stopped:
             self._next()
         if not job.done.called:
             job.done.callback(outcome)
 
 
 class _Job:
-    """One password to be worked on, and who waits for it."""
+    """One password to be worked on.
+
+    :ivar done: fires with the result; cancel it to give up
+    """
 
     __slots__ = ("done", "source", "work")
 
@@ -217,44 +201,5 @@ class _Job:
         self.done: Deferred[Any] = Deferred(lambda _: passwords.drop(self))
 
 
-def _crowded() -> TooManyRequests:
+def _too_many() -> TooManyRequests:
     return TooManyRequests("too many passwords wait to be checked: try again in a few seconds")
-
-
-def _octets(password: str) -> bytes:
-    """A new password as it is hashed: what can be said in a message, in Unicode's form C."""
-    if not 1 <= len(password) <= PASSWORD_MOST:
-        raise PasswordRefused(f"a password has 1 to {PASSWORD_MOST} characters")
-    if password[0] in BLANKS or password[-1] in BLANKS:
-        raise PasswordRefused("a password begins or ends with a blank")
-    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in password):
-        raise PasswordRefused("a password holds a control character")
-    return unicodedata.normalize("NFC", password).encode("utf-8")
-
-
-def _derive(octets: bytes, salt: bytes, cost: Cost) -> str:
-    return Argon2id(
-        salt=salt,
-        length=_HASH_BYTES,
-        iterations=cost.passes,
-        lanes=cost.lanes,
-        memory_cost=cost.memory,
-    ).derive_phc_encoded(octets)
-
-
-def _matches(octets: bytes, verifier: str) -> bool:
-    try:
-        Argon2id.verify_phc_encoded(octets, verifier)
-    except (InvalidKey, ValueError):  # another password, or a verifier that is none (I3)
-        return False
-    return True
-
-
-def _no_password(randomness: Randomness, cost: Cost) -> str:
-    """A verifier of the usual cost that was made of no password."""
-    salt, drawn = (_base64(randomness(size)) for size in (_SALT_BYTES, _HASH_BYTES))
-    return f"$argon2id$v=19$m={cost.memory},t={cost.passes},p={cost.lanes}${salt}${drawn}"
-
-
-def _base64(octets: bytes) -> str:
-    return base64.b64encode(octets).decode("ascii").rstrip("=")
