@@ -8,6 +8,7 @@ from argparse import Namespace
 from typing import Any, BinaryIO, Final
 
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IProtocol
 from twisted.internet.protocol import Factory
 from twisted.internet.stdio import StandardIO
 from twisted.internet.task import deferLater
@@ -22,8 +23,9 @@ from broker.messages.message import printable
 from broker.service.settings.credentials import FoundPassword, ask_password, read_password
 from broker.service.settings.values import parse_listener, parse_place
 from broker.service.terminal import make_opener
-from broker.terminal.apps.files import FileSender, Receipt
+from broker.terminal.apps.files import FileSender
 from broker.terminal.apps.pipe import Pipe
+from broker.terminal.apps.receipt import Receipt
 from broker.terminal.calls.callee_port import CalleePort
 from broker.terminal.calls.one_call import place_call_back, place_one_call
 from broker.terminal.outgoing.connector import SLOWER
@@ -64,7 +66,7 @@ async def call(invocation: Invocation) -> None:
     if arguments.send is None:
         blocking = [(number, os.get_blocking(number)) for number in (0, 1)]
         try:
-            await _call(invocation, Pipe(lambda protocol: StandardIO(protocol, reactor=reactor)))
+            await _call(invocation, Pipe(_StandardStreams(reactor)))
         finally:  # these may be the shell's own terminal, which must block again
             for descriptor, blocked in blocking:
                 os.set_blocking(descriptor, blocked)
@@ -72,7 +74,7 @@ async def call(invocation: Invocation) -> None:
     with open(arguments.send, "rb") as file:
         progress = Progress(sys.stderr, _size(file), reactor)
         try:
-            receipt = await _call(invocation, FileSender(file, progress=progress.at))
+            receipt = await _call(invocation, FileSender(file, progress=progress))
         finally:
             progress.end()
         print(f"{arguments.callee} has {receipt.octets} bytes, SHA-256 {receipt.digest}")
@@ -120,6 +122,17 @@ def _print_route(protocol: FileSender | Pipe) -> None:
         failed = getattr(channel, "failed_candidates", ())
         others = "".join(f"; not {one}: {reason}" for one, reason in failed if reason != SLOWER)
         print(f"connected {candidate}{printable(others)}", file=sys.stderr)
+
+
+class _StandardStreams:
+    """This process's standard input and output."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def open(self, ends: IProtocol) -> StandardIO:
+        """Open them."""
+        return StandardIO(ends, reactor=self._reactor)
 
 
 class _Once(Factory):

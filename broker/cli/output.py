@@ -20,7 +20,7 @@ from broker.messages.message import printable
 from broker.net.tls.errors import TlsFailed
 from broker.service.settings.credentials import NoPasswordGiven
 from broker.tables.consent_lists import NoConsent
-from broker.terminal.apps.files import TransferFailed
+from broker.terminal.apps.receipt import TransferFailed
 from broker.terminal.errors import CallFailed
 
 DONE: Final = 0

@@ -14,7 +14,7 @@ TransportProtocol = Literal["TCP", "UDP"]
 #: The longest lifetime of a mapping that a router is believed, in seconds (RFC 6887, 15).
 LIFETIME_MOST: Final = 86_400
 
-#: Why a method goes no further, where another has opened the port.
+#: Why a method stops, once another has opened the port.
 SLOWER: Final = "another method was faster"
 
 

@@ -200,7 +200,7 @@ def _read_pcp(data: bytes) -> PcpAnswer:
 class EpochMark:
     """A router's clock when it last answered.
 
-    A router that restarts begins its clock anew, and has lost its mappings: the clock then stands
+    A router that restarts sets its clock to zero, and has lost its mappings: the clock then stands
     back from where it should be.
     """
 

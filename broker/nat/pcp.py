@@ -71,7 +71,7 @@ class _OtherVersion(Exception):
 class _RouterRequest:
     """A request that the router has not answered.
 
-    :ivar matches: whether an answer is to this request
+    :ivar matches: whether an answer belongs to this request
     :ivar wait: seconds before it is repeated
     :ivar until: when it is given up
     """

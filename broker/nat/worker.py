@@ -9,13 +9,13 @@ from typing import Any, Protocol
 
 
 class Worker(Protocol):
-    """Threads, such as ``twisted.python.threadpool.ThreadPool``; no more than one is used."""
+    """Threads, such as ``twisted.python.threadpool.ThreadPool``: one of them is used."""
 
     def start(self) -> object:
         """Take work from now on."""
 
     def stop(self) -> object:
-        """Take no more."""
+        """Take no work from now on."""
 
     def callInThread(self, func: Callable[..., object], *args: Any) -> object:
         """Call a function in one of them."""

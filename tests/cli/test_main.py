@@ -16,7 +16,7 @@ from broker.files import InvalidFile
 from broker.messages.errors import CalleeBusy, PermissionDenied, RegistrationFailed
 from broker.net.tls.errors import TlsFailed
 from broker.service.settings.credentials import NoPasswordGiven
-from broker.terminal.apps.files import TransferFailed
+from broker.terminal.apps.receipt import TransferFailed
 from broker.terminal.errors import CallFailed
 
 DEFAULT: Final = {"mediator": "tcp:127.0.0.1:1201", "trace": False, "identifier": "Ib"}

@@ -165,7 +165,7 @@ class CallTests:
         terminal.wait_for(r"mediator > NOTIFY / Session:\S+ / Begin\.$")
         assert calling.end(signal.SIGINT) == 130
         assert "Traceback" not in calling.said
-        terminal.wait_for(r"A file of Ia is thrown away after 4 bytes: .*the caller gave up")
+        terminal.wait_for(r"Dropped a file from Ia after 4 bytes: .*the caller gave up")
         assert received(folder) == []
 
 

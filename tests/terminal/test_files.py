@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,12 +28,9 @@ from broker.terminal.apps import files
 from broker.terminal.apps.files import (
     FileReceiver,
     FileSender,
-    Receipt,
-    Tally,
-    TransferFailed,
-    read_receipt,
     safe_name,
 )
+from broker.terminal.apps.receipt import Receipt, Tally, TransferFailed, read_receipt
 from tests.support.clock import advance
 from tests.support.transport import Pair
 from tests.terminal.joined import CALLER, join
@@ -71,7 +69,7 @@ class Call:
         content: bytes | Any = CONTENT,
         *,
         chunk: int | None = None,
-        progress: Callable[[int], object] = lambda octets: None,
+        progress: Any = None,
     ) -> None:
         self.clock = Clock()
         file = io.BytesIO(content) if isinstance(content, bytes) else content
@@ -179,7 +177,7 @@ class TransferTests:
     def test_progress(self, tmp_path: Path) -> None:
         """Progress rises to the whole."""
         seen: list[int] = []
-        Call(make_receiver(tmp_path), progress=seen.append).run()
+        Call(make_receiver(tmp_path), progress=SimpleNamespace(at=seen.append)).run()
         assert seen == sorted(seen)
         assert seen[-1] == len(CONTENT)
 
@@ -215,7 +213,7 @@ class NoFileTests:
         assert names(tmp_path) == []
         assert call.outcome.error is not None
         (line,) = [formatEvent(event) for event in events]
-        assert line.startswith("A file of Ia is thrown away after ")
+        assert line.startswith("Dropped a file from Ia after ")
 
     def test_cancelled(self, tmp_path: Path) -> None:
         """A caller who gives up says so, and nothing is left."""
@@ -336,11 +334,11 @@ class SenderTests:
     @pytest.mark.parametrize(
         ("answer", "why"),
         [
-            (b"", "without saying what it has received"),
-            (b"thank you", "without saying what it has received"),
+            (b"", "without a receipt"),
+            (b"thank you", "without a receipt"),
             (Receipt(2, "00" * 32).encode(), "has 2 bytes of the 3 that were sent"),
             (Receipt(3, "00" * 32).encode(), "the digests differ"),
-            (Receipt(3, "00" * 32).encode() + b"x", "without saying what it has received"),
+            (Receipt(3, "00" * 32).encode() + b"x", "without a receipt"),
             (b"x" * 70_000, "the callee's answer is no receipt"),
         ],
     )

@@ -12,8 +12,8 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from broker.terminal.apps.files import Receipt, Tally, TransferFailed
 from broker.terminal.apps.pipe import Pipe
+from broker.terminal.apps.receipt import Receipt, Tally, TransferFailed
 from tests.support.clock import settle
 from tests.support.reactor import FakeReactor
 from tests.support.transport import FakeTransport, Pair
@@ -65,16 +65,18 @@ class Piped:
         self.streams: FakeTransport
         self.results: list[Receipt | str] = []
 
-        def open_streams(protocol: IProtocol) -> FakeTransport:
-            self.streams = FakeTransport(protocol, self.clock, peer_reads=output_is_read)
-            self.streams.start()
-            return self.streams
-
-        self.pipe = Pipe(open_streams)
+        self._output_is_read = output_is_read
+        self.pipe = Pipe(self)
         done: Deferred[Receipt] = self.pipe.done
         done.addCallbacks(self._fired, self._failed)
         self.pair: Pair = join(self.clock, lambda: self.pipe, lambda: self.callee)
         self.pump()
+
+    def open(self, ends: IProtocol) -> FakeTransport:
+        """Open the streams."""
+        self.streams = FakeTransport(ends, self.clock, peer_reads=self._output_is_read)
+        self.streams.start()
+        return self.streams
 
     def _fired(self, receipt: Receipt) -> None:
         self.results.append(receipt)
@@ -177,7 +179,7 @@ class PipeTests:
         piped.end_input()
         piped.say(b"thanks\nNOTIFY\r\nRec")
         piped.hang_up()
-        assert piped.result == "the callee ended the call without saying what it has received"
+        assert piped.result == "the callee ended the call without a receipt"
         assert piped.output == b"thanks\nNOTIFY\r\nRec"
 
     def test_wrong_receipt(self) -> None:

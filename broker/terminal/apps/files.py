@@ -1,9 +1,8 @@
-"""Files over a call: one side sends bytes to their end, the other keeps them and says so.
+"""Files over a call: one side sends bytes to their end, the other stores them and confirms.
 
 Once the sender's data has ended, the receiver makes the file durable, and only then answers over
-the channel with a receipt, ``NOTIFY`` / ``Received`` / ``Digest``, and ends its own data. A call
-that ends in any other way leaves no file: half a file would be of no use, and would be taken for a
-whole one.
+the channel with a receipt, and ends its own data. A call that ends in any other way leaves no file:
+half a file is useless, and could be mistaken for a whole one.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ import os
 from collections.abc import Callable
 from datetime import datetime
 from hashlib import sha256
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, Final
+from typing import Protocol as Interface
 
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IPullProducer
@@ -23,18 +23,19 @@ from zope.interface import implementer
 
 from broker.files import move_file
 from broker.interfaces import ICallHandler
-from broker.messages.framing import Decoder
-from broker.messages.grammar import NOTIFY
-from broker.messages.message import Message, printable
+from broker.messages.message import printable
+from broker.terminal.apps.receipt import Receipt, Tally, TransferFailed, read_receipt
 
 #: Bytes read from a file, and written to the channel, at a time.
 CHUNK: Final = 64 * 1024
-#: Bytes that one received file may have, where nothing else is said.
+#: Bytes that one received file may have, by default.
 FILE_BYTES: Final = 1 << 30
 #: Files received at a time.
 FILES_AT_ONCE: Final = 16
-#: What a file is called until it is whole.
+#: The end of a file's name until it is whole.
 PART: Final = ".part"
+#: The cause that a caller is sent where its file can't be stored; the reason stays in our log.
+NOT_STORED: Final = "the receiver can't store it"
 
 _SAFE: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._+-@")
 
@@ -42,76 +43,12 @@ _SAFE: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01
 InThread = Callable[[Callable[[], None]], Deferred[None]]
 
 
-class TransferFailed(Exception):
-    """What was sent did not arrive whole, as far as the callee has said; the text says why."""
-
-
-class Receipt(NamedTuple):
-    """What a receiver says that it has.
-
-    :ivar octets: how many bytes
-    :ivar digest: their SHA-256 in hexadecimal
-    """
-
-    octets: int
-    digest: str
-
-    def encode(self) -> bytes:
-        """The receipt as it goes over the channel."""
-        return Message(NOTIFY, Received=self.octets, Digest=self.digest).encode()
-
-
-def read_receipt(data: bytes) -> Receipt | None:
-    """The receipt that bytes are, from the first to the last; ``None``, if they are none."""
-    decoder = Decoder()
-    decoder.feed(data)
-    message = decoder.next_event()
-    if not isinstance(message, Message) or decoder.pending or message.verb != NOTIFY:
-        return None
-    if "Received" not in message.fields or "Digest" not in message.fields:
-        return None
-    return Receipt(int(message.fields["Received"]), message.fields["Digest"])
-
-
-class Tally:
-    """Counts bytes and works out their digest."""
-
-    def __init__(self) -> None:
-        self.octets = 0
-        self._hash = sha256()
-
-    def add(self, data: bytes) -> None:
-        """Take in the bytes that come next."""
-        self.octets += len(data)
-        self._hash.update(data)
-
-    @property
-    def receipt(self) -> Receipt:
-        """The receipt for what was taken in so far."""
-        return Receipt(self.octets, self._hash.hexdigest())
-
-    def confirm(self, receipt: Receipt | None) -> Receipt:
-        """Compare what was sent with what the other side says that it has.
-
-        :raises TransferFailed: they differ, or it didn't say
-        """
-        if receipt is None:
-            raise TransferFailed("the callee ended the call without saying what it has received")
-        if receipt.octets != self.octets:
-            raise TransferFailed(
-                f"the callee has {receipt.octets} bytes of the {self.octets} that were sent"
-            )
-        if receipt != self.receipt:
-            raise TransferFailed("what the callee has is not what was sent: the digests differ")
-        return receipt
-
-
 # Receiving.
 
 
 def safe_name(identifier: str) -> str:
     """An identifier as a part of a file name, on any file system; its digest keeps it unique."""
-    safe = "".join(one if one in _SAFE else "_" for one in identifier)[:64]
+    safe = "".join(letter if letter in _SAFE else "_" for letter in identifier)[:64]
     if safe == identifier and not safe.startswith("."):
         return safe
     return f"{safe.lstrip('.') or '_'}-{sha256(identifier.encode('utf-8')).hexdigest()[:12]}"
@@ -119,10 +56,12 @@ def safe_name(identifier: str) -> str:
 
 @implementer(ICallHandler)
 class FileReceiver:
-    """Keeps the bytes of each call in a new file.
+    """Stores the bytes of each call in a new file.
 
-    A file is named after the time and the caller, ``20260704T120000Z-Ia``; nothing of a caller's
-    identifier can name another folder. It is called ``….part`` until it is whole.
+    A file is named after the time and the caller, ``20260704T120000Z-Ia``; nothing in a caller's
+    identifier can name another folder. Its name ends with ``.part`` until it is whole.
+
+    :ivar most_bytes: what one file may have
     """
 
     log = Logger()
@@ -138,13 +77,12 @@ class FileReceiver:
     ) -> None:
         """
         :param directory: an existing one
-        :param most_bytes: what one file may have
         :param now: the time of day, for the names of files
         :param in_thread: runs what waits for the disk once a file is whole
-        :param most_files: how many may be received at a time; one call more is not taken
+        :param most_files: how many may be received at a time; one more call is not taken
         """
+        self.most_bytes = most_bytes
         self._directory = directory
-        self._most_bytes = most_bytes
         self._now = now
         self._in_thread = in_thread
         self._most_files = most_files
@@ -154,7 +92,7 @@ class FileReceiver:
         """Take a call, unless too many files are being received."""
         if len(self._open) >= self._most_files:
             self.log.warn(
-                "A call of {caller} is not taken: {files} files are being received",
+                "Refused a call from {caller}: {files} files are being received",
                 caller=printable(caller),
                 files=len(self._open),
             )
@@ -162,16 +100,25 @@ class FileReceiver:
         try:
             path, file = self._new_file(caller)
         except OSError as error:
-            self.log.warn("No file can be made for a call: {error}", error=str(error))
+            self.log.warn("Cannot make a file for a call: {error}", error=str(error))
             return None
-        received = ReceivedFile(
-            file, path, caller, self._most_bytes, self._in_thread, self._open.discard
-        )
+        received = ReceivedFile(file, path, caller, self)
         self._open.add(received)
         return received
 
+    def finish(self, file: ReceivedFile, keep: Callable[[], None]) -> Deferred[None]:
+        """Make a whole file durable; fails with an ``OSError``.
+
+        :param keep: does it, and waits for the disk
+        """
+        return self._in_thread(keep)
+
+    def done(self, file: ReceivedFile) -> None:
+        """A file is whole, or gone: it does not count from now on."""
+        self._open.discard(file)
+
     def _new_file(self, caller: str) -> tuple[str, BinaryIO]:
-        """A new ``.part`` file, whose whole name is free too; the path is the whole one."""
+        """A new ``.part`` file whose final name is free too; the path is the final one."""
         stem = os.path.join(self._directory, f"{self._now():%Y%m%dT%H%M%SZ}-{safe_name(caller)}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         path = stem
@@ -191,26 +138,15 @@ class ReceivedFile(Protocol):
 
     log = Logger()
 
-    def __init__(
-        self,
-        file: BinaryIO,
-        path: str,
-        caller: str,
-        most_bytes: int,
-        in_thread: InThread,
-        over: Callable[[ReceivedFile], object],
-    ) -> None:
+    def __init__(self, file: BinaryIO, path: str, caller: str, receiver: FileReceiver) -> None:
         """
         :param file: the open ``.part`` file, unbuffered
-        :param path: what it is called once it is whole
-        :param over: told when the file is whole, or gone
+        :param path: its name once it is whole
         """
         self._file = file
         self._path = path
         self._caller = printable(caller)
-        self._most_bytes = most_bytes
-        self._in_thread = in_thread
-        self._over = over
+        self._receiver = receiver
         self._tally = Tally()
         self._writing = True
 
@@ -218,34 +154,35 @@ class ReceivedFile(Protocol):
         """The next bytes of the file."""
         if not self._writing:
             return
-        if self._tally.octets + len(data) > self._most_bytes:
-            self._give_up(f"a file here has at most {self._most_bytes} bytes")
+        most = self._receiver.most_bytes
+        if self._tally.octets + len(data) > most:
+            self._give_up(f"a file here has at most {most} bytes")
             return
         try:
             rest = memoryview(data)
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
-            self._give_up("the receiver can't store it", str(error))
+            self._give_up(NOT_STORED, str(error))
             return
         self._tally.add(data)
 
     def readConnectionLost(self) -> None:
-        """The file is whole: make it durable, then say so."""
+        """The file is whole: make it durable, then confirm it."""
         if self._writing:
             self._writing = False
-            keeping = self._in_thread(self._keep)
-            keeping.addCallbacks(lambda _: self._answer(), self._not_kept)
+            keeping = self._receiver.finish(self, self._keep)
+            keeping.addCallbacks(lambda _: self._confirm(), self._not_kept)
 
     def writeConnectionLost(self) -> None:
         """Required by the interface."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The call is over; a file that is not whole by now never will be."""
+        """The call is over; a file that is not whole now never will be."""
         if self._writing:
             self._discard()
             self.log.warn(
-                "A file of {caller} is thrown away after {octets} bytes: {why}",
+                "Dropped a file from {caller} after {octets} bytes: {why}",
                 caller=self._caller,
                 octets=self._tally.octets,
                 why=printable(str(reason.value)),
@@ -255,8 +192,8 @@ class ReceivedFile(Protocol):
         self._file.close()
         move_file(self._path + PART, self._path)
 
-    def _answer(self) -> None:
-        self._over(self)
+    def _confirm(self) -> None:
+        self._receiver.done(self)
         receipt = self._tally.receipt
         self.log.info(
             "Received {path} from {caller}: {octets} bytes, SHA-256 {digest}",
@@ -271,50 +208,55 @@ class ReceivedFile(Protocol):
 
     def _not_kept(self, failure: Failure) -> None:
         failure.trap(OSError)
-        self._give_up("the receiver can't store it", str(failure.value))
+        self._give_up(NOT_STORED, str(failure.value))
 
-    def _give_up(self, cause: str, ours: str = "") -> None:
+    def _give_up(self, cause: str, detail: str = "") -> None:
         """Break the call off.
 
-        :param cause: what the caller is told
-        :param ours: what only we are
+        :param cause: what the caller is sent
+        :param detail: what our log says in its place
         """
         self._discard()
         self.log.warn(
-            "A file of {caller} is not taken: {why}", caller=self._caller, why=ours or cause
+            "Refused a file from {caller}: {why}", caller=self._caller, why=detail or cause
         )
         channel: Any = self.transport
         channel.abortConnection(cause)
 
     def _discard(self) -> None:
         self._writing = False
-        self._over(self)
+        self._receiver.done(self)
         self._file.close()
         try:
             os.unlink(self._path + PART)
         except FileNotFoundError:
-            pass  # somebody has tidied up before us
+            pass  # another program has removed it
         except OSError as error:
-            self.log.warn("A file is left over: {error}", error=str(error))
+            self.log.warn("An incomplete file is left behind: {error}", error=str(error))
 
 
 # Sending.
+
+
+class TransferProgress(Interface):
+    """What shows how far a transfer is."""
+
+    def at(self, octets: int) -> object:
+        """This number of bytes is sent."""
 
 
 @implementer(IHalfCloseableProtocol, IPullProducer)
 class FileSender(Protocol):
     """Sends a file over a call, and waits for the receipt.
 
-    :ivar done: fires when the call is over: with the receipt, where the callee has everything and
-        has said so; else it fails with ``TransferFailed``. Cancel to break the call off.
+    :ivar done: fires when the call is over, with the receipt, if the callee has confirmed that it
+        has everything; else it fails with ``TransferFailed``. Cancel to break the call off
     """
 
-    def __init__(
-        self, file: BinaryIO, *, progress: Callable[[int], object] = lambda octets: None
-    ) -> None:
+    def __init__(self, file: BinaryIO, *, progress: TransferProgress | None = None) -> None:
         """
         :param file: read in small pieces, as fast as the callee takes them
-        :param progress: told, after each piece, how many bytes have gone so far
+        :param progress: shows how many bytes are sent, after each piece
         """
         self.done: Deferred[Receipt] = Deferred(lambda _: self._fail("the caller gave up"))
         self._file = file
@@ -342,7 +284,8 @@ class FileSender(Protocol):
         if data:
             self._tally.add(data)
             channel.write(data)
-            self._progress(self._tally.octets)
+            if self._progress is not None:
+                self._progress.at(self._tally.octets)
         else:
             self._sending = False
             channel.unregisterProducer()
@@ -359,7 +302,7 @@ class FileSender(Protocol):
             self._fail("the callee's answer is no receipt")
 
     def readConnectionLost(self) -> None:
-        """The callee has said all that it says."""
+        """The callee has ended its data."""
         if self._sending:
             self._fail("the callee ended the call before it had everything")
             return
@@ -390,6 +333,6 @@ class FileSender(Protocol):
             channel.abortConnection(why)
 
     def _settle(self, result: Receipt | TransferFailed) -> None:
-        """What comes first counts."""
+        """The first result counts."""
         if self._result is None:
             self._result = result

@@ -16,7 +16,7 @@ from broker.terminal.registration.client import MediatorClient
 
 @dataclass(frozen=True, slots=True)
 class CalleePort:
-    """Where a callee is to connect, and how that is reached from outside.
+    """Where a callee connects to us, and how that is reached from outside.
 
     :ivar listen: what to listen on, for one call alone: closed with the call
     :ivar port: without it, a port that is listened on already
@@ -32,7 +32,7 @@ class CalleePort:
 
 
 class OpenCalleePort:
-    """A ``CalleePort``, as far as it was opened.
+    """What was opened for a ``CalleePort``.
 
     :ivar number: of our own port, once it is listened on
     """
@@ -40,7 +40,7 @@ class OpenCalleePort:
     def __init__(self, wanted: CalleePort) -> None:
         self._wanted = wanted
         self._listening: IListeningPort | None = None  # ours to close
-        self._mapped: int | None = None  # a port of ours that the opener is to close
+        self._mapped: int | None = None  # the opener has opened this port of ours
         self.number = 0
 
     async def open(self, listener: InboundListener, client: MediatorClient) -> tuple[str, int]:

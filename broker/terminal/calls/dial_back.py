@@ -104,7 +104,7 @@ class DialBack:
         self._allowed = allowed
         self._deciding: set[str] = set()  # sessions
         self._dialling: dict[str, list[Deferred[IProtocol]]] = {}  # by session
-        self._timers: dict[str, list[IDelayedCall]] = {}  # by session: dials that are to start
+        self._timers: dict[str, list[IDelayedCall]] = {}  # by session: dials that start later
 
     # By call password (D7).
 

@@ -75,7 +75,7 @@ class ConnectBackWaiter:
         """Ask a callee to connect, and wait for it; the factory's protocol then speaks with it.
 
         :param password: the callee's call password
-        :raises Refused: the mediator refused; ``PermissionDenied`` says no more than that
+        :raises Refused: the mediator refused; ``PermissionDenied`` does not say why
         :raises CallFailed: the callee did not connect, or there is no port to connect to
         :raises ConnectionLost: the connection to the mediator was lost before it answered
         :raises ValueError: this is no identifier and no name, or no password
@@ -153,7 +153,7 @@ class ConnectBackWaiter:
     ) -> Deferred[IProtocol]:
         """Wait in the session of a permitted call, whose other candidates are tried too.
 
-        :return: fires as ``call``; cancel to wait no longer
+        :return: fires as ``call``; cancel to stop waiting
         """
         wait = self._wait_in(call, candidate, events, WAIT_TIMEOUT)
         return Deferred.fromCoroutine(self._outcome(call.session, wait))
@@ -342,7 +342,7 @@ class _Wait:
         connection.go_on()
 
     def fail(self, why: str) -> None:
-        """Wait no longer."""
+        """Stop waiting."""
         if not self.done.called:
             self.done.errback(CallFailed(why))
 

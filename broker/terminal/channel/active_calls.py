@@ -42,7 +42,7 @@ class OutgoingAttempt(Protocol):
     def done(self) -> Deferred[Any]: ...
 
     def give_up(self, why: str) -> None:
-        """Try no more candidates."""
+        """Stop trying candidates."""
 
 
 class ActiveCalls:

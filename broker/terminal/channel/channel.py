@@ -1,6 +1,6 @@
 """The encrypted channel of a call: a transport under the application's own protocol.
 
-To the protocol it is what a TCP connection is to any Twisted protocol: it can be written to,
+To the protocol it behaves like a TCP connection under any Twisted protocol: it can be written to,
 paused, half-closed and closed, takes a producer, and reports a clean end apart from a broken one.
 To the connection under it, it is a protocol. How it half-closes and ends is the table in
 ``states``.
@@ -264,7 +264,7 @@ class Channel:
         if self.state in states.ENDED_BY_THEM:
             self._break(Truncated("a second end of data"))
             return
-        lingering = self.state == states.LINGERING  # the application has closed: it hears no more
+        lingering = self.state == states.LINGERING  # the application has closed already
         self._advance(states.THEY_END)
         half_closeable: Any = IHalfCloseableProtocol(self.protocol, None)
         if half_closeable is not None and not lingering:
@@ -411,7 +411,7 @@ class Channel:
             self._turn = self._clock.callLater(0, self._resume)
 
     def stopProducing(self) -> None:
-        """The application wants no more data: close."""
+        """The application takes no data from now on: close."""
         self.loseConnection()
 
     def _resume(self) -> None:

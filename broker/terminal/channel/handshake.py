@@ -1,8 +1,8 @@
 """``REQUEST`` and its answer (fig. 5f, 5b, 5c) inside the two messages of Noise ``NNpsk0``.
 
-Both sides draw a fresh key pair for each handshake, so that whoever learns the Encrypt Key later
-opens no past call (I22), and the prologue binds the handshake to its session, caller and callee.
-Pure: bytes in, bytes out.
+Both sides draw a fresh key pair for each handshake, so that the Encrypt Key, learnt later, opens no
+past call (I22), and the prologue binds the handshake to its session, caller and callee. Pure: bytes
+in, bytes out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _END: Final = b"\r\n\r\n"
 
 
 class HandshakeFailed(Exception):
-    """The other side does not hold this session's key, or speaks otherwise than it must."""
+    """The other side does not hold this session's key, or breaks the protocol."""
 
 
 class Handshake:
@@ -55,7 +55,7 @@ class Handshake:
     def read(self, body: bytes) -> Message:
         """Decrypt the message of the other side.
 
-        :raises HandshakeFailed: it can't be, or it holds no message
+        :raises HandshakeFailed: it can't be decrypted, or it holds no message
         """
         try:
             plain = bytes(self._noise.read_message(body))
@@ -69,5 +69,5 @@ class Handshake:
             raise HandshakeFailed(malformed.cause) from None
 
     def cipher(self) -> NoiseConnection:
-        """What the records that follow are encrypted with, each direction by a key of its own."""
+        """What encrypts the records that follow, each direction with its own key."""
         return self._noise

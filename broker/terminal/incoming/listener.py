@@ -107,7 +107,7 @@ class InboundListener:
         self._calls = calls
         self._events = events
         self._unproven: set[InboundConnection] = set()
-        self._proving: dict[str, list[Channel]] = {}  # by session: the first record is to come
+        self._proving: dict[str, list[Channel]] = {}  # by session, until their first record
         self._held = HeldConnections(clock)
         self._proof_timeouts: DeadlineQueue[Channel] = DeadlineQueue(
             clock, HANDSHAKE_TIMEOUT, Channel.abortConnection
@@ -131,7 +131,7 @@ class InboundListener:
         return len(self._unproven) >= UNPROVEN_MOST
 
     def is_proving(self, session: str) -> bool:
-        """Whether a caller has shown a session's credentials, and its first record is to come."""
+        """Whether a caller has shown a session's credentials, and must send its first record."""
         return session in self._proving
 
     def expect(self, call: PendingCall) -> list[str]:
@@ -229,7 +229,7 @@ class InboundListener:
             if other is not channel:
                 other.abortConnection()
         spent = self._pending.spend(call, self._clock.seconds())
-        # Checked again: another call may have begun since this one's REQUEST was accepted.
+        # Checked again: another call may have begun since this REQUEST was accepted.
         if not spent or self.handler is None or not self._events.has_room():
             return None
         self._events.began(call.session)
@@ -266,7 +266,7 @@ class InboundConnection:
 
     :ivar connection: the connection
     :ivar session: what it is for, once the other side has named it
-    :ivar body: the encrypted REQUEST, as far as it is here
+    :ivar body: the part of the encrypted REQUEST that has arrived
     :ivar candidate: how it was made, if we have dialled it
     :ivar call: the call that it has proven to be, once its REQUEST is accepted
     """

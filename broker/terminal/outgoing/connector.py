@@ -1,7 +1,7 @@
 """Connects a call by whichever of its candidates connects first ("Happy Eyeballs", RFC 8305).
 
 The attempts are started one after the other, ``CONNECTION_ATTEMPT_DELAY`` apart: the likeliest
-candidate has a little time for itself, and one that hangs costs no more than that.
+candidate has a little time for itself, and one that hangs costs that time alone.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Connector:
         return self._failed_candidates
 
     def give_up(self, why: str) -> None:
-        """Try no more candidates: the session has ended."""
+        """Stop: the session has ended."""
         if not self.done.called:
             self._end(why)
             self.done.errback(CallFailed(why, self._failed_candidates))

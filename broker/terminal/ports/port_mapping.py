@@ -46,7 +46,7 @@ class _VerifiedPort:
     :ivar users: how many want it
     :ivar mapping: what the router says of it, while it has it open
     :ivar place: the host and port by which it is reached, once that is verified
-    :ivar lost: called with the reason when that holds no longer
+    :ivar lost: called with the reason when that has changed
     """
 
     def __init__(self) -> None:
@@ -173,7 +173,7 @@ class VerifiedPortMapper:
     # Closing.
 
     def _leave(self, wanted: _VerifiedPort, port: int) -> None:
-        """One user wants it no longer."""
+        """One user has closed it."""
         wanted.users -= 1
         if not wanted.users and self._ports.get(port) is wanted:
             del self._ports[port]
