@@ -19,29 +19,29 @@ from typing import Any, Final
 import pytest
 
 from broker.cli import admin as admin_cli
-from broker.cli import main as cli
 from broker.cli.admin import AdminRefused, NoBroker, Row, ask
 from broker.cli.main import make_parser
 from broker.service.settings.credentials import FoundPassword
 from broker.tables.grants import PASSWORD_ALPHABET
-from tests.cli.tty import Tty
+from tests.cli.shell import Shell, Tty
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 COMMANDS: Final = [
+    *("account", "group", "account name", "permit show", "who-knows", "check-config"),
     *(f"account {change}" for change in ("add", "remove", "list", "reset")),
     *("account name add", "account name remove"),
     *(f"group {change}" for change in ("create", "add", "delete", "list")),
-    *("permit show", "who-knows", "check-config"),
 ]
 
 
-class Answering:
-    """A broker that is asked by nobody but a test.
+class FakeBroker:
+    """A broker that answers as the test says.
 
     :ivar asked: the requests
-    :ivar rows: what each is answered
+    :ivar paths: the socket of each
+    :ivar rows: the rows of each answer
     :ivar end: the end of each answer
-    :ivar raises: what becomes of one instead
+    :ivar raises: what asking raises after the rows
     """
 
     def __init__(self) -> None:
@@ -49,41 +49,44 @@ class Answering:
         self.paths: list[str] = []
         self.rows: list[Row] = []
         self.end: Row = {}
-        self.raises: Exception | None = None
+        self.raises: BaseException | None = None
 
-    def ask(self, path: str, request: Row, told: Callable[[Row], object]) -> Row:
+    def ask(self, path: str, request: Row, show: Callable[[Row], object]) -> Row:
         """As ``admin_cli.ask``."""
         self.asked.append(request)
         self.paths.append(path)
         for row in self.rows:
-            told(row)
+            show(row)
         if self.raises is not None:
             raise self.raises
         return {"done": True, **self.end}
 
+    @property
+    def passwords(self) -> list[str]:
+        """The passwords in the requests."""
+        return [request["password"] for request in self.asked]
+
 
 @pytest.fixture
-def broker(monkeypatch: pytest.MonkeyPatch) -> Answering:
+def broker(monkeypatch: pytest.MonkeyPatch) -> FakeBroker:
     """A broker that answers as the test says."""
-    answering = Answering()
-    monkeypatch.setattr(admin_cli, "ask", answering.ask)
-    return answering
+    fake = FakeBroker()
+    monkeypatch.setattr(admin_cli, "ask", fake.ask)
+    return fake
 
 
 class ParserTests:
     """The command line."""
 
-    @pytest.mark.parametrize("command", ["account", "group", "account name", *COMMANDS])
-    def test_help(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
-        """Each command explains itself, in lines that fit, with examples that are understood."""
-        with pytest.raises(SystemExit) as done:
-            cli.main([*command.split(), "--help"])
-        assert done.value.code == 0
-        shown = capsys.readouterr().out
-        assert shown.startswith("usage: broker")
-        assert max(map(len, shown.splitlines())) <= 100
-        assert "exit status: 0" in shown
-        examples = re.findall(r"^  broker (.*?)(?:  .*)?$", shown, re.M)
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_help(self, command: str, shell: Shell) -> None:
+        """Each command explains itself, in lines that fit, with valid examples."""
+        done = shell(f"{command} --help")
+        assert done.status == 0
+        assert done.out.startswith("usage: broker")
+        assert max(map(len, done.out.splitlines())) <= 100
+        assert "exit status: 0" in done.out
+        examples = re.findall(r"^  broker (.*?)(?:  .*)?$", done.out, re.M)
         assert examples
         for example in examples:
             words = example.partition(" | ")[0].replace("'", "").split()
@@ -113,17 +116,16 @@ class ParserTests:
             ("check-config --role resolver x", "invalid choice"),
         ],
     )
-    def test_wrong(self, line: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_wrong(self, line: str, why: str, shell: Shell) -> None:
         """Wrong usage ends with 2, and says what is wrong."""
-        with pytest.raises(SystemExit) as wrong:
-            cli.main(line.split())
-        assert wrong.value.code == 2
-        assert why in capsys.readouterr().err
+        done = shell(line)
+        assert done.status == 2
+        assert why in done.err
 
-    def test_admin(self, broker: Answering) -> None:
-        """The socket is the one that is named; without, the one that a broker makes here."""
-        assert cli.main(["account", "list"]) == 0
-        assert cli.main(["account", "list", "--admin", "unix:/run/x"]) == 0
+    def test_admin(self, broker: FakeBroker, shell: Shell) -> None:
+        """The socket is the one that is named; the default is the one that a broker makes here."""
+        assert shell("account list").status == 0
+        assert shell("account list --admin unix:/run/x").status == 0
         assert broker.paths == [os.path.abspath("broker.admin"), "/run/x"]
 
     @pytest.mark.parametrize(
@@ -142,117 +144,93 @@ class ParserTests:
         ],
     )
     def test_since(
-        self, text: str, when: int, broker: Answering, monkeypatch: pytest.MonkeyPatch
+        self,
+        text: str,
+        when: int,
+        broker: FakeBroker,
+        shell: Shell,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """A time is so long ago, or a date, in UTC where it does not say otherwise."""
+        """A time is an age or a date; a date is UTC if it names no time zone."""
         monkeypatch.setattr(time, "time", lambda: 2_000_000_000.5)
-        assert cli.main(["who-knows", "Ib", "--since", text]) == 0
+        assert shell(f"who-knows Ib --since {text}").status == 0
         expected = when if when >= 0 else 2_000_000_000 + when
         assert broker.asked == [{"do": "who knows", "identifier": "Ib", "since": expected}]
+
+
+IA: Final = {"identifier": "Ia"}
+MANY: Final = {"group": "@f", "members": ["Ia", "Ic"]}
+#: Commands that change something: the request, the end of the answer, what is printed.
+CHANGES: Final[dict[str, tuple[Row, Row, str]]] = {
+    "account remove Ia": (
+        IA,
+        {"lists": 1, "groups": 2},
+        "Ia is removed, also from 1 list and 2 groups",
+    ),
+    "account name add Ia taro": ({**IA, "name": "taro"}, {}, "taro is a name of Ia"),
+    "account name remove Ia taro": ({**IA, "name": "taro"}, {}, "taro is taken from Ia"),
+    "group create @f": ({"group": "@f", "members": []}, {"members": 0}, "@f has 0 members"),
+    "group add @f Ia Ic": (MANY, {"members": 2}, "@f has 2 members"),
+    "group delete @f Ia": (
+        {"do": "group remove", "group": "@f", "members": ["Ia"]},
+        {"members": 1},
+        "@f has 1 member",
+    ),
+    "group delete @f": (
+        {"group": "@f"},
+        {"members": 1, "lists": 3},
+        "@f is deleted; it had 1 member, and 3 lists named it",
+    ),
+}
 
 
 class OutputTests:
     """What is asked and printed."""
 
-    @pytest.mark.parametrize(
-        ("line", "request_", "end", "shown"),
-        [
-            (
-                "account remove Ia",
-                {"do": "account remove", "identifier": "Ia"},
-                {"lists": 1, "groups": 2},
-                "Ia is removed, also from 1 list and 2 groups",
-            ),
-            (
-                "account name add Ia taro",
-                {"do": "account name add", "identifier": "Ia", "name": "taro"},
-                {},
-                "taro is a name of Ia",
-            ),
-            (
-                "account name remove Ia taro",
-                {"do": "account name remove", "identifier": "Ia", "name": "taro"},
-                {},
-                "taro is taken from Ia",
-            ),
-            (
-                "group create @f",
-                {"do": "group create", "group": "@f", "members": []},
-                {"members": 0},
-                "@f has 0 members",
-            ),
-            (
-                "group add @f Ia Ic",
-                {"do": "group add", "group": "@f", "members": ["Ia", "Ic"]},
-                {"members": 2},
-                "@f has 2 members",
-            ),
-            (
-                "group delete @f Ia",
-                {"do": "group remove", "group": "@f", "members": ["Ia"]},
-                {"members": 1},
-                "@f has 1 member",
-            ),
-            (
-                "group delete @f",
-                {"do": "group delete", "group": "@f"},
-                {"members": 1, "lists": 3},
-                "@f is deleted; it had 1 member, and 3 lists named it",
-            ),
-        ],
-    )
-    def test_acts(
-        self,
-        line: str,
-        request_: Row,
-        end: Row,
-        shown: str,
-        broker: Answering,
-        capsys: pytest.CaptureFixture[str],
-    ) -> None:
-        """Each act says what it has done; for scripts, what the broker says."""
-        broker.end = end
-        assert cli.main(line.split()) == 0
-        assert capsys.readouterr().out == shown + "\n"
-        assert cli.main([*line.split(), "--json"]) == 0
-        assert json.loads(capsys.readouterr().out) == {"done": True, **end}
-        assert broker.asked == [request_, request_]
+    @pytest.mark.parametrize("line", CHANGES)
+    def test_changes(self, line: str, broker: FakeBroker, shell: Shell) -> None:
+        """Each change says what it has done; with ``--json``, what the broker answers."""
+        fields, broker.end, shown = CHANGES[line]
+        assert shell(line) == (0, f"{shown}\n", "")
+        assert json.loads(shell(f"{line} --json").out) == {"done": True, **broker.end}
+        do = re.sub(" (@|I).*", "", line)
+        assert broker.asked == [{"do": do, **fields}] * 2
 
-    def listed(
-        self, line: str, broker: Answering, capsys: pytest.CaptureFixture[str], *rows: Row
-    ) -> list[str]:
+    def listed(self, line: str, broker: FakeBroker, shell: Shell, *rows: Row) -> list[str]:
         """What a command that lists something prints."""
         broker.rows = list(rows)
-        assert cli.main(line.split()) == 0
-        return capsys.readouterr().out.splitlines()
+        done = shell(line)
+        assert done.status == 0
+        return done.out.splitlines()
 
-    def test_accounts(self, broker: Answering, capsys: pytest.CaptureFixture[str]) -> None:
-        """Accounts: who, whether it is there, its groups and names; a dash for what is empty."""
-        ia = {"identifier": "Ia", "names": ["t", "u"], "groups": ["@f"], "connections": 1}
+    def test_accounts(self, broker: FakeBroker, shell: Shell) -> None:
+        """Accounts: identifier, state, groups and names; a dash for what is empty."""
+        ia = {**IA, "names": ["t", "u"], "groups": ["@f"], "connections": 1}
         ib = {"identifier": "Ib", "names": [], "groups": [], "connections": 0, "reached": False}
-        assert self.listed(
-            "account list", broker, capsys, {**ia, "reached": True}, {**ia, "reached": False}, ib
-        ) == ["Ia\treached\t@f\tt,u", "Ia\tconnected\t@f\tt,u", "Ib\taway\t-\t-"]
+        rows = ({**ia, "reached": True}, {**ia, "reached": False}, ib)
+        assert self.listed("account list", broker, shell, *rows) == [
+            "Ia\treached\t@f\tt,u",
+            "Ia\tconnected\t@f\tt,u",
+            "Ib\taway\t-\t-",
+        ]
 
-    def test_groups(self, broker: Answering, capsys: pytest.CaptureFixture[str]) -> None:
-        """Groups, and who is in one."""
-        assert self.listed("group list", broker, capsys, {"group": "@f", "members": 2}) == ["@f\t2"]
-        assert self.listed("group list @f", broker, capsys, {"identifier": "Ia"}) == ["Ia"]
+    def test_groups(self, broker: FakeBroker, shell: Shell) -> None:
+        """Groups, and the members of one."""
+        assert self.listed("group list", broker, shell, {"group": "@f", "members": 2}) == ["@f\t2"]
+        assert self.listed("group list @f", broker, shell, IA) == ["Ia"]
         assert broker.asked == [{"do": "group list"}, {"do": "group members", "group": "@f"}]
 
-    def test_permits(self, broker: Answering, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_permits(self, broker: FakeBroker, shell: Shell) -> None:
         """Who may call, by which entry, and with what limits."""
         plain = {"expires": None, "uses": None}
-        assert self.listed(
-            "permit show Ib",
-            broker,
-            capsys,
+        rows: list[Row] = [
             {"caller": "Ia", "entry": "Ia", **plain},
             {"caller": "Ic", "entry": "@f", "expires": 3541, "uses": 1},
             {"caller": "Ic", "entry": "@f", "expires": None, "uses": 2},
             {"caller": None, "entry": "@e", **plain, "group": "empty"},
             {"caller": None, "entry": "@n", **plain, "group": "none"},
-        ) == [
+        ]
+        assert self.listed("permit show Ib", broker, shell, *rows) == [
             "Ia\tIa",
             "Ic\t@f\t0:59:01 left\t1 call left",
             "Ic\t@f\t2 calls left",
@@ -260,44 +238,33 @@ class OutputTests:
             "-\t@n\tthere is no such group",
         ]
 
-    def test_who_knows(self, broker: Answering, capsys: pytest.CaptureFixture[str]) -> None:
-        """Who was told, when, which address, by what entry, in which session, until when."""
-        row = {
-            "at": "2026-11-21T12:34:56.123456Z",
-            "told": "Ia",
-            "address": "192.0.2.1",
-            "port": 1203,
-            "entry": "@f",
-            "session": "S1",
-            "until": "2026-11-21T13:34:56.123456Z",
-        }
-        lines = self.listed(
-            "who-knows Ib --most 5", broker, capsys, row, {**row, "address": "2001:db8::1"}
-        )
-        assert lines[0] == (
+    def test_who_knows(self, broker: FakeBroker, shell: Shell) -> None:
+        """When, who was told, which address, by what entry, in which session, until when."""
+        moments = {"at": "2026-11-21T12:34:56.123456Z", "until": "2026-11-21T13:34:56.123456Z"}
+        row = {**moments, "told": "Ia", "address": "192.0.2.1", "port": 1203, "entry": "@f"}
+        row["session"] = "S1"
+        rows = (row, {**row, "address": "2001:db8::1"})
+        first, second = self.listed("who-knows Ib --most 5", broker, shell, *rows)
+        assert first == (
             "2026-11-21T12:34:56Z\tIa\t192.0.2.1:1203\t@f\tS1\tuntil 2026-11-21T13:34:56Z"
         )
-        assert "\t[2001:db8::1]:1203\t" in lines[1]
+        assert "\t[2001:db8::1]:1203\t" in second
         assert broker.asked == [{"do": "who knows", "identifier": "Ib", "most": 5}]
 
-    @pytest.mark.parametrize("as_json", [False, True])
-    def test_names_have_no_power(
-        self, as_json: bool, broker: Answering, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        """What terminals are called makes no line and no escape on the operator's screen (I19)."""
+    @pytest.mark.parametrize("option", ["", " --json"])
+    def test_names_have_no_power(self, option: str, broker: FakeBroker, shell: Shell) -> None:
+        """A terminal's name makes no line and no escape on the operator's screen (I19)."""
         broker.rows = [{"identifier": "a\u2028b\u202e\x1b[2Jc"}]
-        assert cli.main(["group", "list", "@f", *(["--json"] if as_json else [])]) == 0
-        shown = capsys.readouterr().out
+        shown = shell(f"group list @f{option}").out
         assert shown.isascii()
         assert "\x1b" not in shown
-        assert len(shown.splitlines()) == 1 + as_json
+        assert len(shown.splitlines()) == (2 if option else 1)
 
-    def test_json_rows(self, broker: Answering, capsys: pytest.CaptureFixture[str]) -> None:
-        """For scripts each row is as it came, and the last line says that it was all."""
+    def test_json_rows(self, broker: FakeBroker, shell: Shell) -> None:
+        """With ``--json`` each row is as it came, and the last line says that it was all."""
         broker.rows = [{"group": "@f", "members": 2}]
         broker.end = {"groups": 1}
-        assert cli.main(["group", "list", "--json"]) == 0
-        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        lines = [json.loads(line) for line in shell("group list --json").out.splitlines()]
         assert lines == [{"group": "@f", "members": 2}, {"done": True, "groups": 1}]
 
 
@@ -316,88 +283,68 @@ class StatusTests:
         ],
     )
     def test_status(
-        self,
-        raised: Exception,
-        status: int,
-        broker: Answering,
-        capsys: pytest.CaptureFixture[str],
+        self, raised: BaseException, status: int, broker: FakeBroker, shell: Shell
     ) -> None:
-        """Refused is 4, no broker 3, all else 1; why is on standard error, in a line."""
+        """Refused is 4, no broker 3, others 1; the cause is a line on standard error."""
         broker.raises = raised
-        assert cli.main(["account", "remove", "Ia"]) == status
-        shown = capsys.readouterr()
-        assert shown.out == ""
-        if str(raised):
-            text = str(raised).replace("\x1b", "\\u001b")
-            assert shown.err == f"broker: {text}\n"
+        text = str(raised).replace("\x1b", "\\u001b")
+        assert shell("account remove Ia") == (status, "", f"broker: {text}\n" if text else "")
 
     def test_no_reader(
-        self, broker: Answering, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+        self, broker: FakeBroker, shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        """Whoever reads what is printed may have had enough; nothing is said of that."""
+        """If the reader of the output has gone, nothing is said about it."""
         with (tmp_path / "out").open("w") as out:
             monkeypatch.setattr(sys, "stdout", out)
             broker.raises = BrokenPipeError()
-            assert cli.main(["account", "list"]) == 1
+            assert shell("account list") == (1, "", "")
 
 
 class PasswordTests:
     """Where a password comes from: never from where others see it (I18)."""
 
     @pytest.mark.parametrize("change", ["add", "reset"])
-    def test_generated(
-        self, change: str, broker: Answering, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        """One that is made has 96 bits at least, is another each time, and is printed once."""
-        shown = []
-        for _ in range(2):
-            assert cli.main(["account", change, "Ia", "--generate"]) == 0
-            shown.append(capsys.readouterr().out)
-        passwords = [request["password"] for request in broker.asked]
-        assert len(set(passwords)) == 2
-        for password, text in zip(passwords, shown, strict=True):
+    def test_generated(self, change: str, broker: FakeBroker, shell: Shell) -> None:
+        """A generated one has at least 96 bits, differs each time, and is printed once."""
+        shown = [shell(f"account {change} Ia --generate").out for _ in range(2)]
+        assert len(set(broker.passwords)) == 2
+        for password, text in zip(broker.passwords, shown, strict=True):
             assert set(password) <= set(PASSWORD_ALPHABET.decode())
             assert len(password) * math.log2(len(PASSWORD_ALPHABET)) >= 96
             assert text.count(password) == 1
 
-    def test_generated_and_refused(
-        self, broker: Answering, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        """One that was not taken is not printed."""
-        broker.raises = AdminRefused("refused", "there is an account Ia already")
-        assert cli.main(["account", "add", "Ia", "--generate"]) == 4
-        assert capsys.readouterr().out == ""
+    def test_generated_and_refused(self, broker: FakeBroker, shell: Shell) -> None:
+        """One that the broker has refused is not printed."""
+        broker.raises = AdminRefused("refused", "there is already an account Ia")
+        assert shell("account add Ia --generate")[:2] == (4, "")
 
-    def test_generated_for_a_script(
-        self, broker: Answering, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_generated_for_a_script(self, broker: FakeBroker, shell: Shell) -> None:
         """A script finds it in the last line."""
-        assert cli.main(["account", "add", "Ia", "--generate", "--json"]) == 0
-        (request,) = broker.asked
-        answer = json.loads(capsys.readouterr().out)
-        assert answer == {"done": True, "password": request["password"]}
+        answer = json.loads(shell("account add Ia --generate --json").out)
+        assert answer == {"done": True, "password": broker.passwords[0]}
 
-    def test_file(
-        self, broker: Answering, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        """A file's one line; refused where others can read it, with what to do."""
+    def test_file(self, broker: FakeBroker, shell: Shell, tmp_path: Path) -> None:
+        """A file's only line; an error if others can read the file, with the remedy."""
         path = tmp_path / "password"
         path.write_text("correct horse\n")
         path.chmod(0o644)
-        command = ["account", "add", "Ia", "--password-file", str(path)]
-        assert cli.main(command) == 1
-        assert f"chmod 600 {path}" in capsys.readouterr().err
+        command = f"account add Ia --password-file {path}"
+        exposed = shell(command)
+        assert exposed.status == 1
+        assert f"chmod 600 {path}" in exposed.err
         assert broker.asked == []
         path.chmod(0o600)
-        assert cli.main(command) == 0
-        assert [request["password"] for request in broker.asked] == ["correct horse"]
-        assert "correct" not in capsys.readouterr().out
+        taken = shell(command)
+        assert taken.status == 0
+        assert "correct" not in taken.out
+        assert broker.passwords == ["correct horse"]
         path.unlink()
-        assert cli.main(command) == 1
-        assert "No such file" in capsys.readouterr().err
+        missing = shell(command)
+        assert missing.status == 1
+        assert "No such file" in missing.err
 
     def typed(self, monkeypatch: pytest.MonkeyPatch, *passwords: str) -> list[str]:
-        """Somebody is at a terminal and types these; who was asked for is kept."""
+        """A person at a terminal types these; the result lists for which account each time."""
         asked: list[str] = []
         typing = iter(passwords)
 
@@ -409,106 +356,94 @@ class PasswordTests:
         monkeypatch.setattr(admin_cli, "ask_password", ask_password)
         return asked
 
-    def test_typed(self, broker: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_typed(self, broker: FakeBroker, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
         """At a terminal it is asked for twice."""
         asked = self.typed(monkeypatch, "horse", "horse")
-        assert cli.main(["account", "reset", "Ia"]) == 0
+        assert shell("account reset Ia").status == 0
         assert asked == ["Ia", "Ia, once more"]
-        assert [request["password"] for request in broker.asked] == ["horse"]
+        assert broker.passwords == ["horse"]
 
-    def test_typed_otherwise(
-        self,
-        broker: Answering,
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
+    def test_typed_differently(
+        self, broker: FakeBroker, shell: Shell, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Two that differ set nothing, and neither is shown."""
         self.typed(monkeypatch, "horse", "house")
-        assert cli.main(["account", "add", "Ia"]) == 1
+        done = shell("account add Ia")
+        assert done.status == 1
         assert broker.asked == []
-        assert "the two passwords differ" in (shown := capsys.readouterr().err)
-        assert "horse" not in shown
+        assert "the two passwords differ" in done.err
+        assert "horse" not in done.err
 
     def test_from_a_pipe(
-        self,
-        broker: Answering,
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
+        self, broker: FakeBroker, shell: Shell, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """From a pipe none is read; it is said what to do instead."""
+        """None is read from a pipe; the error says what to do instead."""
         monkeypatch.setattr(sys, "stdin", io.StringIO("horse\nhorse\n"))
-        assert cli.main(["account", "add", "Ia"]) == 1
+        done = shell("account add Ia")
+        assert done.status == 1
         assert broker.asked == []
-        shown = capsys.readouterr().err
-        assert "--password-file" in shown
-        assert "--generate" in shown
+        assert "--password-file" in done.err
+        assert "--generate" in done.err
 
 
 class CheckConfigTests:
     """``broker check-config``."""
 
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        """A configuration file."""
+        return tmp_path / "x.toml"
+
     @pytest.mark.parametrize("role", admin_cli.ROLES)
-    def test_good(self, role: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        """The samples are good; a mediator's is taken for one without being told so."""
-        path = tmp_path / f"{role}.toml"
+    def test_valid(self, role: str, path: Path, shell: Shell) -> None:
+        """The samples are valid; the default role is the mediator."""
         text = (ROOT / "etc" / f"{role}.toml").read_text("utf-8")
         path.write_text(text.replace('identifier = ""', 'identifier = "Ib"'))
-        named = [] if role == "broker" else ["--role", role]
-        assert cli.main(["check-config", *named, str(path)]) == 0
-        assert capsys.readouterr().out == f"{path} is valid\n"
+        named = "" if role == "broker" else f"--role {role}"
+        assert shell(f"check-config {named} {path}") == (0, f"{path} is valid\n", "")
 
-    def test_bad(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        """Everything that is wrong is said, a line each, as the role would (I3)."""
-        path = tmp_path / "bad.toml"
+    def test_invalid(self, path: Path, shell: Shell) -> None:
+        """Everything that is wrong is said, one line each, as the role would (I3)."""
         path.write_text('listen = ["tcp:1201"]\nstore = "redis:x"\nauto = 1\nadmin = "tcp:1"\n')
-        assert cli.main(["check-config", str(path)]) == 1
-        shown = capsys.readouterr()
-        assert shown.out == ""
-        lines = shown.err.splitlines()
-        assert [line.partition(f"broker: {path}: ")[2].partition(":")[0] for line in lines] == [
-            "auto",
-            "store",
-            "admin",
-            "listen",
-        ]
+        done = shell(f"check-config {path}")
+        assert done[:2] == (1, "")
+        names = [line.partition(f"broker: {path}: ")[2] for line in done.err.splitlines()]
+        assert [name.partition(":")[0] for name in names] == ["auto", "store", "admin", "listen"]
 
     @pytest.mark.parametrize(
-        ("content", "why"), [(None, "No such file"), (b"=", "not TOML"), (b"\xff", "not TOML")]
+        ("content", "why"),
+        [
+            (None, "No such file"),
+            (b"=", "not TOML"),
+            (b"\xff", "not TOML"),
+            (
+                b'listen-tls = ["tcp:1202"]\ncertificate = "/nowhere/x"\n'
+                b'private-key = "/nowhere/y"\n',
+                "/nowhere/",
+            ),
+        ],
     )
-    def test_unreadable(
-        self,
-        content: bytes | None,
-        why: str,
-        tmp_path: Path,
-        capsys: pytest.CaptureFixture[str],
-    ) -> None:
-        """So is what is no configuration at all."""
-        path = tmp_path / "x.toml"
+    def test_unreadable(self, content: bytes | None, why: str, path: Path, shell: Shell) -> None:
+        """So are a file that can't be read, and files that it names."""
         if content is not None:
             path.write_bytes(content)
-        assert cli.main(["check-config", str(path)]) == 1
-        assert why in capsys.readouterr().err
+        done = shell(f"check-config {path}")
+        assert done.status == 1
+        assert why in done.err
 
-    def test_certificates(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        """Files that it names are looked at, as at a start."""
-        path = tmp_path / "x.toml"
-        path.write_text(
-            'listen-tls = ["tcp:1202"]\ncertificate = "/nowhere/x"\nprivate-key = "/nowhere/y"\n'
-        )
-        assert cli.main(["check-config", str(path)]) == 1
-        assert "/nowhere/" in capsys.readouterr().err
-
-    def test_touches_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_touches_nothing(
+        self, tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """No socket is opened, no database, and no file is written."""
 
         def forbidden(*_: Any, **__: Any) -> Any:
-            raise AssertionError("it was to touch nothing")
+            raise AssertionError("nothing must be opened")
 
         monkeypatch.chdir(tmp_path)
         Path("broker.toml").write_text('store = "sqlite:x.db"\nadmin = "unix:x.admin"\n')
         monkeypatch.setattr(socket, "socket", forbidden)
         monkeypatch.setattr(sqlite3, "connect", forbidden)
-        assert cli.main(["check-config", "broker.toml"]) == 0
+        assert shell("check-config broker.toml").status == 0
         assert os.listdir() == ["broker.toml"]
 
 
@@ -518,26 +453,26 @@ class SocketTests:
 
     @pytest.fixture
     def path(self, tmp_path: Path) -> str:
-        """Where it is."""
+        """The path of the socket."""
         return str(tmp_path / "admin")
 
     @pytest.fixture
-    def says(self, path: str) -> Iterator[Callable[[bytes], None]]:
-        """Have somebody listen there who reads a line, says something, and closes."""
+    def answer(self, path: str) -> Iterator[Callable[[bytes], None]]:
+        """Have a server at the socket read a line, send an answer, and close."""
         threads: list[threading.Thread] = []
         with socket.socket(socket.AF_UNIX) as listening:
 
-            def serve(answer: bytes) -> None:
+            def serve(data: bytes) -> None:
                 connection, _ = listening.accept()
                 with connection, connection.makefile("rb") as lines:
                     lines.readline()
-                    connection.sendall(answer)
+                    connection.sendall(data)
 
-            def start(answer: bytes) -> None:
+            def start(data: bytes) -> None:
                 if not threads:
                     listening.bind(path)
                     listening.listen()
-                threads.append(threading.Thread(target=serve, args=(answer,)))
+                threads.append(threading.Thread(target=serve, args=(data,)))
                 threads[-1].start()
 
             yield start
@@ -545,39 +480,43 @@ class SocketTests:
                 thread.join(10)
 
     def ask(self, path: str) -> tuple[list[Row], Row]:
-        """Ask for something; give the rows and the end."""
+        """Ask for something; the rows and the end of the answer."""
         rows: list[Row] = []
         end = ask(path, {"do": "x"}, rows.append)
         return rows, end
 
-    def test_answer(self, path: str, says: Callable[[bytes], None]) -> None:
+    def test_answer(self, path: str, answer: Callable[[bytes], None]) -> None:
         """Rows, and an end."""
-        says('{"a": "山"}\n{"a": 2}\n{"done": true, "b": 1}\n'.encode())
+        answer('{"a": "山"}\n{"a": 2}\n{"done": true, "b": 1}\n'.encode())
         assert self.ask(path) == ([{"a": "山"}, {"a": 2}], {"done": True, "b": 1})
 
-    def test_refusal(self, path: str, says: Callable[[bytes], None]) -> None:
-        """A refusal, be it after rows."""
-        says(b'{"a": 1}\n{"error": "no", "kind": "busy"}\n')
+    def test_refusal(self, path: str, answer: Callable[[bytes], None]) -> None:
+        """A refusal, even after rows."""
+        answer(b'{"a": 1}\n{"error": "no", "kind": "busy"}\n')
         with pytest.raises(AdminRefused, match="no") as refused:
             self.ask(path)
         assert refused.value.kind == "busy"
 
-    @pytest.mark.parametrize("answer", [b"", b'{"a": 1}\n'])
-    def test_cut_short(self, path: str, says: Callable[[bytes], None], answer: bytes) -> None:
-        """An answer without an end is not taken for one (I8)."""
-        says(answer)
-        with pytest.raises(NoBroker, match="may have done what was asked"):
+    @pytest.mark.parametrize(
+        ("data", "why"),
+        [
+            (b"", "may have done what was asked"),
+            (b'{"a": 1}\n', "may have done what was asked"),
+            (b"220 mail\r\n", "is no broker"),
+            (b"\xff\n", "is no broker"),
+            (b'{"a": ', "is no broker"),
+        ],
+    )
+    def test_no_answer(
+        self, path: str, answer: Callable[[bytes], None], data: bytes, why: str
+    ) -> None:
+        """An answer without an end is not taken for one (I8), nor is another protocol."""
+        answer(data)
+        with pytest.raises(NoBroker, match=why):
             self.ask(path)
 
-    @pytest.mark.parametrize("answer", [b"220 mail\r\n", b"\xff\n", b'{"a": '])
-    def test_no_broker(self, path: str, says: Callable[[bytes], None], answer: bytes) -> None:
-        """Somebody who speaks otherwise."""
-        says(answer)
-        with pytest.raises(NoBroker, match="is no broker"):
-            self.ask(path)
-
-    def test_nobody(self, path: str) -> None:
-        """Nobody, and a file that is no socket."""
+    def test_not_there(self, path: str) -> None:
+        """No file, and a file that is no socket."""
         with pytest.raises(NoBroker, match=r"no broker answers at .*: start it, or name"):
             self.ask(path)
         Path(path).touch()
@@ -585,7 +524,7 @@ class SocketTests:
             self.ask(path)
 
     def test_silence(self, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """One that says nothing is not waited for endlessly."""
+        """The wait for an answer ends."""
         monkeypatch.setattr(admin_cli, "PATIENCE", 0.01)
         with socket.socket(socket.AF_UNIX) as silent:
             silent.bind(path)
@@ -593,12 +532,12 @@ class SocketTests:
             with pytest.raises(NoBroker, match="does not answer"):
                 self.ask(path)
 
-    def test_printing_fails(self, path: str, says: Callable[[bytes], None]) -> None:
-        """What goes wrong with what is printed is not taken for the broker's end."""
+    def test_printing_fails(self, path: str, answer: Callable[[bytes], None]) -> None:
+        """A failure to print is not taken for the end of the broker."""
 
-        def told(row: Row) -> None:
+        def show(row: Row) -> None:
             raise BrokenPipeError
 
-        says(b'{"a": 1}\n{"done": true}\n')
+        answer(b'{"a": 1}\n{"done": true}\n')
         with pytest.raises(BrokenPipeError):
-            ask(path, {"do": "x"}, told)
+            ask(path, {"do": "x"}, show)

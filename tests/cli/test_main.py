@@ -8,7 +8,6 @@ import pytest
 from twisted.internet.error import ConnectionLost
 
 import broker
-from broker.cli import main as cli
 from broker.cli import mediator
 from broker.cli.main import make_parser
 from broker.cli.output import NotAllowed, Unreachable, explain
@@ -18,6 +17,7 @@ from broker.net.tls.errors import TlsFailed
 from broker.service.settings.credentials import NoPasswordGiven
 from broker.terminal.apps.receipt import TransferFailed
 from broker.terminal.errors import CallFailed
+from tests.cli.shell import Shell
 
 DEFAULT: Final = {"mediator": "tcp:127.0.0.1:1201", "trace": False, "identifier": "Ib"}
 #: Command lines, and some of what each means.
@@ -53,6 +53,12 @@ PARSED: Final[dict[str, dict[str, Any]]] = {
         **DEFAULT,
     },
 }
+
+HELPED: Final = [
+    *("", "login", "logout", "disclosures", "register", "call", "permit"),
+    *(f"permit {change}" for change in ("create", "add", "delete", "reject", "unreject")),
+    *("permit policy", "permit list"),
+]
 
 
 class ParserTests:
@@ -98,43 +104,23 @@ class ParserTests:
             ("permit relent", "permit relent is now called permit unreject"),
         ],
     )
-    def test_wrong(self, line: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_wrong(self, line: str, why: str, shell: Shell) -> None:
         """Wrong usage ends with 2, and says what is wrong."""
-        with pytest.raises(SystemExit) as wrong:
-            cli.main(line.split())
-        assert wrong.value.code == 2
-        assert why in capsys.readouterr().err
+        done = shell(line)
+        assert done.status == 2
+        assert why in done.err
 
-    @pytest.mark.parametrize(
-        "command",
-        [
-            "--help",
-            "permit --help",
-            "permit create --help",
-            "permit add --help",
-            "permit reject --help",
-            "permit list --help",
-            "login --help",
-            "logout --help",
-            "disclosures --help",
-            "register --help",
-            "call --help",
-        ],
-    )
-    def test_help(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    @pytest.mark.parametrize("command", HELPED)
+    def test_help(self, command: str, shell: Shell) -> None:
         """Each command explains itself, in lines that fit."""
-        with pytest.raises(SystemExit) as done:
-            cli.main(command.split())
-        assert done.value.code == 0
-        shown = capsys.readouterr().out
-        assert shown.startswith("usage: broker")
-        assert max(map(len, shown.splitlines())) <= 100
+        done = shell(f"{command} --help")
+        assert done.status == 0
+        assert done.out.startswith("usage: broker")
+        assert max(map(len, done.out.splitlines())) <= 100
 
-    def test_help_has_examples(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_help_has_examples(self, shell: Shell) -> None:
         """A newcomer finds what to type, and what the exit status means."""
-        with pytest.raises(SystemExit):
-            cli.main(["--help"])
-        shown = capsys.readouterr().out
+        shown = shell("--help").out
         examples = [line for line in shown.splitlines() if line.startswith("  broker ")]
         assert len(examples) >= 4
         for example in examples:
@@ -142,50 +128,45 @@ class ParserTests:
             make_parser().parse_args(command.split()[1:])
         assert "4 refused" in shown
 
-    def test_version(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_version(self, shell: Shell) -> None:
         """The version is the package's."""
-        with pytest.raises(SystemExit) as done:
-            cli.main(["--version"])
-        assert done.value.code == 0
-        assert capsys.readouterr().out == f"broker {broker.__version__}\n"
+        assert shell("--version") == (0, f"broker {broker.__version__}\n", "")
 
 
 class ClearTextTests:
-    """Nothing is said over a network in clear text (I25)."""
+    """Nothing is sent over a network in clear text (I25)."""
+
+    @pytest.fixture
+    def events(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """What a command does: it asks a person, or runs in a reactor."""
+        events: list[str] = []
+        monkeypatch.setattr(mediator, "run_in_reactor", lambda *_: events.append("run"))
+        monkeypatch.setattr(mediator, "ask_password", lambda *_: events.append("ask"))
+        return events
 
     @pytest.mark.parametrize(
         "command", ["permit list", "login", "disclosures", "register --address 127.0.0.1"]
     )
-    def test_refused(
-        self, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        """It is wrong usage, before anybody is asked, or any connection attempted."""
-        done: list[object] = []
-        monkeypatch.setattr(mediator, "run_in_reactor", lambda *_: done.append("run"))
-        monkeypatch.setattr(mediator, "ask_password", lambda *_: done.append("asked"))
-        with pytest.raises(SystemExit) as wrong:
-            cli.main([*command.split(), "--as=Ib", "--mediator=tcp:192.0.2.1:1201"])
-        assert wrong.value.code == 2
-        assert "go there in clear text" in capsys.readouterr().err
-        assert done == []
+    def test_refused(self, command: str, events: list[str], shell: Shell) -> None:
+        """It is wrong usage, before a person is asked or a connection is made."""
+        done = shell(f"{command} --as=Ib --mediator=tcp:192.0.2.1:1201")
+        assert done.status == 2
+        assert "go there in clear text" in done.err
+        assert events == []
 
     @pytest.mark.parametrize(
-        ("server", "more"),
+        "options",
         [
-            ("tcp:192.0.2.1:1201", ["--allow-clear-text"]),
-            ("tcp:127.0.0.5:1201", []),
-            ("tcp:localhost:1201", []),
-            ("tls:192.0.2.1:1202", []),
+            "tcp:192.0.2.1:1201 --allow-clear-text",
+            "tcp:127.0.0.5:1201",
+            "tcp:localhost:1201",
+            "tls:192.0.2.1:1202",
         ],
     )
-    def test_not_refused(
-        self, server: str, more: list[str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_not_refused(self, options: str, events: list[str], shell: Shell) -> None:
         """Unless it is allowed, or stays on this machine, or is encrypted."""
-        done: list[str] = []
-        monkeypatch.setattr(mediator, "run_in_reactor", lambda *_: done.append("run"))
-        assert cli.main(["permit", "list", "--as=Ib", f"--mediator={server}", *more]) == 0
-        assert done == ["run"]
+        assert shell(f"permit list --as=Ib --mediator={options}").status == 0
+        assert events == ["run"]
 
 
 class ExitStatusTests:

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from broker.cli.output import Progress, limits_in_words
-from tests.cli.tty import Tty
+from tests.cli.shell import Tty
 
 
 class LimitsTests:

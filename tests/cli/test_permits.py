@@ -6,22 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from broker.cli import main as cli
 from broker.cli import permits
+from tests.cli.shell import Done, Shell
 
 
 class OwnFileTests:
     """A terminal's own file, edited in the words of the mediator's list (C4, C5)."""
 
     @pytest.fixture(autouse=True)
-    def alone(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        """No reactor, nobody to ask, and no password looked for."""
+    def alone(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shell: Shell) -> None:
+        """A file, and no mediator."""
         monkeypatch.delattr(permits, "run_at_mediator")
         self.file = tmp_path / "Ib.consent"
+        self.shell = shell
 
-    def permit(self, change: str, *more: str) -> int:
-        """Change or list the file; the status."""
-        return cli.main(["permit", change, f"--local={self.file}", *more])
+    def permit(self, line: str) -> Done:
+        """Change or list the file."""
+        change, _, arguments = line.partition(" ")
+        return self.shell(f"permit {change} --local={self.file} {arguments}")
 
     @pytest.mark.parametrize(
         ("changes", "expected"),
@@ -36,50 +38,48 @@ class OwnFileTests:
             ("add Ia, delete Ia", ""),
         ],
     )
-    def test_changes(self, changes: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
-        """Two lists, each changed by two words; the file is made, for its user alone."""
+    def test_changes(self, changes: str, expected: str) -> None:
+        """Two lists, each with two commands; the file is made, for its user only."""
         for change in changes.split(", "):
-            assert self.permit(*change.split()) == 0
-            assert capsys.readouterr() == (f"{self.file} is changed\n", "")
+            assert self.permit(change) == (0, f"{self.file} is changed\n", "")
         assert self.file.read_text() == expected
         assert self.file.stat().st_mode & 0o777 == 0o600
-        assert self.permit("list") == 0
-        assert capsys.readouterr() == (expected, "")
+        assert self.permit("list") == (0, expected, "")
 
-    def test_added_though_rejected(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_added_though_rejected(self) -> None:
         """To be rejected wins: adding such a caller says so, and how to take it back (C5)."""
-        self.permit("reject", "Ix", "Iy")
-        capsys.readouterr()
-        assert self.permit("add", "Ix", "Ia") == 0
+        self.permit("reject Ix Iy")
+        added = self.permit("add Ix Ia")
+        assert added.status == 0
         assert self.file.read_text() == "- Ix\n- Iy\n+ Ix\n+ Ia\n"
-        assert capsys.readouterr().err == (
+        assert added.err == (
             "broker: Ix stays rejected in this file, which wins:"
             f" broker permit unreject --local {self.file} Ix\n"
         )
 
-    def test_fails(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """What is bad, or can't be had, is status 1 and a line; a bad file stays as it is."""
-        for change in (["list"], ["delete", "Ia"], ["unreject", "Ia"]):
-            assert self.permit(*change) == 1
-            assert capsys.readouterr().err == f"broker: {self.file}: No such file or directory\n"
+    def test_fails(self) -> None:
+        """An error is status 1 and a line; an invalid file is not changed."""
+        for change in ("list", "delete Ia", "unreject Ia"):
+            missing = f"broker: {self.file}: No such file or directory\n"
+            assert self.permit(change) == (1, "", missing)
             assert not self.file.exists()
         self.file.write_text("+ Ia\nIb\n")
         self.file.chmod(0o600)
-        assert self.permit("delete", "Ia") == 1
-        assert ": line 2: begins with neither" in capsys.readouterr().err
+        invalid = self.permit("delete Ia")
+        assert invalid.status == 1
+        assert ": line 2: begins with neither" in invalid.err
         assert self.file.read_text() == "+ Ia\nIb\n"
         self.file = self.file / "under"
-        assert self.permit("add", "Ia") == 1
-        assert capsys.readouterr() == ("", f"broker: {self.file}: Not a directory\n")
+        assert self.permit("add Ia") == (1, "", f"broker: {self.file}: Not a directory\n")
 
     def test_interrupted(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Who gives up waiting for another's edit ends it as any command."""
+        """A person who gives up waiting for another edit interrupts the command."""
 
         def interrupted(*_: object, **__: object) -> None:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(permits, "edit_file", interrupted)
-        assert self.permit("add", "Ia") == 130
+        assert self.permit("add Ia").status == 130
 
     @pytest.mark.parametrize(
         ("line", "why"),
@@ -104,20 +104,17 @@ class OwnFileTests:
             ("policy ask", "a terminal with a file is started with --policy ask"),
         ],
     )
-    def test_wrong(self, line: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
-        """What only a mediator knows is wrong usage, which says what to do; nothing is made."""
-        with pytest.raises(SystemExit) as wrong:
-            self.permit(*line.split())
-        assert wrong.value.code == 2
-        assert why in capsys.readouterr().err
+    def test_wrong(self, line: str, why: str) -> None:
+        """What only a mediator knows is wrong usage, which says what to do; no file is made."""
+        done = self.permit(line)
+        assert done.status == 2
+        assert why in done.err
         assert not self.file.exists()
 
     @pytest.mark.parametrize("line", ["create --as Ib Ia", "policy --as Ib ask", "list --as Ib"])
     def test_without(self, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """All that has no ``--local`` goes to the mediator."""
-        done: list[object] = []
-        monkeypatch.setattr(
-            permits, "run_at_mediator", lambda *_: done.append("run"), raising=False
-        )
-        assert cli.main(["permit", *line.split()]) == 0
-        assert done == ["run"]
+        """Without ``--local``, the command goes to the mediator."""
+        ran: list[object] = []
+        monkeypatch.setattr(permits, "run_at_mediator", lambda *_: ran.append(1), raising=False)
+        assert self.shell(f"permit {line}").status == 0
+        assert ran == [1]

@@ -1,4 +1,4 @@
-"""Commands that log in at a mediator: what proves who they act as, and what they ask and print."""
+"""Commands that log in at a mediator: their passwords, their requests, and what they print."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ LOGIN_REQUIRED = "Login Required.\nCause:log in first"
 
 
 class LoginTests:
-    """What proves who somebody is: found, shown, asked for, kept."""
+    """Passwords: found, sent, asked for, kept."""
 
     @pytest.fixture(autouse=True)
     def alone(self, monkeypatch: pytest.MonkeyPatch, no_passwords_of_ours: Path) -> None:
-        """A reactor, an empty keyring, and nobody at a terminal."""
+        """A reactor, an empty keyring, and no person at a terminal."""
         self.reactor = FakeReactor()
         self.keyring = Keyring(no_passwords_of_ours / "broker")
         self.asked: list[str] = []
@@ -48,6 +48,8 @@ class LoginTests:
 
         :param certificate: as if this had been given over TLS
         """
+        arguments = make_parser().parse_args(line.split())
+        arguments.certificate = certificate or arguments.certificate
         outcome: list[Outcome] = []
 
         def run(steps: Callable[[], Coroutine[Any, Any, None]], reactor: object) -> None:
@@ -57,25 +59,22 @@ class LoginTests:
             patch.setitem(sys.modules, "twisted.internet.reactor", self.reactor)
             patch.setattr("twisted.internet.reactor", self.reactor, raising=False)
             patch.setattr(mediator, "run_in_reactor", run)
-            arguments = make_parser().parse_args(line.split())
-            if certificate is not None:
-                patch.setattr(mediator, "check_connection", lambda _: None)
-                arguments.certificate = certificate
+            patch.setattr(mediator, "check_connection", lambda _: None)
             arguments.run(arguments)
         settle(self.reactor)
         return outcome[0]
 
     def accept(self) -> Client:
-        """Its end of the newest connection."""
+        """The mediator's end of the newest connection."""
         return self.reactor.dials[-1].accept()
 
     def answer(self, client: Client, text: str, code: int, serial: int = 1) -> None:
-        """Answer a question."""
+        """Answer a request."""
         client.type(f"NOTIFY\n{text}\nTransaction:{serial}\nCode:{code}\n\n")
         settle(self.reactor)
 
     def test_a_file(self, tmp_path: Path) -> None:
-        """The password of a file is shown first; then what is asked (A19)."""
+        """The password of a file is sent first, then the request (A19)."""
         path = tmp_path / "password"
         path.write_text("correct horse\n")
         path.chmod(0o600)
@@ -93,7 +92,7 @@ class LoginTests:
         assert outcome.done
 
     def test_kept(self) -> None:
-        """So is the one that is kept for this mediator; not that of another (I26)."""
+        """So is the one that is kept for this mediator; one for another is not (I26)."""
         self.keyring.keep("Ib", "tcp:127.0.0.1:1201", "kept")
         self.begin("permit list --as Ib")
         assert self.accept().received()[0].get("Password") == "kept"
@@ -101,22 +100,22 @@ class LoginTests:
         assert self.accept().received()[0].verb == "QUERY"
 
     def test_certificate(self) -> None:
-        """With a certificate no password is looked for."""
+        """With a certificate no password is looked up."""
         self.keyring.keep("Ib", "tls:localhost:1202", "kept")
         line = "permit list --as Ib --mediator tls:localhost:1202"
         arguments = make_parser().parse_args([*line.split(), "--certificate=x", "--private-key=y"])
         assert find_password(arguments) is None
 
     def test_certificate_refused(self) -> None:
-        """Where the certificate is not good, no password is asked for: it is told why."""
+        """If the certificate is refused, no password is asked for: the error says why."""
         outcome = self.begin("permit list --as Ib", certificate="x")
         self.answer(self.accept(), LOGIN_REQUIRED, 401)
         assert isinstance(outcome.error, LoginRequired)
         assert outcome.error.cause == "log in first"
         assert self.asked == []
 
-    def test_nobody_to_ask(self) -> None:
-        """Where there is none and the mediator asks for it, it is said what to do."""
+    def test_no_one_to_ask(self) -> None:
+        """If there is none and the mediator wants one, the error says what to do."""
         outcome = self.begin("permit list --as Ib")
         self.answer(self.accept(), LOGIN_REQUIRED, 401)
         assert isinstance(outcome.error, NotAllowed)

@@ -308,7 +308,7 @@ class LogTests:
         )
         assert lines == [
             f"Operator (user {OWN}): account add Ia: done",
-            f"Operator (user {OWN}): account add Ia: refused: there is an account Ia already",
+            f"Operator (user {OWN}): account add Ia: refused: there is already an account Ia",
             f"Operator (user {OWN}): account name add Ia taro: done",
             f"Operator (user {OWN}): group create @f Ia Ic: done",
             f"Operator (user {OWN}): who knows Ia 5: done",

@@ -1,9 +1,9 @@
-"""The roles' options as ``twistd`` parses them, and the samples of ``etc/``."""
+"""The options of the roles as ``twistd`` parses them, and the samples in ``etc``."""
 
 import tomllib
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from twisted.python import usage
@@ -14,7 +14,7 @@ from broker.service.settings.options import RoleOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES: list[type[RoleOptions]] = [mediator.Options, resolver.Options, terminal.Options]
-#: What a role can't do without.
+#: Options that a role needs.
 NEEDED: dict[str, list[str]] = {"broker-terminal": ["--identifier", "Ib"]}
 
 
@@ -29,7 +29,7 @@ def parse(role: type[RoleOptions], *arguments: str, **parent: Any) -> RoleOption
 
 
 def errors(role: type[RoleOptions], *arguments: str) -> list[str]:
-    """The lines with which a role gives up."""
+    """The errors that keep a role from starting."""
     options = role()
     with pytest.raises(SystemExit) as given_up:
         options.parseOptions(list(arguments))
@@ -45,84 +45,85 @@ class SampleTests:
         return ROOT / "etc" / f"{role.role}.toml"
 
     def test_every_setting_at_its_default(self, role: type[RoleOptions]) -> None:
-        """The sample holds each setting, at its default, and nothing else, in the same order."""
+        """The sample has each setting at its default, in the same order, and no other."""
         with self.sample(role).open("rb") as file:
             sample = tomllib.load(file)
         assert list(sample) == [setting.name for setting in role.settings]
         assert sample == {setting.name: setting.default for setting in role.settings}
 
     def test_is_taken(self, role: type[RoleOptions]) -> None:
-        """A role started with its sample is set as one started without."""
+        """A role has the same settings with its sample as without."""
         with_sample = parse(role, "--config", str(self.sample(role)))
         assert dict(with_sample) == dict(parse(role))
 
     def test_says_what_each_is_for(self, role: type[RoleOptions]) -> None:
-        """Above each setting stands a comment."""
+        """Above each setting is a comment."""
         lines = self.sample(role).read_text(encoding="utf-8").splitlines()
         for above, line in pairwise(lines):
             if " = " in line and not line.startswith("#"):
                 assert above.startswith("# "), line
 
-    def test_every_setting_is_an_option(
+    def test_help_and_version(
         self, role: type[RoleOptions], capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """``--help`` shows each setting, and exits with 0."""
-        with pytest.raises(SystemExit) as done:
-            parse(role, "--help")
-        assert done.value.code == 0
-        shown = capsys.readouterr().out
+        """``--help`` shows each setting; ``--version`` is ours, not Twisted's; both exit with 0."""
+        shown = []
+        for option in ("--help", "--version"):
+            with pytest.raises(SystemExit) as done:
+                parse(role, option)
+            assert done.value.code == 0
+            shown.append(capsys.readouterr().out)
         for setting in role.settings:
-            assert f"--{setting.name}{'' if setting.flag else '='}" in shown
-        assert "--config=" in shown
-
-    def test_version(self, role: type[RoleOptions], capsys: pytest.CaptureFixture[str]) -> None:
-        """``--version`` is ours, not Twisted's."""
-        with pytest.raises(SystemExit) as done:
-            parse(role, "--version")
-        assert done.value.code == 0
-        assert capsys.readouterr().out == f"broker {broker.__version__}\n"
+            assert f"--{setting.name}{'' if setting.flag else '='}" in shown[0]
+        assert "--config=" in shown[0]
+        assert shown[1] == f"broker {broker.__version__}\n"
 
 
-class DefaultTests:
-    """What the documents of the product promise of the defaults."""
+#: What the documents promise of the defaults. A listener is shown as its text.
+DEFAULTS: Final[dict[type[RoleOptions], dict[str, Any]]] = {
+    # Loopback only; the login timeout follows from auth.
+    mediator.Options: {
+        "listen": ["tcp:1201:interface=127.0.0.1"],
+        "udp": (1200, "127.0.0.1"),
+        "resolver": None,
+        "auth": "password",
+        "login-timeout": None,
+        "status-timeout": 5,
+        "no-status": False,
+        "causes": "distinct",
+    },
+    resolver.Options: {"listen": ["tcp:1200:interface=127.0.0.1"]},
+    # Calls from everywhere, since they are encrypted, of at most 1 GiB each.
+    terminal.Options: {
+        "listen": "tcp:1203",
+        "mediator": "tcp:127.0.0.1:1201",
+        "max-size": 1 << 30,
+        "max-load": None,
+    },
+}
 
-    def test_mediator(self) -> None:
-        """The mediator listens on loopback, wants a password, and gives a call 5 s."""
-        options = parse(mediator.Options)
-        assert [one.text for one in options["listen"]] == ["tcp:1201:interface=127.0.0.1"]
-        assert options["udp"] == (1200, "127.0.0.1")
-        assert options["resolver"] is None
-        assert options["auth"] == "password"
-        assert options["login-timeout"] is None  # as suits how it is proven who somebody is
-        assert options["status-timeout"] == 5
-        assert options["no-status"] is False
-        assert options["causes"] == "distinct"
 
-    def test_resolver(self) -> None:
-        """The resolver listens on loopback."""
-        options = parse(resolver.Options)
-        assert [one.text for one in options["listen"]] == ["tcp:1200:interface=127.0.0.1"]
-
-    def test_terminal(self) -> None:
-        """The terminal takes calls from everywhere, since they are encrypted, up to 1 GiB each."""
-        options = parse(terminal.Options)
-        assert options["listen"].text == "tcp:1203"
-        assert options["mediator"].text == "tcp:127.0.0.1:1201"
-        assert options["max-size"] == 1 << 30
-        assert options["max-load"] is None
+@pytest.mark.parametrize("role", ROLES)
+def test_defaults(role: type[RoleOptions]) -> None:
+    """The defaults are those of the documents."""
+    options = parse(role)
+    for name, expected in DEFAULTS[role].items():
+        value = options[name]
+        shown = [item.text for item in value] if isinstance(value, list) else value
+        assert getattr(shown, "text", shown) == expected, name
 
 
 class OptionsTests:
     """The command line."""
 
     def test_repeated(self) -> None:
-        """A repeatable option holds all its values in order; they replace the default."""
+        """The values of a repeated option are kept in order, and replace the default."""
         options = parse(
             mediator.Options,
             "--listen=tcp:1:interface=127.0.0.1",
             "--listen=tcp:2:interface=127.0.0.1",
         )
-        assert [one.interface.port for one in options["listen"]] == [1, 2]
+        assert [listener.interface.port for listener in options["listen"]] == [1, 2]
 
     def test_flags_can_be_undone(self, tmp_path: Path) -> None:
         """A flag that the file sets can be taken back on the command line, which wins."""
@@ -133,16 +134,13 @@ class OptionsTests:
         assert options["trace"] is False
         assert parse(mediator.Options, "--config", str(file))["no-status"] is True
 
-    def test_unknown_option(self) -> None:
-        """One line, not twistd's whole help."""
+    def test_unknown(self) -> None:
+        """An unknown option or argument gives one line, not twistd's whole help text."""
         assert errors(mediator.Options, "--bogus") == ["broker: option --bogus not recognized"]
-
-    def test_stray_argument(self) -> None:
-        """What is no option is an error too."""
         assert errors(mediator.Options, "word") == ["broker: Wrong number of arguments."]
 
     def test_all_at_once(self, tmp_path: Path) -> None:
-        """Errors of the command line, of the file and of both together are told together."""
+        """All errors of the command line, the file and their combination are reported together."""
         file = tmp_path / "x.toml"
         file.write_text('colour = "red"\n')
         found = errors(
@@ -161,92 +159,92 @@ class OptionsTests:
 
 
 class ClearTextTests:
-    """What is said in clear stays on this machine, unless the operator says otherwise (I25)."""
+    """Clear text stays on this machine unless the operator allows more (I25)."""
 
     @pytest.mark.parametrize("role", [mediator.Options, resolver.Options])
     @pytest.mark.parametrize(
         "listen", ["tcp:1201", "tcp:1201:interface=0.0.0.0", r"tcp:1201:interface=\:\:"]
     )
     def test_listening(self, role: type[RoleOptions], listen: str) -> None:
-        """A listener that others reach is refused, and taken with ``--allow-clear-text``."""
+        """A listener that others can reach is refused without ``--allow-clear-text``."""
         (error,) = errors(role, "--listen", listen)
         assert "--allow-clear-text" in error
         assert parse(role, "--listen", listen, "--allow-clear-text")["listen"][0].text == listen
 
-    def test_the_place_is_named(self, tmp_path: Path) -> None:
-        """Where the file says it, the file is named."""
-        file = tmp_path / "broker.toml"
-        file.write_text('listen = ["tcp:1201"]\n')
-        (error,) = errors(mediator.Options, "--config", str(file))
-        assert error.startswith(f"broker: {file}: listen: tcp:1201 can be reached")
-
     def test_a_resolver_elsewhere(self) -> None:
-        """Neither is a resolver on another machine asked in clear."""
+        """A resolver on another machine is not asked in clear text either."""
         (error,) = errors(mediator.Options, "--resolver", "tcp:192.0.2.1:1200")
         assert "another machine" in error
         parse(mediator.Options, "--resolver", "tcp:192.0.2.1:1200", "--allow-clear-text")
         parse(mediator.Options, "--resolver", "tcp:127.0.0.1:1200")
 
-    def test_nowhere(self, tmp_path: Path) -> None:
-        """At least one listener is needed."""
+    @pytest.mark.parametrize(
+        ("listen", "why"),
+        [('["tcp:1201"]', "tcp:1201 can be reached"), ("[]", "at least one place to listen")],
+    )
+    def test_the_file_is_named(self, listen: str, why: str, tmp_path: Path) -> None:
+        """If the file sets it, the error names the file. At least one listener is needed."""
         file = tmp_path / "broker.toml"
-        file.write_text("listen = []\n")
-        assert errors(mediator.Options, "--config", str(file)) == [
-            f"broker: {file}: listen: at least one place to listen is needed"
-        ]
+        file.write_text(f"listen = {listen}\n")
+        (error,) = errors(mediator.Options, "--config", str(file))
+        assert error.startswith(f"broker: {file}: listen: {why}")
 
 
 class TogetherTests:
     """Settings that don't go together."""
 
-    def test_udp_with_a_resolver_apart(self) -> None:
-        """Datagrams go to the resolver: the mediator beside it takes no ``--udp`` (A15)."""
-        (error,) = errors(mediator.Options, "--udp", "1200", "--resolver", "tcp:127.0.0.1:1200")
-        assert error.startswith("broker: --udp: terminals register by UDP at the resolver")
+    @pytest.mark.parametrize(
+        ("role", "arguments", "why"),
+        [
+            # UDP goes to the resolver: a mediator with a resolver elsewhere takes no --udp (A15).
+            (
+                mediator.Options,
+                "--udp 1200 --resolver tcp:127.0.0.1:1200",
+                "--udp: terminals register by UDP at the resolver",
+            ),
+            # A secret that no resolver sees.
+            (
+                mediator.Options,
+                "--mediator-secret x",
+                "--mediator-secret: needs a resolver in another process",
+            ),
+            (terminal.Options, "", "--identifier: name the identifier to log in as"),
+            # A missing folder is an error at the start, not at the first call.
+            (
+                terminal.Options,
+                "--identifier Ib --receive /no/where",
+                "--receive: /no/where is no folder",
+            ),
+        ],
+    )
+    def test_refused(self, role: type[RoleOptions], arguments: str, why: str) -> None:
+        """Each gives one line, which names the option."""
+        (error,) = errors(role, *arguments.split())
+        assert error.startswith(f"{role.role}: {why}")
+
+    def test_udp_with_the_resolver_inside(self) -> None:
+        """With its own resolver the mediator takes ``--udp``."""
         assert parse(mediator.Options, "--udp", "1300")["udp"].port == 1300
-
-    def test_a_secret_for_nobody(self) -> None:
-        """A secret that no resolver will see is an error."""
-        (error,) = errors(mediator.Options, "--mediator-secret", "x")
-        assert error == "broker: --mediator-secret: needs a resolver in another process"
-
-    def test_a_terminal_is_somebody(self) -> None:
-        """A terminal without an identifier doesn't start."""
-        assert errors(terminal.Options) == [
-            "broker-terminal: --identifier: name the identifier to log in as"
-        ]
-
-    def test_no_folder_to_receive_in(self, tmp_path: Path) -> None:
-        """A folder that isn't there is an error at the start, not at the first call."""
-        path = tmp_path / "none"
-        assert errors(terminal.Options, "--identifier", "Ib", "--receive", str(path)) == [
-            f"broker-terminal: --receive: {path} is no folder"
-        ]
 
 
 class PidfileTests:
-    """Each role of a folder has a pid file of its own, so that they don't take each other's."""
+    """Each role in a folder has its own pid file."""
 
     @pytest.mark.parametrize(
-        ("role", "expected"),
+        ("role", "given", "expected"),
         [
-            (mediator.Options, "broker.pid"),
-            (resolver.Options, "broker-resolver.pid"),
-            (terminal.Options, "broker-terminal-Ib.pid"),
+            (mediator.Options, "twistd.pid", "broker.pid"),
+            (resolver.Options, "twistd.pid", "broker-resolver.pid"),
+            (terminal.Options, "twistd.pid", "broker-terminal-Ib.pid"),
+            (mediator.Options, "", ""),
+            (mediator.Options, "/tmp/mine.pid", "/tmp/mine.pid"),
         ],
     )
-    def test_default(self, role: type[RoleOptions], expected: str) -> None:
-        """Where twistd was given none, the role's own takes the place of twistd's default."""
-        options = parse(role, pidfile="twistd.pid")
+    def test_name(self, role: type[RoleOptions], given: str, expected: str) -> None:
+        """The role's own name replaces twistd's default; what the user gives twistd stays."""
+        options = parse(role, pidfile=given)
         assert options.parent is not None
         assert options.parent["pidfile"] == expected
-
-    @pytest.mark.parametrize("given", ["", "/tmp/mine.pid"])
-    def test_given(self, given: str) -> None:
-        """What twistd was given stays, also where that is none."""
-        options = parse(mediator.Options, pidfile=given)
-        assert options.parent is not None
-        assert options.parent["pidfile"] == given
 
     def test_no_path_from_an_identifier(self) -> None:
         """An identifier never names another folder."""
@@ -263,7 +261,7 @@ class PidfileTests:
             parse(mediator.Options, pidfile="/no/where/x.pid")
 
     def test_empty_pidfile(self, tmp_path: Path) -> None:
-        """One that was left empty by a kill is no reason not to start; any other file stays."""
+        """An empty one, left by a kill, does not prevent a start; any other file stays."""
         empty, other = tmp_path / "empty.pid", tmp_path / "other.pid"
         empty.touch()
         other.write_text("not a number")
@@ -279,7 +277,7 @@ class PidfileTests:
 
 
 class LogsHereTests:
-    """Whether an error on standard error would be seen beside the log."""
+    """Whether the log goes to the terminal, where errors are printed too."""
 
     @pytest.mark.parametrize(
         ("parent", "here"),
@@ -292,5 +290,5 @@ class LogsHereTests:
         ],
     )
     def test_logs_here(self, parent: dict[str, Any], here: bool) -> None:
-        """It does so in the foreground, with no other place named for the log."""
+        """It does in the foreground, if no other place is named for the log."""
         assert parse(mediator.Options, **parent).logs_here is here

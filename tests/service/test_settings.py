@@ -1,12 +1,13 @@
-"""Settings: what each kind takes, and how command line, file and defaults come together."""
+"""Settings: what each type accepts, and how command line, file and defaults are combined."""
 
 from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
+from broker.service import mediator, resolver
 from broker.service.settings import values as config
 from broker.service.settings.setting import Setting, Settings, combine
 from broker.service.settings.values import Interface, Listener, Server, ValueType
@@ -41,7 +42,7 @@ class CombineTests:
     """The command line wins over the file, the file over the defaults."""
 
     def test_defaults(self) -> None:
-        """Where nobody says anything, each setting has its default, as a value."""
+        """Without a file and options, each setting has its default, as a value."""
         settings = combine(SETTINGS, {})
         assert settings.errors == []
         assert settings.origins == {}
@@ -54,7 +55,7 @@ class CombineTests:
         }
 
     def test_the_file_replaces_defaults(self, write: Callable[[str], str]) -> None:
-        """What the file says holds, and replaces a default list rather than adding to it."""
+        """What the file sets is in force; a list replaces the default list."""
         path = write('listen = ["tcp:2", "tcp:3"]\nwait = 2.5\nsize = 7\nno-status = true\n')
         settings = combine(SETTINGS, {}, path)
         assert settings.errors == []
@@ -66,7 +67,7 @@ class CombineTests:
         assert set(settings.origins) == {"listen", "wait", "size", "no-status"}
 
     def test_the_command_line_wins(self, write: Callable[[str], str]) -> None:
-        """What the command line says replaces what the file says; what it says last counts."""
+        """An option replaces what the file sets; of several, the last counts."""
         path = write('listen = ["tcp:2"]\nwait = 2\nno-status = true\n')
         given: dict[str, list[str] | bool] = {"listen": ["tcp:7", "tcp:8"], "wait": ["3", "4"]}
         given["no-status"] = False
@@ -101,7 +102,7 @@ class CombineTests:
         )
 
     def test_a_list_of_wrong_things(self, write: Callable[[str], str]) -> None:
-        """A list in the file holds nothing but what the setting is."""
+        """Each item of a list in the file has the setting's type."""
         path = write("listen = [1201]\n")
         assert combine(SETTINGS, {}, path).errors == [
             f"{path}: listen: must be a list of which each is a text"
@@ -128,124 +129,128 @@ class CombineTests:
         assert combine(SETTINGS, {}, str(tmp_path)).errors == [f"{tmp_path}: Is a directory"]
 
 
-class KindTests:
-    """Each kind takes what it should and says why it takes nothing else."""
+LISTENER: Final = r"tcp:0:interface=\:\:1:backlog=9"
+#: Texts that a type accepts, and their values.
+ACCEPTED: Final[dict[config.ValueType, dict[str, Any]]] = {
+    config.LISTENER: {
+        "tcp:1201": Listener("tcp:1201", Interface(1201, "0.0.0.0")),
+        LISTENER: Listener(LISTENER, Interface(0, "::1")),
+    },
+    config.SERVER: {
+        "tcp:127.0.0.1:1201": Server("tcp:127.0.0.1:1201", "127.0.0.1"),
+        "tcp:host=a.example:port=1": Server("tcp:host=a.example:port=1", "a.example"),
+        "tls:a.example:1": Server("tls:a.example:1", "a.example", True),
+        "tcp:[::1]:1201": Server("tcp:[::1]:1201", "::1"),
+        r"tcp:\:\:1:1201": Server(r"tcp:\:\:1:1201", "::1"),
+        "tcp:host=[::1]:port=1201": Server("tcp:host=[::1]:port=1201", "::1"),
+        "tls:[2001:db8::1]:1": Server("tls:[2001:db8::1]:1", "2001:db8::1", True),
+    },
+    config.RESOLVER: {"inside": None},
+    config.PIN: {"": None, ":".join(["AB"] * 32): "ab" * 32},
+    config.TOKEN: {"east": "east"},
+    config.UDP: {
+        "1200:127.0.0.1": Interface(1200, "127.0.0.1"),
+        "1200": Interface(1200, "0.0.0.0"),
+        "1200:[::1]": Interface(1200, "::1"),
+    },
+    config.IDENTIFIER: {"": None, "山田太郎 大阪府": "山田太郎 大阪府"},
+    config.ENTRY: {"@family": "@family"},
+    config.ADDRESS: {"": None, "2001:DB8::1": "2001:db8::1"},
+    config.NETWORK: {"192.168.0.0/16": ip_network("192.168.0.0/16")},
+    config.PATH: {"": None, "/a/../b": "/b"},
+    config.SECONDS: {"0.5": 0.5},
+    config.PERCENT: {"0": None, "80": 80.0},
+    config.SIZE: {"10": 10, "2M": 2 * 1024 * 1024},
+    config.DNS_SERVER: {
+        "192.0.2.53": ("192.0.2.53", 53),
+        "192.0.2.53:5353": ("192.0.2.53", 5353),
+        "2001:DB8:0::53": ("2001:db8::53", 53),
+        "[::1]": ("::1", 53),
+        "[::1]:5353": ("::1", 5353),
+    },
+    config.ZONE: {"": None, "Subscribers.Example.JP.": "subscribers.example.jp"},
+}
+#: Texts that a type refuses, separated by bars.
+REFUSED: Final[dict[config.ValueType, str]] = {
+    config.LISTENER: "|1201|tcp|tcp:|tcp:65536|tcp:١٢٠١|tcp:1:interface=here|tcp:1:127.0.0.1"
+    "|tcp:1:port=2|tcp:1:colour=red|tcp:1:backlog=many|tls:1202|unix:/tmp/socket"
+    "|tcp:1201:interface=::1|tcp:1201:interface=[host]",
+    config.SERVER: "tcp:127.0.0.1|tcp::1201|tcp:a:0|tcp:a b:1|tcp:a:1:timeout=soon|ssl:a:1"
+    "|tcp:::1:1201|tcp:[::1:1201|tcp:[::g]:1201|tcp:[127.0.0.1]:1201|tcp:[]:1201|tcp:[::1]"
+    "|tcp:[::1]1201",
+    config.RESOLVER: "outside",
+    config.PIN: "abc",
+    config.TOKEN: "a b",
+    config.UDP: "|x|1:|1:here",
+    config.IDENTIFIER: "a,b",
+    config.ENTRY: "@",
+    config.ADDRESS: "example.jp",
+    config.NETWORK: "192.168.0.1/16",
+    config.SECONDS: "0|-1|nan|inf|1_0|٣",
+    config.PERCENT: "101",
+    config.SIZE: "|K|1KM|-1|1.5G",
+    config.DNS_SERVER: "|dns.example.jp|192.0.2.53:|192.0.2.53:0|[::1]:x|[::1]5353",
+    config.ZONE: "local|a b.jp",
+}
+
+NO_PLACES: Final = (
+    "|203.0.113.9|203.0.113.9:0|203.0.113.9:70000|203.0.113.9:|:4000|[203.0.113.9]:4000"
+    "|2001:db8::9:4000|[2001:db8::9]|host.example:4000|[2001:db8::9:4000"
+)
+
+
+class ValueTypeTests:
+    """Each type accepts what it should, and says why it accepts nothing else."""
 
     @pytest.mark.parametrize(
         ("value_type", "text", "value"),
-        [
-            (config.LISTENER, "tcp:1201", Listener("tcp:1201", Interface(1201, "0.0.0.0"))),
-            (
-                config.LISTENER,
-                r"tcp:0:interface=\:\:1:backlog=9",
-                Listener(r"tcp:0:interface=\:\:1:backlog=9", Interface(0, "::1")),
-            ),
-            (config.SERVER, "tcp:127.0.0.1:1201", Server("tcp:127.0.0.1:1201", "127.0.0.1")),
-            (
-                config.SERVER,
-                "tcp:host=a.example:port=1",
-                Server("tcp:host=a.example:port=1", "a.example"),
-            ),
-            (config.SERVER, "tls:a.example:1", Server("tls:a.example:1", "a.example", True)),
-            (config.RESOLVER, "inside", None),
-            (config.PIN, "", None),
-            (config.PIN, ":".join(["AB"] * 32), "ab" * 32),
-            (config.TOKEN, "east", "east"),
-            (config.UDP, "1200:127.0.0.1", Interface(1200, "127.0.0.1")),
-            (config.UDP, "1200", Interface(1200, "0.0.0.0")),
-            (config.UDP, "1200:[::1]", Interface(1200, "::1")),
-            (config.IDENTIFIER, "", None),
-            (config.IDENTIFIER, "山田太郎 大阪府", "山田太郎 大阪府"),
-            (config.ENTRY, "@family", "@family"),
-            (config.ADDRESS, "", None),
-            (config.ADDRESS, "2001:DB8::1", "2001:db8::1"),
-            (config.NETWORK, "192.168.0.0/16", ip_network("192.168.0.0/16")),
-            (config.PATH, "", None),
-            (config.PATH, "/a/../b", "/b"),
-            (config.SECONDS, "0.5", 0.5),
-            (config.PERCENT, "0", None),
-            (config.PERCENT, "80", 80.0),
-            (config.SIZE, "10", 10),
-            (config.SIZE, "2M", 2 * 1024 * 1024),
-        ],
+        [(kind, text, value) for kind, row in ACCEPTED.items() for text, value in row.items()],
     )
-    def test_taken(self, value_type: ValueType, text: str, value: Any) -> None:
-        """A good text becomes its value."""
+    def test_accepted(self, value_type: ValueType, text: str, value: Any) -> None:
+        """A valid text becomes its value."""
         assert value_type.parse(text) == value
 
     @pytest.mark.parametrize(
         ("value_type", "text"),
-        [
-            (config.LISTENER, ""),
-            (config.LISTENER, "1201"),
-            (config.LISTENER, "tcp"),
-            (config.LISTENER, "tcp:"),
-            (config.LISTENER, "tcp:65536"),
-            (config.LISTENER, "tcp:١٢٠١"),
-            (config.LISTENER, "tcp:1:interface=here"),
-            (config.LISTENER, "tcp:1:127.0.0.1"),
-            (config.LISTENER, "tcp:1:port=2"),
-            (config.LISTENER, "tcp:1:colour=red"),
-            (config.LISTENER, "tcp:1:backlog=many"),
-            (config.LISTENER, "tls:1202"),
-            (config.LISTENER, "unix:/tmp/socket"),
-            (config.SERVER, "tcp:127.0.0.1"),
-            (config.SERVER, "tcp::1201"),
-            (config.SERVER, "tcp:a:0"),
-            (config.SERVER, "tcp:a b:1"),
-            (config.SERVER, "tcp:a:1:timeout=soon"),
-            (config.SERVER, "ssl:a:1"),
-            (config.RESOLVER, "outside"),
-            (config.PIN, "abc"),
-            (config.TOKEN, "a b"),
-            (config.UDP, ""),
-            (config.UDP, "x"),
-            (config.UDP, "1:"),
-            (config.UDP, "1:here"),
-            (config.IDENTIFIER, "a,b"),
-            (config.ENTRY, "@"),
-            (config.ADDRESS, "example.jp"),
-            (config.NETWORK, "192.168.0.1/16"),
-            (config.SECONDS, "0"),
-            (config.SECONDS, "-1"),
-            (config.SECONDS, "nan"),
-            (config.SECONDS, "inf"),
-            (config.SECONDS, "1_0"),
-            (config.SECONDS, "٣"),
-            (config.PERCENT, "101"),
-            (config.SIZE, ""),
-            (config.SIZE, "K"),
-            (config.SIZE, "1KM"),
-            (config.SIZE, "-1"),
-            (config.SIZE, "1.5G"),
-        ],
+        [(kind, text) for kind, texts in REFUSED.items() for text in texts.split("|")],
     )
     def test_refused(self, value_type: ValueType, text: str) -> None:
-        """A bad text is a ``ValueError`` that says something, on one line."""
+        """An invalid text is a ``ValueError`` that says something, on one line."""
         with pytest.raises(ValueError, match=r"\A[^\n]+\Z"):
             value_type.parse(text)
 
+    @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+    def test_loopback(self, host: str) -> None:
+        """Loopback addresses, and their name, are this machine."""
+        assert Interface(1, host).loopback
+        assert Server("", host).loopback
+
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "localhost.example.jp"])
+    def test_no_loopback(self, host: str) -> None:
+        """What other machines can reach is never taken for loopback (I25)."""
+        assert not Interface(1, host).loopback
+        assert not Server("", host).loopback
+
     @pytest.mark.parametrize(
-        ("host", "loopback"),
+        ("text", "host", "loopback"),
         [
-            ("127.0.0.1", True),
-            ("127.9.9.9", True),
-            ("::1", True),
-            ("localhost", True),
-            ("0.0.0.0", False),
-            ("::", False),
-            ("192.168.0.1", False),
-            ("localhost.example.jp", False),
+            ("tcp:1201:interface=[::1]", "::1", True),
+            ("tcp:1201:interface=[::]", "::", False),
+            ("tcp:1201:interface=[2001:DB8::1]:backlog=9", "2001:db8::1", False),
         ],
     )
-    def test_loopback(self, host: str, loopback: bool) -> None:
-        """What other machines reach is never taken for loopback (I25)."""
-        assert Interface(1, host).loopback is loopback
-        assert Server("", host).loopback is loopback
+    def test_ipv6_listener(self, text: str, host: str, loopback: bool) -> None:
+        """An address in brackets becomes the form that Twisted accepts."""
+        listener = config.parse_listener(text)
+        assert listener.interface == Interface(1201, host)
+        assert listener.interface.loopback == loopback
+        assert "[" not in listener.text
+        assert config.parse_listener(listener.text) == Listener(listener.text, listener.interface)
 
-
-class PlaceTests:
-    """An IP address with a port."""
+    def test_ipv6_server(self) -> None:
+        """The port is read, and TLS is no reason to take another machine for this one."""
+        server = config.parse_server("tls:[2001:db8::1]:1202")
+        assert (server.port, server.tls, server.loopback) == (1202, True, False)
 
     @pytest.mark.parametrize(
         ("text", "place"),
@@ -254,27 +259,21 @@ class PlaceTests:
             ("[2001:DB8::9]:65535", ("2001:db8::9", 65535)),
         ],
     )
-    def test_taken(self, text: str, place: tuple[str, int]) -> None:
-        """An IPv6 address stands in brackets, and no other does."""
+    def test_place(self, text: str, place: tuple[str, int]) -> None:
+        """An IP address with a port: an IPv6 address stands in brackets, and no other does."""
         assert config.parse_place(text) == place
 
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "",
-            "203.0.113.9",
-            "203.0.113.9:0",
-            "203.0.113.9:70000",
-            "203.0.113.9:",
-            ":4000",
-            "[203.0.113.9]:4000",
-            "2001:db8::9:4000",
-            "[2001:db8::9]",
-            "host.example:4000",
-            "[2001:db8::9:4000",
-        ],
-    )
-    def test_refused(self, text: str) -> None:
+    @pytest.mark.parametrize("text", NO_PLACES.split("|"))
+    def test_no_place(self, text: str) -> None:
         """Anything else, and a name, is refused with the form that it should have."""
         with pytest.raises(ValueError, match=r"neither IPv4:PORT nor \[IPv6\]:PORT"):
             config.parse_place(text)
+
+
+def test_zone_goes_with_the_resolver() -> None:
+    """If the resolver is another process, that one asks the provider (A15)."""
+    arguments = ["--auth=none", "--provider-zone=sub.example.jp"]
+    mediator.Options().parseOptions(arguments)
+    resolver.Options().parseOptions(arguments[1:])
+    with pytest.raises(SystemExit, match="provider-zone: the resolver asks"):
+        mediator.Options().parseOptions([*arguments, "--resolver=tcp:[::1]:1200"])
