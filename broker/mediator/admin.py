@@ -1,4 +1,4 @@
-"""What the operator can ask of a mediator: accounts, groups, who accepts whom, and who was told."""
+"""The operator's commands to a running mediator: accounts, groups, permits and disclosures."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from broker.tables.disclosures import Disclosure, format_time
 from broker.tables.groups import GroupRefused
 from broker.tables.permits import LIST
 
-#: How many records of the ledger are held at a time.
+#: Records of the ledger that are read at a time.
 PAGE: Final = 500
 _MICROSECONDS: Final = 1_000_000
 
 #: One line of an answer: plain values by name.
 Row = dict[str, object]
-#: Takes a row, and is done when the next one may come.
+#: Takes a row; the next one may come when it is done.
 Tell = Callable[[Row], Awaitable[None]]
 
 
 class AdminApi:
-    """Each act is a coroutine that is done when what it did is durable and in force.
+    """Each method is one command: a coroutine that ends when the change is durable and in force.
 
-    It gives what there is to say of it in the end; what may be long is told row by row before.
-    Identifiers and names of groups are taken in canonical form. An act raises ``AccountRefused`` or
-    ``GroupRefused`` for what can't be, ``StoreFailed`` for what can't be kept or read, and has
-    changed nothing then.
+    It returns the end of the answer; what may be long is passed on before, row by row, to ``tell``.
+    Identifiers and names of groups are given in canonical form. A command raises ``AccountRefused``
+    or ``GroupRefused`` for what can't be, ``StoreFailed`` for what can't be written or read, and
+    has then changed nothing.
     """
 
     def __init__(self, context: MediatorContext, accounts: Accounts) -> None:
@@ -42,7 +42,7 @@ class AdminApi:
         self._permit_admin = context.permit_admin
         self._ledger = context.disclosures
         self._store = context.store
-        self._regrouping = DeferredLock()
+        self._lock = DeferredLock()
 
     # Accounts.
 
@@ -52,14 +52,14 @@ class AdminApi:
         return {}
 
     async def reset_account(self, identifier: str, password: str) -> Row:
-        """Give an account another password; its connections end."""
+        """Give an account a new password; its connections end."""
         await self._accounts.reset(identifier, password)
         return {}
 
     async def remove_account(self, identifier: str) -> Row:
         """Remove an account, and the identifier from every list and group.
 
-        :return: ``lists`` and ``groups``: how many named it
+        :return: ``lists`` and ``groups``: the number of each that it was on
         """
         async with self._one_at_a_time():
             named = {
@@ -70,17 +70,17 @@ class AdminApi:
         return {**named}
 
     async def add_name(self, identifier: str, name: str) -> Row:
-        """Give an account a further name (C1)."""
+        """Give an account another name (C1)."""
         await self._accounts.add_name(identifier, name)
         return {}
 
     async def remove_name(self, identifier: str, name: str) -> Row:
-        """Take one of its names from an account."""
+        """Take a name from an account."""
         await self._accounts.remove_name(identifier, name)
         return {}
 
     async def list_accounts(self, tell: Tell) -> Row:
-        """Every account: its names, its groups, its connections, and whether it is reached."""
+        """List all accounts: names, groups, connections, and whether each is reached."""
         listed = self._accounts.listed()
         for account in listed:
             await tell(
@@ -99,7 +99,7 @@ class AdminApi:
     async def create_group(self, group: str, members: Iterable[str]) -> Row:
         """Make a group.
 
-        :return: ``members``: how many are in it
+        :return: ``members``: the number of its members
         """
         async with self._one_at_a_time():
             if self._permits.groups.members(group) is not None:
@@ -107,29 +107,31 @@ class AdminApi:
             return await self._regroup(group, members)
 
     async def add_members(self, group: str, members: Iterable[str]) -> Row:
-        """Put some into a group; whoever is in it stays.
+        """Add members to a group.
 
-        :return: ``members``: how many are in it now
+        :return: ``members``: the number of its members now
         """
         async with self._one_at_a_time():
             return await self._regroup(group, [*self._members(group), *members])
 
     async def remove_members(self, group: str, members: Iterable[str]) -> Row:
-        """Take some out of a group; what rested on their being in it ends (I2).
+        """Remove members from a group; calls that they were permitted as its members end (I2).
 
-        :return: ``members``: how many are left
+        :return: ``members``: the number that is left
         """
         async with self._one_at_a_time():
             before = self._members(group)
             leaving = {self._permits.canonical(member) for member in members}
             for member in sorted(leaving.difference(before)):
                 raise GroupRefused(f"{member} is not in {group}")
-            return await self._regroup(group, [one for one in before if one not in leaving])
+            return await self._regroup(
+                group, [member for member in before if member not in leaving]
+            )
 
     async def delete_group(self, group: str) -> Row:
         """Delete a group, and take it out of every list.
 
-        :return: ``members``: how many were in it; ``lists``: how many named it
+        :return: ``members``: the number of its members; ``lists``: the number of lists it was on
         """
         async with self._one_at_a_time():
             members = len(self._members(group))
@@ -138,29 +140,29 @@ class AdminApi:
         return {"members": members, "lists": lists}
 
     async def list_groups(self, tell: Tell) -> Row:
-        """Every group, and how many are in it."""
+        """List all groups, each with the number of its members."""
         names = self._permits.groups.names()
         for name in names:
             await tell({"group": name, "members": len(self._permits.groups.members(name) or ())})
         return {"groups": len(names)}
 
     async def list_members(self, group: str, tell: Tell) -> Row:
-        """Who is in a group."""
+        """List the members of a group."""
         members = self._members(group)
         for member in members:
             await tell({"identifier": member})
         return {"members": len(members)}
 
-    # Who accepts whom, and who was told.
+    # Permits and disclosures.
 
     async def show_permits(self, identifier: str, tell: Tell) -> Row:
-        """Whom a terminal accepts now, by which entry of its list, and with what limits left.
+        """List the callers that a terminal accepts now, each with its entry and what is left of it.
 
-        A group is told as its members, each in a row; as one row without a caller if it has none.
-        Whom the terminal refuses is left out.
+        A group is listed as its members, a row for each; as one row without a caller if it has
+        none. Callers that the terminal rejects are left out.
 
-        :return: ``identifier``: whose list it is; ``entries``: how many it has; ``policy``, where
-            it is not in force, and what is instead
+        :return: ``identifier``: the owner of the list; ``entries``: the number of its entries;
+            ``policy``: the policy in force, where that is not the list
         """
         whose = self._permits.canonical(identifier)
         policy = self._permits.table.policy(whose)
@@ -187,32 +189,32 @@ class AdminApi:
     async def who_knows(
         self, identifier: str, tell: Tell, *, since: int = 0, most: int | None = None
     ) -> Row:
-        """Who was told the address of a terminal, the newest first.
+        """List who was told the address of a terminal, the newest first.
 
-        :param since: only what was told from then on, in seconds since 1970
-        :param most: so many at the most
-        :return: ``identifier``: whose address it is; ``told``: how many rows there were
+        :param since: leave out older records, in seconds since 1970
+        :param most: the largest number of rows
+        :return: ``identifier``: whose address it is; ``told``: the number of rows
         """
         whose = self._permits.canonical(identifier)
         try:
             await self._ledger.settled()
         except ServiceUnavailable:
-            raise StoreFailed("what was told last can't be written down at present") from None
+            raise StoreFailed("the latest disclosures can't be written at present") from None
         told = 0
         earliest = since * _MICROSECONDS
         before, size = LATEST, PAGE
-        known: set[Disclosure] = set()  # told already, at the moment where the last page ended
+        known: set[Disclosure] = set()  # listed already, of the time at which the last page ended
         while most is None or told < most:
             page = await self._store.disclosures(whose, before, size)
-            fresh = [one for one in page if one.at >= earliest and one not in known]
+            fresh = [record for record in page if record.at >= earliest and record not in known]
             for disclosure in fresh[: None if most is None else most - told]:
                 await tell(_row(disclosure))
                 told += 1
             if len(page) < size or page[-1].at < earliest:
                 break
-            # The page may end amid several of one moment, which then come first in the next.
+            # A page may end between records of one time, which then come first in the next.
             before = page[-1].at + 1
-            known = {one for one in page if one.at == page[-1].at}
+            known = {record for record in page if record.at == page[-1].at}
             size = PAGE + len(known)
         return {"identifier": whose, "told": told}
 
@@ -220,12 +222,12 @@ class AdminApi:
 
     @asynccontextmanager
     async def _one_at_a_time(self) -> AsyncIterator[None]:
-        """What a group will be is worked out from what the act before leaves of it."""
-        await self._regrouping.acquire()
+        """A change of a group is worked out from what the change before it leaves."""
+        await self._lock.acquire()
         try:
             yield
         finally:
-            self._regrouping.release()
+            self._lock.release()
 
     async def _regroup(self, group: str, members: Iterable[str]) -> Row:
         await self._permit_admin.regroup(group, members)

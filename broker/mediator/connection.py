@@ -41,7 +41,7 @@ class TerminalConnection(Dialogue):
     :ivar address: the address it registered over this connection, if it did
     :ivar key: the Key ID of the registration key that was given out over it, if one was
     :ivar port: where it takes calls, as it said when it got that key
-    :ivar offer: the further candidates that its callers may be given, as it registered them
+    :ivar offer: the other candidates that its callers may be given, as it registered them
     :ivar registration_number: the number of its registration among all of this server; the
         terminal is reached over the connection with the latest one
     :ivar failed_logins: how many logins have failed on it
@@ -98,7 +98,7 @@ class TerminalConnection(Dialogue):
         """No request takes a body yet; the one it came with has been refused."""
 
     def dismiss(self) -> None:
-        """Take no more requests, and close when all that came are answered."""
+        """Stop taking requests, and close when those that came are answered."""
         self.input_ended()
 
     def connection_lost(self, reason: Failure) -> None:

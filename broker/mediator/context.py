@@ -62,7 +62,7 @@ class MediatorServices:
     :ivar store: keeps permits, accounts, groups and disclosures durably
     :ivar resolver: knows where each terminal is
     :ivar wakeup: makes a terminal connect that holds no connection
-    :ivar randomness: gives so many random bytes
+    :ivar randomness: gives a number of random bytes
     :ivar wall: the time in seconds since 1970
     :ivar dialer: tries whether a terminal's port can be reached; without, none is tried
     """
@@ -82,7 +82,7 @@ class MediatorContext:
 
     :ivar clock: deadlines and the age of addresses go by it
     :ivar wall: the time in seconds since 1970; it goes on as the clock does, so no step moves it
-    :ivar randomness: gives so many random bytes
+    :ivar randomness: gives a number of random bytes
     :ivar epoch: the store's; a terminal that sees another one registers everything again
     :ivar store: keeps permits, accounts, groups and disclosures durably
     :ivar resolver: knows where each terminal is

@@ -63,7 +63,7 @@ class PermitAdmin:
         All sessions of an identifier are void, and those that rest on a group.
 
         :param entry: an identifier, or the name of a group
-        :param more: what is to be committed with it, all or nothing
+        :param more: other changes to commit with it, all or nothing
         :raises StoreFailed: the store does not take it; nothing has changed
         """
         await self._lock.acquire()

@@ -1,4 +1,4 @@
-"""Who may call whom now: access control, read only."""
+"""Access control: which callers each callee accepts now. Read only."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Permits as the mediator keeps them: durable before they are in force (I7).
 
-A change of a list is worked out from what the change before it leaves. So whoever changes a list
-holds its lock: a terminal's registration, a call that uses up a permit, the removal of what has
+A change of a list is worked out from what the change before it leaves. So each change holds the
+lock of its list: a terminal's registration, a call that uses up a permit, the removal of what has
 expired. The operator (``permit_admin``) holds the locks of several lists at a time.
 """
 

@@ -182,7 +182,7 @@ class RegistrationHandler:
     async def _activate(self, plan: RegistrationPlan, key: IssuedKey | None) -> None:
         """Reach the terminal over this connection from now on, or over none if it withdraws."""
         peer, identifier, contact = plan.peer, plan.identifier, plan.contact
-        # First of all: a call that waits for the terminal goes on as soon as it is reached.
+        # First of all: a call that waits for the terminal goes on within ``registered``.
         peer.offer = plan.offer
         if contact is not None and not contact.expires:
             self._connections.withdrawn(identifier)

@@ -22,7 +22,7 @@ from broker.tables.permits import LimitedRejection, ListTooLong
 _NOT_SERVED: Final = ("Control", "Public Key", "Role")
 #: Fields of a registration that changes something else before its lists.
 _NOT_ALONE: Final = frozenset(("Name", "UDP"))
-#: Fields that offer further candidates.
+#: Fields that offer other candidates.
 _CANDIDATE_FIELDS: Final = frozenset(("Local", "Seen"))
 
 
@@ -32,7 +32,7 @@ class RegistrationPlan:
     :ivar identifier: that of the terminal
     :ivar edits: of its lists
     :ivar contact: its address, if it registers one; one that expires at once withdraws it
-    :ivar offer: the further candidates that it offers
+    :ivar offer: the other candidates that it offers
     :ivar token: a new resume token, where this registration has logged the terminal in
     """
 

@@ -308,6 +308,6 @@ def monotonic_wall_clock(wall: Callable[[], float], clock: IReactorTime) -> Call
 
 
 def _exception(failure: Failure) -> Exception:
-    """What failed; anything but an exception goes on as it is."""
+    """The exception of a failure; any other kind of failure is raised."""
     failure.trap(Exception)
     return cast(Exception, failure.value)

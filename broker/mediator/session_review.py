@@ -64,7 +64,7 @@ class SessionReview:
                 self._review(session)
 
     def renamed(self) -> None:
-        """Somebody has one more group or name, by which a callee may reject it."""
+        """An identifier has one more group or name, by which a callee may reject it."""
         if not self._rules.table.rejected:
             return
         for session in self._sessions.all():

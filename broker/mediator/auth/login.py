@@ -54,7 +54,7 @@ class Login(Protocol):
         """Find out which terminal a connection is.
 
         :param request: its first request
-        :raises Refused: it has proven nothing; it stays as it was
+        :raises Refused: it has proven nothing, and nothing has changed
         """
         ...
 
@@ -63,7 +63,7 @@ class UnverifiedLogin:
     """``--auth none``: a connection is whatever it says."""
 
     async def admit(self, peer: TerminalConnection, request: Request) -> ProvenIdentity:
-        """Take the identifier as it is given."""
+        """Take the identifier that it gives."""
         named = request.message.fields.get("Identifier")
         if named is None:
             raise LoginRequired("say who you are: REGISTER with an Identifier")
@@ -97,7 +97,7 @@ class PasswordLogin:
     async def admit(self, peer: TerminalConnection, request: Request) -> ProvenIdentity:
         """Check the password or the token of a ``REGISTER``; nothing else logs in.
 
-        While a password is checked no further request of the connection is read: what follows acts
+        While a password is checked no other request of the connection is read: what follows acts
         as the terminal that this one proves.
         """
         message = request.message

@@ -36,7 +36,7 @@ class PasswordRefused(ValueError):
 
 
 def new_password_octets(password: str) -> bytes:
-    """A new password as it is hashed: in Unicode's form C, and possible in a message.
+    """The octets of a new password that are hashed: in Unicode's form C.
 
     :raises PasswordRefused: it can't be one
     """
@@ -50,7 +50,7 @@ def new_password_octets(password: str) -> bytes:
 
 
 def given_password_octets(password: str) -> bytes:
-    """A password that a terminal has sent, whatever it is, as it is hashed."""
+    """The octets of a password that a terminal has sent. It may be any text."""
     return unicodedata.normalize("NFC", password).encode("utf-8", "surrogatepass")
 
 
