@@ -1,6 +1,7 @@
-"""Each refusal is an exception of its own that carries the statement it becomes.
+"""Refusals as exceptions: each carries the statement that the peer is told.
 
-Whoever decides raises one; the one place where requests are answered turns it into a message.
+The code that decides raises one; the one place that answers requests turns it into a message
+(``net/request_task.py``). A client gets the same exception back from an answer (``refusal_in``).
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ class Refused(Exception):
     """A request is refused.
 
     :cvar statement: what the peer is told
-    :ivar cause: further words for the peer, where the refusal is no secret
-    :ivar code: the code, where the statement's own says too little
+    :ivar cause: why, in words for the peer; empty where that is a secret
+    :ivar code: the code, where the statement's own says too little; else 0
     """
 
     statement: ClassVar[str] = statements.SERVICE_UNAVAILABLE
@@ -28,13 +29,13 @@ class Refused(Exception):
 
 
 class PermissionDenied(Refused):
-    """Fig. 5c (S1203): the caller is not among those whom the callee accepts."""
+    """Fig. 5c (S1203): the caller is not among those that the callee accepts."""
 
     statement = statements.PERMISSION_DENIED
 
 
 class CalleeNotFound(Refused):
-    """Fig. 5g (S807, S1205): the resolver has no address of the callee."""
+    """Fig. 5g (S807, S1205): the resolver has no address for the callee."""
 
     statement = statements.CALLEE_NOT_FOUND
 
@@ -52,57 +53,57 @@ class CalleeNotConnected(Refused):
 
 
 class NotReached(Refused):
-    """A terminal can't be reached where it asked to be tried."""
+    """A terminal asked the mediator to try an address, and no connection arrives there."""
 
     statement = statements.NOT_REACHED
 
 
 class RegistrationFailed(Refused):
-    """¶32: a registration that changed nothing, with its cause."""
+    """¶32: the registration changed nothing; with its cause."""
 
     statement = statements.REGISTRATION_FAILED
 
 
 class LoginFailed(RegistrationFailed):
-    """Who it says it is has not been proven; its connection is bound to nobody."""
+    """The peer has not proven its identifier; its connection stays without one."""
 
     def __init__(self, cause: str, code: int = 401) -> None:
         super().__init__(cause, code)
 
 
 class LoginRequired(Refused):
-    """The connection has not said who it is."""
+    """The connection is not logged in."""
 
     statement = statements.LOGIN_REQUIRED
 
 
 class TooManyRequests(Refused):
-    """A share is used up: come back later."""
+    """A rate limit is used up: come back later."""
 
     statement = statements.TOO_MANY_REQUESTS
 
 
 class ServiceUnavailable(Refused):
-    """A part of the server is away."""
+    """A part of the server is not available now."""
 
     statement = statements.SERVICE_UNAVAILABLE
 
 
-class NotTaken(Refused):
-    """A body, or a message, that is larger than is taken."""
+class TooLarge(Refused):
+    """A body or a message is larger than the limit."""
 
     statement = statements.TOO_LARGE
 
 
 class BadRequest(Refused):
-    """A message that is well formed, but not one that belongs here."""
+    """The message is well formed, but does not belong here."""
 
     statement = statements.BAD_MESSAGE
 
 
-_KINDS = {
-    kind.statement: kind
-    for kind in (
+_BY_STATEMENT = {
+    refusal.statement: refusal
+    for refusal in (
         PermissionDenied,
         CalleeNotFound,
         CalleeBusy,
@@ -112,13 +113,13 @@ _KINDS = {
         LoginRequired,
         TooManyRequests,
         ServiceUnavailable,
-        NotTaken,
+        TooLarge,
         BadRequest,
     )
 }
 
 
 def refusal_in(message: Message) -> Refused | None:
-    """The refusal that an answer tells, or ``None`` where it tells none."""
-    kind = _KINDS.get(message.statement)
-    return None if kind is None else kind(message.get("Cause") or "")
+    """The refusal in an answer, or ``None`` where it is no refusal."""
+    refusal = _BY_STATEMENT.get(message.statement)
+    return None if refusal is None else refusal(message.get("Cause") or "")

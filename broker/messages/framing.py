@@ -1,8 +1,8 @@
 """Bytes in, events out: the framing of the protocol, with no transport and no clock.
 
-``feed`` only stores; ``next_event`` gives one event, or ``None`` where more bytes are needed. Fed
-byte by byte or in one piece, the events are the same (the parts of a body aside, which come as
-they arrive).
+``feed`` only stores; ``next_event`` returns one event, or ``None`` where more bytes are needed. The
+events are the same whether the bytes come one by one or in one piece; only the parts of a body
+follow the pieces.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from broker.messages.message import Malformed, Message, is_notify, parse
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one peer may send and leave unread, in bytes unless said otherwise.
+    """What one peer may send, and leave unread; in bytes where no other unit is named.
 
-    :ivar line: one line, its end not counted
-    :ivar head: the lines of one message together, their ends counted
+    :ivar line: one line without its end
+    :ivar head: all lines of one message with their ends
     :ivar lines: how many lines a head may have
     :ivar body: one body
     :ivar output: what may wait to be read by the peer
-    :ivar stalled: seconds for which the peer may leave output unread once much is waiting
-    :ivar outstanding: requests that are not yet answered; reading stops there
+    :ivar stalled: seconds for which the peer may read nothing once much is waiting
+    :ivar outstanding: requests without their last reply; reading stops at this number
     """
 
     line: int = 1024
@@ -40,7 +40,7 @@ class Limits:
             raise ValueError("a line can't be longer than all lines together")
 
 
-#: Before a peer has said who it is.
+#: Before login.
 UNAUTHENTICATED: Final = Limits(
     head=8 * 1024, lines=64, body=0, output=4 * 1024, stalled=5.0, outstanding=4
 )
@@ -56,10 +56,10 @@ class Signal(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A part of the body of the message that came last.
+    """A part of the body of the last message.
 
     :ivar data: the bytes
-    :ivar last: nothing more follows of this body
+    :ivar last: the body ends with them
     """
 
     data: bytes
@@ -70,7 +70,7 @@ Event = Message | Body | Malformed | Signal
 
 
 class Decoder:
-    """The events of one peer's bytes.
+    """Turns one peer's bytes into events.
 
     :ivar limits: what is allowed from here on; may be replaced between events
     """
@@ -80,12 +80,12 @@ class Decoder:
     def __init__(self, limits: Limits = AUTHENTICATED) -> None:
         self.limits = limits
         self._buffer = b""
-        self._start = 0  # what lies before has been taken
-        self._line = 0  # where behind _start the line begins that was not yet whole
-        self._lines = 0  # how many lines lie before that one
+        self._start = 0  # bytes before it are consumed
+        self._line = 0  # offset from _start of the line that was incomplete
+        self._lines = 0  # lines before that one
         self._body = 0  # bytes still to come of a body
-        self._blank = False  # one empty line stands open towards a keepalive
-        self._dead = False  # the framing is lost
+        self._blank = False  # one empty line came: another makes a keepalive
+        self._dead = False  # the framing is lost: nothing is decoded from here on
 
     def feed(self, data: bytes) -> None:
         """Store what arrived."""
@@ -98,11 +98,11 @@ class Decoder:
 
     @property
     def pending(self) -> bool:
-        """Whether something incomplete is held: at the end of input, it is truncated."""
+        """Whether a message is incomplete: if the input ends now, it is truncated."""
         return not self._dead and (self._body > 0 or self._start < len(self._buffer))
 
     def take_rest(self) -> bytes:
-        """Give up what is held: what follows on this connection is not messages."""
+        """Return the bytes not decoded: what follows on this connection is not messages."""
         rest = self._buffer[self._start :]
         self._buffer = b""
         self._start = 0
@@ -110,7 +110,7 @@ class Decoder:
         return rest
 
     def truncated(self) -> Malformed | None:
-        """What to say of an unfinished message at the end of a peer's input, if there is one."""
+        """The error for a message that is incomplete at the end of input, if there is one."""
         if not self.pending:
             return None
         silent = self._body > 0 or is_notify(self.take_rest())
@@ -131,13 +131,14 @@ class Decoder:
             if self._skip_empty_lines():
                 return Signal.KEEPALIVE
             start = self._start
-        if start == len(buffer):  # nothing is held while nothing comes
+        if start == len(buffer):  # an idle connection keeps no buffer
             self._buffer = b""
             self._start = 0
             return None
         limits = self.limits
         horizon = start + limits.head + 4
-        fresh = start + self._line - 1 if self._line else start  # what was looked at isn't again
+        # What was searched before is not searched again: no input costs more than its length.
+        fresh = start + self._line - 1 if self._line else start
         end = buffer.find(b"\n\r\n", fresh, horizon)
         skip = 3
         bare = buffer.find(b"\n\n", fresh, end + 1 if end >= 0 else horizon)
@@ -162,7 +163,7 @@ class Decoder:
         return self._expect_body(message) if "Length" in message.fields else message
 
     def _skip_empty_lines(self) -> bool:
-        """Pass over empty lines between messages, as far as the second of two in a row."""
+        """Skip empty lines between messages, up to the second of two in a row: a keepalive."""
         while True:
             if self._buffer.startswith(b"\r\n", self._start):
                 self._start += 2
@@ -197,7 +198,7 @@ class Decoder:
         return Body(data, last=not self._body)
 
     def _over(self, end: int) -> Malformed | None:
-        """The first limit that the lines up to ``end`` break, in the order of bytes."""
+        """The first limit, in the order of bytes, that the lines up to ``end`` exceed."""
         buffer = self._buffer
         limits = self.limits
         last = self._start + limits.head  # where the head must have ended

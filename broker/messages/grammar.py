@@ -1,8 +1,14 @@
-"""The grammar, written once: verbs, field names, statements, and what each field may hold.
+"""The grammar, written once: verbs, field names, and what each field may contain.
 
-Parsing and building of messages both go through the tables here, so that nothing is sent that
-would be refused on arrival. A *rule* takes the text of a value and gives back its canonical form,
-or raises ``ValueError`` with a cause that may be shown to the peer.
+Parsing and building of messages both use the tables here, so that nothing is sent that would be
+refused on arrival. A *rule* takes the text of a value and returns its canonical form, or raises
+``ValueError`` with a cause in words for the peer.
+
+To add a field: one row in ``FIELDS`` with its rule, for example ``"Interval": number(1, 86400)``.
+If it is a list edited line by line, its name goes into ``LISTS`` too; if it may occur several
+times, into ``REPEATED``; if it must not appear in a log, into ``SECRETS``. Parsing, encoding and
+masking follow from these. To add a verb: a constant and its place in ``VERBS``. Statements are in
+``statements.py``. What a request does is a row in the dispatch table of its server.
 """
 
 from __future__ import annotations
@@ -24,12 +30,12 @@ NOTIFY: Final = "NOTIFY"
 REQUEST: Final = "REQUEST"
 VERBS: Final = (REGISTER, QUERY, NOTIFY, REQUEST)
 
-#: Key under which a message keeps its statement: the line that has no colon.
+#: The key of a message's statement among its fields: the line that has no colon.
 STATEMENT: Final = ""
 
 BLANKS: Final = " \t"
 DEFAULT_PORT: Final = 1203
-#: Seconds for which an address holds once its connection is gone, where none are named.
+#: Seconds for which an address holds after its connection is gone, by default.
 DEFAULT_EXPIRES: Final = 3600
 
 IDENTIFIER_BYTES: Final = 128
@@ -38,7 +44,7 @@ TOKEN_CHARACTERS: Final = frozenset(
 )
 DIGITS: Final = frozenset("0123456789")
 HEXADECIMAL: Final = frozenset("0123456789abcdefABCDEF")
-#: Unicode categories of characters that cannot be seen, and so never stand in an identifier.
+#: Unicode categories of invisible characters: an identifier must not contain them.
 _UNPRINTABLE: Final = frozenset(("Cc", "Cf", "Cs", "Cn", "Zl", "Zp"))
 
 CREATE: Final = "Create"
@@ -48,7 +54,7 @@ EDITS: Final = (CREATE, ADD, DELETE)
 
 
 def fold(text: str) -> str:
-    """Lower-case ASCII letters only: ``'ſ'.upper()`` is ``S``, and must not become one here."""
+    """Fold the case of ASCII letters alone: ``'ſ'.upper()`` is ``S``, and must not match it."""
     return text.translate(_FOLD)
 
 
@@ -57,7 +63,7 @@ _FOLD: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 @lru_cache(maxsize=4096)
 def identifier(value: str) -> str:
-    """An identifier in its canonical form (NFC): what people remember, compared by equality."""
+    """An identifier in its canonical form (NFC), to be compared by equality."""
     return _named(value, group=False)
 
 
@@ -92,7 +98,7 @@ def _named(value: str, *, group: bool) -> str:
 def token(value: str) -> str:
     """1 to 64 of ``A-Za-z0-9._-``: a transaction or a session."""
     if 1 <= len(value) <= 64:
-        if value.isascii() and value.isalnum():  # most are, and that is quickly seen
+        if value.isascii() and value.isalnum():  # quick, for most
             return value
         if TOKEN_CHARACTERS.issuperset(value):
             return value
@@ -100,7 +106,7 @@ def token(value: str) -> str:
 
 
 def number(least: int, most: int) -> Rule:
-    """A rule for a decimal number: ASCII digits alone, because ``int()`` takes far more."""
+    """A rule for a decimal number: ASCII digits alone, because ``int()`` accepts much more."""
 
     def rule(value: str) -> str:
         if not (1 <= len(value) <= 15 and value.isascii() and value.isdecimal()):
@@ -113,7 +119,7 @@ def number(least: int, most: int) -> Rule:
 
 
 def place(value: str) -> str:
-    """Where somebody is: an IP address, a blank, and a port: ``192.168.2.2 1203``."""
+    """A transport address: an IP address, a blank, and a port: ``192.168.2.2 1203``."""
     host, blank, port = value.rpartition(" ")
     host = host.rstrip(BLANKS)
     if not blank or not _HOST.issuperset(host) or not _is_ip(host):
@@ -130,13 +136,13 @@ def _is_ip(host: str) -> bool:
 
 
 def parse_place(value: str) -> tuple[str, int]:
-    """The host and port of what ``place`` has made."""
+    """The host and port of a value that ``place`` returned."""
     host, _, port = value.rpartition(" ")
     return host, int(port)
 
 
 def hexadecimal(octets: int) -> Rule:
-    """A rule for so many bytes in hexadecimal; spaces inside are accepted and dropped."""
+    """A rule for a number of bytes in hexadecimal; spaces inside are accepted and dropped."""
 
     def rule(value: str) -> str:
         value = value.replace(" ", "").lower()
@@ -148,12 +154,12 @@ def hexadecimal(octets: int) -> Rule:
 
 
 _PORT: Final = number(1, 65535)
-#: What an IP address is written with.
+#: The characters of an IP address.
 _HOST: Final = HEXADECIMAL | frozenset(".:")
 
 
 def visible(most: int) -> Rule:
-    """A rule for a line of ordinary text, of so many characters at the most."""
+    """A rule for a line of ordinary text, up to a number of characters."""
 
     def rule(value: str) -> str:
         if not 1 <= len(value) <= most:
@@ -164,7 +170,7 @@ def visible(most: int) -> Rule:
 
 
 def moment(value: str) -> str:
-    """A time in UTC, to the microsecond: ``2026-11-21T12:00:05.123456Z``; less may be typed."""
+    """A time in UTC, to the microsecond: ``2026-11-21T12:00:05.123456Z``; digits may be missing."""
     found = _MOMENT.fullmatch(value)
     if found is not None:
         day, time, fraction = found.groups(default="")
@@ -178,7 +184,7 @@ _MOMENT: Final = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d{1,6}
 
 
 def one_of(*words: str) -> Rule:
-    """A rule for one of a few words, taken without ASCII case and given back as written here."""
+    """A rule for one of a few words; ASCII case does not count, the result is spelled as here."""
     known = {fold(word): word for word in words}
 
     def rule(value: str) -> str:
@@ -191,29 +197,29 @@ def one_of(*words: str) -> Rule:
 
 
 def limited(value: str) -> str:
-    """An entry of a list with the limits that it may carry: ``Ic;expires=3600;uses=1``."""
+    """An entry of a list with its limits, if it has any: ``Ic;expires=3600;uses=1``."""
     if ";" not in value:
         return entry(value)
     name, *limits = value.split(";")
-    told: dict[str, str] = {}
+    found: dict[str, str] = {}
     for limit in limits:
         key, equals, number_of = limit.partition("=")
         key = fold(key.strip(BLANKS))
         rule = LIMITS.get(key)
         if rule is None or not equals:
             raise ValueError("a limit of an entry is expires=SECONDS or uses=NUMBER")
-        if key in told:
+        if key in found:
             raise ValueError(f"the limit {key} stands twice")
         try:
-            told[key] = rule(number_of.strip(BLANKS))
+            found[key] = rule(number_of.strip(BLANKS))
         except ValueError as error:
             raise ValueError(f"{key}: {error}") from None
-    parts = [f"{key}={told[key]}" for key in LIMITS if key in told]
+    parts = [f"{key}={found[key]}" for key in LIMITS if key in found]
     return ";".join([entry(name.rstrip(BLANKS)), *parts])
 
 
 def edit(value: str) -> str:
-    """One edit of a list, ``Create Ib,If``; a further rule for a list's own line (fig. 3)."""
+    """One edit of a list, ``Create Ib,If``: the rule of the lists' lines (fig. 3)."""
     word, _, rest = value.partition(" ")
     known = _EDIT.get(word) or _EDIT.get(fold(word))
     if known is None:
@@ -229,9 +235,9 @@ _EDIT: Final = {word: word for word in EDITS} | {fold(word): word for word in ED
 
 SECONDS_MOST: Final = 10 * 365 * 86400
 
-#: Calls that one entry of a list may be limited to.
+#: The largest number of calls that an entry may be limited to.
 USES_MOST: Final = 1_000_000
-#: The limits that an entry may carry, in the order in which they are told.
+#: The limits that an entry may have, in the order in which they are written.
 LIMITS: Final[dict[str, Rule]] = {
     "expires": number(1, SECONDS_MOST),
     "uses": number(1, USES_MOST),
@@ -239,10 +245,10 @@ LIMITS: Final[dict[str, Rule]] = {
 
 #: Fields that hold a list, edited line by line (fig. 3d).
 LISTS: Final = frozenset(("Accept", "Reject", "Control"))
-#: Fields that may stand many times, each time as a line of its own; LF parts their values here.
+#: Fields that may occur several times, each a line of its own; here LF separates their values.
 REPEATED: Final = frozenset(("Disclosed",))
 
-#: Every field this product knows, with its rule.
+#: Every known field, with its rule.
 FIELDS: Final[dict[str, Rule]] = {
     "Identifier": identifier,
     "Callee": identifier,
@@ -297,7 +303,7 @@ FIELDS: Final[dict[str, Rule]] = {
     "Digest": hexadecimal(32),
 }
 
-#: The same names as they may be typed: without regard to ASCII case.
+#: Every spelling accepted of a name: ASCII case does not count.
 FIELD_NAMES: Final = {name: name for name in FIELDS} | {fold(name): name for name in FIELDS}
 VERB_NAMES: Final = {verb: verb for verb in VERBS} | {fold(verb): verb for verb in VERBS}
 

@@ -1,8 +1,8 @@
 """One message: a verb, then fields and a statement in the order of their lines.
 
-``parse`` and ``Message.encode`` are each other's inverse for every message of the figures, to the
-letter. A list of edits under one ``Accept`` (fig. 3d) is one field whose edits are parted by LF,
-which is how it stands on the wire.
+``parse`` and ``Message.encode`` are inverse to each other for every message of the figures, to the
+letter. A list of edits under one ``Accept`` (fig. 3d) is one field whose edits are separated by
+LF, as on the wire.
 """
 
 from __future__ import annotations
@@ -26,22 +26,24 @@ from broker.messages.statements import STATEMENTS
 #: Fields whose values may spread over several lines.
 _SPREAD: Final = LISTS | REPEATED
 _EDIT_WORDS: Final = frozenset(fold(word) for word in EDITS)
-#: What a line may begin with that edits one.
+#: The first characters that a line with an edit may have.
 _EDIT_STARTS: Final = frozenset(
     {*BLANKS, *(start[0] for start in EDITS), *(word[0] for word in _EDIT_WORDS)}
 )
-#: Bytes that have no place in a line: all of C0 but TAB and LF (a CR has gone by then), and DEL.
+#: Bytes that a line must not contain: C0 except TAB and LF (each CR is removed before), and DEL.
 _CONTROLS: Final = bytes(set(range(32)) - {9, 10}) + b"\x7f"
+
+_STRAY_EDIT: Final = "an edit that stands under no list"
 
 
 class Malformed(Exception):
-    """A peer sent what is no message.
+    """A peer sent something that is no message.
 
-    :param cause: what is wrong with it, in words that may be shown to the peer
+    :param cause: what is wrong with it, in words for the peer
     :param fatal: the framing is lost: answer, then close
-    :param silent: it is a ``NOTIFY``, which is never answered
-    :param transaction: its transaction, where one could be read
-    :param too_large: it is over a limit of size, rather than wrong
+    :param silent: it is a ``NOTIFY``, and those are never answered
+    :param transaction: its transaction, if it could be read
+    :param too_large: it exceeds a size limit
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class Message:
     def __init__(self, verb: str, statement: str = "", /, **fields: str | int) -> None:
         """Build a message; ``Callee_Port=1203`` makes the line ``Callee Port:1203``.
 
-        No rule is applied here: whoever builds a message gives it values that came through one.
+        No rule is applied here: the caller gives values that are in their canonical form.
         """
         self.verb = verb
         self.fields: dict[str, str] = {STATEMENT: statement} if statement else {}
@@ -87,7 +89,7 @@ class Message:
 
     @classmethod
     def of(cls, verb: str, fields: dict[str, str]) -> Message:
-        """A message of lines that are ready; they are the message's own from here on."""
+        """A message made of ready fields; the caller must not change them after that."""
         message: Message = cls.__new__(cls)
         message.verb = verb
         message.fields = fields
@@ -100,7 +102,7 @@ class Message:
 
     @property
     def transaction(self) -> str | None:
-        """The token that the answer must bring back."""
+        """The token that the answer must carry."""
         return self.fields.get("Transaction")
 
     @property
@@ -118,7 +120,7 @@ class Message:
         return value.split("\n") if value is not None else []
 
     def encode(self) -> bytes:
-        """The message as it goes over the wire, its empty line included."""
+        """The message as it goes over the wire, with its empty line."""
         fields = self.fields
         spread = not _SPREAD.isdisjoint(fields)
         if spread:
@@ -127,12 +129,12 @@ class Message:
         for name, value in fields.items():
             text += f"{name}:{value}\r\n" if name else f"{value}\r\n"
         text += "\r\n"
-        if spread:  # further edits stand on lines of their own
+        if spread:  # each more edit is a line of its own
             text = text.replace("\r\n", "\n").replace("\n", "\r\n")
         return text.encode("utf-8")
 
     def masked(self) -> list[str]:
-        """The lines of the message as they may be shown, with no secret in them (I18, I19)."""
+        """The lines of the message for a log or a trace, without secrets (I18, I19)."""
         lines = [self.verb]
         for name, value in self.fields.items():
             for part in value.split("\n"):
@@ -159,7 +161,7 @@ def _repeat(name: str, value: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Text of a peer as a log may hold it: on one line, and with no power over a terminal (I19)."""
+    """A peer's text made safe for a log: on one line, without control characters (I19)."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(
@@ -171,14 +173,14 @@ def printable(text: str) -> str:
 
 
 def host_port(host: str, port: int) -> str:
-    """An address and a port as one reads them: ``192.0.2.1:1203``, ``[2001:db8::1]:1203``."""
+    """An address and a port as people read them: ``192.0.2.1:1203``, ``[2001:db8::1]:1203``."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def parse(head: bytes) -> Message:
-    """Read one head: the lines of a message without the empty one that ends it.
+    """Read one head: the lines of a message without the empty line that ends it.
 
-    :raises Malformed: with ``fatal`` set where it is not even text
+    :raises Malformed: with ``fatal`` set where it is not text, or hides a body
     """
     if b"\r" in head:
         head = head.replace(b"\r\n", b"\n")
@@ -227,7 +229,7 @@ def _fill(fields: dict[str, str], lines: list[str]) -> None:
             name = FIELD_NAMES.get(before) or FIELD_NAMES.get(fold(before.strip(BLANKS)), "")
             if not name:
                 if _is_edit(line):
-                    raise ValueError("an edit that stands under no list")
+                    raise ValueError(_STRAY_EDIT)
                 open_list = ""
                 continue
         try:
@@ -244,18 +246,18 @@ def _fill(fields: dict[str, str], lines: list[str]) -> None:
 
 
 def _statement(line: str) -> str:
-    """A statement that is not spelled as it stands in the figures, or unknown."""
+    """A statement that is spelled differently from the figures, or unknown."""
     if not line:
         raise ValueError("a line of blanks")
     if _is_edit(line):
-        raise ValueError("an edit that stands under no list")
+        raise ValueError(_STRAY_EDIT)
     return STATEMENTS.get(fold(line), line)
 
 
 def _is_edit(line: str) -> bool:
-    """Whether a line edits a list: it goes on with the list above it, whatever colons it holds."""
+    """Whether a line is an edit of the list above it, even if it contains a colon."""
     if line[:1] not in _EDIT_STARTS:
-        return False  # most are quickly seen
+        return False  # quick, for most lines
     return fold(line.strip(BLANKS).partition(" ")[0]) in _EDIT_WORDS
 
 
@@ -265,7 +267,7 @@ def is_notify(head: bytes) -> bool:
 
 
 def _transaction(lines: list[str]) -> str | None:
-    """The transaction of a message that is otherwise wrong, so that its sender can tell which."""
+    """The transaction of a malformed message, so that its sender knows which one it was."""
     found = {}
     for line in lines[1:]:
         name, colon, value = line.partition(":")
@@ -278,5 +280,5 @@ def _transaction(lines: list[str]) -> str | None:
 
 
 def _hides_a_body(lines: list[str]) -> bool:
-    """Whether a wrong message announces a body, so that what follows cannot be framed."""
+    """Whether a malformed message announces a body: then what follows cannot be framed."""
     return any(fold(line.partition(":")[0].strip(BLANKS)) == "length" for line in lines[1:])

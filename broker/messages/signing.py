@@ -1,7 +1,7 @@
 """Signed datagrams: the last line of each is a MAC over every byte before it.
 
 Verbs keep the two directions apart: what a terminal signs begins with ``REGISTER``, what a server
-signs with ``NOTIFY``, so that nothing can be sent back to whoever has signed it.
+signs with ``NOTIFY``. So no datagram can be reflected to its sender and accepted there.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Final
 
 from broker.messages.message import Message
 
-#: Gives the MAC of some bytes under one key.
+#: Computes the MAC of some bytes under one key.
 Mac = Callable[[bytes], bytes]
 
 _NAME: Final = b"Signature:"
 _LINE_BEGINS: Final = b"\r\n" + _NAME
 _END: Final = b"\r\n\r\n"
 _DIGITS: Final = 64
-#: How many bytes of a signed datagram are its last line and the empty line.
+#: The length of the signature's line and the empty line, in bytes.
 TAIL: Final = len(_NAME) + _DIGITS + len(_END)
 _TO_DIGITS: Final = -_DIGITS - len(_END)
 _BLOCK: Final = 64  # bytes, of SHA-256
@@ -36,22 +36,22 @@ def sign(message: Message, key: bytes) -> bytes:
 
 
 def sign_head(head: bytes, mac: Mac) -> bytes:
-    """The same for a message that is encoded already, without its empty line."""
+    """As ``sign``, for a message that is encoded already, without its empty line."""
     return b"%s%s%s%s" % (head, _NAME, hexlify(mac(head)), _END)
 
 
 def is_signed(datagram: bytes) -> bool:
-    """Whether a datagram has the form of a signed one: the signature is a line, and the last."""
+    """Whether a datagram has the form of a signed one: its last line is a signature."""
     return datagram.endswith(_END) and datagram[-TAIL - 2 : _TO_DIGITS] == _LINE_BEGINS
 
 
 def verify(datagram: bytes, key: bytes) -> bool:
-    """Whether a datagram is signed with this key, its digits in lower case."""
+    """Whether a datagram is signed with this key (digits in lower case)."""
     return verify_by(datagram, mac_of(key))
 
 
 def verify_by(datagram: bytes, mac: Mac) -> bool:
-    """The same by what gives the MAC under the key."""
+    """As ``verify``, with the MAC of the key prepared."""
     if not is_signed(datagram):
         return False
     made = hexlify(mac(datagram[:-TAIL]))
@@ -64,9 +64,9 @@ def mac_of(key: bytes) -> Mac:
 
 
 def quick_mac_of(key: bytes) -> Mac:
-    """The same with the part of the work that is the key's done beforehand: half the time.
+    """As ``mac_of``, with the key's two hash blocks computed beforehand: half the time a MAC.
 
-    :param key: of 64 bytes at the most
+    :param key: no more than 64 bytes
     """
     if len(key) > _BLOCK:
         raise ValueError(f"a key has at most {_BLOCK} bytes")

@@ -1,6 +1,9 @@
 """The statements of the protocol and the code each carries (as SIP numbers them).
 
-A statement is a line without a colon. The figures' own stand here to the letter.
+A statement is a line without a colon. Those of the figures are spelled as there, to the letter.
+
+To add one: a constant, its code in ``CODES`` if it answers a request, else a place in ``_KNOWN``;
+and, if it refuses, an exception in ``errors.py``.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ SUPERSEDED: Final = "Superseded."
 BEGIN: Final = "Begin."
 TERMINATE: Final = "Terminate."
 
-#: The code of each statement that answers a request; what is not here is no answer.
+#: The code of each statement that answers a request.
 CODES: Final[dict[str, int]] = {
     REQUEST_ACCEPTED: 100,
     REGISTRATION_COMPLETED: 200,
@@ -73,5 +76,5 @@ _KNOWN: Final = (
     TERMINATE,
 )
 
-#: Statements as they may be typed: without regard to ASCII case.
+#: Every spelling accepted of a statement: ASCII case does not count.
 STATEMENTS: Final = {word: word for word in _KNOWN} | {fold(word): word for word in _KNOWN}

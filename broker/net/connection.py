@@ -67,7 +67,7 @@ STATES: Final = StateTable(
 )
 
 # What stands in the way of the peer's input: bits of ``PeerConnection._input``.
-_HELD: Final = 1  # the receiver takes no more for now
+_HELD: Final = 1  # the receiver takes nothing for now
 _DEFERRED: Final = 2  # what is left is handled in a later turn
 _ENDED: Final = 4  # the peer has sent everything
 _PAUSED: Final = _HELD | _DEFERRED
@@ -460,7 +460,7 @@ class PeerConnection:
                 self.transport.pauseProducing()
 
     def _set_buffer(self, size: int) -> None:
-        """Set how much output may wait before we are paused; a read gives no more at a time."""
+        """Set how much output may wait before we are paused; also the most that one read gives."""
         if self._plain:
             self.transport.bufferSize = size
         elif is_encrypted(self.transport):

@@ -73,8 +73,8 @@ class Request:
         """Answer; the last answer is the one without ``more``.
 
         :param statement: the figure's statement, or the empty text where it has none
-        :param fields: more lines. A bare reply must look as in the figure: whoever builds the
-            fields leaves out what the figure does not show (``Request.bare``).
+        :param fields: more lines. A bare reply must look as in the figure: the caller
+            leaves out what the figure does not show (``Request.bare``).
         :param code: the code, where the statement does not imply it
         """
         if self.done:

@@ -1,4 +1,4 @@
-"""What connects to an IP address, of either family."""
+"""Endpoints for IP addresses of either family."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 def endpoint_at(
     reactor: Any, host: str, port: int, timeout: float, bind: Any = None
 ) -> IStreamClientEndpoint:
-    """An endpoint.
+    """A client endpoint.
 
     :param host: the IP address
-    :param timeout: seconds in which the connection must stand
-    :param bind: what our own side is bound to: a pair, or what ``makeBinding`` gives
+    :param timeout: seconds in which the connection must be established
+    :param bind: the local address: a pair of host and port, or what ``makeBinding`` returns
     """
     made = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
     endpoint: IStreamClientEndpoint = made(reactor, host, port, timeout, bind)

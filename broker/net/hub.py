@@ -53,7 +53,7 @@ class ConnectionHub:
     :ivar trace: called for each message in (``<``) and out (``>``), or ``None``
     :ivar logins: connections that must log in; ``None`` where we dial, and so know the peer
     :ivar stalls: connections whose peer must read what we sent, or be closed
-    :ivar early_stalls: the same for peers that have not logged in
+    :ivar early_stalls: as ``stalls``, for peers that have not logged in
     :ivar silences: connections whose peer sends keepalives, and so must keep sending
     """
 

@@ -6,21 +6,21 @@ from broker.net.connection import PeerConnection
 
 
 def remote_host_of(stream: PeerConnection) -> str:
-    """The address that a connection comes from; loopback where it has none (a local socket)."""
+    """The peer's IP address; loopback where there is none (a local socket)."""
     transport = stream.transport
     host = getattr(transport.getPeer(), "host", None) if transport is not None else None
     return str(host).partition("%")[0] if host else "127.0.0.1"
 
 
 def remote_port_of(stream: PeerConnection) -> int | None:
-    """The port that a connection comes from; ``None`` where it has none (a local socket)."""
+    """The peer's port; ``None`` where there is none (a local socket)."""
     transport = stream.transport
     port: int | None = getattr(transport.getPeer(), "port", None) if transport is not None else None
     return port
 
 
 def local_host_of(stream: PeerConnection) -> str:
-    """Our own address on a connection; the empty text where it has none."""
+    """Our own address on a connection; the empty text where there is none."""
     transport = stream.transport
     host = getattr(transport.getHost(), "host", None) if transport is not None else None
     return str(host).partition("%")[0] if host else ""

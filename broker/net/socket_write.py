@@ -1,4 +1,4 @@
-"""Writing to a socket in the turn in which there is something to write."""
+"""Write to the socket within the turn, without a round through the reactor."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from twisted.internet.tcp import Connection
 
 
 def send_at_once(transport: Connection, data: bytes) -> bytes:
-    """Write to the socket itself where nothing is queued before it; give back what is left.
+    """Write to the socket directly, unless something is queued before; return what is left.
 
-    Saves two calls of epoll and a turn of the reactor for each message (they cost half a call). An
-    error is left to the transport, which meets it again and tells it in its own way.
+    It saves two calls of epoll and a turn of the reactor for each message (half the cost of a
+    call). An error is left to the transport: it will see it again, and report it as usual.
     """
     if transport.dataBuffer or transport._tempDataBuffer:  # noqa: SLF001 - no public way to ask
         return data

@@ -1,8 +1,8 @@
 """Timers: one call at a time, and deadlines by the thousand on one timer.
 
 A timer of the reactor for each call, login or question would cost more than the work it guards.
-Where all deadlines of a kind have the same length they fall due in the order in which they were
-set, so a dict that keeps its order and one timer serve them all.
+All deadlines of a kind have the same length, so they fall due in the order in which they were set:
+a dict, which keeps its order, and one timer serve them all.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ class Timer:
 
 
 async def wait_until(clock: IReactorTime, when: float) -> None:
-    """Wait until a time of the clock, or until nobody waits any more, which is no error here."""
+    """Wait until a time of the clock. Cancelling ends the wait early, and is no error here."""
     left = when - clock.seconds()
     if left > 0:
-        timer = clock.callLater(left, lambda: over.callback(None))
-        over: Deferred[None] = Deferred(lambda _: timer.cancel())
+        timer = clock.callLater(left, lambda: waiting.callback(None))
+        waiting: Deferred[None] = Deferred(lambda _: timer.cancel())
         with suppress(CancelledError):
-            await over
+            await waiting
 
 
 class DeadlineQueue(Generic[T]):
@@ -72,7 +72,7 @@ class DeadlineQueue(Generic[T]):
 
     def __init__(self, clock: IReactorTime, seconds: float, expired: Callable[[T], object]) -> None:
         """
-        :param expired: called with each thing that falls due, once it is no longer held here
+        :param expired: called with each thing that falls due, after it was removed
         """
         self.seconds = seconds
         self._clock = clock
@@ -81,14 +81,14 @@ class DeadlineQueue(Generic[T]):
         self._timer: IDelayedCall | None = None
 
     def add(self, thing: T) -> None:
-        """Set the deadline of a thing, or set it anew."""
+        """Set the deadline of a thing; an earlier one does not count now."""
         self._due.pop(thing, None)
         self._due[thing] = self._clock.seconds() + self.seconds
         if self._timer is None:
             self._timer = self._clock.callLater(self.seconds, self._fall_due)
 
     def discard(self, thing: T) -> None:
-        """Lift the deadline of a thing, if it has one."""
+        """Remove the deadline of a thing, if it has one."""
         self._due.pop(thing, None)
 
     def __contains__(self, thing: T) -> bool:

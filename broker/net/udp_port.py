@@ -12,18 +12,18 @@ from twisted.logger import Logger
 
 from broker.messages.datagram import DATAGRAM_BYTES
 
-#: Datagrams that are read in one turn of the reactor; then others have theirs (I24).
+#: Datagrams that are read in one turn of the reactor, before others have theirs (I24).
 DATAGRAMS_A_TURN: Final = 100
-#: Bytes of the kernel's buffer, so that a burst is not lost: as many as it will give.
+#: The size of the kernel's buffer that is asked for, in bytes, so that no burst is lost.
 RECEIVE_BYTES: Final = 8 * 2**20
 _FORCE: Final = 33  # SO_RCVBUFFORCE of Linux, which the standard library doesn't name
 
 
 class DatagramPort(Port):
-    """A UDP port that a flood can't keep the reactor at, and that costs little.
+    """A UDP port that a flood can't keep the reactor busy with, and that costs little.
 
-    Twisted's own reads on for as long as it has had few bytes, and so for ever where datagrams
-    are empty; and looks at each address it sends to, though it came from the socket itself.
+    Twisted's own port goes on reading until it has a number of bytes: for ever, where datagrams
+    are empty. It also checks each address that it sends to, which here came from the socket.
     """
 
     log = Logger()
@@ -33,7 +33,7 @@ class DatagramPort(Port):
         made = super().createInternetSocket()
         try:
             made.setsockopt(socket.SOL_SOCKET, _FORCE, RECEIVE_BYTES)
-        except OSError:  # that is the administrator's right; as much as is allowed, then
+        except OSError:  # only root may exceed the limit: take as much as it allows
             with suppress(OSError):
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
         return made
@@ -46,7 +46,7 @@ class DatagramPort(Port):
         for _ in range(DATAGRAMS_A_TURN):
             try:
                 datagram, source = receive(DATAGRAM_BYTES + 1)
-            except OSError:  # there is none, or an earlier one of ours was refused
+            except OSError:  # none is left, or ICMP says that an earlier one of ours was refused
                 return
             try:
                 received(datagram, source[:2] if scoped else source)
@@ -59,14 +59,14 @@ class DatagramPort(Port):
         :raises OSError: it can't be sent
         """
         if addr is None:
-            raise ValueError("a datagram is sent to somebody")
+            raise ValueError("a datagram needs an address to go to")
         self.socket.sendto(datagram, addr)
 
 
 def open_port(reactor: Any, protocol: DatagramProtocol, port: int, interface: str) -> DatagramPort:
     """Open a UDP port.
 
-    :raises CannotListenError: it is in use, or not ours to open
+    :raises CannotListenError: it is in use, or we may not open it
     """
     making: Any = DatagramPort  # which Twisted gives no types
     opened: DatagramPort = making(port, protocol, interface, DATAGRAM_BYTES + 1, reactor)

@@ -153,7 +153,7 @@ class RefusalTests:
         own, options = pki.server(), [f"--ca={pki.ca}"]
         if case == "authority":
             options = [f"--ca={Pki(processes.folder, 'Other').ca}"]
-            why = "no authority that is trusted has issued it"
+            why = "it was not issued by a trusted authority"
         elif case == "name":
             own = pki.server("elsewhere.example")
             why = "it is for elsewhere.example, not for localhost"

@@ -191,8 +191,8 @@ class ServerTests:
     @pytest.mark.parametrize(
         ("whose", "why", "alert"),
         [
-            ("other", "no authority that is trusted has issued it", "unknown ca"),
-            ("self-signed", "it is self-signed, and not one that is trusted", "unknown ca"),
+            ("other", "it was not issued by a trusted authority", "unknown ca"),
+            ("self-signed", "it is self-signed, and not trusted", "unknown ca"),
             ("expired", "it has expired", "certificate expired"),
             ("revoked", "it has been revoked", "certificate revoked"),
             ("server", "it is for the other side of a connection", "unsupported certificate"),
@@ -242,7 +242,7 @@ class ServerTests:
         ("adjust", "why"),
         [
             (only_1_1, "the peer speaks too old a version of TLS"),
-            (only_cbc, "the peer knows no way to encrypt that is good enough"),
+            (only_cbc, "the peer supports no cipher that is strong enough"),
         ],
     )
     def test_old(self, pki: Pki, own: Files, adjust: Adjust, why: str) -> None:
@@ -370,12 +370,12 @@ class ClientTests:
         [
             ("own", "example.com", "it is for localhost, 127.0.0.1, ::1, not for example.com"),
             ("own", "127.0.0.2", "it is for localhost, 127.0.0.1, ::1, not for 127.0.0.2"),
-            ("other", "localhost", "no authority that is trusted has issued it"),
-            ("self-signed", "localhost", "it is self-signed, and not one that is trusted"),
+            ("other", "localhost", "it was not issued by a trusted authority"),
+            ("self-signed", "localhost", "it is self-signed, and not trusted"),
             ("expired", "localhost", "it has expired"),
             ("revoked", "localhost", "it has been revoked"),
             ("terminal", "localhost", "it is for the other side of a connection"),
-            ("name", "localhost", "it is for nobody, not for localhost"),
+            ("name", "localhost", "it is for no name, not for localhost"),
             ("odd", "localhost", "it is for broker:a:b, not for localhost"),
         ],
     )
@@ -415,7 +415,7 @@ class ClientTests:
         ("adjust", "why"),
         [
             (only_1_1, "there is no common version of TLS"),
-            (only_cbc, "there is no common way to encrypt, or it wants a certificate"),
+            (only_cbc, "there is no common cipher, or it requires a certificate"),
         ],
     )
     def test_old(self, pki: Pki, own: Files, adjust: Adjust, why: str) -> None:
@@ -466,7 +466,7 @@ class ClientTests:
         """Without an authority of its own it trusts the system's, which ours isn't one of."""
         foreign = foreign_server(own)
         meeting = self.meet(ClientTls(None, "localhost"), foreign)
-        assert meeting.why.endswith("no authority that is trusted has issued it")
+        assert meeting.why.endswith("it was not issued by a trusted authority")
         monkeypatch.setenv("SSL_CERT_FILE", pki.ca)
         foreign = foreign_server(own)
         self.meet(ClientTls(None, "localhost"), foreign)
@@ -666,7 +666,7 @@ class FilesTests:
         Path(copy.key).write_bytes(
             useless.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         )
-        with pytest.raises(InvalidFile, match="of a kind that does not serve"):
+        with pytest.raises(InvalidFile, match="of an unsupported kind"):
             ServerTls(*copy)
 
     def test_wrong_side(self, pki: Pki, own: Files, terminal: Files) -> None:
@@ -1079,7 +1079,7 @@ class StreamTests:
         failed: list[Failure] = []
         answer.addErrback(failed.append)
         assert failed[0].check(TlsFailed)
-        assert str(failed[0].value).endswith("no authority that is trusted has issued it")
+        assert str(failed[0].value).endswith("it was not issued by a trusted authority")
 
 
 class Asking(Talk):

@@ -1,7 +1,7 @@
-"""Certificates: reading them and their keys from files, and whom they name.
+"""Certificates: reading them and their keys from files, and which peer they name.
 
-Whom a certificate names stands in its subject alternative name alone, as a URI; the common name,
-DNS names and mail names are never looked at, since they are ASCII and identifiers are not.
+A certificate names its peer only by a URI among its subject alternative names. The common name,
+DNS names and mail names are never used: they are ASCII, and identifiers are not.
 """
 
 from __future__ import annotations
@@ -27,18 +27,21 @@ from broker.files import InvalidFile, read_private
 from broker.messages.grammar import identifier, token
 from broker.messages.message import printable
 
-#: A certificate that ends so soon is worth a warning.
+#: A certificate that expires within this time is worth a warning.
 NOTICE: Final = timedelta(days=14)
-#: No certificate, bundle of authorities or revocation list is larger.
+#: The largest file of certificates, authorities or revocations that is read.
 FILE_BYTES: Final = 16 * 1024 * 1024
+
+#: Shown for a certificate without names.
+NO_NAME: Final = "no name"
 
 TERMINAL: Final = "broker:"
 MEDIATOR: Final = "broker-mediator:"
 
-#: What a URI's path may hold (RFC 3986, section 3.3); each % begins an escape.
+#: What the path of a URI may contain (RFC 3986, section 3.3); each % begins an escape.
 _PATH: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
 
-#: The keys that a certificate may be for.
+#: The kinds of keys that a certificate may have.
 Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 _KEYS: Final = (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey, ed25519.Ed25519PrivateKey)
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
@@ -46,14 +49,14 @@ _AnyKey = PublicKey | ed448.Ed448PublicKey
 
 
 class CertificateRefused(ValueError):
-    """A certificate doesn't say, in the one way that counts, whose it is."""
+    """A certificate does not name one peer by a URI, the only way that counts."""
 
 
 class Expiry(NamedTuple):
-    """Something that ends by itself.
+    """Something that expires.
 
     :ivar what: its name, for the operator
-    :ivar when: when that is
+    :ivar when: when it expires
     """
 
     what: str
@@ -61,11 +64,11 @@ class Expiry(NamedTuple):
 
 
 def utc_now() -> datetime:
-    """The wall clock, by which certificates are made and checked."""
+    """The wall clock, by which certificates are issued and checked."""
     return datetime.now(UTC)
 
 
-# Whom a certificate names.
+# Which peer a certificate names.
 
 
 def terminal_uri(name: str) -> str:
@@ -87,7 +90,7 @@ def mediator_uri(name: str) -> str:
 def identifier_of(certificate: x509.Certificate) -> str:
     """The identifier, in canonical form, of the terminal that a certificate is for (A19, I4).
 
-    :raises CertificateRefused: it is not for a terminal, or not for one alone
+    :raises CertificateRefused: it is not for exactly one terminal
     """
     return identifier_in(_names(certificate))
 
@@ -95,13 +98,13 @@ def identifier_of(certificate: x509.Certificate) -> str:
 def mediator_of(certificate: x509.Certificate) -> str:
     """The name of the mediator that a certificate is for (A15); a terminal's is refused.
 
-    :raises CertificateRefused: it is not for a mediator, or not for one alone
+    :raises CertificateRefused: it is not for exactly one mediator
     """
     return mediator_in(_names(certificate))
 
 
 def identifier_in(names: x509.SubjectAlternativeName | None) -> str:
-    """As ``identifier_of``, for the names by themselves."""
+    """As ``identifier_of``, from the subject alternative names."""
     path = _path(_uri(names), TERMINAL, "a terminal")
     if not _PATH.fullmatch(path):
         raise CertificateRefused("its URI is not percent-encoded as it must be")
@@ -114,7 +117,7 @@ def identifier_in(names: x509.SubjectAlternativeName | None) -> str:
 
 
 def mediator_in(names: x509.SubjectAlternativeName | None) -> str:
-    """As ``mediator_of``, for the names by themselves."""
+    """As ``mediator_of``, from the subject alternative names."""
     path = _path(_uri(names), MEDIATOR, "a mediator")
     try:
         return token(path)
@@ -147,24 +150,24 @@ def _path(uri: str, scheme: str, whose: str) -> str:
 
 
 def shown_names(names: x509.SubjectAlternativeName | None) -> str:
-    """Whom a certificate names, of whatever kind, for the eyes of a person (I19)."""
+    """All names in a certificate, of any kind, as text to show (I19)."""
     shown = [
         printable(str(getattr(name, "value", "?"))[:200])
         for name in (names or ())  # other kinds may have no simple value
     ]
-    return ", ".join(shown[:10]) + (", …" if len(shown) > 10 else "") if shown else "nobody"
+    return ", ".join(shown[:10]) + (", …" if len(shown) > 10 else "") if shown else NO_NAME
 
 
 def names_shown(certificate: x509.Certificate) -> str:
-    """Whom a certificate names, for the eyes of a person."""
+    """All names in a certificate, as text to show."""
     try:
         return shown_names(_names(certificate))
     except CertificateRefused:
-        return "nobody"
+        return NO_NAME
 
 
 def key_digest(key: _AnyKey | x509.Certificate) -> str:
-    """SHA-256, in hexadecimal, of a public key as it stands in a certificate: what is pinned."""
+    """SHA-256, in hexadecimal, of a public key as encoded in a certificate: what a pin holds."""
     public = key.public_key() if isinstance(key, x509.Certificate) else key
     spki = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(spki).hexdigest()
@@ -176,7 +179,7 @@ def key_digest(key: _AnyKey | x509.Certificate) -> str:
 def read_file(path: str) -> bytes:
     """All of a file.
 
-    :raises Unusable: it can't be read, or is too large
+    :raises InvalidFile: it can't be read, or is too large
     """
     try:
         with open(path, "rb") as file:
@@ -189,9 +192,9 @@ def read_file(path: str) -> bytes:
 
 
 def read_certificates(path: str) -> list[x509.Certificate]:
-    """The certificates in a PEM file, in their order; at least one.
+    """The certificates in a PEM file, in order; at least one.
 
-    :raises Unusable: there is none, or one can't be read
+    :raises InvalidFile: there is none, or one can't be read
     """
     try:
         return x509.load_pem_x509_certificates(read_file(path))
@@ -202,9 +205,9 @@ def read_certificates(path: str) -> list[x509.Certificate]:
 
 
 def read_authorities(path: str) -> list[x509.Certificate]:
-    """The certificates in a PEM file, each of which is an authority's.
+    """The certificates in a PEM file, all of them authorities'.
 
-    :raises Unusable: there is none, or one may not issue any
+    :raises InvalidFile: there is none, or one may not issue certificates
     """
     certificates = read_certificates(path)
     for certificate in certificates:
@@ -216,9 +219,9 @@ def read_authorities(path: str) -> list[x509.Certificate]:
 def read_revocations(
     path: str, authorities: Sequence[x509.Certificate], now: datetime
 ) -> x509.CertificateRevocationList:
-    """The revocation list in a PEM or DER file, of one of these authorities, and still good.
+    """The revocation list in a PEM or DER file, of one of these authorities, and still valid.
 
-    :raises Unusable: it is not; with such a list every certificate would be refused (I3)
+    :raises InvalidFile: it is not valid; with such a list every certificate would be refused (I3)
     """
     data = read_file(path)
     try:
@@ -232,10 +235,10 @@ def read_revocations(
     if not any(_signed(revocations, authority) for authority in authorities):
         raise InvalidFile(f"{path}: is no revocation list of the authority that is trusted")
     if ends is None:
-        raise InvalidFile(f"{path}: doesn't say until when it is good")
+        raise InvalidFile(f"{path}: does not say until when it is valid")
     if ends <= now:
         raise InvalidFile(
-            f"{path}: was good until {_day(ends)}: fetch a newer one from the authority,"
+            f"{path}: has expired on {_day(ends)}: fetch a newer one from the authority,"
             " which `broker ca refresh` makes"
         )
     return revocations
@@ -252,9 +255,9 @@ def _signed(revocations: x509.CertificateRevocationList, authority: x509.Certifi
 
 
 def read_key(path: str) -> Key:
-    """A private key from a PEM file that nobody else can read (I18).
+    """A private key from a PEM file that no other user can read (I18).
 
-    :raises Unusable: others can read it, or it is no key that serves
+    :raises InvalidFile: others can read it, or it is not a supported key
     """
     try:
         data = read_private(path, FILE_BYTES)
@@ -263,17 +266,15 @@ def read_key(path: str) -> Key:
     try:
         key = load_pem_private_key(data, password=None)
     except TypeError:
-        raise InvalidFile(f"{path}: has a passphrase, for which nobody could be asked") from None
+        raise InvalidFile(f"{path}: has a passphrase: a server has no one to ask for it") from None
     except (ValueError, UnsupportedAlgorithm):
         raise InvalidFile(f"{path}: holds no private key in PEM form, or a damaged one") from None
     if not isinstance(key, _KEYS):
-        raise InvalidFile(
-            f"{path}: is a key of a kind that does not serve: use ECDSA, Ed25519 or RSA"
-        )
+        raise InvalidFile(f"{path}: is a key of an unsupported kind: use ECDSA, Ed25519 or RSA")
     return key
 
 
-# What a certificate is good for, and how long.
+# What a certificate may be used for, and how long.
 
 
 def is_authority(certificate: x509.Certificate) -> bool:
@@ -286,7 +287,7 @@ def is_authority(certificate: x509.Certificate) -> bool:
 
 
 def serves(certificate: x509.Certificate, purpose: x509.ObjectIdentifier) -> bool:
-    """Whether it is good for a purpose: it names it, or names none at all."""
+    """Whether it may be used for a purpose: it names that purpose, or none at all."""
     try:
         usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
@@ -305,9 +306,9 @@ def check_own(
     server: bool,
     now: datetime,
 ) -> None:
-    """See that a certificate, and the key beside it, are fit to be shown.
+    """Check that our certificate and its key can be used.
 
-    :raises Unusable: they are not, and every peer would refuse them
+    :raises InvalidFile: they can't: every peer would refuse them
     """
     if key_digest(key.public_key()) != key_digest(certificate):
         raise InvalidFile(f"{path}: is not the certificate of the key in {key_path}")
@@ -318,13 +319,13 @@ def check_own(
         raise InvalidFile(f"{path}: has expired on {_day(certificate.not_valid_after_utc)}")
     if certificate.not_valid_before_utc > now:
         raise InvalidFile(
-            f"{path}: is good from {_day(certificate.not_valid_before_utc)} on only:"
+            f"{path}: is not valid before {_day(certificate.not_valid_before_utc)}:"
             " is the clock of this machine right?"
         )
 
 
 def warnings(endings: Iterable[Expiry], now: datetime) -> list[str]:
-    """A line for each thing that ends within 14 days, or has."""
+    """A line for each thing that expires within 14 days, or has expired."""
     lines = []
     for what, when in sorted(endings, key=lambda ending: ending.when):
         left = when - now

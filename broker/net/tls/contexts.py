@@ -1,11 +1,12 @@
-"""TLS for both ends of a connection (A21, D2): contexts made of files, for Twisted's transports.
+"""TLS contexts for both ends of a connection (A21, D2), made from files.
 
 TLS 1.3, and 1.2 only with ECDHE and AEAD. No compression and no renegotiation. No session is
-resumed, by ticket or otherwise: a resumed one would not be checked against a revocation list that
-is newer, and a ticket's key would open what was recorded (I22); a handshake costs about as little.
+resumed, by ticket or otherwise: a resumed session would not be checked against a newer revocation
+list, and the key of a ticket would decrypt what was recorded (I22). A full handshake costs hardly
+more.
 
-Who is refused is told so by TLS's own alert; on this side the reason arrives in ``connectionLost``
-and ``explain`` puts it in words. The handshake has a deadline, which Twisted does not set.
+A refused peer gets TLS's own alert. On this side the reason arrives in ``connectionLost``, and
+``explain`` puts it in words. The handshake has a deadline (``transport``), which Twisted lacks.
 """
 
 from __future__ import annotations
@@ -48,50 +49,56 @@ from broker.net.tls.certificates import (
 from broker.net.tls.errors import HandshakeRefused
 from broker.net.tls.explain import last_reason
 
-#: TLS 1.2: ephemeral keys and authenticated encryption alone, at 112 bits or more. The suites of
-#: TLS 1.3 are all of that kind.
+#: For TLS 1.2: only ephemeral keys and authenticated encryption, with at least 112 bits. All suites
+#: of TLS 1.3 are of that kind.
 CIPHERS: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20:!PSK:!aNULL:@SECLEVEL=2"
 
-#: ``SSL_MODE_NO_AUTO_CHAIN``: send the certificates of our file and not, besides, an authority of
-#: those that we trust ourselves. pyOpenSSL has no name for it.
+#: ``SSL_MODE_NO_AUTO_CHAIN``: send only the certificates of our file, and do not add an authority
+#: that we trust. pyOpenSSL has no name for it.
 _NO_AUTO_CHAIN: Final = 0x8
 
 
-class _Built(NamedTuple):
-    """What the files gave."""
+class _Loaded(NamedTuple):
+    """What was made from the files.
+
+    :ivar endings: when each certificate and list expires
+    """
 
     context: SSL.Context
     endings: list[Expiry]
     revocations: x509.CertificateRevocationList | None
 
 
-class _Side:
-    """What both sides have in common: files, and a context made of them that can be made anew."""
+class _ReloadableTls:
+    """A context made from files, which can be read again."""
 
     def __init__(self, now: Callable[[], datetime]) -> None:
+        """
+        :param now: the wall clock, by which certificates are checked
+        """
         self._now = now
-        self._built = self._build()
+        self._loaded = self._load()
 
-    def _build(self) -> _Built:
+    def _load(self) -> _Loaded:
         raise NotImplementedError
 
     def reload(self) -> None:
         """Read the files again, for the connections made from now on.
 
-        :raises Unusable: one of them is not good; everything stays as it was (I3)
+        :raises InvalidFile: one of them is invalid; nothing changes (I3)
         """
-        self._built = self._build()
+        self._loaded = self._load()
 
     def warnings(self) -> list[str]:
         """A line for each certificate or list in use that ends within 14 days, or has ended."""
-        return warnings(self._built.endings, self._now())
+        return warnings(self._loaded.endings, self._now())
 
     def revoked(self, certificate: x509.Certificate) -> bool:
         """Whether the revocation list in use names a certificate.
 
-        Handshakes ask that by themselves; this is for connections older than the list (I2).
+        Handshakes check that themselves. This is for connections older than the list (I2).
         """
-        revocations = self._built.revocations
+        revocations = self._loaded.revocations
         if revocations is None or revocations.issuer != certificate.issuer:
             return False
         serial = certificate.serial_number
@@ -99,11 +106,12 @@ class _Side:
 
 
 @implementer(IOpenSSLServerConnectionCreator)
-class ServerTls(_Side):
+class ServerTls(_ReloadableTls):
     """The server's side.
 
-    Without ``client_ca`` no client is asked for a certificate. With it each is asked, and one that
-    is shown must hold: issued by it for a client, in its time, and not on the revocation list.
+    Without ``client_ca`` no client is asked for a certificate. With it each is asked, and the
+    certificate that it shows must be valid: issued by that authority for a client, not expired, not
+    revoked.
     """
 
     def __init__(
@@ -117,13 +125,12 @@ class ServerTls(_Side):
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         """
-        :param certificate: a PEM file: the server's certificate, then those between it and the
-            authority, if any
-        :param key: a PEM file: its private key, which nobody else may be able to read
+        :param certificate: a PEM file: the server's certificate, then the intermediate ones, if any
+        :param key: a PEM file: its private key, which no other user may be able to read
         :param client_ca: a PEM file: the authorities of the clients
         :param crl: their revocation list
         :param required: whether a client without a certificate is refused
-        :raises Unusable: a file is not good
+        :raises InvalidFile: a file is invalid
         """
         if client_ca is None and (required or crl is not None):
             raise InvalidFile("clients' certificates can't be checked without their authority's")
@@ -134,7 +141,7 @@ class ServerTls(_Side):
         self._required = required
         super().__init__(now)
 
-    def _build(self) -> _Built:
+    def _load(self) -> _Loaded:
         context = _new_context()
         endings: list[Expiry] = []
         _present(context, self._certificate, self._key, endings, server=True, now=self._now())
@@ -142,24 +149,26 @@ class ServerTls(_Side):
         if self._client_ca is not None:
             revocations = _trust(context, self._client_ca, self._crl, endings, self._now())
             for authority in read_authorities(self._client_ca):
-                context.add_client_ca(authority)  # tells clients which of theirs to show
+                context.add_client_ca(authority)  # tells clients which certificate to show
             mode = SSL.VERIFY_PEER
             if self._required:
                 mode |= SSL.VERIFY_FAIL_IF_NO_PEER_CERT
             context.set_verify(mode, _refuse_bad)
-        return _Built(context, endings, revocations)
+        return _Loaded(context, endings, revocations)
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """A connection for one client."""
-        connection = SSL.Connection(self._built.context, None)
+        connection = SSL.Connection(self._loaded.context, None)
         connection.set_accept_state()
         return connection
 
 
 @implementer(IOpenSSLClientConnectionCreator)
-class ClientTls(_Side):
-    """The client's side, for one server: its chain, its name and, if asked, its key are verified
-    within the handshake, so before anything of ours leaves (D2, I26).
+class ClientTls(_ReloadableTls):
+    """The client's side, for one server.
+
+    Its chain, its name and, if there is a pin, its key are verified within the handshake: before
+    anything of ours is sent (D2, I26).
     """
 
     def __init__(
@@ -174,14 +183,14 @@ class ClientTls(_Side):
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         """
-        :param ca: a PEM file: the authorities by one of which the server's certificate must have
-            been issued; those that the system trusts, without
-        :param server: the DNS name or IP address for which it must be
-        :param certificate: a PEM file: our own certificate, and those between it and its authority
-        :param key: a PEM file: its private key, which nobody else may be able to read
-        :param pin: SHA-256 of the server's public key, in hexadecimal: no other key will do
+        :param ca: a PEM file: the authorities, one of which must have issued the server's
+            certificate; without it, those that the system trusts
+        :param server: the DNS name or IP address that the certificate must be for
+        :param certificate: a PEM file: our own certificate, then the intermediate ones, if any
+        :param key: a PEM file: its private key, which no other user may be able to read
+        :param pin: SHA-256 of the server's public key, in hexadecimal: only this key is accepted
         :param crl: the authority's revocation list
-        :raises Unusable: a file, or one of the texts, is not good
+        :raises InvalidFile: a file, or another argument, is invalid
         """
         if (certificate is None) != (key is None):
             raise InvalidFile("a certificate needs its private key, and the key its certificate")
@@ -197,7 +206,7 @@ class ClientTls(_Side):
         self._host = _Host.of(server)
         super().__init__(now)
 
-    def _build(self) -> _Built:
+    def _load(self) -> _Loaded:
         context = _new_context()
         endings: list[Expiry] = []
         if self._certificate is not None and self._key is not None:
@@ -221,11 +230,11 @@ class ClientTls(_Side):
             return True
 
         context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, verify)
-        return _Built(context, endings, revocations)
+        return _Loaded(context, endings, revocations)
 
     def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """A connection to the server."""
-        connection = SSL.Connection(self._built.context, None)
+        connection = SSL.Connection(self._loaded.context, None)
         if not self._host.is_address:
             connection.set_tlsext_host_name(self._host.name.encode("ascii"))
         connection.set_connect_state()
@@ -233,7 +242,7 @@ class ClientTls(_Side):
 
 
 class _Host(NamedTuple):
-    """A server's name as certificates have it: ASCII, in lower case; or its address."""
+    """A server's name as in certificates: ASCII, in lower case; or its address."""
 
     name: str
     is_address: bool
@@ -250,22 +259,25 @@ class _Host(NamedTuple):
             raise InvalidFile(f"{text!r} is neither a DNS name nor an IP address") from None
 
     def check(self, certificate: x509.Certificate) -> None:
-        """See that a certificate is for this host, or say that it isn't."""
+        """Check that a certificate is for this host.
+
+        :raises HandshakeRefused: it isn't
+        """
         try:
             if self.is_address:
                 verify_certificate_ip_address(certificate, self.name)
             else:
                 verify_certificate_hostname(certificate, self.name)
         except (VerificationError, CertificateError, ValueError):
-            # The last two: it holds names that can't be understood.
+            # The last two: it has names that can't be parsed.
             shown = names_shown(certificate)
             raise HandshakeRefused(f"it is for {shown}, not for {self.name}") from None
 
 
 def parse_pin(text: str) -> str:
-    """A pin in its canonical form; colons between the digits, as tools print them, may stand.
+    """A pin in its canonical form; colons between the digits, as tools print them, are accepted.
 
-    :raises Unusable: it isn't SHA-256 in hexadecimal
+    :raises InvalidFile: it isn't SHA-256 in hexadecimal
     """
     try:
         return hexadecimal(32)(text.replace(":", ""))
@@ -282,7 +294,7 @@ def _new_context() -> SSL.Context:
     context.set_cipher_list(CIPHERS)
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_TICKET)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-    # Buffers of idle connections, 34 KB each, are given back.
+    # Idle connections give back their buffers, 34 KB each.
     context.set_mode(SSL.MODE_RELEASE_BUFFERS | _NO_AUTO_CHAIN)
     return context
 
@@ -296,7 +308,7 @@ def _present(
     server: bool,
     now: datetime,
 ) -> None:
-    """Let a context show a certificate."""
+    """Make a context show a certificate."""
     own, *between = read_certificates(path)
     key = read_key(key_path)
     check_own(own, path, key, key_path, server=server, now=now)
@@ -306,7 +318,7 @@ def _present(
             context.add_extra_chain_cert(certificate)
         context.use_privatekey(key)
         context.check_privatekey()
-    except SSL.Error as error:  # too weak a key, mostly
+    except SSL.Error as error:  # mostly because the key is too weak
         raise InvalidFile(f"{path}: can't be used: {last_reason(error)}") from None
     endings.extend(
         Expiry(f"the certificate in {path}", certificate.not_valid_after_utc)
@@ -317,7 +329,7 @@ def _present(
 def _trust(
     context: SSL.Context, path: str, crl: str | None, endings: list[Expiry], now: datetime
 ) -> x509.CertificateRevocationList | None:
-    """Let a context trust the authorities of a file, but not what they have revoked."""
+    """Make a context trust the authorities of a file, but not what they have revoked."""
     authorities = read_authorities(path)
     store = context.get_cert_store()
     assert store is not None
@@ -325,7 +337,7 @@ def _trust(
         store.add_cert(X509.from_cryptography(authority))
     if all(authority.not_valid_after_utc <= now for authority in authorities):
         raise InvalidFile(f"{path}: has expired")
-    if len(authorities) == 1:  # of a whole bundle, some always end
+    if len(authorities) == 1:  # in a large bundle some are always about to expire
         ends = authorities[0].not_valid_after_utc
         endings.append(Expiry(f"the authority's certificate in {path}", ends))
     if crl is None:
@@ -343,7 +355,7 @@ def _refuse_bad(
 ) -> bool:
     """Called by OpenSSL for each certificate of a chain, from the authority's on.
 
-    What is raised here comes out of ``do_handshake``, once the alert is on its way.
+    What is raised here comes out of ``do_handshake``, after the alert was sent.
     """
     if not ok:
         whose = "" if depth == 0 else "that of its authority: "
@@ -351,7 +363,7 @@ def _refuse_bad(
     return True
 
 
-_UNKNOWN: Final = "no authority that is trusted has issued it"
+_UNKNOWN: Final = "it was not issued by a trusted authority"
 _CODES: Final = SSL.X509VerificationCodes
 
 _VERIFICATION: Final[dict[int, str]] = {
@@ -362,7 +374,7 @@ _VERIFICATION: Final[dict[int, str]] = {
     _CODES.ERR_CRL_HAS_EXPIRED: "the revocation list of its authority is out of date",
     _CODES.ERR_CRL_NOT_YET_VALID: "the revocation list of its authority is not valid yet",
     _CODES.ERR_CRL_SIGNATURE_FAILURE: "the revocation list is not its authority's",
-    _CODES.ERR_DEPTH_ZERO_SELF_SIGNED_CERT: "it is self-signed, and not one that is trusted",
+    _CODES.ERR_DEPTH_ZERO_SELF_SIGNED_CERT: "it is self-signed, and not trusted",
     _CODES.ERR_SELF_SIGNED_CERT_IN_CHAIN: _UNKNOWN,
     _CODES.ERR_UNABLE_TO_GET_ISSUER_CERT: _UNKNOWN,
     _CODES.ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY: _UNKNOWN,
@@ -370,10 +382,10 @@ _VERIFICATION: Final[dict[int, str]] = {
     _CODES.ERR_CERT_UNTRUSTED: _UNKNOWN,
     _CODES.ERR_CERT_SIGNATURE_FAILURE: "its signature is not that of the authority it names",
     _CODES.ERR_INVALID_PURPOSE: "it is for the other side of a connection (its key usage)",
-    _CODES.ERR_INVALID_CA: "it was issued by what is no authority",
-    _CODES.ERR_PATH_LENGTH_EXCEEDED: "its authority may not appoint others",
+    _CODES.ERR_INVALID_CA: "its issuer is no authority",
+    _CODES.ERR_PATH_LENGTH_EXCEEDED: "its authority may not appoint other authorities",
     _CODES.ERR_CERT_CHAIN_TOO_LONG: "its chain is too long",
-    # Those for which pyOpenSSL has no name.
+    # Codes for which pyOpenSSL has no name.
     66: "its key is too weak",
     67: "the key of its authority is too weak",
     68: "it is signed with too weak a digest",

@@ -35,21 +35,21 @@ def last_reason(error: SSL.Error) -> str:
 
 _ALERTS: Final = {
     "unknown ca": "no authority that it trusts has issued our certificate",
-    "bad certificate": "our certificate is not good",
+    "bad certificate": "our certificate is invalid",
     "unsupported certificate": "our certificate is not for this purpose",
     "certificate revoked": "our certificate has been revoked",
     "certificate expired": "our certificate has expired",
     "certificate unknown": "our certificate is not acceptable",
-    "certificate required": "it wants a certificate",
+    "certificate required": "it requires a certificate",
     "internal error": "our certificate is not acceptable, or it has a fault of its own",
-    "handshake failure": "there is no common way to encrypt, or it wants a certificate",
+    "handshake failure": "there is no common cipher, or it requires a certificate",
     "protocol version": "there is no common version of TLS",
 }
 
 _REASONS: Final = {
     "peer did not return a certificate": "the peer has shown no certificate, and one is required",
     "unsupported protocol": "the peer speaks too old a version of TLS",
-    "no shared cipher": "the peer knows no way to encrypt that is good enough",
+    "no shared cipher": "the peer supports no cipher that is strong enough",
     "wrong version number": "the peer doesn't speak TLS",
     "http request": "the peer doesn't speak TLS",
     "packet length too long": "the peer doesn't speak TLS",

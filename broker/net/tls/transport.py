@@ -34,7 +34,7 @@ HANDSHAKE: Final = 5.0
 class _TlsProtocol(TLSMemoryBIOProtocol):
     """TLS for one connection, with a deadline for its handshake.
 
-    Twisted's own kind besides joins the writes of a turn; ``PeerConnection`` has done that already.
+    Twisted's own class also joins the writes of a turn, which ``PeerConnection`` has done already.
     """
 
     factory: TlsFactory
@@ -45,7 +45,7 @@ class _TlsProtocol(TLSMemoryBIOProtocol):
         TLSMemoryBIOProtocol.makeConnection(self, transport)
 
     def _flushSendBIO(self) -> None:
-        """Write what there is at once, where that can be: a sixth of a call's cost goes with it."""
+        """Write to the socket at once where possible: it saves a sixth of a call's cost."""
         try:
             data = self._tlsConnection.bio_read(2**15)
         except SSL.WantReadError:
@@ -78,10 +78,10 @@ class _TlsProtocol(TLSMemoryBIOProtocol):
 class TlsFactory(TLSMemoryBIOFactory):
     """Puts TLS under the protocols of another factory.
 
-    That one may want no connection, as for a source at its limit (I15); with Twisted's own such a
-    connection would stay, with nothing above it.
+    That factory may refuse a connection, such as from a source at its limit (I15). With Twisted's
+    own class such a connection would stay open, with nothing above it.
 
-    :ivar handshakes: the connections that are not secured yet
+    :ivar handshakes: the connections whose handshake is not complete
     """
 
     protocol = _TlsProtocol
@@ -103,7 +103,7 @@ class TlsFactory(TLSMemoryBIOFactory):
         )
 
     def stopFactory(self) -> None:
-        """No port is left: close on whoever is not through, and leave no timer behind."""
+        """No port is left: close what is not through its handshake; leave no timer behind."""
         for protocol in list(self.handshakes):
             protocol.out_of_time()
         self.handshakes.stop()
@@ -111,7 +111,7 @@ class TlsFactory(TLSMemoryBIOFactory):
     def buildProtocol(  # type: ignore[override]
         self, addr: IAddress | None
     ) -> TLSMemoryBIOProtocol | None:
-        """TLS for one connection, or nothing where the other factory wants none."""
+        """TLS for one connection, or ``None`` where the other factory refuses it."""
         wrapped = self.wrappedFactory.buildProtocol(addr)
         if wrapped is None:
             return None
@@ -124,8 +124,8 @@ class TlsFactory(TLSMemoryBIOFactory):
 class TlsEndpoint:
     """Connects through another endpoint, and speaks TLS there.
 
-    The protocol is given once the connection stands; the handshake is still to come, and what is
-    written waits for it.
+    The protocol is returned when the TCP connection is established. The handshake follows, and
+    what is written waits for it.
     """
 
     def __init__(self, tls: ClientTls, endpoint: IStreamClientEndpoint, clock: IReactorTime):
@@ -141,7 +141,10 @@ class TlsEndpoint:
 
 
 def is_encrypted(transport: object) -> bool:
-    """Whether a transport is TLS's. Its attribute ``TLS`` is that of the TCP connection below."""
+    """Whether a transport is encrypted.
+
+    Not by its attribute ``TLS``: that would be the attribute of the TCP connection below.
+    """
     return ISSLTransport.providedBy(transport)
 
 
@@ -150,9 +153,10 @@ class _Showing(Protocol):
 
 
 def certificate_of(transport: Any) -> x509.Certificate | None:
-    """The certificate that the peer has shown and that held; ``None`` without one, or in clear.
+    """The certificate that the peer has shown; ``None`` without one, or without TLS.
 
-    To be asked once something was received: before that the handshake may not be over.
+    It has been verified once something was received: before that, the handshake may not be
+    complete.
     """
     if not is_encrypted(transport):
         return None
