@@ -16,16 +16,9 @@ from zope.interface import implementer
 
 from benchmarks.counting import Broken
 from benchmarks.peers import HOST, PASSWORD, PATIENCE
-from broker.ca.authority import (
-    Authority,
-    Names,
-    Request,
-    key_pem,
-    kind_of,
-    new_key,
-    server_names,
-    terminal_names,
-)
+from broker.ca.authority import Authority
+from broker.ca.names import Names, kind_of, server_names, terminal_names
+from broker.ca.requests import CertificateRequest, key_pem, new_key
 from broker.files import PRIVATE, write_file
 from broker.mediator.auth.passwords import Passwords
 from broker.store.sqlite import SqliteStore
@@ -52,7 +45,9 @@ class Certificates:
 
     def _issue(self, name: str, names: Names) -> None:
         key = new_key()
-        certificate = self._authority.issue(Request(kind_of(names), names, key.public_key()))
+        certificate = self._authority.issue(
+            CertificateRequest(kind_of(names), names, key.public_key())
+        )
         base = self.folder / name
         write_file(Path(f"{base}.pem"), certificate.public_bytes(Encoding.PEM))
         write_file(Path(f"{base}.key"), key_pem(key), mode=PRIVATE)

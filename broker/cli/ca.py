@@ -12,21 +12,17 @@ from typing import Final, NamedTuple
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from broker.ca.authority import (
-    Authority,
+from broker.ca.authority import Authority
+from broker.ca.names import (
     AuthorityError,
-    Kind,
+    CertificateKind,
     Names,
-    Request,
-    key_pem,
     kind_of,
-    make_request,
     mediator_names,
-    new_key,
-    read_request,
     server_names,
     terminal_names,
 )
+from broker.ca.requests import CertificateRequest, key_pem, make_request, new_key, read_request
 from broker.cli.table import (
     EXIT_STATUS_OF_FILES,
     Argument,
@@ -110,7 +106,7 @@ def issue(arguments: Namespace) -> None:
     holder_key = _key(arguments, base)
     path = _with_suffix(base, ".pem")
     _check_free(arguments, path)
-    signing_request = Request(kind_of(names), names, holder_key.key.public_key())
+    signing_request = CertificateRequest(kind_of(names), names, holder_key.key.public_key())
     _show(signing_request)
     certificate = authority.issue(signing_request)
     _write_key(arguments, holder_key)
@@ -148,13 +144,13 @@ def _holder(arguments: Namespace) -> tuple[Names, Path]:
     """The names of a certificate's holder, and how the names of its files begin."""
     names: Names
     if arguments.server:
-        kind, first = Kind.SERVER, arguments.server[0]
+        kind, first = CertificateKind.SERVER, arguments.server[0]
         names = server_names(arguments.server)
     elif arguments.terminal is not None:
-        kind, first = Kind.TERMINAL, arguments.terminal
+        kind, first = CertificateKind.TERMINAL, arguments.terminal
         names = terminal_names(first)
     else:
-        kind, first = Kind.MEDIATOR, arguments.mediator
+        kind, first = CertificateKind.MEDIATOR, arguments.mediator
         names = mediator_names(first)
     plain = "".join(c if c.isalnum() or c in "._-+@" else "_" for c in first)
     return names, arguments.out or Path(f"{kind.value}-{plain}")
@@ -187,7 +183,7 @@ def _check_free(arguments: Namespace, path: Path) -> None:
         raise AuthorityError(f"{path}: already exists: --force replaces it, --out names another")
 
 
-def _show(signing_request: Request) -> None:
+def _show(signing_request: CertificateRequest) -> None:
     print(f"{signing_request.holder}, key {key_digest(signing_request.key)}")
 
 

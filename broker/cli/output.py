@@ -12,7 +12,7 @@ from typing import Any, Final, TextIO
 from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import IReactorTime
 
-from broker.ca.authority import AuthorityError
+from broker.ca.names import AuthorityError
 from broker.files import InvalidFile
 from broker.interfaces import StoreFailed
 from broker.messages.errors import Refused

@@ -24,7 +24,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from broker.ca.authority import new_key
+from broker.ca.requests import new_key
 from broker.files import InvalidFile
 from broker.messages.message import Message
 from broker.net.connection import ConnectionFactory, PeerConnection

@@ -18,17 +18,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from twisted.internet.interfaces import IProtocolFactory
 
-from broker.ca.authority import (
-    Authority,
-    Names,
-    Request,
-    key_pem,
-    kind_of,
-    mediator_names,
-    new_key,
-    server_names,
-    terminal_names,
-)
+from broker.ca.authority import Authority
+from broker.ca.names import Names, kind_of, mediator_names, server_names, terminal_names
+from broker.ca.requests import CertificateRequest, key_pem, new_key
 from broker.files import PRIVATE, write_file
 from broker.net.tls.certificates import Key, utc_now
 from tests.support.clock import settle
@@ -89,7 +81,9 @@ class Pki:
         """A certificate with such names that was issued so long ago; it may have expired."""
         key = new_key()
         self._age = age
-        certificate = self.authority.issue(Request(kind_of(names), names, key.public_key()))
+        certificate = self.authority.issue(
+            CertificateRequest(kind_of(names), names, key.public_key())
+        )
         self._age = timedelta()
         self.authority.refresh()
         return self.keep(certificate, key)

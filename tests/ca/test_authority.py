@@ -22,22 +22,18 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from broker.ca.authority import (
-    AUTHORITY_LIFE,
-    LIFE,
-    Authority,
+from broker.ca.authority import Authority
+from broker.ca.names import (
     AuthorityError,
-    Kind,
+    CertificateKind,
     Names,
-    Request,
     kind_of,
-    make_request,
     mediator_names,
-    new_key,
-    read_request,
     server_names,
     terminal_names,
 )
+from broker.ca.requests import CertificateRequest, make_request, new_key, read_request
+from broker.ca.signing import AUTHORITY_LIFE, LIFE
 from broker.cli import ca as ca_cli
 from broker.cli.main import main
 from broker.files import PRIVATE, write_file
@@ -69,7 +65,7 @@ def authority(tmp_path: Path) -> Authority:
 
 def issue(authority: Authority, names: Names) -> x509.Certificate:
     """A certificate for a new key."""
-    return authority.issue(Request(kind_of(names), names, new_key().public_key()))
+    return authority.issue(CertificateRequest(kind_of(names), names, new_key().public_key()))
 
 
 def save(certificate: x509.Certificate, path: Path) -> Path:
@@ -222,7 +218,7 @@ class IssuingTests:
         assert set(found) == {"terminal Ia", "server x.example, 192.0.2.1"}
         assert found["terminal Ia"].serial == certificate.serial_number
         assert found["terminal Ia"].ends == certificate.not_valid_after_utc
-        assert found["terminal Ia"].kind is Kind.TERMINAL
+        assert found["terminal Ia"].kind is CertificateKind.TERMINAL
 
     def test_no_longer_than_the_authority(self, tmp_path: Path) -> None:
         """None outlives the authority, and one that has expired issues none."""
@@ -373,12 +369,16 @@ class RequestTests:
     @pytest.mark.parametrize(
         ("names", "kind", "holder"),
         [
-            (server_names(["例え.example", "::1"]), Kind.SERVER, "server xn--r8jz45g.example, ::1"),
-            (terminal_names("山田太郎"), Kind.TERMINAL, "terminal 山田太郎"),
-            (mediator_names("m"), Kind.MEDIATOR, "mediator m"),
+            (
+                server_names(["例え.example", "::1"]),
+                CertificateKind.SERVER,
+                "server xn--r8jz45g.example, ::1",
+            ),
+            (terminal_names("山田太郎"), CertificateKind.TERMINAL, "terminal 山田太郎"),
+            (mediator_names("m"), CertificateKind.MEDIATOR, "mediator m"),
         ],
     )
-    def test_ours(self, path: Path, names: Names, kind: Kind, holder: str) -> None:
+    def test_ours(self, path: Path, names: Names, kind: CertificateKind, holder: str) -> None:
         """What `broker ca request` makes is understood; the key is the requester's."""
         key = new_key()
         path.write_bytes(make_request(names, key).public_bytes(Encoding.PEM))
@@ -441,7 +441,7 @@ class RequestTests:
         [
             (lambda: rsa.generate_private_key(65537, 1024), "fewer than 2048"),
             (lambda: ec.generate_private_key(ec.SECP224R1()), "not P-256"),
-            (lambda: dsa.generate_private_key(2048), "of a kind that does not serve"),
+            (lambda: dsa.generate_private_key(2048), "of an unsupported kind"),
         ],
     )
     def test_weak_keys(self, path: Path, make: Callable[[], Any], why: str) -> None:
@@ -478,11 +478,11 @@ class RequestTests:
         der[at : at + 1] = b"b"
         forged = x509.load_der_x509_csr(bytes(der))
         path.write_bytes(forged.public_bytes(Encoding.PEM))
-        with pytest.raises(AuthorityError, match="not signed by the key"):
+        with pytest.raises(AuthorityError, match="not signed with the key"):
             read_request(str(path))
         for data in (b"", b"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n", b"\xff" * 100):
             path.write_bytes(data)
-            with pytest.raises(AuthorityError, match="no signing request"):
+            with pytest.raises(AuthorityError, match="not a signing request"):
                 read_request(str(path))
         path.unlink()
         with pytest.raises(AuthorityError, match="No such file"):
@@ -636,7 +636,7 @@ class CommandTests:
             ("ca issue --terminal Ia --mediator m", "not allowed with"),
             ("ca issue --terminal @all", "begins with @"),
             ("ca issue --server a_b", "neither a DNS name nor an IP address"),
-            ("ca request --mediator a,b", "no mediator's name"),
+            ("ca request --mediator a,b", "not a mediator's name"),
             ("ca sign", "required: REQUEST"),
             ("ca revoke", "required: CERTIFICATE|SERIAL"),
         ],
