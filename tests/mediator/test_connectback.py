@@ -30,7 +30,7 @@ from tests.mediator.scene import (
     with_resolver,
 )
 from tests.support.clock import settle
-from tests.terminal.test_doors import the_log
+from tests.support.log import the_log
 
 #: Seconds in which a request is decided.
 PATIENCE = 5.0

@@ -34,8 +34,8 @@ from tests.support.clock import advance, settle
 from tests.support.reactor import FakeReactor
 from tests.support.transport import Client, connect, tcp_address
 from tests.terminal.network import Outcome
+from tests.terminal.outgoing.test_hole_punch import Site
 from tests.terminal.speakers import Maker
-from tests.terminal.test_simultaneous import Site
 
 LOOPBACK = "--listen-tls=tcp:1202:interface=127.0.0.1"
 SERVERS = pytest.mark.parametrize("role", [mediator.Options, resolver.Options])

@@ -24,6 +24,7 @@ from broker.terminal.registration.client import MediatorClient
 from broker.terminal.registration.registration import CONNECT_TIMEOUT, WAKE_UP_INTERVAL
 from broker.terminal.terminal import Terminal
 from tests.support.clock import result_of
+from tests.support.log import the_log
 from tests.support.transport import connect, parse_all
 from tests.terminal.keys import (
     KEY,
@@ -36,7 +37,6 @@ from tests.terminal.keys import (
 )
 from tests.terminal.network import HOST, MEDIATOR_PORT, Listener, Outcome, World
 from tests.terminal.speakers import Echo, HalfCloseable, Handler, Maker, Plain
-from tests.terminal.test_doors import the_log
 
 PORT = 1203
 

@@ -27,6 +27,7 @@ from broker.terminal.registration.registration import WAKE_UP_INTERVAL
 from broker.terminal.registration.udp_keepalive import REPEATS
 from broker.terminal.settings import LINGER
 from tests.support.clock import advance, settle
+from tests.support.log import the_log
 from tests.terminal.network import Listener, Network, Outcome
 from tests.terminal.scene import (
     ELSEWHERE,
@@ -39,7 +40,6 @@ from tests.terminal.scene import (
     idle,
 )
 from tests.terminal.speakers import Echo, Handler, Maker
-from tests.terminal.test_doors import the_log
 
 INTERVAL: Final = 25
 KEY: Final = {"Key ID": "Kx", "Registration Key": SECRET.hex(), "Interval": "25"}

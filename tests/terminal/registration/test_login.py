@@ -13,11 +13,11 @@ from broker.terminal.errors import CannotLogIn
 from broker.terminal.registration.client import SECRET_IN_CLEAR, dial
 from broker.terminal.registration.login import NO_PASSWORD
 from tests.support.clock import advance, settle
+from tests.support.log import the_log
 from tests.support.reactor import FakeReactor
 from tests.support.transport import Client
 from tests.terminal.network import HOST, Outcome
 from tests.terminal.scene import ELSEWHERE, PASSWORD, Scene, mediator_at
-from tests.terminal.test_doors import the_log
 
 WRONG: Final = "Registration Failed.\nCause:the identifier or the password is wrong"
 STALE: Final = "Registration Failed.\nCause:the token is not good"

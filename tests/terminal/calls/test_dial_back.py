@@ -22,6 +22,7 @@ from broker.terminal.incoming.listener import HANDSHAKE_TIMEOUT, UNPROVEN_MOST
 from broker.terminal.registration.client import MediatorClient
 from broker.terminal.registration.notices import ConnectBackRequest, PendingCall
 from tests.support.clock import advance
+from tests.support.log import the_log
 from tests.support.transport import Client, connect
 from tests.terminal.keys import (
     CALLER,
@@ -40,8 +41,8 @@ from tests.terminal.meeting import (
     stand_in,
 )
 from tests.terminal.network import HOST, MEDIATOR_PORT, Outcome, World
+from tests.terminal.peers import Knocker
 from tests.terminal.speakers import Echo, HalfCloseable, Handler, Maker
-from tests.terminal.test_doors import Knocker, the_log
 
 
 @pytest.fixture(autouse=True)

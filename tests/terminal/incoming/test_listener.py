@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IProtocol
-from twisted.logger import LogEvent, formatEventAsClassicLogText, globalLogPublisher
 
 from broker.messages.grammar import NOTIFY
 from broker.messages.message import Message
 from broker.messages.statements import CONNECTION_REQUESTED, PERMISSION_DENIED
 from broker.tables.sessions import UNSPENT_SECONDS
-from broker.terminal.channel.active_calls import ActiveCalls
-from broker.terminal.channel.handshake import BODY_BYTES, Handshake
+from broker.terminal.channel.handshake import BODY_BYTES
 from broker.terminal.channel.records import Records, RecordType
 from broker.terminal.errors import Aborted
 from broker.terminal.incoming.listener import (
@@ -25,15 +21,9 @@ from broker.terminal.incoming.listener import (
     HELD_MOST,
     HOLD_SECONDS,
     UNPROVEN_MOST,
-    InboundConnection,
-    InboundListener,
 )
-from broker.terminal.incoming.pending_calls import PendingCalls
-from tests.support.clock import advance
-from tests.support.reactor import FakeReactor
-from tests.support.transport import Client, connect, parse_all
+from tests.support.log import the_log
 from tests.terminal.keys import (
-    CALLEE,
     CALLER,
     KEY,
     PASSWORD,
@@ -42,158 +32,12 @@ from tests.terminal.keys import (
     a_handshake,
     a_request,
     an_answer,
-    an_expected_call,
     framed,
 )
-from tests.terminal.speakers import Echo, Handler, Plain, Reports
+from tests.terminal.peers import House
+from tests.terminal.speakers import Echo, Plain
 
 DENIED = Message(NOTIFY, PERMISSION_DENIED)
-
-
-def _closed(inbound: InboundConnection, session: str) -> None:
-    inbound.connection.abort()
-
-
-class House(Reports):
-    """The doors of a callee, and what becomes of those who knock.
-
-    :ivar wakes: how often it was said that a connection is asked for
-    :ivar room: whether it takes one more call
-    :ivar arrived: what waits for callees
-    """
-
-    def __init__(
-        self,
-        protocol: Callable[[], IProtocol | None] = Plain,
-        *,
-        taken: bool = True,
-        **options: Any,
-    ) -> None:
-        self.clock = FakeReactor()
-        super().__init__()
-        self.wakes = 0
-        self.room = True
-        self.arrived: Callable[[InboundConnection, str], object] = _closed
-        self.handler = Handler(protocol)
-        self.expected = PendingCalls()
-        self.calls = ActiveCalls(self)
-        self.doors = InboundListener(
-            self.clock,
-            CALLEE,
-            self.expected,
-            self.calls,
-            self,
-            handler=self.handler if taken else None,
-            **options,
-        )
-        self.factory = self.doors.factory()
-
-    def woken(self) -> None:
-        """A wake-up came."""
-        self.wakes += 1
-
-    def has_room(self) -> bool:
-        """As a test says."""
-        return self.room
-
-    def connected_back(self, inbound: InboundConnection, session: str) -> None:
-        """A callee came; a test may wait for it."""
-        self.arrived(inbound, session)
-
-    def announce(self, **call: Any) -> House:
-        """The mediator says that a call will come."""
-        until = self.clock.seconds() + UNSPENT_SECONDS
-        self.doors.expect(an_expected_call(**{"until": until, **call}))
-        return self
-
-    def connect(self, host: str = "127.0.0.1") -> Client:
-        """Somebody connects."""
-        return connect(self.factory, self.clock, peer_host=host, port=1203)
-
-    def knock(self, *, host: str = "127.0.0.1", send: bool = True, **caller: Any) -> Knocker:
-        """A caller connects and sends its REQUEST."""
-        knocker = Knocker(self.connect(host), **caller)
-        return knocker.send() if send else knocker
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass."""
-        advance(self.clock, seconds)
-
-    @property
-    def untouched(self) -> bool:
-        """Whether nobody's call has reached the application or the mediator."""
-        return not (self.handler.calls or self.begun or self.ends or len(self.calls))
-
-
-class Knocker:
-    """A caller at the door.
-
-    :ivar body: its REQUEST, encrypted
-    """
-
-    def __init__(
-        self,
-        client: Client,
-        *,
-        identifier: str = CALLER,
-        password: str = PASSWORD,
-        session: str = SESSION,
-        request: Message | None = None,
-        **handshake: str,
-    ) -> None:
-        self.client = client
-        self.session = session
-        self.handshake: Handshake = a_handshake(initiator=True, session=session, **handshake)
-        self.body = self.handshake.write(request or a_request(identifier, password))
-        self.records: Any = None
-
-    def send(self) -> Knocker:
-        """Send the REQUEST."""
-        self.client.send(framed(self.session, self.body))
-        return self
-
-    def answer(self) -> Message:
-        """What the callee answered, decrypted."""
-        (head,), body = parse_all(self.client.bytes())
-        assert head == Message(NOTIFY, Session=self.session, Length=len(body))
-        return self.handshake.read(body)
-
-    def prove(self, data: bytes = b"") -> Knocker:
-        """Read the answer, and send the first record."""
-        assert self.answer() == an_answer()
-        self.records = Records(self.handshake.cipher())
-        return self.say(data)
-
-    def say(self, data: bytes) -> Knocker:
-        """Send a record of data."""
-        self.client.send(self.records.seal(RecordType.DATA, data))
-        return self
-
-    def heard(self) -> list[tuple[RecordType, bytes]]:
-        """What records came."""
-        self.records.feed(self.client.bytes())
-        return list(self.records)
-
-    @property
-    def shut_out(self) -> bool:
-        """Whether the connection is closed, and not a byte came over it."""
-        return self.client.closed and not self.client.bytes()
-
-
-@contextmanager
-def the_log() -> Iterator[list[str]]:
-    """What is logged meanwhile."""
-    lines: list[str] = []
-
-    def observe(event: LogEvent) -> None:
-        lines.append(str(formatEventAsClassicLogText(event)) + repr(event))
-
-    observer: Any = observe
-    globalLogPublisher.addObserver(observer)
-    try:
-        yield lines
-    finally:
-        globalLogPublisher.removeObserver(observer)
 
 
 class AdmissionTests:

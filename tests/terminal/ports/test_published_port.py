@@ -14,10 +14,10 @@ from broker.messages.grammar import NOTIFY, QUERY, REGISTER
 from broker.messages.message import Message
 from broker.messages.statements import REGISTRATION_COMPLETED
 from broker.terminal.terminal import Terminal
+from tests.support.log import the_log
 from tests.terminal.network import HOST, Listener, Network, Outcome, World
 from tests.terminal.scene import UdpScene
 from tests.terminal.speakers import Echo, HalfCloseable, Handler, Maker
-from tests.terminal.test_doors import the_log
 
 PORT: Final = 1203
 OUTSIDE: Final = 4444

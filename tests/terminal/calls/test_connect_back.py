@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import CannotListenError
-from zope.interface import implementer
 
-from broker.interfaces import IOutsideView, IPortOpener, PortNotOpened
 from broker.messages.errors import BadRequest, PermissionDenied
 from broker.messages.grammar import NOTIFY, REQUEST
 from broker.messages.message import Message
@@ -24,6 +22,7 @@ from broker.terminal.registration.client import CONSENT_TIMEOUT, MediatorClient
 from broker.terminal.registration.notices import ConnectBackRequest
 from broker.terminal.terminal import Terminal
 from tests.support.clock import advance, settle
+from tests.support.log import the_log
 from tests.support.transport import Client, connect, parse_all
 from tests.terminal.keys import (
     CALLEE,
@@ -38,9 +37,9 @@ from tests.terminal.keys import (
     framed,
 )
 from tests.terminal.network import HOST, Listener, Outcome, World
+from tests.terminal.peers import Opener
 from tests.terminal.scene import Events, Wire
 from tests.terminal.speakers import Echo, HalfCloseable, Handler, Maker, Plain
-from tests.terminal.test_doors import the_log
 from tests.terminal.test_terminal import Limit
 
 SECRET = "open sesame"
@@ -97,42 +96,6 @@ class Gate:
     def __call__(self, caller: str, password: str) -> Awaitable[bool]:
         self.shown.append((caller, password))
         return self.decided
-
-
-@implementer(IPortOpener)
-class Opener:
-    """A router in which ports are opened.
-
-    :ivar opened: the ports that are open
-    :ivar closed: how many were closed
-    :ivar asked: how often one was asked for
-    :ivar fails: whether none can be opened
-    :ivar silent: whether it says nothing
-    """
-
-    def __init__(self, outside: tuple[str, int] = (HOST, WAITS), fails: bool = False) -> None:
-        self.opened: list[int] = []
-        self.closed = self.asked = 0
-        self.fails = fails
-        self.silent = False
-        self._outside = outside
-
-    async def open(
-        self, port: int, line: IOutsideView, lost: Callable[[str], object] | None = None
-    ) -> tuple[str, int]:
-        """As it was made."""
-        self.asked += 1
-        if self.silent:
-            await Deferred()
-        if self.fails:
-            raise PortNotOpened("no router answers")
-        self.opened.append(port)
-        return self._outside
-
-    async def close(self, port: int) -> None:
-        """It was open."""
-        self.opened.remove(port)
-        self.closed += 1
 
 
 class WholeWayTests:

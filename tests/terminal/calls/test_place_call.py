@@ -23,13 +23,12 @@ from broker.messages.message import Message
 from broker.messages.statements import PERMISSION_DENIED, REQUEST_ACCEPTED
 from broker.terminal.calls.place_call import DIAL_TIMEOUT, CallContext, dialling_hub, place_call
 from broker.terminal.channel.active_calls import ActiveCalls
-from broker.terminal.channel.handshake import BODY_BYTES, Handshake
+from broker.terminal.channel.handshake import BODY_BYTES
 from broker.terminal.channel.records import Records, RecordType
 from broker.terminal.errors import Aborted, CallFailed
 from broker.terminal.registration.client import MediatorClient, dial
 from tests.support.clock import advance, result_of, settle
 from tests.support.reactor import FakeReactor
-from tests.support.transport import Client, parse_all
 from tests.terminal.keys import (
     CALLEE,
     CALLER,
@@ -37,12 +36,12 @@ from tests.terminal.keys import (
     PASSWORD,
     REPLY_PASSWORD,
     SESSION,
-    a_handshake,
     a_request,
     an_answer,
     framed,
 )
 from tests.terminal.network import Outcome
+from tests.terminal.peers import Callee
 from tests.terminal.speakers import Maker, Plain, Reports
 
 HOST = "192.0.2.7"
@@ -111,36 +110,6 @@ class Try:
         """Why it failed, in words."""
         assert isinstance(self.outcome.error, CallFailed)
         return str(self.outcome.error)
-
-
-class Callee:
-    """Whoever answers at the callee's address.
-
-    :ivar request: what it was sent, decrypted
-    """
-
-    def __init__(self, client: Client, **handshake: str) -> None:
-        self.client = client
-        (self.head,), self.body = parse_all(client.bytes())
-        self.handshake: Handshake = a_handshake(initiator=False, **handshake)
-        self.records: Any = None
-
-    @property
-    def request(self) -> Message:
-        """The REQUEST (fig. 5f)."""
-        return self.handshake.read(self.body)
-
-    def answer(self, message: Message, *, session: str = SESSION) -> Callee:
-        """Answer, encrypted."""
-        assert self.request.verb == REQUEST
-        self.client.send(framed(session, self.handshake.write(message), verb=NOTIFY))
-        self.records = Records(self.handshake.cipher())
-        return self
-
-    def heard(self) -> list[tuple[RecordType, bytes]]:
-        """What records came."""
-        self.records.feed(self.client.bytes())
-        return list(self.records)
 
 
 class PlacedTests:

@@ -18,9 +18,9 @@ from broker.terminal.outgoing.connector import (
     Connector,
 )
 from tests.support.clock import advance
+from tests.support.log import the_log
 from tests.terminal.network import Outcome
 from tests.terminal.speakers import Plain
-from tests.terminal.test_doors import the_log
 
 HOST = "192.0.2.7"
 #: One of each kind, as it is told.

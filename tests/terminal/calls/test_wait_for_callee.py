@@ -63,10 +63,8 @@ from tests.terminal.meeting import (
     timers,
 )
 from tests.terminal.network import HOST, MEDIATOR_PORT, Listener, Outcome, World
+from tests.terminal.peers import Callee, House, Opener
 from tests.terminal.speakers import Echo, Handler, Maker, Reports
-from tests.terminal.test_calling import Callee
-from tests.terminal.test_connectback import Opener
-from tests.terminal.test_doors import House
 
 
 @pytest.fixture(autouse=True)

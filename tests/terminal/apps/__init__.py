@@ -1,0 +1,1 @@
+"""What runs over a channel, tested."""

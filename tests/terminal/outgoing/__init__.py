@@ -1,0 +1,1 @@
+"""The connections that a call makes, tested."""

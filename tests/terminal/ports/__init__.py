@@ -1,0 +1,1 @@
+"""Ports open to the outside, tested."""
