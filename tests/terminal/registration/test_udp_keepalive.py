@@ -215,7 +215,7 @@ class RegistrationTests:
         assert path.interval.seconds >= INTERVAL  # that says nothing of how long mappings last
 
     def test_new_key(self) -> None:
-        """A new login's key takes the old one's place at once, on the same path."""
+        """A new login's key takes the old one's place at once, on the same way."""
         path = Path()
         path.login("Kbbbbbbbbbbbbbbbbbbbbbb", b"t" * 32)
         new = len(path.said)
@@ -467,10 +467,10 @@ class NoticeTests:
 
 
 class AnswerTests:
-    """What of an answer is believed while a keepalive is under path."""
+    """What of an answer is believed while a keepalive is under way."""
 
     def waiting(self) -> Path:
-        """One whose keepalive is under path and gets no answer."""
+        """One whose keepalive is under way and gets no answer."""
         path = registered()
         path.cut = True
         path.advance(INTERVAL)
@@ -525,7 +525,7 @@ class AnswerTests:
         assert path.keepalive.ignored == {"not asked for": 2}
 
     def test_challenge_repeated(self) -> None:
-        """A challenge that is replayed is answered as often, and not once nothing is under path."""
+        """A challenge that is replayed is answered as often, and not once nothing is under way."""
         path = Path()
         captured = sign(Message(NOTIFY, Challenge="c", Sequence=1), SECRET)
         path.said.clear()
