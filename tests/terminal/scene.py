@@ -228,7 +228,7 @@ def closing() -> UdpScene:
     return scene
 
 
-class Events:
+class Events(NullEvents):
     """Keeps what a client hears from its mediator.
 
     :ivar free: whether a call can be taken
@@ -239,41 +239,29 @@ class Events:
     def __init__(self) -> None:
         self.free = True
         self.heard: list[tuple[Any, ...]] = []
-        self.asked: Callable[[], Awaitable[ConsentLists]] = NullEvents().consent_lists
+        self.asked: Callable[[], Awaitable[ConsentLists]] = super().consent_lists
 
     def acceptable(self) -> bool:
-        """Whether it is free."""
         self.heard.append(("status",))
         return self.free
 
     async def consent_lists(self) -> ConsentLists:
-        """What the test says."""
         self.heard.append(("lists",))
         return await self.asked()
 
     def call_announced(self, client: MediatorClient, call: PendingCall) -> None:
-        """Note it."""
         self.heard.append(("announced", call))
 
-    async def admits_dial_back(self, client: MediatorClient, request: ConnectBackRequest) -> bool:
-        """It does not."""
-        self.heard.append(("asked to dial back", request))
-        return False
-
     def dial_back(self, request: ConnectBackRequest) -> None:
-        """Note it."""
         self.heard.append(("dial back", request))
 
     def session_terminated(self, session: str, how: str | None = None) -> None:
-        """Note it."""
         self.heard.append(("terminated", session) if how is None else ("terminated", session, how))
 
     def superseded(self) -> None:
-        """Note it."""
         self.heard.append(("superseded",))
 
     def mediator_lost(self, client: MediatorClient, reason: Failure) -> None:
-        """Note it."""
         self.heard.append(("lost", client))
 
 

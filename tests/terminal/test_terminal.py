@@ -71,6 +71,12 @@ class Both(World):
         self.ib = self.terminal("Ib", PORT, **options)
         self.ia = self.terminal("Ia")
 
+    def calling(self) -> Outcome:
+        """What becomes of a call of Ia's to Ib, as far as it comes at once."""
+        outcome = Outcome(self.ia.call("Ib", Maker()))
+        self.run()
+        return outcome
+
     def withdraw(self) -> Outcome:
         """Ib withdraws Ia's permit."""
         edited = Outcome(self.ib.edit(["Delete Ia"]))
@@ -470,8 +476,7 @@ class CallTests:
         both = Both()
         both.terminal("Ic", 1400, handler=Handler(Echo), accept=["Ia"])
         both.silent.add(PORT)
-        stuck = Outcome(both.ia.call("Ib", Maker()))
-        both.run()
+        stuck = both.calling()
         assert both.called(callee="Ic")
         assert not stuck.done
         both.advance(11)
@@ -492,8 +497,7 @@ class CallTests:
         """A call that was asked for while the line was away is made when it is back."""
         both = Both()
         both.lose_line("Ia")
-        outcome = Outcome(both.ia.call("Ib", Maker()))
-        both.run()
+        outcome = both.calling()
         assert not outcome.done
         both.advance(1)
         assert outcome.value is not None
@@ -502,8 +506,7 @@ class CallTests:
         """A line that goes before the mediator answers fails the call."""
         both = Both()
         both.silent.add(MEDIATOR_PORT)
-        outcome = Outcome(both.ia.call("Ib", Maker()))
-        both.run()
+        outcome = both.calling()
         both.lose_line("Ia")
         assert isinstance(outcome.error, ConnectionLost)
 
