@@ -57,6 +57,9 @@ class Terminal(Service):
     :ivar calls: the calls that are open
     :ivar listening: fires with the direct listener's port; fails where it cannot be opened. Each
         start of the service sets a new one
+
+    The methods from ``acceptable`` on are not for the application: the terminal's own parts call
+    them (``RegistrationEvents`` and the other ``…Events`` protocols).
     """
 
     log = Logger()
@@ -130,6 +133,8 @@ class Terminal(Service):
         self.listening.callback(port)
 
     async def _stop(self) -> None:
+        # First nothing new may come in; the connection to the mediator goes last, since the ends of
+        # the calls are reported over it.
         port, self._registration.port = self._registration.port, None
         if port is not None:
             await maybeDeferred(port.stopListening)
@@ -139,7 +144,7 @@ class Terminal(Service):
         self._listener.stop()
         await self._registration.close_published()
         self.calls.end_all("the terminal stops")
-        await self.calls.none()  # their ends are reported before the connection closes
+        await self.calls.none()
         await self._connect_back.stop()
         await self._registration.stop()
         self._hub.stop()

@@ -153,6 +153,7 @@ class IdleConnection:
             return
         keepalive = self.keepalive
         if keepalive is None or keepalive.server != server:
+            # The interval is kept: it is a property of the router, not of the server.
             if keepalive is not None:
                 keepalive.stop()
             keepalive = self.keepalive = Keepalive(
@@ -166,6 +167,7 @@ class IdleConnection:
     def note_activity(self) -> None:
         """The connection is in use: it stays open for ``linger`` seconds from now."""
         self._last_activity = self._reactor.seconds()
+        # The timer is not restarted: it looks at the time of the last activity when it fires.
         if not (self._linger.active or self._settings.hold or self.idle):
             self._linger.start(self._settings.linger)
 
@@ -210,6 +212,7 @@ class IdleConnection:
         if left > 0:
             self._linger.start(left)
         elif self._events.busy() or self._connection.conversation is None or not self._reachable:
+            # Without answers to keepalives, no notice would arrive: the terminal would be lost.
             self._linger.start(linger)
         else:
             self._close()
@@ -261,7 +264,7 @@ class IdleConnection:
         """The router has changed: a connection through its old mappings may be dead."""
         self.log.info(SEEN, host=host, port=port)
         before, self._outside = self._outside, (host, port)
-        if before is not None:
+        if before is not None:  # at first, there is no older mapping that could be dead
             self._check()
 
     async def _renew_key(self, client: MediatorClient) -> None:
@@ -280,6 +283,7 @@ class IdleConnection:
         self._checking = True
         began = self._reactor.seconds()
         patience = SLOW_TIMEOUT if began - client.heard < RECENT else CHECK_TIMEOUT
+        # Any request would do: this one changes nothing, and every mediator answers it.
         checked = client.accepted().addTimeout(patience, self._reactor)
 
         def failed(_: Failure) -> None:

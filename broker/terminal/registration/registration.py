@@ -86,6 +86,7 @@ class Registration(ClientEvents[MediatorClient]):
         return MediatorClient(
             connection,
             self._reactor,
+            # The configured name: each login gives the identifier that it stands for now.
             self._logs_in_as,
             self._events,
             allow_clear_text=self._settings.allow_clear_text,
@@ -139,6 +140,7 @@ class Registration(ClientEvents[MediatorClient]):
         now = self._reactor.seconds()
         if now >= self._next_wake_up and not self._login.refused:  # else: refused as often
             self._next_wake_up = now + WAKE_UP_INTERVAL
+            # One of the two does something: an idle connection is closed, a lost one waits.
             if self._idle is not None:
                 self._idle.wake()
             self._connection.retry_now()
@@ -189,12 +191,13 @@ class Registration(ClientEvents[MediatorClient]):
         if published is not None and self._idle is None and not published.known(client):
             return contact  # it is not known yet how it can be reached
         if self._idle is not None:
-            contact["udp"] = True
+            contact["udp"] = True  # requests a key, which the answer brings
         if self.port is not None:
             number = port_number(self.port)
             contact["port"] = settings.port or number
             if settings.address is not None or self._idle is None:
                 contact["address"] = settings.address or client.local_host
+            # With a configured address, callers must not learn any other address of ours.
             if settings.address is None and client.share_port() is not None:
                 contact["local"] = (client.local_host, number)
                 contact["seen"] = True

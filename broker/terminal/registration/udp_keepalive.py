@@ -218,6 +218,7 @@ class Keepalive(DatagramProtocol):
         if self._port is None:
             interface = "::" if ":" in self.server[0] else ""
             self._port = self._reactor.listenUDP(0, self, interface=interface)
+        # The port stays, and with it the router's mapping.
         self._key = _Key(identifier, key_id, key)
         self._advance(USE_KEY)
         self._interval.suggest(interval)
@@ -272,6 +273,7 @@ class Keepalive(DatagramProtocol):
 
     def _query_source(self) -> None:
         """Ask where we are seen; a query that is lost is asked again after the next answer."""
+        # The answer is not signed: the random transaction keeps out those who cannot read us.
         query = self._source.query = self._randomness(8).hex()
         self._send(Message(QUERY, ADDRESS, Transaction=query, Padding=_PADDING).encode())
 
@@ -370,7 +372,7 @@ class Keepalive(DatagramProtocol):
         self._last_passed = self._reactor.seconds()
         if not is_new:
             return ""
-        if silence:
+        if silence:  # the interval is shorter now: the next keepalive is due earlier
             self._interval.lost(silence)
             if not self._awaiting:
                 self._timer.start(self._interval.seconds)
@@ -386,7 +388,7 @@ class Keepalive(DatagramProtocol):
             return "old"
         key.last_notice = sequence
         now = self._reactor.seconds()
-        if self._last_passed is not None:
+        if self._last_passed is not None:  # it came through a mapping that has outlived the silence
             self._interval.lasted(now - self._last_passed)
         self._last_passed = now
         self._events.connection_requested()
