@@ -62,11 +62,11 @@ class OpenCalleePort:
         if self._wanted.opener is None:
             return client.local_host, self.number
         try:
-            place = await self._wanted.opener.open(self.number, client)
+            address = await self._wanted.opener.open(self.number, client)
         except PortNotOpened as error:
             raise CallFailed(f"no port could be opened for the callee: {error}") from None
         self._mapped = self.number
-        return place
+        return address
 
     async def close(self) -> None:
         """Close what was opened; once is enough."""

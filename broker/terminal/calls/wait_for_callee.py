@@ -82,10 +82,10 @@ class ConnectBackWaiter:
         """
         opened = OpenCalleePort(port)
         try:
-            place = await opened.open(self._listener, client)
+            address = await opened.open(self._listener, client)
             self._asking += 1
             try:
-                credentials = await client.connect_back(callee, password, *place)
+                credentials = await client.connect_back(callee, password, *address)
                 credentials.fields["Password"] = password  # what the callee is shown (fig. 5f)
                 call = OutgoingCall(
                     self._clock,
@@ -96,7 +96,7 @@ class ConnectBackWaiter:
                     self._calls,
                 )
                 events = _ByPassword(self, opened)
-                wait = self._wait_in(call, Candidate(BACK, *place), events, UNSPENT_SECONDS)
+                wait = self._wait_in(call, Candidate(BACK, *address), events, UNSPENT_SECONDS)
             finally:
                 self.answered()
             return await self._outcome(call.session, wait)
@@ -120,7 +120,7 @@ class ConnectBackWaiter:
                 return None
             if self._clock.seconds() < self._not_before:
                 return self._not_opened
-            place = await self._open_in_time(opened, client)
+            address = await self._open_in_time(opened, client)
         except (CallFailed, Refused) as error:
             await self.close(opened)
             if isinstance(error, Refused) and port.opener is None:
@@ -135,7 +135,7 @@ class ConnectBackWaiter:
             await self.close(opened)
             raise
         self._asking += 1
-        return PortOffer(self, opened, *place)
+        return PortOffer(self, opened, *address)
 
     async def _open_in_time(
         self, opened: OpenCalleePort, client: MediatorClient

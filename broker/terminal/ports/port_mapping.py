@@ -45,7 +45,7 @@ class _VerifiedPort:
 
     :ivar users: how many want it
     :ivar mapping: what the router says of it, while it has it open
-    :ivar place: the host and port by which it is reached, once that is verified
+    :ivar address: the host and port by which it is reached, once that is verified
     :ivar lost: called with the reason when that has changed
     """
 
@@ -53,12 +53,12 @@ class _VerifiedPort:
         self.users = 0
         self.lock = DeferredLock()
         self.mapping: PortMapping | None = None
-        self.place: tuple[str, int] | None = None
+        self.address: tuple[str, int] | None = None
         self.lost: list[Callable[[str], object]] = []
 
     def mapping_changed(self, before: PortMapping, now: PortMapping | None, why: str) -> None:
         """The router has it elsewhere, or not at all: nothing of that is verified."""
-        self.mapping, self.place = now, None
+        self.mapping, self.address = now, None
         users, self.lost = self.lost, []
         for lost in users:
             lost(why)
@@ -84,7 +84,7 @@ class VerifiedPortMapper:
         try:
             await wanted.lock.acquire()
             try:
-                place = await self._open(wanted, port, line)
+                address = await self._open(wanted, port, line)
             finally:
                 wanted.lock.release()
         except BaseException:
@@ -92,7 +92,7 @@ class VerifiedPortMapper:
             raise
         if lost is not None and lost not in wanted.lost:
             wanted.lost.append(lost)
-        return place
+        return address
 
     async def close(self, port: int) -> None:
         """Close it, unless another user wants it."""
@@ -113,21 +113,21 @@ class VerifiedPortMapper:
             host, _ = await view.outside()
         except Refused as refusal:
             raise PortNotOpened(f"the mediator does not say where we are: {refusal}") from None
-        if wanted.place is not None and wanted.place[0] == host:
-            return wanted.place
-        wanted.place = None  # we are elsewhere now
+        if wanted.address is not None and wanted.address[0] == host:
+            return wanted.address
+        wanted.address = None  # we are elsewhere now
         try:
             if host == view.local_host:
                 self._unmap(wanted, port)
-                place = (host, port)
+                address = (host, port)
             else:
-                place = (host, await self._map(wanted, port, host))
-            await self._verify(wanted, place, view)
+                address = (host, await self._map(wanted, port, host))
+            await self._verify(wanted, address, view)
         except BaseException:
             self._unmap(wanted, port)
             raise
-        wanted.place = place
-        return place
+        wanted.address = address
+        return address
 
     async def _map(self, wanted: _VerifiedPort, port: int, host: str) -> int:
         """Have the router open it, if its address is the one that others see; give its port."""
@@ -150,15 +150,15 @@ class VerifiedPortMapper:
         return wanted.mapping.external
 
     async def _verify(
-        self, wanted: _VerifiedPort, place: tuple[str, int], view: IOutsideView
+        self, wanted: _VerifiedPort, address: tuple[str, int], view: IOutsideView
     ) -> None:
         """Have the mediator connect there."""
         mapping = wanted.mapping
         opened = ""
         if mapping is not None:
-            opened = f"the router has opened its port {place[1]} by {mapping.method}; "
+            opened = f"the router has opened its port {address[1]} by {mapping.method}; "
         try:
-            await view.outside(place[1])
+            await view.outside(address[1])
         except Refused as refusal:
             raise PortNotOpened(f"{opened}the mediator has tried it: {refusal}") from None
         if wanted.mapping is not mapping:

@@ -18,7 +18,7 @@ class PublishedPortEvents(Protocol):
     """The registration of the terminal whose port it is."""
 
     async def register_published(self, client: MediatorClient, stale: bool) -> object:
-        """Register where the terminal is, as ``PublishedPort.place`` says.
+        """Register where the terminal is, as ``PublishedPort.address`` says.
 
         :param stale: what was registered over this very connection is not valid now
         """
@@ -38,7 +38,7 @@ class PublishedPort:
         self._client: MediatorClient | None = None
         self._port = 0
         self._open = False
-        self._place: tuple[str, int] | None = None  # as that client's mediator sees it
+        self._address: tuple[str, int] | None = None  # as that client's mediator sees it
         self._opening: Deferred[None] | None = None
         self._busy = False
         self._last_failure = ""  # logged once
@@ -52,15 +52,15 @@ class PublishedPort:
         """Whether it is decided, over this connection, if the port can be reached."""
         return client is self._client and not self._busy
 
-    def place(self, client: MediatorClient) -> tuple[str, int] | None:
+    def address(self, client: MediatorClient) -> tuple[str, int] | None:
         """The host and port by which it is reached, once that is known over this connection."""
-        return self._place if client is self._client else None
+        return self._address if client is self._client else None
 
     def begin(self, client: MediatorClient, port: int) -> None:
         """There is a connection: have the port opened, if it is not, and registered."""
         self._give_up()
-        stale = client is self._client and self._place is not None
-        self._client, self._port, self._place, self._busy = client, port, None, True
+        stale = client is self._client and self._address is not None
+        self._client, self._port, self._address, self._busy = client, port, None, True
         self._opening = Deferred.fromCoroutine(self._publish(client, port, stale))
         self._opening.addErrback(self._not_published)
 
@@ -79,16 +79,16 @@ class PublishedPort:
 
     async def _publish(self, client: MediatorClient, port: int, stale: bool) -> None:
         failure = ""
-        place: tuple[str, int] | None = None
+        address: tuple[str, int] | None = None
         try:
-            place = await self._opener.open(port, client, self._lost)
+            address = await self._opener.open(port, client, self._lost)
         except PortNotOpened as error:
             failure = str(error)
-        was_open, self._open = self._open, place is not None
-        self._place, self._busy = place, False
-        if place is not None:
+        was_open, self._open = self._open, address is not None
+        self._address, self._busy = address, False
+        if address is not None:
             self.log.info(
-                "Reached from outside at {host} port {port}", host=place[0], port=place[1]
+                "Reached from outside at {host} port {port}", host=address[0], port=address[1]
             )
         elif failure != self._last_failure:
             self.log.warn(

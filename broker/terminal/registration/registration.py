@@ -201,7 +201,7 @@ class Registration(ClientEvents[MediatorClient]):
             if settings.address is None and client.share_port() is not None:
                 contact["local"] = (client.local_host, number)
                 contact["seen"] = True
-        outside = None if published is None else published.place(client)
+        outside = None if published is None else published.address(client)
         if outside is not None:
             contact["address"], contact["port"] = outside
         return contact
@@ -244,7 +244,7 @@ class Registration(ClientEvents[MediatorClient]):
         try:
             if stale:
                 await client.register(expires=0)
-            elif self._idle is not None and self._published.place(client) is None:
+            elif self._idle is not None and self._published.address(client) is None:
                 return  # registered so already
             answer = await self.register(client)
             if self._idle is not None:
