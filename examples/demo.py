@@ -27,7 +27,7 @@ from tests.support.processes import TETHER
 
 #: Seconds that a step may take.
 PATIENCE = 120.0
-#: Seconds of silence after which no more output of the processes is expected.
+#: Seconds of silence after which all output of the processes is there.
 SILENCE = 0.15
 RATE = 44100
 #: The tune: (frequency in hertz, beats).

@@ -42,7 +42,7 @@ def run_call(arguments: Namespace) -> None:
 
 
 def find_call_password(arguments: Namespace) -> FoundPassword | None:
-    """The callee's call password, if it is to connect back.
+    """The callee's call password, if it should connect back.
 
     :raises InvalidFile: it can't be read
     :raises NoPasswordGiven: the person who was asked gave none

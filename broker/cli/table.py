@@ -1,7 +1,7 @@
 """The words of the commands' table: a command, its arguments, and groups of either.
 
 Each module of this package has a ``COMMAND`` or several; ``main`` puts them together. To add one,
-write its function and its row beside it. The parser is argparse's.
+write its function and its row. The parser is argparse's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from broker.messages.grammar import identifier
 
-#: Columns of a description: argparse leaves it as it is, to keep the lines of the examples.
+#: Columns of a description: argparse does not fold it, so that the lines of the examples stay.
 WIDTH: Final = 95
 
 #: Does what a command is for; what goes wrong is raised, and ``main`` makes the exit status of it.

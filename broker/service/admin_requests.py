@@ -60,7 +60,7 @@ class Act(NamedTuple):
     """Something that can be asked.
 
     :ivar method: the method of ``AdminApi`` that does it, and returns the end of the answer
-    :ivar needed: the fields that the request must have besides ``do``, each with its rule
+    :ivar needed: the fields that the request must have in addition to ``do``, each with its rule
     :ivar optional: the fields that it may have
     :ivar lists: whether the method also gives rows, and takes ``tell`` for them
     """

@@ -87,7 +87,7 @@ NOT_REMOVED: Final = "The operator's socket could not be removed: {why}"
 
 
 class ReaderGone(Exception):
-    """The client has closed the connection, and reads no more of the answer."""
+    """The client has closed the connection, and does not read the rest of the answer."""
 
 
 def peer_user(transport: Any) -> int:

@@ -391,7 +391,7 @@ def passwords_in_threads(reactor: Any) -> Passwords:
 
 
 def token_key(database: str | None, randomness: Randomness) -> bytes:
-    """The key of resume tokens, from a file beside the database. No backup contains it (I20).
+    """The key of resume tokens, from a file next to the database. No backup contains it (I20).
 
     :param database: its path; ``None``: a new key for each run
     :raises CannotStart: the key can't be read, or others can read it

@@ -36,7 +36,7 @@ class ProgressTests:
     """The bar."""
 
     def draw(self, stream: io.StringIO, total: int, *steps: tuple[float, int]) -> str:
-        """What is written when so many bytes have gone at such times."""
+        """What is drawn after these steps, each a time and the bytes sent by then."""
         clock = Clock()
         progress = Progress(stream, total, clock)
         for clock.rightNow, octets in steps:

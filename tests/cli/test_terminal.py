@@ -214,8 +214,8 @@ class LoginTests:
         assert "did not check the password of Ib" in str(outcome.error)
         assert self.keyring.read("Ib", "tcp:127.0.0.1:1201") is None
 
-    def test_login_without_anybody(self) -> None:
-        """Where nobody can be asked, nothing is dialled."""
+    def test_login_with_no_one_to_ask(self) -> None:
+        """If no person can be asked, no connection is made."""
         outcome = self.begin("login --as Ib")
         assert "name a --password-file" in str(outcome.error)
         assert self.reactor.dials == []

@@ -64,7 +64,7 @@ class Acts:
         return {}
 
     async def list_accounts(self, tell: Tell) -> Row:
-        """So many rows."""
+        """The number of rows that the test wants."""
         for number in range(self.rows):
             await tell({"identifier": f"terminal-{number}"})
             self.told += 1
@@ -266,7 +266,7 @@ class RequestTests:
         assert answers(client) == [{"done": True}, {"done": True, "accounts": 0}]
 
     def test_brought_to_its_end(self, desk: Desk, acts: Acts) -> None:
-        """What was begun is done, though whoever asked has gone (I9)."""
+        """A request that has begun is completed, although the client has gone (I9)."""
         client = desk.connect()
         client.type(ADD)
         client.vanish()
@@ -295,7 +295,7 @@ class LogTests:
         return [formatEvent(event) for event in events if "Operator" in formatEvent(event)]
 
     def test_acts(self, real: Desk) -> None:
-        """What, whom, by which user, and what came of it; a password never (I18)."""
+        """The user, the request and its outcome; never a password (I18)."""
         ia = '"identifier": "Ia"'
         lines = self.lines(
             real,
@@ -343,7 +343,7 @@ class UserTests:
 
     @pytest.mark.parametrize("user", [0, OWN])
     def test_let_in(self, desk: Desk, user: int) -> None:
-        """The user as whom the broker runs, and root."""
+        """The user that the broker runs as, and root."""
         desk.user = user
         assert asked(desk.connect(), do="account list") == [{"done": True, "accounts": 0}]
 
@@ -362,7 +362,7 @@ class BoundTests:
     """What a command may cost (I15)."""
 
     def test_connections(self, desk: Desk) -> None:
-        """So many at a time; the next one is told to try again, and can once one has gone."""
+        """Above the limit, a client is told to try again, and can when another has gone."""
         clients = [desk.connect() for _ in range(CONNECTIONS_MOST)]
         extra = desk.connect()
         (answer,) = answers(extra)
@@ -372,7 +372,7 @@ class BoundTests:
         assert asked(desk.connect(), do="account list") == [{"done": True, "accounts": 0}]
 
     def test_length(self, desk: Desk) -> None:
-        """A request of a mebibyte is read; of one that is longer no more is kept."""
+        """A request of a mebibyte is read; a longer one is refused."""
         client = desk.connect()
         request = LIST.rstrip().encode()
         client.send(request + b" " * (admin.LINE_BYTES - len(request)) + b"\n")
@@ -490,7 +490,7 @@ class OpenTests:
             AdminSocket(Refusing(), "/nowhere/admin").open(Any)  # type: ignore[arg-type]
 
     def test_closed(self, desk: Desk, acts: Acts) -> None:
-        """Closed, it has no connection and no timer; what was begun is done all the same."""
+        """Closed, it has no connection and no timer; a request that has begun is completed."""
         idle, busy, full = desk.connect(), desk.connect(), desk.connect()
         busy.type(ADD)
         acts.rows = 50_000
@@ -541,14 +541,14 @@ class InTheWayTests:
         return reactor
 
     def test_dead(self, path: str, other: socket.socket) -> None:
-        """A socket to which nobody listens is removed."""
+        """A socket that no process listens on is removed."""
         other.close()
         assert stat.S_ISSOCK(os.stat(path).st_mode)
         assert len(self.open(path).unixServers) == 1
         assert not os.path.lexists(path)
 
     def test_living(self, path: str, other: socket.socket) -> None:
-        """One to which somebody listens is left alone, however busy that is."""
+        """One that a process listens on is left alone, however busy that process is."""
         other.listen(0)
         with socket.socket(socket.AF_UNIX) as first:
             for _ in range(2):

@@ -63,7 +63,7 @@ class FileTests:
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
     def test_of_another_user(self, tmp_path: Path) -> None:
-        """One that belongs to somebody else can be read by him (I18)."""
+        """One that belongs to another user can be read by that user (I18)."""
         path = a_file(tmp_path)
         os.chown(path, 65534, -1)
         with pytest.raises(InvalidFile, match="belongs to another user"):
@@ -81,7 +81,7 @@ class FileTests:
         assert str(refused.value) == text
 
     def test_no_file(self, tmp_path: Path) -> None:
-        """So is what isn't there, or is none; a pipe that nobody writes to is not waited for."""
+        """So are a missing file and a pipe, which is not waited for."""
         with pytest.raises(InvalidFile, match="nowhere: No such file"):
             read_password(str(tmp_path / "nowhere"))
         os.mkfifo(tmp_path / "pipe", 0o600)
@@ -104,7 +104,7 @@ class KeyringTests:
         assert keyring.read("Ib", MEDIATOR) == PASSWORD
 
     def test_private(self, keyring: Keyring, tmp_path: Path) -> None:
-        """Nobody else can read it, whatever the umask; nothing else is left there (I18)."""
+        """No other user can read it, whatever the umask; no other file is left there (I18)."""
         before = os.umask(0)
         try:
             path = keyring.keep("Ib", MEDIATOR, PASSWORD)
@@ -126,7 +126,7 @@ class KeyringTests:
         ],
     )
     def test_for_one_mediator(self, keyring: Keyring, identifier: str, mediator: str) -> None:
-        """It is found for nobody else, at no other host or port, and not without TLS (I26)."""
+        """It is found for no other identifier, host or port, and not without TLS (I26)."""
         keyring.keep("Ib", MEDIATOR, PASSWORD)
         assert keyring.read(identifier, mediator) is None
 
@@ -214,7 +214,7 @@ class SourceTests:
     """Which of them counts."""
 
     def test_order(self, keyring: Keyring, tmp_path: Path) -> None:
-        """A file that is named wins; it is read anew each time."""
+        """A file that is named wins; it is read each time."""
         path = a_file(tmp_path)
         kept = keyring.keep("Ib", MEDIATOR, "kept")
         named = PasswordSource("Ib", MEDIATOR, path, keyring)
@@ -243,7 +243,7 @@ from broker.files import InvalidFile
 from broker.service.settings.credentials import NoPasswordGiven, ask_password
 try:
     found = ask_password("Ib")
-    print("nobody" if found is None else "got %d" % len(found.password))
+    print("no one" if found is None else "got %d" % len(found.password))
 except (NoPasswordGiven, InvalidFile) as error:
     print(type(error).__name__, error)
 """
@@ -291,8 +291,8 @@ class PromptTests:
         """What can be none is told, without it."""
         assert "InvalidFile this can be no password" in self.ask(b"\n")
 
-    def test_nobody_there(self) -> None:
-        """Without a terminal nobody is asked, and nothing is waited for."""
+    def test_no_terminal(self) -> None:
+        """Without a terminal there is no question, and no wait."""
         done = subprocess.run(
             [sys.executable, "-c", ASK],
             input=b"secret\n",
@@ -301,10 +301,10 @@ class PromptTests:
             check=True,
             start_new_session=True,
         )
-        assert done.stdout == b"nobody\n"
+        assert done.stdout == b"no one\n"
 
     def test_never_shown(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Where what is typed would be shown, nobody is asked (I18)."""
+        """If the answer would be visible, there is no question (I18)."""
 
         def shows(prompt: str) -> str:
             warnings.warn("it may be echoed", getpass.GetPassWarning, stacklevel=1)

@@ -69,7 +69,7 @@ class OptionsTests:
 
     @pytest.mark.parametrize("auth", ["password", "certificate", "none"])
     def test_clear_text(self, auth: str, own: Files, pki: Pki) -> None:
-        """Clear text beyond this machine must be allowed, whoever is believed (I25)."""
+        """Clear text beyond this machine must be allowed, with any --auth (I25)."""
         if auth != "certificate":
             (error,) = errors(mediator.Options, f"--auth={auth}", "--listen=tcp:1201")
             assert "in clear text:" in error
@@ -86,7 +86,7 @@ class OptionsTests:
         ]
 
     def test_certificates_and_clear_text(self, own: Files, pki: Pki) -> None:
-        """A place where nobody could log in is a mistake if it is named, else it isn't opened."""
+        """A port where no terminal could log in is an error if it is named, else not opened."""
         certificate = tls(own, pki, "--auth=certificate")
         (error,) = errors(mediator.Options, *certificate, "--listen=tcp:1201:interface=127.0.0.1")
         assert error == (
@@ -133,7 +133,7 @@ class PasswordServiceTests:
     """``twistd broker`` as it comes."""
 
     def test_logs_in(self, tmp_path: Path) -> None:
-        """Nobody acts before the operator has made an account, and the log says how to."""
+        """No terminal can act until the operator makes an account, and the log says how."""
         with capturedLogs() as events:
             reactor, service = a_service(f"--store=sqlite:{tmp_path}/b.db")
         told = [formatEvent(event) for event in events]
@@ -147,7 +147,7 @@ class PasswordServiceTests:
         assert peer.text() == "NOTIFY\nRegistration Completed.\n\n"
 
     def test_resumes_after_a_restart(self, tmp_path: Path) -> None:
-        """A token is good at the next start, as long as the key is beside the database (I20)."""
+        """A token is valid after a restart, as long as its key is next to the database (I20)."""
         store = MemoryStore(lambda count: b"r" * count)
         where = f"--store=sqlite:{tmp_path}/b.db"
         reactor, service = a_service(where, store=store)
@@ -181,7 +181,7 @@ class PasswordServiceTests:
             assert ("Registration Completed." in peer.text()) is taken
 
     def test_threads(self) -> None:
-        """One processor is left to the reactor, and no more than four are taken."""
+        """One processor is left to the reactor, and at most four are used."""
         reactor: Any = FakeReactor()
         reactor.callFromThread = reactor.callLater
         passwords = mediator.passwords_in_threads(reactor)
@@ -203,7 +203,7 @@ class CertificateServiceTests:
         return peer, bytes(foreign.received)
 
     def test_acts(self, own: Files, pki: Pki) -> None:
-        """A connection acts as its certificate's identifier, and nobody acts without (A19, I4)."""
+        """A connection acts as its certificate's identifier; none acts without one (A19, I4)."""
         reactor, _ = a_service(*tls(own, pki, "--auth=certificate"))
         shown = pki.terminal("山田太郎")
         _, answer = self.shows(reactor, pki, shown, b"REGISTER\nAccept:Create Ib\n\n")
@@ -236,7 +236,7 @@ class CertificateServiceTests:
 
 
 class KeyTests:
-    """The key of tokens, beside the database (I20)."""
+    """The key of tokens, next to the database (I20)."""
 
     def test_made_once(self, tmp_path: Path) -> None:
         """Made at the first start, for its owner's eyes only, and the same from then on."""
@@ -271,7 +271,7 @@ class KeyTests:
 
     @pytest.mark.parametrize("content", [b"", b"short", b"k" * (KEY_BYTES + 1)])
     def test_no_key(self, tmp_path: Path, content: bytes) -> None:
-        """Neither does it start on what is no key; the file stays as it is."""
+        """It does not start with an invalid key, and leaves the file unchanged."""
         path = tmp_path / "broker.db-key"
         path.write_bytes(content)
         path.chmod(0o600)

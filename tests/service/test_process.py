@@ -111,7 +111,7 @@ class RoleTests:
             role.privilegedStartService()
 
     def test_fails_at_once_elsewhere(self) -> None:
-        """In somebody else's process it is their exception, and nothing else is touched."""
+        """In a process that it does not own, it only raises the exception."""
         role = FakeRole()
         role.ready.errback(CannotStart("port in use"))
         before = sys.stderr
@@ -187,7 +187,7 @@ assert 0 < call.getTime() - began < 6
 
 @pytest.mark.integration
 class OwnProcessTests:
-    """What is done to a process of one's own, in one."""
+    """What a role does to a process that it owns."""
 
     def run(self, *arguments: str, cwd: Path | None = None) -> Any:
         """Run Python afresh."""

@@ -50,7 +50,7 @@ class Reader:
         return self.ours.fileno()
 
     def logPrefix(self) -> str:
-        """Nobody asks for it."""
+        """Nothing asks for it."""
         raise AssertionError
 
     def doRead(self) -> Any:
@@ -70,7 +70,7 @@ class Reader:
 
 
 class Site:
-    """A reactor that nobody has installed, and what it watches."""
+    """A reactor that is not installed, and what it watches."""
 
     def __init__(self) -> None:
         from broker.service.reactor import EpollReactor
@@ -109,7 +109,7 @@ class EpollReactorTests:
     """Twisted's own, but for the context around each event."""
 
     def test_events(self, site: Site) -> None:
-        """What can be read is read, once; where there is nothing, it waits no longer than asked."""
+        """What can be read is read, once; without an event, it waits as long as asked."""
         readers = [site.reader() for _ in range(5)]
         site.reactor.doPoll(1)
         site.reactor.doPoll(0)

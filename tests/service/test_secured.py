@@ -1,4 +1,4 @@
-"""TLS as the roles offer it: their settings, and certificates that change or end meanwhile."""
+"""TLS of the roles: their settings, and certificates that change or expire while a role runs."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class SettingsTests:
 
     @SERVERS
     def test_without_a_listener(self, role: type[RoleOptions], own: Files) -> None:
-        """A certificate that nobody would see is a mistake, not a comfort (I25)."""
+        """A certificate that no client would see is an error (I25)."""
         assert errors(role, f"--certificate={own.certificate}") == [
             f"{role.role}: --certificate: needs --listen-tls"
         ]
@@ -118,7 +118,7 @@ class SettingsTests:
         assert parse(mediator.Options, f"--config={file}", LOOPBACK, *pair(own))["listen"] == []
 
     def test_a_resolver_elsewhere(self, pki: Pki) -> None:
-        """Over TLS another machine's resolver may be asked without further ado (I25)."""
+        """Over TLS another machine's resolver may be asked (I25)."""
         parse(mediator.Options, "--resolver=tls:192.0.2.1:1204", f"--resolver-ca={pki.ca}")
         assert errors(mediator.Options, f"--resolver-ca={pki.ca}") == [
             "broker: --resolver-ca: needs a resolver that is named as tls:HOST:PORT"
@@ -355,7 +355,7 @@ class EndpointTests:
         ],
     )
     def test_a_port_of_its_own(self, text: str, bind: str) -> None:
-        """It is bound to one first, so that nobody else has that."""
+        """It is bound to one first, so that no other connection has that port."""
         reactor = FakeReactor()
         secured.endpoint(reactor, parse_server(text), None).connect(Maker())
         (dial,) = reactor.dials

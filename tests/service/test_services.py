@@ -122,7 +122,7 @@ class MediatorServiceTests:
         assert peer.text() == "NOTIFY\nRegistration Completed.\n\n"
 
     def test_loads_before_it_listens(self) -> None:
-        """Nobody is answered from tables that are not filled (I3)."""
+        """No request is answered until the tables are filled (I3)."""
         reactor = FakeReactor()
         store = Store([PermitChange("Ib", ("Ia",))])
         service = a_mediator(reactor=reactor, store=store)
@@ -342,7 +342,7 @@ class TerminalServiceTests:
         return terminal.TerminalService(reactor, options, execute)
 
     def test_registers(self) -> None:
-        """It listens, connects to its mediator, and registers where it is and whom it accepts."""
+        """It listens, connects to its mediator, and registers its address and its permits."""
         reactor = FakeReactor()
         start(self.a_terminal(reactor, "--listen=tcp:1210", "--accept=Ia", "--accept=Ic"))
         assert [port for port, *_ in reactor.tcpServers] == [1210]

@@ -66,7 +66,7 @@ class Keyring:
     def path(self, identifier: str, mediator: str) -> Path:
         """The file for a password.
 
-        :param mediator: the mediator as it is named: ``tls:signal.example.com:1202``
+        :param mediator: the mediator's name on the command line: ``tls:signal.example.com:1202``
         """
         name = f"{safe_name(identifier)}.json"
         return self._folder / "passwords" / safe_name(mediator) / name
@@ -144,7 +144,7 @@ class PasswordSource:
     def find(self) -> FoundPassword | None:
         """The password.
 
-        :raises InvalidFile: it can't be had
+        :raises InvalidFile: it can't be read
         """
         if self._file is not None:
             return FoundPassword(read_password(self._file), self._file)
