@@ -170,8 +170,8 @@ class AdminApi:
             return {"identifier": whose, "entries": 0, "policy": policy}
         edits = self._permits.accept_edits(whose)
         entries = [entry for edit in edits for entry in edit.partition(" ")[2].split(",") if entry]
-        for told in entries:
-            entry, *limits = told.split(";")
+        for text in entries:
+            entry, *limits = text.split(";")
             left = dict(limit.split("=") for limit in limits)
             row: Row = {
                 "entry": entry,
@@ -200,23 +200,23 @@ class AdminApi:
             await self._ledger.settled()
         except ServiceUnavailable:
             raise StoreFailed("the latest disclosures can't be written at present") from None
-        told = 0
+        rows = 0
         earliest = since * _MICROSECONDS
         before, size = LATEST, PAGE
         known: set[Disclosure] = set()  # listed already, of the time at which the last page ended
-        while most is None or told < most:
+        while most is None or rows < most:
             page = await self._store.disclosures(whose, before, size)
             fresh = [record for record in page if record.at >= earliest and record not in known]
-            for disclosure in fresh[: None if most is None else most - told]:
+            for disclosure in fresh[: None if most is None else most - rows]:
                 await tell(_row(disclosure))
-                told += 1
+                rows += 1
             if len(page) < size or page[-1].at < earliest:
                 break
             # A page may end between records of one time, which then come first in the next.
             before = page[-1].at + 1
             known = {record for record in page if record.at == page[-1].at}
             size = PAGE + len(known)
-        return {"identifier": whose, "told": told}
+        return {"identifier": whose, "told": rows}
 
     # Inside.
 

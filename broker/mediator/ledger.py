@@ -77,15 +77,21 @@ class Ledger:
     # When an address is told.
 
     def record(
-        self, whose: str, told: str, address: Contact, session: str, basis: str, expires: int
+        self, owner: str, recipient: str, contact: Contact, session: str, basis: str, expires: int
     ) -> Disclosure:
-        """The record of an address that is about to be told. Each has a time of its own."""
+        """The record of an address that is about to be told. Each has a time of its own.
+
+        :param owner: the terminal whose address it is
+        :param recipient: the terminal that it is told to
+        :param basis: the permit entry, or what stands in its place (``Disclosure.basis``)
+        :param expires: seconds after which the session ends
+        """
         at = int(self._wall() * _SECOND)
         # In the same moment; a difference of a second or more is a clock that was put back.
         if 0 <= self._last_time - at < _SECOND:
             at = self._last_time + 1
         self._last_time = at
-        return Disclosure(whose, told, address.host, address.port, session, basis, at, expires)
+        return Disclosure(owner, recipient, contact.host, contact.port, session, basis, at, expires)
 
     async def commit(self, *disclosures: Disclosure) -> None:
         """Keep records, all or none; only then may their addresses be sent.

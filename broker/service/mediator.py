@@ -21,7 +21,7 @@ from broker.mediator.admin import AdminApi
 from broker.mediator.auth.login import (
     Authentication,
     CertificateLogin,
-    Login,
+    LoginMethod,
     PasswordLogin,
     UnverifiedLogin,
 )
@@ -308,11 +308,11 @@ class MediatorService(Role):
         authentication = Authentication(accounts, login, self._passwords)
         return Mediator(services, state, authentication, settings)
 
-    def _make_login(self, accounts: AccountTable, epoch: str) -> Login:
+    def _make_login(self, accounts: AccountTable, epoch: str) -> LoginMethod:
         """How terminals prove their identity, as the options say."""
         options = self._options
         if options["auth"] == "certificate" and self._tls is not None:
-            return CertificateLogin(accounts, self._tls.revoked)
+            return CertificateLogin(accounts, self._tls)
         if options["auth"] == "none":
             return UnverifiedLogin()
         if not len(accounts):

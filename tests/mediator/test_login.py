@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -643,7 +644,8 @@ class CertificateTests:
             monkeypatch.setattr(module, "certificate_of", lambda transport: certificate)
             monkeypatch.setattr(module, "identifier_of", identifier_of)
             table = AccountTable(accounts)
-            login = CertificateLogin(table, lambda one: revoked)
+            revocations: Any = SimpleNamespace(revoked=lambda certificate: revoked)
+            login = CertificateLogin(table, revocations)
             return Scene(login=login, accounts=None) if not accounts else _with(table, login)
 
         return make

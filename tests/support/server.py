@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from broker.interfaces import IResolver, IStore, ITrigger
-from broker.mediator.auth.login import Authentication, Login, PasswordLogin, UnverifiedLogin
+from broker.mediator.auth.login import Authentication, LoginMethod, PasswordLogin, UnverifiedLogin
 from broker.mediator.auth.passwords import Passwords
 from broker.mediator.auth.tokens import KEY_BYTES, Tokens
 from broker.mediator.auth.verifiers import Cost
@@ -105,7 +105,7 @@ def a_mediator(
     shared = ConnectionHub(clock, **(exchange or {}))
     passwords = cheap_passwords(seed) if passwords is None else passwords
     table = AccountTable(state.accounts)
-    login: Login = UnverifiedLogin()
+    login: LoginMethod = UnverifiedLogin()
     if accounts is not None:
         tokens = Tokens(key, state.epoch, monotonic_wall_clock(wall, clock))
         login = PasswordLogin(table, passwords, tokens, clock, clear_text=clear_text)

@@ -1,8 +1,7 @@
-"""Login: how a connection proves which terminal it is (A19, I4)."""
+"""LoginMethod: how a connection proves which terminal it is (A19, I4)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Final, NamedTuple, Protocol
@@ -47,7 +46,7 @@ class ProvenIdentity(NamedTuple):
         return f"<ProvenIdentity {self.identifier}>"
 
 
-class Login(Protocol):
+class LoginMethod(Protocol):
     """A way to prove an identity."""
 
     async def admit(self, peer: TerminalConnection, request: Request) -> ProvenIdentity:
@@ -177,15 +176,23 @@ class PasswordLogin:
         return account
 
 
+class Revocations(Protocol):
+    """The list of revoked certificates, as it is now."""
+
+    def revoked(self, certificate: x509.Certificate, /) -> bool:
+        """Whether a certificate is revoked."""
+        ...
+
+
 class CertificateLogin:
     """``--auth certificate``: a connection is the terminal that its TLS certificate names."""
 
-    def __init__(self, accounts: AccountTable, revoked: Callable[[x509.Certificate], bool]) -> None:
+    def __init__(self, accounts: AccountTable, revocations: Revocations) -> None:
         """
-        :param revoked: whether a certificate, valid at the handshake, is revoked now
+        :param revocations: know whether a certificate, valid at the handshake, is revoked now
         """
         self._accounts = accounts
-        self._revoked = revoked
+        self._revocations = revocations
 
     async def admit(self, peer: TerminalConnection, request: Request) -> ProvenIdentity:
         """Take the certificate's identifier, whatever the first request is."""
@@ -199,7 +206,7 @@ class CertificateLogin:
             identifier = identifier_of(certificate)
         except CertificateRefused as error:
             raise LoginRequired(f"invalid certificate: {error}") from None
-        if self._revoked(certificate):
+        if self._revocations.revoked(certificate):
             raise LoginRequired("the certificate has been revoked")
         whose = self._accounts.canonical(identifier)
         if whose != identifier:  # the operator has given that name to another since (I4)
@@ -217,7 +224,7 @@ class Authentication:
     """
 
     accounts: AccountTable
-    login: Login = field(default_factory=UnverifiedLogin)
+    login: LoginMethod = field(default_factory=UnverifiedLogin)
     passwords: Passwords | None = None
 
 
