@@ -61,7 +61,7 @@ def parse_ip(text: str) -> Ip:
 
 @lru_cache(maxsize=4096)
 def address_scope(ip: Ip) -> str:
-    """Return an address's scope: ``loopback``, ``link``, ``private``, ``public``, or ``none``.
+    """Return an address's scope: ``loopback``, ``link-local``, ``private``, ``public`` or ``none``.
 
     An address that embeds IPv4 addresses is public if all of those are. Otherwise it would lead
     into a network that an outsider must not be led into, and its scope is ``none``.
@@ -76,7 +76,7 @@ def address_scope(ip: Ip) -> str:
     if ip.is_loopback:
         return "loopback"
     if ip.is_link_local:
-        return "link"
+        return "link-local"
     return "public" if ip.is_global and not within(ip, _NOT_PUBLIC) else "private"
 
 
@@ -100,7 +100,7 @@ def routable_ip(host: str) -> Ip:
     if address_scope(ip) == "none":
         raise AddressRefused("an unspecified, multicast, broadcast or reserved address")
     if ip.version == 6 and ip.is_link_local:
-        raise AddressRefused("an IPv6 link-local address leads nowhere from another machine")
+        raise AddressRefused("other machines cannot reach an IPv6 link-local address")
     return ip
 
 
@@ -114,15 +114,15 @@ def canonical_domain(text: str) -> str:
         try:
             name = idna.encode(name[:DOMAIN_BYTES], uts46=True).decode("ascii")
         except UnicodeError:
-            raise AddressRefused("the Address is no domain name") from None
+            raise AddressRefused("the Address is not a domain name") from None
     name = name.lower().removesuffix(".")
     labels = name.split(".")
     if len(name) > DOMAIN_BYTES or not all(map(_LABEL.fullmatch, labels)):
-        raise AddressRefused("the Address is no domain name")
+        raise AddressRefused("the Address is not a domain name")
     if len(labels) == 1 or not labels[-1][0].isalpha():
-        raise AddressRefused("the Address is no whole domain name")
+        raise AddressRefused("the Address is not a complete domain name")
     if labels[-1] in _SPECIAL:
-        raise AddressRefused(f"a name under {labels[-1]} means nothing to others")
+        raise AddressRefused(f"others cannot resolve a name under {labels[-1]}")
     return name
 
 
@@ -159,7 +159,7 @@ def _check_scope(ip: Ip, expected: str, allowed: Collection[Network]) -> None:
     scope = address_scope(ip)
     if scope != expected and not within(ip, allowed):
         raise AddressRefused(
-            f"a {scope} address is not taken from a connection that comes from elsewhere"
+            f"a {scope} address is accepted only over a connection from a {scope} address"
         )
 
 
@@ -213,7 +213,7 @@ def validate_local(
     """
     # A caller connects to it inside the caller's own network, where its router and servers are.
     if port < SYSTEM_PORTS:
-        raise AddressRefused(f"a Local port is {SYSTEM_PORTS} or above")
+        raise AddressRefused(f"a Local port must be {SYSTEM_PORTS} or above")
     ip = routable_ip(host)
     if address_scope(ip) != "private":
         _check_scope(ip, address_scope(parse_ip(source)), ())
@@ -253,7 +253,7 @@ def resolve_contact(
         dialable = ip == source or within(ip, allowed)
         return replace(contact, host=str(ip), dialable=dialable, origin=None)
     name = "the provider" if contact.host == PROVIDER else "the domain name"
-    raise AddressRefused(f"{name} has no address that may be registered from where you are")
+    raise AddressRefused(f"{name} has no address that may be registered over this connection")
 
 
 def within(ip: Ip, networks: Collection[Network]) -> bool:

@@ -367,7 +367,7 @@ class OwnFaultTests:
         [
             (
                 wish(host="203.0.113.9"),
-                "a private address is not taken from a connection that comes from elsewhere",
+                "a private address is accepted only over a connection from a private address",
             ),
             (wish(host="0.0.0.0"), "an unspecified, multicast, broadcast or reserved address"),
             (wish(host="224.0.0.1"), "an unspecified, multicast, broadcast or reserved address"),

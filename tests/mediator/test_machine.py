@@ -399,8 +399,8 @@ class MediatorMachine(RuleBasedStateMachine):
             (query(other, callee), "Permission Denied.\n", 403),
             (
                 register(who, f"Accept:Create {other}", "Address:10.0.0.1"),
-                "Registration Failed.\nCause:a private address is not taken from a connection"
-                " that comes from elsewhere\n",
+                "Registration Failed.\nCause:a private address is accepted only over a connection"
+                " from a private address\n",
                 400,
             ),
             (

@@ -165,7 +165,8 @@ _LONG = [
 ]
 _HEAVY = ["Add " + ",".join(f"{n:0125}" for n in range(s, s + 7)) for s in range(0, 480, 7)]
 OTHER = "this connection belongs to another identifier"
-ELSEWHERE = "address is not taken from a connection that comes from elsewhere"
+_ELSEWHERE = "a {0} address is accepted only over a connection from a {0} address"
+
 
 #: Registrations of a terminal that accepts Ib, at 127.0.0.1 1203, and what each is answered.
 REFUSED = {
@@ -306,14 +307,14 @@ ADDRESSES = {
     "public, IPv6": ("2600::1", "2600::2", None),
     "IPv4 in IPv6 clothing": ("::ffff:202.224.186.82", "202.224.186.82", None),
     "registered in such clothing": ("202.224.186.82", "::ffff:202.224.186.82", None),
-    "private from loopback": ("127.0.0.1", "192.168.1.4", f"a private {ELSEWHERE}"),
-    "public from loopback": ("127.0.0.1", "202.224.186.82", f"a public {ELSEWHERE}"),
-    "loopback from private": ("192.168.1.4", "127.0.0.1", f"a loopback {ELSEWHERE}"),
-    "loopback from public": ("202.224.186.82", "127.0.0.1", f"a loopback {ELSEWHERE}"),
-    "private from public": ("202.224.186.82", "10.1.2.3", f"a private {ELSEWHERE}"),
-    "public from private": ("10.1.2.3", "202.224.186.82", f"a public {ELSEWHERE}"),
-    "a link's": ("10.1.2.3", "169.254.1.1", f"a link {ELSEWHERE}"),
-    "IPv6 loopback from public": ("2600::1", "::1", f"a loopback {ELSEWHERE}"),
+    "private from loopback": ("127.0.0.1", "192.168.1.4", _ELSEWHERE.format("private")),
+    "public from loopback": ("127.0.0.1", "202.224.186.82", _ELSEWHERE.format("public")),
+    "loopback from private": ("192.168.1.4", "127.0.0.1", _ELSEWHERE.format("loopback")),
+    "loopback from public": ("202.224.186.82", "127.0.0.1", _ELSEWHERE.format("loopback")),
+    "private from public": ("202.224.186.82", "10.1.2.3", _ELSEWHERE.format("private")),
+    "public from private": ("10.1.2.3", "202.224.186.82", _ELSEWHERE.format("public")),
+    "a link's": ("10.1.2.3", "169.254.1.1", _ELSEWHERE.format("link-local")),
+    "IPv6 loopback from public": ("2600::1", "::1", _ELSEWHERE.format("loopback")),
     "unspecified": ("127.0.0.1", "0.0.0.0", "NONE"),
     "this network": ("127.0.0.1", "0.0.0.5", "NONE"),
     "unspecified, IPv6": ("::1", "::", "NONE"),
@@ -356,7 +357,7 @@ class AddressesTests:
     def test_allowed_networks(self, source: str, host: str, taken: bool) -> None:
         """The operator may have addresses of a network taken from anywhere (I12)."""
         scene = Scene(allowed_networks=[ip_network("10.0.0.0/24"), ip_network("fd00::/16")])
-        answer = DONE if taken else failed(f"a private {ELSEWHERE}")
+        answer = DONE if taken else failed(_ELSEWHERE.format("private"))
         scene.new_says("a", register("Ia", f"Address:{host}"), answer, host=source)
 
     def test_allowed_is_no_way_around(self) -> None:
@@ -377,7 +378,7 @@ class AddressesTests:
         scene.says("a", register("Ia", f"Address:{source}", "Port:1202"), a=DONE)
         scene.connect("b", host="198.100.0.1")
         for mine in ("127.0.0.1", "::ffff:127.0.0.1"):
-            answer = failed(f"a loopback {ELSEWHERE}")
+            answer = failed(_ELSEWHERE.format("loopback"))
             scene.says("b", register("Ib", f"Address:{mine}", "Port:1201"), b=answer)
 
     def test_the_address_it_arrived_at(self) -> None:

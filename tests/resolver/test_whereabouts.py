@@ -320,7 +320,7 @@ class InsideTests:
         advance(clock, PATIENCE)
         assert caller.text() == "NOTIFY\nService Unavailable.\n\n"
         callee.type("REGISTER\nAddress:10.example.local\n\n")
-        assert "Cause:a name under local means nothing to others\n" in callee.text()
+        assert "Cause:others cannot resolve a name under local\n" in callee.text()
 
 
 class ApartTests:
@@ -403,7 +403,7 @@ class ApartTests:
         assert str(failed.errors) == str(
             [
                 RegistrationFailed(
-                    "the provider has no address that may be registered from where you are"
+                    "the provider has no address that may be registered over this connection"
                 )
             ]
         )

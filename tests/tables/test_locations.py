@@ -199,7 +199,7 @@ class KindTests:
             ("127.255.0.9", "loopback"),
             ("::1", "loopback"),
             ("::ffff:127.0.0.1", "loopback"),
-            ("169.254.1.1", "link"),
+            ("169.254.1.1", "link-local"),
             ("10.1.2.3", "private"),
             ("172.16.0.1", "private"),
             ("192.168.1.1", "private"),

@@ -232,7 +232,7 @@ def _useful(seen: str, port: CalleePort, client: MediatorClient) -> bool:
 
     :raises CallFailed: the address that is configured is another one
     """
-    if address_scope(parse_ip(seen)) == "link":
+    if address_scope(parse_ip(seen)) == "link-local":
         return False  # it means nothing to others
     if port.address is None:
         # Another address than our own: a router is in between.
