@@ -177,10 +177,11 @@ class IdleConnection:
 
     def wake(self) -> None:
         """Connect, if the connection is closed."""
-        if not self.idle:
+        was_idle = self.idle
+        self._advance(WAKE)
+        if not was_idle:
             self.note_activity()
             return
-        self._advance(WAKE)
         self._stop_timers()
         self._connection.startService()  # while it is being closed: it connects after that
 

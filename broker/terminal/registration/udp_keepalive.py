@@ -228,7 +228,8 @@ class Keepalive(DatagramProtocol):
         """Close the port, and forget the key."""
         self._timer.stop()
         self._advance(STOP)
-        self._key = None
+        # Datagrams that the reactor has read by now still arrive: none of them counts.
+        self._key = self._source.query = None
         port, self._port = self._port, None
         return succeed(None) if port is None else maybeDeferred(port.stopListening)
 

@@ -308,6 +308,10 @@ class RegistrationTests:
     def test_stop(self) -> None:
         """It closes its port and leaves no timer behind."""
         path = Path()
+        path.lose = lambda packet: b"Address:" in packet
+        path.forget()
+        path.advance(INTERVAL)
+        question = path.said[-1][1]
         before = len(path.clock.getDelayedCalls())
         path.keepalive.stop()
         assert not path.port.listening
@@ -315,6 +319,9 @@ class RegistrationTests:
         assert not path.keepalive.alive
         said = len(path.said)
         path.notice()
+        answer = Message(NOTIFY, Address="11.0.113.1", Port=61002)
+        answer.fields["Transaction"] = question.fields["Transaction"]
+        path.receive(answer.encode())  # late, and yet read in the same turn
         path.advance(1000)
         assert len(path.said) == said
         assert path.notices == []
