@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import Final
 
 import psutil
@@ -44,16 +43,13 @@ class CpuLoad:
         *,
         interval: float = INTERVAL,
         window: int = WINDOW,
-        measure: Callable[[], float] = lambda: psutil.cpu_percent(interval=None),
     ) -> None:
         """
         :param interval: seconds between two measurements
         :param window: the number of measurements in the mean
-        :param measure: gives the load since it was last called, in percent
         """
         self.limit = limit
         self._interval = interval
-        self._measure = measure
         self._samples: deque[float] = deque(maxlen=window)
         self._measuring = LoopingCall(self._sample)
         self._measuring.clock = clock
@@ -61,7 +57,7 @@ class CpuLoad:
     def start(self) -> None:
         """Start measuring."""
         self._samples.clear()
-        self._measure()  # the load before now does not count
+        self.measure()  # the load before now does not count
         self._measuring.start(self._interval, now=False)
 
     def stop(self) -> None:
@@ -78,5 +74,10 @@ class CpuLoad:
         """Whether the load is at most the limit (S1802)."""
         return self.percent <= self.limit
 
+    def measure(self) -> float:
+        """The load since the last call, in percent of all processors; takes no time."""
+        percent: float = psutil.cpu_percent(interval=None)
+        return percent
+
     def _sample(self) -> None:
-        self._samples.append(self._measure())
+        self._samples.append(self.measure())

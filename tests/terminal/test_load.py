@@ -11,24 +11,25 @@ from broker.interfaces import ILoad
 from broker.terminal.load import INTERVAL, WINDOW, CpuLoad, Unlimited
 
 
-class Meter:
-    """Gives the loads of a list, one after the other; the last one for ever.
+class Metered(CpuLoad):
+    """Measures the loads of a list, one after the other; the last one for ever.
 
-    :ivar asked: how often it was asked
+    :ivar measured: how often it has measured
     """
 
-    def __init__(self, *loads: float) -> None:
+    def __init__(self, clock: Clock, *loads: float, limit: float = 50.0) -> None:
+        super().__init__(clock, limit)
         self.loads = list(loads)
-        self.asked = 0
+        self.measured = 0
 
-    def __call__(self) -> float:
-        self.asked += 1
+    def measure(self) -> float:
+        self.measured += 1
         return self.loads.pop(0) if len(self.loads) > 1 else self.loads[0]
 
 
-def a_load(clock: Clock, limit: float, *loads: float) -> CpuLoad:
+def a_load(clock: Clock, *loads: float) -> Metered:
     """A load that is measured; what comes before the first interval measures 99 %."""
-    load = CpuLoad(clock, limit, measure=Meter(99.0, *loads))
+    load = Metered(clock, 99.0, *loads)
     load.start()
     return load
 
@@ -44,14 +45,14 @@ class CpuLoadTests:
 
     def test_is_a_load(self) -> None:
         """Both ways to decide are given where a terminal takes one."""
-        assert verifyObject(ILoad, CpuLoad(Clock(), 50.0, measure=lambda: 0.0))
+        assert verifyObject(ILoad, CpuLoad(Clock(), 50.0))
         assert verifyObject(ILoad, Unlimited())
         assert Unlimited().acceptable()
 
     def test_what_was_before_counts_for_nothing(self) -> None:
         """The load from before the start is measured away, so a fresh terminal takes calls."""
         clock = Clock()
-        load = a_load(clock, 50.0, 10.0)
+        load = a_load(clock, 10.0)
         assert (load.percent, load.acceptable()) == (0.0, True)
         pass_intervals(clock, 1)
         assert load.percent == 10.0
@@ -59,7 +60,7 @@ class CpuLoadTests:
     def test_mean_over_a_sliding_window(self) -> None:
         """The load is the mean of the last five measurements: old ones no longer count (¶74)."""
         clock = Clock()
-        load = a_load(clock, 50.0, 100.0, 0.0, 0.0, 0.0, 0.0, 0.0, 50.0)
+        load = a_load(clock, 100.0, 0.0, 0.0, 0.0, 0.0, 0.0, 50.0)
         means = []
         for _ in range(7):
             pass_intervals(clock, 1)
@@ -71,14 +72,14 @@ class CpuLoadTests:
     def test_limit(self, percent: float, acceptable: bool) -> None:
         """A load above the limit is too much (S1802); the limit itself is not."""
         clock = Clock()
-        load = a_load(clock, 50.0, percent)
+        load = a_load(clock, percent)
         pass_intervals(clock, WINDOW)
         assert load.acceptable() is acceptable
 
     def test_one_busy_second_refuses_nobody(self) -> None:
         """A short peak among idle seconds leaves the status acceptable, a long one doesn't."""
         clock = Clock()
-        load = a_load(clock, 50.0, 0.0, 0.0, 0.0, 0.0, 100.0, 100.0, 100.0)
+        load = a_load(clock, 0.0, 0.0, 0.0, 0.0, 100.0, 100.0, 100.0)
         pass_intervals(clock, 5)
         assert load.acceptable()
         pass_intervals(clock, 2)
@@ -86,18 +87,17 @@ class CpuLoadTests:
 
     def test_asking_measures_nothing(self) -> None:
         """However often the status is asked, the measuring goes its own pace (¶74)."""
-        clock, meter = Clock(), Meter(1.0)
-        load = CpuLoad(clock, 50.0, measure=meter)
-        load.start()
+        clock = Clock()
+        load = a_load(clock, 1.0)
         pass_intervals(clock, 3)
         for _ in range(100):
             load.acceptable()
-        assert meter.asked == 1 + 3
+        assert load.measured == 1 + 3
 
     def test_stop(self) -> None:
         """Stopped, it measures no longer and leaves no timer; twice does no harm."""
         clock = Clock()
-        load = a_load(clock, 50.0, 1.0)
+        load = a_load(clock, 1.0)
         load.stop()
         load.stop()
         assert clock.getDelayedCalls() == []
@@ -105,7 +105,7 @@ class CpuLoadTests:
     def test_start_again(self) -> None:
         """Started again, it forgets what it measured before."""
         clock = Clock()
-        load = a_load(clock, 50.0, 90.0)
+        load = a_load(clock, 90.0)
         pass_intervals(clock, WINDOW)
         load.stop()
         load.start()
