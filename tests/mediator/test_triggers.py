@@ -156,7 +156,7 @@ class TriggersTests:
         assert len(waking.notices.at) == 6
 
 
-class Behind:
+class Behind(Scene):
     """A scene with terminals that register by UDP, and the network that their datagrams take."""
 
     def __init__(self, **options: Any) -> None:
@@ -168,7 +168,7 @@ class Behind:
         dialer = Dials(clock, CalleeNotConnected())
         dialer.wake = self._cannot_be_dialled  # type: ignore[method-assign]
         trigger = WakeUp(clock, self.resolver, dialer)  # type: ignore[arg-type]
-        self.scene = Scene(clock=clock, resolver=self.resolver, trigger=trigger, **options)
+        super().__init__(clock=clock, resolver=self.resolver, trigger=trigger, **options)
         self.keys: dict[str, tuple[str, bytes]] = {}
         self.sequence = 0
 
@@ -177,14 +177,14 @@ class Behind:
 
     def gets_a_key(self, who: str, *lines: str, before: str = "") -> dict[str, str]:
         """A terminal registers with ``UDP:Yes``; the fields of its answer."""
-        self.scene.clients[who].type(register(f"I{who[0]}", "UDP:Yes", "Transaction:k", *lines))
-        text = self.scene.heard(who)
+        self.clients[who].type(register(f"I{who[0]}", "UDP:Yes", "Transaction:k", *lines))
+        text = self.heard(who)
         assert text.startswith(before)
         answer = text.removeprefix(before)
         assert answer.startswith("NOTIFY\nRegistration Completed.\n"), answer
         fields = dict(line.split(":", 1) for line in answer.splitlines() if ":" in line)
         self.keys[who[0]] = fields["Key ID"], bytes.fromhex(fields["Registration Key"])
-        self.scene.secrets.add(fields["Registration Key"])
+        self.secrets.add(fields["Registration Key"])
         return fields
 
     def datagram(self, who: str, source: tuple[str, int] = SEEN) -> Message | None:
@@ -220,14 +220,13 @@ class Behind:
 def behind(**options: Any) -> Behind:
     """Ib accepts Ia and Ic, lives by UDP alone, and holds no connection; Ia and Ic are there."""
     stage = Behind(**options)
-    scene = stage.scene
-    scene.connect("a", "b", "c")
-    scene.says("a", register("Ia"), a=DONE)
-    scene.says("c", register("Ic"), c=DONE)
-    scene.says("b", register("Ib", "Accept:Create Ia,Ic"), b=DONE)
+    stage.connect("a", "b", "c")
+    stage.says("a", register("Ia"), a=DONE)
+    stage.says("c", register("Ic"), c=DONE)
+    stage.says("b", register("Ib", "Accept:Create Ia,Ic"), b=DONE)
     stage.gets_a_key("b", "Port:5000")
     assert stage.datagram("b") is not None
-    scene.leaves("b")
+    stage.leaves("b")
     stage.port.sent.clear()
     return stage
 
@@ -238,7 +237,7 @@ class KeyTests:
     def test_given(self) -> None:
         """With its name and the interval, in the answer to a transaction; it is good by then."""
         stage = Behind()
-        stage.scene.connect("b")
+        stage.connect("b")
         fields = stage.gets_a_key("b")
         assert len(fields["Key ID"]) == 23
         assert fields["Key ID"][0] == "K"
@@ -251,33 +250,30 @@ class KeyTests:
     def test_interval(self) -> None:
         """The operator says how often."""
         stage = Behind(udp_interval=7)
-        stage.scene.connect("b")
+        stage.connect("b")
         assert stage.gets_a_key("b")["Interval"] == "7"
 
     def test_resolver_first(self) -> None:
         """It is told only once the resolver has it; where it hasn't, nothing is told."""
         stage = Behind()
-        scene = stage.scene
         stage.resolver.hold.add("add_key")
-        scene.connect("b")
-        scene.says("b", register("Ib", "UDP:Yes", "Transaction:1"))
+        stage.connect("b")
+        stage.says("b", register("Ib", "UDP:Yes", "Transaction:1"))
         assert len(stage.registrar.keys) == 1
         answer = "NOTIFY\nService Unavailable.\nTransaction:1\nCode:503\n\n"
-        scene.fires(stage.resolver.held.pop(), ServiceUnavailable(), b=answer)
-        assert scene.context.connections.active("Ib") is None
+        stage.fires(stage.resolver.held.pop(), ServiceUnavailable(), b=answer)
+        assert stage.context.connections.active("Ib") is None
 
     def test_refused_with_the_rest(self) -> None:
         """Where the rest of the message is refused no key is told, nor anything reached (A5)."""
         stage = Behind()
         stage.resolver.errors["register"] = ServiceUnavailable()
-        stage.scene.connect("b")
-        stage.scene.clients["b"].type(
-            register("Ib", "UDP:Yes", "Address:127.0.0.1", "Transaction:1")
-        )
-        assert "Key" not in stage.scene.heard("b")
-        assert stage.scene.context.connections.active("Ib") is None
+        stage.connect("b")
+        stage.clients["b"].type(register("Ib", "UDP:Yes", "Address:127.0.0.1", "Transaction:1"))
+        assert "Key" not in stage.heard("b")
+        assert stage.context.connections.active("Ib") is None
         (key,) = stage.registrar.keys
-        assert key.until == stage.scene.clock.seconds() + 3600
+        assert key.until == stage.clock.seconds() + 3600
 
     @pytest.mark.parametrize(
         ("lines", "cause"),
@@ -290,75 +286,73 @@ class KeyTests:
         """What can't be is refused, and no key is drawn."""
         stage = Behind(own_ports=[1201])
         answer = f"NOTIFY\nRegistration Failed.\nCause:{cause}\nTransaction:1\nCode:400\n\n"
-        stage.scene.new_says("b", register("Ib", "UDP:Yes", "Transaction:1", *lines), answer)
+        stage.new_says("b", register("Ib", "UDP:Yes", "Transaction:1", *lines), answer)
         assert len(stage.registrar.keys) == 0
 
     def test_in_clear_text(self) -> None:
         """No key goes to another machine in clear text, unless the operator says so (I25)."""
         for allowed in (False, True):
             stage = Behind(clear_text=allowed)
-            stage.scene.connect("b", host="192.0.2.1")
-            stage.scene.clients["b"].type(register("Ib", "UDP:Yes", "Transaction:1"))
-            text = stage.scene.heard("b")
+            stage.connect("b", host="192.0.2.1")
+            stage.clients["b"].type(register("Ib", "UDP:Yes", "Transaction:1"))
+            text = stage.heard("b")
             assert ("Registration Key:" in text) == allowed
             assert ("no key is sent in clear text" in text) != allowed
 
     def test_outlives_its_connection(self) -> None:
         """By what the registration said; and expires then, however many keepalives came."""
         stage = Behind()
-        stage.scene.connect("b")
+        stage.connect("b")
         stage.gets_a_key("b", "Expires:100")
-        stage.scene.passes(500)
+        stage.passes(500)
         assert stage.datagram("b") is not None
-        stage.scene.leaves("b")
-        stage.scene.passes(99)
+        stage.leaves("b")
+        stage.passes(99)
         assert stage.datagram("b") is not None
-        stage.scene.passes(1)
+        stage.passes(1)
         assert stage.datagram("b") is None
 
     def test_another_over_the_same_connection(self) -> None:
         """The one before is no longer held, and goes in its time."""
         stage = Behind()
-        stage.scene.connect("b")
+        stage.connect("b")
         first = stage.gets_a_key("b", "Expires:100")
         second = stage.gets_a_key("b", "Expires:100")
         assert first["Key ID"] != second["Key ID"]
-        stage.scene.passes(100)
-        now = stage.scene.clock.seconds()
+        stage.passes(100)
+        now = stage.clock.seconds()
         assert [key.name for key in stage.registrar.keys.of("Ib", now)] == [second["Key ID"]]
 
     def test_connection_gone_meanwhile(self) -> None:
         """A key that nobody was told expires, too."""
         stage = Behind()
         stage.resolver.hold.add("add_key")
-        stage.scene.connect("b")
-        stage.scene.says("b", register("Ib", "UDP:Yes", "Expires:100", "Transaction:1"))
-        stage.scene.leaves("b")
-        stage.scene.fires(stage.resolver.held.pop())
-        stage.scene.passes(100)
-        assert stage.registrar.keys.of("Ib", stage.scene.clock.seconds()) == ()
+        stage.connect("b")
+        stage.says("b", register("Ib", "UDP:Yes", "Expires:100", "Transaction:1"))
+        stage.leaves("b")
+        stage.fires(stage.resolver.held.pop())
+        stage.passes(100)
+        assert stage.registrar.keys.of("Ib", stage.clock.seconds()) == ()
 
     def test_withdrawn(self) -> None:
         """With the address goes every key, those of other connections too (I2)."""
         stage = Behind()
-        scene = stage.scene
-        scene.connect("b", "b2")
+        stage.connect("b", "b2")
         stage.gets_a_key("b")
         assert stage.datagram("b") is not None
-        scene.says("b2", register("Ib", "Expires:0"), b2=DONE)
+        stage.says("b2", register("Ib", "Expires:0"), b2=DONE)
         assert stage.datagram("b") is None
-        assert scene.context.connections.active("Ib") is None
+        assert stage.context.connections.active("Ib") is None
         assert len(stage.registrar.keys) == 0
 
     @pytest.mark.parametrize("act", ["reset", "remove"])
     def test_account_changed(self, act: str) -> None:
         """An account's keys are void at once when it is removed, or has a new password (I2)."""
         stage = Behind(accounts={"Ib": "right"})
-        scene = stage.scene
-        scene.connect("b")
+        stage.connect("b")
         stage.gets_a_key("b", "Password:right")
         assert stage.datagram("b") is not None
-        accounts = scene.mediator.accounts
+        accounts = stage.mediator.accounts
         result_of(accounts.reset("Ib", "new") if act == "reset" else accounts.remove("Ib"))
         assert stage.datagram("b") is None
         assert stage.registrar.seen("Ib") is None
@@ -370,63 +364,59 @@ class ReachedTests:
     def test_reached(self) -> None:
         """A call gets through, and the address told is the one seen, with the port named."""
         stage = Behind()
-        scene = stage.scene
-        scene.connect("a", "b")
-        scene.says("b", register("Ib", "Accept:Create Ia"), b=DONE)
+        stage.connect("a", "b")
+        stage.says("b", register("Ib", "Accept:Create Ia"), b=DONE)
         stage.gets_a_key("b", "Port:5000")
         assert stage.datagram("b") is not None
-        scene.says("a", query("Ia", "Ib"), b="QUERY\nSTATUS\nTransaction:1\n\n")
+        stage.says("a", query("Ia", "Ib"), b="QUERY\nSTATUS\nTransaction:1\n\n")
         granted = ACCEPTED + to_caller("Ib", host=SEEN[0], port=5000)
         can = CAN.replace("\n\n", "\nTransaction:1\n\n")
-        scene.says("b", can, b=to_callee("Ia"), a=granted)
+        stage.says("b", can, b=to_callee("Ia"), a=granted)
 
     def test_no_datagram(self) -> None:
         """Where none comes through, it is where its connection comes from, which it has proven to
         be its own (I12); without one, nowhere.
         """
         stage = Behind()
-        scene = stage.scene
-        scene.connect("a", "b")
-        scene.says("b", register("Ib", "Accept:Create Ia"), b=DONE)
-        scene.says("a", query("Ia", "Ib"), a=NOT_FOUND)
+        stage.connect("a", "b")
+        stage.says("b", register("Ib", "Accept:Create Ia"), b=DONE)
+        stage.says("a", query("Ia", "Ib"), a=NOT_FOUND)
         stage.gets_a_key("b", "Port:5000")
-        scene.says("a", query("Ia", "Ib"), b="QUERY\nSTATUS\nTransaction:1\n\n")
+        stage.says("a", query("Ia", "Ib"), b="QUERY\nSTATUS\nTransaction:1\n\n")
         granted = ACCEPTED + to_caller("Ib", host="127.0.0.1", port=5000)
         can = CAN.replace("\n\n", "\nTransaction:1\n\n")
-        scene.says("b", can, b=to_callee("Ia"), a=granted)
-        scene.leaves("b")
-        scene.says("a", query("Ia", "Ib"), a=NOT_FOUND)
+        stage.says("b", can, b=to_callee("Ia"), a=granted)
+        stage.leaves("b")
+        stage.says("a", query("Ia", "Ib"), a=NOT_FOUND)
 
     def test_withdrawn(self) -> None:
         """What has withdrawn its address is not found by its connection either."""
         stage = Behind()
-        scene = stage.scene
-        scene.connect("a", "b")
-        scene.says("b", register("Ib", "Accept:Create Ia"), b=DONE)
+        stage.connect("a", "b")
+        stage.says("b", register("Ib", "Accept:Create Ia"), b=DONE)
         stage.gets_a_key("b", "Port:5000")
-        scene.says("b", register("Ib", "Expires:0"), b=DONE)
-        scene.says("a", query("Ia", "Ib"), a=NOT_FOUND)
+        stage.says("b", register("Ib", "Expires:0"), b=DONE)
+        stage.says("a", query("Ia", "Ib"), a=NOT_FOUND)
 
     def test_superseded(self) -> None:
         """The connection that registers so takes over from the one before."""
         stage = Behind()
-        stage.scene.connect("b", "b2")
+        stage.connect("b", "b2")
         stage.gets_a_key("b")
         stage.gets_a_key("b2")
-        stage.scene.reads(b=SUPERSEDED)
+        stage.reads(b=SUPERSEDED)
 
     def test_returns(self) -> None:
         """When it closes, reach returns to one that registered by UDP, too."""
         stage = Behind()
-        scene = stage.scene
-        scene.connect("a", "b", "b2")
-        scene.says("b", register("Ib", "Accept:Create Ia"), b=DONE)
+        stage.connect("a", "b", "b2")
+        stage.says("b", register("Ib", "Accept:Create Ia"), b=DONE)
         stage.gets_a_key("b")
         assert stage.datagram("b") is not None
         stage.gets_a_key("b2")
-        scene.reads(b=SUPERSEDED)
-        scene.leaves("b2")
-        scene.says("a", query("Ia", "Ib"), b="QUERY\nSTATUS\nTransaction:1\n\n")
+        stage.reads(b=SUPERSEDED)
+        stage.leaves("b2")
+        stage.says("a", query("Ia", "Ib"), b="QUERY\nSTATUS\nTransaction:1\n\n")
 
 
 class WokenTests:
@@ -435,15 +425,14 @@ class WokenTests:
     def test_whole_way(self) -> None:
         """It is sent a notice, comes, registers, is asked for its status; the call goes on."""
         stage = behind()
-        scene = stage.scene
-        scene.says("a", query("Ia", "Ib"))
+        stage.says("a", query("Ia", "Ib"))
         assert stage.notices() == 1
-        scene.connect("b")
+        stage.connect("b")
         asked = "QUERY\nSTATUS\nTransaction:1\n\n"
         stage.gets_a_key("b", "Port:5000", before=asked)
-        scene.passes(SILENCE - 0.001)
+        stage.passes(SILENCE - 0.001)
         assert stage.notices() == 0  # it has come
-        scene.says(
+        stage.says(
             "b",
             CAN.replace("\n\n", "\nTransaction:1\n\n"),
             **{"b": to_callee("Ia")} | {"a": ACCEPTED + to_caller("Ib", host=SEEN[0], port=5000)},
@@ -452,76 +441,72 @@ class WokenTests:
     def test_repeated(self) -> None:
         """Notices may be lost: until the call's time is over they are repeated; then 5h."""
         stage = behind()
-        stage.scene.says("a", query("Ia", "Ib"))
-        stage.scene.passes(4.9)
+        stage.says("a", query("Ia", "Ib"))
+        stage.passes(4.9)
         assert stage.notices() == 6
-        stage.scene.passes(0.1, a=NOT_CONNECTED)
-        stage.scene.passes(20)
+        stage.passes(0.1, a=NOT_CONNECTED)
+        stage.passes(20)
         assert stage.notices() == 0
 
     def test_two_callers(self) -> None:
         """Calls that wait at the same time for the same terminal have it told once (I17)."""
         stage = behind()
-        scene = stage.scene
-        scene.says("a", query("Ia", "Ib"))
-        scene.passes(0.24)
-        scene.says("c", query("Ic", "Ib"))
+        stage.says("a", query("Ia", "Ib"))
+        stage.passes(0.24)
+        stage.says("c", query("Ic", "Ib"))
         assert stage.notices() == 1
-        scene.passes(0.01)
+        stage.passes(0.01)
         assert stage.notices() == 1
-        scene.connect("b")
+        stage.connect("b")
         asked = "QUERY\nSTATUS\nTransaction:1\n\nQUERY\nSTATUS\nTransaction:2\n\n"
         stage.gets_a_key("b", before=asked)
 
     def test_one_of_them_goes(self) -> None:
         """As long as one waits, notices go on; with the last they end."""
         stage = behind()
-        scene = stage.scene
-        scene.says("a", query("Ia", "Ib"))
-        scene.says("c", query("Ic", "Ib"))
+        stage.says("a", query("Ia", "Ib"))
+        stage.says("c", query("Ic", "Ib"))
         assert stage.notices() == 1
-        scene.leaves("a")
-        scene.passes(0.25)
+        stage.leaves("a")
+        stage.passes(0.25)
         assert stage.notices() == 1
-        scene.leaves("c")
-        scene.passes(3)
+        stage.leaves("c")
+        stage.passes(3)
         assert stage.notices() == 0
 
     def test_not_permitted(self) -> None:
         """Nobody is told for a caller whom it doesn't accept (I5, I17)."""
         stage = behind()
-        stage.scene.connect("d")
-        stage.scene.says("d", query("Id", "Ib"), d=DENIED)
+        stage.connect("d")
+        stage.says("d", query("Id", "Ib"), d=DENIED)
         assert stage.notices() == 0
 
     def test_withdrawn_meanwhile(self) -> None:
         """Who withdraws the permit while it is told is asked nothing (I2)."""
         stage = behind()
-        scene = stage.scene
-        scene.says("a", query("Ia", "Ib"))
-        scene.connect("b")
-        scene.says("b", register("Ib", "Accept:Delete Ia"), b=DONE)
+        stage.says("a", query("Ia", "Ib"))
+        stage.connect("b")
+        stage.says("b", register("Ib", "Accept:Delete Ia"), b=DONE)
         stage.gets_a_key("b")
-        scene.reads(a=DENIED)
+        stage.reads(a=DENIED)
 
     def test_mapping_gone(self) -> None:
         """Who has sent nothing for long is not known to be anywhere: 5g (I10)."""
         stage = behind()
-        stage.scene.passes(119)
-        stage.scene.says("a", query("Ia", "Ib"))
+        stage.passes(119)
+        stage.says("a", query("Ia", "Ib"))
         assert stage.notices() == 1
-        stage.scene.passes(5, a=NOT_CONNECTED)
+        stage.passes(5, a=NOT_CONNECTED)
         stage.notices()
-        stage.scene.says("a", query("Ia", "Ib"), a=NOT_FOUND)
+        stage.says("a", query("Ia", "Ib"), a=NOT_FOUND)
         assert stage.notices() == 0
 
     def test_many_calls(self) -> None:
         """However many calls, the terminal gets five notices a second at the most (I17)."""
         stage = behind()
-        scene = stage.scene
         for _ in range(40):
-            scene.connect("d")
-            scene.says("d", query("Ia", "Ib"))
-            scene.leaves("d")
-            scene.passes(0.05)
+            stage.connect("d")
+            stage.says("d", query("Ia", "Ib"))
+            stage.leaves("d")
+            stage.passes(0.05)
         assert stage.notices() <= 11

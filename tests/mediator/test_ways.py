@@ -44,10 +44,9 @@ ELSEWHERE: Final = "198.51.100.7"
 SERVER: Final = "192.0.2.1"
 
 
-class Stage:
+class Stage(Scene):
     """Ib is on line and offers what a test says; a caller asks with what it says.
 
-    :ivar scene: all who are there
     :ivar store: what is kept
     """
 
@@ -57,7 +56,7 @@ class Stage:
         self.store = SlowStore(groups=options.pop("groups", ()))
         self.store.at_once = True
         options.setdefault("own_ports", (1201, 1202))
-        self.scene = Scene(store=self.store, ledger_first=first, **options)
+        super().__init__(store=self.store, ledger_first=first, **options)
         self.home = home
         self.connects("b", home)
         lines = ["Accept:Create Ia,Ic", *([f"Policy:{policy}"] if policy else []), *offers]
@@ -65,20 +64,20 @@ class Stage:
 
     def connects(self, name: str, host: str, arrives_at: str = SERVER) -> None:
         """A terminal connects."""
-        self.scene.connect(name, host=host, arrives_at=arrives_at)
+        self.connect(name, host=host, arrives_at=arrives_at)
 
     def registers(self, *lines: str, name: str = "b", also: dict[str, str] | None = None) -> None:
         """Ib says where it is."""
         text = register("Ib", f"Address:{self.home}", *lines)
-        self.scene.says(name, text, **{name: DONE, **(also or {})})
+        self.says(name, text, **{name: DONE, **(also or {})})
 
     def seen(self, name: str) -> str:
         """Where a connection comes from, as it is told."""
-        return source(self.scene.clients[name])
+        return source(self.clients[name])
 
     def asks(self, *lines: str, caller: str = "a", callee: str = "b") -> None:
         """Somebody asks for Ib, whose status is asked for."""
-        self.scene.says(caller, query(f"I{caller[0]}", "Ib", *lines), **{callee: STATUS})
+        self.says(caller, query(f"I{caller[0]}", "Ib", *lines), **{callee: STATUS})
 
     def told(
         self,
@@ -103,8 +102,8 @@ class Stage:
     ) -> None:
         """A call that is granted, with just these ways told to the callee and to the caller."""
         self.asks(*said, caller=caller, callee=callee)
-        self.scene.says(callee, CAN, **self.told(caller, callee, to_it, to_us))
-        self.scene.forget()
+        self.says(callee, CAN, **self.told(caller, callee, to_it, to_us))
+        self.forget()
 
     @property
     def ledger(self) -> list[tuple[str, str, str, str]]:
@@ -142,7 +141,7 @@ class LocalTests:
         stage = Stage(f"Local:{LOCAL}")
         stage.connects("a", ELSEWHERE)
         stage.call()
-        stage.scene.passes(1)
+        stage.passes(1)
         assert [told for _, _, told, _ in stage.ledger] == [f"{HOME} 1203"]
 
     def test_in_ipv6_clothing(self) -> None:
@@ -162,7 +161,7 @@ class LocalTests:
         stage = Stage(home="127.0.0.1")
         for name in ("b2", "a"):
             stage.connects(name, "127.0.0.1")
-            transport: Any = stage.scene.clients[name].transport
+            transport: Any = stage.clients[name].transport
             transport.peer = UNIXAddress("")
             transport.host = UNIXAddress("/run/broker")
         stage.registers("Local:127.0.0.1 1300", "Seen:Yes", name="b2", also={"b": SUPERSEDED})
@@ -243,7 +242,7 @@ class SeenTests:
             to_it=(f"Caller Seen:{ours}", f"Caller Back:{HOME} 4000"),
             to_us=(f"Callee Local:{LOCAL}", f"Callee Seen:{theirs}"),
         )  # fmt: skip
-        stage.scene.passes(1)
+        stage.passes(1)
         assert stage.ledger == [
             ("Ib", "Ia", f"{HOME} 1203", "Ia"),
             ("Ib", "Ia", LOCAL, "Ia"),
@@ -261,7 +260,7 @@ class SeenTests:
         stage.connects("a", ELSEWHERE)
         ours, theirs = stage.seen("a"), stage.seen("b")
         stage.call("Seen:Yes", to_it=(f"Caller Seen:{ours}",), to_us=(f"Callee Seen:{theirs}",))
-        stage.scene.passes(1)
+        stage.passes(1)
         assert [why for whose, _, _, why in stage.ledger if whose == "Ib"] == ["@family"] * 2
 
     def test_of_two_kinds(self) -> None:
@@ -295,7 +294,7 @@ class SeenTests:
         """A connection of the file system comes from no port: there is no such way."""
         stage = Stage("Seen:Yes", home="127.0.0.1")
         stage.connects("a", "127.0.0.1")
-        transport: Any = stage.scene.clients["a"].transport
+        transport: Any = stage.clients["a"].transport
         transport.peer = UNIXAddress("")
         stage.call("Seen:Yes")
 
@@ -313,7 +312,7 @@ class SeenTests:
             to_it=(f"Caller Seen:{ours}",),
             to_us=(f"Callee Seen:{second}",),
         )
-        stage.scene.leaves("b2")
+        stage.leaves("b2")
         stage.call("Seen:Yes", to_it=(f"Caller Seen:{ours}",), to_us=(f"Callee Seen:{first}",))
 
 
@@ -325,14 +324,14 @@ class BackTests:
         stage = Stage()
         stage.connects("a", ELSEWHERE)
         stage.call("Back:4000", to_it=(f"Caller Back:{ELSEWHERE} 4000",))
-        stage.scene.passes(1)
+        stage.passes(1)
         assert stage.ledger[1:] == [("Ia", "Ib", f"{ELSEWHERE} 4000", CALLING)]
 
     def test_no_other_address(self) -> None:
         """A caller can't say where: a callee is sent to nobody else (I12)."""
         stage = Stage()
         stage.connects("a", ELSEWHERE)
-        stage.scene.says(
+        stage.says(
             "a",
             query("Ia", "Ib", f"Back:{HOME} 4000"),
             a=bad("Back: must be a number"),
@@ -357,7 +356,7 @@ class BackTests:
         stage.connects("a", ELSEWHERE, arrives_at)
         for port in (1201, 1202):
             refused = bad("Back: the address is the server's own")
-            stage.scene.says("a", query("Ia", "Ib", f"Back:{port}"), a=refused)
+            stage.says("a", query("Ia", "Ib", f"Back:{port}"), a=refused)
         stage.call("Back:1203", to_it=(f"Caller Back:{ELSEWHERE} 1203",))
 
     def test_nobody_learns_by_it(self) -> None:
@@ -368,8 +367,8 @@ class BackTests:
         stage.connects("x", ELSEWHERE)
         own = bad("Back: the address is the server's own")
         for line, refused in (("Back:1201", own), ("Back:4000", DENIED), ("Seen:Yes", DENIED)):
-            stage.scene.says("x", query("Ix", "Ib", line), x=refused)
-            stage.scene.says("x", query("Ix", "Iz", line), x=refused)
+            stage.says("x", query("Ix", "Ib", line), x=refused)
+            stage.says("x", query("Ix", "Iz", line), x=refused)
 
     def test_a_use_is_given_back(self) -> None:
         """What is refused spends no use of a permit that has few."""
@@ -377,9 +376,9 @@ class BackTests:
         stage.registers("Accept:Create Ia;uses=1")
         stage.connects("a", ELSEWHERE)
         refused = bad("Back: the address is the server's own")
-        stage.scene.says("a", query("Ia", "Ib", "Back:1201"), a=refused)
+        stage.says("a", query("Ia", "Ib", "Back:1201"), a=refused)
         stage.call("Back:4000", to_it=(f"Caller Back:{ELSEWHERE} 4000",))
-        stage.scene.says("a", query("Ia", "Ib"), a=DENIED)
+        stage.says("a", query("Ia", "Ib"), a=DENIED)
 
 
 class LedgerTests:
@@ -406,77 +405,77 @@ class LedgerTests:
         """All are on the disk, in one commit, before anybody is told anything."""
         stage = self.a_stage(first=True)
         stage.asks("Seen:Yes", "Back:4000")
-        stage.scene.says("b", CAN)
+        stage.says("b", CAN)
         (commit,) = stage.store.pending
         assert stage.ledger == []
-        stage.scene.fires(commit, **self.told(stage))
+        stage.fires(commit, **self.told(stage))
         assert len(stage.ledger) == 5
 
     def test_first_and_the_disk_is_full(self) -> None:
         """Then nobody is told anything, and no session is granted."""
         stage = self.a_stage(first=True)
         stage.asks("Seen:Yes", "Back:4000")
-        stage.scene.says("b", CAN)
-        stage.scene.fires(stage.store.pending[0], StoreFailed("full"), a=UNAVAILABLE)
-        assert len(stage.scene.context.sessions) == 0
+        stage.says("b", CAN)
+        stage.fires(stage.store.pending[0], StoreFailed("full"), a=UNAVAILABLE)
+        assert len(stage.context.sessions) == 0
 
     def test_behind(self) -> None:
         """They are noted in the very turn, and written soon."""
         stage = self.a_stage()
         stage.asks("Seen:Yes", "Back:4000")
-        stage.scene.says("b", CAN, **self.told(stage))
+        stage.says("b", CAN, **self.told(stage))
         assert stage.store.pending == []
-        stage.scene.passes(0.25)
+        stage.passes(0.25)
         (commit,) = stage.store.pending
-        stage.scene.fires(commit)
+        stage.fires(commit)
         assert len(stage.ledger) == 5
 
     @pytest.mark.parametrize(("room", "enough"), [(5, True), (4, False)])
     def test_no_room(self, room: int, enough: bool) -> None:
         """There must be room for all of them, or there is no call."""
         stage = self.a_stage()
-        stage.scene.context.disclosures._waiting_most = room
+        stage.context.disclosures._waiting_most = room
         stage.asks("Seen:Yes", "Back:4000")
-        stage.scene.says("b", CAN, **(self.told(stage) if enough else {"a": UNAVAILABLE}))
+        stage.says("b", CAN, **(self.told(stage) if enough else {"a": UNAVAILABLE}))
 
     def test_withdrawn_while_it_answers(self) -> None:
         """A permit that is withdrawn before it is told tells none of it (I2)."""
         stage = self.a_stage()
         stage.store.at_once = True
         stage.asks("Seen:Yes", "Back:4000")
-        stage.scene.says("b", register("Ib", "Accept:Delete Ia"), b=DONE)
-        stage.scene.says("b", CAN, a=DENIED)
-        stage.scene.passes(1)
+        stage.says("b", register("Ib", "Accept:Delete Ia"), b=DONE)
+        stage.says("b", CAN, a=DENIED)
+        stage.passes(1)
         assert stage.ledger == []
 
     def test_withdrawn_while_it_is_written(self) -> None:
         """Nor does one that is withdrawn while the records are (I2)."""
         stage = self.a_stage(first=True)
         stage.asks("Seen:Yes", "Back:4000")
-        stage.scene.says("b", CAN)
+        stage.says("b", CAN)
         (commit,) = stage.store.pending
         stage.store.at_once = True
-        stage.scene.says("b", register("Ib", "Accept:Delete Ia"), b=DONE)
-        stage.scene.fires(commit, a=DENIED)
+        stage.says("b", register("Ib", "Accept:Delete Ia"), b=DONE)
+        stage.fires(commit, a=DENIED)
 
     @pytest.mark.parametrize("again", [("Seen:Yes",), ()])
     def test_registered_anew_while_it_is_written(self, again: tuple[str, ...]) -> None:
         """What it offers now is not what was recorded: nothing is told."""
         stage = self.a_stage(first=True)
         stage.asks("Seen:Yes", "Back:4000")
-        stage.scene.says("b", CAN)
+        stage.says("b", CAN)
         stage.registers(*again)
-        stage.scene.fires(stage.store.pending[0], a=NOT_CONNECTED)
+        stage.fires(stage.store.pending[0], a=NOT_CONNECTED)
 
     def test_the_caller_leaves_while_it_is_written(self) -> None:
         """Nobody is told of it any more."""
         stage = self.a_stage(first=True)
         stage.asks("Seen:Yes", "Back:4000")
-        stage.scene.says("b", CAN)
-        stage.scene.leaves("a")
+        stage.says("b", CAN)
+        stage.leaves("a")
         (commit,) = stage.store.pending
         if not commit.called:
-            stage.scene.fires(commit)
+            stage.fires(commit)
 
     def test_taken_back_while_it_answers(self) -> None:
         """It is what it offers when it is told that counts."""
@@ -484,7 +483,7 @@ class LedgerTests:
         stage.connects("a", HOME)
         stage.asks("Seen:Yes")
         stage.registers()
-        stage.scene.says("b", CAN, **stage.told())
+        stage.says("b", CAN, **stage.told())
 
 
 class OfferTests:
@@ -498,21 +497,20 @@ class OfferTests:
         stage = Stage()
         refused = failed("Local and Seen need an Address or UDP")
         stage.connects("c", ELSEWHERE)
-        stage.scene.says("c", register("Ic", *lines), c=refused)
-        stage.scene.says("c", "QUERY\nPERMITS\n\n", c="NOTIFY\nAccept:Create\n\n")
+        stage.says("c", register("Ic", *lines), c=refused)
+        stage.says("c", "QUERY\nPERMITS\n\n", c="NOTIFY\nAccept:Create\n\n")
 
     def test_by_udp(self) -> None:
         """Or it is found where its datagrams come from."""
         stage = behind()
-        scene = stage.scene
-        scene.connect("b2")
+        stage.connect("b2")
         stage.gets_a_key("b2", "Seen:Yes", f"Local:{LOCAL}")
         asked = "QUERY\nSTATUS\nTransaction:1\n\n"
-        scene.says("a", query("Ia", "Ib", "Seen:Yes"), b2=asked)
-        scene.clients["b2"].type("NOTIFY\nSTATUS Acceptable.\nTransaction:1\n\n")
-        ours, theirs = (source(scene.clients[name]) for name in ("a", "b2"))
-        assert f"\nCaller Seen:{ours}\n" in scene.heard("b2")
-        assert f"\nCallee Local:{LOCAL}\nCallee Seen:{theirs}\n" in scene.heard("a")
+        stage.says("a", query("Ia", "Ib", "Seen:Yes"), b2=asked)
+        stage.clients["b2"].type("NOTIFY\nSTATUS Acceptable.\nTransaction:1\n\n")
+        ours, theirs = (source(stage.clients[name]) for name in ("a", "b2"))
+        assert f"\nCaller Seen:{ours}\n" in stage.heard("b2")
+        assert f"\nCallee Local:{LOCAL}\nCallee Seen:{theirs}\n" in stage.heard("a")
 
     @pytest.mark.parametrize(
         ("line", "cause"),
@@ -531,7 +529,7 @@ class OfferTests:
     def test_bad_values(self, line: str, cause: str) -> None:
         """What is no place is no message."""
         stage = Stage()
-        stage.scene.says("b", register("Ib", f"Address:{HOME}", line), b=bad(cause))
+        stage.says("b", register("Ib", f"Address:{HOME}", line), b=bad(cause))
 
     @pytest.mark.parametrize("line", ["Local:127.0.0.1 80", "Local:224.0.0.1 80", "Local:::1 80"])
     def test_refused(self, line: str) -> None:
@@ -539,9 +537,9 @@ class OfferTests:
         stage = Stage("Seen:Yes")
         stage.connects("a", ELSEWHERE)
         text = register("Ib", "Address:203.0.113.9", "Port:99", line, "Accept:Delete Ia")
-        stage.scene.clients["b"].type(text)
-        assert "Registration Failed." in stage.scene.heard("b")
-        assert stage.scene.address("Ib") == (HOME, 1203)
+        stage.clients["b"].type(text)
+        assert "Registration Failed." in stage.heard("b")
+        assert stage.address("Ib") == (HOME, 1203)
         ours, theirs = stage.seen("a"), stage.seen("b")
         stage.call("Seen:Yes", to_it=(f"Caller Seen:{ours}",), to_us=(f"Callee Seen:{theirs}",))
 
@@ -551,8 +549,8 @@ class OfferTests:
         stage.connects("a", HOME)
         stage.store.at_once = False
         text = register("Ib", f"Address:{HOME}", "Accept:Delete Ic")
-        stage.scene.says("b", text)
-        stage.scene.fires(stage.store.pending[0], StoreFailed("full"), b=failed("full"))
+        stage.says("b", text)
+        stage.fires(stage.store.pending[0], StoreFailed("full"), b=failed("full"))
         stage.call(to_us=(f"Callee Local:{LOCAL}",))
 
     def test_not_before_it_is_done(self) -> None:
@@ -561,9 +559,9 @@ class OfferTests:
         stage.connects("a", HOME)
         stage.store.at_once = False
         text = register("Ib", f"Address:{HOME}", f"Local:{LOCAL}", "Accept:Delete Ic")
-        stage.scene.says("b", text)
+        stage.says("b", text)
         stage.call()
-        stage.scene.fires(stage.store.pending[0], b=DONE)
+        stage.fires(stage.store.pending[0], b=DONE)
         stage.call(to_us=(f"Callee Local:{LOCAL}",))
 
     def test_taken_back(self) -> None:
@@ -579,7 +577,7 @@ class OfferTests:
         """Who only changes its list says nothing of where it is."""
         stage = Stage(f"Local:{LOCAL}")
         stage.connects("a", HOME)
-        stage.scene.says("b", register("Ib", "Accept:Delete Ic"), b=DONE)
+        stage.says("b", register("Ib", "Accept:Delete Ic"), b=DONE)
         stage.call(to_us=(f"Callee Local:{LOCAL}",))
 
     def test_each_connection_its_own(self) -> None:
@@ -589,15 +587,15 @@ class OfferTests:
         stage.connects("b2", HOME)
         stage.registers(name="b2", also={"b": SUPERSEDED})
         stage.call(callee="b2")
-        stage.scene.leaves("b2")
+        stage.leaves("b2")
         stage.call(to_us=(f"Callee Local:{LOCAL}",))
 
     def test_withdrawn(self) -> None:
         """With its address goes all that it has offered."""
         stage = Stage(f"Local:{LOCAL}", "Seen:Yes")
         stage.connects("a", HOME)
-        stage.scene.says("b", register("Ib", "Expires:0"), b=DONE)
-        stage.scene.says("a", query("Ia", "Ib", "Seen:Yes"), a=NOT_FOUND)
+        stage.says("b", register("Ib", "Expires:0"), b=DONE)
+        stage.says("a", query("Ia", "Ib", "Seen:Yes"), a=NOT_FOUND)
         stage.registers()
         stage.call("Seen:Yes")
 
@@ -605,8 +603,8 @@ class OfferTests:
         """A call that waits for its callee is told what that offers as it comes (A11)."""
         stage = Stage("Seen:Yes", ask_status=False)
         stage.connects("a", HOME)
-        stage.scene.leaves("b")
-        stage.scene.says("a", query("Ia", "Ib", "Seen:Yes"))
+        stage.leaves("b")
+        stage.says("a", query("Ia", "Ib", "Seen:Yes"))
         stage.connects("b2", HOME)
         text = register("Ib", f"Address:{HOME}", f"Local:{LOCAL}", "Seen:Yes")
         reads = stage.told(
@@ -614,7 +612,7 @@ class OfferTests:
             to_it=(f"Caller Seen:{stage.seen('a')}",),
             to_us=(f"Callee Local:{LOCAL}", f"Callee Seen:{stage.seen('b2')}"),
         )
-        stage.scene.says("b2", text, b2=reads["b2"] + DONE, a=reads["a"])
+        stage.says("b2", text, b2=reads["b2"] + DONE, a=reads["a"])
 
 
 class ConsentTests:
@@ -624,10 +622,9 @@ class ConsentTests:
         """The callee is told where its caller is registered, and by what other ways to meet it."""
         stage = Stage("Seen:Yes", f"Local:{LOCAL}", policy="Ask")
         stage.connects("a", HOME)
-        scene = stage.scene
-        scene.says("a", register("Ia", f"Address:{HOME}", "Port:1300"), a=DONE)
-        scene.says("a", query("Ia", "Ib", "Seen:Yes", "Back:4000"), b=ASKED)
-        scene.says("b", lists("Ia"), b=STATUS)
+        stage.says("a", register("Ia", f"Address:{HOME}", "Port:1300"), a=DONE)
+        stage.says("a", query("Ia", "Ib", "Seen:Yes", "Back:4000"), b=ASKED)
+        stage.says("b", lists("Ia"), b=STATUS)
         ours, theirs = stage.seen("a"), stage.seen("b")
         reads = stage.told(
             to_it=(
@@ -638,8 +635,8 @@ class ConsentTests:
             ),
             to_us=(f"Callee Local:{LOCAL}", f"Callee Seen:{theirs}"),
         )
-        scene.says("b", CAN, **reads)
-        scene.passes(1)
+        stage.says("b", CAN, **reads)
+        stage.passes(1)
         assert stage.ledger == [
             ("Ib", "Ia", f"{HOME} 1203", CONSENT),
             ("Ia", "Ib", f"{HOME} 1300", CALLING),
@@ -654,18 +651,18 @@ class ConsentTests:
         stage = Stage(policy="Ask")
         stage.connects("a", ELSEWHERE)
         refused = bad("Back: the address is the server's own")
-        stage.scene.says("a", query("Ia", "Ib", "Back:1201"), a=refused)
-        stage.scene.passes(5)
-        stage.scene.says("a", query("Ia", "Ib", "Back:4000"), b=ASKED)
+        stage.says("a", query("Ia", "Ib", "Back:1201"), a=refused)
+        stage.passes(5)
+        stage.says("a", query("Ia", "Ib", "Back:4000"), b=ASKED)
 
     def test_denied(self) -> None:
         """Who is not accepted is told nothing, and nobody is told of it."""
         stage = Stage("Seen:Yes", f"Local:{LOCAL}", policy="Ask")
         stage.connects("a", HOME)
-        stage.scene.says("a", query("Ia", "Ib", "Seen:Yes", "Back:4000"), b=ASKED)
-        stage.scene.says("b", lists("Ix"))
-        stage.scene.passes(5, a=DENIED)
-        stage.scene.passes(1)
+        stage.says("a", query("Ia", "Ib", "Seen:Yes", "Back:4000"), b=ASKED)
+        stage.says("b", lists("Ix"))
+        stage.passes(5, a=DENIED)
+        stage.passes(1)
         assert stage.ledger == []
 
 
@@ -680,7 +677,7 @@ class AfterwardsTests:
         for _ in range(2):
             stage.call("Seen:Yes", to_it=(f"Caller Seen:{ours}",), to_us=(f"Callee Seen:{theirs}",))
         stage.call()
-        assert len(stage.scene.context.sessions) == 1
+        assert len(stage.context.sessions) == 1
 
     def test_terminated(self) -> None:
         """A permit that is withdrawn later ends the session, however the two meet (I2)."""
@@ -689,6 +686,6 @@ class AfterwardsTests:
         stage.asks("Seen:Yes")
         ours, theirs = stage.seen("a"), stage.seen("b")
         reads = stage.told(to_it=(f"Caller Seen:{ours}",), to_us=(f"Callee Seen:{theirs}",))
-        stage.scene.says("b", CAN, **reads)
+        stage.says("b", CAN, **reads)
         gone = register("Ib", "Accept:Delete Ia")
-        stage.scene.says("b", gone, b=terminate() + DONE, a=terminate())
+        stage.says("b", gone, b=terminate() + DONE, a=terminate())
