@@ -371,19 +371,20 @@ class RefusalsTests:
 
 
 #: What a callee may be that does not accept Ic.
+# fmt: off
 CALLEES: Final[dict[str, list[Step]]] = {
     "unknown": [],
     "online": [on_line("b", "Accept:Create Ia")],
     "offline": [on_line("b", "Accept:Create Ia"), leaves("b")],
     "without a list": [on_line("b")],
     "taken off": [
-        on_line("b", "Accept:Create Ia,Ic"),
-        says("b", register("Ib", "Accept:Delete Ic"), b=DONE),
+        on_line("b", "Accept:Create Ia,Ic"), says("b", register("Ib", "Accept:Delete Ic"), b=DONE),
     ],
     "in a call": [on_line("b", "Accept:Create Ia"), calls("a", "b")],
     "being asked": [on_line("b", "Accept:Create Ia"), CALL],
     "expired": [on_line("b", "Accept:Create Ia", "Expires:1"), leaves("b"), passes(2)],
 }
+# fmt: on
 
 
 class UniformTests:
@@ -414,6 +415,7 @@ class UniformTests:
 
 OFF: Final = says("b", WITHDRAW, b=DONE)
 #: What changes while a call is decided, and what becomes of the call.
+# fmt: off
 CHANGES: Final[dict[str, list[Step]]] = {
     # 5c, whatever else is true (I1, I2, I6, A20).
     "withdrawn while asked, then yes": [CALL, OFF, says("b", CAN, a=DENIED)],
@@ -423,94 +425,67 @@ CHANGES: Final[dict[str, list[Step]]] = {
     "withdrawn while asked, then gone": [CALL, OFF, leaves("b", a=DENIED)],
     "withdrawn in the same breath": [CALL, says("b", WITHDRAW + CAN, b=DONE, a=DENIED)],
     "withdrawn over another connection": [
-        connect("b2"),
-        CALL,
-        says("b2", register("Ib", "Accept:Create"), b2=DONE),
+        connect("b2"), CALL, says("b2", register("Ib", "Accept:Create"), b2=DONE),
         says("b", CAN, a=DENIED),
     ],
     # It is permitted at that moment (I1).
     "withdrawn and given again": [
-        CALL,
-        says("b", register("Ib", "Accept:Delete Ia\nAdd Ia"), b=DONE),
-        GRANT,
+        CALL, says("b", register("Ib", "Accept:Delete Ia\nAdd Ia"), b=DONE), GRANT,
     ],
     # It is not even asked (I5).
     "withdrawn while looked up": [hold("lookup"), CALL_WAITS, OFF, resolved(a=DENIED)],
     # That there is no address now is only for callers that are permitted (A20, I6).
     "withdrawn while looked up again": [
-        CALL,
-        hold("lookup"),
-        on_line("b", port=9),
-        OFF,
-        says("b", CAN),
-        resolved(a=DENIED),
+        CALL, hold("lookup"), on_line("b", port=9), OFF, says("b", CAN), resolved(a=DENIED),
     ],
     # A bare reply that waits behind an earlier one is decided when it can leave (I1, I2).
     "withdrawn while its reply waits": [
-        *reply_waits(),
-        says("d", register("Id", "Accept:Delete Ia"), d=DONE),
+        *reply_waits(), says("d", register("Id", "Accept:Delete Ia"), d=DONE),
         says("b", CAN, b=to_callee("Ia"), a=GRANTED + DENIED),
     ],
     "withdrawn while its refusal waits": [
-        *reply_waits(CANT),
-        says("d", register("Id", "Accept:Delete Ia"), d=DONE),
+        *reply_waits(CANT), says("d", register("Id", "Accept:Delete Ia"), d=DONE),
         says("b", CANT, a=BUSY + DENIED),
     ],
     # The address sent is the one at that moment (A7).
     "moved while its reply waits": [
-        *reply_waits(),
-        on_line("d", port=5),
+        *reply_waits(), on_line("d", port=5),
         says("b", CANT, a=BUSY + ACCEPTED + to_caller("Id", port=5), d=to_callee("Ia")),
     ],
     "moved while asked": [
-        CALL,
-        says("b", register("Ib", "Address:127.0.0.2", "Port:9"), b=DONE),
+        CALL, says("b", register("Ib", "Address:127.0.0.2", "Port:9"), b=DONE),
         says("b", CAN, a=ACCEPTED + to_caller("Ib", "127.0.0.2", 9), b=to_callee("Ia")),
     ],
     "moved while looked up again": [
-        CALL,
-        on_line("b", port=2),
-        hold("lookup"),
-        says("b", CAN),
-        on_line("b", port=3),
-        resolved(),
-        resolved(a=ACCEPTED + to_caller("Ib", port=3), b=to_callee("Ia")),
+        CALL, on_line("b", port=2), hold("lookup"), says("b", CAN), on_line("b", port=3),
+        resolved(), resolved(a=ACCEPTED + to_caller("Ib", port=3), b=to_callee("Ia")),
     ],
     # Another connection is the active one: the first call's answer does not count there (I12).
     "superseded while asked": [
-        connect("b2"),
-        CALL,
+        connect("b2"), CALL,
         says("b2", register("Ib", "Address:127.0.0.1", "Port:9"), b2=DONE, b=SUPERSEDED),
-        says("b", CAN, a=NOT_CONNECTED),
-        says("a", query("Ia", "Ib"), b2=STATUS),
+        says("b", CAN, a=NOT_CONNECTED), says("a", query("Ia", "Ib"), b2=STATUS),
         says("b2", CAN, b2=to_callee("Ia"), a=ACCEPTED + to_caller("Ib", port=9)),
     ],
     # While the newer connection's address is on its way, the older one is the active one again.
     "returned while looked up": [
         connect("b2"),
         says("b2", register("Ib", "Address:127.0.0.1", "Port:2"), b2=DONE, b=SUPERSEDED),
-        hold("lookup"),
-        CALL_WAITS,
-        leaves("b2"),
-        resolved(b=STATUS),
-        says("b", CAN),
+        hold("lookup"), CALL_WAITS, leaves("b2"), resolved(b=STATUS), says("b", CAN),
         resolved(a=GRANTED, b=to_callee("Ia")),
     ],
     # An address that is withdrawn, or has expired, is not sent (I10).
     "address withdrawn while asked": [
-        CALL,
-        says("b", register("Ib", "Expires:0"), b=DONE),
-        says("b", CAN, a=NOT_CONNECTED),
+        CALL, says("b", register("Ib", "Expires:0"), b=DONE), says("b", CAN, a=NOT_CONNECTED),
     ],
     "address withdrawn over another connection": [
-        connect("b2"),
-        CALL,
-        says("b2", register("Ib", "Expires:0"), b2=DONE),
+        connect("b2"), CALL, says("b2", register("Ib", "Expires:0"), b2=DONE),
         says("b", CAN, a=NOT_CONNECTED),
     ],
     "address expires while asked": [lasts(3), CALL, passes(3), says("b", CAN, a=NOT_FOUND)],
     "address expires just after": [lasts(3.1), CALL, passes(3), GRANT],
 }
+# fmt: on
 
 
 class ChangedMeanwhileTests:
@@ -576,61 +551,39 @@ def nothing_open(scene: Scene) -> None:
 
 
 #: Who goes while a call is decided; nothing of it is left at once, and after each test.
+# fmt: off
 VANISHING: Final[dict[str, list[Step]]] = {
     # A late answer settles nothing.
     "caller while callee is asked": [CALL, leaves("a"), nothing_open, says("b", CAN + CAN)],
     # The callee is not even asked.
     "caller while callee is looked up": [
-        hold("lookup"),
-        CALL_WAITS,
-        leaves("a"),
-        nothing_open,
-        resolved(),
+        hold("lookup"), CALL_WAITS, leaves("a"), nothing_open, resolved(),
     ],
     "caller while its reply waits": [*reply_waits(), leaves("a"), nothing_open, says("b", CAN)],
     # The session ends by itself, unspent, in 30 s.
     "caller with its credentials": [
-        calls("a", "b"),
-        leaves("a"),
-        passes(29.9),
-        lambda scene: len(scene.context.sessions) == 1 or pytest.fail("no session"),
-        passes(0.1),
+        calls("a", "b"), leaves("a"), passes(29.9),
+        lambda scene: len(scene.context.sessions) == 1 or pytest.fail("no session"), passes(0.1),
         nothing_open,
     ],
     # It is dialled at its address.
     "callee while looked up": [
-        hold("lookup"),
-        CALL_WAITS,
-        leaves("b"),
-        resolved(),
-        dial(succeeds=False, a=NOT_CONNECTED),
+        hold("lookup"), CALL_WAITS, leaves("b"), resolved(), dial(succeeds=False, a=NOT_CONNECTED),
         nothing_open,
     ],
     # 5h at once, and nothing is sent (A24).
     "callee while asked": [CALL, leaves("b", a=NOT_CONNECTED), nothing_open],
     "callee while looked up again": [
-        CALL,
-        on_line("b", port=2),
-        hold("lookup"),
-        says("b", CAN),
-        leaves("b"),
-        resolved(a=NOT_CONNECTED),
-        nothing_open,
+        CALL, on_line("b", port=2), hold("lookup"), says("b", CAN), leaves("b"),
+        resolved(a=NOT_CONNECTED), nothing_open,
     ],
     "callee while the reply waits": [
-        *reply_waits(),
-        leaves("d"),
-        says("b", CANT, a=BUSY + NOT_CONNECTED),
-        nothing_open,
+        *reply_waits(), leaves("d"), says("b", CANT, a=BUSY + NOT_CONNECTED), nothing_open,
     ],
     # This call is lost, the next is not.
-    "callee, and comes back": [
-        CALL,
-        leaves("b", a=NOT_CONNECTED),
-        on_line("b"),
-        calls("a", "b"),
-    ],
+    "callee, and comes back": [CALL, leaves("b", a=NOT_CONNECTED), on_line("b"), calls("a", "b")],
 }
+# fmt: on
 
 
 class VanishingTests:

@@ -1,8 +1,9 @@
-"""A line that looks alive and is dead: its terminal is asked for another, and asked there."""
+"""A connection that looks alive and is dead: its terminal is woken, and asked over the next."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from operator import methodcaller
+from typing import Any, Final, cast
 
 import pytest
 
@@ -19,12 +20,14 @@ from tests.mediator.scene import (
     NOT_CONNECTED,
     STATUS,
     SUPERSEDED,
+    Scene,
     query,
     register,
     terminate,
     to_callee,
     to_caller,
 )
+from tests.mediator.steps import Step, connect, leaves, passes, play, reads, says
 from tests.mediator.test_connectback import YES, asked, granted, wish
 from tests.mediator.test_triggers import SEEN, Behind
 from tests.support.clock import advance
@@ -39,10 +42,12 @@ def said(text: str, n: int = 1) -> str:
 
 
 ASKED: Final = said(STATUS)
+#: Where Ib registers without UDP.
+HERE: Final = ("Address:127.0.0.1", "Port:9")
 
 
 def held(*lines: str, key: tuple[str, ...] = ("Port:5000",), **options: Any) -> Behind:
-    """Ib accepts Ia and Ic, registers by UDP, and holds a line; Ia and Ic are there."""
+    """Ib accepts Ia and Ic, registers by UDP, and holds a connection; Ia and Ic are there."""
     stage = Behind(**options)
     stage.connect("a", "b", "c")
     stage.says("a", register("Ia"), a=DONE)
@@ -55,7 +60,7 @@ def held(*lines: str, key: tuple[str, ...] = ("Port:5000",), **options: Any) -> 
 
 
 def comes(stage: Behind, *lines: str, asks: str = ASKED, **reads: str) -> None:
-    """Ib registers over another line, and is asked there."""
+    """Ib registers over another connection, and is asked there."""
     stage.connect("b2")
     stage.gets_a_key("b2", "Port:5000", *lines, before=asks)
     stage.reads(b=SUPERSEDED, **reads)
@@ -66,189 +71,130 @@ def told(n: str = "") -> str:
     return ACCEPTED + to_caller("Ib", host=SEEN[0], port=5000, n=n)
 
 
+def notices(count: int) -> Step:
+    """Ib was sent that many notices since this was last looked at."""
+
+    def step(stage: Scene) -> None:
+        assert cast(Behind, stage).notices() == count
+
+    return step
+
+
+def some_notices(stage: Scene) -> None:
+    """Ib was sent notices over its next connection's binding."""
+    port = cast(Behind, stage).port
+    assert port.sent
+    port.sent.clear()
+
+
+def key(who: str, *lines: str, before: str = "") -> Step:
+    """Ib registers by UDP over this connection, and first reads something."""
+    return methodcaller("gets_a_key", who, "Port:5000", *lines, before=before)
+
+
+def nothing_asked(stage: Scene) -> None:
+    """No question is open."""
+    assert "TerminalReach._unanswered" not in stage.kept()
+
+
+def late_answer(stage: Scene) -> None:
+    """Ib's answer has arrived by the time that the second is over, and is read just then."""
+    stage.clock.callLater(SILENCE, stage.clients["b"].feed, said(CAN).encode())
+
+
+CALL: Final = says("a", query("Ia", "Ib"), b=ASKED)
+#: A second has passed without an answer.
+SILENT: Final[list[Step]] = [CALL, passes(JUST_AFTER), notices(1)]
+#: Ib registers over another connection, and is asked there.
+COMES: Final[list[Step]] = [connect("b2"), key("b2", before=ASKED)]
+NEXT: Final[list[Step]] = [*COMES, reads(b=SUPERSEDED)]
+ANSWER: Final = says("b", said(CAN), b=to_callee("Ia"), a=told())
+ANSWER_THERE: Final = says("b2", said(CAN), b2=to_callee("Ia"), a=told())
+
+#: A callee that is asked for its status, and does not answer at once (fig. 16, D1, E1).
+# fmt: off
+SILENCES: Final[dict[str, list[Step]]] = {
+    "answers in time": [
+        CALL, passes(SILENCE - 0.001), ANSWER, nothing_asked, passes(5), notices(0),
+    ],
+    # It is asked over the connection that it then makes; nothing is sent over the old one.
+    "answers over the next connection": [
+        CALL, passes(0.999), notices(0), passes(0.001), notices(1), passes(0.25), notices(1),
+        *NEXT, ANSWER_THERE, says("b", said(CAN)), passes(10), notices(0),
+    ],
+    # Once it is asked again, an answer over the old connection is ignored.
+    "answers over the old one": [
+        *SILENT, *NEXT, says("b", said(CAN)), says("b2", said(CANT), a=BUSY),
+    ],
+    # The connection is alive, and the notices end.
+    "is only slow": [*SILENT, ANSWER, passes(5), notices(0)],
+    # A connection over which it registers again is not dead: it is not asked twice there.
+    "gets another key": [*SILENT, key("b"), passes(2), notices(0), ANSWER],
+    "never comes": [
+        CALL, passes(4.9), notices(5), passes(0.1, a=NOT_CONNECTED), passes(20), notices(0),
+    ],
+    # Each connection that it makes within the time of the call may be silent too.
+    "is silent again": [
+        *SILENT, *NEXT, passes(JUST_AFTER), some_notices,
+        connect("b3"), key("b3", before=ASKED), reads(b2=SUPERSEDED),
+        says("b3", said(CAN), b3=to_callee("Ia"), a=told()),
+    ],
+    # As where a router says that it has no such connection: it is woken at once.
+    "breaks as it is asked": [CALL, leaves("b"), notices(1), *COMES, ANSWER_THERE],
+    "breaks while it is woken": [
+        CALL, passes(JUST_AFTER), leaves("b"), notices(1), passes(0.25), notices(1),
+        *COMES, ANSWER_THERE,
+    ],
+    # It is asked there when the second is over, and gets no notice.
+    "comes by itself": [
+        CALL, passes(0.5), connect("b2"), key("b2"), reads(b=SUPERSEDED),
+        passes(SILENCE - 0.5, b2=ASKED), notices(0), ANSWER_THERE,
+    ],
+    # Without UDP, and without transactions: it is asked as it can answer.
+    "comes by hand": [
+        *SILENT, connect("b2"),
+        says("b2", register("Ib", *HERE), b2=STATUS + DONE, b=SUPERSEDED),
+        says("b2", CAN, b2=to_callee("Ia"), a=ACCEPTED + to_caller("Ib", port=9)),
+    ],
+    # It is asked nothing, and the caller is told 5c (I2).
+    "withdraws the permit as it comes": [
+        *SILENT, connect("b2"), key("b2", "Accept:Delete Ia"),
+        reads(b=SUPERSEDED, a=DENIED), says("b2", said(CAN)),
+    ],
+    # The callers share the notices (I17), and both are served over the next connection.
+    "is called by two": [
+        CALL, says("c", query("Ic", "Ib"), b=said(STATUS, 2)), passes(JUST_AFTER), notices(1),
+        connect("b2"), key("b2", before=ASKED + said(STATUS, 2)), reads(b=SUPERSEDED),
+        says("b2", said(CAN), b2=to_callee("Ia", "1"), a=told("1")),
+        says("b2", said(CAN, 2), b2=to_callee("Ic", "2"), c=told("2")),
+    ],
+    # Nothing is sent for a caller that has gone.
+    "is left by its caller": [*SILENT, leaves("a"), passes(5), notices(0)],
+    # An answer that waits to be read when the second is over is an answer.
+    "answers while we are late": [
+        CALL, late_answer, passes(SILENCE, b=to_callee("Ia"), a=told()), notices(0),
+    ],
+}
+# fmt: on
+
+
 class StatusTests:
     """A call, whose callee is asked for its status (fig. 16)."""
 
-    def test_answers(self) -> None:
-        """Who answers gets no notice, then or later."""
-        stage = held()
-        stage.says("a", query("Ia", "Ib"), b=ASKED)
-        stage.passes(SILENCE - 0.001)
-        stage.says("b", said(CAN), b=to_callee("Ia"), a=told())
-        assert "TerminalReach._unanswered" not in stage.kept()
-        stage.passes(5)
-        assert stage.notices() == 0
-
-    def test_silent(self) -> None:
-        """Who says nothing for a second is sent notices; over the line that it then makes it is
-        asked anew, and the call goes on there (D1, E1). Over the old line nothing more is said.
-        """
-        stage = held()
-        stage.says("a", query("Ia", "Ib"), b=ASKED)
-        stage.passes(0.999)
-        assert stage.notices() == 0
-        stage.passes(0.001)
-        assert stage.notices() == 1
-        stage.passes(0.25)
-        assert stage.notices() == 1
-        comes(stage)
-        stage.says("b2", said(CAN), b2=to_callee("Ia"), a=told())
-        stage.says("b", said(CAN))
-        stage.passes(10)
-        assert stage.notices() == 0
-
-    def test_old_answer(self) -> None:
-        """Once it is asked anew the old line's answer counts for nothing."""
-        stage = held()
-        stage.says("a", query("Ia", "Ib"), b=ASKED)
-        stage.passes(JUST_AFTER)
-        comes(stage)
-        stage.says("b", said(CAN))
-        stage.says("b2", said(CANT), a=BUSY)
-
-    def test_only_slow(self) -> None:
-        """A line that answers after all is good, and the notices end."""
-        stage = held()
-        stage.says("a", query("Ia", "Ib"), b=ASKED)
-        stage.passes(JUST_AFTER)
-        assert stage.notices() == 1
-        stage.says("b", said(CAN), b=to_callee("Ia"), a=told())
-        stage.passes(5)
-        assert stage.notices() == 0
-
-    def test_another_key(self) -> None:
-        """A line over which it registers again is not dead: it is asked nothing twice there."""
-        stage = held()
-        stage.says("a", query("Ia", "Ib"), b=ASKED)
-        stage.passes(JUST_AFTER)
-        stage.notices()
-        stage.gets_a_key("b", "Port:5000")
-        stage.passes(2)
-        assert stage.notices() == 0
-        stage.says("b", said(CAN), b=to_callee("Ia"), a=told())
-
-    def test_never(self) -> None:
-        """Who doesn't come is 5h when the time of the call is over, as ever."""
-        stage = held()
-        stage.says("a", query("Ia", "Ib"), b=ASKED)
-        stage.passes(4.9)
-        assert stage.notices() == 5
-        stage.passes(0.1, a=NOT_CONNECTED)
-        stage.passes(20)
-        assert stage.notices() == 0
-
-    def test_the_new_one_is_silent_too(self) -> None:
-        """So it is with each line that it makes, within the time of the call."""
-        stage = held()
-        stage.says("a", query("Ia", "Ib"), b=ASKED)
-        stage.passes(JUST_AFTER)
-        comes(stage)
-        stage.port.sent.clear()
-        stage.passes(JUST_AFTER)
-        assert stage.port.sent != []
-        stage.connect("b3")
-        stage.gets_a_key("b3", "Port:5000", before=ASKED)
-        stage.reads(b2=SUPERSEDED)
-        stage.says("b3", said(CAN), b3=to_callee("Ia"), a=told())
-
-    def test_breaks(self) -> None:
-        """A line that breaks when something is asked there, as where the router says that it has
-        no such connection: it is woken at once.
-        """
-        stage = held()
-        stage.says("a", query("Ia", "Ib"), b=ASKED)
-        stage.leaves("b")
-        assert stage.notices() == 1
-        stage.connect("b2")
-        stage.gets_a_key("b2", "Port:5000", before=ASKED)
-        stage.says("b2", said(CAN), b2=to_callee("Ia"), a=told())
-
-    def test_breaks_while_it_is_woken(self) -> None:
-        """The terminal gives the old line up before it makes another."""
-        stage = held()
-        stage.says("a", query("Ia", "Ib"), b=ASKED)
-        stage.passes(JUST_AFTER)
-        stage.leaves("b")
-        assert stage.notices() == 1
-        stage.passes(0.25)
-        assert stage.notices() == 1
-        stage.connect("b2")
-        stage.gets_a_key("b2", "Port:5000", before=ASKED)
-        stage.says("b2", said(CAN), b2=to_callee("Ia"), a=told())
-
-    def test_came_by_itself(self) -> None:
-        """Who has made another line by itself is asked there, and gets no notice."""
-        stage = held()
-        stage.says("a", query("Ia", "Ib"), b=ASKED)
-        stage.passes(0.5)
-        comes(stage, asks="")
-        stage.passes(SILENCE - 0.5, b2=ASKED)
-        assert stage.notices() == 0
-        stage.says("b2", said(CAN), b2=to_callee("Ia"), a=told())
-
-    def test_came_by_hand(self) -> None:
-        """It may come without UDP, and without transactions: it is asked as it can answer."""
-        stage = held()
-        stage.says("a", query("Ia", "Ib"), b=ASKED)
-        stage.passes(JUST_AFTER)
-        stage.connect("b2")
-        here = register("Ib", "Address:127.0.0.1", "Port:9")
-        stage.says("b2", here, b2=STATUS + DONE, b=SUPERSEDED)
-        stage.says("b2", CAN, b2=to_callee("Ia"), a=ACCEPTED + to_caller("Ib", port=9))
-
-    def test_withdrawn(self) -> None:
-        """Who withdraws the permit as it comes is asked nothing, and the caller is told 5c (I2)."""
-        stage = held()
-        stage.says("a", query("Ia", "Ib"), b=ASKED)
-        stage.passes(JUST_AFTER)
-        comes(stage, "Accept:Delete Ia", asks="", a=DENIED)
-        stage.says("b2", said(CAN))
+    @pytest.mark.parametrize("callee", SILENCES)
+    def test_silent(self, callee: str) -> None:
+        """A callee that does not answer for a second is woken, and asked where it then is."""
+        play(held(), *SILENCES[callee])
 
     def test_told_once(self) -> None:
-        """A permit for one call is used up by it once, and one is disclosed (I1, I7)."""
+        """A permit for one call is used up by it once (I1, I7)."""
         stage = held("Accept:Create Ia;uses=1")
-        stage.says("a", query("Ia", "Ib"), b=ASKED)
-        stage.passes(JUST_AFTER)
-        comes(stage)
-        stage.says("b2", said(CAN), b2=to_callee("Ia"), a=told())
-        stage.says("a", query("Ia", "Ib"), a=DENIED)
-
-    def test_two_callers(self) -> None:
-        """Both are served over the line that comes, and share the notices (I17)."""
-        stage = held()
-        stage.says("a", query("Ia", "Ib"), b=ASKED)
-        stage.says("c", query("Ic", "Ib"), b=said(STATUS, 2))
-        stage.passes(JUST_AFTER)
-        assert stage.notices() == 1
-        comes(stage, asks=ASKED + said(STATUS, 2))
-        stage.says("b2", said(CAN), b2=to_callee("Ia", "1"), a=told("1"))
-        stage.says("b2", said(CAN, 2), b2=to_callee("Ic", "2"), c=told("2"))
-
-    def test_the_caller_goes(self) -> None:
-        """Nobody is woken any more for a caller who has gone."""
-        stage = held()
-        stage.says("a", query("Ia", "Ib"), b=ASKED)
-        stage.passes(JUST_AFTER)
-        assert stage.notices() == 1
-        stage.leaves("a")
-        stage.passes(5)
-        assert stage.notices() == 0
-
-    def test_we_are_late(self) -> None:
-        """An answer that waits to be read when the second is over is an answer."""
-        stage = held()
-        stage.says("a", query("Ia", "Ib"), b=ASKED)
-        stage.clock.callLater(SILENCE, stage.clients["b"].feed, said(CAN).encode())
-        stage.passes(SILENCE, b=to_callee("Ia"), a=told())
-        assert stage.notices() == 0
+        play(stage, *SILENT, *NEXT, ANSWER_THERE, says("a", query("Ia", "Ib"), a=DENIED))
 
     def test_no_way(self) -> None:
-        """Where no datagram reaches it, and it can't be dialled, it may answer all the same."""
+        """Where no datagram reaches it, and it can't be dialled, it may still answer."""
         stage = held(key=("Address:127.0.0.1", "Port:5000"))
-        stage.passes(500)
-        stage.says("a", query("Ia", "Ib"), b=ASKED)
-        stage.passes(2)
-        assert stage.notices() == 0
+        play(stage, passes(500), CALL, passes(2), notices(0))
         stage.says("b", said(CAN), b=to_callee("Ia"), a=ACCEPTED + to_caller("Ib", port=5000))
 
     @pytest.mark.parametrize("error", [ServiceUnavailable(), RuntimeError("boom")])
@@ -265,7 +211,7 @@ class StatusTests:
         assert len(logged.failures()) == (not foreseen)
 
     def test_not_by_udp(self) -> None:
-        """Whoever has registered an address alone gets neither notice nor dial over this."""
+        """A terminal that registered only an address gets neither notice nor dial."""
         stage = Behind()
         stage.on_line("b", "Accept:Create Ia")
         stage.connect("a")
@@ -274,7 +220,7 @@ class StatusTests:
         assert ("trigger", "Ib") not in stage.resolver.asked
 
     def test_not_asked(self) -> None:
-        """Without the status nothing is asked, and so nothing is missed."""
+        """Without a status query nothing is asked, and so nothing is missed."""
         stage = held(ask_status=False)
         stage.says("a", query("Ia", "Ib"), b=to_callee("Ia"), a=told())
         stage.passes(5)
@@ -290,7 +236,7 @@ class StatusTests:
         assert stage.clock.getDelayedCalls() == []
 
     def test_stops_as_it_falls_silent(self) -> None:
-        """A mediator that stops just then wakes nobody, and no timer is left."""
+        """A mediator that stops just then wakes no terminal, and no timer is left."""
         stage = held()
         stage.says("a", query("Ia", "Ib"), b=ASKED)
         stage.clock.callLater(SILENCE, stage.mediator.stop)
@@ -303,27 +249,27 @@ class StatusTests:
 
 
 class ConsentTests:
-    """A callee that is asked whom it accepts (C3)."""
+    """A callee that is asked for its consent (C3)."""
 
     QUESTION: Final = "QUERY\nACCEPT\nTransaction:1\n\n"
 
     def silent(self) -> Behind:
-        """Ib has said nothing when asked whom it accepts."""
+        """Ib does not answer when it is asked for its consent."""
         stage = held("Policy:Ask")
         stage.says("a", query("Ia", "Ib"), b=self.QUESTION)
         stage.passes(JUST_AFTER)
         assert stage.notices() == 1
         return stage
 
-    def test_asked_anew(self) -> None:
-        """It is asked over its new line, and what it says there decides (S2002)."""
+    def test_asked_again(self) -> None:
+        """It is asked over its new connection, and its answer there decides (S2002)."""
         stage = self.silent()
         comes(stage, asks=self.QUESTION)
         stage.says("b2", said("NOTIFY\nAccept:Create Ia\n\n"), b2=said(STATUS, 2))
         stage.says("b2", said(CAN, 2), b2=to_callee("Ia"), a=told())
 
-    def test_refused_meanwhile(self) -> None:
-        """Whom it refuses as it comes it is not asked about; refused when all are (I5, I6)."""
+    def test_rejected_meanwhile(self) -> None:
+        """It is not asked about a caller that it rejects as it comes (I5, I6)."""
         stage = self.silent()
         comes(stage, "Reject:Create Ia", asks="")
         stage.passes(5 - JUST_AFTER, a=DENIED)
@@ -333,7 +279,7 @@ class ConnectBackTests:
     """A callee that is asked to connect back (D3)."""
 
     def silent(self) -> Behind:
-        """Ib has said nothing when asked to come."""
+        """Ib does not answer when it is asked to connect."""
         stage = held("Policy:Password")
         stage.says("a", wish(), b=asked(transaction="1"))
         stage.passes(JUST_AFTER)
@@ -341,16 +287,16 @@ class ConnectBackTests:
         return stage
 
     def comes(self, stage: Behind, *lines: str) -> str:
-        """Ib registers over another line; what it is asked there."""
+        """Ib registers over another connection; what it is asked there."""
         stage.connect("b2")
         stage.clients["b2"].type(register("Ib", "UDP:Yes", "Transaction:k", "Port:5000", *lines))
         asks, found, _ = stage.heard("b2").partition("NOTIFY\nRegistration Completed.\n")
         assert found
         return asks
 
-    def test_asked_anew(self) -> None:
-        """It is asked over its new line, for the same session. Over the old one it is told that
-        this is void: it is to come once (D6).
+    def test_asked_again(self) -> None:
+        """It is asked over its new connection, for the same session. Over the old one this is
+        terminated: it must connect only once (D6).
         """
         stage = self.silent()
         session = terminate().format(session=stage.drawn["session"])
@@ -358,16 +304,16 @@ class ConnectBackTests:
         stage.reads(b=SUPERSEDED + session)
         stage.says("b2", said(YES), a=granted())
 
-    def test_denied_anew(self) -> None:
-        """A no over the new line is one."""
+    def test_refused_there(self) -> None:
+        """A refusal over the new connection counts."""
         stage = self.silent()
         self.comes(stage)
         stage.reads(b=SUPERSEDED + terminate())
         stage.says("b2", said(DENIED))
         stage.passes(5 - JUST_AFTER, a=DENIED)
 
-    def test_refused_meanwhile(self) -> None:
-        """Whom it refuses as it comes it hears nothing of (C5); and it is not to come (I2)."""
+    def test_rejected_meanwhile(self) -> None:
+        """It hears nothing of a caller that it rejects as it comes, and must not connect (C5)."""
         stage = self.silent()
         assert self.comes(stage, "Reject:Create Ia") == ""
         stage.reads(b=SUPERSEDED + terminate())
