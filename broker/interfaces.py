@@ -1,7 +1,8 @@
-"""The seams: what one part of the product asks of another, and what an application may bring.
+"""The seams: what one part of broker asks of another, and what an application may provide.
 
-The roles meet only here and in the messages of ``docs/protocol.md``. Awaitables rather than
-Deferreds are asked for, because a step that need not wait should cost none; a Deferred is one too.
+The roles meet only here and in the messages of ``docs/protocol.md``. The methods return awaitables
+rather than Deferreds, because a step that need not wait should not cost one; a Deferred is an
+awaitable too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from broker.tables.groups import GroupChange
 from broker.tables.locations import Binding, Contact, ResolvedHost
 from broker.tables.permits import PermitChange
 
-#: A change of what must survive; a store knows each kind.
+#: A change that must survive a restart; a store knows each kind.
 Change = PermitChange | AccountChange | GroupChange | Disclosure
 
 
@@ -27,10 +28,10 @@ Change = PermitChange | AccountChange | GroupChange | Disclosure
 class State:
     """What a store holds.
 
-    :ivar epoch: a token that changes whenever the store may have lost changes it acknowledged
-    :ivar permits: every list
-    :ivar accounts: every account
-    :ivar groups: every group
+    :ivar epoch: a token that changes whenever the store may have lost acknowledged changes
+    :ivar permits: all lists
+    :ivar accounts: all accounts
+    :ivar groups: all groups
     """
 
     epoch: str
@@ -40,37 +41,37 @@ class State:
 
 
 class IStore(Interface):
-    """Keeps what must survive."""
+    """Keeps what must survive a restart."""
 
     def load() -> Awaitable[State]:
-        """All that it holds, to fill the tables with.
+        """Everything in the store, to fill the tables with.
 
         :raises StoreFailed: it can't be read; the server must not start
         """
 
     def commit(changes: Sequence[Change]) -> Awaitable[None]:
-        """Keep changes, all or none of them. Done when they are durable.
+        """Keep changes, all or none of them; done when they are durable.
 
         :raises StoreFailed: none of them is kept
         """
 
     def disclosures(whose: str, before: int, most: int) -> Awaitable[Sequence[Disclosure]]:
-        """What was told of one terminal, the newest first.
+        """The disclosures of one terminal's addresses, newest first.
 
-        :param before: only what was told earlier than this, in microseconds since 1970
-        :param most: so many at the most
+        :param before: only earlier ones than this, in microseconds since 1970
+        :param most: no more than this number
         :raises StoreFailed: it can't be read
         """
 
     def prune(before: int) -> Awaitable[int]:
-        """Drop the disclosures that are older than this, in microseconds since 1970.
+        """Delete the disclosures that are older than this, in microseconds since 1970.
 
-        :return: how many went
-        :raises StoreFailed: none of them went
+        :return: how many were deleted
+        :raises StoreFailed: none was deleted
         """
 
     def stop() -> Awaitable[None]:
-        """Keep what waits to be kept, and close; from then on nothing is taken."""
+        """Write what is still to be written, and close; nothing is accepted after that."""
 
 
 class StoreFailed(Exception):
@@ -78,77 +79,78 @@ class StoreFailed(Exception):
 
 
 class IResolver(Interface):
-    """Where the mediator looks addresses up and passes them on (fig. 6–8, ¶77)."""
+    """Where the mediator looks contacts up and passes them on (fig. 6–8, ¶77)."""
 
     def register(identifier: str, address: Contact) -> Awaitable[None]:
-        """Record an address whose connection is open: it holds until it is released.
+        """Record a contact whose connection is open: it holds until it is released.
 
-        :raises ServiceUnavailable: the resolver is away
+        :raises ServiceUnavailable: the resolver is not available
         :raises RegistrationFailed: it refused
         """
 
     def release(identifier: str, address: Contact) -> None:
-        """The connection that registered this address is gone: from now on it expires."""
+        """The connection that registered this contact is gone: from now on it expires."""
 
     def withdraw(identifier: str) -> Awaitable[None]:
-        """Forget the address of a terminal.
+        """Forget the contact of a terminal.
 
-        :raises ServiceUnavailable: the resolver is away
+        :raises ServiceUnavailable: the resolver is not available
         """
 
     def add_key(
         identifier: str, key_id: str, key: bytes, port: int, expires: int
     ) -> Awaitable[None]:
-        """Take datagrams that are signed with this key for a terminal's (fig. 7, D1).
+        """Accept datagrams signed with this key as a terminal's (fig. 7, D1).
 
-        It is good until it is released, and for its expiry after that.
+        The key is valid until it is released, and for its expiry after that.
 
         :param key: 32 bytes
-        :param port: the port at which the terminal takes calls, where its datagrams come from
-        :param expires: seconds for which the key outlives its connection
-        :raises ServiceUnavailable: the resolver is away
+        :param port: the port at which the terminal takes calls, at the address of its datagrams
+        :param expires: seconds for which the key is valid after its connection is gone
+        :raises ServiceUnavailable: the resolver is not available
         :raises RegistrationFailed: it refused
         """
 
     def release_key(identifier: str, key_id: str) -> None:
-        """The connection over which a key was given out is gone: from now on it expires."""
+        """The connection that a key was given out over is gone: from now on it expires."""
 
     def drop_keys(identifier: str) -> None:
-        """No key of a terminal is good from now on (I2)."""
+        """No key of a terminal is valid from now on (I2)."""
 
     def kept(identifier: str) -> Awaitable[Binding]:
-        """The same as it was registered: what is no IP address stands there by its name.
+        """The contact as it was registered: a name is not resolved.
 
-        Raises as ``lookup``, but nobody else is asked what the name means.
+        :raises CalleeNotFound: it has none
+        :raises ServiceUnavailable: the resolver is not available
         """
 
     def lookup(identifier: str) -> Awaitable[Binding]:
-        """The present address of a terminal (S1204); without one, where its datagrams come from.
+        """The contact of a terminal now (S1204); without one, the source of its datagrams.
 
         :raises CalleeNotFound: it has none (S807)
-        :raises ServiceUnavailable: the resolver is away
+        :raises ServiceUnavailable: the resolver is not available
         """
 
     def trigger(identifier: str) -> Awaitable[bool]:
-        """Ask a terminal once, along the ways its datagrams take, to connect (fig. 8a, E1).
+        """Ask a terminal once, by UDP to the sources of its datagrams, to connect (fig. 8a, E1).
 
-        :return: whether there is such a way; nobody knows whether it arrives
-        :raises ServiceUnavailable: the resolver is away
+        :return: whether it has such a source; whether the notice arrives is not known
+        :raises ServiceUnavailable: the resolver is not available
         """
 
 
 class IAddressSource(Interface):
-    """Where addresses are had: DNS, by domain names (A17); a provider, by identifiers (A16)."""
+    """Resolves names: DNS resolves domain names (A17), a provider identifiers (A16)."""
 
     def locate(name: str) -> Awaitable[Sequence[ResolvedHost]]:
-        """The addresses that a name has now; none where it has none, or is unknown.
+        """The addresses of a name now; none where it has none, or is unknown.
 
         :param name: a domain name in its canonical form, or an identifier
-        :raises SourceFailed: nobody answers, or in no way that can be understood
+        :raises SourceFailed: there is no answer, or none that can be parsed
         """
 
     def stop() -> None:
-        """Leave no timer behind; nothing more is asked."""
+        """Leave no timer behind; no question follows."""
 
 
 class SourceFailed(Exception):
@@ -156,28 +158,28 @@ class SourceFailed(Exception):
 
 
 class ITrigger(Interface):
-    """A way to make a terminal that holds no connection open one."""
+    """Wakes a terminal: makes one that has no connection open one."""
 
     def wake(identifier: str, address: Contact) -> Awaitable[None]:
-        """Tell it that a connection is asked for, and nothing else (I26).
+        """Tell it to connect, and nothing else (I26).
 
-        Done when nothing more is to be done than to wait; cancelled when it has come, or nobody
-        waits any more.
+        Done when all that is left is to wait; cancelled when the terminal has connected, or no call
+        waits for it now.
 
-        :raises CalleeNotConnected: it can't be told
+        :raises CalleeNotConnected: it can't be woken
         """
 
 
 class IOutsideView(Interface):
-    """A terminal's connection to its mediator: from there it is seen as others would see it."""
+    """A terminal's connection to its mediator: seen from outside, as by STUN."""
 
     local_host = Attribute("Our own address on this connection")
 
     def outside(port: int | None = None) -> Awaitable[tuple[str, int]]:
-        """Where this connection is seen to come from.
+        """Our server-reflexive address: where the mediator sees this connection come from.
 
-        :param port: has the mediator try whether a connection to this port at that address arrives
-        :return: the address, and this port, or without one that of the connection
+        :param port: make the mediator try to connect to this port at that address
+        :return: the address, with this port, or without one with that of the connection
         :raises NotReached: it does not arrive
         :raises Refused: the mediator does not try, or does not answer
         :raises ConnectionLost: the connection goes
@@ -185,33 +187,33 @@ class IOutsideView(Interface):
 
 
 class IPortOpener(Interface):
-    """Has ports of this host opened to the outside, such as in its router (D9).
+    """Opens ports of this host to the outside, such as in its router (D9).
 
-    Several may want one port: it is closed when the last of them has closed it.
+    A port that is opened several times is closed with the last ``close``.
     """
 
     def open(
         port: int, line: IOutsideView, lost: Callable[[str], object] | None = None
     ) -> Awaitable[tuple[str, int]]:
-        """Open one, and see that it can be reached; it is open until it is closed.
+        """Open one, and check that it can be reached; it stays open until it is closed.
 
-        Cancel to give up. Where this fails, or is given up, there is nothing to close.
+        Cancel to give up. After a failure, or when it was given up, there is nothing to close.
 
-        :param port: the TCP port that is listened on here, now
-        :param line: by what it is seen whether that can be reached
-        :param lost: called with the reason when it can be reached no longer, though nobody has
-            closed it: open it anew, and then close the one that was
+        :param port: a TCP port on which this host listens now
+        :param line: checks from outside whether it can be reached
+        :param lost: called with the reason when the port can't be reached now although it was not
+            closed: open it again, then close the first one
         :return: the host and port by which it is reached from outside
         :raises PortNotOpened: it can't be
         :raises ConnectionLost: the connection to the mediator goes
         """
 
     def close(port: int) -> Awaitable[None]:
-        """One who has had it opened wants it no longer; nothing fails."""
+        """Undo one ``open``; never fails."""
 
 
 class PortNotOpened(Exception):
-    """There is no way in from outside; the text says what was tried."""
+    """The port can't be reached from outside; the text says what was tried."""
 
 
 class ILoad(Interface):
@@ -222,13 +224,13 @@ class ILoad(Interface):
 
 
 class IConsent(Interface):
-    """Whom a terminal accepts, where it is asked each time (C3); its user may be asked in turn."""
+    """Which callers a terminal accepts, with the policy ``ask`` (C3); it may ask its user."""
 
     def lists() -> Awaitable[ConsentLists]:
-        """Whom it accepts and whom it refuses now; a pair of two sequences does.
+        """The callers that it accepts and those that it refuses now; a pair of sequences will do.
 
-        Identifiers, names and groups with their ``@``. Who asks, it does not learn. There are some
-        seconds, else nobody is accepted; nor is anybody where this fails.
+        Identifiers, names, and groups with their ``@``. The terminal does not learn who calls. It
+        has some seconds; if it takes longer or fails, no caller is accepted.
         """
 
 
@@ -236,7 +238,7 @@ class ICallHandler(Interface):
     """What an application does with calls that reach it."""
 
     def call(caller: str, session: str) -> IProtocol | None:
-        """Give the protocol that is to speak with a caller, or ``None`` to take no call.
+        """Return the protocol that speaks with a caller, or ``None`` to refuse the call.
 
         :param caller: its identifier, proven by the credentials of this session
         """
@@ -245,8 +247,8 @@ class ICallHandler(Interface):
 class ISessionTransport(Interface):
     """Beyond Twisted's ``ITransport``: what a protocol may ask of the call under it."""
 
-    identifier = Attribute("Whom this side is known as")
-    peer = Attribute("Whom it speaks with: proven by the credentials of the session")
+    identifier = Attribute("The identifier of this side")
+    peer = Attribute("The identifier of the other side, proven by the credentials of the session")
     session = Attribute("The session's identifier")
     candidate = Attribute("How the two are connected: the method, and the host and port")
     failed_candidates = Attribute("The caller's other candidates, and why each failed")
