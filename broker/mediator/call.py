@@ -92,8 +92,8 @@ class CallHandler:
             await attempt.reach()  # S1901, S1902
             if self._ask_status:
                 await _ask_status(attempt)  # S1606–S1608
-            if request.held is not None:
-                await request.turn()  # decide when the reply can leave, and not before
+            if request.queued is not None:
+                await request.until_next()  # decide when the reply can leave, and not before
             if permits.is_counted(attempt.callee, attempt.caller):
                 await attempt.take_use()  # I7
             if consented is not None:
@@ -112,8 +112,8 @@ class CallHandler:
                 records.pop("Caller", None)
             attempt.tell(permitted, _to_caller(attempt, records), _to_callee(attempt, records))
         except (Refused, CancelledError):
-            if request.held is not None and not request.done:
-                await request.turn()
+            if request.queued is not None and not request.done:
+                await request.until_next()
             # Why a call fails is only for callers that the callee accepts.
             attempt.check()
             raise

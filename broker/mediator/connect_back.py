@@ -154,8 +154,8 @@ class ConnectBack:
             if not may_connect:
                 raise PermissionDenied
             self.guesses.refund(guess)
-            if attempt.request.held is not None:
-                await attempt.request.turn()
+            if attempt.request.queued is not None:
+                await attempt.request.until_next()
             permitted = attempt.recheck()  # I2
         except BaseException:
             if may_connect:

@@ -87,7 +87,7 @@ class TerminalConnection(Dialogue):
             else:
                 self.answered(message)
         else:
-            self._events.requested(self, self.asked(message))
+            self._events.requested(self, self.open_request(message))
 
     def malformed_received(self, malformed: Malformed) -> None:
         """What came is no message."""

@@ -43,8 +43,8 @@ class LedgerQuery:
             raise TooManyRequests
         self._in_progress.add(identifier)
         try:
-            if request.held is not None:  # so that no page waits behind another reply
-                await request.turn()
+            if request.queued is not None:  # so that no page waits behind another reply
+                await request.until_next()
             lines = await self._page(identifier, request.message.fields.get("Before"))
         except CancelledError:
             raise ServiceUnavailable from None

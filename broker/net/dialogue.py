@@ -24,31 +24,31 @@ class Request:
 
     :ivar message: the request itself
     :ivar done: it has had its last reply
-    :ivar held: replies that are queued behind those of earlier requests; ``None`` once they may
+    :ivar queued: replies that are queued behind those of earlier requests; ``None`` once they may
         leave at once
     :ivar transaction: the token that its replies carry, ``None`` where they must keep their order
     :ivar abandoned: called when the peer goes before the last reply
     """
 
-    __slots__ = ("_dialogue", "_next", "abandoned", "done", "held", "message", "transaction")
+    __slots__ = ("_dialogue", "_next", "abandoned", "done", "message", "queued", "transaction")
 
     def __init__(self, dialogue: Dialogue, message: Message) -> None:
         self.message = message
         self.transaction = message.fields.get("Transaction")
         self.done = False
         self.abandoned: Callable[[], None] | None = None
-        self.held: list[Message] | None = None
+        self.queued: list[Message] | None = None
         self._dialogue = dialogue
         self._next: Deferred[None] | None = None
 
-    async def turn(self) -> None:
+    async def until_next(self) -> None:
         """Wait until a reply would leave at once: for what may be told only if it is true then.
 
         Cancelling does not end the wait, unless the peer has gone.
 
         :raises CancelledError: it has
         """
-        while self.held is not None:
+        while self.queued is not None:
             self._next = Deferred()
             try:
                 await self._next
@@ -81,7 +81,7 @@ class Request:
             return
         connection = self._dialogue.stream
         transaction = self.transaction
-        if fields is None and self.held is None and connection.untraced:
+        if fields is None and self.queued is None and connection.untraced:
             # Most replies: a bare statement that leaves at once. Encoding it here, without a
             # ``Message``, saves a thirtieth of a call.
             text = f"{NOTIFY}\r\n{statement}\r\n"
@@ -95,8 +95,8 @@ class Request:
             if transaction is not None:
                 lines["Transaction"] = transaction
                 lines["Code"] = str(code or CODES[statement])
-            if self.held is not None:
-                self.held.append(message)
+            if self.queued is not None:
+                self.queued.append(message)
                 self.done = not more
                 return
             connection.send(message)
@@ -141,12 +141,12 @@ class Dialogue:
 
     # The peer's requests.
 
-    def asked(self, message: Message) -> Request:
+    def open_request(self, message: Message) -> Request:
         """Take a request in; it keeps its place among the replies until it is done."""
         request = Request(self, message)
         if request.transaction is None:
             if self._bare:
-                request.held = []
+                request.queued = []
             self._bare += 1
         else:
             self.transactions = True
@@ -187,8 +187,8 @@ class Dialogue:
         while self._bare:
             requests = self._requests or ()
             first = next(request for request in requests if request.transaction is None)
-            queued = first.held or ()
-            first.held = None
+            queued = first.queued or ()
+            first.queued = None
             for message in queued:
                 self.stream.send(message)
             if not first.done:
@@ -211,7 +211,7 @@ class Dialogue:
             if malformed.transaction is not None:
                 message.fields["Transaction"] = malformed.transaction
             statement = TOO_LARGE if malformed.too_large else BAD_MESSAGE
-            self.asked(message).reply(statement, {"Cause": malformed.cause})
+            self.open_request(message).reply(statement, {"Cause": malformed.cause})
         self._close_when_answered()
 
     def input_ended(self) -> None:

@@ -71,7 +71,7 @@ class ReconnectingClient(Service, Generic[D]):
     the next loss begin with a short wait again: so a server that accepts and then refuses is not
     asked without pause.
 
-    :ivar conversation: the dialogue over the connection that is up, else ``None``
+    :ivar dialogue: the dialogue over the connection that is up, else ``None``
     """
 
     log = Logger()
@@ -94,7 +94,7 @@ class ReconnectingClient(Service, Generic[D]):
         :param longest: the longest wait before any attempt, in seconds
         :param patience: seconds that preparing may take
         """
-        self.conversation: D | None = None
+        self.dialogue: D | None = None
         self._hub = hub
         self._events = events
         self._patience = patience
@@ -127,8 +127,8 @@ class ReconnectingClient(Service, Generic[D]):
     def wait(self) -> Deferred[D]:
         """The dialogue, once a connection is up; cancel to give up."""
         waiting: Deferred[D] = Deferred(lambda given_up: self._waiting.pop(given_up, None))
-        if self.conversation is not None:
-            waiting.callback(self.conversation)
+        if self.dialogue is not None:
+            waiting.callback(self.dialogue)
         else:
             self._waiting[waiting] = None
         return waiting
@@ -168,9 +168,9 @@ class ReconnectingClient(Service, Generic[D]):
         if self._connection is connection:
             self._connection = None
             self._stop_preparing()
-        dialogue = self.conversation
+        dialogue = self.dialogue
         if dialogue is not None and dialogue.stream is connection:
-            self.conversation = None
+            self.dialogue = None
             self._events.down(dialogue)
 
     # Inside.
@@ -186,7 +186,7 @@ class ReconnectingClient(Service, Generic[D]):
             return
         self._stop_preparing()
         self._attempts = 0
-        self.conversation = dialogue
+        self.dialogue = dialogue
         self._events.up(dialogue)
         waiting, self._waiting = self._waiting, {}
         for deferred in waiting:

@@ -50,7 +50,7 @@ class ResolverConnection(Dialogue):
     def message_received(self, message: Message) -> None:
         """A message came; the resolver asks nothing, and so expects no ``NOTIFY``."""
         if message.verb != NOTIFY:
-            self._server.requested(self, self.asked(message))
+            self._server.requested(self, self.open_request(message))
 
     def malformed_received(self, malformed: Malformed) -> None:
         """What came is no message."""

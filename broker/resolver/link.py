@@ -131,7 +131,7 @@ class ResolverLink(ClientEvents["LinkDialogue"]):
     @property
     def dialogue(self) -> LinkDialogue | None:
         """The dialogue, while the link is up."""
-        return self.client.conversation
+        return self.client.dialogue
 
     def open_question(self) -> LinkQuestion:
         """Begin a question; from now on its time runs, until ``questions.discard``."""
@@ -214,7 +214,9 @@ class LinkDialogue(Dialogue):
         """An answer came, or a notice; a resolver asks nothing of a mediator."""
         self._link.heard()
         if message.verb != NOTIFY:
-            send_refusal(self.asked(message), BadRequest("no request of this kind is known here"))
+            send_refusal(
+                self.open_request(message), BadRequest("no request of this kind is known here")
+            )
         elif message.transaction is not None:
             self.answered(message)
         elif message.statement == SUPERSEDED and "Identifier" in message.fields:

@@ -74,7 +74,7 @@ class Talk(Dialogue):
             if not self.answered(message):
                 self.unasked.append(message)
             return
-        request = self.asked(message)
+        request = self.open_request(message)
         self.requests.append(request)
         if self.at_once:
             request.reply("Request Accepted.")

@@ -38,7 +38,7 @@ class Server(Talk):
             self.stream.write(b"x" * MUCH)
         else:
             callee = message.get("Callee") or ""
-            self.asked(message).reply("Request Accepted.", {"Cause": callee})
+            self.open_request(message).reply("Request Accepted.", {"Cause": callee})
 
 
 class Until(Protocol):

@@ -177,7 +177,7 @@ class RepliesTests(Conversing):
         order: list[str] = []
 
         async def in_turn(name: str, request: Request) -> None:
-            await request.turn()
+            await request.until_next()
             order.append(name)
             request.reply("Permission Denied.")
 
@@ -200,7 +200,7 @@ class RepliesTests(Conversing):
         """Whose turn has come may still take its time; those behind it wait."""
         self.client.type(ask(1, 2, 3))
         first, second, third = self.talk.requests
-        came = Deferred.fromCoroutine(second.turn())
+        came = Deferred.fromCoroutine(second.until_next())
         third.reply("Callee not Found.")
         first.reply("Callee is Busy.")
         assert came.called

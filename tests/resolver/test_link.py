@@ -102,8 +102,8 @@ class World(ClientEvents[Talk]):
 
     def talk(self) -> Talk:
         """What is said over the link, which is up."""
-        assert self.link.conversation is not None
-        return self.link.conversation
+        assert self.link.dialogue is not None
+        return self.link.dialogue
 
     def dialling(self) -> bool:
         """Whether a dial is open."""
@@ -133,7 +133,7 @@ class LinkTests:
         world = World().start()
         early = Outcome(world.link.wait())
         assert not early.over
-        assert world.link.conversation is None
+        assert world.link.dialogue is None
         server = world.accept()
         assert world.events == ["up"]
         talk = world.talk()
@@ -163,7 +163,7 @@ class LinkTests:
         talk = world.talk()
         seen: list[object] = []
         asked = talk.ask(Message(REGISTER))
-        asked.addErrback(lambda failure: seen.append((failure.type, world.link.conversation)))
+        asked.addErrback(lambda failure: seen.append((failure.type, world.link.dialogue)))
         server.vanish()
         assert seen == [(ConnectionLost, None)]
         assert world.events == ["up", "down"]
@@ -207,7 +207,7 @@ class LinkTests:
         talk = world.talk()
         server.feed(b"QUERY\nSTATUS\n\n")
         (asked,) = talk.came
-        request = talk.asked(asked)
+        request = talk.open_request(asked)
         server.end_input()
         assert not server.closed
         request.reply("STATUS Acceptable.")
@@ -329,7 +329,7 @@ class PreparingTests:
         assert not waiting.over
         assert world.events == []
         server.type(f"NOTIFY\nTransaction:{login.transaction}\nCode:200\n\n")
-        assert waiting.value is world.link.conversation
+        assert waiting.value is world.link.dialogue
         advance(world.clock, 60)
         assert world.events == ["up"]
 
@@ -377,7 +377,7 @@ class PreparingTests:
         world.accept().vanish()
         ready.callback(None)
         assert world.events == []
-        assert world.link.conversation is None
+        assert world.link.dialogue is None
 
     def test_stopped_meanwhile(self) -> None:
         """Stopping while a connection is prepared leaves no timer behind either."""

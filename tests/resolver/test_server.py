@@ -388,7 +388,7 @@ class ServingTests:
         link = resolver.link()
         peer = link.protocol.receiver
         for error in (PermissionDenied("it is there"), RegistrationFailed("it is full")):
-            send_refusal(peer.asked(Message("QUERY")), error)
+            send_refusal(peer.open_request(Message("QUERY")), error)
         assert link.text() == DENIED + "NOTIFY\nRegistration Failed.\nCause:it is full\n\n"
 
     def test_silent_strangers(self) -> None:

@@ -428,13 +428,13 @@ class MediatorClient(Dialogue):
         self.heard = self._clock.seconds()
         if message.verb == QUERY and message.statement == STATUS:
             status = STATUS_ACCEPTABLE if self.events.acceptable() else STATUS_BUSY
-            self.asked(message).reply(status, code=200)
+            self.open_request(message).reply(status, code=200)
         elif message.verb == QUERY and message.statement == ACCEPT:
-            self._send_lists(self.asked(message))
+            self._send_lists(self.open_request(message))
         elif message.verb == REQUEST and "Caller ID" in message.fields:
-            self._decide_dial_back(self.asked(message))
+            self._decide_dial_back(self.open_request(message))
         elif message.verb != NOTIFY:
-            self.asked(message).reply(BadRequest.statement, {"Cause": NOT_FOR_TERMINALS})
+            self.open_request(message).reply(BadRequest.statement, {"Cause": NOT_FOR_TERMINALS})
         elif message.transaction is None:
             self._notified(message)
         else:

@@ -212,7 +212,7 @@ class IdleConnection:
         left = self._last_activity + linger - self._reactor.seconds()
         if left > 0:
             self._linger.start(left)
-        elif self._events.busy() or self._connection.conversation is None or not self._reachable:
+        elif self._events.busy() or self._connection.dialogue is None or not self._reachable:
             # Without answers to keepalives, no notice would arrive: the terminal would be lost.
             self._linger.start(linger)
         else:
@@ -248,12 +248,12 @@ class IdleConnection:
 
     def keepalive_answered(self) -> None:
         """The network is there: connect, if that is being waited for."""
-        if not self.idle and self._connection.conversation is None:
+        if not self.idle and self._connection.dialogue is None:
             self._events.connect_now()
 
     def keepalive_failed(self) -> None:
         """No answer arrives: log in again, which brings another key (E1)."""
-        client = self._connection.conversation
+        client = self._connection.dialogue
         if self.idle:
             self.log.info(NO_ANSWER_CONNECT)
             self.wake()
@@ -278,7 +278,7 @@ class IdleConnection:
 
     def _check(self) -> None:
         """Find out whether the connection is dead; if it is, another is made."""
-        client = self._connection.conversation
+        client = self._connection.dialogue
         if client is None or self.idle or self._checking:
             return
         self._checking = True

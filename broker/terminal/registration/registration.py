@@ -113,7 +113,7 @@ class Registration(ClientEvents[MediatorClient]):
     @property
     def client(self) -> MediatorClient | None:
         """The connection to the mediator, while it is open and logged in."""
-        return self._connection.conversation
+        return self._connection.dialogue
 
     def ready(self) -> Deferred[None]:
         """Fires once the terminal is connected and registered, or registered by UDP alone."""
