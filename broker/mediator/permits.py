@@ -108,27 +108,18 @@ class Permits(PermitRules):
 
     # Changes of one list, by the holder of its lock.
 
-    def check(self, owner: str, edits: ListEdits) -> None:
-        """See that lists, as they are now, may be edited so.
+    def prepare(self, owner: str, edits: ListEdits) -> PermitChange | None:
+        """Work out what edits make of lists as they are now; nothing changes yet.
 
-        :raises ListTooLong: one would be over its limit
-        :raises LimitedRejection: a caller would be rejected within limits
+        :return: ``None`` where they change nothing: a terminal sends its policy each time that it
+            connects
+        :raises RegistrationFailed: the lists may not be edited so
         """
-        self.table.prepare(owner, edits.accept, self.now(), self.canonical, reject=edits.reject)
-
-    async def edit(self, owner: str, edits: ListEdits) -> None:
-        """Edit lists, and void the sessions whose permit is withdrawn (I2).
-
-        So are those of rejected callers and, if the policy is another one, those that rest on the
-        list. A session that the callee has consented to goes on, unless its caller is rejected.
-
-        :raises RegistrationFailed: nothing has changed
-        """
-        before = self.table.policy(owner)
-        if edits.policy == before and not edits.accept and not edits.reject:
-            return  # a terminal sends its policy each time that it connects
+        is_same_policy = edits.policy is None or edits.policy == self.table.policy(owner)
+        if is_same_policy and not edits.accept and not edits.reject:
+            return None
         try:
-            change = self.table.prepare(
+            return self.table.prepare(
                 owner,
                 edits.accept,
                 self.now(),
@@ -136,8 +127,26 @@ class Permits(PermitRules):
                 reject=edits.reject,
                 policy=edits.policy,
             )
+        except (ListTooLong, LimitedRejection) as error:
+            raise RegistrationFailed(str(error)) from None
+
+    async def edit(self, owner: str, edits: ListEdits, change: PermitChange | None = None) -> None:
+        """Edit lists, and void the sessions whose permit is withdrawn (I2).
+
+        So are those of rejected callers and, if the policy is another one, those that rest on the
+        list. A session that the callee has consented to goes on, unless its caller is rejected.
+
+        :param change: what ``prepare`` made of the edits, where no other change came in between
+        :raises RegistrationFailed: nothing has changed
+        """
+        before = self.table.policy(owner)
+        if change is None:
+            change = self.prepare(owner, edits)
+            if change is None:
+                return
+        try:
             await self._store.commit([change])
-        except (StoreFailed, ListTooLong, LimitedRejection) as error:
+        except StoreFailed as error:
             raise RegistrationFailed(str(error)) from None
         removed = self._apply(change)
         if change.policy != before:

@@ -94,7 +94,7 @@ class RegistrationHandler:
         try:
             if contact is None:
                 if edits:
-                    await self._permits.edit(plan.identifier, edits)
+                    await self._permits.edit(plan.identifier, edits, plan.change)
             elif edits:
                 await self._edit_and_locate(plan, contact)
             else:
@@ -158,7 +158,7 @@ class RegistrationHandler:
             before = None
         await self._locate(identifier, contact)
         try:
-            await self._permits.edit(identifier, plan.edits)
+            await self._permits.edit(identifier, plan.edits, plan.change)
         except Exception:
             await self._restore(identifier, before)
             raise

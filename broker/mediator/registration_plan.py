@@ -15,13 +15,10 @@ from broker.net.dialogue import Request
 from broker.net.peer_address import local_host_of, remote_host_of
 from broker.tables.address_policy import validate_contact
 from broker.tables.locations import AddressRefused, CandidateOffer, Contact
-from broker.tables.permits import LimitedRejection, ListTooLong
 
 #: Fields of the protocol that this server does not serve: refused, since the terminal would rely
 #: on them if they were ignored.
 _NOT_SERVED: Final = ("Control", "Public Key", "Role")
-#: Fields of a registration that changes something else before its lists.
-_NOT_ALONE: Final = frozenset(("Name", "UDP"))
 #: Fields that offer other candidates.
 _CANDIDATE_FIELDS: Final = frozenset(("Local", "Seen"))
 
@@ -31,12 +28,23 @@ class RegistrationPlan:
 
     :ivar identifier: that of the terminal
     :ivar edits: of its lists
+    :ivar change: what the edits make of the lists, where that holds until their turn
     :ivar contact: its address, if it registers one; one that expires at once withdraws it
     :ivar offer: the other candidates that it offers
     :ivar token: a new resume token, where this registration has logged the terminal in
     """
 
-    __slots__ = ("contact", "edits", "fields", "identifier", "offer", "peer", "request", "token")
+    __slots__ = (
+        "change",
+        "contact",
+        "edits",
+        "fields",
+        "identifier",
+        "offer",
+        "peer",
+        "request",
+        "token",
+    )
 
     def __init__(
         self,
@@ -64,12 +72,12 @@ class RegistrationPlan:
             self.offer = self._read_offer(context)
             if "UDP" in fields:
                 self._check_udp(context)
-            # Edits that are made at once, and alone, are checked as they are made.
-            is_alone = self.contact is None and _NOT_ALONE.isdisjoint(fields)
-            if edits and (not is_alone or context.permits.is_changing(self.identifier)):
-                context.permits.check(self.identifier, edits)
-        except (ListTooLong, LimitedRejection, AddressRefused) as error:
+        except AddressRefused as error:
             raise RegistrationFailed(str(error)) from None
+        self.change = context.permits.prepare(self.identifier, edits) if edits else None
+        if context.permits.is_changing(self.identifier) or "Name" in fields:
+            # Checked, but what the edits make of the lists is worked out again in their turn.
+            self.change = None
 
     @property
     def wants_key(self) -> bool:

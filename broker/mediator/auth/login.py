@@ -1,4 +1,4 @@
-"""LoginMethod: how a connection proves which terminal it is (A19, I4)."""
+"""Login: how a connection proves which terminal it is (A19, I4)."""
 
 from __future__ import annotations
 
