@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import CannotListenError
 
-from broker.messages.errors import BadRequest, PermissionDenied
+from broker.messages.errors import BadRequest, PermissionDenied, Refused
 from broker.messages.grammar import NOTIFY, REQUEST
 from broker.messages.message import Message
 from broker.messages.statements import REQUEST_ACCEPTED
@@ -48,39 +48,74 @@ WAITS = 4000
 TAKES = 1203
 
 
-def a_callee(world: World, **options: Any) -> tuple[Terminal, Handler]:
-    """Ib, which is reached by its call password."""
-    handler = Handler(Echo)
-    options = {"handler": handler, "call_password": SECRET, "policy": "Password", **options}
-    return world.terminal("Ib", TAKES, **options), handler
+class BackScene:
+    """Ia, which knows the call password of Ib, and Ib, which permits nobody.
 
+    :ivar handler: takes Ib's calls
+    """
 
-def ask(
-    world: World, caller: Terminal, maker: Any = None, password: str = SECRET, **options: Any
-) -> Outcome:
-    """Ia asks Ib to come."""
-    options.setdefault("listen", Listener(world, WAITS))
-    outcome = Outcome(
-        caller.call_back("Ib", maker or Maker(HalfCloseable), password=password, **options)
-    )
-    world.run()
-    return outcome
+    def __init__(
+        self, listens: int | None = None, world: World | None = None, **callee: Any
+    ) -> None:
+        """
+        :param listens: where Ia takes calls itself, if it does
+        """
+        self.world = world or World()
+        self.handler = Handler(Echo)
+        options = {"handler": self.handler, "call_password": SECRET, "policy": "Password"}
+        self.ib = self.world.terminal("Ib", TAKES, **{**options, **callee})
+        self.ia = self.world.terminal("Ia", listens)
 
+    def ask(
+        self,
+        maker: Any = None,
+        password: str = SECRET,
+        caller: Terminal | None = None,
+        **options: Any,
+    ) -> Outcome:
+        """Ask Ib to connect, by default to a listener that is opened for the call."""
+        options.setdefault("listen", Listener(self.world, WAITS))
+        maker = maker or Maker(HalfCloseable)
+        called = (caller or self.ia).call_back("Ib", maker, password=password, **options)
+        outcome = Outcome(called)
+        self.world.run()
+        return outcome
 
-def stands(world: World, caller: Terminal, **options: Any) -> Any:
-    """A call that stands: the caller's protocol."""
-    outcome = ask(world, caller, **options)
-    assert outcome.error is None
-    assert outcome.value is not None
-    return outcome.value
+    def opens(self, **options: Any) -> Any:
+        """A call that opens: the caller's protocol."""
+        outcome = self.ask(**options)
+        assert outcome.error is None
+        assert outcome.value is not None
+        return outcome.value
 
+    def closes(self, protocol: Any) -> None:
+        """The caller ends its call."""
+        protocol.transport.loseConnection()
+        self.world.run()
 
-def denied(world: World, outcome: Outcome) -> None:
-    """It is refused, in the mediator's own time."""
-    assert not outcome.done
-    world.advance(5)
-    assert isinstance(outcome.error, PermissionDenied)
-    assert outcome.error.cause == ""
+    def denied(self, outcome: Outcome, port: int = WAITS) -> None:
+        """It is refused, in the mediator's own time, and Ib has dialled nobody."""
+        assert not outcome.done
+        self.world.advance(5)
+        assert isinstance(outcome.error, PermissionDenied)
+        assert outcome.error.cause == ""
+        assert port not in self.dialled
+        assert not self.world.listens(port)
+
+    @property
+    def dialled(self) -> list[int]:
+        """The ports that were dialled."""
+        return [port for _, port in self.world.dialled]
+
+    @property
+    def ends(self) -> list[str | None]:
+        """What was reported as the ends of sessions."""
+        return [message.get("End") for message in self.world.heard if "End" in message.fields]
+
+    @property
+    def sessions(self) -> int:
+        """How many the mediator knows."""
+        return len(self.world.mediator.mediator.context.sessions)
 
 
 class Gate:
@@ -101,317 +136,249 @@ class Gate:
 class WholeWayTests:
     """A caller whom the callee permits nothing, and who knows its call password (D3–D8, D11)."""
 
-    def test_a_call(self) -> None:
-        """The callee dials, the caller speaks first, and both know whom they speak with."""
-        world = World()
-        _, handler = a_callee(world)
-        caller = world.terminal("Ia")
-        protocol = stands(world, caller)
-        assert world.dialled[-1][1] == WAITS
+    def test_a_call_and_its_end(self) -> None:
+        """The callee dials, the caller speaks first, both know the other; the call ends as any
+        other, is reported, and its listener is closed with it (D9).
+        """
+        scene = BackScene()
+        protocol = scene.opens()
+        assert scene.dialled[-1] == WAITS
         protocol.transport.write(b"hello")
-        world.run()
+        scene.world.run()
         assert protocol.received == b"hello"
-        ((who, _, served),) = handler.calls
+        ((who, _, served),) = scene.handler.calls
         assert (who, served.transport.peer, protocol.transport.peer) == ("Ia", "Ia", "Ib")
-
-    def test_its_end(self) -> None:
-        """The call ends as any other, is reported, and its listener is closed with it (D9)."""
-        world = World()
-        a_callee(world)
-        caller = world.terminal("Ia")
-        protocol = stands(world, caller)
-        assert world.listens(WAITS)
-        protocol.transport.loseConnection()
-        world.run()
-        assert not world.listens(WAITS)
-        ends = [message.get("End") for message in world.heard if "End" in message.fields]
-        assert ends == ["Completed", "Completed"]
-        assert len(world.mediator.mediator.context.sessions) == 0
+        assert scene.world.listens(WAITS)
+        scene.closes(protocol)
+        assert not scene.world.listens(WAITS)
+        assert scene.ends == ["Completed", "Completed"]
+        assert scene.sessions == 0
 
     def test_at_the_direct_listener(self) -> None:
-        """A terminal that listens anyway needs no further listener, and keeps its own."""
-        world = World()
-        a_callee(world)
-        caller = world.terminal("Ia", WAITS)
-        protocol = stands(world, caller, listen=None)
-        protocol.transport.loseConnection()
-        world.run()
-        assert world.listens(WAITS)
+        """A terminal that listens anyway needs no other listener, and keeps its own."""
+        scene = BackScene(WAITS)
+        scene.closes(scene.opens(listen=None))
+        assert scene.world.listens(WAITS)
 
     def test_two_at_once(self) -> None:
-        """Each callee that comes is known by its session, at one and the same listener."""
-        world = World()
-        _, first = a_callee(world)
+        """Each callee that connects is known by its session, at one and the same listener."""
+        scene = BackScene(WAITS)
         second = Handler(Plain)
-        world.terminal("Ic", 1300, handler=second, call_password="other", policy="Password")
-        caller = world.terminal("Ia", WAITS)
+        options: Any = {"handler": second, "call_password": "other", "policy": "Password"}
+        scene.world.terminal("Ic", 1300, **options)
         outcomes = [
-            Outcome(caller.call_back(name, Maker(HalfCloseable), password=password))
+            Outcome(scene.ia.call_back(name, Maker(HalfCloseable), password=password))
             for name, password in (("Ib", SECRET), ("Ic", "other"))
         ]
-        world.run()
-        for name, outcome, handler in zip(("Ib", "Ic"), outcomes, (first, second), strict=True):
+        scene.world.run()
+        handlers = (scene.handler, second)
+        for name, outcome, handler in zip(("Ib", "Ic"), outcomes, handlers, strict=True):
             assert outcome.value.transport.peer == name
             outcome.value.transport.write(name.encode())
-            world.run()
+            scene.world.run()
             assert handler.calls[0][2].received == name.encode()
 
     def test_one_session_a_call(self) -> None:
         """What is granted is spent by the call, and by nothing after it (I7)."""
-        world = World()
-        callee, _ = a_callee(world)
-        caller = world.terminal("Ia")
-        protocol = stands(world, caller)
-        session = protocol.transport.session
-        assert callee._pending.find(session, 0) is None
-        late = connect(world.factory_at(WAITS), world.clock, port=WAITS)
+        scene = BackScene()
+        session = scene.opens().transport.session
+        assert scene.ib._pending.find(session, 0) is None
+        late = connect(scene.world.factory_at(WAITS), scene.world.clock, port=WAITS)
         late.send(Message(NOTIFY, Session=session))
         assert (late.closed, late.bytes()) == (True, b"")
 
     def test_where_it_is_from_outside(self) -> None:
-        """The caller is told of by the address that it gives (D3)."""
-        world = World()
-        a_callee(world)
-        caller = world.terminal("Ia")
-        outcome = ask(world, caller, listen=Listener(world, 0), address=("127.0.0.1", WAITS))
-        assert world.dialled[-1][1] == WAITS
-        assert str(outcome.error) == "Ib could not connect to us"  # nobody is there
+        """The callee is told the address that the caller gives (D3)."""
+        scene = BackScene()
+        outcome = scene.ask(listen=Listener(scene.world, 0), address=("127.0.0.1", WAITS))
+        assert scene.dialled[-1] == WAITS
+        assert str(outcome.error) == "Ib could not connect to us"  # nothing listens there
 
     def test_in_vain(self) -> None:
         """That the callee could not connect is told at once, and all is closed (D7, C12)."""
-        world = World()
-        a_callee(world)
-        caller = world.terminal("Ia")
-        opener = Opener(outside=(HOST, 4444))
-        outcome = ask(world, caller, opener=opener)
-        assert world.dialled[-1][1] == 4444
+        scene, opener = BackScene(), Opener(outside=(HOST, 4444))
+        outcome = scene.ask(opener=opener)
+        assert scene.dialled[-1] == 4444
         assert isinstance(outcome.error, CallFailed)
         assert str(outcome.error) == "Ib could not connect to us"
         assert (opener.opened, opener.closed) == ([], 1)
-        assert not world.listens(WAITS)
-        assert len(world.mediator.mediator.context.sessions) == 0
-
-    def test_the_terminals_own_opener(self) -> None:
-        """It is used where nothing else is said, and not where an address is."""
-        world = World()
-        a_callee(world)
-        opener = Opener()
-        caller = world.terminal("Ia", opener=opener)
-        stands(world, caller).transport.loseConnection()
-        world.run()
-        assert opener.closed == 1
-        stands(world, caller, address=(HOST, WAITS)).transport.loseConnection()
-        world.run()
-        assert opener.closed == 1
+        assert not scene.world.listens(WAITS)
+        assert scene.sessions == 0
 
     def test_a_port_opened_for_it(self) -> None:
-        """A port is opened in the router, told, and closed with the call (D9)."""
-        world = World()
-        a_callee(world)
-        caller = world.terminal("Ia")
-        opener = Opener()
-        protocol = stands(world, caller, opener=opener)
-        assert opener.opened == [WAITS]
-        protocol.transport.loseConnection()
-        world.run()
-        assert (opener.opened, opener.closed) == ([], 1)
+        """A port is opened in the router, told, and closed with the call (D9): by the terminal's
+        own opener where no other is named, and by none where there is an address.
+        """
+        scene, own, other = BackScene(), Opener(), Opener()
+        caller = scene.world.terminal("Ia", opener=own)
+        protocol = scene.opens(caller=caller, opener=other)
+        assert other.opened == [WAITS]
+        scene.closes(protocol)
+        assert (other.opened, other.closed, own.asked) == ([], 1, 0)
+        scene.closes(scene.opens(caller=caller))
+        assert own.closed == 1
+        scene.closes(scene.opens(caller=caller, address=(HOST, WAITS)))
+        assert own.closed == 1
 
     def test_reached_by_its_password_alone(self) -> None:
-        """Whom its list accepts still can't call it otherwise."""
-        world = World()
-        a_callee(world, accept=["Ia"])
-        outcome = Outcome(world.terminal("Ia").call("Ib", Maker()))
-        world.run()
+        """A caller that its list accepts still can't call it otherwise."""
+        scene = BackScene(accept=["Ia"])
+        outcome = Outcome(scene.ia.call("Ib", Maker()))
+        scene.world.run()
         assert isinstance(outcome.error, PermissionDenied)
 
     def test_an_application_decides(self) -> None:
         """The application may look at who shows what, and take its time."""
-        world = World()
         gate = Gate()
-        a_callee(world, call_password=gate)
-        outcome = ask(world, world.terminal("Ia"), password="anything")
-        world.advance(2)
+        scene = BackScene(call_password=gate)
+        outcome = scene.ask(password="anything")
+        scene.world.advance(2)
         assert gate.shown == [("Ia", "anything")]
         assert not outcome.done
         gate.decided.callback(True)
-        world.run()
+        scene.world.run()
         assert outcome.value is not None
 
 
-class RefusedTests:
-    """The callee decides; where it doesn't come it opens nothing (D7)."""
+def busy() -> Limit:
+    """A load that takes no call."""
+    load = Limit()
+    load.idle = False
+    return load
 
-    def nobody_came(self, world: World, **callee: Any) -> None:
-        """Ia shows the right password, and is denied all the same."""
-        a_callee(world, **callee)
-        denied(world, ask(world, world.terminal("Ia")))
-        assert WAITS not in [port for _, port in world.dialled]
-        assert not world.listens(WAITS)
+
+def fails(caller: str, password: str) -> bool:
+    """An application that fails to decide."""
+    raise RuntimeError("the application is wrong")
+
+
+class RefusedTests:
+    """The callee decides; where it doesn't connect it opens nothing (D7)."""
+
+    @pytest.mark.parametrize(
+        "callee",
+        [
+            {"call_password": None},  # it is called back by nobody, whatever the mediator says (I3)
+            {"policy": "List"},  # a password does not help where the list decides
+            {"load": busy()},  # B1
+            *({"call_password": lambda *_, said=said: succeed(said)} for said in (1, "yes", None)),
+        ],
+    )
+    def test_not_admitted(self, callee: dict[str, Any]) -> None:
+        """The right password is denied all the same; only ``True`` admits anybody (I3)."""
+        scene = BackScene(**callee)
+        scene.denied(scene.ask())
 
     def test_a_wrong_password(self) -> None:
-        """Nothing is opened, and the caller is told no more than that it is denied."""
-        world = World()
-        a_callee(world)
+        """Nothing is opened, and the caller learns only that it is denied."""
+        scene = BackScene()
         with the_log() as lines:
-            denied(world, ask(world, world.terminal("Ia"), password="guess"))
-        assert WAITS not in [port for _, port in world.dialled]
+            scene.denied(scene.ask(password="guess"))
         assert any("Ia showed a wrong call password" in line for line in lines)
         assert not any("guess" in line or SECRET in line for line in lines)
 
-    def test_no_password_at_all(self) -> None:
-        """A terminal that has none is called back by nobody, whatever the mediator says (I3)."""
-        self.nobody_came(World(), call_password=None)
-
-    def test_another_policy(self) -> None:
-        """Nor does a password help where the list decides."""
-        self.nobody_came(World(), policy="List")
-
-    def test_busy(self) -> None:
-        """A busy callee does not come (B1)."""
-        load = Limit()
-        load.idle = False
-        self.nobody_came(World(), load=load)
-
     def test_in_a_call(self) -> None:
-        """Nor one that takes one call at a time and is in one (A25)."""
-        world = World()
-        a_callee(world, one_at_a_time=True)
-        stands(world, world.terminal("Ic"))
-        outcome = ask(world, world.terminal("Ia"), listen=Listener(world, 4001))
-        denied(world, outcome)
-        assert 4001 not in [port for _, port in world.dialled]
+        """One that takes one call at a time, and is in one, does not connect (A25)."""
+        scene = BackScene(one_at_a_time=True)
+        scene.opens(caller=scene.world.terminal("Ic"))
+        scene.denied(scene.ask(listen=Listener(scene.world, 4001)), 4001)
 
     def test_an_application_that_fails(self) -> None:
         """An exception is a refusal (I3), and is logged."""
-
-        def fails(caller: str, password: str) -> bool:
-            raise RuntimeError("the application is wrong")
-
+        scene = BackScene(call_password=fails)
         with the_log() as lines:
-            self.nobody_came(World(), call_password=fails)
+            scene.denied(scene.ask())
         assert any("the application is wrong" in line for line in lines)
 
-    @pytest.mark.parametrize("said", [1, "yes", None])
-    def test_an_application_that_says_neither(self, said: Any) -> None:
-        """Nothing but ``True`` admits anybody (I3)."""
-        self.nobody_came(World(), call_password=lambda caller, password: succeed(said))
-
-    def test_too_late(self) -> None:
-        """Who decides after the mediator has given up comes no more."""
-        world = World()
+    @pytest.mark.parametrize("how", ["too late", "line lost"])
+    def test_while_it_decides(self, how: str) -> None:
+        """A callee does not connect once the mediator has given up, or is lost (I26)."""
         gate = Gate()
-        a_callee(world, call_password=gate)
-        denied(world, ask(world, world.terminal("Ia")))
-        gate.decided.callback(True)
-        world.run()
-        assert WAITS not in [port for _, port in world.dialled]
+        scene = BackScene(call_password=gate)
+        outcome = scene.ask()
+        if how == "too late":
+            scene.denied(outcome)
+            gate.decided.callback(True)
+        else:
+            scene.world.lose_line("Ib")
+            assert gate.decided.called  # given up
+        scene.world.run()
+        assert WAITS not in scene.dialled
 
-    def test_the_line_is_lost(self) -> None:
-        """Who has lost its mediator meanwhile comes no more (I26)."""
-        world = World()
-        gate = Gate()
-        a_callee(world, call_password=gate)
-        ask(world, world.terminal("Ia"))
-        world.lose_line("Ib")
-        assert gate.decided.called  # given up
-        world.run()
-        assert WAITS not in [port for _, port in world.dialled]
-
-    def test_nowhere_to_wait(self) -> None:
-        """A caller that can't listen asks nobody."""
-        world = World()
-        caller = world.terminal("Ia")
-        fails = CannotListenError("127.0.0.1", WAITS, OSError("in use"))
-        outcome = ask(world, caller, listen=Listener(world, fails=fails))
-        assert isinstance(outcome.error, CallFailed)
-        assert "there is nowhere to wait for the callee" in str(outcome.error)
-        assert not [message for message in world.heard if message.verb == REQUEST]
-
-    def test_listens_nowhere(self) -> None:
-        """It is a mistake of the application's."""
-        world = World()
-        outcome = ask(world, world.terminal("Ia"), listen=None)
-        assert isinstance(outcome.error, ValueError)
-
-    def test_no_port_is_opened(self) -> None:
-        """Where the router opens none, nobody is asked, and the listener is closed."""
-        world = World()
-        outcome = ask(world, world.terminal("Ia"), opener=Opener(fails=True))
-        assert isinstance(outcome.error, CallFailed)
-        assert "no router answers" in str(outcome.error)
-        assert not world.listens(WAITS)
-
-    @pytest.mark.parametrize("password", ["", "a\nCallee:Ic", "x" * 513])
-    def test_what_can_be_no_password(self, password: str) -> None:
-        """It is never sent, and smuggles in no line."""
-        world = World()
-        outcome = ask(world, world.terminal("Ia"), password=password)
-        assert isinstance(outcome.error, ValueError)
-        assert not world.listens(WAITS)
+    @pytest.mark.parametrize(
+        ("options", "error", "why"),
+        [
+            (
+                {"fails": CannotListenError("127.0.0.1", WAITS, OSError("in use"))},
+                CallFailed,
+                "there is nowhere to wait for the callee",
+            ),
+            ({"listen": None}, ValueError, ""),  # a mistake of the application's
+            ({"opener": Opener(fails=True)}, CallFailed, "no router answers"),
+            # What can be no password is never sent, and smuggles in no line.
+            *(({"password": text}, ValueError, "") for text in ("", "a\nCallee:Ic", "x" * 513)),
+        ],
+    )
+    def test_nowhere_to_wait(self, options: dict[str, Any], error: type, why: str) -> None:
+        """A caller with nowhere to wait, or no password, asks nobody, and leaves nothing open."""
+        scene, options = BackScene(), dict(options)
+        if "fails" in options:
+            options["listen"] = Listener(scene.world, fails=options.pop("fails"))
+        outcome = scene.ask(**options)
+        assert isinstance(outcome.error, error)
+        assert why in str(outcome.error)
+        assert not [message for message in scene.world.heard if message.verb == REQUEST]
+        assert not scene.world.listens(WAITS)
 
 
-class PlacesTests:
+EVERYWHERE = {"call_back_to": [ip_network("0.0.0.0/0"), ip_network("::/0")]}
+
+
+class AddressTests:
     """Where a callee lets itself be sent (D7)."""
 
     def asks(
         self, host: str, to: int = WAITS, world: World | None = None, **callee: Any
-    ) -> tuple[World, Any]:
-        """The mediator tells Ib to come there; whether Ib says that it does."""
-        world = world or World()
-        a_callee(world, **callee)
-        world.run()
+    ) -> tuple[BackScene, bool]:
+        """The mediator tells Ib to connect there; whether Ib says that it does."""
+        scene = BackScene(world=world, **callee)
+        scene.world.run()
         answers: list[Message] = []
-        pair = world.line_of("Ib")
-        peer: Any = pair.b.protocol
-        peer.receiver.ask(
-            Message.of(
-                REQUEST,
-                {
-                    "Caller ID": "Ia",
-                    "Password": SECRET,
-                    "Address": host,
-                    "Port": str(to),
-                    "Session": SESSION,
-                    "Encrypt Key": KEY,
-                    "Reply Password": REPLY_PASSWORD,
-                },
-            )
-        ).addCallback(answers.append)
-        world.run()
+        peer: Any = scene.world.line_of("Ib").b.protocol
+        fields = {
+            "Caller ID": "Ia",
+            "Password": SECRET,
+            "Address": host,
+            "Port": str(to),
+            "Session": SESSION,
+            "Encrypt Key": KEY,
+            "Reply Password": REPLY_PASSWORD,
+        }
+        peer.receiver.ask(Message.of(REQUEST, fields)).addCallback(answers.append)
+        scene.world.run()
         (answer,) = answers
-        return world, answer.statement == REQUEST_ACCEPTED
-
-    @pytest.mark.parametrize(
-        "host",
-        [
-            "0.0.0.0",
-            "224.0.0.1",
-            "255.255.255.255",
-            "::",
-            "fe80::1",
-            "192.168.1.9",
-            "10.0.0.1",
-            "169.254.1.1",
-            "www.example.com",
-            "64:ff9b::7f00:1",
-        ],
-    )
-    def test_not_dialled(self, host: str) -> None:
-        """Neither what is no place, nor the networks about it, nor what must be looked up."""
-        world, comes = self.asks(host)
-        assert not comes
-        assert [port for _, port in world.dialled if port == WAITS] == []
+        return scene, answer.statement == REQUEST_ACCEPTED
 
     @pytest.mark.parametrize("host", ["203.0.114.9", "2a00:1450::5", "127.0.0.1", "::1"])
     def test_dialled(self, host: str) -> None:
         """The Internet, and where its mediator is too."""
         assert self.asks(host)[1]
 
+    @pytest.mark.parametrize(
+        "host",
+        ["192.168.1.9", "10.0.0.1", "169.254.1.1", "www.example.com", "64:ff9b::7f00:1"],
+    )
+    def test_not_dialled(self, host: str) -> None:
+        """Neither the networks around it, nor what must be looked up."""
+        scene, comes = self.asks(host)
+        assert not comes
+        assert WAITS not in scene.dialled
+
     @pytest.mark.parametrize("host", ["0.0.0.0", "224.0.0.1", "255.255.255.255", "::", "fe80::1"])
-    def test_not_even_then(self, host: str) -> None:
-        """What is no terminal's place is not dialled, whatever networks were named (I12)."""
-        everywhere = [ip_network("0.0.0.0/0"), ip_network("::/0")]
-        assert not self.asks(host, call_back_to=everywhere)[1]
+    @pytest.mark.parametrize("callee", [{}, EVERYWHERE])
+    def test_not_even_then(self, host: str, callee: dict[str, Any]) -> None:
+        """What is no terminal's address is not dialled, whatever networks were named (I12)."""
+        assert not self.asks(host, **callee)[1]
 
     def test_as_its_operator_allows(self) -> None:
         """A network may be named."""
@@ -422,91 +389,94 @@ class PlacesTests:
         """Its own listener is not dialled, by whatever address."""
         assert not self.asks(host, TAKES)[1]
 
-    def test_itself_by_its_registered_address(self) -> None:
+    @pytest.mark.parametrize(("port", "comes"), [(4040, False), (TAKES, False), (4041, True)])
+    def test_itself_by_its_registered_address(self, port: int, comes: bool) -> None:
         """Nor by the address that it has registered."""
         at = "203.0.114.9"
-        allowed = [ip_network("203.0.114.0/24")]
-        assert not self.asks(at, 4040, World(allowed_networks=allowed), address=at, port=4040)[1]
-        assert not self.asks(at, TAKES, World(allowed_networks=allowed), address=at, port=4040)[1]
-        assert self.asks(at, 4041, World(allowed_networks=allowed), address=at, port=4040)[1]
+        world = World(allowed_networks=[ip_network("203.0.114.0/24")])
+        assert self.asks(at, port, world, address=at, port=4040)[1] is comes
 
     def test_so_many_at_a_time(self) -> None:
         """Dials that get nowhere are bounded (I15)."""
-        world = World()
-        ib, _ = a_callee(world)
+        scene = BackScene()
         for n in range(DIALS_MOST):
-            ib._dial_back._dialling[f"S{n}"] = [Deferred()]
-        denied(world, ask(world, world.terminal("Ia")))
-        ib._dial_back._dialling.clear()
+            scene.ib._dial_back._dialling[f"S{n}"] = [Deferred()]
+        scene.denied(scene.ask())
+        scene.ib._dial_back._dialling.clear()
+
+
+class Waiting:
+    """A caller whose mediator has said that Ib connects; a test plays whoever does."""
+
+    def __init__(self, *, granted: bool = True, **options: Any) -> None:
+        self.world = World()
+        self.caller = self.world.terminal("Ia")
+        self.maker = Maker(HalfCloseable)
+        listen = Listener(self.world, WAITS)
+        called = self.caller.call_back("Ib", self.maker, password=SECRET, listen=listen, **options)
+        self.outcome = Outcome(called)
+        self.world.run()
+        self.mediator: Any = self.world.line_of("Ia").b.protocol
+        if granted:
+            self.grant()
+
+    def grant(self) -> None:
+        """The mediator says yes."""
+        asked = [message for message in self.world.heard if message.verb == REQUEST]
+        fields = {
+            "": REQUEST_ACCEPTED,
+            "Session": SESSION,
+            "Encrypt Key": KEY,
+            "Callee": CALLEE,
+            "Expires": "3600",
+            "Reply Password": REPLY_PASSWORD,
+            "Transaction": str(asked[-1].get("Transaction")),
+            "Code": "200",
+        }
+        self.mediator.send(Message.of(NOTIFY, fields))
+        self.world.run()
+
+    def connects(self, sent: Message | bytes | None, host: str = HOST) -> Client:
+        """A peer connects, and sends something."""
+        factory = self.world.factory_at(WAITS)
+        client = connect(factory, self.world.clock, port=WAITS, peer_host=host)
+        if sent is not None:
+            client.send(sent)
+        self.world.run()
+        return client
+
+    def arrives(self, session: str = SESSION, host: str = HOST) -> Client:
+        """A peer connects, and says for which session."""
+        return self.connects(Message(NOTIFY, Session=session), host)
+
+    def shake(self, client: Client, **key: str) -> None:
+        """It reads the REQUEST, and answers as the callee does."""
+        (head,), body = parse_all(client.bytes())
+        assert head == Message(REQUEST, Session=SESSION, Length=len(body))
+        handshake = a_handshake(initiator=False)
+        assert handshake.read(body) == Message(REQUEST, Identifier=CALLER, Password=SECRET)
+        client.send(framed(SESSION, handshake.write(an_answer(**key)), verb=NOTIFY))
+        self.world.run()
+
+    @property
+    def closed(self) -> bool:
+        """Whether what was opened for the call is closed."""
+        return not self.world.listens(WAITS)
 
 
 class WaitTests:
     """The caller waits for the callee, and for nobody else."""
 
-    class House:
-        """A caller whose mediator has said that Ib comes; a test plays whoever does."""
-
-        def __init__(self, *, granted: bool = True, **options: Any) -> None:
-            self.world = World()
-            self.caller = self.world.terminal("Ia")
-            self.maker = Maker(HalfCloseable)
-            self.outcome = ask(self.world, self.caller, self.maker, **options)
-            pair = self.world.line_of("Ia")
-            self.mediator: Any = pair.b.protocol
-            if granted:
-                self.grant()
-
-        def grant(self) -> None:
-            """The mediator says yes."""
-            asked = [message for message in self.world.heard if message.verb == REQUEST]
-            said = {
-                "": REQUEST_ACCEPTED,
-                "Session": SESSION,
-                "Encrypt Key": KEY,
-                "Callee": CALLEE,
-                "Expires": "3600",
-                "Reply Password": REPLY_PASSWORD,
-                "Transaction": str(asked[-1].get("Transaction")),
-                "Code": "200",
-            }
-            self.mediator.send(Message.of(NOTIFY, said))
-            self.world.run()
-
-        def arrives(self, session: str = SESSION, host: str = HOST) -> Client:
-            """Somebody comes, and says for which session."""
-            factory = self.world.factory_at(WAITS)
-            client = connect(factory, self.world.clock, port=WAITS, peer_host=host)
-            client.send(Message(NOTIFY, Session=session))
-            self.world.run()
-            return client
-
-        def shake(self, client: Client, **key: str) -> None:
-            """It reads the REQUEST, and answers as the callee does."""
-            (head,), body = parse_all(client.bytes())
-            assert head == Message(REQUEST, Session=SESSION, Length=len(body))
-            handshake = a_handshake(initiator=False)
-            request = handshake.read(body)
-            assert request == Message(REQUEST, Identifier=CALLER, Password=SECRET)
-            client.send(framed(SESSION, handshake.write(an_answer(**key)), verb=NOTIFY))
-            self.world.run()
-
-    def test_it_comes(self) -> None:
+    def test_it_connects(self) -> None:
         """The caller speaks first, though it was the callee that dialled."""
-        house = self.House()
-        house.shake(house.arrives())
-        assert house.outcome.value is house.maker.made[0]
-
-    def test_it_says_nothing(self) -> None:
-        """To whoever does not say for which session it comes, nobody speaks."""
-        house = self.House()
-        client = connect(house.world.factory_at(WAITS), house.world.clock, port=WAITS)
-        house.world.advance(HANDSHAKE_TIMEOUT + 1)
-        assert (client.closed, client.bytes()) == (True, b"")
-        assert not house.outcome.done
+        wait = Waiting()
+        wait.shake(wait.arrives())
+        assert wait.outcome.value is wait.maker.made[0]
 
     @pytest.mark.parametrize(
-        "said",
+        "sent",
         [
+            None,  # a while
             Message(NOTIFY, Session="S0"),
             Message.of(NOTIFY, {"Session": SESSION, "": "Terminate."}),
             Message(REQUEST, Session=SESSION),
@@ -514,268 +484,238 @@ class WaitTests:
             Message(NOTIFY, REQUEST_ACCEPTED),
         ],
     )
-    def test_it_says_something_else(self, said: Message) -> None:
-        """Another session, or another message: closed without a byte."""
-        house = self.House()
-        client = connect(house.world.factory_at(WAITS), house.world.clock, port=WAITS)
-        client.send(said)
-        house.world.run()
+    def test_it_sends_something_else(self, sent: Message | None) -> None:
+        """Nothing, another session, or another message: closed without a byte."""
+        wait = Waiting()
+        client = wait.connects(sent)
+        if sent is None:
+            wait.world.advance(HANDSHAKE_TIMEOUT + 1)
         assert (client.closed, client.bytes()) == (True, b"")
-        assert not house.outcome.done
+        assert not wait.outcome.done
+
+    def test_it_sends_more_than_it_may(self) -> None:
+        """Before the caller has spoken there is nothing more to say."""
+        wait = Waiting()
+        assert wait.connects(Message(NOTIFY, Session=SESSION).encode() * 2).closed
+        assert not wait.outcome.done
 
     def test_a_stranger_does_not_end_it(self) -> None:
-        """Who has heard the session and knows no key learns nothing; the callee still comes."""
-        house = self.House()
-        stranger = house.arrives()
+        """A peer that has seen the session and lacks the key learns nothing; the callee comes."""
+        wait = Waiting()
+        stranger = wait.arrives()
         sent = stranger.bytes()
         assert SECRET.encode() not in sent
         assert b"Identifier" not in sent
         stranger.send(framed(SESSION, bytes(100), verb=NOTIFY))
-        house.world.run()
+        wait.world.run()
         assert stranger.closed
-        assert not house.outcome.done
-        house.shake(house.arrives())
-        assert house.outcome.value is not None
+        assert not wait.outcome.done
+        wait.shake(wait.arrives())
+        assert wait.outcome.value is not None
 
-    def test_who_can_not_prove_to_be_it(self) -> None:
+    def test_reply_password(self) -> None:
         """The reply password counts too (A23)."""
-        house = self.House()
-        house.shake(house.arrives(), password="another")
-        assert not house.outcome.done
-        house.world.advance(UNSPENT_SECONDS)
-        assert "could not prove that it is Ib" in str(house.outcome.error)
+        wait = Waiting()
+        wait.shake(wait.arrives(), password="another")
+        assert not wait.outcome.done
+        wait.world.advance(UNSPENT_SECONDS)
+        assert "could not prove that it is Ib" in str(wait.outcome.error)
 
-    def test_who_has_come_is_counted(self) -> None:
-        """Strangers take nobody's place for longer than they are there; the callee is none."""
-        house = self.House()
-        doors = house.caller._listener
-        sources = doors.hub.sources._counts
-        stranger = house.arrives(host="203.0.114.7")
+    def test_who_is_counted(self) -> None:
+        """Strangers count against their address while they are connected; the callee does not."""
+        wait = Waiting()
+        listener = wait.caller._listener
+        sources = listener.hub.sources._counts
+        stranger = wait.arrives(host="203.0.114.7")
         assert sources == {"203.0.114.7": (1, 1)}
         stranger.vanish()
-        callee = house.arrives(host="203.0.114.8")
-        house.shake(callee)
+        callee = wait.arrives(host="203.0.114.8")
+        wait.shake(callee)
         assert sources == {"203.0.114.8": (0, 1)}
-        assert len(doors._unproven) == 0
+        assert len(listener._unproven) == 0
         callee.vanish()
         assert sources == {}
 
-    def test_four_at_a_time(self) -> None:
-        """No more than four handshakes are under way in a session."""
-        house = self.House()
-        clients = [house.arrives() for _ in range(HANDSHAKES + 1)]
+    def test_several_at_a_time(self) -> None:
+        """Four handshakes may be under way in a session; one that proves it closes the others."""
+        wait = Waiting()
+        clients = [wait.arrives() for _ in range(HANDSHAKES + 1)]
         assert [client.closed for client in clients] == [False] * HANDSHAKES + [True]
         clients[0].vanish()
-        house.world.run()
-        assert not house.arrives().closed
-
-    def test_the_others_are_closed(self) -> None:
-        """Once one has proven to be the callee the others are closed."""
-        house = self.House()
-        stranger, callee = house.arrives(), house.arrives()
-        house.shake(callee)
-        assert stranger.closed
-        assert not callee.closed
-
-    def test_it_says_more_than_it_may(self) -> None:
-        """Before the caller has spoken there is nothing more to say."""
-        house = self.House()
-        client = connect(house.world.factory_at(WAITS), house.world.clock, port=WAITS)
-        client.send(Message(NOTIFY, Session=SESSION).encode() * 2)
-        house.world.run()
-        assert client.closed
-        assert not house.outcome.done
+        wait.world.run()
+        another = wait.arrives()
+        assert not another.closed
+        wait.shake(another)
+        assert [client.closed for client in clients[1:]] == [True] * HANDSHAKES
+        assert not another.closed
 
     def test_it_does_not_come(self) -> None:
-        """After 30 s it is waited for no longer, and all is closed."""
-        house = self.House()
-        house.world.advance(UNSPENT_SECONDS - 0.1)
-        assert not house.outcome.done
-        house.world.advance(0.1)
-        assert str(house.outcome.error) == "Ib did not connect back in time"
-        assert not house.world.listens(WAITS)
+        """After 30 s it is not waited for, and all is closed."""
+        wait = Waiting()
+        wait.world.advance(UNSPENT_SECONDS - 0.1)
+        assert not wait.outcome.done
+        wait.world.advance(0.1)
+        assert str(wait.outcome.error) == "Ib did not connect back in time"
+        assert wait.closed
 
     def test_it_comes_before_the_answer(self) -> None:
-        """A callee that overtakes the mediator's answer is held, and silent till then."""
-        house = self.House(granted=False)
-        early = house.arrives()
+        """A callee that overtakes the mediator's answer is held, and silent till then; those who
+        were held and left are not spoken to, nor in the way.
+        """
+        wait = Waiting(granted=False)
+        for _ in range(HANDSHAKES):
+            wait.arrives().vanish()
+        early, other = wait.arrives(), wait.arrives("S7")
         assert (early.closed, early.bytes()) == (False, b"")
-        house.grant()
-        house.shake(early)
-        assert house.outcome.value is not None
+        wait.grant()
+        assert (other.closed, other.bytes()) == (True, b"")  # nothing is asked now
+        assert not wait.outcome.done
+        wait.shake(early)
+        assert wait.outcome.value is not None
 
     def test_too_early(self) -> None:
-        """It is held for two seconds, and no more than so many are."""
-        house = self.House(granted=False)
-        early = [house.arrives(f"S{n}") for n in range(HELD_MOST + 1)]
+        """It is held for two seconds, and so is a bounded number of others."""
+        wait = Waiting(granted=False)
+        early = [wait.arrives(f"S{n}") for n in range(HELD_MOST + 1)]
         assert [client.closed for client in early] == [False] * HELD_MOST + [True]
-        house.world.advance(HOLD_SECONDS)
+        wait.world.advance(HOLD_SECONDS)
         assert all(client.closed and not client.bytes() for client in early)
-
-    def test_held_for_another(self) -> None:
-        """Once nothing more is asked, whoever came for another session is closed."""
-        house = self.House(granted=False)
-        other = house.arrives("S7")
-        house.grant()
-        assert (other.closed, other.bytes()) == (True, b"")
-
-    def test_held_and_gone(self) -> None:
-        """Those who were held and left are no longer there to be spoken to, nor in the way."""
-        house = self.House(granted=False)
-        for _ in range(HANDSHAKES):
-            house.arrives().vanish()
-        house.grant()
-        assert not house.outcome.done
-        house.shake(house.arrives())
-        assert house.outcome.value is not None
 
     def test_terminated(self) -> None:
         """The mediator may end the session before the callee comes (I2)."""
-        house = self.House()
-        house.mediator.send(Message.of(NOTIFY, {"Session": SESSION, "": "Terminate."}))
-        house.world.run()
-        assert str(house.outcome.error) == "the mediator has ended the session"
-        assert not house.world.listens(WAITS)
+        wait = Waiting()
+        wait.mediator.send(Message.of(NOTIFY, {"Session": SESSION, "": "Terminate."}))
+        wait.world.run()
+        assert str(wait.outcome.error) == "the mediator has ended the session"
+        assert wait.closed
 
-    def test_given_up(self) -> None:
+    @pytest.mark.parametrize("granted", [False, True])
+    def test_given_up(self, granted: bool) -> None:
         """An application may give up at any time; nothing stays open."""
-        for granted in (False, True):
-            house = self.House(granted=granted)
-            house.outcome.deferred.cancel()
-            house.world.run()
-            assert isinstance(house.outcome.error, CancelledError)
-            assert not house.world.listens(WAITS)
+        wait = Waiting(granted=granted)
+        wait.outcome.deferred.cancel()
+        wait.world.run()
+        assert isinstance(wait.outcome.error, CancelledError)
+        assert wait.closed
 
     def test_the_terminal_stops(self) -> None:
         """So does the wait, with what was opened for it, and no timer is left."""
         opener = Opener()
-        house = self.House(opener=opener)
-        house.arrives()
-        stopped = Outcome(house.caller.stopService())
-        house.world.run()
+        wait = Waiting(opener=opener)
+        wait.arrives()
+        stopped = Outcome(wait.caller.stopService())
+        wait.world.run()
         assert stopped.done
-        assert house.outcome.error is not None
-        assert not house.world.listens(WAITS)
+        assert wait.outcome.error is not None
+        assert wait.closed
         assert opener.closed == 1
 
     def test_stopping_waits(self) -> None:
-        """It is over when what was opened for the call is closed, and not before."""
+        """It has stopped when what was opened for the call is closed, and not before."""
         closed: Deferred[None] = Deferred()
 
         class Slow(Opener):
             async def close(self, port: int) -> None:
                 await closed
 
-        house = self.House(opener=Slow())
-        house.shake(house.arrives())
-        stopped = Outcome(house.caller.stopService())
-        house.world.advance(20)
+        wait = Waiting(opener=Slow())
+        wait.shake(wait.arrives())
+        stopped = Outcome(wait.caller.stopService())
+        wait.world.advance(20)
         assert not stopped.done
         closed.callback(None)
-        house.world.run()
+        wait.world.run()
         assert stopped.done
 
     def test_no_protocol(self) -> None:
         """An application that has no protocol after all fails its own call, at once."""
-        world = World()
-        a_callee(world)
-        outcome = ask(world, world.terminal("Ia"), Maker(lambda: None))
+        scene = BackScene()
+        outcome = scene.ask(Maker(lambda: None))
         assert str(outcome.error) == "the application gave no protocol for the call"
-        assert not world.listens(WAITS)
+        assert not scene.world.listens(WAITS)
+
+
+ASKS = f"REQUEST\nCallee:Ib\nPassword:{SECRET}\nAddress:{HOST}\nPort:{WAITS}\n\n"
 
 
 class ComingTests:
-    """The callee goes where it was told, and serves one session there."""
+    """The callee dials where it was told, and serves one session there."""
 
-    def comes(self) -> tuple[World, Terminal, Client, str]:
-        """Ib comes to Ia, whom a test plays: what it says, and the session."""
-        world = World()
-        ib, _ = a_callee(world)
+    def comes(self) -> tuple[BackScene, Client, str]:
+        """Ib connects to a caller that a test plays: the connection, and the session."""
+        scene = BackScene()
+        world = scene.world
         client = world.client()
-        client.type("REGISTER\nIdentifier:Ia\n\n")
+        client.type("REGISTER\nIdentifier:Ix\n\n")
         client.text()
-        client.type(f"REQUEST\nCallee:Ib\nPassword:{SECRET}\nAddress:{HOST}\nPort:{WAITS}\n\n")
-        settled: list[Client] = []
+        client.type(ASKS)
+        met: list[Client] = []
         for _ in range(20):
             settle(world.clock)
-            moved = False
-            for dial in [one for one in world.clock.dials if not one.over]:
-                if dial.port == WAITS:
-                    settled.append(dial.accept())
-                    moved = True
-            for pair in list(world.pairs):
-                moved = pair.step() or moved
-            if not moved:
+            dials = [it for it in world.clock.dials if not it.over and it.port == WAITS]
+            met += [dial.accept() for dial in dials]
+            if not [pair for pair in list(world.pairs) if pair.step()] and not dials:
                 break
-        (met,) = settled
+        (connected,) = met
         (granted,) = client.received()
-        session = str(granted.get("Session"))
-        return world, ib, met, session
+        return scene, connected, str(granted.get("Session"))
 
     def test_what_it_says(self) -> None:
-        """For which session it comes, and nothing else: neither who it is nor to whom."""
-        _, _, met, session = self.comes()
+        """For which session it connects, and nothing else: neither who it is nor to whom."""
+        _, met, session = self.comes()
         assert met.text() == f"NOTIFY\nSession:{session}\n\n"
 
     def test_another_session(self) -> None:
-        """There it serves the session that it has come for, and no other."""
-        world, ib, met, _ = self.comes()
+        """There it serves the session that it has dialled for, and no other."""
+        scene, met, _ = self.comes()
         met.bytes()
-        ib._listener.expect(an_expected_call(session="S9"))
+        scene.ib._listener.expect(an_expected_call(session="S9"))
         handshake = a_handshake(initiator=True, session="S9")
         body = handshake.write(Message(REQUEST, Identifier=CALLER, Password=PASSWORD))
         met.send(framed("S9", body))
-        world.run()
+        scene.world.run()
         assert (met.closed, met.bytes()) == (True, b"")
 
     def test_a_caller_that_comes_in_turn(self) -> None:
-        """There nobody comes for a session of ours, though we wait for somebody elsewhere."""
-        world, ib, met, _ = self.comes()
+        """There no callee connects for a session of ours, though we wait for one elsewhere."""
+        scene, met, _ = self.comes()
         met.bytes()
-        ib.call_back("Ix", Maker(), password="x").addErrback(lambda _: None)
-        world.run()
+        scene.ib.call_back("Iy", Maker(), password="x").addErrback(lambda _: None)
+        scene.world.run()
         met.send(Message(NOTIFY, Session="S9"))
-        world.run()
+        scene.world.run()
         assert (met.closed, met.bytes()) == (True, b"")
 
     def test_nobody_speaks(self) -> None:
         """A caller that says nothing is left after a while."""
-        world, _, met, _ = self.comes()
-        world.advance(HANDSHAKE_TIMEOUT)
+        scene, met, _ = self.comes()
+        scene.world.advance(HANDSHAKE_TIMEOUT)
         assert met.closed
 
     def test_nobody_is_there(self) -> None:
         """It says so to the mediator, which forgets the session."""
-        world = World()
-        a_callee(world)
-        client = world.client()
-        client.type("REGISTER\nIdentifier:Ia\n\n")
-        client.type(f"REQUEST\nCallee:Ib\nPassword:{SECRET}\nAddress:{HOST}\nPort:{WAITS}\n\n")
-        world.run()
-        ends = [message.get("End") for message in world.heard if "End" in message.fields]
-        assert ends == ["Failed"]
-        assert len(world.mediator.mediator.context.sessions) == 0
+        scene = BackScene()
+        client = scene.world.client()
+        client.type(f"REGISTER\nIdentifier:Ix\n\n{ASKS}")
+        scene.world.run()
+        assert scene.ends == ["Failed"]
+        assert scene.sessions == 0
 
-    def test_terminated_on_its_way(self) -> None:
-        """A session that ends while it is on its way is given up."""
-        world = World()
-        ib, _ = a_callee(world)
-        wanted = ConnectBackRequest(an_expected_call(), HOST, WAITS)
-        ib.dial_back(wanted)
-        ib.session_terminated(SESSION)
-        (dial,) = [one for one in world.clock.dials if one.port == WAITS]
-        assert dial.over
-        assert len(ib._pending) == 0
-
-    def test_the_terminal_stops(self) -> None:
-        """A dial that is under way is given up."""
-        world = World()
-        ib, _ = a_callee(world)
-        ib.dial_back(ConnectBackRequest(an_expected_call(), HOST, WAITS))
-        stopped = Outcome(ib.stopService())
-        world.run()
-        assert stopped.done
-        assert WAITS not in [port for _, port in world.dialled]
+    def test_given_up_on_its_way(self) -> None:
+        """A dial is given up when its session ends, or the terminal stops."""
+        for stops in (False, True):
+            scene = BackScene()
+            scene.ib.dial_back(ConnectBackRequest(an_expected_call(), HOST, WAITS))
+            if stops:
+                stopped = Outcome(scene.ib.stopService())
+                scene.world.run()
+                assert stopped.done
+            else:
+                scene.ib.session_terminated(SESSION)
+            (dial,) = [one for one in scene.world.clock.dials if one.port == WAITS]
+            assert dial.over
+            assert WAITS not in scene.dialled
+            assert stops or len(scene.ib._pending) == 0
 
 
 class Goes(Events):
@@ -800,11 +740,11 @@ ASKED = (
 )
 
 
-class LineTests:
-    """What is asked and answered over the line."""
+class MediatorTests:
+    """What is asked and answered over the connection to the mediator."""
 
     def test_it_answers_first(self) -> None:
-        """Whether it comes is said before it goes (D7)."""
+        """Whether it connects is said before it dials (D7)."""
         decided: Deferred[bool] = Deferred()
         goes = Goes(lambda: decided)
         wire = Wire(events=goes)
@@ -813,39 +753,31 @@ class LineTests:
         assert wire.mediator.text() == ""
         decided.callback(True)
         settle(wire.clock)
-        said = "NOTIFY\nRequest Accepted.\nTransaction:9\nCode:200\n\n"
-        assert wire.mediator.text() == said
+        assert wire.mediator.text() == "NOTIFY\nRequest Accepted.\nTransaction:9\nCode:200\n\n"
         assert [what for what, *_ in goes.heard] == ["comes", "dial back"]
 
-    def test_it_does_not_come(self) -> None:
-        """It says so, and goes nowhere."""
-        goes = Goes(lambda: succeed(False))
-        wire = Wire(events=goes)
-        wire.mediator.type(f"{ASKED}\n")
-        assert wire.mediator.text() == "NOTIFY\nPermission Denied.\n\n"
-        assert [what for what, *_ in goes.heard] == ["comes"]
-
-    @pytest.mark.parametrize("missing", ["Password", "Address", "Port", "Session", "Encrypt Key"])
-    def test_half_a_request(self, missing: str) -> None:
-        """What leaves anything out is denied, and nobody is asked (I3)."""
-        goes = Goes(lambda: succeed(True))
+    @pytest.mark.parametrize(
+        "missing", [None, "Password", "Address", "Port", "Session", "Encrypt Key"]
+    )
+    def test_it_does_not_connect(self, missing: str | None) -> None:
+        """It says so, and dials nobody; a request that lacks anything asks nobody (I3)."""
+        goes = Goes(lambda: succeed(missing is not None))
         wire = Wire(events=goes)
         lines = [line for line in ASKED.splitlines() if line.partition(":")[0] != missing]
         wire.mediator.type("\n".join([*lines, "", ""]))
         assert wire.mediator.text() == "NOTIFY\nPermission Denied.\n\n"
-        assert goes.heard == []
+        assert [what for what, *_ in goes.heard] == ([] if missing else ["comes"])
 
     def test_nobody_decides(self) -> None:
-        """Who never decides has not said yes."""
-        never: Deferred[bool] = Deferred()
-        wire = Wire(events=Goes(lambda: never))
+        """An application that never decides has not said yes."""
+        wire = Wire(events=Goes(Deferred))
         wire.mediator.type(f"{ASKED}\n")
         advance(wire.clock, CONSENT_TIMEOUT)
         assert wire.mediator.text() == "NOTIFY\nPermission Denied.\n\n"
         assert wire.clock.getDelayedCalls() == []
 
     def test_yes_to_nobody(self) -> None:
-        """Who says yes when the line is gone goes nowhere: it can't be told (I26)."""
+        """A yes when the connection is gone dials nobody: the mediator can't be told (I26)."""
         late: Deferred[bool] = Deferred(lambda given_up: given_up.callback(True))
         goes = Goes(lambda: late)
         wire = Wire(events=goes)
@@ -854,47 +786,41 @@ class LineTests:
         assert late.called
         assert [what for what, *_ in goes.heard] == ["comes", "lost"]
 
-    def test_a_line_that_only_asks(self) -> None:
-        """Over the line of a command nobody comes to anybody."""
+    def test_a_connection_that_only_asks(self) -> None:
+        """A command dials nobody back."""
         wire = Wire(events=None)
         wire.mediator.type(f"{ASKED}\n")
         assert wire.mediator.text() == "NOTIFY\nPermission Denied.\n\n"
 
-    def test_the_question(self) -> None:
-        """The caller's own question (fig. 7c)."""
+    @pytest.mark.parametrize(
+        ("answer", "error", "cause"),
+        [
+            ("Permission Denied.\nTransaction:1\nCode:403", PermissionDenied, ""),
+            (
+                f"Request Accepted.\nSession:{SESSION}\nEncrypt Key:{KEY}\nTransaction:1\nCode:200",
+                BadRequest,
+                "Reply Password",
+            ),
+        ],
+    )
+    def test_the_request(self, answer: str, error: type[Refused], cause: str) -> None:
+        """The caller's own request (fig. 7c); an answer that lacks anything is none (A23, I3)."""
         wire = Wire()
         outcome, asked = wire.ask(wire.client.connect_back("Ib", SECRET, "127.0.0.1", WAITS))
-        assert asked == Message(
-            REQUEST,
-            Identifier=CALLER,
-            Callee="Ib",
-            Password=SECRET,
-            Address="127.0.0.1",
-            Port=str(WAITS),
-            Transaction="1",
-        )
-        wire.mediator.type("NOTIFY\nPermission Denied.\nTransaction:1\nCode:403\n\n")
-        assert isinstance(outcome.error, PermissionDenied)
-
-    def test_half_an_answer(self) -> None:
-        """What a callee can't be known by is no answer (A23, I3)."""
-        wire = Wire()
-        outcome, _ = wire.ask(wire.client.connect_back("Ib", SECRET, "127.0.0.1", WAITS))
-        told = f"Session:{SESSION}\nEncrypt Key:{KEY}\nTransaction:1\nCode:200\n\n"
-        wire.mediator.type(f"NOTIFY\nRequest Accepted.\n{told}")
-        assert isinstance(outcome.error, BadRequest)
-        assert "Reply Password" in outcome.error.cause
+        fields = {"Callee": "Ib", "Password": SECRET, "Address": "127.0.0.1", "Port": str(WAITS)}
+        assert asked == Message(REQUEST, Identifier=CALLER, **fields, Transaction="1")
+        wire.mediator.type(f"NOTIFY\n{answer}\n\n")
+        assert isinstance(outcome.error, error)
+        assert cause in outcome.error.cause
 
     def test_in_clear_text(self) -> None:
         """The call password does not leave this machine in clear text (I25)."""
-        world = World()
-        a_callee(world)
-        caller = world.terminal("Ia")
-        line: Any = caller._registration.client
-        line.stream.transport.peer = type(line.stream.transport.peer)("TCP", "192.0.2.1", 1201)
-        outcome = ask(world, caller)
-        assert isinstance(outcome.error, CannotLogIn)
-        assert not [message for message in world.heard if message.verb == REQUEST]
+        scene = BackScene()
+        client: Any = scene.ia._registration.client
+        peer = client.stream.transport.peer
+        client.stream.transport.peer = type(peer)("TCP", "192.0.2.1", 1201)
+        assert isinstance(scene.ask().error, CannotLogIn)
+        assert not [message for message in scene.world.heard if message.verb == REQUEST]
 
 
 class PasswordTests:
