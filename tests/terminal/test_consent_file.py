@@ -101,6 +101,12 @@ class ParsedTests:
         assert all(isinstance(name, str) for part in lists for name in part)
 
 
+def replaced(file: Path, make: Callable[[Path], object]) -> None:
+    """Something else is there."""
+    file.unlink()
+    make(file)
+
+
 class ReadTests:
     """What becomes of a file, with each question anew (C4, I3)."""
 
@@ -136,36 +142,36 @@ class ReadTests:
         assert "No such file" in told[1]
         assert "can be read again" in told[2]
 
-    @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
-    def test_others_may_write(self, file: Path, mode: int) -> None:
-        """Whoever else may write it could consent in the user's stead."""
-        file.chmod(mode)
-        with pytest.raises(NoConsent, match="others may write it"):
+    @pytest.mark.parametrize(
+        ("spoil", "why"),
+        [
+            # Whoever else may write it could consent in the user's stead.
+            (lambda file: file.chmod(0o620), "others may write it"),
+            (lambda file: file.chmod(0o602), "others may write it"),
+            (lambda file: file.chmod(0o666), "others may write it"),
+            # Likewise whose it is.
+            (lambda file: os.chown(file, 65534, -1), "belongs to another user"),
+            # What is no file is refused, and nobody waits for it.
+            (lambda file: replaced(file, os.mkfifo), "not a regular file"),
+            (lambda file: replaced(file, os.mkdir), "not a regular file|directory"),
+            # One that is too large is not read to its end (I15).
+            (lambda file: file.write_text("#" * FILE_BYTES + "\n"), "is longer than"),
+        ],
+    )
+    def test_refused(
+        self, file: Path, spoil: Callable[[Path], object], why: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A file that cannot be trusted, or is none, is refused whole."""
+        user = os.geteuid()
+        spoil(file)
+        monkeypatch.setattr(os, "geteuid", lambda: 12345 if "user" in why else user)
+        with pytest.raises(NoConsent, match=why):
             read_lists(str(file))
+
+    def test_others_may_read(self, file: Path) -> None:
+        """Who reads it learns no secret."""
         file.chmod(0o644)
         assert read_lists(str(file)) == (["Ia"], ["Ix"])
-
-    def test_of_another_user(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Likewise whose it is."""
-        owner = file.stat().st_uid
-        os.chown(file, 65534, -1)
-        monkeypatch.setattr(os, "geteuid", lambda: 12345)
-        with pytest.raises(NoConsent, match="belongs to another user"):
-            read_lists(str(file))
-        os.chown(file, owner, -1)
-
-    def test_no_file(self, tmp_path: Path) -> None:
-        """What is no file is refused, and nobody waits for it."""
-        os.mkfifo(tmp_path / "pipe")
-        for name, why in (("pipe", "not a regular file"), (".", "not a regular file|directory")):
-            with pytest.raises(NoConsent, match=why):
-                read_lists(str(tmp_path / name))
-
-    def test_too_large(self, file: Path) -> None:
-        """One that is too large is not read to its end (I15)."""
-        file.write_text("#" * FILE_BYTES + "\n")
-        with pytest.raises(NoConsent, match="is longer than"):
-            read_lists(str(file))
 
     def test_written_meanwhile(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """One that changes while it is read is read again; if it always does, it says nothing."""

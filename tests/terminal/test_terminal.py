@@ -111,12 +111,8 @@ class RegistrationTests:
         assert Outcome(ib.ready()).done
         (registration,) = world.heard
         assert registration.verb == REGISTER
-        assert registration.fields == {
-            "Identifier": "Ib",
-            "Address": HOST,
-            "Port": "1300",
-            "Transaction": "1",
-        }
+        fields = {"Identifier": "Ib", "Address": HOST, "Port": "1300", "Transaction": "1"}
+        assert registration.fields == fields
 
     def test_where_it_is_told_to_be(self) -> None:
         """Address and port may be given, where they differ from what it sees (A22)."""

@@ -341,17 +341,13 @@ class NoticeTests:
     """D4, D5, E2, E3, I26: a notice makes it connect to its own mediator, and nothing else."""
 
     def test_connects(self) -> None:
-        """It connects at once, and logs in by its token."""
+        """It connects at once, and logs in by its token; when nothing is to be done any more, it
+        closes the line again.
+        """
         scene = idle()
         scene.notify()
         assert scene.dialling
         assert back(scene) == "t1"
-
-    def test_goes_quiet_again(self) -> None:
-        """When nothing is to be done any more, it closes the line again."""
-        scene = idle()
-        scene.notify()
-        back(scene)
         scene.advance(LINGER + 2)
         assert scene.line.closed
         scene.notify()
