@@ -1,8 +1,9 @@
-"""Getting to a callee: over a connection it holds, else by waking or dialling it."""
+"""Reaching a callee: over a connection that it holds, else by a dial."""
 
 from __future__ import annotations
 
 from ipaddress import ip_network
+from typing import Final
 
 import pytest
 
@@ -26,6 +27,7 @@ from tests.mediator.scene import (
     to_callee,
     to_caller,
 )
+from tests.mediator.steps import Step, connect, dial, leaves, on_line, passes, play, says
 
 HERE = ("Address:127.0.0.1", "Port:1203")
 
@@ -39,187 +41,118 @@ def away(**options: object) -> Scene:
     return scene
 
 
+CALL: Final = says("a", query("Ia", "Ib"))
+CALL_TOO: Final = says("c", query("Ic", "Ib"))
+ACCEPT: Final = dial(succeeds=True)
+#: Ib connects, and registers what is given; and answers.
+COME: Final[list[Step]] = [connect("b"), says("b", register("Ib", *HERE), b=STATUS + DONE)]
+GRANT: Final = says("b", CAN, b=to_callee("Ia"), a=ACCEPTED + to_caller("Ib"))
+#: Ib is asked for both of its callers, and accepts both.
+COME_FOR_BOTH: Final[list[Step]] = [
+    connect("b"),
+    says("b", register("Ib", *HERE), b=STATUS + STATUS + DONE),
+    says("b", CAN, b=to_callee("Ia", "1"), a=ACCEPTED + to_caller("Ib", n="1")),
+    says("b", CAN, b=to_callee("Ic", "2"), c=ACCEPTED + to_caller("Ib", n="2")),
+]
+
+
+def dialled(count: int) -> Step:
+    """There were that many dials."""
+
+    def step(scene: Scene) -> None:
+        assert len(scene.dials) == count
+
+    return step
+
+
+#: A callee that holds no connection and is dialled (A24, fig. 19, S1902).
+# fmt: off
+DIALS: Final[dict[str, list[Step]]] = {
+    # The address sent is the one that it registers then.
+    "comes": [
+        CALL, ACCEPT, connect("b"),
+        says("b", register("Ib", "Address:127.0.0.1", "Port:9"), b=STATUS + DONE),
+        says("b", CAN, b=to_callee("Ia"), a=ACCEPTED + to_caller("Ib", port=9)),
+    ],
+    "comes before the dial is through": [CALL, *COME, ACCEPT, GRANT],
+    # A connection that registers no address is not where it is reached.
+    "comes without an address": [
+        CALL, ACCEPT, connect("b"), says("b", register("Ib"), b=DONE), passes(5, a=NOT_CONNECTED),
+    ],
+    "comes and goes": [CALL, *COME, leaves("b", a=NOT_CONNECTED), ACCEPT],
+    # Another terminal at the same place is not the callee (I4).
+    "is not the one that comes": [CALL, ACCEPT, on_line("d"), passes(5, a=NOT_CONNECTED)],
+    "refuses": [CALL, dial(succeeds=False, a=NOT_CONNECTED)],
+    # A dial has three seconds.
+    "does not answer": [CALL, passes(2.9), passes(0.1, a=NOT_CONNECTED)],
+    # It has the rest of the five seconds.
+    "accepts and does not come": [
+        CALL, passes(2), ACCEPT, passes(2.9), passes(0.1, a=NOT_CONNECTED),
+    ],
+    # 5c, and it is asked nothing (I2, I5, A20).
+    "withdraws the permit and comes": [
+        CALL, ACCEPT, connect("b"), says("b", register("Ib", "Accept:Delete Ia"), b=DONE),
+        says("b", register("Ib", *HERE), b=DONE, a=DENIED),
+    ],
+    "withdraws the permit as it comes": [
+        CALL, ACCEPT, connect("b"),
+        says("b", register("Ib", "Accept:Delete Ia", *HERE), b=DONE, a=DENIED),
+    ],
+    "withdraws the permit and refuses": [
+        CALL, connect("b"), says("b", register("Ib", "Accept:Create"), b=DONE),
+        dial(succeeds=False, a=DENIED),
+    ],
+    # Callers that ask while a dial is in progress share it.
+    "comes for two": [CALL, CALL_TOO, dialled(1), ACCEPT, *COME_FOR_BOTH],
+    "refuses two": [CALL, CALL_TOO, dial(succeeds=False, a=NOT_CONNECTED, c=NOT_CONNECTED)],
+    "is left by one of two": [
+        CALL, CALL_TOO, leaves("a"), ACCEPT, *COME,
+        says("b", CAN, b=to_callee("Ic"), c=ACCEPTED + to_caller("Ib")),
+    ],
+    # It is dialled once in five seconds, by any number of callers; until then it is 5h.
+    "is dialled again": [
+        CALL, dial(succeeds=False, a=NOT_CONNECTED), passes(4.9),
+        says("a", query("Ia", "Ib"), a=NOT_CONNECTED),
+        says("c", query("Ic", "Ib"), c=NOT_CONNECTED), dialled(1), passes(0.1), CALL, dialled(2),
+    ],
+    # One that was notified within five seconds is not notified again: it may be about to come.
+    "is about to come": [
+        CALL, ACCEPT, passes(3), CALL_TOO, dialled(1), passes(1), *COME_FOR_BOTH,
+    ],
+}
+# fmt: on
+
+
 class DialTests:
     """A callee that holds no connection is dialled at its registered address (A24, fig. 19)."""
 
-    def test_whole_way(self) -> None:
-        """It is told only that a connection is asked for; it comes, and the call goes on (I26).
-
-        The address told is the one that it registers then.
-        """
-        scene = away()
-        scene.says("a", query("Ia", "Ib"))
-        [dial] = scene.dials
-        assert (dial.host, dial.port) == ("127.0.0.1", 1203)
-        callee = dial.accept()
-        assert callee.text() == REQUESTED
-        assert callee.closed
-        scene.connect("b")
-        moved = register("Ib", "Address:127.0.0.1", "Port:9")
-        scene.says("b", moved, b=STATUS + DONE)
-        scene.says("b", CAN, b=to_callee("Ia"), a=ACCEPTED + to_caller("Ib", port=9))
+    @pytest.mark.parametrize("callee", DIALS)
+    def test_dialled(self, callee: str) -> None:
+        """What a dialled callee does, and what its callers then read."""
+        play(away(), *DIALS[callee])
 
     def test_without_status(self) -> None:
-        """The same where no status is asked."""
+        """So it is where no status is asked for."""
         scene = away(ask_status=False)
-        scene.says("a", query("Ia", "Ib"))
-        scene.dials[0].accept()
-        scene.connect("b")
+        play(scene, CALL, ACCEPT, connect("b"))
         told = ACCEPTED + to_caller("Ib")
         scene.says("b", register("Ib", *HERE), b=to_callee("Ia") + DONE, a=told)
 
     def test_nothing_is_believed(self) -> None:
-        """Whatever answers at that address is not listened to (I26)."""
+        """What answers at its address reads only that a connection is requested (I26).
+
+        Nothing that it says is read; and a dial that is not answered is over.
+        """
         scene = away()
-        scene.says("a", query("Ia", "Ib"))
+        play(scene, CALL)
+        assert (scene.dials[0].host, scene.dials[0].port) == ("127.0.0.1", 1203)
         stranger = scene.dials[0].accept()
+        assert stranger.closed
         for text in (CAN, register("Ib", *HERE), "NOTIFY\nRequest Accepted.\n\n"):
             stranger.feed(text.encode())
         assert stranger.text() == REQUESTED
-        scene.reads()
-        scene.passes(5, a=NOT_CONNECTED)
-
-    def test_comes_before_the_dial_is_through(self) -> None:
-        """A callee that comes by itself while it is dialled is taken."""
-        scene = away()
-        scene.says("a", query("Ia", "Ib"))
-        scene.connect("b")
-        scene.says("b", register("Ib", *HERE), b=STATUS + DONE)
-        assert scene.dials[0].accept().text() == REQUESTED
-        scene.says("b", CAN, b=to_callee("Ia"), a=ACCEPTED + to_caller("Ib"))
-
-    def test_comes_without_an_address(self) -> None:
-        """A connection of the callee that registers no address is not where it is reached."""
-        scene = away()
-        scene.says("a", query("Ia", "Ib"))
-        scene.dials[0].accept()
-        scene.new_says("b", register("Ib"), DONE)
-        scene.passes(5, a=NOT_CONNECTED)
-
-    def test_comes_and_goes(self) -> None:
-        """A callee that comes and goes again while it is dialled: 5h."""
-        scene = away()
-        scene.says("a", query("Ia", "Ib"))
-        scene.connect("b")
-        scene.says("b", register("Ib", *HERE), b=STATUS + DONE)
-        scene.leaves("b", a=NOT_CONNECTED)
-        scene.dials[0].accept()
-
-    def test_someone_else_comes(self) -> None:
-        """Another terminal that registers at the same place is not the callee (I4)."""
-        scene = away()
-        scene.says("a", query("Ia", "Ib"))
-        scene.dials[0].accept()
-        scene.on_line("d")
-        scene.passes(5, a=NOT_CONNECTED)
-
-    def test_refused(self) -> None:
-        """A dial that is refused is 5h at once (S1902)."""
-        scene = away()
-        scene.says("a", query("Ia", "Ib"))
-        scene.dials[0].refuse()
-        scene.reads(a=NOT_CONNECTED)
-
-    def test_no_answer(self) -> None:
-        """A dial has three seconds (S1902)."""
-        scene = away()
-        scene.says("a", query("Ia", "Ib"))
-        scene.passes(2.9)
-        scene.passes(0.1, a=NOT_CONNECTED)
-        assert scene.dials[0].over
-
-    def test_told_and_does_not_come(self) -> None:
-        """A callee that was told has the rest of the five seconds to come."""
-        scene = away()
-        scene.says("a", query("Ia", "Ib"))
-        scene.passes(2)
-        scene.dials[0].accept()
-        scene.passes(2.9)
-        scene.passes(0.1, a=NOT_CONNECTED)
-
-    def test_withdrawn_meanwhile(self) -> None:
-        """A permit withdrawn while the callee is dialled: 5c, and it is asked nothing (I2, I5)."""
-        scene = away()
-        scene.says("a", query("Ia", "Ib"))
-        scene.dials[0].accept()
-        scene.connect("b")
-        scene.says("b", register("Ib", "Accept:Delete Ia"), b=DONE)
-        scene.says("b", register("Ib", *HERE), b=DONE, a=DENIED)
-
-    def test_withdrawn_while_it_comes(self) -> None:
-        """Withdrawn in the very message with which it comes (I2, I5)."""
-        scene = away(ask_status=False)
-        scene.says("a", query("Ia", "Ib"))
-        scene.dials[0].accept()
-        scene.connect("b")
-        scene.says("b", register("Ib", "Accept:Delete Ia", *HERE), b=DONE, a=DENIED)
-
-    def test_withdrawn_and_refused(self) -> None:
-        """And 5c, too, where it can't be reached (A20)."""
-        scene = away()
-        scene.says("a", query("Ia", "Ib"))
-        scene.new_says("b", register("Ib", "Accept:Create"), DONE)
-        scene.dials[0].refuse()
-        scene.reads(a=DENIED)
-
-    def test_two_callers_one_dial(self) -> None:
-        """Callers who ask while a dial is under way share it."""
-        scene = away()
-        scene.says("a", query("Ia", "Ib"))
-        scene.says("c", query("Ic", "Ib"))
-        assert len(scene.dials) == 1
-        scene.dials[0].accept()
-        scene.connect("b")
-        scene.says("b", register("Ib", *HERE), b=STATUS + STATUS + DONE)
-        scene.says("b", CAN, b=to_callee("Ia", "1"), a=ACCEPTED + to_caller("Ib", n="1"))
-        scene.says("b", CAN, b=to_callee("Ic", "2"), c=ACCEPTED + to_caller("Ib", n="2"))
-
-    def test_two_callers_refused(self) -> None:
-        """And its end."""
-        scene = away()
-        scene.says("a", query("Ia", "Ib"))
-        scene.says("c", query("Ic", "Ib"))
-        scene.dials[0].refuse()
-        scene.reads(a=NOT_CONNECTED, c=NOT_CONNECTED)
-
-    def test_one_of_two_callers_goes(self) -> None:
-        """One of them going leaves the dial to the other."""
-        scene = away()
-        scene.says("a", query("Ia", "Ib"))
-        scene.says("c", query("Ic", "Ib"))
-        scene.leaves("a")
-        scene.dials[0].accept()
-        scene.connect("b")
-        scene.says("b", register("Ib", *HERE), b=STATUS + DONE)
-        scene.says("b", CAN, b=to_callee("Ic"), c=ACCEPTED + to_caller("Ib"))
-
-    def test_not_often(self) -> None:
-        """One terminal is dialled once in five seconds, however many ask; till then it is 5h."""
-        scene = away()
-        scene.says("a", query("Ia", "Ib"))
-        scene.dials[0].refuse()
-        scene.reads(a=NOT_CONNECTED)
-        scene.passes(4.9)
-        scene.says("a", query("Ia", "Ib"), a=NOT_CONNECTED)
-        scene.says("c", query("Ic", "Ib"), c=NOT_CONNECTED)
-        assert len(scene.dials) == 1
-        scene.passes(0.1)
-        scene.says("a", query("Ia", "Ib"))
-        assert len(scene.dials) == 2
-
-    def test_told_just_now(self) -> None:
-        """Who was told within the last five seconds is not told again: it may be on its way."""
-        scene = away()
-        scene.says("a", query("Ia", "Ib"))
-        scene.dials[0].accept()
-        scene.passes(3)
-        scene.says("c", query("Ic", "Ib"))
-        assert len(scene.dials) == 1
-        scene.passes(1)
-        scene.connect("b")
-        scene.says("b", register("Ib", *HERE), b=STATUS + STATUS + DONE)
-        scene.says("b", CAN, b=to_callee("Ia", "1"), a=ACCEPTED + to_caller("Ib", n="1"))
-        scene.says("b", CAN, b=to_callee("Ic", "2"), c=ACCEPTED + to_caller("Ib", n="2"))
+        play(scene, passes(5, a=NOT_CONNECTED), CALL, passes(3, a=NOT_CONNECTED))
+        assert scene.dials[1].over
 
     def test_of_several_terminals(self) -> None:
         """The pause after a dial is each terminal's own."""
@@ -230,7 +163,7 @@ class DialTests:
         assert [dial.port for dial in scene.dials] == [1203, 4]
 
     def test_at_once(self) -> None:
-        """So many dials may be under way at a time and no more (I15)."""
+        """Dials in progress at a time are limited (I15)."""
         scene = Scene()
         for n in range(DIALS_MOST + 1):
             name = f"b{n}"
@@ -261,7 +194,7 @@ class DialTests:
         ],
     )
     def test_where(self, source: str, address: str, networks: list[str], dialled: bool) -> None:
-        """Nobody is dialled but where its registration came from, or where the operator allows.
+        """A terminal is dialled only where its registration came from, or the operator allows.
 
         Else the server could be used to look for open ports; a call is then 5h.
         """
@@ -277,7 +210,7 @@ class SeveralConnectionsTests:
     """One identifier over several connections."""
 
     def test_the_last_that_registered(self) -> None:
-        """It is reached over the connection that last registered an address; the other is told.
+        """The active connection is the one that last registered an address; the other is told.
 
         That is logged, with both sources.
         """
@@ -299,13 +232,13 @@ class SeveralConnectionsTests:
         assert "Ib is now reached over a connection from 10.0.0.2, previously from 10.0.0.1" in line
 
     def test_again_over_the_same(self) -> None:
-        """Who registers anew over the same connection supersedes nobody."""
+        """A registration over the same connection supersedes none."""
         scene = Scene()
         scene.on_line("b", port=1)
         scene.on_line("b", port=2)
 
     def test_does_not_fight_back(self) -> None:
-        """The superseded one stays superseded, whatever it does but register an address."""
+        """The superseded one stays superseded, unless it registers an address."""
         scene = Scene()
         scene.connect("a", "b1", "b2")
         scene.says("b1", register("Ib", "Accept:Create Ia", *HERE), b1=DONE)
@@ -316,7 +249,7 @@ class SeveralConnectionsTests:
         scene.says("b1", register("Ib", *HERE), b1=DONE, b2=SUPERSEDED)
 
     def test_return(self) -> None:
-        """When the reached one closes, reach returns to the newest still open, with its address."""
+        """When the active one closes, the newest that is still open is active, with its address."""
         scene = Scene()
         scene.connect("a", "b1", "b2", "b3")
         for n, reads in ((1, {}), (2, {"b1": SUPERSEDED}), (3, {"b2": SUPERSEDED})):
@@ -359,7 +292,7 @@ class SeveralConnectionsTests:
         scene.says("a", query("Ia", "Ib"), b2=STATUS)
 
     def test_no_other_registered(self) -> None:
-        """A connection that never registered an address is never the reached one."""
+        """A connection that never registered an address is never the active one."""
         scene = Scene()
         scene.connect("b2")
         scene.on_line("b", "Accept:Create Ia", "Expires:600")
@@ -369,7 +302,7 @@ class SeveralConnectionsTests:
         assert len(scene.dials) == 1
 
     def test_five(self) -> None:
-        """A sixth connection closes the oldest that is not the reached one (I15)."""
+        """A sixth connection closes the oldest that is not the active one (I15)."""
         scene = Scene()
         for n in range(1, 6):
             scene.connect(f"b{n}")
@@ -394,7 +327,7 @@ class SeveralConnectionsTests:
         assert not any(client.closed for client in scene.clients.values())
 
     def test_stop(self) -> None:
-        """A mediator that stops closes everybody, and leaves no timer (I15)."""
+        """A mediator that stops closes every connection, and leaves no timer (I15)."""
         scene = Scene()
         scene.connect("a", "c")
         scene.on_line("b", "Accept:Create Ia")
@@ -409,7 +342,7 @@ class AddressBecomesOldTests:
     """What a dial rests on (I10)."""
 
     def test_expired_is_not_dialled(self) -> None:
-        """An expired address is told as none (5g), and nobody is dialled there."""
+        """An expired address counts as none (5g), and is not dialled."""
         scene = away()
         scene.passes(600)
         scene.connect("d")
