@@ -139,3 +139,51 @@ class AccountsTests:
         """What stands in a log or a traceback holds no verifier (I18)."""
         assert "$argon2id$" not in repr(AccountChange("Ia", "$argon2id$v=19$…", "0" * 16))
         assert "removed" in repr(AccountChange("Ia", None))
+
+
+class ClaimTests:
+    """Names that are claimed (C1)."""
+
+    @pytest.fixture
+    def table(self) -> AccountTable:
+        """One account, which has a name."""
+        return AccountTable([AccountChange("Ia", "verifier", "0" * 16, ("taro",))])
+
+    def test_claimed(self, table: AccountTable) -> None:
+        """It stands for whoever has claimed it, until that is taken back."""
+        table.claim("Ib", "hanako")
+        table.claim("Ia", "jiro")
+        assert [table.canonical(name) for name in ("hanako", "jiro", "taro")] == ["Ib", "Ia", "Ia"]
+        assert (table.names("Ia"), table.names("Ib")) == (("taro", "jiro"), ("hanako",))
+        table.unclaim("Ib", "hanako")
+        assert (table.canonical("hanako"), table.names("Ib")) == ("hanako", ())
+
+    @pytest.mark.parametrize("name", ["Ia", "taro", "hanako"])
+    def test_clash(self, table: AccountTable, name: str) -> None:
+        """No account's identifier or name, and none that is claimed."""
+        table.claim("Ib", "hanako")
+        with pytest.raises(AccountRefused):
+            table.claim("Ic", name)
+        assert table.names("Ic") == ()
+
+    def test_not_given_twice(self, table: AccountTable) -> None:
+        """What is claimed is no name that an account could be given, or made under."""
+        table.claim("Ib", "hanako")
+        with pytest.raises(AccountRefused):
+            table.add_name("Ia", "hanako")
+        with pytest.raises(AccountRefused):
+            table.add("hanako", "verifier", "0" * 16)
+
+    def test_stays_with_an_account(self, table: AccountTable) -> None:
+        """A change of an account leaves what was claimed for its identifier."""
+        table.claim("Ia", "jiro")
+        table.apply(AccountChange("Ia", "another", "1" * 16))
+        assert table.names("Ia") == ("jiro",)
+        assert table.canonical("taro") == "taro"
+
+    def test_so_many(self, table: AccountTable) -> None:
+        """So many for one identifier, given ones included (I15)."""
+        for n in range(NAMES_MOST - 1):
+            table.claim("Ia", f"n{n}")
+        with pytest.raises(AccountRefused, match="16"):
+            table.claim("Ia", "more")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from broker.tables.login_throttle import LoginThrottle
 
 
@@ -11,12 +13,17 @@ def fail(table: LoginThrottle, times: int, now: float, who: str = "Ia", where: s
         table.attempt(where, who, now)
 
 
+@pytest.fixture
+def table() -> LoginThrottle:
+    """An empty table."""
+    return LoginThrottle()
+
+
 class AttemptsTests:
     """The limit on failures (I23)."""
 
-    def test_ten_a_minute(self) -> None:
+    def test_ten_a_minute(self, table: LoginThrottle) -> None:
         """Ten may fail within a minute; the next must wait."""
-        table = LoginThrottle()
         for second in range(10):
             assert table.delay("s", "Ia", second) == 0
             assert table.attempt("s", "Ia", second) == (second == 9)
@@ -24,9 +31,8 @@ class AttemptsTests:
         assert table.delay("s", "Ia", 9.75) == 0.25
         assert table.delay("s", "Ia", 10) == 0
 
-    def test_twice_as_long(self) -> None:
+    def test_twice_as_long(self, table: LoginThrottle) -> None:
         """Each further failure doubles the wait, up to five minutes."""
-        table = LoginThrottle()
         fail(table, 9, 0)
         now, waits = 0.0, []
         for _ in range(12):
@@ -36,9 +42,8 @@ class AttemptsTests:
             now += waits[-1]
         assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
 
-    def test_forgotten(self) -> None:
+    def test_forgotten(self, table: LoginThrottle) -> None:
         """A few failures are forgotten after a minute, many after ten."""
-        table = LoginThrottle()
         fail(table, 9, 0)
         fail(table, 9, 60.5)
         assert not table.delay("s", "Ia", 60.5)
@@ -49,25 +54,22 @@ class AttemptsTests:
         fail(table, 9, 1200.5)
         assert not table.delay("s", "Ia", 1200.5)
 
-    def test_each_pair_by_itself(self) -> None:
+    def test_each_pair_by_itself(self, table: LoginThrottle) -> None:
         """Neither another source nor another identifier has to wait."""
-        table = LoginThrottle()
         fail(table, 30, 0)
         assert table.delay("s", "Ia", 0) == 300
         assert not table.delay("s", "Ib", 0)
         assert not table.delay("t", "Ia", 0)
 
-    def test_right(self) -> None:
+    def test_right(self, table: LoginThrottle) -> None:
         """A right one forgets what went before."""
-        table = LoginThrottle()
         fail(table, 30, 0)
         table.succeed("s", "Ia")
         assert not table.delay("s", "Ia", 0)
         assert len(table) == 0
 
-    def test_spared(self) -> None:
+    def test_spared(self, table: LoginThrottle) -> None:
         """What was not checked after all doesn't count."""
-        table = LoginThrottle()
         fail(table, 10, 0)
         table.refund("s", "Ia")
         assert not table.delay("s", "Ia", 0)

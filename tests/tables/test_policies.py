@@ -1,4 +1,4 @@
-"""Whom an identifier refuses, and its policy, beside its list; and the names that are claimed."""
+"""The callers that an identifier rejects, and its policy, next to its list."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.tables.accounts import NAMES_MOST, AccountChange, AccountRefused, AccountTable
 from broker.tables.permits import (
     ASK,
     LIST,
@@ -103,55 +102,3 @@ class KeptTests:
         assert not self.CHANGE.is_default
         assert not PermitChange("Ib", (), (), ("Ix",)).is_default
         assert not PermitChange("Ib", (), (), (), ASK).is_default
-
-
-class ClaimTests:
-    """Names that are claimed (C1)."""
-
-    def table(self) -> AccountTable:
-        """One account, which has a name."""
-        return AccountTable([AccountChange("Ia", "verifier", "0" * 16, ("taro",))])
-
-    def test_claimed(self) -> None:
-        """It stands for whoever has claimed it, until that is taken back."""
-        table = self.table()
-        table.claim("Ib", "hanako")
-        table.claim("Ia", "jiro")
-        assert [table.canonical(name) for name in ("hanako", "jiro", "taro")] == ["Ib", "Ia", "Ia"]
-        assert (table.names("Ia"), table.names("Ib")) == (("taro", "jiro"), ("hanako",))
-        table.unclaim("Ib", "hanako")
-        assert (table.canonical("hanako"), table.names("Ib")) == ("hanako", ())
-
-    @pytest.mark.parametrize("name", ["Ia", "taro", "hanako"])
-    def test_clash(self, name: str) -> None:
-        """No account's identifier or name, and none that is claimed."""
-        table = self.table()
-        table.claim("Ib", "hanako")
-        with pytest.raises(AccountRefused):
-            table.claim("Ic", name)
-        assert table.names("Ic") == ()
-
-    def test_not_given_twice(self) -> None:
-        """What is claimed is no name that an account could be given, or made under."""
-        table = self.table()
-        table.claim("Ib", "hanako")
-        with pytest.raises(AccountRefused):
-            table.add_name("Ia", "hanako")
-        with pytest.raises(AccountRefused):
-            table.add("hanako", "verifier", "0" * 16)
-
-    def test_stays_with_an_account(self) -> None:
-        """A change of an account leaves what was claimed for its identifier."""
-        table = self.table()
-        table.claim("Ia", "jiro")
-        table.apply(AccountChange("Ia", "another", "1" * 16))
-        assert table.names("Ia") == ("jiro",)
-        assert table.canonical("taro") == "taro"
-
-    def test_so_many(self) -> None:
-        """So many for one identifier, given ones included (I15)."""
-        table = self.table()
-        for n in range(NAMES_MOST - 1):
-            table.claim("Ia", f"n{n}")
-        with pytest.raises(AccountRefused, match="16"):
-            table.claim("Ia", "more")
