@@ -404,7 +404,7 @@ _SOCKET: Final = (
 
 def _asking(epilog: str, name: str, brief: str, run: Run, *arguments: Argument | OneOf) -> Command:
     """A command that asks a broker."""
-    return Command(name, brief, run, (*_SOCKET, *arguments), epilog=epilog)
+    return Command(name, brief, run, *_SOCKET, *arguments, epilog=epilog)
 
 
 def _id(purpose: str = "account") -> Argument:
@@ -421,14 +421,12 @@ def _member_names(nargs: str) -> Argument:
 
 _account = partial(_asking, _ACCOUNT)
 _NEW_PASSWORD: Final = OneOf(
-    (
-        Argument(
-            "--password-file",
-            "read the password from this file, which only you can read (default: you are asked)",
-            FILE,
-        ),
-        Argument("--generate", "generate a password, and print it once"),
-    )
+    Argument(
+        "--password-file",
+        "read the password from this file, which only you can read (default: you are asked)",
+        FILE,
+    ),
+    Argument("--generate", "generate a password, and print it once"),
 )
 _NAME: Final = Argument("name", "the name", Value("NAME", identifier, "name"))
 _add_name: Final = _asks(
@@ -445,38 +443,34 @@ _remove_name: Final = _asks(
 _ACCOUNTS: Final = CommandGroup(
     "account",
     "manage who may log in",
-    (
-        _account(
-            "add",
-            "make an account",
-            _sets_password("account add", "{} has an account"),
-            _id(),
-            _NEW_PASSWORD,
-        ),
-        _account(
-            "reset",
-            "give an account another password",
-            _sets_password("account reset", "{} has a new password; its connections are closed"),
-            _id(),
-            _NEW_PASSWORD,
-        ),
-        _account(
-            "remove",
-            "remove an account",
-            _asks("account remove", "identifier", done=_account_removed),
-            _id(),
-        ),
-        _account("list", "print every account", _asks("account list", show=_show_account)),
-        CommandGroup(
-            "name",
-            "manage other names of an account",
-            (
-                _account("add", "give an account another name", _add_name, _id(), _NAME),
-                _account("remove", "take a name from an account", _remove_name, _id(), _NAME),
-            ),
-            epilog=_ACCOUNT,
-            dest="name_change",
-        ),
+    _account(
+        "add",
+        "make an account",
+        _sets_password("account add", "{} has an account"),
+        _id(),
+        _NEW_PASSWORD,
+    ),
+    _account(
+        "reset",
+        "give an account another password",
+        _sets_password("account reset", "{} has a new password; its connections are closed"),
+        _id(),
+        _NEW_PASSWORD,
+    ),
+    _account(
+        "remove",
+        "remove an account",
+        _asks("account remove", "identifier", done=_account_removed),
+        _id(),
+    ),
+    _account("list", "print every account", _asks("account list", show=_show_account)),
+    CommandGroup(
+        "name",
+        "manage other names of an account",
+        _account("add", "give an account another name", _add_name, _id(), _NAME),
+        _account("remove", "take a name from an account", _remove_name, _id(), _NAME),
+        epilog=_ACCOUNT,
+        dest="name_change",
     ),
     epilog=_ACCOUNT,
 )
@@ -488,20 +482,16 @@ _add_members: Final = _asks("group add", "group", "members", done=_members)
 _GROUPS: Final = CommandGroup(
     "group",
     "manage groups of terminals",
-    (
-        _of_group("create", "make a group", _create_group, _group_name(), _member_names("*")),
-        _of_group("add", "add members to a group", _add_members, _group_name(), _member_names("+")),
-        _of_group(
-            "delete",
-            "delete members from a group, or the group itself",
-            _delete_from_group,
-            _group_name(),
-            _member_names("*"),
-        ),
-        _of_group(
-            "list", "print every group, or the members of one", _list_group, _group_name("?")
-        ),
+    _of_group("create", "make a group", _create_group, _group_name(), _member_names("*")),
+    _of_group("add", "add members to a group", _add_members, _group_name(), _member_names("+")),
+    _of_group(
+        "delete",
+        "delete members from a group, or the group itself",
+        _delete_from_group,
+        _group_name(),
+        _member_names("*"),
     ),
+    _of_group("list", "print every group, or the members of one", _list_group, _group_name("?")),
     epilog=_GROUP,
 )
 
@@ -537,34 +527,30 @@ COMMANDS: Final = (
         "check-config",
         "check a configuration file",
         check_config,
-        (
-            Argument("file", "the file, as the role would be given it", FILE),
-            Argument(
-                "--role",
-                "the role that it is for (default: %(default)s)",
-                choices=ROLES,
-                default="broker",
-            ),
+        Argument("file", "the file, as the role would be given it", FILE),
+        Argument(
+            "--role",
+            "the role that it is for (default: %(default)s)",
+            choices=ROLES,
+            default="broker",
         ),
-        "Nothing is opened, started or written.",
+        more="Nothing is opened, started or written.",
         epilog=_CHECK,
     ),
     Command(
         "backup",
         "copy the store of a mediator to a file",
         backup,
-        (
-            Argument(
-                "--store",
-                "the mediator's store",
-                Value("sqlite:PATH", _database, "store"),
-                required=True,
-            ),
-            Argument("file", "file for the copy", FILE),
+        Argument(
+            "--store",
+            "the mediator's store",
+            Value("sqlite:PATH", _database, "store"),
+            required=True,
         ),
-        "The mediator may be running. An earlier backup of that name is replaced when the new one"
-        " is complete. To restore it: stop the mediator, move the database and the files next to"
-        " it away, and put the copy in its place.",
+        Argument("file", "file for the copy", FILE),
+        more="The mediator may be running. An earlier backup of that name is replaced when"
+        " the new one is complete. To restore it: stop the mediator, move the database"
+        " and the files next to it away, and put the copy in its place.",
         epilog=EXIT_STATUS_OF_FILES,
     ),
 )

@@ -6,6 +6,7 @@ import argparse
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -23,14 +24,7 @@ from broker.ca.names import (
     terminal_names,
 )
 from broker.ca.requests import CertificateRequest, key_pem, make_request, new_key, read_request
-from broker.cli.table import (
-    EXIT_STATUS_OF_FILES,
-    Argument,
-    Command,
-    CommandGroup,
-    OneOf,
-    Value,
-)
+from broker.cli.table import EXIT_STATUS_OF_FILES, Argument, Command, CommandGroup, OneOf, Value
 from broker.files import PRIVATE, write_file
 from broker.messages.message import printable
 from broker.net.tls.certificates import Key, key_digest, read_key
@@ -230,21 +224,19 @@ _FOLDER: Final = Argument(
 _FORCE: Final = Argument("--force", "replace existing files")
 _HOLDER: Final = (
     OneOf(
-        (
-            Argument(
-                "--server",
-                "for a server: its DNS names and IP addresses",
-                Value("HOST", _name(lambda text: server_names([text]))),
-                nargs="+",
-            ),
-            Argument(
-                "--terminal", "for a terminal: its identifier", Value("ID", _name(terminal_names))
-            ),
-            Argument(
-                "--mediator",
-                "for a mediator that proves itself to a resolver: its name there",
-                Value("NAME", _name(mediator_names)),
-            ),
+        Argument(
+            "--server",
+            "for a server: its DNS names and IP addresses",
+            Value("HOST", _name(lambda text: server_names([text]))),
+            nargs="+",
+        ),
+        Argument(
+            "--terminal", "for a terminal: its identifier", Value("ID", _name(terminal_names))
+        ),
+        Argument(
+            "--mediator",
+            "for a mediator that proves itself to a resolver: its name there",
+            Value("NAME", _name(mediator_names)),
         ),
         required=True,
     ),
@@ -254,60 +246,49 @@ _HOLDER: Final = (
 )
 
 
-def _command(
-    name: str, brief: str, run: Callable[[Namespace], None], *arguments: Argument | OneOf
-) -> Command:
-    return Command(name, brief, run, arguments, epilog="")
-
+_command = partial(Command, epilog="")
 
 COMMAND: Final = CommandGroup(
     "ca",
     "a private certificate authority",
-    (
-        _command(
-            "init",
-            "make an authority",
-            init,
-            _FOLDER,
-            Argument(
-                "--name",
-                "name in its certificate (default: %(default)s)",
-                Value("NAME"),
-                default=NAME,
-            ),
-        ),
-        _command("request", "make a key and a signing request", request, *_HOLDER),
-        _command(
-            "sign",
-            "show a signing request, and sign it",
-            sign,
-            _FOLDER,
-            Argument("request", "file of the request", Value("REQUEST")),
-            Argument("--yes", "do not ask first, even on a terminal"),
-            Argument(
-                "--out",
-                "file for the certificate (default: REQUEST with the suffix .pem)",
-                Value("FILE", Path),
-            ),
-            _FORCE,
-        ),
-        _command("issue", "make a key and a certificate in one step", issue, _FOLDER, *_HOLDER),
-        _command(
-            "revoke",
-            "put a certificate on the revocation list",
-            revoke,
-            _FOLDER,
-            Argument(
-                "certificate",
-                "its file, or its serial number in hexadecimal",
-                Value("CERTIFICATE|SERIAL"),
-            ),
-        ),
-        _command("refresh", "sign the revocation list again, before it expires", refresh, _FOLDER),
-        _command(
-            "list", "print issued certificates: serial, state, end, holder", show_all, _FOLDER
+    _command(
+        "init",
+        "make an authority",
+        init,
+        _FOLDER,
+        Argument(
+            "--name", "name in its certificate (default: %(default)s)", Value("NAME"), default=NAME
         ),
     ),
-    "It is small, and kept in a folder.",
-    EXAMPLES,
+    _command("request", "make a key and a signing request", request, *_HOLDER),
+    _command(
+        "sign",
+        "show a signing request, and sign it",
+        sign,
+        _FOLDER,
+        Argument("request", "file of the request", Value("REQUEST")),
+        Argument("--yes", "do not ask first, even on a terminal"),
+        Argument(
+            "--out",
+            "file for the certificate (default: REQUEST with the suffix .pem)",
+            Value("FILE", Path),
+        ),
+        _FORCE,
+    ),
+    _command("issue", "make a key and a certificate in one step", issue, _FOLDER, *_HOLDER),
+    _command(
+        "revoke",
+        "put a certificate on the revocation list",
+        revoke,
+        _FOLDER,
+        Argument(
+            "certificate",
+            "its file, or its serial number in hexadecimal",
+            Value("CERTIFICATE|SERIAL"),
+        ),
+    ),
+    _command("refresh", "sign the revocation list again, before it expires", refresh, _FOLDER),
+    _command("list", "print issued certificates: serial, state, end, holder", show_all, _FOLDER),
+    more="It is small, and kept in a folder.",
+    epilog=EXAMPLES,
 )

@@ -155,51 +155,46 @@ COMMAND: Final = Command(
     "call",
     "call a terminal and send it something",
     run_call,
-    (
-        AS,
-        *CONNECTION,
-        Argument("callee", "terminal to call", Value("CALLEE", identifier, "identifier")),
-        Argument("--send", "send this file instead of standard input", FILE),
+    AS,
+    *CONNECTION,
+    Argument("callee", "terminal to call", Value("CALLEE", identifier, "identifier")),
+    Argument("--send", "send this file instead of standard input", FILE),
+    Argument(
+        "--verbose",
+        "print on standard error how CALLEE was reached and which attempts failed, even if"
+        " that is not a screen",
+    ),
+    Argument(
+        "--open-port",
+        "open a port in your router for the call (PCP, NAT-PMP or UPnP), and close it"
+        " afterwards; this may take some seconds before the call begins",
+    ),
+    Argument(
+        "--listen",
+        "where CALLEE can connect to you: tcp:PORT[:interface=ADDRESS] (default: any free port)",
+        Value("tcp:PORT", parse_listener, "listener"),
+        default="tcp:0",
+    ),
+    Argument(
+        "--outside",
+        "IP address and port at which --listen is reached from outside (default: the"
+        " address from which you reach the mediator, and the port of --listen)",
+        Value("HOST:PORT", parse_place, "address"),
+    ),
+    Section(
+        "connecting back",
+        "A caller who knows a terminal's call password needs no permit.",
         Argument(
-            "--verbose",
-            "print on standard error how CALLEE was reached and which attempts failed, even if"
-            " that is not a screen",
+            "--connect-back", "ask CALLEE to connect to you; you are asked for its call password"
         ),
         Argument(
-            "--open-port",
-            "open a port in your router for the call (PCP, NAT-PMP or UPnP), and close it"
-            " afterwards; this may take some seconds before the call begins",
-        ),
-        Argument(
-            "--listen",
-            "where CALLEE can connect to you: tcp:PORT[:interface=ADDRESS] (default: any free"
-            " port)",
-            Value("tcp:PORT", parse_listener, "listener"),
-            default="tcp:0",
-        ),
-        Argument(
-            "--outside",
-            "IP address and port at which --listen is reached from outside (default: the"
-            " address from which you reach the mediator, and the port of --listen)",
-            Value("HOST:PORT", parse_place, "address"),
-        ),
-        Section(
-            "connecting back",
-            "A caller who knows a terminal's call password needs no permit.",
-            (
-                Argument(
-                    "--connect-back",
-                    "ask CALLEE to connect to you; you are asked for its call password",
-                ),
-                Argument(
-                    "--call-password-file",
-                    "read the call password from this file, which only you can read",
-                    FILE,
-                ),
-            ),
+            "--call-password-file",
+            "read the call password from this file, which only you can read",
+            FILE,
         ),
     ),
-    "Standard input is sent, and what the callee sends goes to standard output. The command ends"
-    " when the callee has confirmed that it has everything. The two connect by whichever route"
-    " works: directly, within one network, by hole punching, or by CALLEE connecting to you.",
+    more="Standard input is sent, and what the callee sends goes to standard output. The"
+    " command ends when the callee has confirmed that it has everything. The two connect"
+    " by whichever route works: directly, within one network, by hole punching, or by"
+    " CALLEE connecting to you.",
 )

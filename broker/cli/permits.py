@@ -6,7 +6,7 @@ import argparse
 import shlex
 from argparse import Namespace
 from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from broker.cli.admin import SHOW_PERMITS
 from broker.cli.mediator import (
@@ -16,7 +16,7 @@ from broker.cli.mediator import (
     TLS_OPTIONS,
     Invocation,
     Steps,
-    run_at_mediator,
+    at_mediator,
 )
 from broker.cli.output import CommandFailed, complain, limits_in_words
 from broker.cli.table import (
@@ -46,26 +46,24 @@ async def edit_accepted(invocation: Invocation) -> None:
     given = {name: getattr(arguments, name, None) for name in LIMITS}
     limits = "".join(f";{name}={value}" for name, value in given.items() if value is not None)
     entries = [f"{name}{limits}" for name in arguments.identifiers]
-    client = await invocation.connect()
-    await client.register(edits=as_edits(entries, arguments.change.capitalize()))
-    print(REGISTRATION_COMPLETED)
-    await close(client)
+    await _register(invocation, edits=as_edits(entries, arguments.change.capitalize()))
 
 
 async def edit_rejected(invocation: Invocation) -> None:
     """Add to, or delete from the list of rejected callers."""
     arguments = invocation.arguments
     edit = "Add" if arguments.change == "reject" else "Delete"
-    client = await invocation.connect()
-    await client.register(reject=as_edits(arguments.identifiers, edit))
-    print(REGISTRATION_COMPLETED)
-    await close(client)
+    await _register(invocation, reject=as_edits(arguments.identifiers, edit))
 
 
 async def set_policy(invocation: Invocation) -> None:
     """Say who decides about calls."""
+    await _register(invocation, policy=invocation.arguments.policy.capitalize())
+
+
+async def _register(invocation: Invocation, **fields: Any) -> None:
     client = await invocation.connect()
-    await client.register(policy=invocation.arguments.policy.capitalize())
+    await client.register(**fields)
     print(REGISTRATION_COMPLETED)
     await close(client)
 
@@ -140,7 +138,7 @@ def _either(steps: Steps, in_file: Run) -> Run:
 
     def run(arguments: Namespace) -> None:
         if arguments.own_file is None:
-            run_at_mediator(steps, arguments)
+            at_mediator(steps)(arguments)
         else:
             _check_own_file(arguments)
             in_file(arguments)
@@ -148,23 +146,17 @@ def _either(steps: Steps, in_file: Run) -> Run:
     return run
 
 
-def _mediator_only(steps: Steps) -> Run:
-    return lambda arguments: run_at_mediator(steps, arguments)
-
-
 # The command line.
 
 _WHERE: Final = (
     OneOf(
-        (
-            Argument("--as", "identifier to act as", ID, dest="identifier"),
-            Argument(
-                "--local",
-                "work on the --consent-file of a terminal on this machine instead (policy"
-                " ask); no mediator is involved, and no option about one can be used",
-                FILE,
-                dest="own_file",
-            ),
+        Argument("--as", "identifier to act as", ID, dest="identifier"),
+        Argument(
+            "--local",
+            "work on the --consent-file of a terminal on this machine instead (policy"
+            " ask); no mediator is involved, and no option about one can be used",
+            FILE,
+            dest="own_file",
         ),
         required=True,
     ),
@@ -210,72 +202,66 @@ _LIMITS: Final = (
 COMMAND: Final = CommandGroup(
     "permit",
     "say who may call",
-    (
-        Command(
-            "create",
-            "permit these callers and no others (without any ID: no caller)",
-            _mediator_only(edit_accepted),
-            (
-                AS,
-                *CONNECTION,
-                _callers("*"),
-                *_LIMITS,
-                _refuse_file("create", "a file is changed by add, delete, reject and unreject"),
-            ),
-        ),
-        Command(
-            "add",
-            "permit these callers too",
-            _either(edit_accepted, edit_own_file),
-            (*_WHERE, _callers(), *_LIMITS),
-        ),
-        Command(
-            "delete",
-            "withdraw the permits of these callers",
-            _either(edit_accepted, edit_own_file),
-            (*_WHERE, _callers()),
-        ),
-        Command(
-            "reject",
-            "never let these callers call, even if another entry permits them",
-            _either(edit_rejected, edit_own_file),
-            (*_WHERE, _callers()),
-        ),
-        Command(
-            "unreject",
-            "take these callers off the list of rejected ones",
-            _either(edit_rejected, edit_own_file),
-            (*_WHERE, _callers()),
-        ),
-        Command(
-            "policy",
-            "say who decides: the list, the terminal for each call, or its call password",
-            _mediator_only(set_policy),
-            (
-                AS,
-                *CONNECTION,
-                Argument("policy", "what decides", choices=["list", "ask", "password"]),
-                _refuse_file(
-                    "policy",
-                    "a terminal with a file is started with --policy ask --consent-file FILE",
-                ),
-            ),
-        ),
-        Command(
-            "list",
-            "print who may call, one entry on each line",
-            _either(print_accepted, print_own_file),
-            (
-                *_WHERE,
-                Argument(
-                    "--plain", "print limits as the mediator sends them: Ia;expires=60;uses=1"
-                ),
-            ),
-            "A file (--local) also lists rejected callers: + Ia, - Ix.",
-        ),
-        SHOW_PERMITS,
+    Command(
+        "create",
+        "permit these callers and no others (without any ID: no caller)",
+        at_mediator(edit_accepted),
+        AS,
+        *CONNECTION,
+        _callers("*"),
+        *_LIMITS,
+        _refuse_file("create", "a file is changed by add, delete, reject and unreject"),
     ),
-    "The list is kept by the mediator (--as), or in the file of a terminal that decides about each"
-    " call itself (--local).",
+    Command(
+        "add",
+        "permit these callers too",
+        _either(edit_accepted, edit_own_file),
+        *_WHERE,
+        _callers(),
+        *_LIMITS,
+    ),
+    Command(
+        "delete",
+        "withdraw the permits of these callers",
+        _either(edit_accepted, edit_own_file),
+        *_WHERE,
+        _callers(),
+    ),
+    Command(
+        "reject",
+        "never let these callers call, even if another entry permits them",
+        _either(edit_rejected, edit_own_file),
+        *_WHERE,
+        _callers(),
+    ),
+    Command(
+        "unreject",
+        "take these callers off the list of rejected ones",
+        _either(edit_rejected, edit_own_file),
+        *_WHERE,
+        _callers(),
+    ),
+    Command(
+        "policy",
+        "say who decides: the list, the terminal for each call, or its call password",
+        at_mediator(set_policy),
+        AS,
+        *CONNECTION,
+        Argument("policy", "what decides", choices=["list", "ask", "password"]),
+        _refuse_file(
+            "policy", "a terminal with a file is started with --policy ask --consent-file FILE"
+        ),
+    ),
+    Command(
+        "list",
+        "print who may call, one entry on each line",
+        _either(print_accepted, print_own_file),
+        *_WHERE,
+        Argument("--plain", "print limits as the mediator sends them: Ia;expires=60;uses=1"),
+        more="A file (--local) also lists rejected callers: + Ia, - Ix.",
+    ),
+    SHOW_PERMITS,
+    more="The list is kept by the mediator (--as), or in the file of a terminal that decides"
+    " about each call itself (--local).",
     renamed={"refuse": "reject", "relent": "unreject"},
 )

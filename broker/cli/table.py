@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from textwrap import fill
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from broker.messages.grammar import identifier
@@ -77,95 +77,105 @@ class Argument:
         parser.add_argument(self._name, **self._options)
 
 
-@dataclass(frozen=True, slots=True)
 class OneOf:
     """Arguments of which at most one may be given, or exactly one."""
 
-    arguments: tuple[Argument, ...]
-    required: bool = False
+    def __init__(self, *arguments: Argument, required: bool = False) -> None:
+        self._arguments = arguments
+        self._required = required
 
     def add_to(self, parser: Any) -> None:
         """Add them to a parser."""
-        group = parser.add_mutually_exclusive_group(required=self.required)
-        for argument in self.arguments:
+        group = parser.add_mutually_exclusive_group(required=self._required)
+        for argument in self._arguments:
             argument.add_to(group)
 
 
-@dataclass(frozen=True, slots=True)
 class Section:
     """Arguments with a heading of their own in the help text."""
 
-    heading: str
-    description: str
-    arguments: tuple[Argument, ...]
+    def __init__(self, heading: str, description: str, *arguments: Argument) -> None:
+        self._heading = (heading, description)
+        self._arguments = arguments
 
     def add_to(self, parser: Any) -> None:
         """Add them to a parser."""
-        group = parser.add_argument_group(self.heading, self.description)
-        for argument in self.arguments:
+        group = parser.add_argument_group(*self._heading)
+        for argument in self._arguments:
             argument.add_to(group)
 
 
-@dataclass(frozen=True, slots=True)
 class Command:
-    """A command.
+    """A command."""
 
-    :ivar brief: what it does, for the list of commands
-    :ivar more: what else its own help text says, after ``brief``
-    :ivar epilog: how its help text ends
-    """
-
-    name: str
-    brief: str
-    run: Run
-    arguments: tuple[Argument | OneOf | Section, ...] = ()
-    more: str = ""
-    epilog: str = EXIT_STATUS
+    def __init__(
+        self,
+        name: str,
+        brief: str,
+        run: Run,
+        *arguments: Argument | OneOf | Section,
+        more: str = "",
+        epilog: str = EXIT_STATUS,
+    ) -> None:
+        """
+        :param brief: what it does, for the list of commands
+        :param more: what else its own help text says, after ``brief``
+        :param epilog: how its help text ends
+        """
+        self._help = (name, brief, more, epilog)
+        self._defaults = {"run": run}
+        self._arguments = arguments
 
     def add_to(self, commands: Any) -> None:
         """Add it to the subparsers of a parser."""
         # No abbreviations: --password is not an option, and must not mean --password-file.
-        parser = _add_parser(commands, self, allow_abbrev=False)
-        for argument in self.arguments:
+        parser = _add_parser(commands, *self._help, allow_abbrev=False)
+        for argument in self._arguments:
             argument.add_to(parser)
-        parser.set_defaults(run=self.run)
+        parser.set_defaults(**self._defaults)
 
 
-@dataclass(frozen=True, slots=True)
 class CommandGroup:
-    """A command that has commands of its own.
+    """A command that has commands of its own."""
 
-    :ivar commands: these
-    :ivar dest: the attribute of the parsed arguments that holds which of them was chosen
-    :ivar renamed: old names of commands, and what each is called now: using one is an error
-    """
-
-    name: str
-    brief: str
-    commands: tuple[Command | CommandGroup, ...]
-    more: str = ""
-    epilog: str = ""
-    dest: str = "change"
-    renamed: Mapping[str, str] = field(default_factory=dict)
+    def __init__(
+        self,
+        name: str,
+        brief: str,
+        *commands: Command | CommandGroup,
+        more: str = "",
+        epilog: str = "",
+        dest: str = "change",
+        renamed: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """
+        :param dest: the attribute of the parsed arguments that holds which of them was chosen
+        :param renamed: old names of commands, and what each is called now: using one is an error
+        """
+        self._help = (name, brief, more, epilog)
+        self._commands = commands
+        self._dest = dest
+        self._renamed = renamed
 
     def add_to(self, commands: Any) -> None:
         """Add it, and its commands, to the subparsers of a parser."""
-        parser = _add_parser(commands, self)
-        changes = parser.add_subparsers(dest=self.dest, metavar="change", required=True)
-        for command in self.commands:
+        parser = _add_parser(commands, *self._help)
+        changes = parser.add_subparsers(dest=self._dest, metavar="change", required=True)
+        for command in self._commands:
             command.add_to(changes)
-        for old, new in self.renamed.items():
-            _add_renamed(changes, f"{self.name} {old}", f"{self.name} {new}")
+        name = self._help[0]
+        for old, new in self._renamed.items():
+            _add_renamed(changes, f"{name} {old}", f"{name} {new}")
 
 
 def _add_parser(
-    commands: Any, row: Command | CommandGroup, **options: Any
+    commands: Any, name: str, brief: str, more: str, epilog: str, **options: Any
 ) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
-        row.name,
-        help=row.brief,
-        description=fill(f"{row.brief[0].upper()}{row.brief[1:]}. {row.more}", WIDTH),
-        epilog=row.epilog,
+        name,
+        help=brief,
+        description=fill(f"{brief[0].upper()}{brief[1:]}. {more}", WIDTH),
+        epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         **options,
     )

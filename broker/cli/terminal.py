@@ -102,47 +102,47 @@ COMMANDS: Final = (
         "login",
         "keep a password for later commands",
         at_mediator(log_in),
-        (AS, *CONNECTION),
-        "The password is first tried at the mediator. It is kept for that mediator only, in"
-        " ~/.config/broker, where only you can read it.",
+        AS,
+        *CONNECTION,
+        more="The password is first tried at the mediator. It is kept for that mediator"
+        " only, in ~/.config/broker, where only you can read it.",
     ),
     Command(
         "logout",
         "delete a password that is kept",
         log_out,
-        (AS, MEDIATOR),
-        "This is the password of ID at the mediator.",
+        AS,
+        MEDIATOR,
+        more="This is the password of ID at the mediator.",
     ),
     Command(
         "register",
         "register where a terminal is",
         at_mediator(register),
-        (
-            AS,
-            *CONNECTION,
-            Argument("--address", "IP address that callers are given", Value("IP"), required=True),
-            Argument(
-                "--port",
-                "port that callers are given (default: 1203)",
-                Value("NUMBER", lambda text: int(_port(text)), "port"),
-            ),
-            Argument(
-                "--expires",
-                "how long the address stays registered after the connection has ended"
-                " (default: 3600)",
-                Value("SECONDS", lambda text: int(_seconds(text)), "number of seconds"),
-            ),
-            Argument("--once", "register the address and exit, instead of staying connected"),
+        AS,
+        *CONNECTION,
+        Argument("--address", "IP address that callers are given", Value("IP"), required=True),
+        Argument(
+            "--port",
+            "port that callers are given (default: 1203)",
+            Value("NUMBER", lambda text: int(_port(text)), "port"),
         ),
-        "The connection stays open until you interrupt the command. Calls are announced over it,"
-        " and callers connect directly to the address.",
+        Argument(
+            "--expires",
+            "how long the address stays registered after the connection has ended (default: 3600)",
+            Value("SECONDS", lambda text: int(_seconds(text)), "number of seconds"),
+        ),
+        Argument("--once", "register the address and exit, instead of staying connected"),
+        more="The connection stays open until you interrupt the command. Calls are announced"
+        " over it, and callers connect directly to the address.",
     ),
     Command(
         "disclosures",
         "print who was told where a terminal is",
         at_mediator(show_disclosures),
-        (AS, *CONNECTION),
-        "One line each, the newest first: time (UTC), caller, address, and the permit entry that"
-        " allowed it, separated by tabs.",
+        AS,
+        *CONNECTION,
+        more="One line each, the newest first: time (UTC), caller, address, and the permit"
+        " entry that allowed it, separated by tabs.",
     ),
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.cli import permits
+from broker.cli import mediator, permits
 from tests.cli.shell import Done, Shell
 
 
@@ -16,7 +16,7 @@ class OwnFileTests:
     @pytest.fixture(autouse=True)
     def alone(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shell: Shell) -> None:
         """A file, and no mediator."""
-        monkeypatch.delattr(permits, "run_at_mediator")
+        monkeypatch.delattr(mediator, "run_at_mediator")
         self.file = tmp_path / "Ib.consent"
         self.shell = shell
 
@@ -115,6 +115,6 @@ class OwnFileTests:
     def test_without(self, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without ``--local``, the command goes to the mediator."""
         ran: list[object] = []
-        monkeypatch.setattr(permits, "run_at_mediator", lambda *_: ran.append(1), raising=False)
+        monkeypatch.setattr(mediator, "run_at_mediator", lambda *_: ran.append(1), raising=False)
         assert self.shell(f"permit {line}").status == 0
         assert ran == [1]

@@ -1,12 +1,12 @@
 """What is installed: the packages that go into a wheel, and the plugins that twistd finds."""
 
 import configparser
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from setuptools import find_namespace_packages
+
+from tests.service.fresh import python
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGINS = {
@@ -14,14 +14,7 @@ PLUGINS = {
     "broker-resolver": "broker.service.resolver",
     "broker-terminal": "broker.service.terminal",
 }
-LIST_PLUGINS = """\
-from twisted.application.service import IServiceMaker
-from twisted.plugin import getPlugins
-
-for plugin in getPlugins(IServiceMaker):
-    print(plugin.tapname, plugin.module)
-"""
-LOAD_PLUGINS = """\
+PRINT_PLUGINS = """\
 from twisted.application.service import IServiceMaker
 from twisted.plugin import getPlugins
 
@@ -29,17 +22,8 @@ for plugin in getPlugins(IServiceMaker):
     if plugin.module.startswith("broker."):
         assert callable(plugin.makeService)
         plugin.options()
-        print(plugin.tapname)
+        print(plugin.tapname, plugin.module)
 """
-
-
-def python(*arguments: str, cwd: Path) -> str:
-    """Run this interpreter afresh and return what it prints."""
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 class PluginTests:
@@ -50,18 +34,14 @@ class PluginTests:
         assert sorted(ROOT.glob("twisted/**/__init__.py*")) == []
 
     def test_found_in_the_checkout(self) -> None:
-        """In the checkout, each role is found under its name, with the module that makes it."""
-        found = dict(line.split() for line in python("-c", LIST_PLUGINS, cwd=ROOT).splitlines())
-        assert {name: found.get(name) for name in PLUGINS} == PLUGINS
+        """Each role is found by its name; its module has what twistd will ask for."""
+        lines = python("-c", PRINT_PLUGINS, cwd=ROOT).stdout.splitlines()
+        assert dict(line.split() for line in lines) == PLUGINS
 
     def test_listed_by_the_command(self, tmp_path: Path) -> None:
         """``twist --help`` lists the roles, also when it is called outside the checkout."""
-        words = python("-m", "twisted", "--help", cwd=tmp_path).split()
+        words = python("-m", "twisted", "--help", cwd=tmp_path).stdout.split()
         assert set(PLUGINS) <= set(words)
-
-    def test_modules_make_services(self) -> None:
-        """Each role's module has the options and the ``makeService`` that twistd will ask for."""
-        assert set(python("-c", LOAD_PLUGINS, cwd=ROOT).split()) == set(PLUGINS)
 
 
 class PackagesTests:

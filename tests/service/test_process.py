@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -13,7 +11,7 @@ from twisted.logger import capturedLogs, formatEvent
 
 from broker.service.errors import CannotStart
 from broker.service.process import ProcessOwner, Role
-from tests.support.processes import environment
+from tests.service.fresh import python
 from tests.support.reactor import FakeReactor
 
 
@@ -149,7 +147,8 @@ LATE = """\
 import sys
 from twisted.internet.defer import Deferred
 from twisted.application.service import Application
-from broker.service.process import CannotStart, Role, own_process
+from broker.service.errors import CannotStart
+from broker.service.process import Role, own_process
 
 class Options:
     role, logs_here = "broker", True
@@ -189,33 +188,18 @@ assert 0 < call.getTime() - began < 6
 class OwnProcessTests:
     """What a role does to a process that it owns."""
 
-    def run(self, *arguments: str, cwd: Path | None = None) -> Any:
-        """Run Python afresh."""
-        return subprocess.run(
-            [sys.executable, *arguments],
-            cwd=cwd,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-
-    def test_open_files(self) -> None:
-        """The soft limit of open files is raised to the hard one."""
-        assert self.run("-c", LIMIT).returncode == 0
-
-    def test_clock(self) -> None:
-        """Timers go by the monotonic clock: a step of the wall clock moves none (I10)."""
-        done = self.run("-c", CLOCK)
-        assert done.returncode == 0, done.stderr
+    @pytest.mark.parametrize("code", [LIMIT, CLOCK], ids=["limit", "clock"])
+    def test_prepared(self, code: str) -> None:
+        """The soft limit of open files is raised to the hard one; timers use the monotonic clock,
+        so that a step of the wall clock moves none (I10).
+        """
+        python("-c", code)
 
     def test_late_failure(self, tmp_path: Path) -> None:
         """A failure after the start ends twistd with status 1, a line, and no pid file."""
         (tmp_path / "late.py").write_text(LATE)
         run = "import sys; from twisted.scripts.twistd import run; run()"
-        done = self.run("-c", run, "-noy", "late.py", cwd=tmp_path)
-        assert done.returncode == 1, done.stdout
+        done = python("-c", run, "-noy", "late.py", cwd=tmp_path, status=1)
         assert done.stderr == "broker: the store is damaged\n"
         assert "Traceback" not in done.stdout
         assert not (tmp_path / "twistd.pid").exists()

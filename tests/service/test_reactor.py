@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,7 +14,7 @@ from twisted.logger import LogLevel, capturedLogs
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tests.support.processes import environment
+from tests.service.fresh import python
 
 pytestmark = [
     pytest.mark.integration,
@@ -154,12 +153,4 @@ class ChoiceTests:
     )
     def test_chosen(self, before: str, chosen: str) -> None:
         """Ours, unless the operator has chosen another, as with ``twistd --reactor``."""
-        done = subprocess.run(
-            [sys.executable, "-c", before + CHOSEN],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-        assert done.stdout.strip() == chosen, done.stderr
+        assert python("-c", before + CHOSEN).stdout.strip() == chosen

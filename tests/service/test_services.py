@@ -27,6 +27,10 @@ from tests.support.reactor import FakeReactor
 from tests.support.server import cheap_passwords
 from tests.support.transport import Client, connect
 
+#: Modes of a file that others can read or change, and contents that are no secret.
+EXPOSED = (0o640, 0o604, 0o620, 0o602)
+NO_SECRETS = (b"", b"\n", b"two\nlines\n", b"\xff\n", b"x" * 600)
+
 Service = mediator.MediatorService | resolver.ResolverService | terminal.TerminalService
 
 
@@ -231,22 +235,30 @@ class MediatorServiceTests:
         assert link.closed
         assert reactor.getDelayedCalls() == []
 
-    def test_a_secret_that_cannot_be_read(self, tmp_path: Path) -> None:
-        """A missing secret's file is why it doesn't start."""
-        path = tmp_path / "none"
-        service = a_mediator("--resolver=tcp:127.0.0.1:1200", f"--mediator-secret={path}")
-        with pytest.raises(CannotStart, match=f"{path}: No such file or directory"):
-            service.privilegedStartService()
-
-    @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602])
-    def test_a_secret_that_others_can_read(self, tmp_path: Path, mode: int) -> None:
-        """Where others could read or change the secret it doesn't start, and says why (I18)."""
-        path = a_secret(tmp_path)
-        path.chmod(mode)
-        service = a_mediator("--resolver=tcp:127.0.0.1:1200", f"--mediator-secret={path}")
-        why = f"^{path}: others can read or change it: chmod 600 {path}$"
-        with pytest.raises(CannotStart, match=why):
-            service.privilegedStartService()
+    @pytest.mark.parametrize(
+        ("content", "mode", "why"),
+        [
+            (None, 0, "No such file or directory"),
+            *((b"secret\n", mode, "others can read or change it: chmod 600 ") for mode in EXPOSED),
+            *((content, 0o600, "holds no secret") for content in NO_SECRETS),
+        ],
+    )
+    def test_no_secret(self, tmp_path: Path, content: bytes | None, mode: int, why: str) -> None:
+        """A secret that is missing, that others can read (I18), or that is none is why neither a
+        mediator nor a resolver starts (I3).
+        """
+        path = tmp_path / "secret"
+        if content is not None:
+            path.write_bytes(content)
+            path.chmod(mode)
+        secret = f"--mediator-secret={path}"
+        services = (
+            lambda: a_mediator("--resolver=tcp:127.0.0.1:1200", secret),
+            lambda: resolver.ResolverService(FakeReactor(), options_of(resolver.Options, secret)),
+        )
+        for make in services:
+            with pytest.raises(CannotStart, match=f"^{path}: {why}"):
+                make().privilegedStartService()
 
     def test_traced(self) -> None:
         """With ``--trace`` each message is a line, its secrets masked (I18)."""
@@ -308,13 +320,6 @@ class ResolverServiceTests:
         assert "Permission Denied." in wrong.text()
         right.type("REGISTER\nRole:Mediator\nPassword:correct horse\n\n")
         assert right.text() == "NOTIFY\nRegistration Completed.\n\n"
-
-    @pytest.mark.parametrize("content", [b"", b"\n", b"two\nlines\n", b"\xff\n", b"x" * 600])
-    def test_no_secret(self, tmp_path: Path, content: bytes) -> None:
-        """A file that holds no secret is why it doesn't start (I3)."""
-        path = a_secret(tmp_path, content)
-        with pytest.raises(CannotStart, match=f"{path}: holds no secret"):
-            self.a_resolver(FakeReactor(), f"--mediator-secret={path}")
 
     def test_a_port_in_use(self) -> None:
         """A port that can't be opened is why it doesn't start."""
