@@ -81,14 +81,14 @@ class StoreFailed(Exception):
 class IResolver(Interface):
     """Where the mediator looks contacts up and passes them on (fig. 6–8, ¶77)."""
 
-    def register(identifier: str, address: Contact) -> Awaitable[None]:
+    def register(identifier: str, contact: Contact) -> Awaitable[None]:
         """Record a contact whose connection is open: it holds until it is released.
 
         :raises ServiceUnavailable: the resolver is not available
         :raises RegistrationFailed: it refused
         """
 
-    def release(identifier: str, address: Contact) -> None:
+    def release(identifier: str, contact: Contact) -> None:
         """The connection that registered this contact is gone: from now on it expires."""
 
     def withdraw(identifier: str) -> Awaitable[None]:
@@ -117,8 +117,8 @@ class IResolver(Interface):
     def drop_keys(identifier: str) -> None:
         """No key of a terminal is valid from now on (I2)."""
 
-    def kept(identifier: str) -> Awaitable[Binding]:
-        """The contact as it was registered: a name is not resolved.
+    def registered_binding(identifier: str) -> Awaitable[Binding]:
+        """The contact as registered: a name is not resolved.
 
         :raises CalleeNotFound: it has none
         :raises ServiceUnavailable: the resolver is not available

@@ -60,7 +60,7 @@ class Aliases:
         if self._table.get(name) is not None or self._permits.table.knows(name):
             return True
         try:
-            await self._resolver.kept(name)
+            await self._resolver.registered_binding(name)
         except CalleeNotFound:
             return bool(self._connections.connections(name))
         return True

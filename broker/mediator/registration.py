@@ -153,7 +153,7 @@ class RegistrationHandler:
         """Both or neither. The resolver comes first, since what it does can be taken back."""
         identifier = plan.identifier
         try:
-            before: Binding | None = await self._resolver.kept(identifier)
+            before: Binding | None = await self._resolver.registered_binding(identifier)
         except CalleeNotFound:
             before = None
         await self._locate(identifier, contact)

@@ -259,7 +259,7 @@ class PeerConnection:
     def send_early(self, message: Message) -> None:
         """Send a message without moving this connection to the end of those written to.
 
-        So the order of the flushes stays as it was (see ``ConnectionHub.written``).
+        So the order of the flushes does not change (see ``ConnectionHub.written``).
         """
         if self._out is None:
             self.send(message)

@@ -46,7 +46,7 @@ Trace = Callable[[HubMember, str, Message], None]
 class ConnectionHub:
     """What the connections of one role share: a clock, the writes of this turn, deadlines, a trace.
 
-    14 attributes: a queue for each kind of deadline, since each has a length of its own.
+    13 attributes: a queue for each kind of deadline, since each has a length of its own.
 
     :ivar unauthenticated: the limits of a peer before login
     :ivar authenticated: its limits after login

@@ -36,7 +36,7 @@ class Timer:
         self._pending: IDelayedCall | None = None
 
     def start(self, seconds: float) -> None:
-        """Call after so many seconds; a time that was set before does not count now."""
+        """Call after this time; a time that was set before does not count now."""
         self.stop()
         self._pending = self._clock.callLater(seconds, self._callback)
 

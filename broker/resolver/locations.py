@@ -53,46 +53,46 @@ class LocalResolver:
             self._pruning.stop()
         self.naming.stop()
 
-    async def register(self, identifier: str, address: Contact) -> None:
+    async def register(self, identifier: str, contact: Contact) -> None:
         """Record a contact; it holds until it is released."""
-        if address.origin is None:
+        if contact.origin is None:
             self.naming.cancel_check(identifier)
         else:
-            await self.naming.check(identifier, address)
+            await self.naming.check(identifier, contact)
         try:
-            newest = self.table.register(identifier, address, held=True)
+            newest = self.table.register(identifier, contact, held=True)
         except AddressRefused as error:
             raise RegistrationFailed(str(error)) from None
         if not newest:
             raise RegistrationFailed("a newer address is registered")
 
-    def release(self, identifier: str, address: Contact) -> None:
+    def release(self, identifier: str, contact: Contact) -> None:
         """The connection that registered this contact is gone."""
-        self.table.release(identifier, address, self._clock.seconds())
+        self.table.release(identifier, contact, self._clock.seconds())
 
     async def withdraw(self, identifier: str) -> None:
         """Forget a contact."""
         self.naming.cancel_check(identifier)
         self.table.withdraw(identifier)
 
-    async def kept(self, identifier: str) -> Binding:
-        """The contact as it was registered."""
-        place = self.table.lookup(identifier, self._clock.seconds())
-        if place is None:
+    async def registered_binding(self, identifier: str) -> Binding:
+        """The contact as registered."""
+        binding = self.table.lookup(identifier, self._clock.seconds())
+        if binding is None:
             raise CalleeNotFound
-        return place
+        return binding
 
     async def lookup(self, identifier: str) -> Binding:
         """Fig. 8: the contact; without one, the source of the terminal's datagrams."""
-        place = self.table.lookup(identifier, self._clock.seconds())
-        if place is None:
+        binding = self.table.lookup(identifier, self._clock.seconds())
+        if binding is None:
             seen = self.seen(identifier)
             if seen is None:
                 raise CalleeNotFound
             return seen
-        if place.contact.origin is not None:
-            return await self.find(identifier, place)
-        return place
+        if binding.contact.origin is not None:
+            return await self.find(identifier, binding)
+        return binding
 
     # Terminals that register by UDP.
 
@@ -132,20 +132,20 @@ class LocalResolver:
         """The source of a terminal's datagrams, if it sends any."""
         return None if self.registrar is None else self.registrar.seen(identifier)
 
-    async def find(self, identifier: str, place: Binding) -> Binding:
+    async def find(self, identifier: str, binding: Binding) -> Binding:
         """Resolve a contact that is a name; the result is of the contact then in force.
 
         :raises CalleeNotFound: it resolves to no address that may be told
         :raises ServiceUnavailable: it can't be resolved now
         """
         while True:
-            address = place.contact
-            if address.origin is None:
-                return place
-            told = await self.naming.resolve(identifier, address)
+            contact = binding.contact
+            if contact.origin is None:
+                return binding
+            resolved = await self.naming.resolve(identifier, contact)
             now = self.table.lookup(identifier, self._clock.seconds())
             if now is None:
                 raise CalleeNotFound
-            if now.contact is address:
-                return Binding(told, now.until)
-            place = now  # it has registered anew meanwhile
+            if now.contact is contact:
+                return Binding(resolved, now.until)
+            binding = now  # the terminal has registered again since: begin again

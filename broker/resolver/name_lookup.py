@@ -118,7 +118,7 @@ class NameLookup:
         self._checking.pop(identifier, None)
 
     async def resolve(self, identifier: str, contact: Contact) -> Contact:
-        """A contact as it is told: with an IP address, validated just now.
+        """A contact ready to be told: with an IP address, validated just now.
 
         :raises CalleeNotFound: it resolves to no address that may be told
         :raises ServiceUnavailable: it can't be resolved now

@@ -93,22 +93,22 @@ class RemoteResolver(LinkEvents):
 
     # As the mediator asks it.
 
-    async def register(self, identifier: str, address: Contact) -> None:
+    async def register(self, identifier: str, contact: Contact) -> None:
         """Pass a contact on; it holds until it is released.
 
         A domain name is looked up here first; the provider is asked by the resolver.
         """
-        if address.origin is not None and address.host != PROVIDER:
-            await self._naming.check(identifier, address)
+        if contact.origin is not None and contact.host != PROVIDER:
+            await self._naming.check(identifier, contact)
         else:
             self._naming.cancel_check(identifier)
-        answer = await self._ask(identifier, registration(identifier, address), undo=True)
+        answer = await self._ask(identifier, registration(identifier, contact), undo=True)
         self._check_registered(answer)
-        self.replication.registered(identifier, address)
+        self.replication.registered(identifier, contact)
 
-    def release(self, identifier: str, address: Contact) -> None:
+    def release(self, identifier: str, contact: Contact) -> None:
         """The connection that registered this contact is gone."""
-        self.replication.released(identifier, address)
+        self.replication.released(identifier, contact)
 
     async def withdraw(self, identifier: str) -> None:
         """Have a contact forgotten."""
@@ -135,14 +135,14 @@ class RemoteResolver(LinkEvents):
             contact = binding.contact
             if contact.origin is None:
                 return binding
-            told = await self._naming.resolve(identifier, contact)
+            resolved = await self._naming.resolve(identifier, contact)
             now = self._in_force(identifier)
             # Another may have been registered while the name was resolved: then begin again.
             if known is None if now is None else now.contact is contact:
-                return Binding(told, binding.until)
+                return Binding(resolved, binding.until)
 
-    async def kept(self, identifier: str) -> Binding:
-        """The contact as it was registered."""
+    async def registered_binding(self, identifier: str) -> Binding:
+        """The contact as registered."""
         terminal = self._terminals.get(identifier)
         if terminal is not None and terminal.in_force and terminal.contact is not None:
             return Binding(terminal.contact, inf)

@@ -326,7 +326,7 @@ def _keys_dropped(identifier: str) -> Message:
 
 
 def key_handover(key: UdpKey, lasts: int) -> Message:
-    """The message that hands a key over, valid for so many seconds from now on."""
+    """The message that hands a key over, valid for ``lasts`` seconds from now on."""
     message = Message(REGISTER, Identifier=key.identifier, Port=key.port, Expires=lasts)
     message.fields["Key ID"] = key.name
     message.fields["Registration Key"] = key.secret.hex()

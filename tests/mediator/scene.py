@@ -433,7 +433,7 @@ class SlowResolver:
         await self._answered("trigger")
         return there
 
-    async def kept(self, identifier: str) -> Binding:
+    async def registered_binding(self, identifier: str) -> Binding:
         return await self.lookup(identifier)
 
     async def lookup(self, identifier: str) -> Binding:

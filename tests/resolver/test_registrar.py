@@ -590,7 +590,7 @@ class InsideTests:
     def test_kept(self, known: Stage) -> None:
         """What was seen was not registered, and would not be put back."""
         with pytest.raises(CalleeNotFound):
-            result_of(self.resolver(known).kept("Ib"))
+            result_of(self.resolver(known).registered_binding("Ib"))
 
     def test_key(self) -> None:
         """A key that is handed over is good until it is released, then for its expiry."""
@@ -653,7 +653,7 @@ class ApartTests:
         told = place.contact
         assert (told.host, told.port, told.dialable) == ("192.0.2.1", 9, False)
         assert place.until - apart.clock.seconds() == BINDING_SECONDS
-        assert apart.ask(apart.remote.kept("Ib")).error is CalleeNotFound
+        assert apart.ask(apart.remote.registered_binding("Ib")).error is CalleeNotFound
         stage.port.sent.clear()
         assert apart.ask(apart.remote.trigger("Ib")).value is True
         [(notice, to)] = stage.notices()
