@@ -1,4 +1,4 @@
-"""The sessions that rest on a permit: replaced, begun, ended, voided (broker.mediator.sessions)."""
+"""The sessions that rest on a permit: replaced, begun, ended, terminated (mediator.sessions)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def in_a_call() -> tuple[Scene, str]:
 
 
 class WithdrawnTests:
-    """A permit that is withdrawn takes with it what rests on it (I2)."""
+    """A permit that is withdrawn ends the sessions that rest on it (I2)."""
 
     @pytest.mark.parametrize("edits", ["Delete Ia", "Create", "Create Ic", "Delete Ia\nAdd Ic"])
     @pytest.mark.parametrize("begun", [False, True])
@@ -80,22 +80,18 @@ class WithdrawnTests:
         told = {name: terminate() for name in ("a", "a2", "b")}
         scene.says("b2", NO_MORE, **told, b2=terminate() + DONE)
 
-    def test_once_durable(self) -> None:
-        """A session is void once the withdrawal is kept, not before (I8)."""
+    @pytest.mark.parametrize("granted", ["before", "while it is stored"])
+    def test_once_durable(self, granted: str) -> None:
+        """A session is void once the withdrawal is kept, not before; a new one with it (I2, I8)."""
         scene, store = with_store(PermitChange("Ib", ("Ia",)))
         scene.connect("a")
         scene.on_line("b")
-        scene.calls("a", "b")
-        scene.says("b", NO_MORE)
-        scene.fires(store.pending[0], b=terminate() + DONE, a=terminate())
-
-    def test_granted_while_it_is_kept(self) -> None:
-        """A session granted while the withdrawal is being stored is void with it (I2)."""
-        scene, store = with_store(PermitChange("Ib", ("Ia",)))
-        scene.connect("a")
-        scene.on_line("b")
-        scene.says("b", NO_MORE)
-        scene.calls("a", "b")
+        if granted == "before":
+            scene.calls("a", "b")
+            scene.says("b", NO_MORE)
+        else:
+            scene.says("b", NO_MORE)
+            scene.calls("a", "b")
         scene.fires(store.pending[0], b=terminate() + DONE, a=terminate())
 
     def test_no_later_request(self) -> None:
@@ -120,51 +116,38 @@ class WithdrawnTests:
         scene.says("b", register("Ib", "Address:127.0.0.1"), b=terminate() + DONE)
         scene.says("b", register("Ib", "Address:127.0.0.1"), b=DONE)
 
-    def test_the_caller_was_away(self) -> None:
-        """So does a caller (I2)."""
+    @pytest.mark.parametrize("away", [0, 3599, 3600])
+    def test_the_caller_was_away(self, away: int) -> None:
+        """So does a caller, for as long as a session can last (I2, I15)."""
         scene, session = in_a_call()
         scene.says("b", begin(session))
         scene.leaves("a")
         scene.says("b", NO_MORE, b=terminate() + DONE)
+        scene.passes(away)
+        assert ("Sessions._undelivered" in scene.kept()) == (away < 3600)
         scene.connect("a")
-        scene.says("a", register("Ia", "Address:127.0.0.1"), a=terminate() + DONE)
+        told = terminate() if away < 3600 else ""
+        scene.says("a", register("Ia", "Address:127.0.0.1"), a=told + DONE)
         scene.says("a", register("Ia", "Address:127.0.0.1"), a=DONE)
 
-    def test_owed_no_longer(self) -> None:
-        """What is owed is owed for as long as a session can last (I15)."""
-        scene, session = in_a_call()
-        scene.says("b", begin(session))
-        scene.leaves("a")
-        scene.says("b", NO_MORE, b=terminate() + DONE)
-        scene.passes(3600)
-        assert "Sessions._owing" not in scene.kept()
-        scene.connect("a")
-        scene.says("a", register("Ia", "Address:127.0.0.1"), a=DONE)
-
-    def test_not_owed_unspent(self) -> None:
-        """An unspent one is owed to nobody: it can't begin any more."""
+    def test_not_kept_for_an_unspent_one(self) -> None:
+        """That of an unspent session is not kept: the session can't begin now."""
         scene, _ = in_a_call()
         scene.leaves("a")
         scene.says("b", NO_MORE, b=terminate() + DONE)
-        assert "Sessions._owing" not in scene.kept()
+        assert "Sessions._undelivered" not in scene.kept()
 
 
 class ReportsTests:
     """What the sides say of their session."""
 
-    def test_begin_keeps_it(self) -> None:
-        """A session that has begun outlives its 30 s, and lasts an hour at the most (I15)."""
+    @pytest.mark.parametrize(("begun", "lasts"), [(False, 30), (True, 3600)])
+    def test_lasts(self, begun: bool, lasts: int) -> None:
+        """An unspent session lasts 30 s, a begun one an hour; then it is forgotten (I7, I15)."""
         scene, session = in_a_call()
-        scene.says("b", begin(session))
-        scene.passes(3599)
-        assert len(scene.context.sessions) == 1
-        scene.passes(1)
-        assert len(scene.context.sessions) == 0
-
-    def test_unspent_goes(self) -> None:
-        """One that doesn't begin is gone after 30 s, and no withdrawal speaks of it (I7)."""
-        scene, _ = in_a_call()
-        scene.passes(29.9)
+        if begun:
+            scene.says("b", begin(session))
+        scene.passes(lasts - 0.1)
         assert len(scene.context.sessions) == 1
         scene.passes(0.1)
         assert len(scene.context.sessions) == 0
@@ -192,7 +175,7 @@ class ReportsTests:
             scene.says("b", NO_MORE, b=DONE)
 
     def test_end_before_it_began(self) -> None:
-        """A callee's word on what has not begun is told to its caller, which waits no more (D7)."""
+        """A callee's end of what has not begun is told to its caller, which need not wait (D7)."""
         scene, session = in_a_call()
         scene.new_says("a2", register("Ia"), DONE)
         told = terminate(how="Failed")
@@ -202,7 +185,7 @@ class ReportsTests:
 
     @pytest.mark.parametrize("begun", [False, True])
     def test_end_by_the_caller(self, begun: bool) -> None:
-        """The caller's word alone doesn't: a withdrawal would no longer end it (I2)."""
+        """The caller's word alone does not: a withdrawal could not end it then (I2)."""
         scene, session = in_a_call()
         if begun:
             scene.says("b", begin(session))
@@ -218,7 +201,7 @@ class ReportsTests:
         assert len(scene.context.sessions) == 0
 
     def test_not_by_others(self) -> None:
-        """Nobody else begins or ends a session, nor does the caller begin it (I4, I5)."""
+        """No other terminal begins or ends a session, nor does the caller begin it (I4, I5)."""
         scene, session = in_a_call()
         scene.connect("d")
         scene.says("c", begin(session), c=terminate())
@@ -232,7 +215,7 @@ class ReportsTests:
         assert len(scene.context.sessions) == 0
 
     def test_whether_there_is_one(self) -> None:
-        """Whoever asks learns nothing: a session of others is as one that never was (I6)."""
+        """Others learn nothing: a session that is not theirs is like one that never was (I6)."""
         scene, session = in_a_call()
         scene.says("c", begin("S0"), c="NOTIFY\nSession:S0\nTerminate.\n\n")
         scene.says("c", begin(session), c=terminate())
@@ -263,7 +246,7 @@ class BoundsTests:
     """How many there are (I15)."""
 
     def test_one_unspent_a_pair(self) -> None:
-        """A new session of a pair replaces the unspent one, which can't begin any more (I7)."""
+        """A new session of a pair replaces the unspent one, which can't begin then (I7)."""
         scene, first = in_a_call()
         scene.calls("a", "b", "1")
         assert len(scene.context.sessions) == 1
@@ -281,7 +264,7 @@ class BoundsTests:
         assert len(scene.context.sessions) == 0
 
     def test_sixteen_a_caller(self) -> None:
-        """A caller has sixteen unspent sessions at the most; then it is told so (I15, I16).
+        """A caller has at most sixteen unspent sessions; then it is told so (I15, I16).
 
         The callee is not even asked. A pair that has one may replace it; other callers don't count;
         one that begins or goes makes room.
@@ -335,7 +318,7 @@ class BoundsTests:
             assert len(more) == (n < 16)
 
     def test_begun_a_callee(self) -> None:
-        """A callee has a thousand begun ones at the most; one more ends at once (I15)."""
+        """A callee has at most a thousand begun ones; one more is terminated at once (I15)."""
         scene = Scene(ask_status=False)
         scene.connect("a")
         scene.on_line("b", "Accept:Create Ia")
