@@ -7,8 +7,8 @@ from twisted.internet.task import Clock
 from broker.mediator.revocation_log import RevocationLog
 from broker.tables.permits import Limit
 from tests.mediator.conftest import Logged
+from tests.mediator.permit_scene import PermitScene
 from tests.mediator.scene import DONE, register
-from tests.mediator.test_permits import at_once
 from tests.support.reactor import FakeReactor
 
 NOW = 1_000_000.0
@@ -77,7 +77,7 @@ class FallenTests:
 
     def test_a_terminal_floods_no_log(self, logged: Logged) -> None:
         """A terminal may change its list as often as it likes; the log counts (I15)."""
-        scene, _ = at_once()
+        scene = PermitScene()
         for n in range(50):
             scene.says("b", register("Ib", f"Accept:Create t{n}"), b=DONE)
         assert texts(logged).count("Ib has ceased to accept t0: withdrawn") == 1
