@@ -6,6 +6,7 @@ import itertools
 import math
 import sqlite3
 from collections.abc import Awaitable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError
 from twisted.logger import capturedLogs, formatEvent
 
-from broker.interfaces import Change, IStore, State, StoreFailed
+from broker.interfaces import Change, IStore, StoreFailed
 from broker.store import rows, sqlite
 from broker.store.sqlite import SqliteStore
 from broker.store.writer import GROUP_MOST
@@ -35,7 +36,7 @@ from tests.store.contract import (
     told_of,
 )
 from tests.store.numbered import TOLD, commit_of
-from tests.store.waiting import PATIENCE, Gate, Keeping, Stores, changes_of, failure, lists_of
+from tests.store.waiting import PATIENCE, Gate, Stores, Watched, changes_of, failure, lists_of
 
 T = TypeVar("T")
 FULL, BUSY, IOERR = sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR
@@ -128,85 +129,55 @@ class SqliteStoreTests(StoreContract):
 class DurableTests:
     """When a change is acknowledged (I8)."""
 
-    def test_after_the_commit(self, stores: Stores) -> None:
+    def test_after_the_commit(self, stores: Stores, watched: Watched) -> None:
         """Nothing is said before COMMIT has returned."""
-        keeping = Keeping()
-        store, _ = stores.open(connect=keeping)
-        keeping.last.before = gate = Gate("COMMIT")
-        done = store.commit(changes_of(Ia="Ib"))
-        stores.pump.turn()
-        gate.reached()
-        assert stores.pump.idle
-        assert not done.called
-        gate.open.set()
-        stores.pump.result(done)
+        with watched.halted(changes_of(Ia="Ib")) as done:
+            assert stores.pump.idle
+            assert not done.called
+        watched.result(done)
 
-    def test_synced(self, stores: Stores) -> None:
+    def test_synced(self, watched: Watched) -> None:
         """Each commit is synced: the log is written ahead, and synchronous is FULL."""
-        keeping = Keeping()
-        store, _ = stores.open(connect=keeping)
-        stores.commit(store, Ia="Ib")
-        assert list(keeping.last.real.execute("PRAGMA journal_mode")) == [("wal",)]
-        assert list(keeping.last.real.execute("PRAGMA synchronous")) == [(2,)]
+        watched.commit(Ia="Ib")
+        assert list(watched.connection.real.execute("PRAGMA journal_mode")) == [("wal",)]
+        assert list(watched.connection.real.execute("PRAGMA synchronous")) == [(2,)]
 
-    def test_in_a_group(self, stores: Stores) -> None:
+    def test_in_a_group(self, stores: Stores, watched: Watched) -> None:
         """What comes while it is at the disk is one transaction, and one call to the reactor."""
-        keeping = Keeping()
-        store, _ = stores.open(connect=keeping)
-        keeping.last.before = gate = Gate("COMMIT")
-        first = store.commit(changes_of(Ia="Ib"))
-        stores.pump.turn()
-        gate.reached()
-        waiting = [store.commit(changes_of(**{f"I{n}": "Ia"})) for n in range(200)]
-        keeping.last.said.clear()
-        gate.open.set()
+        with watched.halted(changes_of(Ia="Ib")) as first:
+            waiting = [watched.store.commit(changes_of(**{f"I{n}": "Ia"})) for n in range(200)]
+            watched.connection.said.clear()
         for done in [first, *waiting]:
-            stores.pump.result(done)
+            watched.result(done)
         assert stores.pump.calls == 4  # each group: handed over, and told
-        assert keeping.last.said.count("COMMIT") == 1
-        assert len(lists_of(stores.pump.result(store.load()))) == 201
+        assert watched.connection.said.count("COMMIT") == 1
+        assert len(watched.lists()) == 201
 
-    def test_groups_are_bounded(self, stores: Stores) -> None:
+    def test_groups_are_bounded(self, watched: Watched) -> None:
         """A transaction has its cap, and what is beyond it comes in the next (I15)."""
-        keeping = Keeping()
-        store, _ = stores.open(connect=keeping)
-        keeping.last.before = gate = Gate("COMMIT")
-        first = store.commit([])
-        stores.pump.turn()
-        gate.reached()
-        waiting = [store.commit(changes_of(Ia=f"I{n}")) for n in range(GROUP_MOST + 1)]
-        gate.open.set()
+        with watched.halted() as first:
+            waiting = [watched.store.commit(changes_of(Ia=f"I{n}")) for n in range(GROUP_MOST + 1)]
         for done in [first, *waiting]:
-            stores.pump.result(done)
-        assert keeping.last.said.count("COMMIT") == 3
-        assert lists_of(stores.pump.result(store.load())) == {"Ia": f"I{GROUP_MOST}"}
+            watched.result(done)
+        assert watched.connection.said.count("COMMIT") == 3
+        assert watched.lists() == {"Ia": f"I{GROUP_MOST}"}
 
-    def test_nobody_waits_any_more(self, stores: Stores) -> None:
-        """Who stops waiting for a change stops nothing: it is kept with the others of its group."""
-        keeping = Keeping()
-        store, _ = stores.open(connect=keeping)
-        keeping.last.before = gate = Gate("COMMIT")
-        given_up = store.commit(changes_of(Ia="Ib"))
-        stores.pump.turn()
-        gate.reached()
-        given_up.cancel()
-        gate.open.set()
-        stores.commit(store, Ib="Ia")
+    def test_cancelled(self, watched: Watched) -> None:
+        """Whoever stops waiting for a change stops nothing: it is kept with its group."""
+        with watched.halted(changes_of(Ia="Ib")) as given_up:
+            given_up.cancel()
+        watched.commit(Ib="Ia")
         with pytest.raises(CancelledError):
-            stores.pump.result(given_up)
-        assert lists_of(stores.pump.result(store.load())) == {"Ia": "Ib", "Ib": "Ia"}
+            watched.result(given_up)
+        assert watched.lists() == {"Ia": "Ib", "Ib": "Ia"}
 
-    def test_a_statement_a_kind(self, stores: Stores) -> None:
+    def test_a_statement_a_kind(self, watched: Watched) -> None:
         """However many changes a transaction holds, each kind of them is one statement."""
-        keeping = Keeping()
-        store, _ = stores.open(connect=keeping)
-        done: list[Change] = []
-        for number in range(1, 400):
-            done += commit_of(number)
-        keeping.last.said.clear()
-        stores.pump.result(store.commit(done))
-        said = [sql.split()[:3] for sql in keeping.last.said]
-        # Begin, sequence, commit; what accounts, groups and policies say no more is dropped too.
+        many = [change for number in range(1, 400) for change in commit_of(number)]
+        watched.connection.said.clear()
+        watched.result(watched.store.commit(many))
+        said = [sql.split()[:3] for sql in watched.connection.said]
+        # Begin, sequence, commit; accounts, groups and policies that are the default are deleted.
         assert len(said) == 3 + 7
         assert said.count(["INSERT", "INTO", "disclosures"]) == 1
         assert said.count(["INSERT", "INTO", "permits"]) == 1
@@ -215,24 +186,18 @@ class DurableTests:
 class FailingTests:
     """A change that can't be kept fails whole, and alone (A5, I9)."""
 
-    def test_a_bad_one(self, stores: Stores) -> None:
+    def test_a_bad_one(self, watched: Watched) -> None:
         """One that no database takes fails; those of its group are kept in their order."""
-        keeping = Keeping()
-        store, _ = stores.open(connect=keeping)
-        keeping.last.before = gate = Gate("COMMIT")
-        first = store.commit(changes_of(Ia="Ib"))
-        stores.pump.turn()
-        gate.reached()
-        good = store.commit(changes_of(Ia="Ic"))
-        bad = store.commit([*changes_of(Ib="Ia"), PermitChange("I\ud800", ("Ia",))])
-        better = store.commit(changes_of(Ia="Id"))
-        gate.open.set()
+        with watched.halted(changes_of(Ia="Ib")) as first:
+            good = watched.store.commit(changes_of(Ia="Ic"))
+            bad = watched.store.commit([*changes_of(Ib="Ia"), PermitChange("I\ud800", ("Ia",))])
+            better = watched.store.commit(changes_of(Ia="Id"))
         with capturedLogs() as logs:
             for done in (first, good, better):
-                stores.pump.result(done)
+                watched.result(done)
             with pytest.raises(StoreFailed, match=r"^this change can't be kept$"):
-                stores.pump.result(bad)
-        assert lists_of(stores.pump.result(store.load())) == {"Ia": "Id"}
+                watched.result(bad)
+        assert watched.lists() == {"Ia": "Id"}
         (line,) = lines(logs)
         assert "a change can't be kept: UnicodeEncodeError" in line
 
@@ -254,27 +219,22 @@ class FailingTests:
             "Ia",
         ],
     )
-    def test_none_of_a_mixed_batch(self, stores: Stores, bad: Any) -> None:
+    def test_none_of_a_mixed_batch(self, stores: Stores, watched: Watched, bad: Any) -> None:
         """Whatever can't be kept, nothing of its commit is, of whatever kind; the others are.
 
         Nor is anything kept that could not be read at the next start.
         """
-        keeping = Keeping()
-        store, _ = stores.open(connect=keeping)
-        keeping.last.before = gate = Gate("COMMIT")
-        first = store.commit([])
-        stores.pump.turn()
-        gate.reached()
-        before = store.commit(commit_of(1))
-        failing = [store.commit(mixed) for mixed in ([*commit_of(3), bad], [bad, *commit_of(3)])]
-        after = store.commit(commit_of(2))
-        gate.open.set()
+        commit = watched.store.commit
+        with watched.halted() as first:
+            before = commit(commit_of(1))
+            failing = [commit(mixed) for mixed in ([*commit_of(3), bad], [bad, *commit_of(3)])]
+            after = commit(commit_of(2))
         for done in (first, before, after):
-            stores.pump.result(done)
+            watched.result(done)
         for done in failing:
             with pytest.raises(StoreFailed, match=r"^this change can't be kept$"):
-                stores.pump.result(done)
-        stores.stop(store)
+                watched.result(done)
+        stores.stop(watched.store)
         assert stores.commits()[1] == 2
 
     @pytest.mark.parametrize(
@@ -282,120 +242,81 @@ class FailingTests:
         [(FULL, "the server has no space left"), (BUSY, "busy"), (IOERR, "can't keep changes")],
     )
     @pytest.mark.parametrize("at", ["BEGIN IMMEDIATE", "COMMIT"])
-    def test_the_disk(self, stores: Stores, code: int, told: str, at: str) -> None:
-        """While the disk fails every change does; when it is well they are kept again.
+    def test_the_disk(
+        self, stores: Stores, watched: Watched, code: int, told: str, at: str
+    ) -> None:
+        """While the disk fails every change does; when it works they are kept again.
 
         The log says both, once; a terminal learns nothing of this machine.
         """
-        keeping = Keeping()
-        store, state = stores.open(connect=keeping)
-        stores.commit(store, Ia="Ib")
-
-        def fail(sql: str) -> None:
-            if sql == at:
-                raise failure(code, f"of {store._path}")
-
-        keeping.last.before = fail
+        watched.commit(Ia="Ib")
+        path = watched.store._path
         with capturedLogs() as logs:
-            for _ in range(3):
-                with pytest.raises(StoreFailed, match=told) as refused:
-                    stores.commit(store, Ia="", Ib="Ia")
-                assert store._path not in str(refused.value)
-            keeping.last.before = lambda sql: None
-            assert lists_of(stores.pump.result(store.load())) == {"Ia": "Ib"}
-            stores.commit(store, Ic="Ib")
+            with watched.failing(code, at, f"of {path}"):
+                for _ in range(3):
+                    with pytest.raises(StoreFailed, match=told) as refused:
+                        watched.commit(Ia="", Ib="Ia")
+                    assert path not in str(refused.value)
+            assert watched.lists() == {"Ia": "Ib"}
+            watched.commit(Ic="Ib")
         assert ["changes fail" in line for line in lines(logs)] == [True, False]
         assert lines(logs)[1].endswith("changes are kept again")
-        stores.stop(store)
-        assert stores.look() == (state.epoch, {"Ia": "Ib", "Ic": "Ib"})
+        stores.stop(watched.store)
+        assert stores.look() == (watched.state.epoch, {"Ia": "Ib", "Ic": "Ib"})
 
-    def test_no_use_in_trying(self, stores: Stores) -> None:
+    def test_no_use_in_trying(self, watched: Watched) -> None:
         """Where another program holds the database, a group waits for it once, not each change."""
-        keeping = Keeping()
-        store, _ = stores.open(connect=keeping)
-        gate = Gate("COMMIT")
-        keeping.last.before = gate
-        first = store.commit([])
-        stores.pump.turn()
-        gate.reached()
-        waiting = [store.commit(changes_of(Ia=f"I{n}")) for n in range(9)]
-        begun: list[str] = []
-
-        def fail(sql: str) -> None:
-            if sql == "BEGIN IMMEDIATE":
-                begun.append(sql)
-                raise failure(BUSY)
-
-        keeping.last.before = fail
-        gate.open.set()
-        stores.pump.result(first)
-        for done in waiting:
-            with pytest.raises(StoreFailed, match=r"^busy$"):
-                stores.pump.result(done)
+        with ExitStack() as until_the_end:
+            with watched.halted() as first:
+                waiting = [watched.store.commit(changes_of(Ia=f"I{n}")) for n in range(9)]
+                begun = until_the_end.enter_context(watched.failing(BUSY, "BEGIN IMMEDIATE"))
+            watched.result(first)
+            for done in waiting:
+                with pytest.raises(StoreFailed, match=r"^busy$"):
+                    watched.result(done)
         assert len(begun) == 1
 
-    def test_refused_and_found_after_all(self, stores: Stores) -> None:
+    def test_refused_and_found_after_all(self, stores: Stores, watched: Watched) -> None:
         """A commit of which it isn't known whether it is on the disk leads to a new epoch.
 
         Unless another was written over it before the crash, which the copied files stand for.
         """
-        keeping = Keeping()
-        store, state = stores.open(connect=keeping)
-        stores.commit(store, Ia="Ib")
-
-        def fail(sql: str) -> None:
-            if sql == "COMMIT":
-                raise failure(IOERR)
-
-        keeping.last.before = fail
-        with pytest.raises(StoreFailed):
-            stores.commit(store, Ia="Ic")
-        crashed(stores.folder, "1")
-        keeping.last.before = lambda sql: None
-        stores.commit(store, Ib="Ic")
-        crashed(stores.folder, "2")
-        assert stores.look("1.db")[0] != state.epoch
-        assert stores.look("2.db") == (state.epoch, {"Ia": "Ib", "Ib": "Ic"})
+        watched.commit(Ia="Ib")
+        with watched.failing(IOERR, "COMMIT"), pytest.raises(StoreFailed):
+            watched.commit(Ia="Ic")
+        stores.crash("1.db")
+        watched.commit(Ib="Ic")
+        stores.crash("2.db")
+        assert stores.look("1.db")[0] != watched.state.epoch
+        assert stores.look("2.db") == (watched.state.epoch, {"Ia": "Ib", "Ib": "Ic"})
 
 
-def crashed(folder: Path, name: str) -> None:
-    """Copy the files as they are at this moment, as a crash would leave them."""
-    for suffix in ("", "-wal", "-mark"):
-        (folder / f"{name}.db{suffix}").write_bytes((folder / f"broker.db{suffix}").read_bytes())
-
-
-class QuestionTests:
+class TaskTests:
     """What is asked of the writer between its commits."""
 
-    def test_sees_what_was_committed_before(self, stores: Stores) -> None:
-        """A question sees every commit that was made before it, acknowledged or not."""
-        store, _ = stores.open()
+    def test_sees_what_was_committed_before(self, watched: Watched) -> None:
+        """A query sees every commit that was made before it, acknowledged or not."""
         for number in range(1, 4):
-            store.commit(commit_of(number))
-        found = stores.pump.result(store.disclosures(TOLD, EVER, 10))
-        assert [one.at for one in found] == [3, 2, 1]
+            watched.store.commit(commit_of(number))
+        assert [each.at for each in watched.told()] == [3, 2, 1]
 
-    def test_holds_up_no_commit(self, stores: Stores) -> None:
-        """However many questions wait, a commit waits for one of them at most."""
-        keeping = Keeping()
-        store, _ = stores.open(connect=keeping)
-        keeping.last.before = gate = Gate(rows.DISCLOSURES)
-        keeping.last.said.clear()
-        questions = [store.disclosures(TOLD, EVER, 10) for _ in range(5)]
+    def test_holds_up_no_commit(self, stores: Stores, watched: Watched) -> None:
+        """However many tasks wait, a commit waits for one of them at most."""
+        watched.connection.before = gate = Gate(rows.DISCLOSURES)
+        watched.connection.said.clear()
+        tasks = [watched.store.disclosures(TOLD, EVER, 10) for _ in range(5)]
         gate.reached()
-        done = store.commit(commit_of(1))
+        done = watched.store.commit(commit_of(1))
         stores.pump.turn()
         gate.open.set()
-        answers = [len(stores.pump.result(question)) for question in questions]
-        stores.pump.result(done)
-        said = keeping.last.said
+        answers = [len(watched.result(task)) for task in tasks]
+        watched.result(done)
+        said = watched.connection.said
         assert said[: said.index("COMMIT")].count(rows.DISCLOSURES) == 1
         assert answers == [0, 1, 1, 1, 1]
 
-    def test_is_not_starved(self, stores: Stores) -> None:
-        """Where commits never cease a question is answered all the same, after one group."""
-        keeping = Keeping()
-        store, _ = stores.open(connect=keeping)
+    def test_is_not_starved(self, stores: Stores, watched: Watched) -> None:
+        """Where commits never cease a query is answered too, after one group."""
         halts: SimpleQueue[Event] = SimpleQueue()
 
         def halt(sql: str) -> None:
@@ -404,74 +325,61 @@ class QuestionTests:
                 halts.put(go)
                 assert go.wait(PATIENCE)
 
-        keeping.last.before = halt
-        keeping.last.said.clear()
-        waiting = [store.commit(commit_of(1))]
+        watched.connection.before = halt
+        watched.connection.said.clear()
+        waiting = [watched.store.commit(commit_of(1))]
         stores.pump.turn()
-        question = store.disclosures(TOLD, EVER, 10)
+        task = watched.store.disclosures(TOLD, EVER, 10)
         for number in range(2, 6):
             go = halts.get(timeout=PATIENCE)
-            waiting.append(store.commit(commit_of(number)))
+            waiting.append(watched.store.commit(commit_of(number)))
             while not stores.pump.idle:  # what has come is with the writer before it goes on
                 stores.pump.turn()
             go.set()
         halts.get(timeout=PATIENCE).set()
-        said = keeping.last.said
+        said = watched.connection.said
         assert said[: said.index(rows.DISCLOSURES)].count("COMMIT") <= 2
         for done in waiting:
-            stores.pump.result(done)
-        assert len(stores.pump.result(question)) in {1, 2}
+            watched.result(done)
+        assert len(watched.result(task)) in {1, 2}
 
-    def test_too_many(self, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Beyond their cap questions are refused at once; commits are not (I15)."""
+    def test_too_many(self, watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Beyond their cap tasks are refused at once; commits are not (I15)."""
         monkeypatch.setattr(sqlite, "TASKS_MOST", 3)
-        keeping = Keeping()
-        store, _ = stores.open(connect=keeping)
-        keeping.last.before = gate = Gate(rows.DISCLOSURES)
+        store = watched.store
+        watched.connection.before = gate = Gate(rows.DISCLOSURES)
         waiting = [store.disclosures(TOLD, EVER, 10) for _ in range(3)]
         for asked in (store.disclosures(TOLD, EVER, 10), store.prune(1)):
             with pytest.raises(StoreFailed, match=r"^busy$"):
-                stores.pump.result(asked)
+                watched.result(asked)
         done = store.commit(commit_of(1))
         gate.open.set()
-        for question in waiting:
-            stores.pump.result(question)
-        stores.pump.result(done)
-        assert len(stores.pump.result(store.disclosures(TOLD, EVER, 10))) == 1
+        for task in waiting:
+            watched.result(task)
+        watched.result(done)
+        assert len(watched.told()) == 1
 
-    def test_unreadable(self, stores: Stores) -> None:
+    def test_unreadable(self, watched: Watched) -> None:
         """What can't be read is said without a word of this machine; the log has it all (I18)."""
-        keeping = Keeping()
-        store, _ = stores.open(connect=keeping)
-
-        def fail(sql: str) -> None:
-            if sql == rows.DISCLOSURES:
-                raise failure(IOERR, f"of {store._path}")
-
-        keeping.last.before = fail
+        path = watched.store._path
         with (
+            watched.failing(IOERR, rows.DISCLOSURES, f"of {path}"),
             capturedLogs() as logs,
             pytest.raises(StoreFailed, match=r"^the server can't read what it keeps at present$"),
         ):
-            stores.pump.result(store.disclosures(TOLD, EVER, 10))
+            watched.told()
         (line,) = lines(logs)
-        assert line.startswith(f"{store._path}: can't be read: ")
-        keeping.last.before = lambda sql: None
-        stores.pump.result(store.commit(commit_of(1)))
-        assert len(stores.pump.result(store.disclosures(TOLD, EVER, 10))) == 1
+        assert line.startswith(f"{path}: can't be read: ")
+        watched.result(watched.store.commit(commit_of(1)))
+        assert len(watched.told()) == 1
 
-    def test_answered_before_the_end(self, stores: Stores) -> None:
+    def test_answered_before_the_end(self, watched: Watched) -> None:
         """What was asked before the end is answered."""
-        keeping = Keeping()
-        store, _ = stores.open(connect=keeping)
-        keeping.last.before = gate = Gate("COMMIT")
-        store.commit(commit_of(1))
-        questions = [store.disclosures(TOLD, EVER, 10) for _ in range(3)]
-        gate.reached()
-        stopping = store.stop()
-        gate.open.set()
-        assert [len(stores.pump.result(question)) for question in questions] == [1, 1, 1]
-        stores.pump.result(stopping)
+        with watched.halted(commit_of(1)):
+            tasks = [watched.store.disclosures(TOLD, EVER, 10) for _ in range(3)]
+            stopping = watched.store.stop()
+        assert [len(watched.result(task)) for task in tasks] == [1, 1, 1]
+        watched.result(stopping)
 
     @pytest.mark.parametrize(
         ("sql", "parameters", "index"),
@@ -481,116 +389,94 @@ class QuestionTests:
         ],
     )
     def test_range_scans(
-        self, stores: Stores, sql: str, parameters: tuple[Any, ...], index: str
+        self, watched: Watched, sql: str, parameters: tuple[Any, ...], index: str
     ) -> None:
         """Neither looks through the ledger, nor sorts it: an index has it in order."""
-        keeping = Keeping()
-        stores.open(connect=keeping)
-        plan = keeping.last.real.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)
+        plan = watched.connection.real.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)
         steps = [detail for *_, detail in plan]
         assert any(index in step for step in steps), steps
         assert not any("SCAN" in step or "TEMP B-TREE" in step for step in steps), steps
 
 
 class PruneTests:
-    """Old disclosures are dropped, a slice at a time."""
+    """Old disclosures are deleted, a slice at a time."""
 
-    @pytest.fixture(autouse=True)
-    def _slices(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.fixture
+    def watched(self, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> Watched:
+        """A store that holds numbered commits, 35 of them, and deletes ten at a time."""
         monkeypatch.setattr(sqlite, "SLICE", 10)
-
-    def filled(self, stores: Stores, **more: Any) -> tuple[SqliteStore, State]:
-        """A store that holds numbered commits, 35 of them."""
-        store, state = stores.open(**more)
+        watched = Watched(stores)
         for number in range(1, 36):
-            store.commit(commit_of(number))
-        stores.pump.result(store.commit([]))
-        return store, state
+            watched.store.commit(commit_of(number))
+        watched.result(watched.store.commit([]))
+        return watched
 
-    def left(self, stores: Stores, store: SqliteStore) -> list[int]:
+    def left(self, store: SqliteStore, stores: Stores) -> list[int]:
         """When those disclosures were that are left, the oldest first."""
-        found = stores.pump.result(store.disclosures(TOLD, EVER, 100))
-        return [one.at for one in reversed(found)]
+        return [each.at for each in reversed(stores.pump.result(store.disclosures(TOLD, EVER, 99)))]
 
-    def test_in_slices(self, stores: Stores) -> None:
+    def test_in_slices(self, stores: Stores, watched: Watched) -> None:
         """Each slice is a transaction, and commits that wait come before the next one."""
-        keeping = Keeping()
-        store, _ = self.filled(stores, connect=keeping)
-        keeping.last.said.clear()
-        keeping.last.before = gate = Gate("COMMIT")
-        pruning = store.prune(31)
+        watched.connection.said.clear()
+        watched.connection.before = gate = Gate("COMMIT")
+        pruning = watched.store.prune(31)
         gate.reached()
-        between = store.commit(commit_of(36))
+        between = watched.store.commit(commit_of(36))
         stores.pump.turn()
         gate.open.set()
-        assert stores.pump.result(pruning) == 30
-        said = [sql for sql in keeping.last.said if sql in {rows.PRUNE, "COMMIT"}]
+        assert watched.result(pruning) == 30
+        said = [sql for sql in watched.connection.said if sql in {rows.PRUNE, "COMMIT"}]
         assert said == [rows.PRUNE, "COMMIT", "COMMIT", *[rows.PRUNE, "COMMIT"] * 3]
-        stores.pump.result(between)
-        assert self.left(stores, store) == list(range(31, 37))
+        watched.result(between)
+        assert self.left(watched.store, stores) == list(range(31, 37))
 
-    def test_the_oldest_first(self, stores: Stores) -> None:
-        """Stopped half-way it has dropped the oldest, says how many, and holds up no end."""
-        keeping = Keeping()
-        store, _ = self.filled(stores, connect=keeping)
-        keeping.last.before = gate = Gate("COMMIT")
-        pruning = store.prune(31)
+    def test_the_oldest_first(self, stores: Stores, watched: Watched) -> None:
+        """Stopped half-way it has deleted the oldest, says how many, and holds up no end."""
+        watched.connection.before = gate = Gate("COMMIT")
+        pruning = watched.store.prune(31)
         gate.reached()
-        stopping = store.stop()
+        stopping = watched.store.stop()
         gate.open.set()
-        assert stores.pump.result(pruning) == 10
-        stores.pump.result(stopping)
+        assert watched.result(pruning) == 10
+        watched.result(stopping)
         store, _ = stores.open()
-        assert self.left(stores, store) == list(range(11, 36))
+        assert self.left(store, stores) == list(range(11, 36))
 
-    def test_lasts(self, stores: Stores) -> None:
-        """What was dropped stays so after a crash, and the epoch stays: nothing else is lost."""
-        store, state = self.filled(stores)
-        assert stores.pump.result(store.prune(15)) == 14
-        crashed(stores.folder, "1")
+    def test_lasts(self, stores: Stores, watched: Watched) -> None:
+        """What was deleted stays so after a crash, and the epoch stays: nothing else is lost."""
+        assert watched.result(watched.store.prune(15)) == 14
+        stores.crash("1.db")
         again, after = stores.open("1.db")
-        assert after.epoch == state.epoch
-        assert held_of(after) == held_of(stores.pump.result(store.load()))
-        assert self.left(stores, again) == list(range(15, 36))
+        assert after.epoch == watched.state.epoch
+        assert held_of(after) == held_of(watched.result(watched.store.load()))
+        assert self.left(again, stores) == list(range(15, 36))
 
-    def test_an_older_copy(self, stores: Stores) -> None:
+    def test_an_older_copy(self, stores: Stores, watched: Watched) -> None:
         """A copy from before a slice is an older one like any other, and has another epoch."""
-        store, state = self.filled(stores)
-        stores.stop(store)
+        stores.stop(watched.store)
         path = stores.folder / "broker.db"
         copy = path.read_bytes()
         store, _ = stores.open()
         stores.pump.result(store.prune(5))
         stores.stop(store)
-        assert stores.look()[0] == state.epoch
+        assert stores.look()[0] == watched.state.epoch
         path.write_bytes(copy)
-        assert stores.look()[0] != state.epoch
+        assert stores.look()[0] != watched.state.epoch
 
     @pytest.mark.parametrize("at", ["BEGIN IMMEDIATE", rows.PRUNE, "COMMIT"])
-    def test_failed(self, stores: Stores, at: str) -> None:
-        """Where the disk fails none of them went; when it is well they do. The log says both."""
-        keeping = Keeping()
-        store, state = self.filled(stores, connect=keeping)
-
-        def fail(sql: str) -> None:
-            if sql == at:
-                raise failure(FULL)
-
-        keeping.last.before = fail
+    def test_failed(self, stores: Stores, watched: Watched, at: str) -> None:
+        """Where the disk fails none is deleted; when it works they are. The log says both."""
         with capturedLogs() as logs:
-            with pytest.raises(StoreFailed, match="no space left"):
-                stores.pump.result(store.prune(15))
-            keeping.last.before = lambda sql: None
-            assert self.left(stores, store) == list(range(1, 36))
-            assert stores.pump.result(store.prune(15)) == 14
+            with watched.failing(FULL, at), pytest.raises(StoreFailed, match="no space left"):
+                watched.result(watched.store.prune(15))
+            assert self.left(watched.store, stores) == list(range(1, 36))
+            assert watched.result(watched.store.prune(15)) == 14
         assert ["changes fail" in line for line in lines(logs)] == [True, False]
-        stores.stop(store)
-        assert stores.look()[0] == state.epoch
+        stores.stop(watched.store)
+        assert stores.look()[0] == watched.state.epoch
 
-    def test_failed_half_way(self, stores: Stores) -> None:
-        """Where a later slice fails it says how many went with those before."""
-        keeping = Keeping()
-        store, _ = self.filled(stores, connect=keeping)
+    def test_failed_half_way(self, stores: Stores, watched: Watched) -> None:
+        """Where a later slice fails it says how many were deleted with those before."""
         slices: list[str] = []
 
         def fail(sql: str) -> None:
@@ -599,35 +485,27 @@ class PruneTests:
                 if len(slices) == 3:
                     raise failure(FULL)
 
-        keeping.last.before = fail
+        watched.connection.before = fail
         with capturedLogs() as logs:
-            assert stores.pump.result(store.prune(31)) == 20
+            assert watched.result(watched.store.prune(31)) == 20
         assert ["changes fail" in line for line in lines(logs)] == [True]
-        assert self.left(stores, store) == list(range(21, 36))
+        assert self.left(watched.store, stores) == list(range(21, 36))
 
-    def test_refused_and_found_after_all(self, stores: Stores) -> None:
+    def test_refused_and_found_after_all(self, stores: Stores, watched: Watched) -> None:
         """A slice of which it isn't known whether it is on the disk leads to a new epoch.
 
         Unless another transaction was written over it before the crash.
         """
-        keeping = Keeping()
-        store, state = self.filled(stores, connect=keeping)
-        failing = 2
-
-        def fail(sql: str) -> None:
-            nonlocal failing
-            if sql == "COMMIT" and failing:
-                failing -= 1
-                raise failure(IOERR)
-
-        keeping.last.before = fail
-        with pytest.raises(StoreFailed, match="at present"):
-            stores.pump.result(store.prune(5))
-        crashed(stores.folder, "1")
-        assert stores.pump.result(store.prune(5)) == 4
-        crashed(stores.folder, "2")
-        assert stores.look("1.db")[0] != state.epoch
-        assert stores.look("2.db")[0] == state.epoch
+        # The second failure is of the transaction that is written over the first.
+        with watched.failing(IOERR, "COMMIT") as failed:
+            with pytest.raises(StoreFailed, match="at present"):
+                watched.result(watched.store.prune(5))
+            assert len(failed) == 2
+        stores.crash("1.db")
+        assert watched.result(watched.store.prune(5)) == 4
+        stores.crash("2.db")
+        assert stores.look("1.db")[0] != watched.state.epoch
+        assert stores.look("2.db")[0] == watched.state.epoch
 
 
 class BoundsTests:
@@ -645,42 +523,34 @@ class BoundsTests:
 
     def test_busy(self, stores: Stores) -> None:
         """At its cap it refuses at once, and takes more when what waited is kept (I15)."""
-        keeping = Keeping()
-        store, _ = stores.open(connect=keeping, waiting_most=3)
-        keeping.last.before = gate = Gate("COMMIT")
-        waiting = [store.commit(changes_of(Ia=f"I{n}")) for n in range(3)]
-        with pytest.raises(StoreFailed, match=r"^busy$"):
-            stores.commit(store, Ib="Ia")
-        gate.open.set()
+        watched = Watched(stores, waiting_most=3)
+        with watched.halted():
+            waiting = [watched.store.commit(changes_of(Ia=f"I{n}")) for n in range(2)]
+            with pytest.raises(StoreFailed, match=r"^busy$"):
+                watched.commit(Ib="Ia")
         for done in waiting:
-            stores.pump.result(done)
-        stores.commit(store, Ic="Ia")
-        assert lists_of(stores.pump.result(store.load())) == {"Ia": "I2", "Ic": "Ia"}
+            watched.result(done)
+        watched.commit(Ic="Ia")
+        assert watched.lists() == {"Ia": "I1", "Ic": "Ia"}
 
-    def test_stop_keeps_what_waits(self, stores: Stores) -> None:
+    def test_stop_keeps_what_waits(self, stores: Stores, watched: Watched) -> None:
         """What was taken in before the end is kept; what comes after it is refused (I8)."""
-        keeping = Keeping()
-        store, state = stores.open(connect=keeping)
-        keeping.last.before = gate = Gate("COMMIT")
-        waiting = [store.commit(changes_of(**{f"I{n}": "Ia"})) for n in range(5)]
-        stores.pump.turn()
-        gate.reached()
-        stopping, again = store.stop(), store.stop()
-        with pytest.raises(StoreFailed, match="closed"):
-            stores.commit(store, Ib="Ia")
-        with pytest.raises(StoreFailed, match="closed"):
-            stores.pump.result(store.load())
-        assert not stopping.called
-        gate.open.set()
-        stores.pump.result(stopping)
-        stores.pump.result(again)
+        waiting = [watched.store.commit(changes_of(**{f"I{n}": "Ia"})) for n in range(5)]
+        with watched.halted():
+            stopping, again = watched.store.stop(), watched.store.stop()
+            with pytest.raises(StoreFailed, match="closed"):
+                watched.commit(Ib="Ia")
+            with pytest.raises(StoreFailed, match="closed"):
+                watched.result(watched.store.load())
+            assert not stopping.called
+        watched.result(stopping)
+        watched.result(again)
         assert all(done.called for done in waiting)
-        assert stores.look() == (state.epoch, {f"I{n}": "Ia" for n in range(5)})
+        assert stores.look() == (watched.state.epoch, {f"I{n}": "Ia" for n in range(5)})
 
-    def test_leaves_one_file(self, stores: Stores) -> None:
-        """Closed in good order, all is in the database itself, and the mark lies beside it."""
-        store, _ = stores.open()
-        stores.commit(store, Ia="Ib")
-        stores.stop(store)
+    def test_leaves_one_file(self, stores: Stores, watched: Watched) -> None:
+        """Closed in good order, all is in the database itself, and the mark lies next to it."""
+        watched.commit(Ia="Ib")
+        stores.stop(watched.store)
         names = {path.name for path in stores.folder.iterdir()}
         assert names == {"broker.db", "broker.db-mark"}

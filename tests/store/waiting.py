@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event
@@ -16,9 +17,10 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from broker.interfaces import State
+from broker.interfaces import Change, State
 from broker.store.connection import Connection, connect
 from broker.store.sqlite import SqliteStore
+from broker.tables.disclosures import Disclosure
 from broker.tables.permits import PermitChange
 from tests.store.contract import EVER
 from tests.store.numbered import TOLD, TOLD_MOST, commits_in
@@ -114,6 +116,13 @@ class Stores:
     def commit(self, store: SqliteStore, **lists: str) -> None:
         """Commit lists, and wait: ``Ia="Ib,Ic"``."""
         self.pump.result(store.commit(changes_of(**lists)))
+
+    def crash(self, name: str, source: str = "broker.db") -> Path:
+        """Copy a database as it is at this moment, as a crash would leave it; give the copy."""
+        for suffix in ("", "-wal", "-mark"):
+            content = (self.folder / f"{source}{suffix}").read_bytes()
+            (self.folder / f"{name}{suffix}").write_bytes(content)
+        return self.folder / name
 
     def commits(self, name: str = "broker.db") -> tuple[str, int]:
         """What a store that is closed holds of numbered commits: its epoch, and the last one."""
@@ -220,6 +229,65 @@ class Keeping:
     def last(self) -> Obedient:
         """The store's."""
         return self.made[-1]
+
+
+class Watched:
+    """An open store and its connection, which a test halts or makes fail.
+
+    :ivar state: what it held when it was opened
+    """
+
+    def __init__(self, stores: Stores, **more: Any) -> None:
+        self._stores = stores
+        self._keeping = Keeping()
+        self.store, self.state = stores.open(connect=self._keeping, **more)
+
+    @property
+    def connection(self) -> Obedient:
+        """Its connection."""
+        return self._keeping.last
+
+    def result(self, step: Awaitable[T]) -> T:
+        """What a step gives, once it does."""
+        return self._stores.pump.result(step)
+
+    def commit(self, **lists: str) -> None:
+        """Commit lists, and wait: ``Ia="Ib,Ic"``."""
+        self._stores.commit(self.store, **lists)
+
+    def told(self) -> list[Disclosure]:
+        """What it tells of numbered commits, the newest first."""
+        return list(self.result(self.store.disclosures(TOLD, EVER, TOLD_MOST)))
+
+    def lists(self) -> dict[str, str]:
+        """Its lists."""
+        return lists_of(self.result(self.store.load()))
+
+    @contextmanager
+    def halted(
+        self, changes: Sequence[Change] = (), at: str = "COMMIT"
+    ) -> Iterator[Deferred[None]]:
+        """Keep the writer at a statement of a commit, which is done when this ends."""
+        self.connection.before = gate = Gate(at)
+        first = self.store.commit(changes)
+        self._stores.pump.turn()
+        gate.reached()
+        yield first
+        gate.open.set()
+
+    @contextmanager
+    def failing(self, code: int, at: str, text: str = "made to fail") -> Iterator[list[str]]:
+        """Make a statement fail; give how often it did."""
+        failed: list[str] = []
+
+        def fail(sql: str) -> None:
+            if sql == at:
+                failed.append(sql)
+                raise failure(code, text)
+
+        self.connection.before = fail
+        yield failed
+        self.connection.before = lambda sql: None
 
 
 def failure(code: int, text: str = "made to fail") -> sqlite3.Error:
