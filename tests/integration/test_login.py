@@ -489,7 +489,7 @@ class ClearTextTests:
         (line,) = running.err
         assert line == (
             "broker-terminal: --mediator: tcp:192.0.2.1:1201 is another machine, and the login and"
-            " all that is told would go there in clear text: name it as tls:HOST:PORT, or say"
+            " all messages would go there in clear text: name it as tls:HOST:PORT, or use"
             " --allow-clear-text"
         )
 

@@ -270,7 +270,7 @@ class HangupTests:
         new = pki.server()
         Path(own.key).write_bytes(Path(new.key).read_bytes())
         running.process.send_signal(signal.SIGHUP)
-        running.wait_for("the old stay in use: .* is not the certificate of the key in ")
+        running.wait_for("the old ones stay in use: .* is not the certificate of the key in ")
         assert shown_by(port, pki.ca) == before != ""
         Path(own.certificate).write_bytes(Path(new.certificate).read_bytes())
         running.process.send_signal(signal.SIGHUP)
