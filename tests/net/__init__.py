@@ -1,1 +1,1 @@
-"""The tests of broker.net and broker.messages."""
+"""The tests of broker.net."""

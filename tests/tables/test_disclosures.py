@@ -18,7 +18,7 @@ from broker.tables.disclosures import (
     parse_line,
     parse_time,
 )
-from tests.net.strategies import identifiers
+from tests.messages.strategies import identifiers
 
 #: 2026-11-21T12:00:05.123456Z
 AT: Final = 1_795_262_405_123_456

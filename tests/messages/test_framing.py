@@ -19,8 +19,8 @@ from broker.messages.framing import (
     Signal,
 )
 from broker.messages.message import Malformed, Message
-from tests.net import strategies
-from tests.net.figures import FIGURES, on_the_wire
+from tests.messages import strategies
+from tests.messages.figures import FIGURES, on_the_wire
 
 #: Small enough to be met exactly in a test.
 SMALL = Limits(line=20, head=60, lines=5, body=10)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from broker.messages.datagram import parse_datagram
 from broker.messages.message import Message
 from broker.messages.signing import TAIL, is_signed, mac_of, quick_mac_of, sign, verify
-from tests.net import strategies
+from tests.messages import strategies
 
 KEY = bytes(range(32))
 OTHER = bytes(32)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 
 from broker.messages.message import Malformed, Message, is_notify, parse, printable
-from tests.net import strategies
-from tests.net.figures import FIGURES, KEY, on_the_wire
+from tests.messages import strategies
+from tests.messages.figures import FIGURES, KEY, on_the_wire
 
 
 def head(text: str) -> bytes:

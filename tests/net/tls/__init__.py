@@ -1,0 +1,1 @@
+"""The tests of broker.net.tls."""
