@@ -41,7 +41,7 @@ def _closed(inbound: InboundConnection, session: str) -> None:
     inbound.connection.abort()
 
 
-class House(Reports):
+class ListenerScene(Reports):
     """The doors of a callee, and what becomes of those who knock.
 
     :ivar wakes: how often it was said that a connection is asked for
@@ -64,7 +64,7 @@ class House(Reports):
         self.handler = Handler(protocol)
         self.expected = PendingCalls()
         self.calls = ActiveCalls(self)
-        self.doors = InboundListener(
+        self.listener = InboundListener(
             self.clock,
             CALLEE,
             self.expected,
@@ -73,7 +73,7 @@ class House(Reports):
             handler=self.handler if taken else None,
             **options,
         )
-        self.factory = self.doors.factory()
+        self.factory = self.listener.factory()
 
     def woken(self) -> None:
         """A wake-up came."""
@@ -87,20 +87,20 @@ class House(Reports):
         """A callee came; a test may wait for it."""
         self.arrived(inbound, session)
 
-    def announce(self, **call: Any) -> House:
+    def announce(self, **call: Any) -> ListenerScene:
         """The mediator says that a call will come."""
         until = self.clock.seconds() + UNSPENT_SECONDS
-        self.doors.expect(an_expected_call(**{"until": until, **call}))
+        self.listener.expect(an_expected_call(**{"until": until, **call}))
         return self
 
     def connect(self, host: str = "127.0.0.1") -> Client:
         """Somebody connects."""
         return connect(self.factory, self.clock, peer_host=host, port=1203)
 
-    def knock(self, *, host: str = "127.0.0.1", send: bool = True, **caller: Any) -> Knocker:
+    def requests(self, *, host: str = "127.0.0.1", send: bool = True, **caller: Any) -> Requester:
         """A caller connects and sends its REQUEST."""
-        knocker = Knocker(self.connect(host), **caller)
-        return knocker.send() if send else knocker
+        requester = Requester(self.connect(host), **caller)
+        return requester.send() if send else requester
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""
@@ -112,7 +112,7 @@ class House(Reports):
         return not (self.handler.calls or self.begun or self.ends or len(self.calls))
 
 
-class Knocker:
+class Requester:
     """A caller at the door.
 
     :ivar body: its REQUEST, encrypted
@@ -134,7 +134,7 @@ class Knocker:
         self.body = self.handshake.write(request or a_request(identifier, password))
         self.records: Any = None
 
-    def send(self) -> Knocker:
+    def send(self) -> Requester:
         """Send the REQUEST."""
         self.client.send(framed(self.session, self.body))
         return self
@@ -145,13 +145,13 @@ class Knocker:
         assert head == Message(NOTIFY, Session=self.session, Length=len(body))
         return self.handshake.read(body)
 
-    def prove(self, data: bytes = b"") -> Knocker:
+    def prove(self, data: bytes = b"") -> Requester:
         """Read the answer, and send the first record."""
         assert self.answer() == an_answer()
         self.records = Records(self.handshake.cipher())
         return self.say(data)
 
-    def say(self, data: bytes) -> Knocker:
+    def say(self, data: bytes) -> Requester:
         """Send a record of data."""
         self.client.send(self.records.seal(RecordType.DATA, data))
         return self

@@ -103,13 +103,13 @@ class Both:
         self.world.run()
         assert self.sockets.waiting == []
         for terminal in (self.ia, self.ib):
-            doors = terminal._listener
+            listener = terminal._listener
             assert not terminal._connect_back._waits
             assert not terminal._dial_back._timers
             assert not terminal._dial_back._dialling
-            assert not doors._unproven
-            assert not doors._proving
-            assert not len(doors._held)
+            assert not listener._unproven
+            assert not listener._proving
+            assert not len(listener._held)
             assert len(terminal._pending) == 0
             assert terminal._placing == set()
         assert len([dial for dial in self.world.clock.dials if not dial.over]) == 0

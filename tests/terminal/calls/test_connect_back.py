@@ -627,13 +627,6 @@ class WaitTests:
         wait.world.run()
         assert stopped.done
 
-    def test_no_protocol(self) -> None:
-        """An application that has no protocol after all fails its own call, at once."""
-        scene = BackScene()
-        outcome = scene.ask(Maker(lambda: None))
-        assert str(outcome.error) == "the application gave no protocol for the call"
-        assert not scene.world.listens(WAITS)
-
 
 ASKS = f"REQUEST\nCallee:Ib\nPassword:{SECRET}\nAddress:{HOST}\nPort:{WAITS}\n\n"
 

@@ -41,7 +41,7 @@ from tests.terminal.meeting import (
     stand_in,
 )
 from tests.terminal.network import HOST, MEDIATOR_PORT, Outcome, World
-from tests.terminal.peers import Knocker
+from tests.terminal.peers import Requester
 from tests.terminal.speakers import Echo, HalfCloseable, Handler, Maker
 
 
@@ -101,10 +101,10 @@ class Home:
         self.mediator.send(Message.of(NOTIFY, {"Session": session, "": TERMINATE}))
         self.world.run()
 
-    def knock(self, session: str = SESSION) -> Knocker:
+    def requests(self, session: str = SESSION) -> Requester:
         """Ia comes along another way, and sends its REQUEST."""
         client = connect(self.world.factory_at(TAKES), self.world.clock, port=TAKES)
-        return Knocker(client, session=session).send()
+        return Requester(client, session=session).send()
 
     @property
     def dialled(self) -> list[tuple[float, int]]:
@@ -114,13 +114,13 @@ class Home:
     @property
     def at_rest(self) -> bool:
         """Whether nothing is dialled or about to be, and nobody is at the doors."""
-        ib, doors = self.ib, self.ib._listener
+        ib, listener = self.ib, self.ib._listener
         return not (
             ib._dial_back._timers
             or ib._dial_back._dialling
-            or doors._unproven
-            or doors._proving
-            or len(doors._held)
+            or listener._unproven
+            or listener._proving
+            or len(listener._held)
         )
 
 
@@ -213,16 +213,16 @@ class NotDialledTests:
     def test_a_request_was_shown(self, simultaneous: Simultaneous) -> None:
         """Who is about to prove itself need not be come to."""
         home = self.called(simultaneous)
-        home.knock()
+        home.requests()
         home.world.advance(0.5)
         assert (home.dialled, simultaneous.begun) == ([], [])
 
     def test_and_came_to_nothing(self, simultaneous: Simultaneous) -> None:
         """Unless nothing has come of it by then."""
         home = self.called(simultaneous)
-        knocker = home.knock()
+        requester = home.requests()
         home.world.advance(0.3)
-        knocker.client.vanish()
+        requester.client.vanish()
         home.world.advance(0.2)
         assert simultaneous.begun == []
         assert home.dialled == [(0.5, WAITS)]
@@ -230,7 +230,7 @@ class NotDialledTests:
     def test_begun(self, simultaneous: Simultaneous) -> None:
         """A session that is spent is spent (I7): no timer waits to no purpose."""
         home = self.called(simultaneous)
-        home.knock().prove()
+        home.requests().prove()
         assert len(home.handler.calls) == 1
         assert home.ib._dial_back._timers == {}
         self.nobody(home, simultaneous)
@@ -283,7 +283,7 @@ class NotDialledTests:
         assert home.ib._dial_back._timers == {}
         self.nobody(home, simultaneous)
         assert len(home.ib._pending) == 1
-        home.knock().prove()  # it is called as ever
+        home.requests().prove()  # it is called as ever
         assert len(home.handler.calls) == 1
 
     def test_expired(self, simultaneous: Simultaneous) -> None:
@@ -330,7 +330,7 @@ class NotDialledTests:
             elif how == "terminate":
                 home.ib.session_terminated(SESSION)
             elif how == "begun":
-                home.knock().prove()
+                home.requests().prove()
             else:
                 home.world.lose_line("Ib")
         assert home.ib._dial_back._dialling == {}
@@ -471,18 +471,18 @@ class ComeTests:
     def test_a_call(self) -> None:
         """The caller shows its REQUEST and proves itself, as at the door (A12, A23)."""
         home = Home()
-        knocker = Knocker(self.come(home)).send().prove(b"hello")
+        requester = Requester(self.come(home)).send().prove(b"hello")
         ((caller, session, protocol),) = home.handler.calls
         assert (caller, session) == (CALLER, SESSION)
         assert protocol.transport.candidate == Candidate(BACK, HOST, WAITS)
-        assert knocker.heard() == [(RecordType.DATA, b"hello")]
+        assert requester.heard() == [(RecordType.DATA, b"hello")]
         assert home.at_rest
 
     def test_a_call_where_both_dialled(self, simultaneous: Simultaneous) -> None:
         """So it does there."""
         home = Home(simultaneous).announce(seen="198.50.100.7 40001")
         home.world.advance(0.25)
-        Knocker(simultaneous.stands()).send().prove()
+        Requester(simultaneous.stands()).send().prove()
         ((_, _, protocol),) = home.handler.calls
         assert protocol.transport.candidate == Candidate(HOLE_PUNCH, *MEETING)
         assert home.at_rest
@@ -490,7 +490,7 @@ class ComeTests:
     def test_at_its_own_door(self) -> None:
         """Who came by itself has come along no way that is known here."""
         home = Home().announce()
-        home.knock().prove()
+        home.requests().prove()
         assert home.handler.calls[0][2].transport.candidate is None
 
     def test_another_session(self) -> None:
@@ -498,8 +498,8 @@ class ComeTests:
         home = Home()
         client = self.come(home)
         home.ib._listener.expect(_call("S9", "Ic"))
-        knocker = Knocker(client, session="S9", caller="Ic", identifier="Ic").send()
-        assert knocker.shut_out
+        requester = Requester(client, session="S9", caller="Ic", identifier="Ic").send()
+        assert requester.shut_out
         assert home.handler.calls == []
         assert home.ib._listener._held.__len__() == 0
 
@@ -509,8 +509,8 @@ class ComeTests:
         home.world.advance(0.25)
         client = simultaneous.stands()
         home.ib._listener.expect(_call("S9", "Ic"))
-        knocker = Knocker(client, session="S9", caller="Ic", identifier="Ic").send()
-        assert knocker.shut_out
+        requester = Requester(client, session="S9", caller="Ic", identifier="Ic").send()
+        assert requester.shut_out
         assert home.handler.calls == []
 
     def test_nobody_comes_there(self) -> None:
@@ -528,8 +528,8 @@ class ComeTests:
     def test_who_is_it_not(self) -> None:
         """Who is there must know what its mediator has given the caller."""
         home = Home()
-        knocker = Knocker(self.come(home), password="guess").send()
-        assert knocker.answer() == Message(NOTIFY, PERMISSION_DENIED)
+        requester = Requester(self.come(home), password="guess").send()
+        assert requester.answer() == Message(NOTIFY, PERMISSION_DENIED)
         assert home.handler.calls == []
         assert len(home.ib._pending) == 1
 
@@ -552,7 +552,7 @@ class ComeTests:
         assert [line for line in lines if "Ia could not be reached" in line]
         assert home.at_rest
         assert [message for message in home.world.heard if "End" in message.fields] == []
-        home.knock().prove()
+        home.requests().prove()
         assert len(home.handler.calls) == 1
 
     def test_it_cannot_be_dialled_so(self, simultaneous: Simultaneous) -> None:
@@ -567,7 +567,7 @@ class ComeTests:
         """A caller that proves itself along one way is closed on along the others."""
         home = Home()
         client = self.come(home)
-        first, second = Knocker(client).send(), home.knock()
+        first, second = Requester(client).send(), home.requests()
         second.prove()
         assert first.client.closed
         assert not second.client.closed

@@ -34,7 +34,6 @@ from broker.terminal.candidates import BACK, DIRECT, HOLE_PUNCH, LOCAL, Candidat
 from broker.terminal.channel.active_calls import ENDED_BY_MEDIATOR, ActiveCalls
 from broker.terminal.channel.records import RecordType
 from broker.terminal.errors import CallDenied, CallFailed
-from broker.terminal.incoming.listener import HANDSHAKES
 from broker.terminal.outgoing.connector import SLOWER, Connector
 from broker.terminal.outgoing.initiator import InitiatorEvents, InitiatorHandshake, OutgoingCall
 from broker.terminal.registration.client import MediatorClient, dial
@@ -50,7 +49,6 @@ from tests.terminal.keys import (
     REPLY_PASSWORD,
     SESSION,
     an_answer,
-    framed,
 )
 from tests.terminal.meeting import (
     MEETING,
@@ -63,7 +61,7 @@ from tests.terminal.meeting import (
     timers,
 )
 from tests.terminal.network import HOST, MEDIATOR_PORT, Listener, Outcome, World
-from tests.terminal.peers import Callee, House, Opener
+from tests.terminal.peers import Callee, ListenerScene, Opener
 from tests.terminal.speakers import Echo, Handler, Maker, Reports
 
 
@@ -94,10 +92,10 @@ def outgoing(clock: FakeReactor, maker: Any, calls: ActiveCalls) -> OutgoingCall
     return OutgoingCall(clock, CALLER, CALLEE, TOLD, maker, calls)
 
 
-def waiter_of(house: House) -> ConnectBackWaiter:
+def waiter_of(scene: ListenerScene) -> ConnectBackWaiter:
     """What waits for callees at these doors."""
-    waiter = ConnectBackWaiter(house.clock, house.doors, house.calls)
-    house.arrived = waiter.connected_back
+    waiter = ConnectBackWaiter(scene.clock, scene.listener, scene.calls)
+    scene.arrived = waiter.connected_back
     return waiter
 
 
@@ -109,16 +107,16 @@ class Wait:
     :ivar over: how often it was said that one is gone
     """
 
-    def __init__(self, house: House | None = None, maker: Any = None) -> None:
-        self.house = house or House()
+    def __init__(self, scene: ListenerScene | None = None, maker: Any = None) -> None:
+        self.scene = scene or ListenerScene()
         self.maker = maker or Maker()
         self.opened = self.over = 0
-        self.waiter = waiter_of(self.house)
+        self.waiter = waiter_of(self.scene)
         self.outcome = Outcome(self.wait())
 
     def wait(self) -> Deferred[IProtocol]:
         """Wait in the session."""
-        call = outgoing(self.house.clock, self.maker, self.house.calls)
+        call = outgoing(self.scene.clock, self.maker, self.scene.calls)
         return self.waiter.wait(call, Candidate(BACK, HOST, WAITS), self)
 
     def opening(self) -> list[FailedCandidate]:
@@ -132,7 +130,7 @@ class Wait:
 
     def arrives(self, session: str = SESSION) -> Client:
         """Somebody comes."""
-        client = self.house.connect()
+        client = self.scene.connect()
         client.send(Message(NOTIFY, Session=session))
         return client
 
@@ -143,8 +141,8 @@ class Wait:
     @property
     def at_rest(self) -> bool:
         """Whether nobody is waited for, and no timer is left."""
-        self.house.advance(0)
-        return not (self.waiter._waits or self.house.doors._unproven or timers(self.house.clock))
+        self.scene.advance(0)
+        return not (self.waiter._waits or self.scene.listener._unproven or timers(self.scene.clock))
 
 
 class WaitTests:
@@ -164,7 +162,7 @@ class WaitTests:
         assert wait.waiter._waits == {}
         callee.client.send(callee.records.seal(RecordType.END))
         protocol.transport.loseConnection()
-        wait.house.advance(1)
+        wait.scene.advance(1)
         assert wait.over == 1
         assert wait.at_rest
 
@@ -172,40 +170,12 @@ class WaitTests:
         """It is waited for as long as it dials, and a little more."""
         wait = Wait()
         assert WAIT_TIMEOUT == DIAL_TIMEOUT + 2
-        wait.house.advance(WAIT_TIMEOUT - 0.1)
+        wait.scene.advance(WAIT_TIMEOUT - 0.1)
         assert not wait.outcome.done
-        wait.house.advance(0.1)
+        wait.scene.advance(0.1)
         assert isinstance(wait.outcome.error, CallFailed)
         assert str(wait.outcome.error) == "Ib did not connect back in time"
         assert wait.at_rest
-
-    def test_another_session(self) -> None:
-        """Who comes for any other session is closed on without a byte."""
-        wait = Wait()
-        client = wait.arrives("S9")
-        assert (client.closed, client.bytes()) == (True, b"")
-        assert not wait.outcome.done
-
-    def test_a_stranger_does_not_end_it(self) -> None:
-        """Who has heard the session learns nothing, and the callee still comes (A23)."""
-        wait = Wait()
-        stranger = wait.arrives()
-        assert PASSWORD.encode() not in stranger.bytes()
-        stranger.send(framed(SESSION, bytes(100), verb=NOTIFY))
-        assert stranger.closed
-        assert wait.opened == 0
-        wait.comes()
-        assert wait.outcome.value is not None
-
-    def test_so_many_strangers(self) -> None:
-        """No more than four prove themselves at a time; one that goes makes room."""
-        wait = Wait()
-        clients = [wait.arrives() for _ in range(HANDSHAKES + 1)]
-        assert [client.closed for client in clients] == [False] * HANDSHAKES + [True]
-        clients[0].vanish()
-        wait.comes()
-        assert wait.outcome.value is not None
-        assert all(client.closed for client in clients)
 
     def test_two_callees(self) -> None:
         """Of two connections of the callee's own the first to prove itself is the call."""
@@ -225,32 +195,25 @@ class WaitTests:
         assert wait.opened == 0
         assert wait.at_rest
 
-    def test_given_up(self) -> None:
-        """Who has come and proven nothing is closed on, and nobody is waited for."""
+    @pytest.mark.parametrize("how", ["given up", "terminated", "stopped"])
+    def test_ended(self, how: str) -> None:
+        """Given up, its session void (I2), or the terminal stopped: nobody is waited for, and a
+        peer that has connected and proven nothing is closed on.
+        """
         wait = Wait()
         client = wait.arrives()
-        wait.outcome.deferred.cancel()
-        assert isinstance(wait.outcome.error, CancelledError)
+        if how == "given up":
+            wait.outcome.deferred.cancel()
+            assert isinstance(wait.outcome.error, CancelledError)
+        elif how == "terminated":
+            wait.waiter.terminated(SESSION, None)
+            assert str(wait.outcome.error) == "the mediator has ended the session"
+        else:
+            assert Outcome(Deferred.fromCoroutine(wait.waiter.stop())).done
+            assert str(wait.outcome.error) == "the terminal stops"
         assert client.closed
         assert wait.at_rest
         assert wait.arrives().closed
-
-    def test_terminated(self) -> None:
-        """Nor is anybody once the session is void (I2)."""
-        wait = Wait()
-        client = wait.arrives()
-        wait.waiter.terminated(SESSION, None)
-        assert str(wait.outcome.error) == "the mediator has ended the session"
-        assert client.closed
-        assert wait.at_rest
-
-    def test_stopped(self) -> None:
-        """Or the terminal stops."""
-        wait = Wait()
-        stopped = Outcome(Deferred.fromCoroutine(wait.waiter.stop()))
-        assert stopped.done
-        assert str(wait.outcome.error) == "the terminal stops"
-        assert wait.at_rest
 
     def test_one_session_twice(self) -> None:
         """A mediator that gives two calls one session has neither of them fall over the other."""
@@ -390,18 +353,14 @@ class CallerTests:
         advance(call.clock, 1)
         assert call.dials == [("192.0.2.7", 1300)]
 
-    def test_refused(self) -> None:
-        """Nobody is waited for: what was opened for it can be closed."""
+    @pytest.mark.parametrize("how", ["refused", "given up", "line lost"])
+    def test_not_granted(self, how: str) -> None:
+        """Where there is no session nobody is waited for: what was opened for it is closed."""
         call = Asking()
-        call.mediator.send(Message(NOTIFY, PERMISSION_DENIED, Transaction="1", Code=403))
-        assert isinstance(call.outcome.error, PermissionDenied)
-        assert (call.waited, call.over) == ([], 1)
-
-    @pytest.mark.parametrize("how", ["given up", "line lost"])
-    def test_no_answer(self, how: str) -> None:
-        """So it is where the application gives up first, or the line is lost."""
-        call = Asking()
-        if how == "given up":
+        if how == "refused":
+            call.mediator.send(Message(NOTIFY, PERMISSION_DENIED, Transaction="1", Code=403))
+            assert isinstance(call.outcome.error, PermissionDenied)
+        elif how == "given up":
             call.outcome.deferred.cancel()
         else:
             call.mediator.vanish()
@@ -515,17 +474,13 @@ class CallerTests:
         assert call.calls._connecting == {}
         other.give_up("it is over")  # which it is already: that is nothing new
 
-    def test_terminated_while_they_speak(self) -> None:
-        """Nor does the one end well that is being spoken to."""
+    def test_terminated_thereafter(self) -> None:
+        """Once it stands it is the channel that ends; until then, what is being spoken to."""
         call = Asking().granted()
         client = call.clock.dials[1].accept()
         call.calls.terminate(SESSION)
         assert str(call.outcome.error) == "the mediator has ended the session"
-        assert client.closed
-        assert call.maker.made == []
-
-    def test_terminated_thereafter(self) -> None:
-        """Once it stands it is the channel that ends, and nothing else."""
+        assert (client.closed, call.maker.made) == (True, [])
         call = Asking().granted()
         Callee(call.clock.dials[1].accept()).answer(an_answer())
         call.calls.terminate(SESSION)
@@ -549,12 +504,12 @@ class Opens:
     """
 
     def __init__(self, seen: str = HOST, opener: Opener | None = None) -> None:
-        self.house = House()
-        reactor: Any = self.house.clock
+        self.scene = ListenerScene()
+        reactor: Any = self.scene.clock
         dialled = dial(reactor, TCP4ClientEndpoint(reactor, HOST, MEDIATOR_PORT), CALLER)
         self.mediator = reactor.dials[0].accept(local_host=seen)
         self._client: MediatorClient = result_of(dialled)
-        self._waiter = waiter_of(self.house)
+        self._waiter = waiter_of(self.scene)
         self.outcome = Outcome(Deferred.fromCoroutine(self._place(opener)))
         (asked,) = self.mediator.received()
         assert asked.statement == ADDRESS
@@ -566,13 +521,13 @@ class Opens:
     async def _place(self, opener: Opener | None) -> IProtocol:
         port: Any = SimpleNamespace(getHost=lambda: tcp_address(HOST, WAITS))
         offer = await self._waiter.offer(self._client, CalleePort(port=port, opener=opener))
-        clock, calls = self.house.clock, self.house.calls
+        clock, calls = self.scene.clock, self.scene.calls
         context = CallContext(clock, self._client, calls, dialling_hub(clock))
         return await place_call(context, CALLEE, Maker(), offer=offer)
 
     def arrives(self, session: str = SESSION) -> Client:
         """Somebody comes."""
-        client = self.house.connect()
+        client = self.scene.connect()
         client.send(Message(NOTIFY, Session=session))
         return client
 
@@ -591,23 +546,20 @@ class OpenTests:
     """The doors of a caller that can be come to, while its mediator has not answered."""
 
     def test_before_the_answer(self) -> None:
-        """A callee that overtakes the answer is held, silent, and spoken to thereafter."""
+        """A callee that overtakes the answer is held, silent, and spoken to thereafter; one for any
+        other session is closed on once nothing is asked.
+        """
         call = Opens()
-        early = call.arrives()
+        assert call.asked.get("Back") == str(WAITS)  # where it can be connected to
+        early, other = call.arrives(), call.arrives("S9")
         assert (early.closed, early.bytes()) == (False, b"")
         call.granted()
+        assert (other.closed, other.bytes()) == (True, b"")
+        assert not call.outcome.done
         Callee(early).answer(an_answer())
         assert call.outcome.value.transport.candidate == Candidate(BACK, HOST, WAITS)
         early.vanish()
         assert call.takes_nobody
-
-    def test_for_another(self) -> None:
-        """Who has come for any other session is closed on once nothing more is asked."""
-        call = Opens()
-        other = call.arrives("S9")
-        call.granted()
-        assert (other.closed, other.bytes()) == (True, b"")
-        assert not call.outcome.done
 
     @pytest.mark.parametrize("how", ["refused", "line lost", "given up"])
     def test_no_answer(self, how: str) -> None:
@@ -625,12 +577,8 @@ class OpenTests:
             assert isinstance(call.outcome.error, CancelledError)
         assert (early.closed, early.bytes()) == (True, b"")
         assert call.takes_nobody
-        call.house.advance(0)
-        assert timers(call.house.clock) == []
-
-    def test_offered(self) -> None:
-        """It says where it can be come to."""
-        assert Opens().asked.get("Back") == str(WAITS)
+        call.scene.advance(0)
+        assert timers(call.scene.clock) == []
 
     @pytest.mark.parametrize("seen", ["169.254.1.9", "fe80::9"])
     @pytest.mark.parametrize("opened", [False, True])
@@ -642,7 +590,7 @@ class OpenTests:
         assert opener is None or opener.opened == []
         assert call.takes_nobody
         call.granted()
-        Callee(call.house.clock.dials[1].accept()).answer(an_answer())
+        Callee(call.scene.clock.dials[1].accept()).answer(an_answer())
         assert call.outcome.value.transport.candidate == Candidate(DIRECT, "192.0.2.7", 1300)
 
 

@@ -103,19 +103,14 @@ class ExpectedTests:
         assert expected.find(SESSION, 1.0) is None  # a clock that steps back revives nothing (I10)
 
     def test_void(self) -> None:
-        """A session that the mediator voids can't begin (I2)."""
-        expected, call = PendingCalls(), an_expected_call()
-        expected.add(call)
-        expected.discard(SESSION)
-        expected.discard("S-unknown")
-        assert not expected.spend(call, 0.0)
-
-    def test_void_all(self) -> None:
-        """All of them at once, when the line to the mediator is lost (I2)."""
+        """A session that the mediator voids can't begin; nor can any, once it is lost (I2)."""
         expected = PendingCalls()
         calls = [an_expected_call(session=f"S{n}", caller=f"I{n}") for n in range(3)]
         for call in calls:
             expected.add(call)
+        expected.discard("S0")
+        expected.discard("S-unknown")
+        assert not expected.spend(calls[0], 0.0)
         expected.clear()
         assert len(expected) == 0
         assert not any(expected.spend(call, 0.0) for call in calls)
@@ -133,8 +128,8 @@ class ExpectedTests:
         assert expected.spend(new, 0.0)
 
     def test_what_gives_way(self) -> None:
-        """Whoever adds a call is told which are expected no longer: nothing is done for these any
-        more (I16).
+        """What is added replaces the caller's own, what has expired (I22), and, of too many, the
+        oldest (I15): which these are is told, since nothing is to be done for them (I16).
         """
         expected = PendingCalls()
         assert expected.add(an_expected_call(session="S1", until=40.0)) == []
@@ -144,6 +139,9 @@ class ExpectedTests:
         for n in range(PENDING_MOST - 2):
             assert expected.add(an_expected_call(session=f"T{n}", caller=f"I{n}", until=85.0)) == []
         assert expected.add(an_expected_call(session="S5", caller="Ie", until=85.0)) == ["S3"]
+        assert len(expected) == PENDING_MOST
+        assert expected.find("S3", 55.0) is None
+        assert expected.find("S4", 55.0) is not None
 
     def test_any(self) -> None:
         """Whether one is expected still; one that is too old is not (I10)."""
@@ -161,20 +159,3 @@ class ExpectedTests:
         expected.add(old)
         expected.add(replace(old, password="other"))
         assert not expected.spend(old, 0.0)
-
-    def test_how_many(self) -> None:
-        """Not more are kept than may be: the oldest gives way (I15)."""
-        expected = PendingCalls()
-        calls = [an_expected_call(session=f"S{n}", caller=f"I{n}") for n in range(PENDING_MOST + 1)]
-        for call in calls:
-            expected.add(call)
-        assert len(expected) == PENDING_MOST
-        assert not expected.spend(calls[0], 0.0)
-        assert expected.spend(calls[1], 0.0)
-
-    def test_expired_keys_are_not_kept(self) -> None:
-        """What has expired is forgotten with the next announcement (I15, I22)."""
-        expected = PendingCalls()
-        expected.add(an_expected_call(session="S1", caller="Ic", until=30.0))
-        expected.add(an_expected_call(session="S2", until=60.0))
-        assert len(expected) == 1
