@@ -1,8 +1,8 @@
-"""Connect-back at the mediator: the password is passed on, and a refusal tells nothing."""
+"""Connect-back at the mediator: the password is passed on, and a refusal shows nothing."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -18,6 +18,7 @@ from tests.mediator.scene import (
     DONE,
     REQUESTED,
     STATUS,
+    SUPERSEDED,
     TOO_MANY,
     Scene,
     SlowStore,
@@ -29,6 +30,7 @@ from tests.mediator.scene import (
     terminate,
     with_resolver,
 )
+from tests.mediator.steps import Step, connect, leaves, passes, play, says
 from tests.support.clock import settle
 from tests.support.log import the_log
 
@@ -119,7 +121,7 @@ class GrantedTests:
     """The callee says yes (D3, D5–D7)."""
 
     def test_whole_way(self) -> None:
-        """Nobody is on Ib's list; its password alone decides, and Ib alone checks it (D3)."""
+        """Ib's list is empty; its password alone decides, and Ib alone checks it (D3)."""
         scene = a_scene()
         scene.says("a", wish(), b=asked())
         scene.says("b", YES, a=granted())
@@ -146,7 +148,7 @@ class GrantedTests:
             scene.says("b", YES, a=granted(n=n))
         assert len(set(scene.drawn.values())) == len(scene.drawn) == 6
 
-    def test_a_callee_that_is_quiet_is_woken(self) -> None:
+    def test_a_callee_without_a_connection_is_woken(self) -> None:
         """It is reached as in a call: once it has come it is asked (D4, D5)."""
         trigger = Waker()
         scene = a_scene(trigger=trigger)
@@ -159,7 +161,7 @@ class GrantedTests:
         scene.says("b2", YES, a=granted())
 
     def test_a_dial_wakes_it(self) -> None:
-        """By a dial it is told only that a connection is asked for: no password, no address."""
+        """A dial says only that a connection is requested: no password, no address."""
         scene = a_scene()
         scene.leaves("b")
         scene.says("a", wish())
@@ -175,7 +177,7 @@ class GrantedTests:
         scene.says("b", YES, a=granted("Ib"))
 
     def test_the_disclosure_is_recorded(self) -> None:
-        """It is the caller whose address is told, and to whom that was is written down (I1)."""
+        """The caller's address is disclosed, and the record says to which terminal (I1)."""
         store = SlowStore()
         store.at_once = True
         scene = a_scene(store=store)
@@ -186,44 +188,37 @@ class GrantedTests:
         assert (told.owner, told.recipient, told.host, told.port) == ("Ia", "Ib", "127.0.0.1", 4001)
         assert (told.basis, told.session) == (CONNECT_BACK, scene.drawn["session"])
 
-    def test_recorded_first(self) -> None:
-        """With ``--ledger first`` nothing leaves before it is kept."""
+    def recording(self) -> tuple[Scene, SlowStore]:
+        """Ia has asked, and the disclosure of its address is being committed first."""
         store = SlowStore()
         store.at_once = store.slow_ledger = True
         scene = a_scene(store=store, ledger_first=True)
         store.at_once = False
         scene.says("a", wish())
         assert store.told == []
+        return scene, store
+
+    def test_recorded_first(self) -> None:
+        """With ``--ledger first`` nothing is sent before it is kept."""
+        scene, store = self.recording()
         scene.fires(store.pending.pop(), b=asked())
         assert len(store.told) == 1
 
-    def test_what_can_not_be_recorded_is_not_told(self) -> None:
-        """The callee is asked nothing, and the caller learns no more than ever."""
-        store = SlowStore()
-        store.at_once = store.slow_ledger = True
-        scene = a_scene(store=store, ledger_first=True)
-        store.at_once = False
-        scene.says("a", wish())
-        scene.fires(store.pending.pop(), StoreFailed("the disk is full"))
-        scene.passes(PATIENCE - 0.1)
-        scene.passes(0.1, a=DENIED)
-
-    def test_policy_is_changed_while_it_is_recorded(self) -> None:
-        """Who no longer wants to be reached so is not asked (I2)."""
-        store = SlowStore()
-        store.at_once = store.slow_ledger = True
-        scene = a_scene(store=store, ledger_first=True)
-        store.slow_ledger, store.at_once = True, False
-        scene.says("a", wish())
-        (kept,) = store.pending
-        store.pending.clear()
-        store.at_once = True
-        scene.says("b", register("Ib", "Policy:List"), b=DONE)
-        scene.fires(kept)
-        scene.passes(PATIENCE, a=DENIED)
+    @pytest.mark.parametrize("fails", [True, False])
+    def test_not_asked_after_all(self, fails: bool) -> None:
+        """A callee is not asked where that can't be kept, nor one that changes its policy (I2)."""
+        scene, store = self.recording()
+        commit = store.pending.pop()
+        if fails:
+            scene.fires(commit, StoreFailed("the disk is full"))
+        else:
+            store.at_once = True
+            scene.says("b", register("Ib", "Policy:List"), b=DONE)
+            scene.fires(commit)
+        play(scene, *DENIED_IN_TIME)
 
     def test_bare_answers_leave_in_order(self) -> None:
-        """Who types on reads the grant in its turn, and it still holds then."""
+        """A caller that types on reads the grant in its turn, and it is still valid then."""
         scene = a_scene()
         scene.on_line("c", "Accept:Create Ia", port=1300)
         scene.says("a", query("Ia", "Ic") + wish(), b=asked(), c=STATUS)
@@ -233,7 +228,7 @@ class GrantedTests:
         assert heard.index("Callee Address:127.0.0.1") < heard.index("Callee:Ib")
 
     def test_decided_when_it_can_be_told(self) -> None:
-        """What waits behind another answer is not granted before, but as things are then (I2)."""
+        """A grant that waits behind another reply is decided when it can leave (I2)."""
         scene = a_scene()
         scene.on_line("c", "Accept:Create Ia", port=1300)
         scene.says("a", query("Ia", "Ic") + wish(), b=asked(), c=STATUS)
@@ -248,11 +243,36 @@ class GrantedTests:
         scene.passes(PATIENCE, a=DENIED)
 
 
+ASK: Final = says("a", wish(), b=asked())
+DENIED_IN_TIME: Final[list[Step]] = [passes(PATIENCE - 0.1), passes(0.1, a=DENIED)]
+#: What becomes of a callee that was asked, where its caller is refused (I6).
+# fmt: off
+REFUSALS: Final[dict[str, list[Step]]] = {
+    "goes": [ASK, leaves("b"), *DENIED_IN_TIME],
+    # It expects no connection, and need not be told.
+    "says no": [ASK, says("b", NO), *DENIED_IN_TIME],
+    "says yes too late": [ASK, passes(PATIENCE, a=DENIED, b=terminate()), says("b", YES)],
+    "is left by its caller": [ASK, leaves("a", b=terminate()), says("b", YES)],
+    # Whatever its password (C5, I2).
+    "rejects the caller and says yes": [
+        ASK, says("b", register("Ib", "Reject:Create Ia"), b=DONE),
+        says("b", YES, b=terminate()), *DENIED_IN_TIME,
+    ],
+    # The word of a connection that is not the active one does not count.
+    "is elsewhere and says yes": [
+        ASK, connect("b2"),
+        says("b2", register("Ib", "Address:127.0.0.1"), b2=DONE, b=SUPERSEDED),
+        says("b", YES, b=terminate()), *DENIED_IN_TIME,
+    ],
+}
+# fmt: on
+
+
 class RefusedTests:
-    """Whatever stands in the way, the caller learns one thing at one time (I6)."""
+    """Whatever stands in the way, the caller learns one thing, at one time (I6)."""
 
     def time_of(self, scene: Scene, text: str, answer: str = "") -> float:
-        """Seconds until Ia is denied; whoever is asked meanwhile answers at once."""
+        """Seconds until Ia is denied; a callee that is asked answers at once."""
         began = scene.clock.seconds()
         scene.clients["a"].type(text)
         if answer:
@@ -266,7 +286,7 @@ class RefusedTests:
         return round(scene.clock.seconds() - began, 3)
 
     def test_same_bytes_at_the_same_time(self) -> None:
-        """A wrong password, a busy callee, one that is off line, or asks a list, or is nobody."""
+        """A wrong password, a callee that is offline, has a list, rejects, or does not exist."""
         scene = a_scene()
         scene.on_line("c", "Accept:Create Ia", port=1300)
         scene.on_line("d", "Policy:Password", "Reject:Create Ia", port=1400)
@@ -283,16 +303,8 @@ class RefusedTests:
         times["off line"] = self.time_of(scene, wish())
         assert times == dict.fromkeys(times, PATIENCE)
 
-    def test_the_answer_of_a_callee_that_goes(self) -> None:
-        """Its connection breaks while it is asked."""
-        scene = a_scene()
-        scene.says("a", wish(), b=asked())
-        scene.leaves("b")
-        scene.passes(PATIENCE - 0.1)
-        scene.passes(0.1, a=DENIED)
-
     def test_a_resolver_that_is_away(self) -> None:
-        """Only for a callee that is reached by its password is it asked at all."""
+        """It is asked only for a callee that is reached by its password."""
         scene, resolver = with_resolver()
         scene.on_line("b", "Policy:Password")
         scene.connect("a")
@@ -300,7 +312,7 @@ class RefusedTests:
         assert denied_after(scene, wish()) == PATIENCE
 
     def test_something_fails_here(self, logged: Logged) -> None:
-        """What nobody foresaw goes to the log whole, and tells the caller nothing."""
+        """An unexpected error goes to the log with its traceback, and shows the caller nothing."""
         scene, resolver = with_resolver()
         scene.on_line("b", "Policy:Password")
         scene.connect("a")
@@ -309,45 +321,10 @@ class RefusedTests:
         (failure,) = logged.failures()
         assert "a fault" in failure
 
-    def test_a_late_answer(self) -> None:
-        """Who says yes too late is told that the session is void, and the caller nothing more."""
-        scene = a_scene()
-        scene.says("a", wish(), b=asked())
-        scene.passes(PATIENCE, a=DENIED, b=terminate())
-        scene.says("b", YES)
-
-    def test_the_caller_goes(self) -> None:
-        """Then nobody comes for it: the callee is told."""
-        scene = a_scene()
-        scene.says("a", wish(), b=asked())
-        scene.leaves("a", b=terminate())
-        scene.says("b", YES)
-        scene.finish()
-
-    def test_who_said_no_is_told_nothing_more(self) -> None:
-        """It expects nobody."""
-        scene = a_scene()
-        scene.says("a", wish(), b=asked())
-        scene.says("b", NO)
-        scene.passes(PATIENCE, a=DENIED)
-
-    def test_rejected_while_it_is_asked(self) -> None:
-        """Whom the callee has come to refuse gets nothing, whatever its password (C5, I2)."""
-        scene = a_scene()
-        scene.says("a", wish(), b=asked())
-        scene.says("b", register("Ib", "Reject:Create Ia"), b=DONE)
-        scene.says("b", YES, b=terminate())
-        scene.passes(PATIENCE, a=DENIED)
-
-    def test_reached_elsewhere_meanwhile(self) -> None:
-        """The word of a connection that is no longer the callee's counts for nothing."""
-        scene = a_scene()
-        scene.says("a", wish(), b=asked())
-        scene.connect("b2")
-        again = register("Ib", "Address:127.0.0.1")
-        scene.says("b2", again, b2=DONE, b="NOTIFY\nSuperseded.\n\n")
-        scene.says("b", YES, b=terminate())
-        scene.passes(PATIENCE, a=DENIED)
+    @pytest.mark.parametrize("callee", REFUSALS)
+    def test_once_asked(self, callee: str) -> None:
+        """A callee that does not connect, or must not: it is told so, unless it said no itself."""
+        play(a_scene(), *REFUSALS[callee])
 
     def test_the_password_is_in_no_log(self) -> None:
         """Neither in a line nor in what an event holds (I18)."""
@@ -360,7 +337,7 @@ class RefusedTests:
 
 
 class OwnFaultTests:
-    """What is wrong with the caller's own words is told at once: it says nothing of anybody."""
+    """What is wrong with the caller's own words is answered at once: it shows nothing of others."""
 
     @pytest.mark.parametrize(
         ("text", "cause"),
@@ -381,12 +358,12 @@ class OwnFaultTests:
         ],
     )
     def test_its_address(self, text: str, cause: str) -> None:
-        """An address is judged as one that is registered (I12); nobody is asked."""
+        """An address is validated like one that is registered (I12); no callee is asked."""
         scene = a_scene(own_ports=(1201,))
         scene.says("a", text, a=bad(cause))
 
     def test_another_kind_of_request(self) -> None:
-        """A REQUEST without a password is none of these."""
+        """A REQUEST without a password is another request."""
         scene = a_scene()
         text = "REQUEST\nIdentifier:Ia\nCallee:Ib\n\n"
         scene.says("a", text, a=bad("no request of this kind is known here"))
@@ -399,7 +376,7 @@ class OwnFaultTests:
         scene.says("a", wish("Ic"), a=DENIED)
 
     def test_without_a_login(self) -> None:
-        """A callee's call password logs nobody in (D3)."""
+        """A callee's call password is no login (D3)."""
         scene = Scene(accounts={"Ib": SECRET, "Ia": "pass of Ia"})
         scene.connect("a")
         cause = "log in first: REGISTER with an Identifier and a Password or Token"
@@ -407,7 +384,7 @@ class OwnFaultTests:
 
 
 class PeaceTests:
-    """Guessing is slow, and soon not heard of by the callee (I17)."""
+    """Guessing is slow, and soon the callee is not asked (I17)."""
 
     def guess(self, scene: Scene, who: str = "a", *, heard: bool = True) -> None:
         """A wrong password, which takes its time."""
@@ -430,7 +407,7 @@ class PeaceTests:
         self.guess(scene)
 
     def test_others_are_heard(self) -> None:
-        """One caller's guesses keep nobody else out (I23)."""
+        """One caller's guesses keep no other caller out (I23)."""
         scene = a_scene()
         for _ in range(PASSWORD_GUESSES.pair):
             self.guess(scene)
@@ -448,7 +425,7 @@ class PeaceTests:
             scene.says("b", begin(scene.drawn["session"]))
 
     def test_one_at_a_time(self) -> None:
-        """A second one for the same callee is refused, and not heard of, while one is open."""
+        """A second one for one callee is refused, and not passed on, while one is open."""
         scene = a_scene()
         scene.says("a", wish("Ia", "Ib", "Transaction:1"), b=asked())
         scene.says("a", wish("Ia", "Ib", "Transaction:2"))
@@ -457,7 +434,7 @@ class PeaceTests:
         scene.passes(PATIENCE, a=denied)
 
     def test_too_many_sessions(self) -> None:
-        """Who has sixteen that have not begun gets no more, whoever the callee is."""
+        """A caller with sixteen that have not begun gets none, with any callee."""
         scene = Scene()
         scene.connect("a")
         for n in range(16):
@@ -485,7 +462,7 @@ class SessionTests:
         scene.says("b", register("Ib", "Reject:Create Ia"), b=ended + DONE, a=ended)
 
     def test_lists_do_not_matter(self) -> None:
-        """It rests on no list, nor on the policy of later."""
+        """It rests on no list, and not on a later policy."""
         scene = self.a_session(begun=True)
         scene.says("b", register("Ib", "Accept:Create", "Reject:Create Ix"), b=DONE)
         scene.says("b", register("Ib", "Policy:List"), b=DONE)
@@ -501,7 +478,7 @@ class SessionTests:
         scene.reads(a=ended, b=ended)
 
     def test_a_query_is_refused(self) -> None:
-        """Who is reached by its password is reached by no list, not even its own."""
+        """A callee that is reached by its password is not reached by its own list."""
         scene = a_scene()
         scene.says("b", register("Ib", "Accept:Create Ia"), b=DONE)
         scene.says("a", query("Ia", "Ib"), a=DENIED)
