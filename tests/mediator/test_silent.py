@@ -29,7 +29,7 @@ from tests.mediator.scene import (
 )
 from tests.mediator.steps import Step, connect, leaves, passes, play, reads, says
 from tests.mediator.test_connectback import YES, asked, granted, wish
-from tests.mediator.test_triggers import SEEN, Behind
+from tests.mediator.test_wakeup import SEEN, Behind
 from tests.support.clock import advance
 
 #: Time enough for the first notice, and too little for the second.

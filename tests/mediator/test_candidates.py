@@ -1,4 +1,4 @@
-"""The further ways between two terminals, and who is told of them (broker.mediator.candidates)."""
+"""The candidates of a call, and to which terminal each is sent (broker.mediator.candidates)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.mediator.scene import (
     to_caller,
 )
 from tests.mediator.test_consent import ASKED, lists
-from tests.mediator.test_triggers import behind
+from tests.mediator.test_wakeup import behind
 from tests.support.transport import Client
 
 #: Where Ib's connection comes from, where it listens in its own network, and where others are.
@@ -51,16 +51,22 @@ class Stage(Scene):
     """
 
     def __init__(
-        self, *offers: str, home: str = HOME, first: bool = False, policy: str = "", **options: Any
+        self, *offers: str, home: str = HOME, a: str = "", policy: str = "", **options: Any
     ) -> None:
+        """
+        :param home: where Ib connects from
+        :param a: where Ia connects from, if it does
+        """
         self.store = SlowStore(groups=options.pop("groups", ()))
         self.store.at_once = True
         options.setdefault("own_ports", (1201, 1202))
-        super().__init__(store=self.store, ledger_first=first, **options)
+        super().__init__(store=self.store, **options)
         self.home = home
         self.connects("b", home)
         lines = ["Accept:Create Ia,Ic", *([f"Policy:{policy}"] if policy else []), *offers]
         self.registers(*lines)
+        if a:
+            self.connects("a", a)
 
     def connects(self, name: str, host: str, arrives_at: str = SERVER) -> None:
         """A terminal connects."""
@@ -72,11 +78,11 @@ class Stage(Scene):
         self.says(name, text, **{name: DONE, **(also or {})})
 
     def seen(self, name: str) -> str:
-        """Where a connection comes from, as it is told."""
+        """Where a connection comes from, as a candidate."""
         return source(self.clients[name])
 
     def asks(self, *lines: str, caller: str = "a", callee: str = "b") -> None:
-        """Somebody asks for Ib, whose status is asked for."""
+        """A caller calls Ib, which is asked for its status."""
         self.says(caller, query(f"I{caller[0]}", "Ib", *lines), **{callee: STATUS})
 
     def told(
@@ -105,14 +111,23 @@ class Stage(Scene):
         self.says(callee, CAN, **self.told(caller, callee, to_it, to_us))
         self.forget()
 
+    def call_with_both_seen(self, callee: str = "b") -> None:
+        """A call that is granted, in which each is told where the other's connection is from."""
+        self.call(
+            "Seen:Yes",
+            callee=callee,
+            to_it=(f"Caller Seen:{self.seen('a')}",),
+            to_us=(f"Callee Seen:{self.seen(callee)}",),
+        )
+
     @property
     def ledger(self) -> list[tuple[str, str, str, str]]:
-        """Who was told of whom, where, and why, in order."""
+        """Each disclosure: owner, recipient, address and basis, in order."""
         return [(one.owner, one.recipient, place(one), one.basis) for one in self.store.told]
 
 
 def source(client: Client) -> str:
-    """Where a connection comes from, as it is told."""
+    """Where a connection comes from, as a candidate."""
     peer: Any = client.transport.peer
     return f"{peer.host} {peer.port}"
 
@@ -123,37 +138,33 @@ def lines(fields: tuple[str, ...]) -> str:
 
 
 def place(told: Disclosure) -> str:
-    """Where somebody is, as it is told."""
+    """The address of a disclosure, as a candidate."""
     return f"{told.host} {told.port}"
 
 
 class LocalTests:
-    """Where a callee listens in its own network: told to who seems to be in it, to nobody else."""
+    """Where a callee listens in its own network: sent only to callers that seem to be in it."""
 
     def test_from_the_same_address(self) -> None:
         """Both connections come from one address: the two may be behind one router."""
-        stage = Stage(f"Local:{LOCAL}")
-        stage.connects("a", HOME)
+        stage = Stage(f"Local:{LOCAL}", a=HOME)
         stage.call(to_us=(f"Callee Local:{LOCAL}",))
 
     def test_from_another(self) -> None:
         """Who is elsewhere learns nothing of a network that it can't reach (I1)."""
-        stage = Stage(f"Local:{LOCAL}")
-        stage.connects("a", ELSEWHERE)
+        stage = Stage(f"Local:{LOCAL}", a=ELSEWHERE)
         stage.call()
         stage.passes(1)
         assert [told for _, _, told, _ in stage.ledger] == [f"{HOME} 1203"]
 
     def test_in_ipv6_clothing(self) -> None:
         """One address is one, whichever listener it arrives at."""
-        stage = Stage(f"Local:{LOCAL}")
-        stage.connects("a", f"::ffff:{HOME}")
+        stage = Stage(f"Local:{LOCAL}", a=f"::ffff:{HOME}")
         stage.call(to_us=(f"Callee Local:{LOCAL}",))
 
     def test_nothing_offered(self) -> None:
-        """Who has not said where it listens is asked by nobody (C12)."""
-        stage = Stage()
-        stage.connects("a", HOME)
+        """A callee that does not say where it listens is not asked (C12)."""
+        stage = Stage(a=HOME)
         stage.call("Seen:Yes")
 
     def test_of_the_file_system(self) -> None:
@@ -198,7 +209,7 @@ class LocalTests:
         ["127.0.0.1", "::1", "0.0.0.0", "224.0.0.1", "255.255.255.255", "fe80::1", "169.254.7.7"],
     )
     def test_what_may_not(self, host: str) -> None:
-        """What would send a caller to itself, to everybody, or nowhere (I12)."""
+        """What would send a caller to itself, to everyone, or nowhere (I12)."""
         with pytest.raises(AddressRefused):
             validate_local(host, 1203, source="198.50.100.8", own="198.50.100.1")
 
@@ -222,20 +233,16 @@ class SeenTests:
     @pytest.mark.parametrize("callee", [True, False])
     @pytest.mark.parametrize("caller", [True, False])
     def test_both_or_none(self, callee: bool, caller: bool) -> None:
-        """Whoever says nothing is not told of, and is told nothing (I1)."""
-        stage = Stage(*(["Seen:Yes"] if callee else []))
-        stage.connects("a", ELSEWHERE)
-        asked = ["Seen:Yes"] if caller else []
+        """A terminal that does not offer it is not disclosed, and is sent nothing (I1)."""
+        stage = Stage(*(["Seen:Yes"] if callee else []), a=ELSEWHERE)
         if callee and caller:
-            ours, theirs = stage.seen("a"), stage.seen("b")
-            stage.call(*asked, to_it=(f"Caller Seen:{ours}",), to_us=(f"Callee Seen:{theirs}",))
+            stage.call_with_both_seen()
         else:
-            stage.call(*asked)
+            stage.call(*(["Seen:Yes"] if caller else []))
 
     def test_both_in_the_ledger(self) -> None:
         """Each is a disclosure of its own, with the reason why it was told (I1)."""
-        stage = Stage("Seen:Yes", f"Local:{LOCAL}")
-        stage.connects("a", HOME)
+        stage = Stage("Seen:Yes", f"Local:{LOCAL}", a=HOME)
         ours, theirs = stage.seen("a"), stage.seen("b")
         stage.call(
             "Seen:Yes", "Back:4000",
@@ -258,31 +265,23 @@ class SeenTests:
         stage = Stage("Seen:Yes", groups=[GroupChange("@family", ("Ia",))])
         stage.registers("Accept:Create @family", "Seen:Yes")
         stage.connects("a", ELSEWHERE)
-        ours, theirs = stage.seen("a"), stage.seen("b")
-        stage.call("Seen:Yes", to_it=(f"Caller Seen:{ours}",), to_us=(f"Callee Seen:{theirs}",))
+        stage.call_with_both_seen()
         stage.passes(1)
         assert [why for whose, _, _, why in stage.ledger if whose == "Ib"] == ["@family"] * 2
 
     def test_of_two_kinds(self) -> None:
         """Between an IPv4 and an IPv6 address there is no such way."""
-        stage = Stage("Seen:Yes")
-        stage.connects("a", "2a00:1450::5")
+        stage = Stage("Seen:Yes", a="2a00:1450::5")
         stage.call("Seen:Yes")
 
     def test_ipv6(self) -> None:
         """Between two IPv6 addresses there is."""
-        stage = Stage("Seen:Yes", home="2a00:1450::8")
-        stage.connects("a", "2a00:1450::5")
-        stage.call(
-            "Seen:Yes",
-            to_it=(f"Caller Seen:{stage.seen('a')}",),
-            to_us=(f"Callee Seen:{stage.seen('b')}",),
-        )
+        stage = Stage("Seen:Yes", home="2a00:1450::8", a="2a00:1450::5")
+        stage.call_with_both_seen()
 
     def test_in_ipv6_clothing(self) -> None:
         """An IPv4 address is told as one: a socket of the other kind could not be used for it."""
-        stage = Stage("Seen:Yes")
-        stage.connects("a", f"::ffff:{ELSEWHERE}")
+        stage = Stage("Seen:Yes", a=f"::ffff:{ELSEWHERE}")
         ours = stage.seen("a").removeprefix("::ffff:")
         stage.call(
             "Seen:Yes",
@@ -292,8 +291,7 @@ class SeenTests:
 
     def test_no_port(self) -> None:
         """A connection of the file system comes from no port: there is no such way."""
-        stage = Stage("Seen:Yes", home="127.0.0.1")
-        stage.connects("a", "127.0.0.1")
+        stage = Stage("Seen:Yes", home="127.0.0.1", a="127.0.0.1")
         transport: Any = stage.clients["a"].transport
         transport.peer = UNIXAddress("")
         stage.call("Seen:Yes")
@@ -304,33 +302,25 @@ class SeenTests:
         stage.connects("b2", HOME)
         stage.connects("a", ELSEWHERE)
         stage.registers(f"Local:{LOCAL}", "Seen:Yes", name="b2", also={"b": SUPERSEDED})
-        ours, first, second = stage.seen("a"), stage.seen("b"), stage.seen("b2")
-        assert first != second
-        stage.call(
-            "Seen:Yes",
-            callee="b2",
-            to_it=(f"Caller Seen:{ours}",),
-            to_us=(f"Callee Seen:{second}",),
-        )
+        assert stage.seen("b") != stage.seen("b2")
+        stage.call_with_both_seen(callee="b2")
         stage.leaves("b2")
-        stage.call("Seen:Yes", to_it=(f"Caller Seen:{ours}",), to_us=(f"Callee Seen:{first}",))
+        stage.call_with_both_seen()
 
 
 class BackTests:
-    """Where a caller waits for its callee: at the address that it is seen at, and nowhere else."""
+    """Where a caller waits for its callee: at the address that it is seen at, and no other."""
 
     def test_told(self) -> None:
         """The callee is told, whatever it offers itself; the caller learns nothing by it."""
-        stage = Stage()
-        stage.connects("a", ELSEWHERE)
+        stage = Stage(a=ELSEWHERE)
         stage.call("Back:4000", to_it=(f"Caller Back:{ELSEWHERE} 4000",))
         stage.passes(1)
         assert stage.ledger[1:] == [("Ia", "Ib", f"{ELSEWHERE} 4000", CALLING)]
 
     def test_no_other_address(self) -> None:
-        """A caller can't say where: a callee is sent to nobody else (I12)."""
-        stage = Stage()
-        stage.connects("a", ELSEWHERE)
+        """A caller can't name another address: a callee is sent to no third terminal (I12)."""
+        stage = Stage(a=ELSEWHERE)
         stage.says(
             "a",
             query("Ia", "Ib", f"Back:{HOME} 4000"),
@@ -343,14 +333,13 @@ class BackTests:
 
     def test_in_ipv6_clothing(self) -> None:
         """An IPv4 address is told as one."""
-        stage = Stage()
-        stage.connects("a", f"::ffff:{ELSEWHERE}")
+        stage = Stage(a=f"::ffff:{ELSEWHERE}")
         stage.call("Back:4000", to_it=(f"Caller Back:{ELSEWHERE} 4000",))
 
     @pytest.mark.parametrize("arrives_at", [ELSEWHERE, SERVER])
     def test_not_at_the_server(self, arrives_at: str) -> None:
-        """From the server's own machine, its own ports are none of a caller's; nobody is asked then
-        for its status (I5, I12).
+        """From the server's own machine, its own ports are not a caller's; and the callee is not
+        asked for its status (I5, I12).
         """
         stage = Stage()
         stage.connects("a", ELSEWHERE, arrives_at)
@@ -359,9 +348,9 @@ class BackTests:
             stage.says("a", query("Ia", "Ib", f"Back:{port}"), a=refused)
         stage.call("Back:1203", to_it=(f"Caller Back:{ELSEWHERE} 1203",))
 
-    def test_nobody_learns_by_it(self) -> None:
-        """Whoever is not permitted learns the same of a callee and of nobody, whatever it says of
-        itself (I5, I6).
+    def test_not_permitted(self) -> None:
+        """A caller that is not permitted can't tell a callee from none, whatever it says of itself
+        (I5, I6).
         """
         stage = Stage()
         stage.connects("x", ELSEWHERE)
@@ -382,17 +371,21 @@ class BackTests:
 
 
 class LedgerTests:
-    """No place leaves before its record (I1)."""
+    """No candidate leaves before its record (I1)."""
 
     FULL: Final = ("Seen:Yes", f"Local:{LOCAL}")
 
     def a_stage(self, **options: Any) -> Stage:
-        """Ib offers all, and Ia is beside it."""
-        stage = Stage(*self.FULL, **options)
-        stage.connects("a", HOME)
+        """Ib offers all, and Ia is in its network."""
+        stage = Stage(*self.FULL, **options, a=HOME)
         stage.store.slow_ledger = True
         stage.store.at_once = False
         return stage
+
+    def answered(self, stage: Stage, **reads: str) -> None:
+        """Ia calls, and Ib answers."""
+        stage.asks("Seen:Yes", "Back:4000")
+        stage.says("b", CAN, **reads)
 
     def told(self, stage: Stage) -> dict[str, str]:
         """What both read once it is granted."""
@@ -402,28 +395,25 @@ class LedgerTests:
         )
 
     def test_first(self) -> None:
-        """All are on the disk, in one commit, before anybody is told anything."""
-        stage = self.a_stage(first=True)
-        stage.asks("Seen:Yes", "Back:4000")
-        stage.says("b", CAN)
+        """All are on the disk, in one commit, before either side is told anything."""
+        stage = self.a_stage(ledger_first=True)
+        self.answered(stage)
         (commit,) = stage.store.pending
         assert stage.ledger == []
         stage.fires(commit, **self.told(stage))
         assert len(stage.ledger) == 5
 
     def test_first_and_the_disk_is_full(self) -> None:
-        """Then nobody is told anything, and no session is granted."""
-        stage = self.a_stage(first=True)
-        stage.asks("Seen:Yes", "Back:4000")
-        stage.says("b", CAN)
+        """Then neither side is told anything, and no session is granted."""
+        stage = self.a_stage(ledger_first=True)
+        self.answered(stage)
         stage.fires(stage.store.pending[0], StoreFailed("full"), a=UNAVAILABLE)
         assert len(stage.context.sessions) == 0
 
     def test_behind(self) -> None:
         """They are noted in the very turn, and written soon."""
         stage = self.a_stage()
-        stage.asks("Seen:Yes", "Back:4000")
-        stage.says("b", CAN, **self.told(stage))
+        self.answered(stage, **self.told(stage))
         assert stage.store.pending == []
         stage.passes(0.25)
         (commit,) = stage.store.pending
@@ -435,8 +425,7 @@ class LedgerTests:
         """There must be room for all of them, or there is no call."""
         stage = self.a_stage()
         stage.context.disclosures._waiting_most = room
-        stage.asks("Seen:Yes", "Back:4000")
-        stage.says("b", CAN, **(self.told(stage) if enough else {"a": UNAVAILABLE}))
+        self.answered(stage, **(self.told(stage) if enough else {"a": UNAVAILABLE}))
 
     def test_withdrawn_while_it_answers(self) -> None:
         """A permit that is withdrawn before it is told tells none of it (I2)."""
@@ -450,28 +439,25 @@ class LedgerTests:
 
     def test_withdrawn_while_it_is_written(self) -> None:
         """Nor does one that is withdrawn while the records are (I2)."""
-        stage = self.a_stage(first=True)
-        stage.asks("Seen:Yes", "Back:4000")
-        stage.says("b", CAN)
+        stage = self.a_stage(ledger_first=True)
+        self.answered(stage)
         (commit,) = stage.store.pending
         stage.store.at_once = True
         stage.says("b", register("Ib", "Accept:Delete Ia"), b=DONE)
         stage.fires(commit, a=DENIED)
 
     @pytest.mark.parametrize("again", [("Seen:Yes",), ()])
-    def test_registered_anew_while_it_is_written(self, again: tuple[str, ...]) -> None:
+    def test_registered_again_while_it_is_written(self, again: tuple[str, ...]) -> None:
         """What it offers now is not what was recorded: nothing is told."""
-        stage = self.a_stage(first=True)
-        stage.asks("Seen:Yes", "Back:4000")
-        stage.says("b", CAN)
+        stage = self.a_stage(ledger_first=True)
+        self.answered(stage)
         stage.registers(*again)
         stage.fires(stage.store.pending[0], a=NOT_CONNECTED)
 
     def test_the_caller_leaves_while_it_is_written(self) -> None:
-        """Nobody is told of it any more."""
-        stage = self.a_stage(first=True)
-        stage.asks("Seen:Yes", "Back:4000")
-        stage.says("b", CAN)
+        """The callee is told nothing then."""
+        stage = self.a_stage(ledger_first=True)
+        self.answered(stage)
         stage.leaves("a")
         (commit,) = stage.store.pending
         if not commit.called:
@@ -479,8 +465,7 @@ class LedgerTests:
 
     def test_taken_back_while_it_answers(self) -> None:
         """It is what it offers when it is told that counts."""
-        stage = Stage(*self.FULL)
-        stage.connects("a", HOME)
+        stage = Stage(*self.FULL, a=HOME)
         stage.asks("Seen:Yes")
         stage.registers()
         stage.says("b", CAN, **stage.told())
@@ -493,7 +478,7 @@ class OfferTests:
         "lines", [["Seen:Yes"], [f"Local:{LOCAL}"], ["Seen:Yes", "Accept:Create Ia"]]
     )
     def test_goes_with_an_address(self, lines: list[str]) -> None:
-        """A terminal that nobody finds has nothing to offer; nothing of the message is done."""
+        """A terminal without an address has nothing to offer; nothing of the message is done."""
         stage = Stage()
         refused = failed("Local and Seen need an Address or UDP")
         stage.connects("c", ELSEWHERE)
@@ -527,26 +512,23 @@ class OfferTests:
         ],
     )
     def test_bad_values(self, line: str, cause: str) -> None:
-        """What is no place is no message."""
+        """A value that is not a candidate makes the message malformed."""
         stage = Stage()
         stage.says("b", register("Ib", f"Address:{HOME}", line), b=bad(cause))
 
     @pytest.mark.parametrize("line", ["Local:127.0.0.1 80", "Local:224.0.0.1 80", "Local:::1 80"])
     def test_refused(self, line: str) -> None:
-        """A place that is none for others is refused, and nothing has changed (A5, I12)."""
-        stage = Stage("Seen:Yes")
-        stage.connects("a", ELSEWHERE)
+        """A candidate that is none for others is refused, and nothing has changed (A5, I12)."""
+        stage = Stage("Seen:Yes", a=ELSEWHERE)
         text = register("Ib", "Address:203.0.113.9", "Port:99", line, "Accept:Delete Ia")
         stage.clients["b"].type(text)
         assert "Registration Failed." in stage.heard("b")
         assert stage.address("Ib") == (HOME, 1203)
-        ours, theirs = stage.seen("a"), stage.seen("b")
-        stage.call("Seen:Yes", to_it=(f"Caller Seen:{ours}",), to_us=(f"Callee Seen:{theirs}",))
+        stage.call_with_both_seen()
 
     def test_refused_for_another_reason(self) -> None:
         """What stands goes on standing where the list can't be kept."""
-        stage = Stage(f"Local:{LOCAL}")
-        stage.connects("a", HOME)
+        stage = Stage(f"Local:{LOCAL}", a=HOME)
         stage.store.at_once = False
         text = register("Ib", f"Address:{HOME}", "Accept:Delete Ic")
         stage.says("b", text)
@@ -555,8 +537,7 @@ class OfferTests:
 
     def test_not_before_it_is_done(self) -> None:
         """What is offered is in force with the registration that offers it, and not before."""
-        stage = Stage()
-        stage.connects("a", HOME)
+        stage = Stage(a=HOME)
         stage.store.at_once = False
         text = register("Ib", f"Address:{HOME}", f"Local:{LOCAL}", "Accept:Delete Ic")
         stage.says("b", text)
@@ -565,9 +546,8 @@ class OfferTests:
         stage.call(to_us=(f"Callee Local:{LOCAL}",))
 
     def test_taken_back(self) -> None:
-        """The next registration says it anew, or takes it back."""
-        stage = Stage("Seen:Yes", f"Local:{LOCAL}")
-        stage.connects("a", HOME)
+        """The next registration says it again, or takes it back."""
+        stage = Stage("Seen:Yes", f"Local:{LOCAL}", a=HOME)
         stage.registers(f"Local:{LOCAL}")
         stage.call("Seen:Yes", to_us=(f"Callee Local:{LOCAL}",))
         stage.registers()
@@ -575,15 +555,13 @@ class OfferTests:
 
     def test_an_edit_takes_nothing_back(self) -> None:
         """Who only changes its list says nothing of where it is."""
-        stage = Stage(f"Local:{LOCAL}")
-        stage.connects("a", HOME)
+        stage = Stage(f"Local:{LOCAL}", a=HOME)
         stage.says("b", register("Ib", "Accept:Delete Ic"), b=DONE)
         stage.call(to_us=(f"Callee Local:{LOCAL}",))
 
     def test_each_connection_its_own(self) -> None:
         """What was offered over one holds there, and returns with it."""
-        stage = Stage(f"Local:{LOCAL}")
-        stage.connects("a", HOME)
+        stage = Stage(f"Local:{LOCAL}", a=HOME)
         stage.connects("b2", HOME)
         stage.registers(name="b2", also={"b": SUPERSEDED})
         stage.call(callee="b2")
@@ -592,8 +570,7 @@ class OfferTests:
 
     def test_withdrawn(self) -> None:
         """With its address goes all that it has offered."""
-        stage = Stage(f"Local:{LOCAL}", "Seen:Yes")
-        stage.connects("a", HOME)
+        stage = Stage(f"Local:{LOCAL}", "Seen:Yes", a=HOME)
         stage.says("b", register("Ib", "Expires:0"), b=DONE)
         stage.says("a", query("Ia", "Ib", "Seen:Yes"), a=NOT_FOUND)
         stage.registers()
@@ -601,8 +578,7 @@ class OfferTests:
 
     def test_woken_for_a_call(self) -> None:
         """A call that waits for its callee is told what that offers as it comes (A11)."""
-        stage = Stage("Seen:Yes", ask_status=False)
-        stage.connects("a", HOME)
+        stage = Stage("Seen:Yes", ask_status=False, a=HOME)
         stage.leaves("b")
         stage.says("a", query("Ia", "Ib", "Seen:Yes"))
         stage.connects("b2", HOME)
@@ -620,8 +596,7 @@ class ConsentTests:
 
     def test_with_the_address_too(self) -> None:
         """The callee is told where its caller is registered, and by what other ways to meet it."""
-        stage = Stage("Seen:Yes", f"Local:{LOCAL}", policy="Ask")
-        stage.connects("a", HOME)
+        stage = Stage("Seen:Yes", f"Local:{LOCAL}", policy="Ask", a=HOME)
         stage.says("a", register("Ia", f"Address:{HOME}", "Port:1300"), a=DONE)
         stage.says("a", query("Ia", "Ib", "Seen:Yes", "Back:4000"), b=ASKED)
         stage.says("b", lists("Ia"), b=STATUS)
@@ -647,18 +622,16 @@ class ConsentTests:
         ]
 
     def test_not_asked(self) -> None:
-        """Of a caller to whom nobody can come it is not asked at all (I5, I12)."""
-        stage = Stage(policy="Ask")
-        stage.connects("a", ELSEWHERE)
+        """It is not asked about a caller that no callee can connect to (I5, I12)."""
+        stage = Stage(policy="Ask", a=ELSEWHERE)
         refused = bad("Back: the address is the server's own")
         stage.says("a", query("Ia", "Ib", "Back:1201"), a=refused)
         stage.passes(5)
         stage.says("a", query("Ia", "Ib", "Back:4000"), b=ASKED)
 
     def test_denied(self) -> None:
-        """Who is not accepted is told nothing, and nobody is told of it."""
-        stage = Stage("Seen:Yes", f"Local:{LOCAL}", policy="Ask")
-        stage.connects("a", HOME)
+        """A caller that is not accepted is told nothing, and no terminal is told of it."""
+        stage = Stage("Seen:Yes", f"Local:{LOCAL}", policy="Ask", a=HOME)
         stage.says("a", query("Ia", "Ib", "Seen:Yes", "Back:4000"), b=ASKED)
         stage.says("b", lists("Ix"))
         stage.passes(5, a=DENIED)
@@ -670,19 +643,16 @@ class AfterwardsTests:
     """What is told is of one session."""
 
     def test_the_next_call(self) -> None:
-        """A caller that asks again is told anew, and what it had is void."""
-        stage = Stage("Seen:Yes")
-        stage.connects("a", ELSEWHERE)
-        ours, theirs = stage.seen("a"), stage.seen("b")
+        """A caller that calls again has new credentials, and the old ones are void."""
+        stage = Stage("Seen:Yes", a=ELSEWHERE)
         for _ in range(2):
-            stage.call("Seen:Yes", to_it=(f"Caller Seen:{ours}",), to_us=(f"Callee Seen:{theirs}",))
+            stage.call_with_both_seen()
         stage.call()
         assert len(stage.context.sessions) == 1
 
     def test_terminated(self) -> None:
         """A permit that is withdrawn later ends the session, however the two meet (I2)."""
-        stage = Stage("Seen:Yes")
-        stage.connects("a", ELSEWHERE)
+        stage = Stage("Seen:Yes", a=ELSEWHERE)
         stage.asks("Seen:Yes")
         ours, theirs = stage.seen("a"), stage.seen("b")
         reads = stage.told(to_it=(f"Caller Seen:{ours}",), to_us=(f"Callee Seen:{theirs}",))
