@@ -628,7 +628,7 @@ class Shown:
 
 
 class CertificateTests:
-    """``--auth certificate``; what a certificate must be is in tests/net/test_tls.py."""
+    """``--auth certificate``; what a certificate must be is in tests/net/tls."""
 
     @pytest.fixture
     def shows(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Scene]:
