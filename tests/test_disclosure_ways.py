@@ -114,8 +114,8 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.service.ports.Listening._log": "logs where this server listens",
     "broker.service.ports.Listening.open_udp": "opens a port of this server",
     "broker.service.settings.tls.endpoint": "a setting",
-    "broker.service.settings.tls.to_mediator": "a setting",
-    "broker.service.settings.tls.to_resolver": "a setting",
+    "broker.service.settings.tls.mediator_tls": "a setting",
+    "broker.service.settings.tls.resolver_tls": "a setting",
     "broker.service.settings.common.address_of": "a peer's source, in the trace of whoever asked"
     " for one",
     # A terminal: what it says of itself, and what its mediator has told it.

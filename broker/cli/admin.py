@@ -115,7 +115,7 @@ def _answer(path: str, request: Row) -> Iterator[Row]:
 
 
 def _do(arguments: Namespace, show: Callable[[Row], object], request: Row) -> Row:
-    """Ask for something, and show each row of the answer; with ``--json``, each as it comes."""
+    """Ask for something, and show each row of the answer; with ``--json``, unchanged."""
     if arguments.json:
         end = ask(arguments.admin, request, print_json)
         print_json(end)

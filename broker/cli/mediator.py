@@ -28,7 +28,7 @@ from broker.messages.message import printable
 from broker.messages.statements import CODES, LOGIN_REQUIRED
 from broker.net.tls.contexts import parse_pin
 from broker.service.process import handle_signals
-from broker.service.settings import tls as secured
+from broker.service.settings import tls as tls_settings
 from broker.service.settings.common import make_trace
 from broker.service.settings.credentials import (
     FoundPassword,
@@ -125,13 +125,13 @@ class Invocation:
         arguments = self.arguments
         server: Server = arguments.mediator
         try:
-            tls = secured.to_mediator(vars(arguments))
+            tls = tls_settings.mediator_tls(vars(arguments))
         except InvalidFile as error:
             raise CommandFailed(str(error)) from None
         try:
             return await dial(
                 self.reactor,
-                secured.endpoint(self.reactor, server, tls),
+                tls_settings.endpoint(self.reactor, server, tls),
                 arguments.identifier,
                 password=password,
                 allow_clear_text=arguments.allow_clear_text,
@@ -169,6 +169,7 @@ def run_at_mediator(
     check_connection(arguments)
     password = find_password(arguments)
     call_password = find_call_password(arguments)
+    # Only here: other commands must not wait until a reactor is loaded and installed.
     from twisted.internet import reactor
 
     invocation = Invocation(reactor, arguments, password, call_password)
@@ -186,7 +187,7 @@ def check_connection(arguments: Namespace) -> None:
             "--ca and --pin go with --mediator tls:HOST:PORT, and so do --revocation-list,"
             " --certificate and --private-key"
         )
-    exposed = secured.in_clear(server, allowed=arguments.allow_clear_text)
+    exposed = tls_settings.clear_text_problem(server, allowed=arguments.allow_clear_text)
     if exposed is not None:
         raise WrongUsage(exposed)
 
@@ -197,7 +198,7 @@ def run_in_reactor(steps: Callable[[], Coroutine[Any, Any, None]], reactor: Any)
     :raises Interrupted: SIGINT or SIGTERM came
     :raises Exception: what the steps raise
     """
-    reactor.seconds = time.monotonic
+    reactor.seconds = time.monotonic  # so that a step of the wall clock fires no timer
     running: list[Deferred[None]] = []
     outcome: list[Failure | None] = []
 
@@ -212,10 +213,11 @@ def run_in_reactor(steps: Callable[[], Coroutine[Any, Any, None]], reactor: Any)
 
     def end(result: Failure | None) -> None:
         outcome.append(result)
-        first = outcome[0]
+        first = outcome[0]  # an interruption, if there was one: cancelling gives another failure
         given_up = first is not None and first.check(Interrupted, NoPasswordGiven)
         reactor.callLater(LAST_WORDS if given_up else 0, reactor.stop)
 
+    # The reactor's own handlers would stop it at once, before the callee is told.
     handle_signals(reactor, interrupt)
     reactor.callWhenRunning(begin)
     reactor.run()

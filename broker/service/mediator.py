@@ -42,7 +42,7 @@ from broker.service.errors import CannotStart
 from broker.service.ports import Listening
 from broker.service.process import ProcessOwner, Role, own_process
 from broker.service.settings import common as shared
-from broker.service.settings import tls as secured
+from broker.service.settings import tls as tls_settings
 from broker.service.settings.dns import DNS_SERVERS, PROVIDER_ZONE, make_naming
 from broker.service.settings.options import RoleOptions
 from broker.service.settings.setting import Setting, Settings
@@ -89,8 +89,8 @@ class MediatorOptions(RoleOptions):
             "Where to listen for terminals: tcp:PORT[:interface=ADDRESS].",
             repeatable=True,
         ),
-        secured.listen_setting(1202),
-        *secured.SERVER_SIDE,
+        tls_settings.listen_setting(1202),
+        *tls_settings.SERVER_SETTINGS,
         shared.UDP_PORT,
         Setting(
             "udp-interval",
@@ -105,7 +105,7 @@ class MediatorOptions(RoleOptions):
             "The resolver, which knows where terminals are: tcp:HOST:PORT, tls:HOST:PORT, or"
             " inside: a part of this process.",
         ),
-        *secured.TO_RESOLVER,
+        *tls_settings.RESOLVER_SETTINGS,
         shared.secret_setting("the resolver"),
         shared.DURABLE_STORE,
         ADMIN,
@@ -144,10 +144,10 @@ class MediatorOptions(RoleOptions):
 
     def problems(self, settings: Settings) -> Iterator[str]:
         yield from shared.exposed(settings, "resolver")
-        yield from secured.server_problems(settings)
+        yield from tls_settings.server_problems(settings)
         if settings.values["auth"] == "certificate":
             yield from _certificate_problems(settings)
-        yield from secured.resolver_problems(settings)
+        yield from tls_settings.resolver_problems(settings)
         if settings.values["resolver"] is None:
             if settings.values["mediator-secret"] is not None:
                 yield f"{settings.where('mediator-secret')}: needs a resolver in another process"
@@ -228,13 +228,13 @@ class MediatorService(Role):
         """
         super().__init__(owner)
         self.mediator: Mediator | None = None
-        self._tls = tls = secured.made(secured.server_side, options)
+        self._tls = tls = tls_settings.at_start(tls_settings.server_tls, options)
         # Terminals that must show a certificate can't log in without TLS.
         listeners = [] if options["auth"] == "certificate" else options["listen"]
         self.listening = Listening(reactor, listeners, options["listen-tls"], tls)
         self.admin = AdminSocket(reactor, options["admin"])
-        self._to_resolver = secured.made(secured.to_resolver, options)
-        self.renewal = secured.Renewal(reactor, tls, self._to_resolver)
+        self._resolver_tls = tls_settings.at_start(tls_settings.resolver_tls, options)
+        self.renewal = tls_settings.Renewal(reactor, tls, self._resolver_tls)
         self._reactor = reactor
         self._options = options
         self._store = store
@@ -259,6 +259,7 @@ class MediatorService(Role):
             gc.set_threshold(20_000, 20, 20)
             gc.freeze()  # what was loaded stays, so it need not be looked through each time
         self._passwords.start()
+        # The operator's socket first: if another broker has it open, no terminal must connect here.
         self.admin.open(AdminApi(mediator.context, mediator.accounts))
         counts = [mediator.counts]
         try:
@@ -339,7 +340,7 @@ class MediatorService(Role):
         secret = shared.read_secret(options["mediator-secret"])
         trace = shared.log_trace(lambda _: "resolver") if options["trace"] else None
         link = ConnectionHub.of_client(self._reactor, trace=trace)
-        endpoint = secured.endpoint(self._reactor, server, self._to_resolver)
+        endpoint = tls_settings.endpoint(self._reactor, server, self._resolver_tls)
         remote = RemoteResolver(
             link, endpoint, jitter=SystemRandom().random, secret=secret, naming=naming
         )
@@ -360,6 +361,8 @@ class MediatorService(Role):
             self.mediator.drop(self._tls.revoked)
 
     def close(self) -> Deferred[Any]:
+        # No new connections from here on. Then the mediator ends the existing ones, and the store
+        # stops last, when all their changes are written.
         closing = [self.listening.close(), self.admin.close()]
         stored: Deferred[None] = succeed(None)
         self.renewal.stop()

@@ -33,17 +33,17 @@ class Listening:
         self,
         reactor: Any,
         listeners: Sequence[Listener],
-        secured: Sequence[Listener] = (),
+        tls_listeners: Sequence[Listener] = (),
         tls: ServerTls | None = None,
     ) -> None:
         """
         :param listeners: where to listen without TLS
-        :param secured: where to listen for TLS; used if there is a ``tls``
+        :param tls_listeners: where to listen for TLS; used if there is a ``tls``
         """
         self.ports: set[int] = set()
         self._reactor = reactor
         self._listeners = listeners
-        self._secured = secured
+        self._tls_listeners = tls_listeners
         self._tls = tls
         self._open: list[IListeningPort | DatagramPort] = []
 
@@ -55,7 +55,7 @@ class Listening:
         for listener in self._listeners:
             self._open_one(listener, factory, "Listening")
         if self._tls is not None:
-            for listener in self._secured:
+            for listener in self._tls_listeners:
                 wrapped: Any = TlsFactory(self._tls, factory, self._reactor)
                 self._open_one(listener, wrapped, "Listening for TLS")
 
@@ -91,7 +91,7 @@ class Listening:
     def close(self) -> Deferred[Any]:
         """Close all ports; fires when they are."""
         ports, self._open = self._open, []
-        self.ports.clear()
+        self.ports.clear()  # others hold this set: the address checks see the change at once
         closing = [port.stopListening() for port in ports]
         return gatherResults([done for done in closing if done is not None])
 

@@ -56,6 +56,8 @@ class Role(Service):
         """
         Service.privilegedStartService(self)
         self._opening = Deferred.fromCoroutine(self.open())
+        # What fails at once must be raised here: twistd then ends before it becomes a daemon, and
+        # the shell gets its exit status.
         failed: list[Failure] = []
         if self._opening.called:
             self._opening.addErrback(failed.append)
@@ -74,7 +76,7 @@ class Role(Service):
     def stopService(self) -> object:
         Service.stopService(self)
         if self._opening is not None:
-            self._opening.cancel()
+            self._opening.cancel()  # a store that still loads must not open the ports afterwards
         return self.close()
 
     def _failed_late(self, failure: Failure) -> None:
@@ -154,7 +156,10 @@ def _choose_reactor() -> None:
 
 
 def raise_limit() -> None:
-    """Raise the soft limit of open files to the hard one."""
+    """Raise the soft limit of open files to the hard one.
+
+    The usual soft limit of 1024 would also limit how many terminals can be connected.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == hard:
         return

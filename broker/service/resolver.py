@@ -17,7 +17,7 @@ from broker.resolver.udp_registrar import UdpRegistrar
 from broker.service.ports import Listening
 from broker.service.process import ProcessOwner, Role, own_process
 from broker.service.settings import common as shared
-from broker.service.settings import tls as secured
+from broker.service.settings import tls as tls_settings
 from broker.service.settings.dns import DNS_SERVERS, PROVIDER_ZONE, make_naming
 from broker.service.settings.options import RoleOptions
 from broker.service.settings.setting import Setting, Settings
@@ -53,8 +53,8 @@ class ResolverOptions(RoleOptions):
             "Where to listen for mediators and terminals: tcp:PORT[:interface=ADDRESS].",
             repeatable=True,
         ),
-        secured.listen_setting(1204),
-        *secured.SERVER_SIDE,
+        tls_settings.listen_setting(1204),
+        *tls_settings.SERVER_SETTINGS,
         MEDIATORS,
         shared.UDP_PORT,
         shared.secret_setting("the mediator"),
@@ -70,7 +70,7 @@ class ResolverOptions(RoleOptions):
 
     def problems(self, settings: Settings) -> Iterator[str]:
         yield from shared.exposed(settings)
-        yield from secured.server_problems(settings)
+        yield from tls_settings.server_problems(settings)
         values = settings.values
         if values["mediators"] and (not values["listen-tls"] or values["client-ca"] is None):
             yield (
@@ -91,9 +91,9 @@ class ResolverService(Role):
     ) -> None:
         super().__init__(owner)
         self.server: ResolverServer | None = None
-        self._tls = secured.made(secured.server_side, options)
+        self._tls = tls_settings.at_start(tls_settings.server_tls, options)
         self.listening = Listening(reactor, options["listen"], options["listen-tls"], self._tls)
-        self.renewal = secured.Renewal(reactor, self._tls)
+        self.renewal = tls_settings.Renewal(reactor, self._tls)
         self._reactor = reactor
         self._options = options
         naming = make_naming(reactor, options, self.listening.ports, patience=ANSWER_SECONDS)
@@ -140,7 +140,7 @@ class ResolverService(Role):
             self.server.drop(self._tls.revoked)
 
     def close(self) -> Deferred[Any]:
-        closing = self.listening.close()
+        closing = self.listening.close()  # first, so that no connection comes in while it stops
         self.renewal.stop()
         if self.server is not None:
             self.server.stop()

@@ -36,7 +36,7 @@ class CountLog:
 
     def log_changes(self) -> None:
         """Log a line, if a count has changed since the last one."""
-        counts = dict(self._counts)
+        counts = dict(self._counts)  # a copy to compare with: the counter itself goes on
         if counts == self._logged:
             return
         self._logged = counts

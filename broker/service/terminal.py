@@ -25,7 +25,7 @@ from broker.service.errors import CannotStart
 from broker.service.ports import reason
 from broker.service.process import ProcessOwner, Role, own_process
 from broker.service.settings import common as shared
-from broker.service.settings import tls as secured
+from broker.service.settings import tls as tls_settings
 from broker.service.settings.credentials import Keyring, PasswordSource, read_password
 from broker.service.settings.options import RoleOptions
 from broker.service.settings.setting import Setting, Settings
@@ -99,7 +99,7 @@ class TerminalOptions(RoleOptions):
             "tcp:127.0.0.1:1201",
             "The mediator: tcp:HOST:PORT or tls:HOST:PORT.",
         ),
-        *secured.TO_MEDIATOR,
+        *tls_settings.MEDIATOR_SETTINGS,
         Setting(
             "password-file",
             PATH,
@@ -212,7 +212,7 @@ class TerminalOptions(RoleOptions):
         values = settings.values
         if values["identifier"] is None:
             yield f"{settings.where('identifier')}: name the identifier to log in as"
-        yield from secured.mediator_problems(settings)
+        yield from tls_settings.mediator_problems(settings)
         yield from _login_problems(settings)
         purpose = ", which names the callers to accept"
         yield from _policy_problems(settings, ASK, "consent-file", read_lists, purpose)
@@ -258,7 +258,7 @@ def _login_problems(settings: Settings) -> Iterator[str]:
     """What is wrong with how the terminal logs in."""
     values = settings.values
     server: Server = values["mediator"]
-    exposed = secured.in_clear(server, allowed=values["allow-clear-text"])
+    exposed = tls_settings.clear_text_problem(server, allowed=values["allow-clear-text"])
     if exposed is not None:
         yield f"{settings.where('mediator')}: {exposed}"
     source = _password_source(values)
@@ -301,15 +301,15 @@ class TerminalService(Role):
         """
         super().__init__(owner)
         self._options = options
-        tls = secured.made(secured.to_mediator, options)
-        self.renewal = secured.Renewal(reactor, tls)
+        tls = tls_settings.at_start(tls_settings.mediator_tls, options)
+        self.renewal = tls_settings.Renewal(reactor, tls)
         limit = options["max-load"]
         self._load = CpuLoad(reactor, limit) if limit is not None else None
         self._opener = make_opener(reactor) if options["open-port"] else None
         self.terminal = Terminal(
             reactor,
             options["identifier"],
-            secured.endpoint(reactor, options["mediator"], tls),
+            tls_settings.endpoint(reactor, options["mediator"], tls),
             self._settings(reactor, in_thread),
         )
 

@@ -136,15 +136,15 @@ def exposed(settings: Settings, also: str = "") -> Iterator[str]:
     :param also: a setting that names a server to connect to, if there is one
     """
     listeners: list[Listener] = settings.values["listen"]
-    secured: list[Listener] = settings.values["listen-tls"]
-    if not listeners and not secured:
+    tls_listeners: list[Listener] = settings.values["listen-tls"]
+    if not listeners and not tls_listeners:
         yield f"{settings.where('listen')}: at least one place to listen is needed"
     if settings.values["allow-clear-text"]:
         return
     anybody = settings.values["auth"] == "none"
     for name, found, why in (
         ("listen", listeners, _CLEAR_AND_BELIEVED if anybody else _CLEAR),
-        ("listen-tls", secured, _BELIEVED if anybody else None),
+        ("listen-tls", tls_listeners, _BELIEVED if anybody else None),
     ):
         for listener in found:
             if why is not None and not listener.interface.loopback:

@@ -175,7 +175,7 @@ def read_password(path: str) -> str:
         raise InvalidFile(f"{path}: holds no password: one line of 1 to 512 characters") from None
 
 
-def ask_password(whose: str, what: str = "Password") -> FoundPassword | None:
+def ask_password(identifier: str, what: str = "Password") -> FoundPassword | None:
     """Ask the person at the process's terminal for a password, which is not shown.
 
     It blocks until there is an answer.
@@ -193,7 +193,7 @@ def ask_password(whose: str, what: str = "Password") -> FoundPassword | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", getpass.GetPassWarning)  # the password would be visible
-            answer = getpass.getpass(f"{what} of {printable(whose)}: ")
+            answer = getpass.getpass(f"{what} of {printable(identifier)}: ")
         return FoundPassword(check_password(answer), None)
     except (KeyboardInterrupt, EOFError):
         raise NoPasswordGiven from None

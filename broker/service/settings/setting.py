@@ -87,6 +87,7 @@ def combine(
 def _default(setting: Setting) -> Any:
     if setting.repeatable:
         return [setting.value_type.parse(text) for text in setting.default]
+    # Parsed like any other value, so that a default can be given as a user would write it.
     return setting.default if setting.flag else setting.value_type.parse(str(setting.default))
 
 

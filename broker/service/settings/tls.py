@@ -86,11 +86,11 @@ RESOLVER_KEY: Final = Setting(
 )
 
 #: The settings of a server, apart from where it listens.
-SERVER_SIDE: Final = (CERTIFICATE, PRIVATE_KEY, CLIENT_CA, REVOCATIONS)
+SERVER_SETTINGS: Final = (CERTIFICATE, PRIVATE_KEY, CLIENT_CA, REVOCATIONS)
 #: The settings of a terminal for the connection to its mediator.
-TO_MEDIATOR: Final = (CA, PINNED, CA_REVOCATIONS, OWN_CERTIFICATE, OWN_KEY)
+MEDIATOR_SETTINGS: Final = (CA, PINNED, CA_REVOCATIONS, OWN_CERTIFICATE, OWN_KEY)
 #: The settings of a mediator for the connection to its resolver.
-TO_RESOLVER: Final = (RESOLVER_CA, RESOLVER_PIN, RESOLVER_CERTIFICATE, RESOLVER_KEY)
+RESOLVER_SETTINGS: Final = (RESOLVER_CA, RESOLVER_PIN, RESOLVER_CERTIFICATE, RESOLVER_KEY)
 
 
 def listen_setting(port: int) -> Setting:
@@ -104,7 +104,7 @@ def listen_setting(port: int) -> Setting:
     )
 
 
-def server_side(values: Any) -> ServerTls | None:
+def server_tls(values: Any) -> ServerTls | None:
     """TLS of a server, if it listens for TLS.
 
     :param values: settings by name
@@ -120,8 +120,8 @@ def server_side(values: Any) -> ServerTls | None:
     )
 
 
-def to_mediator(values: Any) -> ClientTls | None:
-    """TLS of a terminal, if its mediator uses TLS; raises like ``server_side``."""
+def mediator_tls(values: Any) -> ClientTls | None:
+    """TLS of a terminal, if its mediator uses TLS; raises like ``server_tls``."""
     server: Server = values["mediator"]
     if not server.tls:
         return None
@@ -135,8 +135,8 @@ def to_mediator(values: Any) -> ClientTls | None:
     )
 
 
-def to_resolver(values: Any) -> ClientTls | None:
-    """TLS of a mediator, if its resolver uses TLS; raises like ``server_side``."""
+def resolver_tls(values: Any) -> ClientTls | None:
+    """TLS of a mediator, if its resolver uses TLS; raises like ``server_tls``."""
     server: Server | None = values["resolver"]
     if server is None or not server.tls:
         return None
@@ -152,15 +152,20 @@ def to_resolver(values: Any) -> ClientTls | None:
 T = TypeVar("T")
 
 
-def made(make: Callable[[Any], T], values: Any) -> T:
-    """Make one of these. An error is a reason not to start: a file changed since it was checked."""
+def at_start(make: Callable[[Any], T], values: Any) -> T:
+    """Make one of these as a role starts.
+
+    The files were valid when the settings were checked, and may have changed since then.
+
+    :raises CannotStart: one is missing or invalid now
+    """
     try:
         return make(values)
     except InvalidFile as error:
         raise CannotStart(str(error)) from None
 
 
-def in_clear(server: Server, *, allowed: bool) -> str | None:
+def clear_text_problem(server: Server, *, allowed: bool) -> str | None:
     """Why a login may not be sent to a server; ``None`` if it may (I25).
 
     :param allowed: clear text to other machines is allowed
@@ -180,12 +185,12 @@ def endpoint(reactor: Any, server: Server, tls: ClientTls | None) -> IStreamClie
     connection, and then can't be shared for hole punching (``MediatorClient.share_port``).
     """
     bind = (server.bind, 0)
-    made: Callable[..., IStreamClientEndpoint] = endpoint_at
+    make: Callable[..., IStreamClientEndpoint] = endpoint_at
     try:
         ip_address(server.host)
     except ValueError:
-        made = HostnameEndpoint  # which tries all addresses of a name, of both families
-    plain = made(reactor, server.host, server.port, server.timeout, bind)
+        make = HostnameEndpoint  # tries all addresses of a name, IPv4 and IPv6
+    plain = make(reactor, server.host, server.port, server.timeout, bind)
     return plain if tls is None else TlsEndpoint(tls, plain, reactor)
 
 
@@ -196,9 +201,9 @@ def server_problems(settings: Settings) -> Iterator[str]:
     """What is wrong with the TLS settings of a server, one line for each."""
     values = settings.values
     if not values["listen-tls"]:
-        yield from _unused(settings, SERVER_SIDE, "needs --listen-tls")
+        yield from _unused(settings, SERVER_SETTINGS, "needs --listen-tls")
         return
-    missing = [one.name for one in (CERTIFICATE, PRIVATE_KEY) if values[one.name] is None]
+    missing = [name for name in ("certificate", "private-key") if values[name] is None]
     if missing:
         needed = " and ".join(f"--{name}" for name in missing)
         yield f"{settings.where('listen-tls')}: TLS needs {needed}"
@@ -206,17 +211,17 @@ def server_problems(settings: Settings) -> Iterator[str]:
         where = settings.where("revocation-list")
         yield f"{where}: can't be checked without --client-ca"
     else:
-        yield from _attempt(server_side, settings, "listen-tls")
+        yield from _attempt(server_tls, settings, "listen-tls")
 
 
 def mediator_problems(settings: Settings) -> Iterator[str]:
     """What is wrong with the TLS settings of a terminal."""
-    yield from _client_problems(settings, "mediator", TO_MEDIATOR, to_mediator)
+    yield from _client_problems(settings, "mediator", MEDIATOR_SETTINGS, mediator_tls)
 
 
 def resolver_problems(settings: Settings) -> Iterator[str]:
     """What is wrong with the TLS settings of a mediator for its resolver."""
-    yield from _client_problems(settings, "resolver", TO_RESOLVER, to_resolver)
+    yield from _client_problems(settings, "resolver", RESOLVER_SETTINGS, resolver_tls)
 
 
 def _client_problems(

@@ -22,7 +22,7 @@ from broker.net.tls.contexts import ServerTls
 from broker.service import mediator, resolver, terminal
 from broker.service.errors import CannotStart
 from broker.service.reactor import EpollReactor
-from broker.service.settings import tls as secured
+from broker.service.settings import tls as tls_settings
 from broker.service.settings.credentials import Keyring
 from broker.service.settings.options import RoleOptions
 from broker.service.settings.values import parse_server
@@ -67,7 +67,7 @@ class SettingsTests:
         options = parse(
             role, LOOPBACK, *pair(own), f"--client-ca={pki.ca}", f"--revocation-list={pki.crl}"
         )
-        assert isinstance(secured.server_side(options), ServerTls)
+        assert isinstance(tls_settings.server_tls(options), ServerTls)
 
     @SERVERS
     def test_missing(self, role: type[RoleOptions], own: Files) -> None:
@@ -131,7 +131,7 @@ class SettingsTests:
     def test_a_terminal(self, pki: Pki) -> None:
         """So is a terminal's mediator; an authority for clear text is a mistake."""
         options = parse(terminal.Options, "--mediator=tls:a.example:1202", f"--ca={pki.ca}")
-        assert secured.to_mediator(options) is not None
+        assert tls_settings.mediator_tls(options) is not None
         (error,) = errors(terminal.Options, "--identifier=Ib", f"--ca={pki.ca}")
         assert error.endswith("--ca: needs a mediator that is named as tls:HOST:PORT")
 
@@ -284,7 +284,7 @@ class RenewalTests:
         own = pki.server(age=timedelta(days=383))
         ends = own.read.not_valid_after_utc
         now = [ends - timedelta(days=15)]
-        renewal = secured.Renewal(clock, ServerTls(*own, now=lambda: now[0]))
+        renewal = tls_settings.Renewal(clock, ServerTls(*own, now=lambda: now[0]))
         with capturedLogs() as events:
             renewal.start()
             assert events == []
@@ -300,7 +300,7 @@ class RenewalTests:
     def test_without_tls(self) -> None:
         """Without TLS there is nothing to look at, and no timer."""
         clock = Clock()
-        renewal = secured.Renewal(clock, None)
+        renewal = tls_settings.Renewal(clock, None)
         renewal.start()
         assert clock.getDelayedCalls() == []
         renewal.stop()
@@ -343,7 +343,7 @@ class EndpointTests:
     )
     def test_kinds(self, text: str, made: type[object]) -> None:
         """A name may have addresses of both families; an address is what it is."""
-        found = secured.endpoint(FakeReactor(), parse_server(text), None)
+        found = tls_settings.endpoint(FakeReactor(), parse_server(text), None)
         assert isinstance(found, made)
 
     @pytest.mark.parametrize(
@@ -357,7 +357,7 @@ class EndpointTests:
     def test_a_port_of_its_own(self, text: str, bind: str) -> None:
         """It is bound to one first, so that no other connection has that port."""
         reactor = FakeReactor()
-        secured.endpoint(reactor, parse_server(text), None).connect(Maker())
+        tls_settings.endpoint(reactor, parse_server(text), None).connect(Maker())
         (dial,) = reactor.dials
         assert dial.bind == (bind, 0)
 
@@ -380,7 +380,7 @@ class EndpointTests:
             listener = site.listens()
             said = "signal.example.com" if named else f"[{host}]" if ":" in host else host
             server = parse_server(f"tcp:{said}:{listener.getsockname()[1]}")
-            outcome = Outcome(secured.endpoint(site.reactor, server, None).connect(Maker()))
+            outcome = Outcome(tls_settings.endpoint(site.reactor, server, None).connect(Maker()))
             site.ends(outcome)
             assert outcome.error is None
             assert bound == [("", 0)]
