@@ -266,7 +266,7 @@ class Model:
         self._reply(change.request, "NOTIFY\nRegistration Failed.\nCause:why\n\n", 400)
 
     def dial_ends(self, identifier: str, *, told: bool) -> None:
-        """Somebody has answered a dial, or nobody has."""
+        """A dial has been answered, or not."""
         dial = self.dials.pop(identifier)
         for call in dial.calls:
             call.dial = None
@@ -328,7 +328,7 @@ class Model:
         return caller in accepted or bool(groups)
 
     def take(self) -> dict[str, str]:
-        """What was read, and begin anew."""
+        """What was read; then forget it."""
         reads = {name: text for name, text in self.reads.items() if text}
         self.reads.clear()
         return reads
@@ -473,7 +473,7 @@ class Model:
             self._next(change)
 
     def _next(self, change: Change) -> None:
-        """A registration of an identifier is over: the next one's turn."""
+        """A registration of an identifier is over: the turn of the next."""
         identifier = change.request.connection.identifier
         waiting = self.changing[identifier]
         waiting.remove(change)
@@ -518,7 +518,7 @@ class Model:
             self._begin_regroup()
 
     def _void_what_falls(self) -> None:
-        """No session goes on that is not permitted any more."""
+        """No session goes on that is not permitted now."""
         for session in list(self.sessions):
             if self.accepts(session.callee, session.caller):
                 continue

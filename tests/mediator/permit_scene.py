@@ -178,7 +178,7 @@ def at_once(scene: Scene) -> None:
 
 
 def sessions(count: int) -> Step:
-    """So many sessions stand."""
+    """This number of sessions stands."""
 
     def step(scene: Scene) -> None:
         assert len(scene.context.sessions) == count

@@ -129,7 +129,7 @@ class Scene:
 
     :ivar drawn: the values of ``{name}`` so far
     :ivar sent: each message of the mediator, as (terminal, its statement or first field), in the
-        order in which they were sent, whoever they went to
+        order in which they were sent, to any terminal
     :ivar secrets: every password and key that any terminal has read
     """
 
@@ -181,7 +181,7 @@ class Scene:
         self.says(callee, CAN, **{callee: to_callee(asks, n), caller: granted})
         return self.drawn[f"session{n}"]
 
-    # What happens, and who reads what: whoever is not named reads nothing.
+    # What happens, and what each terminal reads; one that is not named reads nothing.
 
     def says(self, who: str, text: str, **reads: str) -> None:
         """Someone types, just as the text is."""
@@ -221,7 +221,7 @@ class Scene:
         assert got == {}, "somebody read what was not for them"
 
     def heard(self, who: str) -> str:
-        """What someone has read and nobody looked at."""
+        """What a terminal has read since that was last looked at."""
         text = self.clients[who].text()
         self.secrets.update(_SECRET.findall(text))
         return text
@@ -250,7 +250,7 @@ class Scene:
         assert match is not None, f"{who} read\n{got}\nand not\n{expected}\n{self.drawn}"
         self.drawn.update(match.groupdict())
 
-    # What there is, beside what is read.
+    # What there is besides what is read.
 
     @property
     def dials(self) -> list[Dial]:
@@ -458,7 +458,7 @@ class SlowResolver:
 
 @implementer(ITrigger)
 class Waker:
-    """A trigger that only notes whom it was to wake.
+    """A trigger that only notes which terminals it should wake.
 
     :ivar woken: each terminal, with the host and port that it was to be told at
     """

@@ -49,7 +49,7 @@ class Act:
     """
 
     def __init__(self, step: Awaitable[None]) -> None:
-        self.over: Any = False  # lest mypy think that it stays so
+        self.over: Any = False  # Any: mypy would think that it stays so
         self.failed: BaseException | None = None
 
         async def run() -> None:
@@ -84,8 +84,8 @@ class DurableTests:
     """What the operator is told is done is durable, and in force (I8)."""
 
     @pytest.mark.parametrize("act", ACTS)
-    def test_first_kept(self, act: str) -> None:
-        """Nothing is in force before it is kept, and all is as soon as the operator is told."""
+    def test_when_a_change_is_being_kept_then_it_is_not_in_force(self, act: str) -> None:
+        """It is in force, all of it, as soon as the operator is told."""
         scene, store = kept()
         table = scene.mediator.accounts.table
         before = [*table]
@@ -101,8 +101,8 @@ class DurableTests:
         assert table.get(change.identifier) == (None if change.verifier is None else change)
 
     @pytest.mark.parametrize("act", ACTS)
-    def test_not_kept(self, act: str) -> None:
-        """What can't be kept changes nothing: no table, no connection, no list, no token (I9)."""
+    def test_when_the_store_fails_then_nothing_has_changed(self, act: str) -> None:
+        """No table, no connection, no list, no token (I9)."""
         scene, store = kept(PermitChange("Ib", ("Ia",)), PermitChange("Ia", ("Ib",)))
         scene.new_says("a", login("Ia", "of Ia", "Address:127.0.0.1"), DONE)
         before = [*scene.mediator.accounts.table]
@@ -115,8 +115,8 @@ class DurableTests:
         scene.says("a", PERMITS, a=permits("Create Ib"))
         scene.new_says("a2", login("Ia", "of Ia"), DONE)
 
-    def test_one_after_the_other(self) -> None:
-        """Two at once don't undo each other: the second sees what the first has made."""
+    def test_when_two_changes_come_at_once_then_neither_undoes_the_other(self) -> None:
+        """The second is worked out from what the first has made."""
         scene, store = kept()
         accounts = scene.mediator.accounts
         named, renamed = Act(accounts.add_name("Ia", "taro")), Act(accounts.add_name("Ib", "taro"))
@@ -131,8 +131,8 @@ class DurableTests:
         assert account is not None
         assert account.names == ("taro",)
 
-    def test_read_again(self) -> None:
-        """After a restart the accounts are those that were kept."""
+    def test_when_the_mediator_restarts_then_accounts_are_as_kept(self) -> None:
+        """When the mediator restarts, accounts are as kept."""
         first = Scene(accounts={"Ia": "of Ia"})
         result_of(first.mediator.accounts.add_name("Ia", "taro"))
         again = Scene(store=first.broker.store, accounts={})
@@ -162,8 +162,10 @@ class RefusedTests:
             (lambda a: a.remove_name("Ib", "taro"), "taro is not a name of Ib"),
         ],
     )
-    def test_refused(self, act: Callable[[Accounts], Awaitable[None]], why: str) -> None:
-        """Told why; nothing is committed."""
+    def test_when_a_change_is_refused_then_nothing_is_committed(
+        self, act: Callable[[Accounts], Awaitable[None]], why: str
+    ) -> None:
+        """The operator is told why."""
         scene, store = kept()
         store.at_once = True
         result_of(scene.mediator.accounts.add_name("Ia", "taro"))
@@ -172,15 +174,15 @@ class RefusedTests:
             result_of(act(scene.mediator.accounts))
         assert store.commits == []
 
-    def test_no_work_for_nothing(self) -> None:
-        """What is refused anyway costs no hash."""
+    def test_when_a_change_is_refused_then_no_password_is_hashed(self) -> None:
+        """A hash is slow."""
         pool = FakePool()
         scene = Scene(passwords=cheap_passwords(pool=pool))
         assert isinstance(Act(scene.mediator.accounts.reset("Ix", "x")).failed, AccountRefused)
         assert pool.jobs == []
 
-    def test_meanwhile(self) -> None:
-        """Hashed elsewhere, it is worked out from what there is then; and it is refused if busy."""
+    def test_when_a_password_is_being_hashed_then_the_change_is_worked_out_afterwards(self) -> None:
+        """From what there is then; it is refused if too many wait."""
         pool = FakePool()
         scene = Scene(passwords=cheap_passwords(pool=pool, waiting=1))
         first, second = (Act(scene.mediator.accounts.add("Ia", "x")) for _ in range(2))
@@ -199,8 +201,8 @@ class RefusedTests:
 class ResetTests:
     """Another password."""
 
-    def test_reset(self) -> None:
-        """The old password logs in no more, the new one does; connections are closed (I2)."""
+    def test_when_a_password_is_reset_then_only_the_new_one_logs_in(self) -> None:
+        """Connections are closed (I2)."""
         scene = Scene(accounts={"Ia": "of Ia", "Ib": "of Ib"})
         scene.new_says("a", login("Ia", "of Ia", "Accept:Create Ib"), DONE)
         scene.new_says("a2", login("Ia", "of Ia"), DONE)
@@ -213,8 +215,8 @@ class ResetTests:
         scene.new_says("a3", login("Ia", "of Ia"), WRONG)
         scene.says("a3", login("Ia", "new") + PERMITS, a3=DONE + permits("Create Ib"))
 
-    def test_sessions(self) -> None:
-        """What was granted to the account, or to others for it, is void on both sides (I2)."""
+    def test_when_a_password_is_reset_then_sessions_are_void(self) -> None:
+        """Those granted to the account, and to others for it, on both sides (I2)."""
         scene = Scene(accounts={"Ia": "of Ia", "Ib": "of Ib"})
         where = "Address:127.0.0.1"
         scene.new_says("a", login("Ia", "of Ia", where, "Accept:Create Ib"), DONE)
@@ -226,8 +228,8 @@ class ResetTests:
         scene.reads(b=terminate(), a=terminate())
         assert len(scene.context.sessions) == 0
 
-    def test_generation(self) -> None:
-        """Each password has a generation of its own, of 16 hexadecimal digits."""
+    def test_when_a_password_is_made_then_it_has_a_generation(self) -> None:
+        """One of its own, of 16 hexadecimal digits."""
         scene = Scene(accounts={"Ia": "x"})
         seen = set()
         for _ in range(5):
@@ -238,8 +240,8 @@ class ResetTests:
             result_of(scene.mediator.accounts.reset("Ia", "x"))
         assert len(seen) == 5
 
-    def test_log(self, logged: Logged) -> None:
-        """The log has what was done to whom, a line each, whatever the identifier holds (I19)."""
+    def test_when_an_account_changes_then_the_log_has_one_line(self, logged: Logged) -> None:
+        """Whatever the identifier holds (I19)."""
         scene = Scene(accounts={})
         accounts = scene.mediator.accounts
         strange = "I\u3000{x}é"
@@ -265,8 +267,8 @@ class ResetTests:
 class RemoveTests:
     """The end of an account."""
 
-    def test_all_of_it(self) -> None:
-        """Connections, address, names, lists both ways: gone, and not for a successor (I2)."""
+    def test_when_an_account_is_removed_then_nothing_of_it_is_left(self) -> None:
+        """Connections, address, names, lists both ways: nothing for a successor (I2)."""
         scene = Scene(accounts={"Ia": "of Ia", "Ib": "of Ib"})
         accounts = scene.mediator.accounts
         result_of(accounts.add_name("Ib", "taro"))
@@ -283,8 +285,8 @@ class RemoveTests:
         scene.says("x", query("Ib", "Ia"), x=DENIED)
         scene.says("a", query("Ia", "Ib"), a=DENIED)
 
-    def test_one_commit(self) -> None:
-        """The account and what names it go together (I9)."""
+    def test_when_an_account_is_removed_then_all_is_one_commit(self) -> None:
+        """The account and what names it (I9)."""
         scene, store = kept(PermitChange("Ib", ("Ia", "Ix")), PermitChange("Ia", ("Ib",)))
         doing = Act(scene.mediator.accounts.remove("Ia"))
         scene.fires(store.pending.pop())
@@ -294,8 +296,8 @@ class RemoveTests:
         assert PermitChange("Ib", ("Ix",)) in changes
         assert PermitChange("Ia", ()) in changes
 
-    def test_sessions(self) -> None:
-        """A session of its is void, and the other side is told (I2)."""
+    def test_when_an_account_is_removed_then_its_sessions_are_void(self) -> None:
+        """The other side is told (I2)."""
         scene = Scene(accounts={"Ia": "of Ia", "Ib": "of Ib"})
         scene.new_says("b", login("Ib", "of Ib", "Address:127.0.0.1", "Accept:Create Ia"), DONE)
         scene.new_says("a", login("Ia", "of Ia"), DONE)
@@ -304,8 +306,8 @@ class RemoveTests:
         scene.reads(b=terminate(), a=terminate())
         assert scene.clients["a"].ended
 
-    def test_a_call_under_way(self) -> None:
-        """A call that waits for its callee as its caller is removed tells nothing (I1)."""
+    def test_when_a_caller_is_removed_while_it_calls_then_it_is_told_nothing(self) -> None:
+        """Its call waits for the callee at that time (I1)."""
         scene = Scene(accounts={"Ia": "of Ia", "Ib": "of Ib"})
         scene.new_says("b", login("Ib", "of Ib", "Address:127.0.0.1", "Accept:Create Ia"), DONE)
         scene.new_says("a", login("Ia", "of Ia"), DONE)
@@ -314,8 +316,8 @@ class RemoveTests:
         scene.says("b", "NOTIFY\nSTATUS Acceptable.\n\n")
         assert scene.clients["a"].ended
 
-    def test_a_registration_under_way(self) -> None:
-        """A list's edit that waits for its turn brings nothing back (I2)."""
+    def test_when_an_edit_waits_then_it_brings_nothing_back(self) -> None:
+        """An edit of the list of the account that is removed (I2)."""
         scene, store = kept()
         scene.new_says("a", login("Ia", "of Ia"), DONE)
         scene.says("a", register("Ia", "Accept:Create Ib", "Transaction:1"))
@@ -334,8 +336,10 @@ class RemoveTests:
         assert scene.mediator.accounts.table.get("Ia") is None
         assert scene.clients["a"].ended
 
-    def test_a_resolver_away(self, logged: Logged) -> None:
-        """Where its address can't be withdrawn it is removed all the same, and the log says so."""
+    def test_when_the_resolver_is_away_then_the_account_is_removed_even_so(
+        self, logged: Logged
+    ) -> None:
+        """Its address can't be withdrawn, and the log says so."""
         scene, resolver = with_resolver(accounts={"Ia": "of Ia"})
         scene.new_says("a", login("Ia", "of Ia", "Address:127.0.0.1"), DONE)
         resolver.errors["withdraw"] = ServiceUnavailable()
@@ -347,8 +351,8 @@ class RemoveTests:
 class NamesTests:
     """Other names (C1)."""
 
-    def test_everywhere(self) -> None:
-        """A name is good as callee, as oneself and in lists, which keep whose it is."""
+    def test_when_an_account_has_a_name_then_it_is_valid_everywhere(self) -> None:
+        """As callee, as identifier and in lists, which keep the identifier."""
         scene = Scene(accounts={"Ia": "of Ia", "Ib": "of Ib"})
         accounts = scene.mediator.accounts
         result_of(accounts.add_name("Ib", "花子"))
@@ -360,8 +364,8 @@ class NamesTests:
         result_of(accounts.remove_name("Ib", "花子"))
         scene.says("a", query("Ia", "花子") + query("Ia", "Ib"), a=DENIED + NOT_FOUND)
 
-    def test_with_anybody(self) -> None:
-        """So it is where whoever says so is believed."""
+    def test_when_no_identity_is_proven_then_names_are_valid_too(self) -> None:
+        """When no identity is proven, names are valid too."""
         scene, store = with_store()
         store.at_once = True
         result_of(scene.mediator.accounts.add("Ia", "x"))
@@ -374,8 +378,8 @@ class NamesTests:
 class AccountRowTests:
     """What the operator sees."""
 
-    def test_listed(self) -> None:
-        """All accounts, with their names and who is connected, by identifier."""
+    def test_when_accounts_are_listed_then_each_has_its_names_and_connections(self) -> None:
+        """By identifier."""
         scene = Scene(accounts={"Ib": "of Ib", "Ia": "of Ia"})
         result_of(scene.mediator.accounts.add_name("Ia", "taro"))
         scene.new_says("b", login("Ib", "of Ib", "Address:127.0.0.1"), DONE)

@@ -102,7 +102,7 @@ class Desk:
         return self.ahead + self.clock.seconds()
 
     def note(self, count: int = 1) -> None:
-        """So many addresses are told."""
+        """A number of addresses are told."""
         for _ in range(count):
             self.ledger.check_room()
             told = self.ledger.record("Ib", "Ia", WHERE, f"S{len(self.noted)}", "Ia", 3600)
@@ -126,8 +126,8 @@ def fired(deferred: Deferred[None]) -> bool:
 class BehindTests:
     """Records that are written behind their addresses."""
 
-    def test_together(self) -> None:
-        """What is told within a quarter of a second is one commit, and one timer (I15)."""
+    def test_when_several_addresses_are_told_then_their_records_are_one_commit(self) -> None:
+        """Within a quarter of a second, with one timer (I15)."""
         desk = Desk()
         assert desk.clock.getDelayedCalls() == []
         desk.note(3)
@@ -142,8 +142,8 @@ class BehindTests:
         assert desk.store.told == desk.noted
         assert desk.clock.getDelayedCalls() == []
 
-    def test_many_do_not_wait(self) -> None:
-        """A thousand are committed as they are there."""
+    def test_when_a_thousand_records_wait_then_they_are_committed_at_once(self) -> None:
+        """When a thousand records wait, they are committed at once."""
         desk = Desk()
         desk.note(AT_ONCE - 1)
         assert desk.store.batches == []
@@ -151,8 +151,8 @@ class BehindTests:
         assert desk.store.batches == [AT_ONCE]
         assert desk.clock.getDelayedCalls() == []
 
-    def test_one_commit_at_a_time(self) -> None:
-        """What comes meanwhile follows as soon as it is done, when it is due."""
+    def test_when_a_commit_is_in_progress_then_the_next_follows_it(self) -> None:
+        """At once, if the next is due."""
         desk = Desk()
         desk.note()
         desk.clock.advance(DELAY)
@@ -168,8 +168,8 @@ class BehindTests:
         assert desk.store.batches == [1, 3]
         assert desk.clock.getDelayedCalls() == []
 
-    def test_what_is_not_due_waits_on(self) -> None:
-        """A commit that is done soon hurries nobody."""
+    def test_when_a_commit_is_done_soon_then_the_next_still_waits_for_others(self) -> None:
+        """When a commit is done soon, the next still waits for others."""
         desk = Desk()
         desk.note()
         desk.clock.advance(DELAY)
@@ -179,8 +179,8 @@ class BehindTests:
         desk.clock.advance(DELAY)
         assert desk.store.batches == [1, 1]
 
-    def test_a_thousand_during_a_commit(self) -> None:
-        """They follow it at once."""
+    def test_when_a_thousand_come_during_a_commit_then_they_follow_at_once(self) -> None:
+        """When a thousand come during a commit, they follow at once."""
         desk = Desk()
         desk.note()
         desk.clock.advance(DELAY)
@@ -189,8 +189,10 @@ class BehindTests:
         desk.store.done()
         assert desk.store.batches == [1, AT_ONCE + 5]
 
-    def test_a_failure(self, logged: Logged) -> None:
-        """It is tried again and again, ever less often; nothing is lost, and two lines say so."""
+    def test_when_the_store_fails_then_it_is_tried_less_and_less_often(
+        self, logged: Logged
+    ) -> None:
+        """Nothing is lost, and two lines of the log say so."""
         desk = Desk()
         desk.note(2)
         desk.clock.advance(DELAY)
@@ -217,8 +219,10 @@ class BehindTests:
         (timer,) = desk.clock.getDelayedCalls()
         assert timer.getTime() - desk.clock.seconds() == pytest.approx(1)
 
-    def test_many_while_it_fails(self, logged: Logged) -> None:
-        """A thousand more do not hurry a store that fails."""
+    def test_when_the_store_fails_then_a_thousand_more_do_not_hurry_it(
+        self, logged: Logged
+    ) -> None:
+        """When the store fails, a thousand more do not hurry it."""
         desk = Desk()
         desk.note()
         desk.clock.advance(DELAY)
@@ -229,8 +233,8 @@ class BehindTests:
         assert desk.store.batches == [1, 2 * AT_ONCE + 1]
         assert len(logged.failures()) == 1
 
-    def test_unforeseen(self, logged: Logged) -> None:
-        """Whatever is wrong with the store, what was noted waits, and the log has all of it."""
+    def test_when_the_store_has_a_bug_then_the_records_wait(self, logged: Logged) -> None:
+        """The log has all of the error."""
         desk = Desk()
         desk.note()
         desk.clock.advance(DELAY)
@@ -241,8 +245,8 @@ class BehindTests:
         desk.store.done()
         assert desk.store.told == desk.noted
 
-    def test_no_room(self, logged: Logged) -> None:
-        """So many may wait, those of the commit under way included; then nothing is told (I1)."""
+    def test_when_too_many_wait_then_no_address_is_told(self, logged: Logged) -> None:
+        """Those of the commit in progress are counted (I1)."""
         desk = Desk(waiting_most=5)
         desk.note(2)
         desk.clock.advance(DELAY)
@@ -260,8 +264,8 @@ class BehindTests:
 class TimeTests:
     """The times of records."""
 
-    def test_unique(self) -> None:
-        """Two of one moment differ; pages part them."""
+    def test_when_two_are_of_one_moment_then_their_times_differ(self) -> None:
+        """Pages part them."""
         desk = Desk()
         desk.note(4)
         start = TODAY * 1_000_000
@@ -270,8 +274,8 @@ class TimeTests:
         desk.note()
         assert desk.noted[-1].at == start + 1_000_000
 
-    def test_a_clock_put_back(self) -> None:
-        """What the clock says is written down, a step of it too."""
+    def test_when_the_clock_is_put_back_then_its_time_is_recorded(self) -> None:
+        """The time that it shows, a step included."""
         desk = Desk()
         desk.note()
         desk.ahead -= 3600
@@ -283,14 +287,14 @@ class TimeTests:
 class StopTests:
     """A clean stop loses nothing."""
 
-    def test_nothing_waits(self) -> None:
-        """Then it is over at once."""
+    def test_when_nothing_waits_then_a_stop_is_done_at_once(self) -> None:
+        """When nothing waits, a stop is done at once."""
         desk = Desk()
         assert fired(desk.ledger.stop())
         assert desk.full()
 
-    def test_handed_over(self) -> None:
-        """What waits is committed at once, and waited for; no timer stays, nothing more is told."""
+    def test_when_it_is_stopped_then_what_waits_is_committed(self) -> None:
+        """At once, and waited for; no timer stays, and nothing more is told."""
         desk = Desk()
         desk.note(2)
         stopped = desk.ledger.stop()
@@ -302,8 +306,8 @@ class StopTests:
         assert fired(stopped)
         assert desk.store.told == desk.noted
 
-    def test_during_a_commit(self) -> None:
-        """The one under way is waited for, and then the one after it."""
+    def test_when_it_is_stopped_during_a_commit_then_both_are_waited_for(self) -> None:
+        """The one in progress, and then the one after it."""
         desk = Desk()
         desk.note()
         desk.clock.advance(DELAY)
@@ -316,8 +320,10 @@ class StopTests:
         assert fired(stopped)
         assert desk.clock.getDelayedCalls() == []
 
-    def test_the_commit_under_way_fails(self, logged: Logged) -> None:
-        """All of it is tried once more, with what came after it."""
+    def test_when_it_is_stopped_and_the_commit_fails_then_it_is_tried_once_more(
+        self, logged: Logged
+    ) -> None:
+        """With what came after it."""
         desk = Desk()
         desk.note()
         desk.clock.advance(DELAY)
@@ -330,8 +336,10 @@ class StopTests:
         assert desk.store.told == desk.noted
         assert len(logged.failures()) == 1
 
-    def test_only_the_commit_under_way_fails(self, logged: Logged) -> None:
-        """Where nothing has come after it, it is tried once more all the same."""
+    def test_when_nothing_came_after_the_failed_commit_then_it_is_tried_once_more_too(
+        self, logged: Logged
+    ) -> None:
+        """When nothing came after the failed commit, it is tried once more too."""
         desk = Desk()
         desk.note()
         desk.clock.advance(DELAY)
@@ -342,8 +350,8 @@ class StopTests:
         assert desk.store.told == desk.noted
         assert len(logged.failures()) == 1
 
-    def test_lost(self, logged: Logged) -> None:
-        """What the store does not take then is lost, and counted in the log."""
+    def test_when_the_last_try_fails_then_the_log_counts_what_is_lost(self, logged: Logged) -> None:
+        """When the last try fails, the log counts what is lost."""
         desk = Desk()
         desk.note(3)
         stopped = desk.ledger.stop()
@@ -352,7 +360,9 @@ class StopTests:
         assert desk.clock.getDelayedCalls() == []
         assert "3 disclosures are lost" in logged.failures()[-1]
 
-    def test_while_it_fails(self, logged: Logged) -> None:
+    def test_when_it_is_stopped_while_the_store_fails_then_it_is_tried_at_once(
+        self, logged: Logged
+    ) -> None:
         """The wait for the next try is cut short."""
         desk = Desk()
         desk.note()
@@ -381,8 +391,8 @@ class FirstTests:
         scene.says("b", CAN)
         return scene, store
 
-    def test_committed_first(self) -> None:
-        """Nobody is told anything before it is durable, and then both are (A11)."""
+    def test_when_the_ledger_is_first_then_nothing_is_told_before_it_is_durable(self) -> None:
+        """Then both are told (A11)."""
         scene, store = self.call()
         assert len(store.pending) == 1
         scene.passes(1)
@@ -391,15 +401,15 @@ class FirstTests:
         assert (told.owner, told.recipient, told.host, told.port) == ("Ib", "Ia", "127.0.0.1", 1203)
         assert (told.session, told.basis) == (scene.drawn["session"], "Ia")
 
-    def test_not_committed(self) -> None:
-        """Then nobody is told anything (I1)."""
+    def test_when_the_ledger_is_first_and_fails_then_nothing_is_told(self) -> None:
+        """To either side (I1)."""
         scene, store = self.call()
         scene.fires(store.pending.pop(), StoreFailed("the disk is full"), a=UNAVAILABLE)
         assert store.told == []
 
 
 def of(count: int, whose: str = "Ib", *, told: str = "Ia") -> list[Disclosure]:
-    """So many disclosures, the oldest first."""
+    """A number of disclosures, the oldest first."""
     return [
         Disclosure(whose, told, "203.0.113.5", 1203, f"S{n}", "@family", 1_000_000 + n, 3600)
         for n in range(count)
@@ -428,8 +438,8 @@ class AnswerTests:
         scene.new_says("b", register("Ib"), DONE)
         return scene, store
 
-    def test_nothing(self) -> None:
-        """Where nobody was told, that is said."""
+    def test_when_no_address_was_told_then_the_answer_says_so(self) -> None:
+        """When no address was told, the answer says so."""
         scene, _ = self.asked_by()
         scene.says("b", ASK, b=NOTHING)
         scene.says(
@@ -438,22 +448,22 @@ class AnswerTests:
             b="NOTIFY\nNothing Disclosed.\nTransaction:1\nCode:200\n\n",
         )
 
-    def test_ones_own(self) -> None:
-        """The newest first, and only one's own, whoever one says to be (I4)."""
+    def test_when_a_terminal_asks_then_it_reads_its_own_records(self) -> None:
+        """The newest first; those of no other, whatever it calls itself (I4)."""
         told = of(3)
         scene, _ = self.asked_by(*of(2, "Ia"), *told, *of(1, "Ic"))
         scene.says("b", ASK, b=page(told[::-1]))
         scene.says("b", "QUERY\nDISCLOSURES\nIdentifier:Ia\n\n", b=DENIED)
 
-    def test_first_message(self) -> None:
-        """It may be the first thing that a connection says."""
+    def test_when_it_is_the_first_message_then_it_logs_in_too(self) -> None:
+        """When it is the first message, it logs in too."""
         told = of(1)
         scene, store = with_store()
         store.told += told
         scene.new_says("b", "QUERY\nDISCLOSURES\nIdentifier:Ib\n\n", page(told))
 
-    def test_a_call(self) -> None:
-        """Who has just been told is in it: what waits to be written is written first."""
+    def test_when_a_call_was_just_granted_then_its_record_is_there(self) -> None:
+        """What waits to be written is written first."""
         store = Store()
         store.at_once = True
         scene = Scene(store=store)
@@ -467,8 +477,8 @@ class AnswerTests:
         scene.fires(store.pending.pop(), b=f"NOTIFY\nDisclosed:{line}\n\n")
         scene.says("a", ASK, a=NOTHING)
 
-    def test_pages(self) -> None:
-        """Page by page, none twice and none lost."""
+    def test_when_there_are_many_then_pages_hold_each_once(self) -> None:
+        """None twice, and none is lost."""
         told = of(2 * PAGE_LINES + 1)[::-1]
         scene, _ = self.asked_by(*told[::-1])
         scene.says("b", ASK, b=page(told[:PAGE_LINES]))
@@ -477,8 +487,8 @@ class AnswerTests:
         scene.says("b", before(told[-2].at), b=page(told[-1:]))
         scene.says("b", before(told[-1].at), b=NOTHING)
 
-    def test_bytes(self) -> None:
-        """A page of long lines is shorter; still none is lost."""
+    def test_when_lines_are_long_then_a_page_has_fewer(self) -> None:
+        """None is lost."""
         told = of(PAGE_LINES, told="\U0001f4de" * 32)
         told = [
             Disclosure("Ib", one.recipient, "2001:db8::1", 1, "s" * 64, "@" + "x" * 127, one.at, 1)
@@ -497,8 +507,8 @@ class AnswerTests:
             question = before(found[-1].at)
         assert found == told[::-1]
 
-    def test_of_one_time(self) -> None:
-        """A page does not end amid several of one time, as a clock that was put back may make."""
+    def test_when_several_have_one_time_then_no_page_ends_between_them(self) -> None:
+        """A clock that was put back may make such times."""
         told = of(PAGE_LINES + 3)[::-1]
         for n in (-6, -5, -4, -3):  # the page would end between the two in the middle
             one = told[n]
@@ -509,14 +519,16 @@ class AnswerTests:
         scene.says("b", ASK, b=page(told[:-6]))
         scene.says("b", before(told[-7].at), b=page(told[-6:]))
 
-    def test_no_time(self) -> None:
-        """What is no time is told to be none."""
+    def test_when_the_time_is_none_then_the_request_is_refused(self) -> None:
+        """When the time is none, the request is refused."""
         scene, _ = self.asked_by(*of(1))
         wrong = bad("Before: must be a time such as 2026-11-21T12:00:05.123456Z")
         scene.says("b", "QUERY\nDISCLOSURES\nBefore:yesterday\n\n", b=wrong)
 
-    def test_one_at_a_time(self, logged: Logged) -> None:
-        """A second question before the first is answered is one too many (I16); then it isn't."""
+    def test_when_a_second_question_comes_before_the_answer_then_it_is_refused(
+        self, logged: Logged
+    ) -> None:
+        """One at a time (I16); later it may ask again."""
         store = Store()
         store.at_once = True
         scene = Scene(store=store)
@@ -530,8 +542,8 @@ class AnswerTests:
         scene.fires(store.pending.pop(), StoreFailed("full"), b=_marked(UNAVAILABLE, 1, 503))
         assert len(logged.failures()) == 1
 
-    def test_while_it_fails(self, logged: Logged) -> None:
-        """Not all can be told then, so nothing is; afterwards it is."""
+    def test_when_the_store_fails_then_nothing_is_told(self, logged: Logged) -> None:
+        """Not all can be told then; afterwards it is."""
         store = Store()
         store.at_once = True
         scene = Scene(store=store)
@@ -547,8 +559,8 @@ class AnswerTests:
         store.done()
         scene.says("b", ASK, b=page(store.told))
 
-    def test_not_read(self) -> None:
-        """What the store can't read it does not tell."""
+    def test_when_the_store_cannot_read_then_that_is_said(self) -> None:
+        """When the store cannot read, that is said."""
 
         class Unreadable(SlowStore):
             async def disclosures(self, whose: str, before: int, most: int) -> Sequence[Disclosure]:
@@ -557,8 +569,8 @@ class AnswerTests:
         scene = Scene(store=Unreadable())
         scene.new_says("b", "QUERY\nDISCLOSURES\nIdentifier:Ib\n\n", UNAVAILABLE)
 
-    def test_in_its_turn(self) -> None:
-        """A question behind a bare one waits without reading; both answers come in order (I11)."""
+    def test_when_a_bare_request_is_open_then_the_question_waits(self) -> None:
+        """Without reading; both answers come in order (I11)."""
         store = Store()
         store.at_once = True
         scene = Scene(store=store)
@@ -571,8 +583,8 @@ class AnswerTests:
         scene.fires(store.pending.pop(), a=NOTHING)
         assert store.asked == ["Ia"]
 
-    def test_gone(self, logged: Logged) -> None:
-        """Who asks and goes leaves nothing behind, and may ask again."""
+    def test_when_the_asker_leaves_then_nothing_is_left_behind(self, logged: Logged) -> None:
+        """It may ask again."""
         store = Store()
         store.at_once = True
         scene = Scene(store=store)
@@ -597,14 +609,14 @@ def _marked(answer: str, transaction: int, code: int) -> str:
 class SettledTests:
     """Waiting until what was noted is kept."""
 
-    def test_at_once(self) -> None:
-        """Where nothing waits there is nothing to wait for."""
+    def test_when_nothing_waits_then_settled_is_done_at_once(self) -> None:
+        """When nothing waits, settled is done at once."""
         desk = Desk()
         result_of(desk.ledger.settled())
         assert desk.store.batches == []
 
-    def test_what_was_noted_before(self) -> None:
-        """Not what comes after it."""
+    def test_when_more_comes_then_settled_does_not_wait_for_that(self) -> None:
+        """When more comes, settled does not wait for that."""
         desk = Desk()
         desk.note()
         desk.clock.advance(DELAY)
@@ -618,8 +630,8 @@ class SettledTests:
         desk.note()
         assert desk.store.batches == [1, 2]
 
-    def test_under_way(self) -> None:
-        """A commit that has begun already is enough where it holds everything."""
+    def test_when_a_commit_in_progress_has_it_all_then_settled_waits_for_that_alone(self) -> None:
+        """When a commit in progress has it all, settled waits for that alone."""
         desk = Desk()
         desk.note()
         desk.clock.advance(DELAY)
@@ -629,8 +641,8 @@ class SettledTests:
         assert fired(settled)
         assert desk.store.batches == [1]
 
-    def test_given_up(self) -> None:
-        """Who gives up spoils nothing for the others."""
+    def test_when_one_waiter_gives_up_then_the_others_wait_on(self) -> None:
+        """When one waiter gives up, the others wait on."""
         desk = Desk()
         desk.note()
         one, other = (Deferred.fromCoroutine(desk.ledger.settled()) for _ in range(2))
@@ -654,8 +666,8 @@ class PruneTests:
         """Two days ago."""
         return int((TODAY + desk.clock.seconds() - 2 * 86_400) * 1_000_000)
 
-    def test_daily(self, logged: Logged) -> None:
-        """After a minute, then each day; and the log has how many."""
+    def test_when_a_day_is_over_then_old_records_are_dropped(self, logged: Logged) -> None:
+        """First after a minute; the log has the number."""
         desk = self.desk()
         desk.clock.advance(FIRST_PRUNING - 1)
         assert desk.store.pruned == []
@@ -668,8 +680,8 @@ class PruneTests:
         desk.pruner.stop()
         assert desk.clock.getDelayedCalls() == []
 
-    def test_failure(self, logged: Logged) -> None:
-        """It is logged, and tried again the next day."""
+    def test_when_dropping_fails_then_it_is_tried_the_next_day(self, logged: Logged) -> None:
+        """It is logged."""
         desk = self.desk()
         desk.store.error = StoreFailed("the disk is full")
         desk.clock.advance(FIRST_PRUNING)
@@ -680,8 +692,8 @@ class PruneTests:
         desk.clock.advance(PRUNING)
         assert len(desk.store.pruned) == 2
 
-    def test_a_clock_put_forward(self) -> None:
-        """It takes nothing away that isn't old (I10); one put back takes less."""
+    def test_when_the_clock_is_put_forward_then_no_young_record_is_dropped(self) -> None:
+        """One that is put back drops less (I10)."""
         desk = self.desk()
         desk.ahead += 10 * 365 * 86_400
         desk.clock.advance(FIRST_PRUNING)
@@ -694,8 +706,8 @@ class PruneTests:
 class ServiceTests:
     """The ledger as the mediator's service runs it."""
 
-    def test_started_and_stopped(self) -> None:
-        """It drops what is old by itself; the store is stopped after it has taken what waited."""
+    def test_when_the_service_runs_then_the_ledger_is_pruned_and_handed_over(self) -> None:
+        """The store is stopped after it has taken what waited."""
         reactor, store = FakeReactor(), Store()
         stopped: list[int] = []
 

@@ -81,11 +81,11 @@ def token_of(scene: Scene, name: str, who: str = "Ia") -> str:
     return found[1]
 
 
-#: What is said first on a connection, and the answer; nobody is logged in by it.
+#: First messages of a connection, with their answers: none logs in.
 REFUSED = {
     "the wrong password": (login("Ia", "x"), WRONG),
     "another's password": (login("Ia", "of Ib"), WRONG),
-    "nobody's account": (login("Ix", "of Ia"), WRONG),
+    "no account": (login("Ix", "of Ia"), WRONG),
     "a password in other case": (login("Ia", "OF IA"), WRONG),
     "no identifier": ("REGISTER\nPassword:of Ia\n\n", failed("a login needs an Identifier")),
     "both": (
@@ -93,7 +93,7 @@ REFUSED = {
         failed("a login has a Password or a Token, not both"),
     ),
     "a token that is none": (register("Ia", "Token:x"), STALE),
-    "a token for nobody": (register("Ix", "Token:9999999999.x"), STALE),
+    "a token for no account": (register("Ix", "Token:9999999999.x"), STALE),
     "a bare REGISTER": (register("Ia"), FIRST),
     "an address alone": (register("Ia", "Address:127.0.0.1"), FIRST),
     "a call": (query("Ia", "Ib"), FIRST),
@@ -107,8 +107,8 @@ class PasswordTests:
     """``--auth password``."""
 
     @pytest.mark.parametrize("case", REFUSED)
-    def test_refused(self, case: str) -> None:
-        """Whoever proves nothing acts as nobody: nothing is changed or told (I1, I4, I5)."""
+    def test_when_no_identity_is_proven_then_nothing_is_changed_or_told(self, case: str) -> None:
+        """Each first message that proves none (I1, I4, I5)."""
         said, answer = REFUSED[case]
         scene, store = with_store(PermitChange("Ia", ("Ib",)), accounts={})
         store.at_once = True
@@ -122,8 +122,8 @@ class PasswordTests:
         assert scene.address("Ia") is None
 
     @pytest.mark.parametrize("case", REFUSED)
-    def test_with_a_transaction(self, case: str) -> None:
-        """The code says which it is: 401 not proven, 400 not said as it must be."""
+    def test_when_a_login_is_refused_then_the_code_says_why(self, case: str) -> None:
+        """401: not proven; 400: not said as it must be."""
         said, answer = REFUSED[case]
         scene = a_scene()
         scene.connect("a")
@@ -131,8 +131,8 @@ class PasswordTests:
         code = "400" if "needs an" in answer or "not both" in answer else "401"
         assert scene.heard("a") == answer[:-1] + f"Transaction:7\nCode:{code}\n\n"
 
-    def test_all_at_once(self) -> None:
-        """One message logs in, edits the list and tells the address (A1, A7, A19)."""
+    def test_when_a_login_has_a_list_and_an_address_then_all_is_done(self) -> None:
+        """By one message (A1, A7, A19)."""
         scene = a_scene()
         lines = ("Address:127.0.0.1", "Port:2000", "Accept:Create Ia")
         scene.new_says("b", login("Ib", "of Ib", *lines), DONE)
@@ -141,8 +141,8 @@ class PasswordTests:
         scene.new_says("a", login("Ia", "of Ia"), DONE)
         scene.says("a", query("Ia", "Ib"), b=STATUS)
 
-    def test_the_rest_fails(self) -> None:
-        """Where the rest of a login's message is refused the login stands, and nothing else."""
+    def test_when_the_rest_of_a_login_is_refused_then_the_login_stands(self) -> None:
+        """And nothing else."""
         scene = a_scene()
         refused = failed("an unspecified, multicast, broadcast or reserved address")
         lines = ("Address:0.0.0.0", "Accept:Create Ib", "Transaction:1")
@@ -154,8 +154,8 @@ class PasswordTests:
         scene.clients["a"].type("REGISTER\nTransaction:2\n\n")
         assert "Token" not in scene.heard("a")
 
-    def test_what_it_brings(self) -> None:
-        """With a transaction a login's answer has the epoch and a token; no other has a token."""
+    def test_when_a_login_has_a_transaction_then_its_answer_has_a_token(self) -> None:
+        """And the epoch; no other answer has a token."""
         scene = a_scene()
         scene.connect("a")
         scene.clients["a"].type(login("Ia", "of Ia", "Transaction:1"))
@@ -168,8 +168,8 @@ class PasswordTests:
         assert "Token" not in scene.heard("b")
 
     @pytest.mark.parametrize("field", ["Password:of Ia", "Token:x", "Password:of Ib"])
-    def test_twice(self, field: str) -> None:
-        """A connection that is logged in is not logged in again, nor as another (I4)."""
+    def test_when_a_connection_has_logged_in_then_it_can_not_again(self, field: str) -> None:
+        """Nor as another (I4)."""
         scene = a_scene()
         scene.new_says("a", login("Ia", "of Ia"), DONE)
         scene.says("a", f"REGISTER\n{field}\nAccept:Create Ib\n\n", a=ALREADY)
@@ -177,8 +177,8 @@ class PasswordTests:
         scene.says("a", register("Ib", field, "Accept:Create Ia"), a=failed(other))
         scene.says("a", PERMITS, a=permits("Create"))
 
-    def test_by_name(self) -> None:
-        """A name logs in as the identifier that it stands for, and goes on doing so (C1)."""
+    def test_when_a_name_logs_in_then_it_acts_as_its_identifier(self) -> None:
+        """And goes on doing so (C1)."""
         scene = a_scene()
         result_of(scene.mediator.accounts.add_name("Ia", "太郎"))
         scene.new_says("b", login("Ib", "of Ib", "Accept:Create Ia"), DONE)
@@ -188,8 +188,8 @@ class PasswordTests:
         scene.says("a", query("太郎", "Ib"), a="NOTIFY\nCallee not Found.\n\n")
         assert scene.context.permits.table.accepted("Ia") == ("Ib",)
 
-    def test_told_by_name(self) -> None:
-        """Who calls itself by a name is told its identifier, with a transaction alone (C1)."""
+    def test_when_a_terminal_uses_a_name_then_its_answer_has_the_identifier(self) -> None:
+        """With a transaction alone (C1)."""
         scene = a_scene()
         result_of(scene.mediator.accounts.add_name("Ia", "太郎"))
         scene.connect("a")
@@ -203,8 +203,8 @@ class PasswordTests:
             assert "Identifier" not in scene.heard("a")
         scene.says("a", register("太郎"), a=DONE)
 
-    def test_called_by_name(self) -> None:
-        """A caller that asks by its name is told its identifier with the credentials (C1)."""
+    def test_when_a_caller_uses_a_name_then_its_credentials_have_the_identifier(self) -> None:
+        """With a transaction (C1)."""
         scene = a_scene(ask_status=False)
         result_of(scene.mediator.accounts.add_name("Ia", "太郎"))
         scene.new_says("b", login("Ib", "of Ib", "Address:127.0.0.1", "Accept:Create 太郎"), DONE)
@@ -220,13 +220,15 @@ class PasswordTests:
         assert "Callee Address:" in heard
         assert "Identifier" not in heard
 
-    def test_normal_form(self) -> None:
-        """A password is the same, composed or not."""
+    def test_when_a_password_is_composed_or_not_then_it_is_the_same(self) -> None:
+        """When a password is composed or not, it is the same."""
         scene = Scene(accounts={"Ia": "caf\u00e9"})
         scene.new_says("a", login("Ia", "cafe\u0301"), DONE)
 
-    def test_takeover_is_logged(self, logged: Logged) -> None:
-        """Who comes with the password takes the terminal's calls, and the log says so."""
+    def test_when_another_logs_in_as_the_terminal_then_the_log_says_so(
+        self, logged: Logged
+    ) -> None:
+        """It takes over the terminal's calls."""
         scene = a_scene(clear_text=True)
         scene.new_says("b", login("Ib", "of Ib", "Address:127.0.0.1"), DONE)
         scene.connect("b2", host="192.0.2.9")
@@ -234,8 +236,10 @@ class PasswordTests:
         expected = "Ib is now reached over a connection from 192.0.2.9, previously from 127.0.0.1"
         assert any(expected in text for text in logged.texts())
 
-    def test_same_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Whether there is such an account takes one hash and the same answer (I6)."""
+    def test_when_there_is_no_such_account_then_the_work_is_the_same(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One hash, and the same answer (I6)."""
         scene = a_scene()
         passwords = scene.mediator.accounts._passwords
         hashed: list[tuple[str, bool]] = []
@@ -255,33 +259,37 @@ class ClearTextTests:
     """Clear text carries no login beyond loopback (I25)."""
 
     @pytest.mark.parametrize("field", ["Password:of Ia", "Password:x", "Token:x"])
-    def test_refused(self, field: str) -> None:
-        """It is refused without being looked at, right or wrong."""
+    def test_when_a_login_is_in_clear_text_then_its_password_is_not_looked_at(
+        self, field: str
+    ) -> None:
+        """It is refused, right or wrong."""
         scene = a_scene()
         scene.new_says("a", register("Ia", field), CLEAR, host="192.0.2.1")
         scene.says("a", query("Ia", "Ib"), a=FIRST)
         assert len(login_of(scene).attempts) == 0
 
-    def test_code(self) -> None:
-        """It is forbidden (403), rather than wrong."""
+    def test_when_a_login_is_in_clear_text_then_it_is_forbidden(self) -> None:
+        """403, and not 401."""
         scene = a_scene()
         scene.connect("a", host="2001:db8::1")
         scene.clients["a"].type(login("Ia", "of Ia", "Transaction:1"))
         assert scene.heard("a").endswith("Transaction:1\nCode:403\n\n")
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "127.9.9.9", "::ffff:127.0.0.1"])
-    def test_loopback(self, host: str) -> None:
-        """On this machine it is taken."""
+    def test_when_a_login_is_on_this_machine_then_it_may_be_in_clear_text(self, host: str) -> None:
+        """When a login is on this machine, it may be in clear text."""
         scene = a_scene()
         scene.new_says("a", login("Ia", "of Ia"), DONE, host=host)
 
-    def test_allowed(self) -> None:
-        """So is it from anywhere where the operator allows that by name."""
+    def test_when_the_operator_allows_clear_text_then_logins_are_taken_from_anywhere(self) -> None:
+        """When the operator allows clear text, logins are taken from anywhere."""
         scene = a_scene(clear_text=True)
         scene.new_says("a", login("Ia", "of Ia"), DONE, host="192.0.2.1")
 
-    def test_encrypted(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """And over TLS."""
+    def test_when_a_login_is_encrypted_then_it_is_taken(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """When a login is encrypted, it is taken."""
         monkeypatch.setattr(PeerConnection, "secure", property(lambda self: True))
         scene = a_scene()
         scene.new_says("a", login("Ia", "of Ia"), DONE, host="192.0.2.1")
@@ -295,8 +303,8 @@ def login_of(scene: Scene) -> Any:
 class ThreadsTests:
     """What happens while a password is checked elsewhere."""
 
-    def test_in_one_piece(self) -> None:
-        """What is sent behind a login waits for it, and acts as whom it proves, in order."""
+    def test_when_more_follows_a_login_then_it_waits_for_it(self) -> None:
+        """And acts as the terminal that the login proves, in order."""
         scene, pool = in_threads()
         scene.connect("a")
         said = login("Ia", "of Ia", "Accept:Create Ib") + PERMITS + register("Ia", "Accept:Add Ix")
@@ -305,8 +313,8 @@ class ThreadsTests:
         pool.run()
         scene.reads(a=DONE + permits("Create Ib") + DONE + permits("Create Ib,Ix"))
 
-    def test_in_one_piece_and_wrong(self) -> None:
-        """Behind a login that fails, nothing else is done."""
+    def test_when_more_follows_a_wrong_login_then_nothing_of_it_is_done(self) -> None:
+        """When more follows a wrong login, nothing of it is done."""
         scene, pool = in_threads()
         scene.connect("a")
         scene.says("a", login("Ia", "x", "Accept:Create Ib") + query("Ia", "Ib") + PERMITS)
@@ -316,8 +324,8 @@ class ThreadsTests:
         pool.run()
         scene.reads(a=DONE + permits("Create"))
 
-    def test_nothing_more_is_read(self) -> None:
-        """While it is checked the connection's bytes stay where they are (I14)."""
+    def test_when_a_password_is_being_checked_then_the_connection_is_not_read(self) -> None:
+        """Its bytes stay where they are (I14)."""
         scene, pool = in_threads()
         scene.connect("a")
         scene.says("a", login("Ia", "of Ia"))
@@ -326,8 +334,8 @@ class ThreadsTests:
         pool.run()
         assert scene.heard("a").count("Accept:Create") == 1000
 
-    def test_half_closed(self) -> None:
-        """Whoever sends nothing more is answered before the connection is closed."""
+    def test_when_a_peer_half_closes_then_it_is_answered_first(self) -> None:
+        """Then the connection is closed."""
         scene, pool = in_threads()
         scene.connect("a")
         scene.says("a", login("Ia", "of Ia") + PERMITS)
@@ -336,8 +344,8 @@ class ThreadsTests:
         scene.reads(a=DONE + permits("Create"))
         assert scene.clients["a"].ended
 
-    def test_gone(self) -> None:
-        """Who goes meanwhile is not checked, and leaves nothing behind (I15)."""
+    def test_when_the_connection_goes_then_its_password_is_not_checked(self) -> None:
+        """Nothing is left behind (I15)."""
         scene, pool = in_threads()
         scene.connect("x", "a")
         scene.says("x", login("Ix", "x"))
@@ -349,8 +357,8 @@ class ThreadsTests:
         assert pool.jobs == []
         assert scene.context.connections.all() == []
 
-    def test_login_timeout(self) -> None:
-        """The time to log in goes on: who isn't checked within it is cut off (I14)."""
+    def test_when_the_check_takes_too_long_then_the_connection_is_cut(self) -> None:
+        """The time to log in goes on (I14)."""
         scene, pool = in_threads()
         scene.connect("a")
         scene.says("a", login("Ia", "of Ia"))
@@ -360,8 +368,8 @@ class ThreadsTests:
         assert scene.context.connections.all() == []
 
     @pytest.mark.parametrize("act", ["reset", "remove"])
-    def test_changed_meanwhile(self, act: str) -> None:
-        """A password that is right no longer by the time it is checked is wrong (I2)."""
+    def test_when_the_password_is_changed_during_the_check_then_it_is_wrong(self, act: str) -> None:
+        """Though it was right when it was sent (I2)."""
         scene, pool = in_threads()
         scene.connect("a")
         scene.says("a", login("Ia", "of Ia"))
@@ -373,8 +381,8 @@ class ThreadsTests:
         pool.run()
         scene.reads(a=WRONG)
 
-    def test_flood(self) -> None:
-        """A flood from one source holds the owner up by one check, not by all of its (I16)."""
+    def test_when_one_source_floods_then_the_owner_waits_for_one_check(self) -> None:
+        """And not for all of them (I16)."""
         scene, pool = in_threads(clear_text=True)
         flood = [f"f{number}" for number in range(20)]
         for name in flood:
@@ -385,8 +393,8 @@ class ThreadsTests:
         pool.run(3)  # the one that runs, the one whose turn it is, and then the owner's
         scene.reads(a=DONE, f0=WRONG, f1=WRONG)
 
-    def test_too_many_wait(self) -> None:
-        """Who finds no room is told to come again, and it doesn't count as a failure."""
+    def test_when_too_many_wait_then_a_login_is_refused_and_not_counted(self) -> None:
+        """It is told to come again; it is no failure."""
         pool = FakePool(at_once=True)
         scene = a_scene(passwords=cheap_passwords(pool=pool, waiting=2))
         pool.at_once = False
@@ -401,7 +409,7 @@ class ThreadsTests:
 
 
 class FailuresTests:
-    """Guessing is slow, and keeps nobody else out (I23)."""
+    """Guessing is slow, and keeps no one else out (I23)."""
 
     def guess(self, scene: Scene, times: int, host: str = "192.0.2.66") -> None:
         """Guess wrongly, each on a connection of its own."""
@@ -409,8 +417,10 @@ class FailuresTests:
             scene.new_says("guesser", login("Ia", "guess"), WRONG, host=host)
             scene.leaves("guesser")
 
-    def test_delay(self, logged: Logged) -> None:
-        """After ten failures a password is not looked at for a while, right or wrong."""
+    def test_when_ten_logins_have_failed_then_passwords_are_not_looked_at_for_a_while(
+        self, logged: Logged
+    ) -> None:
+        """Right or wrong."""
         scene = a_scene(clear_text=True)
         self.guess(scene, 10)
         scene.new_says("g", login("Ia", "of Ia"), too_many(1), host="192.0.2.66")
@@ -424,8 +434,8 @@ class FailuresTests:
         assert len(lines) == 1
         assert "Logins as Ia from 192.0.2.66" in lines[0]
 
-    def test_no_hash(self) -> None:
-        """What is delayed costs no work."""
+    def test_when_a_login_is_delayed_then_it_costs_no_work(self) -> None:
+        """When a login is delayed, it costs no work."""
         scene, pool = in_threads(clear_text=True)
         for number in range(10):
             scene.connect(f"g{number}", host="192.0.2.66")
@@ -434,8 +444,8 @@ class FailuresTests:
         scene.new_says("g", login("Ia", "x"), too_many(1), host="192.0.2.66")
         assert len(pool.jobs) + scene.mediator.accounts._passwords.waiting == 10
 
-    def test_no_lockout(self) -> None:
-        """Others' failures keep the owner out neither elsewhere nor with a token from there."""
+    def test_when_others_fail_then_the_owner_can_log_in(self) -> None:
+        """From elsewhere, and with a token from there too."""
         scene = a_scene(clear_text=True)
         token = token_of(scene, "a")
         self.guess(scene, 10)
@@ -444,15 +454,15 @@ class FailuresTests:
         scene.new_says("same", register("Ia", f"Token:{token}"), DONE, host="192.0.2.66")
         scene.new_says("other", login("Ib", "of Ib"), DONE, host="192.0.2.66")
 
-    def test_names_are_no_further_guesses(self) -> None:
-        """Guesses count for the account, by whatever name it is called."""
+    def test_when_an_account_has_names_then_guesses_count_for_the_account(self) -> None:
+        """By whatever name it is called."""
         scene = a_scene(clear_text=True)
         result_of(scene.mediator.accounts.add_name("Ia", "taro"))
         self.guess(scene, 10)
         scene.new_says("g", login("taro", "x"), too_many(1), host="192.0.2.66")
 
-    def test_a_network_is_one_source(self) -> None:
-        """All of an IPv6 /56 are one (I16)."""
+    def test_when_logins_come_from_one_network_then_it_is_one_source(self) -> None:
+        """All of an IPv6 /56 (I16)."""
         scene = a_scene(clear_text=True)
         for number in range(10):
             self.guess(scene, 1, f"2001:db8:0:{number}::1")
@@ -460,8 +470,8 @@ class FailuresTests:
         scene.new_says("h", login("Ia", "x"), WRONG, host="2001:db8:0:100::1")
 
     @pytest.mark.parametrize("said", [login("Ia", "x"), register("Ia", "Token:x")])
-    def test_three_a_connection(self, said: str) -> None:
-        """The third login that fails closes the connection, after its answer."""
+    def test_when_the_third_login_fails_then_the_connection_is_closed(self, said: str) -> None:
+        """After its answer."""
         scene = a_scene()
         scene.connect("a")
         answer = STALE if "Token" in said else WRONG
@@ -480,8 +490,8 @@ class TokenTests:
         scene.clients[name].type(register(who, f"Token:{token}"))
         return scene.heard(name)
 
-    def test_resumes(self) -> None:
-        """A token logs in without a hash, and is answered by another."""
+    def test_when_a_token_is_sent_then_it_logs_in_without_a_hash(self) -> None:
+        """The answer has another."""
         scene, pool = in_threads()
         pool.at_once = True
         token = token_of(scene, "a")
@@ -497,21 +507,21 @@ class TokenTests:
         assert answer.endswith(permits("Create Ib"))
         assert pool.jobs == []
 
-    def test_another_account(self) -> None:
-        """It logs in as nobody else (I4)."""
+    def test_when_a_token_is_of_another_account_then_it_is_refused(self) -> None:
+        """It logs in as its own account alone (I4)."""
         scene = a_scene()
         assert self.resume(scene, "b", token_of(scene, "a"), "Ib") == STALE
 
-    def test_reset(self) -> None:
-        """Another password voids it (I2)."""
+    def test_when_the_password_is_reset_then_tokens_are_void(self) -> None:
+        """Those from before (I2)."""
         scene = a_scene()
         token = token_of(scene, "a")
         result_of(scene.mediator.accounts.reset("Ia", "new"))
         assert self.resume(scene, "b", token) == STALE
         scene.says("b", login("Ia", "of Ia") + login("Ia", "new"), b=WRONG + DONE)
 
-    def test_removed_and_added(self) -> None:
-        """So does the account's end, and another of its name doesn't bring it back (I2)."""
+    def test_when_an_account_is_removed_then_its_tokens_are_void(self) -> None:
+        """Another account of its name does not bring them back (I2)."""
         scene = a_scene()
         token = token_of(scene, "a")
         result_of(scene.mediator.accounts.remove("Ia"))
@@ -519,18 +529,15 @@ class TokenTests:
         result_of(scene.mediator.accounts.add("Ia", "of Ia"))
         assert self.resume(scene, "c", token) == STALE
 
-    def test_epoch(self) -> None:
-        """A store that may have lost changes takes no token from before (I2)."""
+    def test_when_the_store_may_have_lost_changes_then_tokens_are_void(self) -> None:
+        """Those of another epoch (I2)."""
         first = a_scene(seed=1)
         token = token_of(first, "a")
         assert self.resume(first, "b", token) == DONE
         assert self.resume(a_scene(seed=2), "b", token) == STALE
 
-    def test_restart(self) -> None:
-        """With the same key and store it is good after a restart, and with another key it isn't.
-
-        I20: the store alone logs nobody in.
-        """
+    def test_when_the_mediator_restarts_then_tokens_are_valid(self) -> None:
+        """With the same key and store; with another key they are not (I20)."""
         first = a_scene()
         token = token_of(first, "a")
         store = first.broker.store
@@ -538,8 +545,8 @@ class TokenTests:
         stolen = Scene(store=store, accounts={}, key=b"another".ljust(32))
         assert self.resume(stolen, "b", token) == STALE
 
-    def test_expires(self) -> None:
-        """It is good for 30 days, whatever the wall clock does meanwhile (I10)."""
+    def test_when_thirty_days_are_over_then_a_token_expires(self) -> None:
+        """Whatever the wall clock does in the meantime (I10)."""
         now = [1e9]
         scene = a_scene(wall=lambda: now[0])
         token = token_of(scene, "a")
@@ -553,8 +560,8 @@ class TokenTests:
 class StolenStoreTests:
     """What the store holds (I20)."""
 
-    def test_verifiers_only(self) -> None:
-        """No password, token or key is in what it is given, and a verifier is no password."""
+    def test_when_the_store_is_stolen_then_it_has_no_secret(self) -> None:
+        """No password, token or key; and a verifier is no password."""
         scene, store = with_store(accounts={})
         store.at_once = True
         result_of(scene.mediator.accounts.add("Ia", "of Ia"))
@@ -571,8 +578,8 @@ class StolenStoreTests:
 class SecretsTests:
     """Nothing secret is in a log or a ``repr`` (I18)."""
 
-    def test_logs(self, logged: Logged) -> None:
-        """Not in a whole conversation, right and wrong, with its failures and delays."""
+    def test_when_terminals_log_in_then_no_secret_is_in_the_log(self, logged: Logged) -> None:
+        """In a whole conversation, right and wrong, with its failures and delays."""
         scene = Scene(accounts={"Ia": "sesame-right"})
         token = token_of_with(scene, "a", "sesame-right")
         scene.new_says("b", register("Ia", f"Token:{token}"), DONE)
@@ -587,8 +594,10 @@ class SecretsTests:
         for secret in ("sesame", token, "$argon2id$"):
             assert secret not in told
 
-    def test_a_bug(self, logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Nor in the traceback of what nobody foresaw, whose detail the peer isn't told."""
+    def test_when_there_is_a_bug_then_no_secret_is_in_the_traceback(
+        self, logged: Logged, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And the peer is told no detail."""
 
         def broken(*_: object) -> bool:
             raise RuntimeError("a bug")
@@ -600,8 +609,8 @@ class SecretsTests:
         assert "a bug" in text
         assert "sesame" not in text
 
-    def test_reprs(self) -> None:
-        """Not in those of the parts."""
+    def test_when_a_part_is_printed_then_it_shows_no_secret(self) -> None:
+        """When a part is printed, it shows no secret."""
         scene = a_scene()
         token = token_of(scene, "a")
         parts = [scene.mediator.accounts, login_of(scene), login_of(scene)._tokens]
@@ -637,7 +646,7 @@ class CertificateTests:
         def make(shown: str | None, *accounts: AccountChange, revoked: bool = False) -> Scene:
             def identifier_of(certificate: Shown) -> str:
                 if not certificate.identifier:
-                    raise CertificateRefused("its name is for nobody")
+                    raise CertificateRefused("its name is for no one")
                 return certificate.identifier
 
             certificate = None if shown is None else Shown(shown)
@@ -662,8 +671,10 @@ class CertificateTests:
             (query("Ib", "Ia"), DENIED),
         ],
     )
-    def test_acts(self, shows: Callable[..., Scene], said: str, answer: str) -> None:
-        """The connection acts as whom it is for, whatever it says first, and as nobody else."""
+    def test_when_a_certificate_is_shown_then_the_connection_acts_as_its_terminal(
+        self, shows: Callable[..., Scene], said: str, answer: str
+    ) -> None:
+        """Whatever it says first, and as no other."""
         scene = shows("Ia")
         scene.new_says("a", said, answer)
         (peer,) = scene.context.connections.all()
@@ -673,23 +684,25 @@ class CertificateTests:
         ("shown", "revoked", "cause"),
         [
             (None, False, "show a certificate: this server takes no other login"),
-            ("", False, "invalid certificate: its name is for nobody"),
+            ("", False, "invalid certificate: its name is for no one"),
             ("Ia", True, "the certificate has been revoked"),
             ("taro", False, "the certificate's identifier is another's name here"),
         ],
     )
-    def test_refused(
+    def test_when_no_valid_certificate_is_shown_then_nothing_is_served(
         self, shows: Callable[..., Scene], shown: str | None, revoked: bool, cause: str
     ) -> None:
-        """Without one that serves nobody acts (I3, I4)."""
+        """No identity is proven (I3, I4)."""
         scene = shows(shown, AccountChange("Ix", "v", "g", ("taro",)), revoked=revoked)
         for number, said in enumerate((register("Ia"), query("Ia", "Ib"), PERMITS)):
             scene.new_says(f"a{number}", said, required(cause))
         assert scene.context.connections.all() == []
 
     @pytest.mark.parametrize("field", ["Password:x", "Token:x"])
-    def test_no_passwords(self, shows: Callable[..., Scene], field: str) -> None:
-        """A password is of no use there, and not passed over in silence."""
+    def test_when_certificates_are_asked_for_then_a_password_is_refused(
+        self, shows: Callable[..., Scene], field: str
+    ) -> None:
+        """It is not ignored either."""
         scene = shows("Ia")
         cause = "this server takes certificates only"
         scene.new_says("a", register("Ia", field), failed(cause))

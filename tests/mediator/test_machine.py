@@ -31,14 +31,14 @@ from tests.support.clock import settle
 from tests.support.reactor import Dial
 from tests.support.transport import parse_all
 
-#: How many sequences are tried, always the same ones; with MACHINE_EXAMPLES set, so many new ones.
+#: The number of sequences, always the same ones; with MACHINE_EXAMPLES set, that many new ones.
 EXAMPLES = 80
 MACHINE_EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", EXAMPLES))
 
 NAMES = ("Ia", "Ib", "Ic")
 #: Who may be asked for: one of them never registers.
 CALLEES = (*NAMES, "Id")
-#: What a list may name beside them.
+#: What a list may name besides terminals.
 GROUPS = ("@f", "@w")
 CONNECTIONS_MOST = 5
 #: What only the parties of a permitted call may ever read.
@@ -74,7 +74,7 @@ class Ledger:
         self.marked: dict[tuple[str, str], str] = {}
         self.passwords: dict[str, str] = {}  # by session
         self.ports: dict[str, str] = {}  # whose each is
-        #: Each address that somebody has read: whose, who read it, host, port, session.
+        #: Each address that was read: of which terminal, by which, host, port, session.
         self.read: Counter[tuple[str, str, str, int, str]] = Counter()
 
     def asks(self, connection: Connection, transaction: str | None, callee: str = "") -> None:
@@ -252,7 +252,7 @@ class MediatorMachine(RuleBasedStateMachine):
     @precondition(lambda self: self._any)
     @rule(pick=picks, marked=marks)
     def withdraws_its_address(self, pick: int, marked: bool) -> None:
-        """It is nowhere any more."""
+        """It is nowhere now."""
         self._registers(self._some(pick), self._token(marked), "Expires:0", withdraws=True)
 
     @precondition(lambda self: self._any)
@@ -364,7 +364,7 @@ class MediatorMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.ringing)
     @rule(pick=picks, told=st.sampled_from([True, True, False]))
     def a_dial_ends(self, pick: int, told: bool) -> None:
-        """Somebody answers at an address, or nobody."""
+        """A dial is answered, or not."""
         names = list(self.ringing)
         name = names[pick % len(names)]
         dial = self.ringing.pop(name)
@@ -388,7 +388,7 @@ class MediatorMachine(RuleBasedStateMachine):
     @precondition(lambda self: self._any)
     @rule(pick=picks, marked=marks, which=st.integers(0, 5), callee=identifiers)
     def is_refused(self, pick: int, marked: bool, which: int, callee: str) -> None:
-        """It asks what is refused in any state: nothing changes, nobody else hears of it (I5)."""
+        """It asks what is refused in any state: nothing changes, and no other hears of it (I5)."""
         connection = self._some(pick)
         who = connection.identifier
         other = next(name for name in NAMES if name != who)

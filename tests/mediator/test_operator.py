@@ -66,8 +66,8 @@ def begun(act: Awaitable[T]) -> list[Any]:
 class AccountTests:
     """Accounts and their names (A19, C1)."""
 
-    def test_list(self) -> None:
-        """Each account is told with its names, groups and connections, by identifier."""
+    def test_when_accounts_are_listed_then_each_has_names_groups_and_connections(self) -> None:
+        """By identifier."""
         scene = Scene(accounts={"Ib": "secret", "Ia": "secret"})
         operator = operator_of(scene)
         assert result_of(operator.add_name("Ia", "taro")) == {}
@@ -85,8 +85,8 @@ class AccountTests:
             {"identifier": "Ib", "names": (), "groups": [], "connections": 1, "reached": True},
         ]
 
-    def test_password(self) -> None:
-        """An account is made with a password, and given another; its connections end then."""
+    def test_when_an_account_is_added_and_reset_then_its_connections_end(self) -> None:
+        """When an account is added and reset, its connections end."""
         scene = Scene(accounts={})
         operator = operator_of(scene)
         result_of(operator.add_account("Ib", "first"))
@@ -97,8 +97,8 @@ class AccountTests:
         scene.connect("b")
         scene.says("b", register("Ib", "Password:second"), b=DONE)
 
-    def test_removal(self) -> None:
-        """Who is removed is in no list and no group any more; it is told how many named it."""
+    def test_when_an_account_is_removed_then_it_is_on_no_list_and_in_no_group(self) -> None:
+        """The operator is told the number of those that it was on."""
         scene = Scene(accounts={"Ib": "secret", "If": "secret"})
         operator = operator_of(scene)
         result_of(operator.create_group("@family", ["If", "Ib"]))
@@ -108,8 +108,8 @@ class AccountTests:
         assert told(operator.list_members, "@family") == [{"identifier": "Ib"}]
         assert [row["caller"] for row in told(operator.show_permits, "Ib")] == ["Ic"]
 
-    def test_names(self) -> None:
-        """A name is given and taken; one that is somebody's is refused."""
+    def test_when_a_name_is_given_then_it_can_be_taken_back(self) -> None:
+        """One that another has is refused."""
         operator = operator_of(Scene(accounts={"Ia": "secret", "Ib": "secret"}))
         result_of(operator.add_name("Ia", "taro"))
         with pytest.raises(AccountRefused, match="taro is already a name of Ia"):
@@ -122,8 +122,8 @@ class AccountTests:
 class GroupTests:
     """Groups (A18)."""
 
-    def test_members(self) -> None:
-        """A group is made, added to and taken from; each is told how many are in it then."""
+    def test_when_members_are_added_and_removed_then_their_number_is_told(self) -> None:
+        """When members are added and removed, their number is told."""
         operator = operator_of(Scene())
         assert result_of(operator.create_group("@family", ["Ia", "Ic"])) == {"members": 2}
         assert result_of(operator.add_members("@family", ["If", "Ia"])) == {"members": 3}
@@ -138,16 +138,16 @@ class GroupTests:
             {"group": "@empty", "members": 0},
         ]
 
-    def test_by_name(self) -> None:
-        """Who is named by a name is in it by the identifier, and is taken out by either (C1)."""
+    def test_when_a_member_is_given_by_name_then_its_identifier_is_in_the_group(self) -> None:
+        """It is removed by either (C1)."""
         operator = operator_of(Scene(accounts={"Ia": "secret"}))
         result_of(operator.add_name("Ia", "taro"))
         result_of(operator.create_group("@family", ["taro", "Ia"]))
         assert told(operator.list_members, "@family") == [{"identifier": "Ia"}]
         assert result_of(operator.remove_members("@family", ["taro"])) == {"members": 0}
 
-    def test_refused(self) -> None:
-        """What can't be is refused, and changes nothing (I5)."""
+    def test_when_a_change_of_a_group_is_refused_then_nothing_has_changed(self) -> None:
+        """Whatever it is (I5)."""
         operator = operator_of(Scene())
         result_of(operator.create_group("@family", ["Ia"]))
         for act, arguments, why in (
@@ -166,8 +166,8 @@ class GroupTests:
         assert told(operator.list_groups) == [{"group": "@family", "members": 1}]
         assert told(operator.list_members, "@family") == [{"identifier": "Ia"}]
 
-    def test_ends_what_rests_on_it(self) -> None:
-        """Out of a group, one is refused from then on, and what rested on it ends (I1, I2)."""
+    def test_when_a_member_is_removed_then_its_calls_end(self) -> None:
+        """It is refused from then on (I1, I2)."""
         scene = Scene()
         operator = operator_of(scene)
         result_of(operator.create_group("@family", ["Ia"]))
@@ -181,8 +181,8 @@ class GroupTests:
         scene.forget()
         scene.calls("a", "b")
 
-    def test_deleted(self) -> None:
-        """A deleted group is in no list any more, and one made later is another (I3)."""
+    def test_when_a_group_is_deleted_then_it_is_on_no_list(self) -> None:
+        """One of its name that is made later is another (I3)."""
         scene = Scene()
         operator = operator_of(scene)
         result_of(operator.create_group("@family", ["Ia", "Ic"]))
@@ -192,8 +192,8 @@ class GroupTests:
         result_of(operator.create_group("@family", ["Ia"]))
         scene.new_says("a", query("Ia", "Ib"), DENIED)
 
-    def test_two_at_once(self) -> None:
-        """Of two that add to a group at one time neither undoes the other."""
+    def test_when_two_add_to_a_group_at_once_then_neither_undoes_the_other(self) -> None:
+        """When two add to a group at once, neither undoes the other."""
         scene, store = with_store()
         operator = operator_of(scene)
         outcomes = begun(operator.create_group("@family", ["Ia"]))
@@ -205,8 +205,8 @@ class GroupTests:
         members = [row["identifier"] for row in told(operator.list_members, "@family")]
         assert members == ["Ia", "Ic", "If"]
 
-    def test_added_to_while_one_is_removed(self) -> None:
-        """Who is removed does not come back with a change of its group under way (I2)."""
+    def test_when_a_group_changes_while_an_account_is_removed_then_it_stays_removed(self) -> None:
+        """It does not come back with the group (I2)."""
         scene, store = with_store(accounts={})
         store.at_once = True
         operator = operator_of(scene)
@@ -220,8 +220,8 @@ class GroupTests:
         assert (removed, added) == ([{"lists": 0, "groups": 1}], [{"members": 1}])
         assert told(operator.list_members, "@family") == [{"identifier": "Ic"}]
 
-    def test_not_kept(self) -> None:
-        """What the store does not keep is not in force, and the next act has its turn (I8)."""
+    def test_when_the_store_fails_then_nothing_is_in_force(self) -> None:
+        """The next act has its turn (I8)."""
         scene, store = with_store()
         operator = operator_of(scene)
         failing = begun(operator.create_group("@family", ["Ia"]))
@@ -235,8 +235,8 @@ class GroupTests:
 class PermitTests:
     """Who may call (A6)."""
 
-    def test_expanded(self) -> None:
-        """Each who may call now is told, with the entry that says so and what is left of it."""
+    def test_when_permits_are_shown_then_each_caller_has_its_entry(self) -> None:
+        """And what is left of that."""
         scene = Scene()
         operator = operator_of(scene)
         result_of(operator.create_group("@family", ["Ia", "Ic"]))
@@ -252,8 +252,8 @@ class PermitTests:
             {"caller": None, "entry": "@none", "expires": None, "uses": None, "group": "none"},
         ]
 
-    def test_rejected(self) -> None:
-        """Whom the terminal refuses may not call, whatever its list says (C5)."""
+    def test_when_the_terminal_rejects_a_caller_then_it_is_not_shown(self) -> None:
+        """Whatever the list says (C5)."""
         scene = Scene()
         operator = operator_of(scene)
         result_of(operator.create_group("@family", ["Ia", "Ic"]))
@@ -261,8 +261,8 @@ class PermitTests:
         scene.new_says("b", register("Ib", *lists), DONE)
         assert [row["caller"] for row in told(operator.show_permits, "Ib")] == ["Ia", "Ig"]
 
-    def test_not_in_force(self) -> None:
-        """Where the terminal is asked each time nobody may call by its list (C3)."""
+    def test_when_the_terminal_is_asked_each_time_then_no_caller_is_shown(self) -> None:
+        """Its list is not in force (C3)."""
         scene = Scene()
         operator = operator_of(scene)
         scene.new_says("b", register("Ib", "Accept:Create Ia", "Policy:Ask"), DONE)
@@ -274,15 +274,15 @@ class PermitTests:
         end = result_of(operator.show_permits("Ib", tell))
         assert (end, rows) == ({"identifier": "Ib", "entries": 0, "policy": "Ask"}, [])
 
-    def test_long(self) -> None:
-        """A list that would not stand on one line of a message is told whole."""
+    def test_when_a_list_is_longer_than_a_line_then_it_is_shown_whole(self) -> None:
+        """When a list is longer than a line, it is shown whole."""
         names = tuple(f"terminal-{n}" for n in range(500))
         scene, _ = with_store(PermitChange("Ib", names))
         rows = told(operator_of(scene).show_permits, "Ib")
         assert tuple(row["caller"] for row in rows) == names
 
-    def test_by_name(self) -> None:
-        """A list is found by a name of whose it is (C1); who has none accepts nobody."""
+    def test_when_a_list_is_asked_for_by_name_then_it_is_that_of_the_identifier(self) -> None:
+        """One without a list accepts no caller (C1)."""
         scene = Scene(accounts={"Ib": "secret"})
         operator = operator_of(scene)
         result_of(operator.add_name("Ib", "hanako"))
@@ -324,8 +324,8 @@ def disclosure(number: int, at: int) -> Disclosure:
 class WhoKnowsTests:
     """Who was told an address."""
 
-    def test_calls(self) -> None:
-        """Each address told is there: when, to whom, which, by what entry; the newest first."""
+    def test_when_addresses_were_told_then_each_record_is_listed(self) -> None:
+        """When, to which terminal, which address, by what entry; the newest first."""
         scene = Scene()
         operator = operator_of(scene)
         result_of(operator.create_group("@family", ["Ic"]))
@@ -359,8 +359,8 @@ class WhoKnowsTests:
         assert told(operator.who_knows, "Ib", since=TODAY + 1) == rows[:1]
         assert told(operator.who_knows, "Ib", most=1) == rows[:1]
 
-    def test_what_waits_to_be_written(self, logged: Logged) -> None:
-        """What was told a moment ago is there too; where it can't be written that is said (I3)."""
+    def test_when_a_record_waits_to_be_written_then_it_is_listed_too(self, logged: Logged) -> None:
+        """Where it can't be written that is said (I3)."""
         scene, store = with_store()
         store.at_once = store.slow_ledger = True
         operator = operator_of(scene)
@@ -378,8 +378,10 @@ class WhoKnowsTests:
         store.at_once = True
 
     @given(st.lists(st.integers(0, 12), max_size=40), st.integers(0, 12), st.integers(1, 45))
-    def test_pages(self, moments: list[int], since: int, most: int) -> None:
-        """However many are of one moment, each is told once, and few are held at a time."""
+    def test_when_many_are_of_one_moment_then_each_is_listed_once(
+        self, moments: list[int], since: int, most: int
+    ) -> None:
+        """Few are held at a time."""
         store: Any = Ledger(
             [disclosure(n, at * 1_000_000) for n, at in enumerate(moments)],
         )

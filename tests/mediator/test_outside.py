@@ -27,7 +27,7 @@ def told(port: int, host: str = HOST) -> str:
 
 
 def not_reached(port: int, host: str = HOST) -> str:
-    """The answer where nobody comes."""
+    """The answer where nothing answers."""
     cause = f"nothing answers at {host} port {port} from here"
     return f"NOTIFY\nNot Reached.\nCause:{cause}\n\n"
 
@@ -48,7 +48,7 @@ def source(scene: Scene, name: str = "a") -> int:
 class SeenTests:
     """A terminal is told its own source, and nothing else (D10, I1)."""
 
-    def test_told(self) -> None:
+    def test_when_a_terminal_asks_then_it_is_told_its_source(self) -> None:
         """Bare, or with a code."""
         scene = a_scene()
         scene.says("a", asks(), a=told(source(scene)))
@@ -56,21 +56,21 @@ class SeenTests:
         scene.says("a", asks("Ia", None, "Transaction:1"), a=answer)
         assert scene.dials == []
 
-    def test_each_its_own(self) -> None:
-        """Nobody is told of another, whoever is named."""
+    def test_when_another_is_named_then_a_terminal_is_told_its_own_source(self) -> None:
+        """Of no other it is told anything."""
         scene = a_scene()
         scene.on_line("b", host="203.0.113.8")
         scene.says("a", asks("Ia", None, "Callee:Ib"), a=told(source(scene)))
         scene.says("b", asks("Ia"), b=DENIED)
 
-    def test_in_ipv6_clothing(self) -> None:
-        """An IPv4 address is told as one."""
+    def test_when_the_source_is_an_ipv4_mapped_address_then_ipv4_is_told(self) -> None:
+        """It is told as the IPv4 address that it is."""
         scene = Scene()
         scene.connect("a", host=f"::ffff:{HOST}")
         scene.says("a", asks(), a=told(source(scene)))
 
-    def test_login(self) -> None:
-        """Whoever has not logged in is told nothing."""
+    def test_when_a_connection_has_not_logged_in_then_it_is_told_nothing(self) -> None:
+        """When a connection has not logged in, it is told nothing."""
         scene = a_scene(accounts={"Ia": "secret"})
         scene.clients["a"].type(asks())
         assert "Login Required." in scene.heard("a")
@@ -79,8 +79,8 @@ class SeenTests:
 class TriedTests:
     """The mediator tries that very source, and nowhere else (I12)."""
 
-    def test_reached(self) -> None:
-        """A connection stands: it is told that a connection is asked for, and nothing else."""
+    def test_when_the_port_is_open_then_that_is_told(self) -> None:
+        """The terminal gets the notice there, and nothing else."""
         scene = a_scene()
         scene.says("a", asks(port=1203))
         (dial,) = scene.dials
@@ -89,8 +89,8 @@ class TriedTests:
         assert (there.text(), there.closed) == (REQUESTED, True)
         scene.reads(a=told(1203))
 
-    def test_refused(self) -> None:
-        """Nobody listens there."""
+    def test_when_the_port_is_closed_then_that_is_told(self) -> None:
+        """It may ask again."""
         scene = a_scene()
         scene.says("a", asks(port=1203))
         scene.dials[0].refuse()
@@ -99,48 +99,48 @@ class TriedTests:
         scene.dials[1].accept()
         scene.reads(a=told(1203))
 
-    def test_silence(self) -> None:
-        """What drops packets is given up soon."""
+    def test_when_packets_are_dropped_then_the_check_ends_soon(self) -> None:
+        """When packets are dropped, the check ends soon."""
         scene = a_scene()
         scene.says("a", asks(port=1203))
         scene.passes(DIAL_TIMEOUT - 0.1)
         scene.passes(0.1, a=not_reached(1203))
         assert scene.dials[0].over
 
-    def test_no_time(self) -> None:
-        """Where the time to decide is shorter than that, so is the try."""
+    def test_when_the_time_to_decide_is_short_then_so_is_the_check(self) -> None:
+        """When the time to decide is short, so is the check."""
         scene = a_scene(status_timeout=1)
         scene.says("a", asks(port=1203))
         scene.passes(1, a=not_reached(1203))
         assert scene.dials[0].over
 
-    def test_it_has_gone(self) -> None:
-        """Who waits no more is tried no more."""
+    def test_when_the_terminal_leaves_then_the_check_ends(self) -> None:
+        """When the terminal leaves, the check ends."""
         scene = a_scene()
         scene.says("a", asks(port=1203))
         scene.leaves("a")
         assert scene.dials[0].over
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "198.51.100.9"])
-    def test_nobody_else(self, host: str) -> None:
-        """An address that is named is passed over."""
+    def test_when_an_address_is_named_then_it_is_ignored(self, host: str) -> None:
+        """The source is checked, and nothing else."""
         scene = a_scene()
         scene.says("a", asks("Ia", 1203, f"Address:{host}"))
         assert scene.dials[0].host == HOST
         scene.dials[0].accept()
         scene.reads(a=told(1203))
 
-    def test_own_ports(self) -> None:
-        """The server's own ports are not dialled."""
+    def test_when_the_port_is_the_servers_own_then_it_is_not_dialled(self) -> None:
+        """When the port is the servers own, it is not dialled."""
         scene = a_scene(own_ports={1201, 1202})
         scene.says("a", asks(port=1202), a=bad("the port is one of the server's own"))
         assert scene.dials == []
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"])
-    def test_own_machine(self, host: str) -> None:
-        """Nor is whoever comes from the server's own machine, as all do who come through something
-        there: it is told so, and is told its source all the same.
-        """
+    def test_when_the_source_is_the_servers_own_machine_then_it_is_not_dialled(
+        self, host: str
+    ) -> None:
+        """All who come through a tunnel or proxy there have that source. It is told it."""
         scene = Scene()
         scene.connect("a", host=host)
         refused = bad("no port on the server's own machine is checked")
@@ -149,8 +149,8 @@ class TriedTests:
         seen = host.removeprefix("::ffff:")
         scene.says("a", asks(), a=told(source(scene), seen))
 
-    def test_no_dialler(self) -> None:
-        """A mediator without one says so."""
+    def test_when_the_mediator_has_no_dialler_then_it_says_so(self) -> None:
+        """When the mediator has no dialler, it says so."""
         scene = a_scene(trigger=Waker())
         unavailable = "NOTIFY\nService Unavailable.\nCause:this server checks no ports\n\n"
         scene.says("a", asks(port=1203), a=unavailable)
@@ -161,14 +161,14 @@ class BoundsTests:
     """It is of no use to look for open ports with (I15, I16)."""
 
     def tries(self, scene: Scene, name: str, who: str, ports: range) -> None:
-        """One after the other, each in vain."""
+        """One after the other; none is open."""
         for port in ports:
             scene.says(name, asks(who, port))
             scene.dials[-1].refuse()
             scene.reads(**{name: not_reached(port)})
 
-    def test_one_at_a_time(self) -> None:
-        """One a terminal, over whichever connection."""
+    def test_when_a_terminal_checks_a_second_port_then_that_is_refused(self) -> None:
+        """One at a time, over all its connections."""
         scene = a_scene()
         scene.new_says("a2", register("Ia"), DONE, host=HOST)
         scene.says("a", asks(port=4000))
@@ -177,8 +177,8 @@ class BoundsTests:
         scene.reads(a=not_reached(4000))
         assert len(scene.dials) == 1
 
-    def test_in_a_minute(self) -> None:
-        """Some for one terminal, wherever it comes from; it is told its source all the same."""
+    def test_when_a_terminal_checks_too_many_ports_then_it_must_wait(self) -> None:
+        """Wherever it comes from; it is told its source even so."""
         scene = a_scene()
         self.tries(scene, "a", "Ia", range(4000, 4000 + TRIES_A_TERMINAL))
         scene.says("a", asks(port=5000), a=TOO_OFTEN)
@@ -188,8 +188,8 @@ class BoundsTests:
         scene.passes(WINDOW)
         self.tries(scene, "a", "Ia", range(5000, 5001))
 
-    def test_by_many(self) -> None:
-        """Some at one source, however many terminals are there."""
+    def test_when_one_source_checks_too_many_ports_then_it_must_wait(self) -> None:
+        """However many terminals are there."""
         scene = a_scene()
         for n in range(TRIES_A_SOURCE // TRIES_A_TERMINAL):
             name = "bcd"[n]
@@ -197,8 +197,8 @@ class BoundsTests:
             self.tries(scene, name, f"I{name}", range(4000, 4000 + TRIES_A_TERMINAL))
         scene.says("a", asks(port=4000), a=TOO_OFTEN)
 
-    def test_in_all(self) -> None:
-        """So many at a time; a terminal is woken all the same."""
+    def test_when_too_many_ports_are_checked_at_once_then_one_more_is_refused(self) -> None:
+        """A terminal is woken even so."""
         scene = Scene()
         for n in range(TESTS_MOST):
             scene.connect(f"a{n}", host=f"203.0.113.{n + 1}")
@@ -216,8 +216,8 @@ class BoundsTests:
         scene.dials[-1].refuse()
         scene.reads(b=not_reached(4000, "198.51.100.1"))
 
-    def test_stopped(self) -> None:
-        """A server that stops leaves no dial behind."""
+    def test_when_the_server_stops_then_no_dial_is_left(self) -> None:
+        """When the server stops, no dial is left."""
         scene = a_scene()
         scene.says("a", asks(port=4000))
         dialler: Any = scene.broker.trigger

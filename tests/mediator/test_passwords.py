@@ -55,8 +55,8 @@ class Hashing:
 class VerifierTests:
     """What a password is made into."""
 
-    def test_made_and_checked(self) -> None:
-        """The password is right, any other is wrong, and each verifier is salted by itself."""
+    def test_when_a_password_is_made_then_it_alone_is_right(self) -> None:
+        """Each verifier has a salt of its own."""
         passwords = cheap_passwords()
         one, two = (result_of(passwords.make("correct horse")) for _ in range(2))
         assert one != two
@@ -65,20 +65,20 @@ class VerifierTests:
         assert not result_of(passwords.check("correct horsf", one, "s"))
         assert not result_of(passwords.check("", one, "s"))
 
-    def test_cost(self) -> None:
-        """What operators get unless they embed it otherwise: argon2id, 19 MiB, two passes (I20)."""
+    def test_when_no_cost_is_given_then_it_is_that_of_operators(self) -> None:
+        """Argon2id, 19 MiB, two passes (I20)."""
         made = result_of(Passwords(lambda size: b"r" * size).make("x"))
         assert made.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
 
-    def test_old_ones(self) -> None:
-        """A verifier of other parameters goes on working when the cost is changed."""
+    def test_when_the_cost_is_changed_then_old_verifiers_go_on_working(self) -> None:
+        """When the cost is changed, old verifiers go on working."""
         old = result_of(cheap_passwords().make("secret"))
         newer = Passwords(lambda size: b"r" * size, cost=Cost(16, 2))
         assert result_of(newer.check("secret", old, "s"))
         assert not result_of(newer.check("other", old, "s"))
 
-    def test_normal_form(self) -> None:
-        """The same characters, composed or not, are the same password."""
+    def test_when_characters_are_composed_or_not_then_the_password_is_the_same(self) -> None:
+        """When characters are composed or not, the password is the same."""
         passwords = cheap_passwords()
         made = result_of(passwords.make("caf\u00e9"))
         assert result_of(passwords.check("cafe\u0301", made, "s"))
@@ -86,21 +86,23 @@ class VerifierTests:
     @pytest.mark.parametrize(
         "password", ["", "x" * 513, " x", "x\t", "x\n", "a\x00b", "\ud800"], ids=ascii
     )
-    def test_refused(self, password: str) -> None:
-        """What can't be said in a message is no password, and is not in the words that say so."""
+    def test_when_a_password_can_not_be_sent_then_it_is_refused(self, password: str) -> None:
+        """The words that say so do not contain it."""
         with pytest.raises(PasswordRefused) as raised:
             result_of(cheap_passwords().make(password))
         assert not password or password not in str(raised.value)
 
-    def test_no_verifier(self) -> None:
-        """Where there is no account nothing is right (I3)."""
+    def test_when_there_is_no_account_then_no_password_is_right(self) -> None:
+        """None at all (I3)."""
         passwords = cheap_passwords()
         assert not result_of(passwords.check("x", None, "s"))
         for broken in ("", "x", "$argon2id$v=19$m=8,t=1,p=1$$", "$argon2i$v=19$m=8,t=1,p=1$YQ$YQ"):
             assert not result_of(passwords.check("x", broken, "s"))
 
-    def test_same_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """An account that isn't costs what one that is costs: one hash of the same cost (I6)."""
+    def test_when_there_is_no_account_then_the_work_is_the_same(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One hash of the same cost (I6)."""
         passwords = cheap_passwords()
         made = result_of(passwords.make("secret"))
         seen: list[list[str]] = []
@@ -122,8 +124,8 @@ class VerifierTests:
 class TurnsTests:
     """Who is served when not all can be (I15, I16)."""
 
-    def test_no_more_than_threads(self) -> None:
-        """As many run at a time as there are threads; the others wait."""
+    def test_when_all_threads_work_then_the_others_wait(self) -> None:
+        """When all threads work, the others wait."""
         hashing = Hashing(threads=2)
         asked = [hashing.ask() for _ in range(5)]
         assert len(hashing.pool.jobs) == 2
@@ -132,8 +134,8 @@ class TurnsTests:
         assert len(hashing.pool.jobs) == 2
         assert [one.outcome for one in asked] == [[False], [], [], [], []]
 
-    def test_turns(self) -> None:
-        """A flood of one source holds up another by one of its checks, not by all of them."""
+    def test_when_one_source_floods_then_another_waits_for_one_check(self) -> None:
+        """And not for all of them."""
         hashing = Hashing()
         flood = [hashing.ask("flood") for _ in range(50)]
         owner = hashing.ask("owner")
@@ -144,8 +146,8 @@ class TurnsTests:
         assert other[0].outcome
         assert sum(bool(one.outcome) for one in flood) == 2
 
-    def test_room_for_others(self) -> None:
-        """When no more may wait, who has most waiting gives up its newest for who has none."""
+    def test_when_no_more_may_wait_then_the_longest_queue_gives_up_its_newest(self) -> None:
+        """For a source that has none waiting."""
         hashing = Hashing(waiting=5)
         flood = [hashing.ask("flood") for _ in range(6)]
         assert hashing.passwords.waiting == 5
@@ -157,15 +159,15 @@ class TurnsTests:
         hashing.pool.run(3)
         assert owner.outcome == [False]
 
-    def test_no_room(self) -> None:
-        """Where each has one waiting, nobody gives it up for a newcomer."""
+    def test_when_each_source_has_one_waiting_then_a_newcomer_is_refused(self) -> None:
+        """When each source has one waiting, a newcomer is refused."""
         hashing = Hashing(waiting=3)
         waiting = [hashing.ask(f"s{number}") for number in range(4)]
         assert hashing.ask("late").outcome == [TooManyRequests]
         assert not any(one.outcome for one in waiting)
 
-    def test_given_up(self) -> None:
-        """Who goes while waiting is not checked; who goes while checked disturbs nothing."""
+    def test_when_a_check_is_given_up_then_it_is_not_begun(self) -> None:
+        """One that runs disturbs nothing."""
         hashing = Hashing()
         running, waiting, last = hashing.ask(), hashing.ask(), hashing.ask()
         waiting.doing.cancel()
@@ -176,8 +178,8 @@ class TurnsTests:
         assert last.outcome == [False]
         assert hashing.pool.jobs == []
 
-    def test_a_bug(self) -> None:
-        """What goes wrong in a thread is told to who asked, and the next has its turn (I24)."""
+    def test_when_a_thread_has_a_bug_then_the_next_check_runs(self) -> None:
+        """The one who asked is told (I24)."""
         hashing = Hashing()
         broken = Asked(hashing.passwords._run(lambda: 1 // 0, "s"))
         after = hashing.ask()
@@ -185,8 +187,8 @@ class TurnsTests:
         assert broken.outcome == [ZeroDivisionError]
         assert after.outcome == [False]
 
-    def test_stopped(self) -> None:
-        """Stopped, it tells those who wait and begins nothing; what still ends is no harm."""
+    def test_when_it_is_stopped_then_those_who_wait_are_told(self) -> None:
+        """It begins nothing; what still ends does no harm."""
         hashing = Hashing()
         running, waiting = hashing.ask(), hashing.ask()
         hashing.passwords.stop()
@@ -198,8 +200,8 @@ class TurnsTests:
         assert hashing.pool.jobs == []
 
     @pytest.mark.integration
-    def test_real_threads(self) -> None:
-        """In threads of Twisted's pool, off the one that asks."""
+    def test_when_there_are_threads_then_the_work_is_done_there(self) -> None:
+        """Those of Twisted's pool, and not the one that asks."""
         calls: list[tuple[Any, ...]] = []
         came = threading.Semaphore(0)
         names: set[str] = set()

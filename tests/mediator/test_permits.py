@@ -101,7 +101,7 @@ USES: Final[dict[str, list[Step]]] = {
         DECIDES, leaves("b"), stored(0, a=NOT_CONNECTED), stored(1, NO_ROOM), on_line("b"),
         lists("Create"),
     ],
-    # A caller waits no longer than for any call; the use, kept by then or not, is put back.
+    # A caller waits as long as for any call; the use, kept by then or not, is put back.
     "it takes too long": [
         DECIDES, passes(5, a=NOT_CONNECTED), stored(0), stored(1),
         commits(NONE, accepts("Ia", uses=1)), at_once, calls("a", "b"),
@@ -326,7 +326,7 @@ class UsesTests:
         scene.edits(edit, **({"a": terminate(), "b": terminate() + DONE} if is_withdrawn else {}))
 
     def test_when_a_used_up_permit_would_have_expired_then_its_call_ends(self) -> None:
-        """A call goes on for no longer than its permit would have stood (I2)."""
+        """A call goes on only as long as its permit would have stood (I2)."""
         scene = PermitScene()
         scene.edits("Add Ia;expires=60;uses=1")
         scene.says("b", begin(scene.calls("a", "b")))
@@ -390,7 +390,7 @@ DISCLOSURES: Final[dict[str, tuple[PermitChange, list[Step]]]] = {
         accepts("Ia", "@family"),
         [begins_edit("Delete Ia"), stored(1, b=DONE), stored(0, a=UNAVAILABLE)],
     ),
-    # Another permit beside it does no harm.
+    # Another permit does no harm.
     "permitted by one more": (
         accepts("@family"),
         [begins_edit("Add Ia"), stored(1, b=DONE), stored(0, **TOLD), based_on("@family")],

@@ -55,8 +55,8 @@ class ListsTests:
     """The permits of a terminal."""
 
     @pytest.mark.parametrize("case", LISTS)
-    def test_edits(self, case: str) -> None:
-        """Create, Add and Delete make the list that the figures say, each told done (A1–A5)."""
+    def test_when_lists_are_edited_then_they_are_as_the_figures_say(self, case: str) -> None:
+        """Create, Add and Delete, each told done (A1–A5)."""
         edits, left = LISTS[case]
         scene = Scene()
         scene.connect("a")
@@ -64,8 +64,8 @@ class ListsTests:
             scene.says("a", register("Ia", f"Accept:{edit}"), a=DONE)
         scene.says("a", PERMITS, a=permits(*left))
 
-    def test_what_they_are_for(self) -> None:
-        """Who is on the list may call, and who is off it may not (A1–A4, A9)."""
+    def test_when_a_caller_is_on_the_list_then_it_may_call(self) -> None:
+        """One that is not may not (A1–A4, A9)."""
         scene = Scene()
         scene.connect("a", "b", "f")
         for edits, may_b, may_f in [
@@ -79,19 +79,16 @@ class ListsTests:
             scene.says("b", query("Ib", "Ia"), b=NOT_FOUND if may_b else DENIED)
             scene.says("f", query("If", "Ia"), f=NOT_FOUND if may_f else DENIED)
 
-    def test_equality_alone(self) -> None:
-        """A caller is on a list by equality after NFC, not by case, pattern or group (I4)."""
+    def test_when_names_are_compared_then_equality_after_nfc_counts(self) -> None:
+        """And not case, pattern or group (I4)."""
         scene = Scene()
         scene.new_says("a", register("Ia", "Accept:Create I*,ib,@Ic,Caf\u00e9"), DONE)
         for number, name in enumerate(("Ib", "Ic", "I", "Ixyz", "CAFÉ")):
             scene.new_says(f"c{number}", query(name, "Ia"), DENIED)
         scene.new_says("d", query("Cafe\u0301", "Ia"), NOT_FOUND)
 
-    def test_long_list(self) -> None:
-        """A list that one line can't hold is told in a Create and Add lines, and can be given so.
-
-        No line of it is longer than a line may be.
-        """
+    def test_when_a_list_is_longer_than_a_line_then_it_has_several(self) -> None:
+        """A Create and Add lines, none longer than a line may be; and it can be given so."""
         names = [f"terminal-{n:03}-{'x' * 40}" for n in range(1000)]
         scene = Scene()
         scene.new_says("a", register("Ia"), DONE)
@@ -109,8 +106,8 @@ class ListsTests:
         scene.says("a", register("Ia", *answer.encode().decode().split("\r\n")[1:-2]), a=DONE)
         assert scene.context.permits.table.accepted("Ia") == tuple(names)
 
-    def test_ones_own_only(self) -> None:
-        """PERMITS tells one's own list, and nobody else's (I1, I4)."""
+    def test_when_a_terminal_asks_for_permits_then_it_reads_its_own(self) -> None:
+        """And no other's (I1, I4)."""
         scene = Scene()
         scene.connect("a", "b")
         scene.says("a", register("Ia", "Accept:Create Ib"), a=DONE)
@@ -119,8 +116,8 @@ class ListsTests:
         scene.says("b", "QUERY\nPERMITS\nCallee:Ia\n\n", b=permits("Create"))
         scene.says("a", "QUERY\nIdentifier:Ia\nPERMITS\n\n", a=permits("Create Ib"))
 
-    def test_with_a_transaction(self) -> None:
-        """With a transaction an answer brings it back, with a code, and the store's epoch (I11)."""
+    def test_when_a_request_has_a_transaction_then_so_has_its_answer(self) -> None:
+        """With a code, and the store's epoch (I11)."""
         scene, store = with_store()
         scene.connect("a")
         scene.says("a", register("Ia", "Accept:Add Ib", "Transaction:t.1"))
@@ -144,8 +141,8 @@ class ListsTests:
             "Transaction:t.4\nCode:403\n\n",
         )
 
-    def test_nothing_at_all(self) -> None:
-        """A REGISTER of an identifier alone is a login, and changes nothing."""
+    def test_when_a_register_has_an_identifier_alone_then_it_only_logs_in(self) -> None:
+        """When a register has an identifier alone, it only logs in."""
         scene, store = with_store()
         scene.connect("a")
         scene.says("a", "REGISTER\nIdentifier:Ia\n\n", a=DONE)
@@ -235,11 +232,8 @@ class RefusedTests:
     """What is refused changes nothing, and says why."""
 
     @pytest.mark.parametrize("case", REFUSED)
-    def test_changes_nothing(self, case: str) -> None:
-        """List, address and store are as before, the others hear nothing, the connection goes on.
-
-        A5, I5.
-        """
+    def test_when_a_registration_is_refused_then_nothing_has_changed(self, case: str) -> None:
+        """List, address, store (A5); the others read nothing, and the connection goes on (I5)."""
         lines, answer = REFUSED[case]
         scene, store = with_store(PermitChange("Ia", ("Ib",)))
         scene.connect("b")
@@ -250,11 +244,8 @@ class RefusedTests:
         assert store.commits == []
         scene.says("b", query("Ib", "Ia"), a=STATUS)
 
-    def test_another_identifier(self) -> None:
-        """A connection acts as the identifier it is bound to; another is refused, and it goes on.
-
-        Neither of the two lists changes, and no address (I4, I5).
-        """
+    def test_when_another_identifier_is_named_then_it_is_refused(self) -> None:
+        """A connection acts as the one that it has logged in as (I4), and goes on (I5)."""
         scene = Scene()
         scene.on_line("a", "Accept:Create Ib")
         scene.on_line("c", "Accept:Create Id", port=9)
@@ -272,16 +263,16 @@ class RefusedTests:
         assert scene.address("Ia") == ("127.0.0.1", 1203)
         assert scene.address("Ic") == ("127.0.0.1", 9)
 
-    def test_bound_by_a_query(self) -> None:
-        """A QUERY binds its connection as a REGISTER does (I4)."""
+    def test_when_a_query_comes_first_then_it_logs_in_too(self) -> None:
+        """As a REGISTER does (I4)."""
         scene = Scene()
         scene.new_says("a", query("Ia", "Ib"), DENIED)
         scene.says("a", register("Ib", "Accept:Create Ia"), a=failed(OTHER))
         scene.says("a", query("Ib", "Ic"), a=DENIED)
         assert len(scene.context.permits.table) == 0
 
-    def test_nobody(self) -> None:
-        """Who has not said who it is can do nothing (I4)."""
+    def test_when_no_identifier_is_given_then_nothing_is_done(self) -> None:
+        """A stranger can do nothing (I4)."""
         scene = Scene()
         login = "NOTIFY\nLogin Required.\nCause:say who you are: REGISTER with an Identifier\n\n"
         scene.connect("a")
@@ -333,8 +324,10 @@ class AddressesTests:
     """Which addresses are taken (I12), and what becomes of them."""
 
     @pytest.mark.parametrize("case", ADDRESSES)
-    def test_kinds(self, case: str) -> None:
-        """An address is of the same kind as where its connection comes from, and a host's (I12)."""
+    def test_when_an_address_is_of_another_kind_than_its_source_then_it_is_refused(
+        self, case: str
+    ) -> None:
+        """And one that is no host's (I12)."""
         source, host, cause = ADDRESSES[case]
         if cause == "NONE":
             cause = "an unspecified, multicast, broadcast or reserved address"
@@ -354,22 +347,24 @@ class AddressesTests:
             ("127.0.0.1", "fd01::2", False),
         ],
     )
-    def test_allowed_networks(self, source: str, host: str, taken: bool) -> None:
-        """The operator may have addresses of a network taken from anywhere (I12)."""
+    def test_when_the_operator_allows_a_network_then_its_addresses_are_taken(
+        self, source: str, host: str, taken: bool
+    ) -> None:
+        """From anywhere (I12)."""
         scene = Scene(allowed_networks=[ip_network("10.0.0.0/24"), ip_network("fd00::/16")])
         answer = DONE if taken else failed(_ELSEWHERE.format("private"))
         scene.new_says("a", register("Ia", f"Address:{host}"), answer, host=source)
 
-    def test_allowed_is_no_way_around(self) -> None:
-        """What is no host's address is not taken even from an allowed network (I12)."""
+    def test_when_an_allowed_network_has_addresses_of_no_host_then_they_are_refused(self) -> None:
+        """Even so (I12)."""
         scene = Scene(allowed_networks=[ip_network("0.0.0.0/0")])
         cause = "an unspecified, multicast, broadcast or reserved address"
         scene.new_says("a", register("Ia", "Address:0.0.0.0"), failed(cause))
         scene.says("a", register("Ia", "Address:255.255.255.255"), a=failed(cause))
 
     @pytest.mark.parametrize("source", ["202.224.186.82", "::ffff:202.224.186.82"])
-    def test_the_servers_own(self, source: str) -> None:
-        """Nobody is told to turn to the server, even from its own host (I12)."""
+    def test_when_an_address_is_the_servers_own_then_it_is_refused(self, source: str) -> None:
+        """Even from its own host (I12)."""
         scene = Scene(own_ports=[1200, 1201])
         own = failed("the address is the server's own")
         scene.connect("a", host=source)
@@ -381,8 +376,8 @@ class AddressesTests:
             answer = failed(_ELSEWHERE.format("loopback"))
             scene.says("b", register("Ib", f"Address:{mine}", "Port:1201"), b=answer)
 
-    def test_the_address_it_arrived_at(self) -> None:
-        """Where the connection arrived is the server's own, however it is written (I12)."""
+    def test_when_an_address_is_where_the_connection_arrived_then_it_is_refused(self) -> None:
+        """However it is written (I12)."""
         scene = Scene(own_ports=[1201])
         own = failed("the address is the server's own")
         for name, arrived in (("a", "202.224.186.1"), ("b", "::ffff:202.224.186.1")):
@@ -391,8 +386,8 @@ class AddressesTests:
                 lines = (f"Address:{written}", "Port:1201")
                 scene.says(name, register(f"I{name}", *lines), **{name: own})
 
-    def test_port(self) -> None:
-        """The port is the predetermined one, or the terminal's own choice (A22)."""
+    def test_when_no_port_is_given_then_it_is_the_default_one(self) -> None:
+        """Or the terminal's own choice (A22)."""
         for lines, port in (((), 1203), (("Port:5060",), 5060), (("Port:65535",), 65535)):
             scene = Scene()
             scene.connect("a", "b")
@@ -400,8 +395,8 @@ class AddressesTests:
             scene.says("b", register("Ib", *lines), b=DONE)
             assert scene.address("Ib") == ("127.0.0.1", port)
 
-    def test_newest_wins(self) -> None:
-        """The address last registered is the one in force, from whichever connection (A7, A16)."""
+    def test_when_several_addresses_are_registered_then_the_last_one_counts(self) -> None:
+        """From whichever connection (A7, A16)."""
         scene = Scene()
         scene.on_line("a", port=1)
         scene.on_line("a", port=2)
@@ -415,8 +410,8 @@ class AddressesTests:
         )
         assert scene.address("Ia") == ("127.0.0.1", 3)
 
-    def test_held(self) -> None:
-        """An address holds for as long as its connection is open, and then for its Expires (A7)."""
+    def test_when_the_connection_is_open_then_the_address_does_not_expire(self) -> None:
+        """Then it does after its Expires (A7)."""
         scene = Scene()
         scene.on_line("a", "Expires:60")
         scene.passes(1000)
@@ -427,8 +422,8 @@ class AddressesTests:
         scene.passes(1)
         assert scene.address("Ia") is None
 
-    def test_held_by_default(self) -> None:
-        """Without an Expires it holds for an hour beyond its connection."""
+    def test_when_no_expires_is_given_then_it_is_an_hour(self) -> None:
+        """Beyond its connection."""
         scene = Scene()
         scene.on_line("a")
         scene.leaves("a")
@@ -438,8 +433,10 @@ class AddressesTests:
         assert scene.address("Ia") is None
 
     @pytest.mark.parametrize("lines", [("Expires:0",), ("Address:127.0.0.1", "Expires:0")])
-    def test_withdrawn(self, lines: tuple[str, ...]) -> None:
-        """Expires:0 takes the address back: there is none (5g), and nobody is dialled."""
+    def test_when_expires_is_zero_then_the_address_is_withdrawn(
+        self, lines: tuple[str, ...]
+    ) -> None:
+        """There is none (5g), and no one is dialled."""
         scene = Scene()
         scene.on_line("b", "Accept:Create Ia")
         scene.connect("a")
@@ -450,11 +447,8 @@ class AddressesTests:
         scene.says("a", query("Ia", "Ib"), a=NOT_FOUND)
         assert scene.dials == []
 
-    def test_withdrawn_over_another_connection(self) -> None:
-        """Expires:0 withdraws the terminal's address, over whichever connection it was registered.
-
-        It does not come back when that connection closes.
-        """
+    def test_when_expires_is_zero_over_another_connection_then_it_is_withdrawn_too(self) -> None:
+        """It does not come back when the connection that registered it closes."""
         scene = Scene()
         scene.connect("a", "b1", "b2", "b3")
         lines = ("Accept:Create Ia", "Address:127.0.0.1")
@@ -465,15 +459,15 @@ class AddressesTests:
         scene.leaves("b2")
         scene.says("a", query("Ia", "Ib"), a=NOT_FOUND)
 
-    def test_told_to_the_resolver(self) -> None:
-        """What is registered at the mediator is passed on to the resolver (A16, first half)."""
+    def test_when_an_address_is_registered_then_the_resolver_has_it(self) -> None:
+        """From the mediator (A16, first half)."""
         scene, resolver = with_resolver()
         scene.on_line("a")
         assert resolver.asked == [("register", "Ia")]
         assert scene.address("Ia") == ("127.0.0.1", 1203)
 
-    def test_resolver_refuses(self) -> None:
-        """A table of addresses that is full is told, and reach is as it was (A5, I15)."""
+    def test_when_the_table_of_addresses_is_full_then_the_registration_fails(self) -> None:
+        """Reach has not changed (A5, I15)."""
         scene, resolver = with_resolver()
         resolver.table._most = 0
         scene.connect("a")
@@ -485,8 +479,8 @@ class AddressesTests:
 class DurabilityTests:
     """An acknowledgement follows the commit (I8), and a change is whole or not at all (A5)."""
 
-    def test_after_the_commit(self) -> None:
-        """Neither told nor in force before the store has it; then both (I8)."""
+    def test_when_an_edit_is_being_kept_then_it_is_not_in_force(self) -> None:
+        """Nor told; then both (I8)."""
         scene, store = with_store()
         scene.connect("a", "b")
         scene.says("a", register("Ia", "Accept:Create Ib"))
@@ -495,8 +489,8 @@ class DurabilityTests:
         scene.says("b", query("Ib", "Ia"), b=NOT_FOUND)
         assert store.commits == [(PermitChange("Ia", ("Ib",)),)]
 
-    def test_a_withdrawal_waits_too(self) -> None:
-        """A withdrawal holds from its acknowledgement on (I2, I8)."""
+    def test_when_a_withdrawal_is_answered_then_it_is_in_force(self) -> None:
+        """From then on (I2, I8)."""
         scene, store = with_store(PermitChange("Ia", ("Ib",)))
         scene.connect("a", "b")
         scene.says("a", register("Ia", "Accept:Delete Ib"))
@@ -504,8 +498,8 @@ class DurabilityTests:
         scene.fires(store.pending[0], a=DONE)
         scene.says("b", query("Ib", "Ia"), b=DENIED)
 
-    def test_commit_fails(self) -> None:
-        """A commit that fails is told, with its cause; nothing has changed (A5)."""
+    def test_when_a_commit_fails_then_nothing_has_changed(self) -> None:
+        """The cause is told (A5)."""
         scene, store = with_store(PermitChange("Ia", ("Ib",)))
         scene.connect("a")
         scene.says("a", register("Ia", "Accept:Create Ix"))
@@ -515,8 +509,8 @@ class DurabilityTests:
         scene.fires(store.pending[1], a=DONE)
         scene.says("a", PERMITS, a=permits("Create Ib,Ic"))
 
-    def test_two_at_once(self) -> None:
-        """Two edits in flight, from two connections, do not lose one another (I9)."""
+    def test_when_two_connections_edit_at_once_then_neither_edit_is_lost(self) -> None:
+        """Both are in flight (I9)."""
         scene, store = with_store()
         scene.connect("a1", "a2", "a3")
         scene.says("a1", register("Ia", "Accept:Add Ib"))
@@ -528,16 +522,16 @@ class DurabilityTests:
         scene.fires(store.pending[2], a3=DONE)
         scene.says("a1", PERMITS, a1=permits("Create Ib,Id"))
 
-    def test_listed_behind_an_edit(self) -> None:
-        """A list asked for behind an edit is the list that the edit leaves (I8, I11)."""
+    def test_when_a_list_is_asked_for_behind_an_edit_then_it_has_that(self) -> None:
+        """The list that the edit leaves (I8, I11)."""
         scene, store = with_store(PermitChange("Ia", ("Ib",)))
         scene.connect("a")
         scene.says("a", register("Ia", "Accept:Add Ic"))
         scene.says("a", PERMITS)
         scene.fires(store.pending[0], a=DONE + permits("Create Ib,Ic"))
 
-    def test_too_long_by_then(self) -> None:
-        """What would make a list too long by the time its turn comes is refused (I15)."""
+    def test_when_a_list_has_grown_too_long_then_the_edit_is_refused(self) -> None:
+        """By the time that its turn comes (I15)."""
         full = tuple(f"x{n}" for n in range(999))
         scene, store = with_store(PermitChange("Ia", full))
         scene.connect("a1", "a2")
@@ -547,8 +541,8 @@ class DurabilityTests:
         scene.fires(store.pending[0], a1=DONE, a2=why)
         assert len(store.commits) == 1
 
-    def test_others_go_on(self) -> None:
-        """One identifier's slow commit keeps no other identifier waiting (I24)."""
+    def test_when_one_commit_is_slow_then_other_identifiers_do_not_wait(self) -> None:
+        """None of them (I24)."""
         scene, store = with_store()
         scene.connect("a", "b")
         scene.says("a", register("Ia", "Accept:Add Ib"))
@@ -556,8 +550,8 @@ class DurabilityTests:
         scene.fires(store.pending[1], b=DONE)
         scene.fires(store.pending[0], a=DONE)
 
-    def test_gone_meanwhile(self) -> None:
-        """Who goes before the commit has changed its list all the same, once it is kept (I9)."""
+    def test_when_the_terminal_leaves_then_its_edit_is_made_even_so(self) -> None:
+        """Once it is kept (I9)."""
         scene, store = with_store()
         scene.connect("a")
         scene.says("a", register("Ia", "Accept:Add Ib", "Address:127.0.0.1", "Expires:60"))
@@ -569,10 +563,11 @@ class DurabilityTests:
         scene.passes(60, b="NOTIFY\nCallee not Connected.\n\n")
         assert scene.address("Ia") is None
 
-    def test_gone_meanwhile_and_another_is_there(self) -> None:
-        """Whoever goes before its address is in force leaves reach, and the address, as they were.
-
-        The address told is that of the connection that is asked (I12).
+    def test_when_a_connection_leaves_before_its_address_is_in_force_then_reach_is_as_before(
+        self,
+    ) -> None:
+        """And so is the address (I12), though reach returned to an older connection in the
+        meantime.
         """
         scene, store = with_store(PermitChange("Ia", ("Ix",)))
         scene.connect("x", "a2")
@@ -582,8 +577,8 @@ class DurabilityTests:
         scene.fires(store.pending[0])
         scene.calls("x", "a", port=1)
 
-    def test_resolver_away(self) -> None:
-        """With the resolver away a REGISTER with an address fails whole (A5)."""
+    def test_when_the_resolver_is_away_then_a_registration_with_an_address_fails(self) -> None:
+        """All of it (A5)."""
         scene, resolver = with_resolver()
         scene.connect("a")
         scene.says("a", register("Ia", "Accept:Create Ib"), a=DONE)
@@ -597,8 +592,8 @@ class DurabilityTests:
         scene.says("a", register("Ia", "Accept:Create Ix", "Expires:0"), a=UNAVAILABLE)
         scene.says("a", PERMITS, a=permits("Create Ib"))
 
-    def test_permits_need_no_resolver(self) -> None:
-        """Permits alone are edited whether or not the resolver is there."""
+    def test_when_the_resolver_is_away_then_permits_can_be_edited(self) -> None:
+        """When the resolver is away, permits can be edited."""
         scene, resolver = with_resolver()
         for what in ("lookup", "register", "withdraw"):
             resolver.errors[what] = ServiceUnavailable()
@@ -608,8 +603,8 @@ class DurabilityTests:
 class BothAtOnceTests:
     """Permits and address in one message: both or neither (A5)."""
 
-    def test_both(self) -> None:
-        """Both are in force once both are kept, and only then is it told (I8)."""
+    def test_when_a_list_and_an_address_are_registered_then_both_are_in_force_or_none(self) -> None:
+        """Only then is it told (I8)."""
         scene, store = with_store()
         scene.connect("a")
         scene.says("a", register("Ia", "Accept:Add Ib", "Address:127.0.0.1"))
@@ -619,8 +614,10 @@ class BothAtOnceTests:
         assert scene.context.permits.table.accepted("Ia") == ("Ib",)
 
     @pytest.mark.parametrize("error", [StoreFailed("no"), RuntimeError("a bug")])
-    def test_neither_where_there_was_none(self, error: Exception, logged: Logged) -> None:
-        """A failed commit, whatever failed, leaves no address where there was none."""
+    def test_when_the_commit_fails_then_there_is_no_address_as_before(
+        self, error: Exception, logged: Logged
+    ) -> None:
+        """Whatever failed."""
         scene, store = with_store()
         scene.connect("a")
         scene.says("a", register("Ia", "Accept:Add Ib", "Address:127.0.0.1"))
@@ -631,8 +628,8 @@ class BothAtOnceTests:
         assert scene.context.permits.table.accepted("Ia") == ()
         assert len(logged.failures()) == is_bug
 
-    def test_neither_where_it_was_held(self) -> None:
-        """A failed commit leaves the address that its own connection holds; it expires with it."""
+    def test_when_the_commit_fails_then_the_address_before_is_back(self) -> None:
+        """That of an open connection; it expires with it."""
         scene, store = with_store()
         scene.on_line("a", "Expires:60", port=1)
         scene.says("a", register("Ia", "Accept:Add Ib", "Address:127.0.0.1", "Port:2"))
@@ -644,8 +641,8 @@ class BothAtOnceTests:
         scene.passes(60)
         assert scene.address("Ia") is None
 
-    def test_neither_where_its_holder_has_gone(self) -> None:
-        """If the connection that held it went meanwhile, it expires as if it went now."""
+    def test_when_the_commit_fails_and_the_holder_has_gone_then_its_address_expires(self) -> None:
+        """As if the connection went now."""
         scene, store = with_store()
         scene.connect("a1", "a2")
         scene.says("a1", register("Ia", "Address:127.0.0.1", "Port:1", "Expires:60"), a1=DONE)
@@ -656,8 +653,8 @@ class BothAtOnceTests:
         scene.passes(60)
         assert scene.address("Ia") is None
 
-    def test_neither_where_it_was_expiring(self) -> None:
-        """A failed commit doesn't make an address last longer than it would have (I10)."""
+    def test_when_the_commit_fails_then_an_expiring_address_lasts_no_longer(self) -> None:
+        """Than it would have (I10)."""
         scene, store = with_store()
         scene.on_line("a", "Expires:60", port=1)
         scene.leaves("a")
@@ -672,11 +669,8 @@ class BothAtOnceTests:
         scene.passes(1)
         assert scene.address("Ia") is None
 
-    def test_the_next_address_waits(self) -> None:
-        """An address that is registered behind a slow one is the one that stays (A7, I10).
-
-        And it expires when its connection goes.
-        """
+    def test_when_an_address_waits_behind_another_then_it_is_the_one_that_stays(self) -> None:
+        """Behind a slow commit (A7, I10)."""
         scene, store = with_store()
         scene.connect("a")
         scene.says("a", register("Ia", "Accept:Add Ib", "Address:127.0.0.1", "Port:1"))
@@ -687,8 +681,8 @@ class BothAtOnceTests:
         scene.passes(60)
         assert scene.address("Ia") is None
 
-    def test_the_next_address_waits_for_a_failure(self) -> None:
-        """The taking back of one registration doesn't take back the next one's address."""
+    def test_when_a_registration_is_taken_back_then_the_next_one_is_not(self) -> None:
+        """When a registration is taken back, the next one is not."""
         scene, store = with_store()
         scene.connect("a1", "a2")
         scene.says("a1", register("Ia", "Accept:Add Ib", "Address:127.0.0.1", "Port:1"))
@@ -696,11 +690,8 @@ class BothAtOnceTests:
         scene.fires(store.pending[0], StoreFailed("no"), a1=failed("no"), a2=DONE)
         assert scene.address("Ia") == ("127.0.0.1", 2)
 
-    def test_waiting_makes_an_address_no_older(self) -> None:
-        """An address that had to wait is as new as its turn, not as its message (A7).
-
-        Reach returned to an older connection, with a newer record, while it waited.
-        """
+    def test_when_an_address_had_to_wait_then_it_is_as_new_as_its_turn(self) -> None:
+        """And not as its message (A7)."""
         scene, store = with_store(PermitChange("Ia", ("Ix",)))
         scene.connect("x", "a1", "a2", "a3")
         scene.says("a1", register("Ia", "Address:127.0.0.1", "Port:1"), a1=DONE)

@@ -24,7 +24,7 @@ from tests.support.server import a_mediator
 
 UNKNOWN = bad("no request of this kind is known here")
 
-#: What is asked of a mediator in vain, and its answer.
+#: Requests that a mediator does not serve, with their answers.
 NOT_HERE = {
     "LOOKUP": ("QUERY\nLOOKUP\nCallee:Ib\nTransaction:1\n\n", None),
     "LOOKUP, bare": ("QUERY\nLOOKUP\nCallee:Ib\n\n", UNKNOWN),
@@ -33,7 +33,7 @@ NOT_HERE = {
     "REQUEST": ("REQUEST\nIdentifier:Ia\nCallee:Ib\n\n", UNKNOWN),
     "fig. 5f": ("REQUEST\nIdentifier:Ia\nPassword:x\n\n", UNKNOWN),
     "a statement in a REGISTER": ("REGISTER\nIdentifier:Ia\nPERMITS\n\n", UNKNOWN),
-    "a QUERY of nobody": ("QUERY\nIdentifier:Ia\n\n", bad("a QUERY names a Callee")),
+    "a QUERY without a callee": ("QUERY\nIdentifier:Ia\n\n", bad("a QUERY names a Callee")),
     "a body": (
         "QUERY\nIdentifier:Ia\nCallee:Ib\nLength:3\n\nabc",
         bad("this message takes no body"),
@@ -54,10 +54,9 @@ class NotHereTests:
     """What a mediator does not do."""
 
     @pytest.mark.parametrize("case", NOT_HERE)
-    def test_refused(self, case: str) -> None:
-        """It is said to be no message of this place, changes nothing, and the connection goes on.
-
-        The resolver is not asked, the callee not told (I5, I24).
+    def test_when_a_request_is_unknown_here_then_it_is_refused(self, case: str) -> None:
+        """It changes nothing, and the connection goes on. The resolver is not asked, the callee not
+        told (I5, I24).
         """
         text, answer = NOT_HERE[case]
         if answer is None:
@@ -71,8 +70,8 @@ class NotHereTests:
         scene.says("a", "QUERY\nPERMITS\n\n", a=permits("Create Ix"))
         scene.calls("a", "b")
 
-    def test_before_login(self) -> None:
-        """A body before login is refused, and the connection closed with it (I14)."""
+    def test_when_a_body_comes_before_login_then_the_connection_is_closed(self) -> None:
+        """It is refused (I14)."""
         scene = Scene()
         scene.connect("a")
         text = "REGISTER\nIdentifier:Ia\nLength:3\n\nabc"
@@ -80,8 +79,8 @@ class NotHereTests:
         scene.says("a", text, a=answer)
         assert scene.clients.pop("a").closed
 
-    def test_login_in_time(self) -> None:
-        """Who says nothing is closed on; who has said who it is stays (I14)."""
+    def test_when_a_connection_does_not_log_in_then_it_is_closed(self) -> None:
+        """One that has logged in stays (I14)."""
         scene = Scene(exchange={"login_timeout": 10.0})
         scene.connect("a", "c")
         scene.says("a", register("Ia"), a=DONE)
@@ -93,8 +92,8 @@ class NotHereTests:
         scene.passes(1000)
         assert not scene.clients["a"].closed
 
-    def test_a_flood_of_refusals(self) -> None:
-        """A thousand messages that are none leave the others' calls alone (I24)."""
+    def test_when_a_thousand_messages_are_malformed_then_other_calls_go_on(self) -> None:
+        """Unharmed (I24)."""
         scene = Scene()
         scene.connect("a", "c")
         scene.on_line("b", "Accept:Create Ia")
@@ -103,8 +102,8 @@ class NotHereTests:
         assert len(scene.clients["c"].received()) == 1000
         scene.calls("a", "b")
 
-    def test_framing_lost(self) -> None:
-        """What can't be framed is answered, and its connection closed; nobody else's (I24)."""
+    def test_when_framing_is_lost_then_the_connection_is_closed(self) -> None:
+        """After an answer; no other connection is (I24)."""
         scene = Scene()
         scene.connect("a", "c")
         scene.on_line("b", "Accept:Create Ia")
@@ -113,8 +112,8 @@ class NotHereTests:
         assert scene.clients.pop("c").closed
         scene.calls("a", "b")
 
-    def test_outstanding(self) -> None:
-        """A caller has 64 calls open at the most; what it asks beyond them waits its turn (I15)."""
+    def test_when_a_caller_has_64_calls_open_then_the_next_waits(self) -> None:
+        """Its turn comes (I15)."""
         scene = Scene()
         scene.on_line("b", "Accept:Create Ia")
         scene.new_says("a", register("Ia"), DONE)
@@ -124,15 +123,15 @@ class NotHereTests:
         assert scene.clients["b"].text() == STATUS * 6
         assert len(scene.clients["a"].received()) == 64
 
-    def test_outstanding_before_login(self) -> None:
-        """A stranger has no more than four (I14)."""
+    def test_when_a_stranger_has_four_requests_open_then_the_next_waits(self) -> None:
+        """Four is the limit (I14)."""
         scene, store = with_store()
         scene.new_says("a", "QUERY\nPERMITS\nIdentifier:Ia\n\n", permits("Create"))
         scene.says("a", query("Ia", "Ib"), a=DENIED)
         assert store.commits == []
 
-    def test_counts(self) -> None:
-        """Outcomes are counted for the operator, by their statement."""
+    def test_when_requests_are_served_then_their_outcomes_are_counted(self) -> None:
+        """By their statement, for the operator."""
         scene = Scene()
         scene.connect("a")
         scene.on_line("b", "Accept:Create Ia")
@@ -148,15 +147,15 @@ class NotHereTests:
 class SeamsTests:
     """What the mediator holds on to is what ``interfaces`` says (A15)."""
 
-    def test_interfaces(self) -> None:
-        """The parts of this stage, real and made up, provide what the mediator asks for."""
+    def test_when_parts_are_replaced_then_they_provide_the_interfaces(self) -> None:
+        """When parts are replaced, they provide the interfaces."""
         for scene in (Scene(), with_resolver()[0], with_store()[0]):
             assert verifyObject(IResolver, scene.broker.resolver)
             assert verifyObject(IStore, scene.broker.store)
             assert verifyObject(ITrigger, scene.broker.trigger)
 
-    def test_a_trigger_of_another_kind(self) -> None:
-        """Who asks for a callee doesn't learn how it was woken: any trigger will do."""
+    def test_when_the_wakeup_is_another_then_a_call_goes_on_the_same_way(self) -> None:
+        """It does not learn how the callee was woken."""
         waker = Waker()
         scene = Scene(trigger=waker)
         scene.on_line("b", "Accept:Create Ia")
@@ -174,8 +173,8 @@ class TracedTests:
     """Who looks on changes nothing."""
 
     @pytest.mark.parametrize("mark", ["", "Transaction:t1\n"])
-    def test_same_bytes(self, mark: str) -> None:
-        """What is said is the same, to the byte, with a trace and without one."""
+    def test_when_messages_are_traced_then_the_bytes_are_the_same(self, mark: str) -> None:
+        """When messages are traced, the bytes are the same."""
         asked = (
             f"REGISTER\nIdentifier:Ia\nAccept:Create Ib\n{mark}\n"
             f"QUERY\nIdentifier:Ia\nCallee:Ix\n{mark}\nQUERY\nWEATHER\n{mark}\n"

@@ -22,8 +22,8 @@ def texts(logged: Logged) -> list[str]:
 class FallenTests:
     """Entries that are no longer on a list."""
 
-    def test_causes(self, logged: Logged) -> None:
-        """Each cause is told by itself."""
+    def test_when_entries_are_lost_then_each_cause_has_a_line(self, logged: Logged) -> None:
+        """When entries are lost, each cause has a line."""
         fallen = RevocationLog(Clock())
         gone = {"Ia": None, "Ic": Limit(until=NOW), "Id": Limit(uses=1), "Ie": Limit(uses=1)}
         fallen.removed("Ib", gone, NOW, "Id")
@@ -34,8 +34,10 @@ class FallenTests:
         ]
         fallen.stop()
 
-    def test_over_and_over(self, logged: Logged) -> None:
-        """A list that changes all the time is a line or two a second; others are told (I15)."""
+    def test_when_a_list_changes_all_the_time_then_it_has_two_lines_a_second(
+        self, logged: Logged
+    ) -> None:
+        """Those of others are logged (I15)."""
         clock = Clock()
         fallen = RevocationLog(clock)
         for n in range(100):
@@ -55,8 +57,8 @@ class FallenTests:
         assert len(logged.events) == 4
         assert not clock.getDelayedCalls()
 
-    def test_names_make_no_line(self, logged: Logged) -> None:
-        """Nobody's name gets a line of its own, in either kind of line (I19)."""
+    def test_when_a_name_holds_a_newline_then_it_makes_no_line(self, logged: Logged) -> None:
+        """In either kind of line (I19)."""
         clock = Clock()
         fallen = RevocationLog(clock)
         fallen.removed("I\nb", {"I\na": None}, NOW)
@@ -65,8 +67,8 @@ class FallenTests:
         assert len(logged.events) == 2
         assert not any("\n" in text for text in logged.texts())
 
-    def test_stop(self, logged: Logged) -> None:
-        """At the end what is counted is told, and no timer stays."""
+    def test_when_it_is_stopped_then_what_is_counted_is_logged(self, logged: Logged) -> None:
+        """No timer stays."""
         reactor = FakeReactor()
         fallen = RevocationLog(reactor)
         fallen.removed("Ib", {"Ia": None}, NOW)
@@ -75,8 +77,10 @@ class FallenTests:
         assert texts(logged)[1:] == ["Ib has ceased to accept 1 more within a second"]
         assert not reactor.getDelayedCalls()
 
-    def test_a_terminal_floods_no_log(self, logged: Logged) -> None:
-        """A terminal may change its list as often as it likes; the log counts (I15)."""
+    def test_when_a_terminal_changes_its_list_often_then_the_log_counts(
+        self, logged: Logged
+    ) -> None:
+        """However often (I15)."""
         scene = PermitScene()
         for n in range(50):
             scene.says("b", register("Ib", f"Accept:Create t{n}"), b=DONE)
