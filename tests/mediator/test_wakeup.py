@@ -1,4 +1,4 @@
-"""Terminals that hold no connection: keys for UDP, and how they are woken (mediator.triggers)."""
+"""Terminals that hold no connection: keys for UDP, and how they are woken (mediator.wakeup)."""
 
 from __future__ import annotations
 
@@ -34,8 +34,11 @@ from tests.mediator.scene import (
 from tests.support.clock import advance, result_of
 from tests.support.reactor import FakeDatagramPort, FakeReactor
 
+#: Where Ib's datagrams come from.
 SEEN: Final = ("127.0.0.9", 4000)
 ADDRESS: Final = Contact("192.0.2.1", 1203, 0, 60, dialable=True)
+#: The first question of a connection on which a transaction was used.
+ASKED: Final = "QUERY\nSTATUS\nTransaction:1\n\n"
 
 
 class Notices:
@@ -97,41 +100,37 @@ class Waking:
         self.doing.addCallbacks(self.outcome.append, lambda why: self.outcome.append(why.value))
 
 
-class TriggersTests:
-    """Which way is taken, and when."""
+class WakeUpTests:
+    """By which way a terminal is woken, and when."""
 
     def test_along_the_mapping(self) -> None:
-        """Notices at ever longer pauses, for as long as somebody waits (E1)."""
+        """Notices at ever longer pauses, for as long as a caller waits (E1)."""
         waking = Waking(True)
         advance(waking.clock, 8.0)
         assert waking.notices.at == [0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0]
         assert waking.outcome == []
 
-    def test_nobody_waits_any_more(self) -> None:
-        """It ends with that: no notice more, no timer."""
+    def test_cancelled(self) -> None:
+        """It ends when no caller waits: no notice more, no timer."""
         waking = Waking(True)
         advance(waking.clock, 0.3)
         waking.doing.cancel()
         assert len(waking.outcome) == 1
         assert waking.clock.getDelayedCalls() == []
 
-    def test_dials_as_well(self) -> None:
-        """After a second without success it is dialled, once, and the notices go on."""
-        waking = Waking(True)
+    @pytest.mark.parametrize("fails", [None, CalleeNotConnected()])
+    def test_dials_as_well(self, fails: Exception | None) -> None:
+        """After a second it is dialled once; the notices go on, whether or not that succeeds."""
+        waking = Waking(True, fails=fails)
         advance(waking.clock, 7.0)
         assert waking.dials.at == [DIAL_AFTER]
         assert len(waking.notices.at) == 7
-
-    def test_a_dial_that_fails_beside(self) -> None:
-        """Changes nothing: whoever is behind a router can't be dialled."""
-        waking = Waking(True, fails=CalleeNotConnected())
-        advance(waking.clock, 7.0)
-        assert len(waking.notices.at) == 7
         assert waking.outcome == []
 
-    def test_no_mapping(self) -> None:
-        """Without one it is dialled at once, and that is all there is."""
-        waking = Waking(False)
+    @pytest.mark.parametrize("way", [False, ServiceUnavailable()])
+    def test_no_mapping(self, way: bool | Exception) -> None:
+        """Without one, or with a resolver that is away, it is dialled at once, and that is all."""
+        waking = Waking(way)
         assert waking.dials.at == [0.0]
         assert waking.outcome == [None]
         assert waking.clock.getDelayedCalls() == []
@@ -141,15 +140,9 @@ class TriggersTests:
         waking = Waking(False, fails=CalleeNotConnected())
         assert [type(one) for one in waking.outcome] == [CalleeNotConnected]
 
-    def test_resolver_away(self) -> None:
-        """A resolver that is away knows of no mapping: the dial is left."""
-        waking = Waking(ServiceUnavailable())
-        assert waking.dials.at == [0.0]
-        assert waking.outcome == [None]
-
     @pytest.mark.parametrize("gone", [False, ServiceUnavailable()])
     def test_mapping_gone_meanwhile(self, gone: bool | Exception) -> None:
-        """Who was sent a notice may be on its way: nobody is refused because the way has gone."""
+        """A terminal that was sent a notice may be about to connect: no caller is refused yet."""
         waking = Waking(True, gone, fails=CalleeNotConnected())
         advance(waking.clock, 4.0)
         assert waking.outcome == []
@@ -218,7 +211,7 @@ class Behind(Scene):
 
 
 def behind(**options: Any) -> Behind:
-    """Ib accepts Ia and Ic, lives by UDP alone, and holds no connection; Ia and Ic are there."""
+    """Ib accepts Ia and Ic, registers by UDP, and holds no connection; Ia and Ic are there."""
     stage = Behind(**options)
     stage.connect("a", "b", "c")
     stage.says("a", register("Ia"), a=DONE)
@@ -231,11 +224,25 @@ def behind(**options: Any) -> Behind:
     return stage
 
 
+def registered() -> Behind:
+    """Ib accepts Ia and holds a connection; Ia is there. Nothing is registered by UDP yet."""
+    stage = Behind()
+    stage.connect("a", "b", "b2")
+    stage.says("b", register("Ib", "Accept:Create Ia"), b=DONE)
+    return stage
+
+
+def grant(stage: Behind, host: str) -> None:
+    """Ib answers its first question, and the call is granted: Ib is at this address."""
+    can = CAN.replace("\n\n", "\nTransaction:1\n\n")
+    stage.says("b", can, b=to_callee("Ia"), a=ACCEPTED + to_caller("Ib", host=host, port=5000))
+
+
 class KeyTests:
     """``UDP:Yes``: a key is given out (D1)."""
 
     def test_given(self) -> None:
-        """With its name and the interval, in the answer to a transaction; it is good by then."""
+        """With its name and the interval, in the answer to a transaction; it is valid by then."""
         stage = Behind()
         stage.connect("b")
         fields = stage.gets_a_key("b")
@@ -313,7 +320,7 @@ class KeyTests:
         assert stage.datagram("b") is None
 
     def test_another_over_the_same_connection(self) -> None:
-        """The one before is no longer held, and goes in its time."""
+        """The one before is released, and expires in its time."""
         stage = Behind()
         stage.connect("b")
         first = stage.gets_a_key("b", "Expires:100")
@@ -324,7 +331,7 @@ class KeyTests:
         assert [key.name for key in stage.registrar.keys.of("Ib", now)] == [second["Key ID"]]
 
     def test_connection_gone_meanwhile(self) -> None:
-        """A key that nobody was told expires, too."""
+        """A key that no terminal was told expires, too."""
         stage = Behind()
         stage.resolver.hold.add("add_key")
         stage.connect("b")
@@ -363,37 +370,27 @@ class ReachedTests:
 
     def test_reached(self) -> None:
         """A call gets through, and the address told is the one seen, with the port named."""
-        stage = Behind()
-        stage.connect("a", "b")
-        stage.says("b", register("Ib", "Accept:Create Ia"), b=DONE)
+        stage = registered()
         stage.gets_a_key("b", "Port:5000")
         assert stage.datagram("b") is not None
-        stage.says("a", query("Ia", "Ib"), b="QUERY\nSTATUS\nTransaction:1\n\n")
-        granted = ACCEPTED + to_caller("Ib", host=SEEN[0], port=5000)
-        can = CAN.replace("\n\n", "\nTransaction:1\n\n")
-        stage.says("b", can, b=to_callee("Ia"), a=granted)
+        stage.says("a", query("Ia", "Ib"), b=ASKED)
+        grant(stage, SEEN[0])
 
     def test_no_datagram(self) -> None:
-        """Where none comes through, it is where its connection comes from, which it has proven to
-        be its own (I12); without one, nowhere.
+        """Where none arrives, it is where its connection comes from, which it has proven to be
+        its own (I12); without a connection, its address is not known.
         """
-        stage = Behind()
-        stage.connect("a", "b")
-        stage.says("b", register("Ib", "Accept:Create Ia"), b=DONE)
+        stage = registered()
         stage.says("a", query("Ia", "Ib"), a=NOT_FOUND)
         stage.gets_a_key("b", "Port:5000")
-        stage.says("a", query("Ia", "Ib"), b="QUERY\nSTATUS\nTransaction:1\n\n")
-        granted = ACCEPTED + to_caller("Ib", host="127.0.0.1", port=5000)
-        can = CAN.replace("\n\n", "\nTransaction:1\n\n")
-        stage.says("b", can, b=to_callee("Ia"), a=granted)
+        stage.says("a", query("Ia", "Ib"), b=ASKED)
+        grant(stage, "127.0.0.1")
         stage.leaves("b")
         stage.says("a", query("Ia", "Ib"), a=NOT_FOUND)
 
     def test_withdrawn(self) -> None:
         """What has withdrawn its address is not found by its connection either."""
-        stage = Behind()
-        stage.connect("a", "b")
-        stage.says("b", register("Ib", "Accept:Create Ia"), b=DONE)
+        stage = registered()
         stage.gets_a_key("b", "Port:5000")
         stage.says("b", register("Ib", "Expires:0"), b=DONE)
         stage.says("a", query("Ia", "Ib"), a=NOT_FOUND)
@@ -408,15 +405,13 @@ class ReachedTests:
 
     def test_returns(self) -> None:
         """When it closes, reach returns to one that registered by UDP, too."""
-        stage = Behind()
-        stage.connect("a", "b", "b2")
-        stage.says("b", register("Ib", "Accept:Create Ia"), b=DONE)
+        stage = registered()
         stage.gets_a_key("b")
         assert stage.datagram("b") is not None
         stage.gets_a_key("b2")
         stage.reads(b=SUPERSEDED)
         stage.leaves("b2")
-        stage.says("a", query("Ia", "Ib"), b="QUERY\nSTATUS\nTransaction:1\n\n")
+        stage.says("a", query("Ia", "Ib"), b=ASKED)
 
 
 class WokenTests:
@@ -428,15 +423,10 @@ class WokenTests:
         stage.says("a", query("Ia", "Ib"))
         assert stage.notices() == 1
         stage.connect("b")
-        asked = "QUERY\nSTATUS\nTransaction:1\n\n"
-        stage.gets_a_key("b", "Port:5000", before=asked)
+        stage.gets_a_key("b", "Port:5000", before=ASKED)
         stage.passes(SILENCE - 0.001)
         assert stage.notices() == 0  # it has come
-        stage.says(
-            "b",
-            CAN.replace("\n\n", "\nTransaction:1\n\n"),
-            **{"b": to_callee("Ia")} | {"a": ACCEPTED + to_caller("Ib", host=SEEN[0], port=5000)},
-        )
+        grant(stage, SEEN[0])
 
     def test_repeated(self) -> None:
         """Notices may be lost: until the call's time is over they are repeated; then 5h."""
@@ -449,7 +439,7 @@ class WokenTests:
         assert stage.notices() == 0
 
     def test_two_callers(self) -> None:
-        """Calls that wait at the same time for the same terminal have it told once (I17)."""
+        """Calls that wait at the same time for one terminal share its notices (I17)."""
         stage = behind()
         stage.says("a", query("Ia", "Ib"))
         stage.passes(0.24)
@@ -475,14 +465,14 @@ class WokenTests:
         assert stage.notices() == 0
 
     def test_not_permitted(self) -> None:
-        """Nobody is told for a caller whom it doesn't accept (I5, I17)."""
+        """A terminal is not woken for a caller that it does not accept (I5, I17)."""
         stage = behind()
         stage.connect("d")
         stage.says("d", query("Id", "Ib"), d=DENIED)
         assert stage.notices() == 0
 
     def test_withdrawn_meanwhile(self) -> None:
-        """Who withdraws the permit while it is told is asked nothing (I2)."""
+        """A callee that withdraws the permit while it is woken is asked nothing (I2)."""
         stage = behind()
         stage.says("a", query("Ia", "Ib"))
         stage.connect("b")
@@ -491,7 +481,7 @@ class WokenTests:
         stage.reads(a=DENIED)
 
     def test_mapping_gone(self) -> None:
-        """Who has sent nothing for long is not known to be anywhere: 5g (I10)."""
+        """The address of a terminal that sends nothing for long is not known: 5g (I10)."""
         stage = behind()
         stage.passes(119)
         stage.says("a", query("Ia", "Ib"))
@@ -502,7 +492,7 @@ class WokenTests:
         assert stage.notices() == 0
 
     def test_many_calls(self) -> None:
-        """However many calls, the terminal gets five notices a second at the most (I17)."""
+        """A terminal gets at most five notices a second, for any number of calls (I17)."""
         stage = behind()
         for _ in range(40):
             stage.connect("d")
