@@ -68,6 +68,11 @@ def a_callee(opened: Callable[[], IProtocol]) -> tuple[Records, Channel, FakeTra
     return ours, channel, transport
 
 
+def both_end_with(why: type[Exception], *sides: Plain) -> bool:
+    """Whether that is why each side has lost its connection, once."""
+    return all(isinstance(side.why, why) for side in sides)
+
+
 def idle(call: Call) -> bool:
     """Whether nothing is left to happen by itself."""
     return not call.clock.getDelayedCalls()
@@ -243,42 +248,32 @@ class EndTests:
         other.transport.loseWriteConnection()
         call.pump()
         assert one.received == back
-        assert isinstance(one.why, ConnectionDone)
-        assert isinstance(other.why, ConnectionDone)
+        assert both_end_with(ConnectionDone, one, other)
         assert (getattr(one, "ends", 0), getattr(other, "ends", 0)) == (1, 1)
         assert idle(call)
 
-    def test_protocol_without_half_close(self) -> None:
-        """A protocol that knows no half-close loses its connection when the data ends."""
-        call, a, b = talking(HalfCloseable(), Plain())
-        a.transport.write(b"all")
-        a.transport.loseWriteConnection()
-        call.pump()
-        assert b.received == b"all"
-        assert isinstance(b.why, ConnectionDone)
-        assert isinstance(a.why, ConnectionDone)
-        assert idle(call)
-
-    def test_lose_connection(self) -> None:
-        """``loseConnection`` delivers what was written, then both sides end cleanly."""
-        call, a, b = talking(Plain(), Plain())
+    @pytest.mark.parametrize(
+        ("half_closeable", "how"),
+        [
+            (False, "loseWriteConnection"),  # what knows no half-close loses its connection then
+            (False, "loseConnection"),
+            (True, "both at once"),
+        ],
+    )
+    def test_closing(self, half_closeable: bool, how: str) -> None:
+        """Closing delivers what was written, then both sides end cleanly, once."""
+        call, a, b = talking(HalfCloseable(), HalfCloseable() if half_closeable else Plain())
         a.transport.write(b"last words")
-        a.transport.loseConnection()
+        if how == "both at once":
+            a.transport.loseConnection()
+            b.transport.loseConnection()
+        else:
+            getattr(a.transport, how)()
         call.pump()
-        assert b.received == b"last words"
-        assert isinstance(a.why, ConnectionDone)
-        assert isinstance(b.why, ConnectionDone)
+        assert b.received == (b"" if half_closeable else b"last words")
+        assert both_end_with(ConnectionDone, a, b)
         assert [name for name, _ in call.closed].count(CALLER) == 1
         assert idle(call)
-
-    def test_both_lose_connection_at_once(self) -> None:
-        """Both may close in the same moment, and both ends are clean."""
-        call, a, b = talking()
-        a.transport.loseConnection()
-        b.transport.loseConnection()
-        call.pump()
-        assert isinstance(a.why, ConnectionDone)
-        assert isinstance(b.why, ConnectionDone)
 
     @pytest.mark.parametrize("how", ["loseWriteConnection", "loseConnection", "abortConnection"])
     def test_write_after_the_end(self, how: str) -> None:
@@ -314,8 +309,7 @@ class EndTests:
         assert not a.lost
         advance(call.clock, 0.1)
         call.pump()
-        assert isinstance(a.why, Truncated)
-        assert isinstance(b.why, Truncated)
+        assert both_end_with(Truncated, a, b)
         assert idle(call)
 
     def test_connection_ends_without_an_end(self) -> None:
@@ -342,28 +336,21 @@ class EndTests:
         assert a.received == b"still here"
         assert isinstance(b.why, ConnectionDone)
 
-    @pytest.mark.parametrize("ended", ["neither", "ours", "theirs"])
+    @pytest.mark.parametrize("ended", ["neither", "ours", "theirs", "both, and ours is unread"])
     def test_connection_lost(self, ended: str) -> None:
-        """A connection that breaks before both have ended is truncation on both sides (I21)."""
+        """A connection that breaks before both ends of data came is truncation (I21)."""
         call, a, b = talking()
-        if ended != "neither":
-            (a if ended == "ours" else b).transport.loseWriteConnection()
+        if ended == "ours":
+            a.transport.loseWriteConnection()
+        elif ended != "neither":
+            b.transport.loseWriteConnection()
         call.pump()
+        if ended.startswith("both"):
+            a.transport.write(b"never read")
+            a.transport.loseWriteConnection()
         call.pair.cut()
-        assert isinstance(a.why, Truncated)
-        assert isinstance(b.why, Truncated)
+        assert both_end_with(Truncated, a, b)
         assert idle(call)
-
-    def test_broken_with_our_last_data_unread(self) -> None:
-        """Who has ended its data, but lost it with the connection, is not told of a clean end."""
-        call, a, b = talking()
-        b.transport.loseWriteConnection()
-        call.pump()
-        a.transport.write(b"never read")
-        a.transport.loseWriteConnection()
-        call.pair.cut()
-        assert isinstance(a.why, Truncated)
-        assert isinstance(b.why, Truncated)
 
     @pytest.mark.parametrize("kind", [RecordType.DATA, RecordType.END])
     def test_more_after_the_end(self, kind: RecordType) -> None:
@@ -384,40 +371,32 @@ class EndTests:
         a.transport.write(b"bent")
         call.pump()
         assert b.received == b"true"
-        assert isinstance(b.why, Truncated)
-        assert isinstance(a.why, Truncated)
+        assert both_end_with(Truncated, b, a)
         assert idle(call)
 
 
 class AbortTests:
     """Breaking a call off."""
 
-    def test_with_a_cause(self) -> None:
+    @pytest.mark.parametrize(
+        ("cause", "heard", "text"),
+        [
+            ("no room left", "no room left", "the call was broken off: no room left"),
+            ("", "", "the call was broken off"),
+            ("é" * 400 + "x", "é" * 256, ""),  # 512 bytes, even where that cuts a letter (I15)
+        ],
+    )
+    def test_cause(self, cause: str, heard: str, text: str) -> None:
         """Both sides learn the cause, and neither waits for an end of data."""
         call, a, b = talking()
-        a.transport.abortConnection("no room left")
+        a.transport.abortConnection(cause)
         call.pump()
-        for one in (a, b):
-            assert isinstance(one.why, Aborted)
-            assert one.why.cause == "no room left"
-            assert str(one.why) == "the call was broken off: no room left"
+        for side, expected in ((a, cause), (b, heard)):
+            why = side.why
+            assert isinstance(why, Aborted)
+            assert why.cause == expected
+            assert not text or str(why) == text
         assert idle(call)
-
-    def test_without_a_cause(self) -> None:
-        """A cause need not be given."""
-        call, a, b = talking()
-        a.transport.abortConnection()
-        call.pump()
-        assert str(b.why) == "the call was broken off"
-        assert str(a.why) == "the call was broken off"
-
-    def test_long_cause(self) -> None:
-        """Of a cause no more is believed than 512 bytes, even where that cuts a letter (I15)."""
-        call, a, b = talking()
-        a.transport.abortConnection("é" * 400 + "x")
-        call.pump()
-        assert isinstance(b.why, Aborted)
-        assert b.why.cause == "é" * 256
 
     def test_long_cause_of_a_peer(self) -> None:
         """The same of a cause that a peer made longer than it may be (I15)."""
@@ -446,8 +425,7 @@ class AbortTests:
         call.pump()
         a.transport.abortConnection("enough")
         call.pump()
-        assert isinstance(a.why, Aborted)
-        assert isinstance(b.why, Aborted)
+        assert both_end_with(Aborted, a, b)
         assert idle(call)
 
     def test_peer_that_does_not_read(self) -> None:
@@ -592,8 +570,7 @@ class PauseTests:
         b.transport.loseConnection()
         a.transport.loseConnection()
         call.pump()
-        assert isinstance(b.why, ConnectionDone)
-        assert isinstance(a.why, ConnectionDone)
+        assert both_end_with(ConnectionDone, b, a)
 
     def test_stop_producing(self) -> None:
         """An application that wants no more closes."""
@@ -686,8 +663,7 @@ class ProducerTests:
         a.transport.loseConnection()
         call.pump()
         assert len(b.received) == 50_000
-        assert isinstance(a.why, ConnectionDone)
-        assert isinstance(b.why, ConnectionDone)
+        assert both_end_with(ConnectionDone, a, b)
 
     def test_abort_stops_the_producer(self) -> None:
         """A broken-off call's producer is told to stop, and what it still writes goes nowhere."""
@@ -781,16 +757,14 @@ class ApplicationErrorTests:
         call.pump()
         b.transport.resumeProducing()
         call.pump()
-        assert isinstance(b.why, Aborted)
-        assert isinstance(a.why, Aborted)
+        assert both_end_with(Aborted, b, a)
 
     def test_at_the_end(self) -> None:
         """And for an application that fails as it is told of the other side's end."""
         call, a, b = talking(HalfCloseable(), FailingAtTheEnd())
         a.transport.loseWriteConnection()
         call.pump()
-        assert isinstance(b.why, Aborted)
-        assert isinstance(a.why, Aborted)
+        assert both_end_with(Aborted, b, a)
 
     def test_as_it_is_lost(self) -> None:
         """An application that fails in ``connectionLost`` still leaves the call over for us."""
