@@ -127,22 +127,18 @@ class MapTests:
         assert scene.device.calls == []
         assert scene.changes == []
 
-    def test_upnp_wins(self, scene: Scene) -> None:
-        """PCP is silent."""
+    @pytest.mark.parametrize("refused", [False, True])
+    def test_upnp_wins(self, scene: Scene, refused: bool) -> None:
+        """PCP is silent; or it has failed, and one failure is no failure."""
         outcome = scene.map()
+        if refused:
+            scene.net.port.refuse()
+            assert not outcome.over
         scene.thread.run_all()
         assert outcome.value == [BY_UPNP]
         advance(scene.net, 10)
         assert scene.device.open
         assert scene.changes == []
-
-    def test_pcp_fails_first(self, scene: Scene) -> None:
-        """One failure is no failure."""
-        outcome = scene.map()
-        scene.net.port.refuse()
-        assert not outcome.over
-        scene.thread.run_all()
-        assert outcome.value == [BY_UPNP]
 
     def test_both_fail(self, scene: Scene) -> None:
         """Each cause is told, in the same order whoever fails first."""
@@ -538,40 +534,36 @@ class UnmapTests:
         scene.answer()
         assert [replace(it, nonce=NONCE) for it in again.value] == [BY_PCP]
 
-    def test_pmp(self, scene: Scene) -> None:
-        """By NAT-PMP too."""
-        mapped = scene.map()
-        for answer in (TOO_NEW, PMP_ADDRESS, pmp_answer()):
-            scene.net.port.answer(answer)
-        assert mapped.value[0].method == "NAT-PMP"
+    @pytest.mark.parametrize("method", ["NAT-PMP", "UPnP"])
+    def test_by_each_method(self, scene: Scene, method: str) -> None:
+        """By NAT-PMP and UPnP too."""
+        if method == "UPnP":
+            scene.by_upnp()
+        else:
+            mapped = scene.map()
+            for answer in (TOO_NEW, PMP_ADDRESS, pmp_answer()):
+                scene.net.port.answer(answer)
+            assert mapped.value[0].method == method
         outcome = Outcome(scene.mapper.unmap("TCP", 7000))
-        scene.net.port.answer(pmp_answer(lifetime=0, external=0))
-        assert outcome.value == [None]
-
-    def test_upnp(self, scene: Scene) -> None:
-        """By UPnP too."""
-        scene.by_upnp()
-        outcome = Outcome(scene.mapper.unmap("TCP", 7000))
-        scene.thread.run_all()
+        if method == "UPnP":
+            scene.thread.run_all()
+        else:
+            scene.net.port.answer(pmp_answer(lifetime=0, external=0))
         assert outcome.value == [None]
         assert scene.device.open == {}
 
-    @pytest.mark.parametrize("refused", [True, False])
-    def test_it_does_not_fail(self, scene: Scene, refused: bool) -> None:
-        """Whatever the router says, or doesn't."""
-        scene.by_pcp()
+    @pytest.mark.parametrize("how", ["not mapped", "refused", "silent", "thread kept"])
+    def test_it_does_not_fail(self, scene: Scene, how: str) -> None:
+        """Whatever the router says, or doesn't: it is not waited for without end."""
+        if how == "thread kept":
+            scene.by_upnp()
+        elif how != "not mapped":
+            scene.by_pcp()
         outcome = Outcome(scene.mapper.unmap("TCP", 7000))
-        if refused:
+        if how == "refused":
             scene.answer(2)
-        else:
-            advance(scene.net, 10)
-        assert outcome.value == [None]
-
-    def test_a_thread_that_is_kept(self, scene: Scene) -> None:
-        """It is not waited for without end."""
-        scene.by_upnp()
-        outcome = Outcome(scene.mapper.unmap("TCP", 7000))
-        advance(scene.net, mapping.PATIENCE)
+        elif how != "not mapped":
+            advance(scene.net, 10 if how == "silent" else mapping.PATIENCE)
         assert outcome.value == [None]
         scene.thread.run_all()
         assert scene.device.open == {}
@@ -590,10 +582,6 @@ class UnmapTests:
         Outcome(scene.mapper.stop())
         advance(scene.net, 10)
         assert logged == []
-
-    def test_nothing(self, scene: Scene) -> None:
-        """What isn't mapped is not."""
-        assert Outcome(scene.mapper.unmap("TCP", 7000)).value == [None]
 
     def test_while_it_is_renewed(self, scene: Scene) -> None:
         """The answer to the renewal comes too late to keep anything."""

@@ -87,14 +87,18 @@ class Scene:
         """Have port 7000 opened."""
         return Outcome(self.router.open(MappingRequest(kind, 7000, lifetime)))
 
+    def answer(self, *answers: bytes) -> None:
+        """The router answers, several times."""
+        for answer in answers:
+            self.net.port.answer(answer)
+
     def opened(self, *answers: bytes) -> PortMapping:
         """Have it opened, with these answers."""
         outcome = self.open()
-        for answer in answers or (pcp_answer(),):
-            self.net.port.answer(answer)
+        self.answer(*(answers or (pcp_answer(),)))
         self.net.port.take()
-        opening: PortMapping = outcome.value[0]
-        return opening
+        mapped: PortMapping = outcome.value[0]
+        return mapped
 
 
 @pytest.fixture
@@ -118,7 +122,7 @@ class PcpTests:
                 (GATEWAY, 5351),
             )
         ]
-        scene.net.port.answer(pcp_answer())
+        scene.answer(pcp_answer())
         assert outcome.value == [PCP_OPENING]
         assert scene.version == 2
         assert scene.net.pending == 0
@@ -127,9 +131,9 @@ class PcpTests:
         """The protocol's number goes out, and must come back."""
         outcome = scene.open("UDP")
         assert scene.net.port.sent[0][0][36] == 17
-        scene.net.port.answer(pcp_answer())
+        scene.answer(pcp_answer())
         assert not outcome.over
-        scene.net.port.answer(pcp_answer(number=17))
+        scene.answer(pcp_answer(number=17))
         assert outcome.value[0].protocol == "UDP"
 
     @pytest.mark.parametrize(
@@ -152,26 +156,21 @@ class PcpTests:
     def test_what_is_no_answer(self, scene: Scene, answer: bytes) -> None:
         """It changes nothing: the true answer still counts."""
         outcome = scene.open()
-        scene.net.port.answer(answer)
+        scene.answer(answer)
         assert not outcome.over
         assert scene.version is None
-        scene.net.port.answer(pcp_answer())
+        scene.answer(pcp_answer())
         assert outcome.value == [PCP_OPENING]
 
     @pytest.mark.parametrize(
         "source", [("192.168.1.3", 5351), (GATEWAY, 5350), ("11.0.113.1", 5351)]
     )
     def test_strangers(self, scene: Scene, source: tuple[str, int]) -> None:
-        """Only the router is listened to, and only its server."""
+        """Only the router is listened to, and only its server; what comes twice is nothing."""
         outcome = scene.open()
         scene.net.port.answer(pcp_answer(), source)
         assert not outcome.over
-
-    def test_answers_twice(self, scene: Scene) -> None:
-        """What comes again, or late, is nothing."""
-        outcome = scene.open()
-        scene.net.port.answer(pcp_answer())
-        scene.net.port.answer(pcp_answer(external=50000))
+        scene.answer(pcp_answer(), pcp_answer(external=50000))
         assert outcome.value == [PCP_OPENING]
 
     @pytest.mark.parametrize(
@@ -189,7 +188,7 @@ class PcpTests:
         """They are told in words; NAT-PMP is not tried."""
         outcome = scene.open()
         scene.net.port.take()
-        scene.net.port.answer(pcp_answer(result))
+        scene.answer(pcp_answer(result))
         assert words in outcome.refused
         assert GATEWAY in outcome.refused
         assert scene.net.port.take() == []
@@ -201,27 +200,26 @@ class PcpTests:
     def test_nothing_of_use(self, scene: Scene, answer: bytes) -> None:
         """No port, or an address of IPv6."""
         outcome = scene.open()
-        scene.net.port.answer(answer)
+        scene.answer(answer)
         assert "no IPv4 address and port" in outcome.refused
 
-    def test_lifetimes_for_ever(self, scene: Scene) -> None:
-        """More than a day is not believed."""
-        assert scene.opened(pcp_answer(lifetime=0xFFFFFFFF)).lifetime == 86400
-
     def test_renew(self, scene: Scene) -> None:
-        """With the same nonce, for what it was given, and for as long as was asked for at first."""
-        opening = scene.opened()
-        outcome = Outcome(scene.router.renew(opening))
+        """With the same nonce, for what it was given, and for as long as was asked for at first;
+        more than a day is not believed.
+        """
+        mapped = scene.opened(pcp_answer(lifetime=0xFFFFFFFF))
+        assert mapped.lifetime == 86400
+        outcome = Outcome(scene.router.renew(mapped))
         given = PcpMapping(NONCE, 6, 7000, 40000, _address("11.0.113.1"))
         assert scene.net.port.take() == [pcp_request(_address(LOCAL), given, 3600)]
-        scene.net.port.answer(pcp_answer(external=40001, lifetime=900))
+        scene.answer(pcp_answer(external=40001, lifetime=900))
         assert outcome.value[0].external == 40001
         assert outcome.value[0].lifetime == 900
 
     def test_close(self, scene: Scene) -> None:
         """The same nonce, no lifetime, and nothing suggested."""
-        opening = scene.opened()
-        outcome = Outcome(scene.router.close(opening))
+        mapped = scene.opened()
+        outcome = Outcome(scene.router.close(mapped))
         assert scene.net.port.take() == [
             bytes.fromhex(f"02010000 00000000 {V4}c0a80102")
             + NONCE
@@ -229,19 +227,16 @@ class PcpTests:
         ]
         scene.net.port.answer(pcp_answer())  # late, and about opening
         assert not outcome.over
-        scene.net.port.answer(pcp_answer(lifetime=0, external=0))
+        scene.answer(pcp_answer(lifetime=0, external=0))
         assert outcome.value == [None]
 
     def test_close_refused(self, scene: Scene) -> None:
-        """It is told."""
+        """It is told; but a router that does not speak it now has kept nothing."""
         outcome = Outcome(scene.router.close(scene.opened()))
-        scene.net.port.answer(pcp_answer(2))
+        scene.answer(pcp_answer(2))
         assert "does not close it: it does not allow it" in outcome.refused
-
-    def test_close_where_pcp_is_gone(self, scene: Scene) -> None:
-        """A router that speaks it no longer has kept nothing."""
-        outcome = Outcome(scene.router.close(scene.opened()))
-        scene.net.port.answer(TOO_NEW)
+        outcome = Outcome(scene.router.close(PCP_OPENING))
+        scene.answer(TOO_NEW)
         assert outcome.value == [None]
 
     def test_two_at_once(self, scene: Scene) -> None:
@@ -250,10 +245,10 @@ class PcpTests:
         second = Outcome(scene.router.open(MappingRequest("TCP", 7001, 3600)))
         nonce = scene.net.port.sent[1][0][24:36]
         assert nonce != NONCE
-        scene.net.port.answer(pcp_answer(nonce=nonce, port=7001, external=40001))
+        scene.answer(pcp_answer(nonce=nonce, port=7001, external=40001))
         assert second.value[0].external == 40001
         assert not first.over
-        scene.net.port.answer(pcp_answer())
+        scene.answer(pcp_answer())
         assert first.value == [PCP_OPENING]
         assert len(scene.net.datagrams) == 1
 
@@ -265,44 +260,43 @@ class VersionTests:
         """It says so; then NAT-PMP is spoken, now and later."""
         outcome = scene.open()
         scene.net.port.take()
-        scene.net.port.answer(TOO_NEW)
+        scene.answer(TOO_NEW)
         assert scene.version == 0
         assert scene.net.port.take() == [bytes.fromhex("0000")]
-        scene.net.port.answer(PMP_ADDRESS)
+        scene.answer(PMP_ADDRESS)
         assert scene.net.port.take() == [bytes.fromhex("00020000 1b58 1b58 00000e10")]
-        scene.net.port.answer(pmp_answer())
-        opening = PortMapping("TCP", 7000, "11.0.113.1", 40000, 1800, 3600, "NAT-PMP", NONCE)
-        assert outcome.value == [opening]
+        scene.answer(pmp_answer())
+        mapped = PortMapping("TCP", 7000, "11.0.113.1", 40000, 1800, 3600, "NAT-PMP", NONCE)
+        assert outcome.value == [mapped]
         assert scene.net.pending == 0
-        renewed = Outcome(scene.router.renew(opening))
+        renewed = Outcome(scene.router.renew(mapped))
         assert scene.net.port.take() == [bytes.fromhex("0000")]
-        scene.net.port.answer(PMP_ADDRESS)
+        scene.answer(PMP_ADDRESS)
         assert scene.net.port.take() == [bytes.fromhex("00020000 1b58 9c40 00000e10")]
-        scene.net.port.answer(pmp_answer(external=40001))
+        scene.answer(pmp_answer(external=40001))
         assert renewed.value[0].external == 40001
 
     def test_udp(self, scene: Scene) -> None:
         """With its own opcode."""
         outcome = scene.open("UDP")
-        scene.net.port.answer(TOO_NEW)
-        scene.net.port.answer(PMP_ADDRESS)
+        scene.answer(TOO_NEW, PMP_ADDRESS)
         assert scene.net.port.take()[-1][1] == 1
-        scene.net.port.answer(pmp_answer())
+        scene.answer(pmp_answer())
         assert not outcome.over
-        scene.net.port.answer(pmp_answer(opcode=1))
+        scene.answer(pmp_answer(opcode=1))
         assert outcome.value[0].protocol == "UDP"
 
     def test_close(self, scene: Scene) -> None:
         """No lifetime, and nothing suggested."""
-        opening = scene.opened(TOO_NEW, PMP_ADDRESS, pmp_answer())
-        outcome = Outcome(scene.router.close(opening))
+        mapped = scene.opened(TOO_NEW, PMP_ADDRESS, pmp_answer())
+        outcome = Outcome(scene.router.close(mapped))
         assert scene.net.port.take() == [bytes.fromhex("00020000 1b58 0000 00000000")]
-        scene.net.port.answer(pmp_answer())
+        scene.answer(pmp_answer())
         assert not outcome.over
-        scene.net.port.answer(pmp_answer(external=0, lifetime=0))
+        scene.answer(pmp_answer(external=0, lifetime=0))
         assert outcome.value == [None]
-        outcome = Outcome(scene.router.close(opening))
-        scene.net.port.answer(pmp_answer(2))
+        outcome = Outcome(scene.router.close(mapped))
+        scene.answer(pmp_answer(2))
         assert "does not close it" in outcome.refused
 
     @pytest.mark.parametrize(
@@ -322,45 +316,41 @@ class VersionTests:
     def test_what_is_no_answer(self, scene: Scene, answer: bytes) -> None:
         """It changes nothing."""
         outcome = scene.open()
-        scene.net.port.answer(TOO_NEW)
-        scene.net.port.answer(PMP_ADDRESS)
-        scene.net.port.answer(answer)
+        scene.answer(TOO_NEW, PMP_ADDRESS, answer)
         assert not outcome.over
-        scene.net.port.answer(pmp_answer())
+        scene.answer(pmp_answer())
         assert outcome.value[0].method == "NAT-PMP"
 
     def test_refusals(self, scene: Scene) -> None:
         """They are told in words, whether they say what of or not."""
         outcome = scene.open()
-        scene.net.port.answer(TOO_NEW)
-        scene.net.port.answer(bytes.fromhex("0080 0003 00000064"))
+        scene.answer(TOO_NEW, bytes.fromhex("0080 0003 00000064"))
         assert "gives no address: it has no connection itself" in outcome.refused
         for answer in (pmp_answer(2), pmp_answer(2)[:8], pmp_answer(2, port=0)):
             outcome = scene.open()
-            scene.net.port.answer(PMP_ADDRESS)
-            scene.net.port.answer(answer)
+            scene.answer(PMP_ADDRESS)
+            scene.answer(answer)
             assert "does not allow it" in outcome.refused
         outcome = scene.open()
-        scene.net.port.answer(PMP_ADDRESS)
-        scene.net.port.answer(pmp_answer(external=0))
+        scene.answer(PMP_ADDRESS, pmp_answer(external=0))
         assert "gives no port" in outcome.refused
         assert scene.net.pending == 0
 
     def test_neither(self, scene: Scene) -> None:
         """A version of PCP that is another still."""
         outcome = scene.open()
-        scene.net.port.answer(bytes.fromhex("01810001") + bytes(20))
+        scene.answer(bytes.fromhex("01810001") + bytes(20))
         assert "speaks version 1 of PCP, and not 2" in outcome.refused
         assert scene.lost == 0
         assert scene.version is None
 
     def test_no_longer_wanted(self, scene: Scene) -> None:
         """If another way was faster, NAT-PMP is not begun."""
-        wish = MappingRequest("TCP", 7000, 3600)
-        outcome = Outcome(scene.router.open(wish))
+        request = MappingRequest("TCP", 7000, 3600)
+        outcome = Outcome(scene.router.open(request))
         scene.net.port.take()
-        wish.wanted = False
-        scene.net.port.answer(TOO_NEW)
+        request.wanted = False
+        scene.answer(TOO_NEW)
         assert SLOWER in outcome.refused
         assert scene.net.port.take() == []
 
@@ -389,7 +379,7 @@ class RepetitionTests:
         outcome = scene.open()
         times = [time for time, version in times_of(scene, 59) if version == 2]
         assert times[: len(expected)] == pytest.approx(expected, abs=0.05)
-        scene.net.port.answer(pcp_answer())
+        scene.answer(pcp_answer())
         assert outcome.value == [PCP_OPENING]
         assert scene.net.pending == 0
 
@@ -397,7 +387,7 @@ class RepetitionTests:
         """After a quarter of a second, and each time twice as long."""
         scene = Scene(patience=60.0)
         outcome = scene.open()
-        scene.net.port.answer(TOO_NEW)
+        scene.answer(TOO_NEW)
         scene.net.port.take()
         scene.net.port.sent.append((b"\0\0", (GATEWAY, 5351)))
         times = [time for time, _ in times_of(scene, 59)]
@@ -418,13 +408,13 @@ class RepetitionTests:
 
     def test_silence_of_one_that_was_known(self, scene: Scene) -> None:
         """Who spoke PCP is not asked in NAT-PMP; but next time he may be somebody else."""
-        opening = scene.opened()
-        outcome = Outcome(scene.router.renew(opening))
+        mapped = scene.opened()
+        outcome = Outcome(scene.router.renew(mapped))
         assert {version for _, version in times_of(scene, 4.1)} == {2}
         assert "does not answer" in outcome.refused
         assert scene.version is None
-        opening = scene.opened(TOO_NEW, PMP_ADDRESS, pmp_answer())
-        outcome = Outcome(scene.router.renew(opening))
+        mapped = scene.opened(TOO_NEW, PMP_ADDRESS, pmp_answer())
+        outcome = Outcome(scene.router.renew(mapped))
         assert {version for _, version in times_of(scene, 4.1)} == {0}
         assert "does not answer" in outcome.refused
         assert scene.version is None
@@ -443,7 +433,7 @@ class PortTests:
         again = scene.open()
         assert len(scene.net.datagrams) == (1 if how == "refuse" else 2)
         answer = pcp_answer(nonce=scene.net.port.take()[-1][24:36])
-        scene.net.port.answer(answer)
+        scene.answer(answer)
         assert again.value
 
     def test_no_port(self, scene: Scene) -> None:
@@ -454,18 +444,18 @@ class PortTests:
 
     def test_no_way(self, scene: Scene) -> None:
         """The network is down."""
-        opening = scene.opened()
+        mapped = scene.opened()
         scene.net.port.broken = OSError(errno.ENETUNREACH, "Network is unreachable")
-        outcome = Outcome(scene.router.renew(opening))
+        outcome = Outcome(scene.router.renew(mapped))
         assert "Network is unreachable" in outcome.refused
         assert scene.net.pending == 0
 
     def test_cancel(self, scene: Scene) -> None:
         """What was asked for is taken back, in each version that may have been understood."""
-        opening = scene.router.open(MappingRequest("TCP", 7000, 3600))
-        outcome = Outcome(opening)
+        mapped = scene.router.open(MappingRequest("TCP", 7000, 3600))
+        outcome = Outcome(mapped)
         scene.net.port.take()
-        opening.cancel()
+        mapped.cancel()
         assert outcome.failure is not None
         assert outcome.failure.check(CancelledError)
         closing = PcpMapping(NONCE, 6, 7000, 0, None)
@@ -480,10 +470,10 @@ class PortTests:
         for answers, version in (((pcp_answer(),), 2), ((TOO_NEW, PMP_ADDRESS, pmp_answer()), 0)):
             scene = Scene()
             scene.opened(*answers)
-            opening = scene.router.open(MappingRequest("TCP", 7000, 3600))
-            Outcome(opening)
+            mapped = scene.router.open(MappingRequest("TCP", 7000, 3600))
+            Outcome(mapped)
             scene.net.port.take()
-            opening.cancel()
+            mapped.cancel()
             assert [packet[0] for packet in scene.net.port.take()] == [version]
 
     def test_stop(self, scene: Scene) -> None:
@@ -509,34 +499,33 @@ class EpochTests:
 
     def test_lost(self, scene: Scene) -> None:
         """When it has begun anew, its mappings are gone; the answer that tells it counts."""
-        opening = scene.opened(pcp_answer(epoch=5000))
+        mapped = scene.opened(pcp_answer(epoch=5000))
         advance(scene.net, 900)
-        outcome = Outcome(scene.router.renew(opening))
-        scene.net.port.answer(pcp_answer(epoch=5900))
+        outcome = Outcome(scene.router.renew(mapped))
+        scene.answer(pcp_answer(epoch=5900))
         assert scene.lost == 0
         assert outcome.value
         advance(scene.net, 900)
-        outcome = Outcome(scene.router.renew(opening))
-        scene.net.port.answer(pcp_answer(epoch=20))
+        outcome = Outcome(scene.router.renew(mapped))
+        scene.answer(pcp_answer(epoch=20))
         assert outcome.value
         assert scene.lost == 1
 
     def test_older(self, scene: Scene) -> None:
         """The same of NAT-PMP."""
-        opening = scene.opened(TOO_NEW, PMP_ADDRESS, pmp_answer())
+        mapped = scene.opened(TOO_NEW, PMP_ADDRESS, pmp_answer())
         advance(scene.net, 900)
-        Outcome(scene.router.renew(opening))
+        Outcome(scene.router.renew(mapped))
         scene.net.port.answer(PMP_ADDRESS)  # with the time it had nine hundred seconds ago
         assert scene.lost == 1
 
     def test_only_of_answers(self, scene: Scene) -> None:
         """What answers nothing is not believed about the time either."""
-        opening = scene.opened(pcp_answer(epoch=5000))
+        mapped = scene.opened(pcp_answer(epoch=5000))
         advance(scene.net, 900)
-        scene.net.port.answer(pcp_answer(epoch=20))
-        Outcome(scene.router.renew(opening))
-        scene.net.port.answer(pcp_answer(epoch=20, nonce=b"another's ab"))
-        scene.net.port.answer(pcp_answer(epoch=5900))
+        scene.answer(pcp_answer(epoch=20))
+        Outcome(scene.router.renew(mapped))
+        scene.answer(pcp_answer(epoch=20, nonce=b"another's ab"), pcp_answer(epoch=5900))
         assert scene.lost == 0
 
 

@@ -41,9 +41,9 @@ class Scene:
         assert outcome.over
         return outcome
 
-    def open(self, lifetime: int = 1800, wish: MappingRequest | None = None) -> Outcome:
+    def open(self, lifetime: int = 1800, request: MappingRequest | None = None) -> Outcome:
         """Have port 7000 opened."""
-        return self.do(self.upnp.open(wish or MappingRequest("TCP", 7000, lifetime)))
+        return self.do(self.upnp.open(request or MappingRequest("TCP", 7000, lifetime)))
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ class OpenTests:
         """It is looked for once."""
         scene.open()
         scene.device.names()
-        scene.open(wish=MappingRequest("UDP", 7001, 1800))
+        scene.open(request=MappingRequest("UDP", 7001, 1800))
         assert scene.device.names() == ADD
 
     def test_and_looked_for_again(self, scene: Scene) -> None:
@@ -75,34 +75,34 @@ class OpenTests:
         scene.open()
         scene.device.names()
         scene.device.errors = {"externalipaddress": ["Miniupnpc HTTP error"]}
-        assert scene.open(wish=MappingRequest("UDP", 7001, 1800)).value
+        assert scene.open(request=MappingRequest("UDP", 7001, 1800)).value
         assert scene.device.names() == ["externalipaddress", *FIND, *ADD]
         scene.device.errors = {"addportmapping": ["Action Failed"]}
-        assert scene.open(wish=MappingRequest("UDP", 7002, 1800)).value
+        assert scene.open(request=MappingRequest("UDP", 7002, 1800)).value
         assert scene.device.names() == [*ADD, *FIND, *ADD]
 
     @pytest.mark.parametrize(("asked", "lease"), [(1, 600), (600, 600), (3600, 3600), (9999, 3600)])
     def test_leases(self, scene: Scene, asked: int, lease: int) -> None:
         """Between ten minutes and an hour."""
-        opening = scene.open(asked).value[0]
-        assert (opening.lifetime, opening.requested) == (lease, lease)
+        mapped = scene.open(asked).value[0]
+        assert (mapped.lifetime, mapped.requested) == (lease, lease)
         assert scene.device.open[7000, "TCP"][2] == lease
 
     def test_only_permanent(self, scene: Scene) -> None:
         """A router that knows no leases (725) is asked without."""
         scene.device.errors = {"addportmapping": ["OnlyPermanentLeasesSupported"]}
-        opening = scene.open().value[0]
-        assert (opening.lifetime, opening.requested) == (0, 1800)
+        mapped = scene.open().value[0]
+        assert (mapped.lifetime, mapped.requested) == (0, 1800)
         assert scene.device.open[7000, "TCP"][2] == 0
 
     def test_conflict(self, scene: Scene) -> None:
         """A port that somebody else has (718): another is asked for."""
         scene.device.errors = {"addportmapping": ["ConflictInMappingEntry"] * 2}
-        opening = scene.open().value[0]
-        assert opening.external != 7000
-        assert 1024 <= opening.external < 65536
-        assert opening.port == 7000
-        assert scene.device.open == {(opening.external, "TCP"): (LOCAL, 7000, 1800)}
+        mapped = scene.open().value[0]
+        assert mapped.external != 7000
+        assert 1024 <= mapped.external < 65536
+        assert mapped.port == 7000
+        assert scene.device.open == {(mapped.external, "TCP"): (LOCAL, 7000, 1800)}
         ports = [call[1] for call in scene.device.calls if call[0] == "addportmapping"]
         assert len(set(ports)) == 3
 
@@ -196,8 +196,8 @@ class LaterTests:
         scene.open()
         scene.device.open.clear()
         scene.device.address = "11.0.113.77"
-        opening = PortMapping("TCP", 7000, "11.0.113.1", 41000, 0, 1800, "UPnP")
-        renewed = scene.do(scene.upnp.renew(opening)).value[0]
+        mapped = PortMapping("TCP", 7000, "11.0.113.1", 41000, 0, 1800, "UPnP")
+        renewed = scene.do(scene.upnp.renew(mapped)).value[0]
         assert (renewed.address, renewed.external) == ("11.0.113.77", 41000)
         assert renewed.lifetime == 1800
         assert scene.device.open == {(41000, "TCP"): (LOCAL, 7000, 1800)}
@@ -233,27 +233,27 @@ class GivenUpTests:
 
     def test_before(self, scene: Scene) -> None:
         """Nothing is even looked for."""
-        assert SLOWER in scene.open(wish=MappingRequest("TCP", 7000, 1, wanted=False)).refused
+        assert SLOWER in scene.open(request=MappingRequest("TCP", 7000, 1, wanted=False)).refused
         assert scene.device.names() == []
 
     def test_meanwhile(self, scene: Scene) -> None:
         """What was found is not asked for it."""
-        wish = MappingRequest("TCP", 7000, 1800)
+        request = MappingRequest("TCP", 7000, 1800)
         find = scene.device.selectigd
 
         def selected() -> Any:
-            wish.wanted = False
+            request.wanted = False
             return find()
 
         scene.device.selectigd = selected  # type: ignore[method-assign]
-        assert SLOWER in scene.open(wish=wish).refused
+        assert SLOWER in scene.open(request=request).refused
         assert scene.device.open == {}
 
     def test_cancelled_before(self, scene: Scene) -> None:
         """A call that has not begun asks for nothing."""
-        opening = scene.upnp.open(MappingRequest("TCP", 7000, 1800))
-        outcome = Outcome(opening)
-        opening.cancel()
+        mapped = scene.upnp.open(MappingRequest("TCP", 7000, 1800))
+        outcome = Outcome(mapped)
+        mapped.cancel()
         assert outcome.failure is not None
         assert outcome.failure.check(CancelledError)
         assert Outcome(scene.upnp.stop()).value == [None]  # it can be left to itself
@@ -262,12 +262,12 @@ class GivenUpTests:
 
     def test_cancelled_among_others(self, scene: Scene) -> None:
         """Stopping doesn't wait for a call of which nothing comes, but for the others."""
-        opening = scene.upnp.open(MappingRequest("TCP", 7000, 1800))
-        Outcome(opening)
+        mapped = scene.upnp.open(MappingRequest("TCP", 7000, 1800))
+        Outcome(mapped)
         Outcome(scene.upnp.close(OPENING))
         stopped = Outcome(scene.upnp.stop())
         again = Outcome(scene.upnp.stop())
-        opening.cancel()
+        mapped.cancel()
         scene.thread.run()
         assert not stopped.over
         scene.thread.run()
@@ -277,12 +277,12 @@ class GivenUpTests:
 
     def test_cancelled_within(self, scene: Scene) -> None:
         """What was opened nevertheless is closed, and stopping waits for that."""
-        opening = scene.upnp.open(MappingRequest("TCP", 7000, 1800))
-        Outcome(opening)
+        mapped = scene.upnp.open(MappingRequest("TCP", 7000, 1800))
+        Outcome(mapped)
         stopping: list[Outcome] = []
 
         def cancel() -> None:
-            opening.cancel()
+            mapped.cancel()
             stopping.append(Outcome(scene.upnp.stop()))
 
         scene.device.before_add = cancel

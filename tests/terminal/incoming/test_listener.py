@@ -90,8 +90,7 @@ class AdmissionTests:
         replay.send(framed(SESSION, first.body))
         scene.advance(HOLD_SECONDS)
         assert again.shut_out
-        assert replay.closed
-        assert replay.bytes() == b""
+        assert (replay.closed, replay.bytes()) == (True, b"")
         assert len(scene.handler.calls) == 1
         assert not first.client.closed
 
@@ -395,8 +394,7 @@ class StrangerTests:
         client = scene.connect()
         client.send(Message(NOTIFY, CONNECTION_REQUESTED))
         assert scene.wakes == 1
-        assert client.closed
-        assert client.bytes() == b""
+        assert (client.closed, client.bytes()) == (True, b"")
 
     @pytest.mark.parametrize(
         "said",
@@ -425,8 +423,7 @@ class StrangerTests:
         scene = ListenerScene().announce()
         client = scene.connect()
         client.type(said)
-        assert client.closed
-        assert client.bytes() == b""
+        assert (client.closed, client.bytes()) == (True, b"")
         assert scene.untouched
         assert scene.wakes == 0
         scene.requests().prove()  # and what was announced still stands
@@ -457,8 +454,7 @@ class StrangerTests:
             client = scene.connect()
             client.type(said)
             client.end_input()
-            assert client.closed
-            assert client.bytes() == b""
+            assert (client.closed, client.bytes()) == (True, b"")
 
     def test_how_many_unproven(self) -> None:
         """128 connections may have proven nothing; one more is not taken (I15)."""
