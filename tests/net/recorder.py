@@ -31,6 +31,10 @@ class Recorder:
         self.on_message: Callable[[Message], object] = lambda _: None
         self.reason: Failure | None = None
 
+    def lost_by(self, kind: type[Exception]) -> bool:
+        """Whether this is why the connection was lost."""
+        return self.reason is not None and self.reason.check(kind) is not None
+
     def message_received(self, message: Message) -> None:
         """A message came."""
         self.heard.append(message)

@@ -125,12 +125,17 @@ def said(clients: Client) -> list[str]:
     return [message.statement for message in clients.received()]
 
 
+@pytest.fixture
+def world() -> World:
+    """A client that dials."""
+    return World().start()
+
+
 class LinkTests:
     """Made, kept, and made again."""
 
-    def test_up(self) -> None:
+    def test_up(self, world: World) -> None:
         """Once connected there is a conversation, and who waited has it."""
-        world = World().start()
         early = Outcome(world.link.wait())
         assert not early.over
         assert world.link.dialogue is None
@@ -156,9 +161,8 @@ class LinkTests:
         told = [formatEvent(event) for event in events]
         assert r"A connection was not taken up: no\u2028\u009b2Jm\u202eore" in told
 
-    def test_lost(self) -> None:
+    def test_lost(self, world: World) -> None:
         """When it is lost there is none, before its questions fail; then it dials again."""
-        world = World().start()
         server = world.accept()
         talk = world.talk()
         seen: list[object] = []
@@ -197,12 +201,11 @@ class LinkTests:
         assert max(waits) > 7.6
         assert all(4.0 <= wait <= 8.0 for wait in waits)
 
-    def test_half_close(self) -> None:
+    def test_half_close(self, world: World) -> None:
         """The server's end of input reaches the stream: what it asked is still answered.
 
         So ``IHalfCloseableProtocol`` survives the wrapping by endpoint and ClientService.
         """
-        world = World().start()
         server = world.accept()
         talk = world.talk()
         server.feed(b"QUERY\nSTATUS\n\n")
@@ -244,9 +247,8 @@ class LinkTests:
         world.accept()
         assert waiting.over
 
-    def test_retry_now_while_dialling(self) -> None:
+    def test_retry_now_while_dialling(self, world: World) -> None:
         """Woken while it dials or is connected, it does nothing more: nobody can keep it away."""
-        world = World().start()
         for _ in range(3):
             world.link.retry_now()
         assert len(world.clock.dials) == 1
@@ -263,9 +265,8 @@ class LinkTests:
         world.link.retry_now()
         assert not world.dialling()
 
-    def test_given_up(self) -> None:
+    def test_given_up(self, world: World) -> None:
         """Who gave up waiting is not called when the link comes up."""
-        world = World().start()
         waiting = world.link.wait()
         outcome = Outcome(waiting)
         waiting.cancel()
@@ -273,9 +274,8 @@ class LinkTests:
         world.accept()
         assert outcome.values == []
 
-    def test_stopped(self) -> None:
+    def test_stopped(self, world: World) -> None:
         """Stopping closes the connection, ends waiting, dials no more, leaves no timer."""
-        world = World().start()
         server = world.accept()
         stopping = Outcome(world.link.stopService())
         assert server.closed
@@ -284,25 +284,22 @@ class LinkTests:
         world.link._hub.stop()
         assert not world.clock.getDelayedCalls()
 
-    def test_last_words(self) -> None:
+    def test_last_words(self, world: World) -> None:
         """What was sent just before the end still arrives."""
-        world = World().start()
         server = world.accept()
         world.talk().stream.send(Message(NOTIFY, "Goodbye."))
         Outcome(world.link.stopService())
         assert said(server) == ["Goodbye."]
 
-    def test_stopped_while_dialling(self) -> None:
+    def test_stopped_while_dialling(self, world: World) -> None:
         """Stopping gives up a dial that is open, and who waits for it learns so."""
-        world = World().start()
         waiting = Outcome(world.link.wait())
         assert Outcome(world.link.stopService()).value is None
         assert waiting.error is CancelledError
         assert not world.clock.getDelayedCalls()
 
-    def test_stopped_on_one_that_does_not_read(self) -> None:
+    def test_stopped_on_one_that_does_not_read(self, world: World) -> None:
         """A server that reads nothing more holds up the end for ten seconds at most."""
-        world = World().start()
         server = world.accept()
         server.transport.stop_reading_peer()
         talk = world.talk()

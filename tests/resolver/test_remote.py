@@ -33,6 +33,12 @@ def logged_texts(events: Iterable[dict[str, object]], level: str) -> list[str]:
     ]
 
 
+@pytest.fixture
+def world() -> Apart:
+    """A mediator and its resolver apart, with the link up."""
+    return Apart().start()
+
+
 class RemoteTests:
     """Asking over the link."""
 
@@ -40,9 +46,8 @@ class RemoteTests:
         """It is an IResolver in name and in deed."""
         assert verifyObject(IResolver, Apart().remote)
 
-    def test_registered_and_looked_up(self) -> None:
+    def test_registered_and_looked_up(self, world: Apart) -> None:
         """What one mediator registers, another is told, with what is left of its time (A8, A16)."""
-        world = Apart().start()
         where = address(world.clock, "202.224.186.82", port=1205, expires=60, dialable=True)
         world.done(world.remote.register("Ib", where))
         other = world.resolver.link()
@@ -58,18 +63,16 @@ class RemoteTests:
             "NOTIFY\nCallee Address:202.224.186.82\nCallee Port:1205\nExpires:50\nDial:Yes\n\n"
         )
 
-    def test_ones_own(self) -> None:
+    def test_ones_own(self, world: Apart) -> None:
         """What is held here is told back as held: the mediator knows its connection best."""
-        world = Apart().start()
         where = address(world.clock)
         world.done(world.remote.register("Ib", where))
         place = world.ask(world.remote.lookup("Ib")).value
         assert place.contact is where
         assert place.until == inf
 
-    def test_ones_own_displaced(self) -> None:
+    def test_ones_own_displaced(self, world: Apart) -> None:
         """Where a newer address was registered elsewhere, that is the one told (A7)."""
-        world = Apart().start()
         world.done(world.remote.register("Ib", address(world.clock)))
         other = world.resolver.link()
         for newer in ("127.0.0.2", 1203), ("127.0.0.1", 1204):
@@ -79,9 +82,8 @@ class RemoteTests:
             assert (place.contact.host, place.contact.port) == newer
             assert place.until < inf
 
-    def test_ones_own_needs_no_question(self) -> None:
+    def test_ones_own_needs_no_question(self, world: Apart) -> None:
         """What the resolver has taken from here holds until it says otherwise, unasked (A8)."""
-        world = Apart().start()
         where = address(world.clock)
         world.done(world.remote.register("Ib", where))
         world.heard()
@@ -93,9 +95,8 @@ class RemoteTests:
         assert world.ask(world.remote.lookup("Ib")).error is CalleeNotFound
         assert world.heard() == [["QUERY", "LOOKUP", "Callee:Ib"]]
 
-    def test_ones_own_while_the_link_is_away(self) -> None:
+    def test_ones_own_while_the_link_is_away(self, world: Apart) -> None:
         """A lost link could not say otherwise: what it would say is not known (I10)."""
-        world = Apart().start()
         world.done(world.remote.register("Ib", address(world.clock)))
         world.away = True
         world.cut()
@@ -103,9 +104,8 @@ class RemoteTests:
         world.advance(1)
         assert outcome.error is ServiceUnavailable
 
-    def test_ones_own_after_a_restart(self) -> None:
+    def test_ones_own_after_a_restart(self, world: Apart) -> None:
         """It holds again once the new resolver has taken it; not where that has a newer one."""
-        world = Apart().start()
         world.done(world.remote.register("Ib", address(world.clock)))
         world.done(world.remote.register("Ic", address(world.clock)))
         world.clock.advance(1)
@@ -118,14 +118,12 @@ class RemoteTests:
         assert world.ask(world.remote.lookup("Ic")).value.contact.host == "127.0.0.9"
         assert world.heard() == [["QUERY", "LOOKUP", "Callee:Ic"]]
 
-    def test_not_found(self) -> None:
+    def test_not_found(self, world: Apart) -> None:
         """*Callee not Found.* is what it is in the mediator too (S807)."""
-        world = Apart().start()
         assert world.ask(world.remote.lookup("Ib")).error is CalleeNotFound
 
-    def test_withdrawn(self) -> None:
+    def test_withdrawn(self, world: Apart) -> None:
         """A withdrawn address is told no more, here and at the resolver, nor registered again."""
-        world = Apart().start()
         world.done(world.remote.register("Ib", address(world.clock)))
         world.done(world.remote.withdraw("Ib"))
         assert world.ask(world.remote.lookup("Ib")).error is CalleeNotFound
@@ -143,9 +141,8 @@ class RemoteTests:
         assert str(refused.errors[0]) == "the table of addresses is full"
         assert world.remote.replication.contacts == 1
 
-    def test_many_at_once(self) -> None:
+    def test_many_at_once(self, world: Apart) -> None:
         """Of many look-ups under way each has its own answer, in whatever order they come (I11)."""
-        world = Apart().start()
         link = world.resolver.link()
         many = 300
         for n in range(many):
@@ -203,9 +200,8 @@ class RemoteTests:
         server.type(f"NOTIFY\nTransaction:{question.transaction}\n{lines}\n")
         assert looked_up.error is ServiceUnavailable
 
-    def test_expired_at_once(self) -> None:
+    def test_expired_at_once(self, world: Apart) -> None:
         """An address with no whole second left is not in force when it arrives (I10)."""
-        world = Apart().start()
         world.resolver.link().type("REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\nExpires:1\n\n")
         world.clock.advance(0.5)
         place = world.ask(world.remote.lookup("Ib")).value
@@ -255,9 +251,8 @@ class AwayTests:
         assert registered.value is None
         assert world.resolver.told("Ib") == ("127.0.0.1", 1203)
 
-    def test_no_answer(self) -> None:
+    def test_no_answer(self, world: Apart) -> None:
         """A question that was asked has its answer within a second, or none."""
-        world = Apart().start()
         world.deaf = True
         asked = world.ask(world.remote.lookup("Ib"))
         world.advance(0.95)
@@ -280,17 +275,15 @@ class AwayTests:
         world.clock.advance(0.05)
         assert asked.error is ServiceUnavailable
 
-    def test_lost_meanwhile(self) -> None:
+    def test_lost_meanwhile(self, world: Apart) -> None:
         """When the link breaks, what was asked over it fails at once."""
-        world = Apart().start()
         world.deaf = True
         asked = world.ask(world.remote.lookup("Ib"))
         world.cut()
         assert asked.error is ServiceUnavailable
 
-    def test_silent(self) -> None:
+    def test_silent(self, world: Apart) -> None:
         """A link over which questions get nothing for some seconds is made anew."""
-        world = Apart().start()
         world.deaf = True
         began = world.clock.seconds()
         while not world.pairs[0].a.disconnected:
@@ -303,18 +296,16 @@ class AwayTests:
         assert len(world.pairs) == 2
         assert world.ask(world.remote.lookup("Ib")).error is CalleeNotFound
 
-    def test_idle_is_not_silent(self) -> None:
+    def test_idle_is_not_silent(self, world: Apart) -> None:
         """A link over which nothing is asked stays, and one that answers stays (I24)."""
-        world = Apart().start()
         world.pass_by(1000, 10)
         for _ in range(8):
             assert world.ask(world.remote.lookup("Ib")).error is CalleeNotFound
             world.advance(1)
         assert len(world.pairs) == 1
 
-    def test_one_question_lost(self) -> None:
+    def test_one_question_lost(self, world: Apart) -> None:
         """A question without an answer, long after the first of all, is no silence yet."""
-        world = Apart().start()
         assert world.ask(world.remote.lookup("Ib")).error is CalleeNotFound
         world.pass_by(100, 1)
         world.deaf = True
@@ -337,9 +328,8 @@ class AwayTests:
         again = world.ask(world.remote.lookup("Ib"))
         assert not again.over, "there is room again"
 
-    def test_stopped(self) -> None:
+    def test_stopped(self, world: Apart) -> None:
         """Stopping closes the link, answers who waits, and leaves no timer behind."""
-        world = Apart().start()
         world.done(world.remote.register("Ib", address(world.clock)))
         world.deaf = True
         waiting = world.ask(world.remote.lookup("Ib"))
@@ -391,9 +381,8 @@ class RefusedTests:
 class HoldingTests:
     """An address holds at the resolver while the terminal's connection is open."""
 
-    def test_refreshed(self) -> None:
+    def test_refreshed(self, world: Apart) -> None:
         """It is told again by half its expiry, with its age, for as long as it is held (A7)."""
-        world = Apart().start()
         world.done(world.remote.register("Ib", address(world.clock, expires=60)))
         assert world.heard() == [
             ROLE,
@@ -411,18 +400,16 @@ class HoldingTests:
             "Age:16",
         ]
 
-    def test_shortest(self) -> None:
+    def test_shortest(self, world: Apart) -> None:
         """An address that would hold a second only is held too."""
-        world = Apart().start()
         world.done(world.remote.register("Ib", address(world.clock, expires=1)))
         for _ in range(20):
             world.advance(0.25)
             assert world.resolver.told("Ib") is not None
             assert world.ask(world.remote.lookup("Ib")).value.until == inf
 
-    def test_released(self) -> None:
+    def test_released(self, world: Apart) -> None:
         """When the connection closes it is told once more, and expires that long after."""
-        world = Apart().start()
         where = address(world.clock, expires=60)
         world.done(world.remote.register("Ib", where))
         world.pass_by(10, 1)
@@ -441,9 +428,8 @@ class HoldingTests:
         assert world.resolver.told("Ib") is None
         assert world.heard() == []
 
-    def test_release_of_a_replaced_address(self) -> None:
+    def test_release_of_a_replaced_address(self, world: Apart) -> None:
         """The end of an older connection releases nothing of the newer one's."""
-        world = Apart().start()
         old = address(world.clock)
         world.done(world.remote.register("Ib", old))
         new = replace(old)
@@ -454,9 +440,8 @@ class HoldingTests:
         assert world.heard() == []
         assert world.remote.replication.contacts == 1
 
-    def test_moved_to_another_expiry(self) -> None:
+    def test_moved_to_another_expiry(self, world: Apart) -> None:
         """Registered anew with another expiry, it is told again by that one alone."""
-        world = Apart().start()
         world.done(world.remote.register("Ib", address(world.clock, expires=10)))
         world.done(world.remote.register("Ib", address(world.clock, expires=3600)))
         world.heard()
@@ -469,9 +454,8 @@ class HoldingTests:
 class ReconnectTests:
     """After the link was away the resolver is told everything again."""
 
-    def test_registered_again_with_age(self) -> None:
+    def test_registered_again_with_age(self, world: Apart) -> None:
         """A resolver that knows nothing is told what is held, and how old it is (A7, I10)."""
-        world = Apart().start()
         world.done(world.remote.register("Ib", address(world.clock, "127.0.0.2", dialable=True)))
         world.pass_by(100, 5)
         world.restart()
@@ -504,9 +488,8 @@ class ReconnectTests:
         world.resolver.link().type("REGISTER\nIdentifier:Ib\nAddress:127.0.0.3\nAge:3010\n\n")
         assert world.resolver.told("Ib") == ("127.0.0.3", 1203)
 
-    def test_back_when_the_newer_is_gone(self) -> None:
+    def test_back_when_the_newer_is_gone(self, world: Apart) -> None:
         """The older address, still held, is in force again once the newer has expired."""
-        world = Apart().start()
         world.done(world.remote.register("Ib", address(world.clock, "127.0.0.2", expires=60)))
         world.advance(1)
         world.resolver.link().type("REGISTER\nIdentifier:Ib\nAddress:127.0.0.3\nExpires:60\n\n")
@@ -514,9 +497,8 @@ class ReconnectTests:
         world.pass_by(90, 1)
         assert world.resolver.told("Ib") == ("127.0.0.2", 1203)
 
-    def test_a_look_up_waits_behind_no_crowd(self) -> None:
+    def test_a_look_up_waits_behind_no_crowd(self, world: Apart) -> None:
         """Registering again goes in batches; whom a look-up asks for is registered first."""
-        world = Apart().start()
         many = 10 * BATCH
         for n in range(many):
             world.done(world.remote.register(f"I{n}", address(world.clock, port=n + 1)))
@@ -532,9 +514,8 @@ class ReconnectTests:
         world.advance(1)
         assert world.resolver.told(f"I{many // 2}") == ("127.0.0.1", many // 2 + 1)
 
-    def test_in_batches(self) -> None:
+    def test_in_batches(self, world: Apart) -> None:
         """No more than a batch is under way at a time (I15)."""
-        world = Apart().start()
         for n in range(3 * BATCH):
             world.done(world.remote.register(f"I{n}", address(world.clock, port=n + 1)))
         world.restart()
@@ -546,9 +527,8 @@ class ReconnectTests:
         assert 1 <= most <= BATCH
         assert len(world.resolver.local.table) == 3 * BATCH
 
-    def test_released_while_away(self) -> None:
+    def test_released_while_away(self, world: Apart) -> None:
         """What was released while the link was away is told too, for what is left of its time."""
-        world = Apart().start()
         where = address(world.clock, expires=60)
         world.done(world.remote.register("Ib", where))
         world.away = True
@@ -563,9 +543,8 @@ class ReconnectTests:
         world.pass_by(36, 1)
         assert world.resolver.told("Ib") is None
 
-    def test_released_without_an_answer(self) -> None:
+    def test_released_without_an_answer(self, world: Apart) -> None:
         """What was released as the link broke is told again when it is back."""
-        world = Apart().start()
         where = address(world.clock, expires=60)
         world.done(world.remote.register("Ib", where))
         world.deaf = True
@@ -577,9 +556,8 @@ class ReconnectTests:
         world.pass_by(59, 1)
         assert world.resolver.told("Ib") is None
 
-    def test_expired_while_away(self) -> None:
+    def test_expired_while_away(self, world: Apart) -> None:
         """What has expired meanwhile is told no more (I10)."""
-        world = Apart().start()
         where = address(world.clock, expires=10)
         world.done(world.remote.register("Ib", where))
         world.away = True
@@ -597,9 +575,8 @@ class ReconnectTests:
 class DoubtTests:
     """A change whose answer never came: it was refused, and must not stand (A5, I5)."""
 
-    def test_registration_without_an_answer(self) -> None:
+    def test_registration_without_an_answer(self, world: Apart) -> None:
         """It is taken back once the resolver answers again."""
-        world = Apart().start()
         world.deaf = True
         refused = world.ask(world.remote.register("Ib", address(world.clock)))
         world.advance(1)
@@ -609,9 +586,8 @@ class DoubtTests:
         assert ["REGISTER", "Identifier:Ib", "Expires:0"] in world.heard()
         assert world.resolver.told("Ib") is None
 
-    def test_what_held_before_holds_again(self) -> None:
+    def test_what_held_before_holds_again(self, world: Apart) -> None:
         """In place of the address that was refused stands the one that held before."""
-        world = Apart().start()
         world.done(world.remote.register("Ib", address(world.clock, "127.0.0.2")))
         world.deaf = True
         refused = world.ask(world.remote.register("Ib", address(world.clock, "127.0.0.3")))
@@ -621,9 +597,8 @@ class DoubtTests:
         world.advance(1)
         assert world.resolver.told("Ib") == ("127.0.0.2", 1203)
 
-    def test_lost_before_the_answer(self) -> None:
+    def test_lost_before_the_answer(self, world: Apart) -> None:
         """So too where the link broke after the resolver had recorded it."""
-        world = Apart().start()
         world.pairs[0].tamper = lambda which, data: b"" if which else data
         refused = world.ask(world.remote.register("Ib", address(world.clock)))
         assert world.resolver.told("Ib") is not None
@@ -632,9 +607,8 @@ class DoubtTests:
         world.advance(1)
         assert world.resolver.told("Ib") is None
 
-    def test_lost_again_before_it_was_undone(self) -> None:
+    def test_lost_again_before_it_was_undone(self, world: Apart) -> None:
         """And so too where the link breaks once more before it is taken back."""
-        world = Apart().start()
         world.pairs[0].tamper = lambda which, data: b"" if which else data
         world.ask(world.remote.register("Ib", address(world.clock)))
         world.tamper = lambda which, data: b"" if b"Expires:0" in data else data
@@ -647,9 +621,8 @@ class DoubtTests:
         world.advance(0.5)
         assert world.resolver.told("Ib") is None
 
-    def test_tried_again_at_once(self) -> None:
+    def test_tried_again_at_once(self, world: Apart) -> None:
         """A registration that is tried again and taken stands, whatever came before it."""
-        world = Apart().start()
         world.deaf = True
         world.ask(world.remote.register("Ib", address(world.clock, "127.0.0.2")))
         world.advance(1)
@@ -659,9 +632,8 @@ class DoubtTests:
         assert again.value is None
         assert world.resolver.told("Ib") == ("127.0.0.3", 1203)
 
-    def test_taken_while_it_is_being_undone(self) -> None:
+    def test_taken_while_it_is_being_undone(self, world: Apart) -> None:
         """A registration that was taken stands, though the one before it is undone behind it."""
-        world = Apart().start()
         world.deaf = True
         world.ask(world.remote.register("Ib", address(world.clock, "127.0.0.2")))
         world.advance(1.2)
@@ -673,9 +645,8 @@ class DoubtTests:
         assert again.value is None
         assert world.resolver.told("Ib") == ("127.0.0.3", 1203)
 
-    def test_withdrawal_without_an_answer(self) -> None:
+    def test_withdrawal_without_an_answer(self, world: Apart) -> None:
         """A withdrawal that was refused has the address told again."""
-        world = Apart().start()
         world.done(world.remote.register("Ib", address(world.clock)))
         world.pairs[0].tamper = lambda which, data: b"" if which else data
         refused = world.ask(world.remote.withdraw("Ib"))
