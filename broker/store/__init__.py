@@ -1,1 +1,1 @@
-"""Where changes become durable, and from where the tables are filled at the start."""
+"""Stores: they make changes durable, and fill the tables at the start."""

@@ -1,1 +1,1 @@
-"""What the server knows, as plain data and decisions on it; time is an argument."""
+"""The server's state as plain data, and decisions on it. Pure: the time is an argument."""

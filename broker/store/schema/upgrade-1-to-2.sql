@@ -1,9 +1,9 @@
 -- Entries of lists may have limits; there are accounts, groups, and a ledger of disclosures.
 ALTER TABLE permits RENAME TO permits_before;
 
--- The permit table (fig. 4): whom each terminal accepts. An empty list has no row.
+-- The permit table (fig. 4): the callers that each terminal accepts. An empty list has no row.
 CREATE TABLE permits (
-    -- Whose list it is: an identifier in its canonical form.
+    -- The owner: an identifier in its canonical form.
     owner TEXT NOT NULL PRIMARY KEY,
     -- The entries of the list, in order: a JSON array. An entry without limits is a text, one with
     -- limits an array of its text, when it expires (seconds since 1970, or null), and how many
@@ -14,39 +14,39 @@ CREATE TABLE permits (
 INSERT INTO permits SELECT owner, accepted FROM permits_before;
 DROP TABLE permits_before;
 
--- Who may log in (A19). An account that is removed has no row.
+-- The identifiers that may log in (A19). An account that is removed has no row.
 CREATE TABLE accounts (
-    -- Whose it is: an identifier in its canonical form.
+    -- An identifier in its canonical form.
     identifier TEXT NOT NULL PRIMARY KEY,
-    -- What a password is checked with, never the password itself (I20).
+    -- The verifier of a password, never the password itself (I20).
     verifier TEXT NOT NULL CHECK (verifier <> ''),
-    -- Another with each password. 16 hexadecimal digits.
+    -- Changes with each password. 16 hexadecimal digits.
     generation TEXT NOT NULL CHECK (length(generation) = 16 AND generation NOT GLOB '*[^0-9a-f]*'),
-    -- The account's other names, in order: a JSON array of texts.
+    -- The account's aliases, in order: a JSON array of texts.
     names TEXT NOT NULL CHECK (json_valid(names) AND names LIKE '[%]')
 ) STRICT, WITHOUT ROWID;
 
 -- The groups that an entry of a list may name (A18). A group that is deleted has no row.
 CREATE TABLE groups (
-    -- What it is called, @ included.
+    -- Its name, with its @.
     name TEXT NOT NULL PRIMARY KEY CHECK (substr(name, 1, 1) = '@' AND name <> '@'),
     -- The identifiers in it, in order: a JSON array of texts, which may be empty.
     members TEXT NOT NULL CHECK (json_valid(members) AND members LIKE '[%]')
 ) STRICT, WITHOUT ROWID;
 
--- Each address that was told. Rows are added and dropped, never changed.
+-- Each disclosure of an address. Rows are inserted and deleted, never updated.
 CREATE TABLE disclosures (
-    -- In the order in which they were kept.
+    -- In the order of insertion.
     id INTEGER NOT NULL PRIMARY KEY,
     -- The terminal whose address it is.
     whose TEXT NOT NULL,
-    -- Who was told it.
+    -- The peer that learned it.
     told TEXT NOT NULL,
     -- The IP address.
     host TEXT NOT NULL,
     -- The port that goes with it.
     port INTEGER NOT NULL,
-    -- The session it was told for.
+    -- The session that it was disclosed for.
     session TEXT NOT NULL,
     -- The entry of the list that permitted it.
     basis TEXT NOT NULL,
@@ -56,8 +56,8 @@ CREATE TABLE disclosures (
     expires INTEGER NOT NULL
 ) STRICT;
 
--- The newest of one terminal are found by it,
+-- Finds the newest of one terminal.
 CREATE INDEX disclosures_of_one ON disclosures (whose, at);
 
--- and by this one those that are too old.
+-- Finds those that are too old.
 CREATE INDEX disclosures_by_age ON disclosures (at);

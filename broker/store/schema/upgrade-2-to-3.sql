@@ -2,7 +2,7 @@
 -- How each identifier decides on callers, and which it rejects. One that has the default policy and
 -- rejects no caller has no row.
 CREATE TABLE policies (
-    -- Whose it is: an identifier in its canonical form.
+    -- An identifier in its canonical form.
     owner TEXT NOT NULL PRIMARY KEY,
     -- The policy: List, Ask or Password, as in the protocol.
     policy TEXT NOT NULL CHECK (policy IN ('List', 'Ask', 'Password')),

@@ -13,7 +13,7 @@ CREATE TABLE store (
 
 -- The permit table (fig. 4): the callers that each terminal accepts. An empty list has no row.
 CREATE TABLE permits (
-    -- Whose list it is: an identifier in its canonical form.
+    -- The owner: an identifier in its canonical form.
     owner TEXT NOT NULL PRIMARY KEY,
     -- The entries of the list, in order: a JSON array. An entry without limits is a text, one with
     -- limits an array of its text, when it expires (seconds since 1970, or null), and how many
@@ -24,7 +24,7 @@ CREATE TABLE permits (
 -- How each identifier decides on callers, and which it rejects. One that has the default policy and
 -- rejects no caller has no row.
 CREATE TABLE policies (
-    -- Whose it is: an identifier in its canonical form.
+    -- An identifier in its canonical form.
     owner TEXT NOT NULL PRIMARY KEY,
     -- The policy: List, Ask or Password, as in the protocol.
     policy TEXT NOT NULL CHECK (policy IN ('List', 'Ask', 'Password')),
@@ -32,9 +32,9 @@ CREATE TABLE policies (
     rejected TEXT NOT NULL CHECK (json_valid(rejected) AND rejected LIKE '[%]')
 ) STRICT, WITHOUT ROWID;
 
--- Who may log in (A19). An account that is removed has no row.
+-- The identifiers that may log in (A19). An account that is removed has no row.
 CREATE TABLE accounts (
-    -- Whose it is: an identifier in its canonical form.
+    -- An identifier in its canonical form.
     identifier TEXT NOT NULL PRIMARY KEY,
     -- The verifier of a password, never the password itself (I20).
     verifier TEXT NOT NULL CHECK (verifier <> ''),
