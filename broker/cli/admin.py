@@ -510,7 +510,7 @@ COMMANDS: Final = (
     _asking(
         _WHO_KNOWS,
         "who-knows",
-        "print who was told where a terminal is",
+        "print who was told where a terminal is (for the operator)",
         _asks("who knows", "identifier", "since", "most", show=_show_disclosure),
         _id("identifier or name of the terminal"),
         Argument(

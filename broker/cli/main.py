@@ -18,9 +18,9 @@ from broker.cli.table import EXIT_STATUS, Command, CommandGroup, WrongUsage
 
 #: Every command.
 COMMANDS: Final[tuple[Command | CommandGroup, ...]] = (
+    *terminal.COMMANDS,
     permits.COMMAND,
     call.COMMAND,
-    *terminal.COMMANDS,
     *admin.COMMANDS,
     ca.COMMAND,
 )

@@ -25,6 +25,10 @@ from tests.support.transport import connect
 
 LOOPBACK = "--listen-tls=tcp:1202:interface=127.0.0.1"
 
+#: Modes of a file that others can read or change, and contents that are no key.
+EXPOSED = (0o640, 0o604, 0o660)
+NO_KEYS = (b"", b"short", b"k" * (KEY_BYTES + 1))
+
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
@@ -260,37 +264,37 @@ class KeyTests:
         assert len(key) == KEY_BYTES
         assert os.listdir(tmp_path) == ["broker.db-key"]
 
-    @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
-    def test_others_can_read_it(self, tmp_path: Path, mode: int) -> None:
-        """A key that others can read is why it doesn't start (I3)."""
-        path = tmp_path / "broker.db-key"
-        path.write_bytes(b"k" * KEY_BYTES)
-        path.chmod(mode)
-        with pytest.raises(CannotStart, match=f"^{path}: others can read or change it"):
-            mediator.token_key(str(tmp_path / "broker.db"), os.urandom)
-
-    @pytest.mark.parametrize("content", [b"", b"short", b"k" * (KEY_BYTES + 1)])
-    def test_no_key(self, tmp_path: Path, content: bytes) -> None:
-        """It does not start with an invalid key, and leaves the file unchanged."""
+    @pytest.mark.parametrize(
+        ("content", "mode", "why"),
+        [
+            *((b"k" * KEY_BYTES, mode, "others can read or change it") for mode in EXPOSED),
+            *((content, 0o600, "holds no key of 32 bytes") for content in NO_KEYS),
+        ],
+    )
+    def test_no_key(self, tmp_path: Path, content: bytes, mode: int, why: str) -> None:
+        """A key that others can read, or an invalid one, is why it does not start (I3); the file
+        stays unchanged.
+        """
         path = tmp_path / "broker.db-key"
         path.write_bytes(content)
-        path.chmod(0o600)
-        with pytest.raises(CannotStart, match=f"^{path}: holds no key of 32 bytes"):
+        path.chmod(mode)
+        with pytest.raises(CannotStart, match=f"^{path}: {why}"):
             mediator.token_key(str(tmp_path / "broker.db"), os.urandom)
         assert path.read_bytes() == content
 
-    def test_no_file(self, tmp_path: Path) -> None:
-        """A link, a folder or a place where nothing can be made is told in a line."""
-        path = tmp_path / "broker.db-key"
-        other = tmp_path / "other"
-        other.write_bytes(b"k" * KEY_BYTES)
-        other.chmod(0o600)
-        path.symlink_to(other)
-        with pytest.raises(CannotStart, match=f"^{path}: Too many levels of symbolic links"):
-            mediator.token_key(str(tmp_path / "broker.db"), os.urandom)
-        path.unlink()
-        path.mkdir()
-        with pytest.raises(CannotStart, match=f"^{path}: "):
-            mediator.token_key(str(tmp_path / "broker.db"), os.urandom)
-        with pytest.raises(CannotStart, match="No such file or directory"):
-            mediator.token_key(str(tmp_path / "none" / "broker.db"), os.urandom)
+    @pytest.mark.parametrize("what", ["link", "folder", "no folder"])
+    def test_no_file(self, tmp_path: Path, what: str) -> None:
+        """A link, a folder, and a path where no file can be made are each one line."""
+        folder = tmp_path / "none" if what == "no folder" else tmp_path
+        path, why = folder / "broker.db-key", "No such file or directory"
+        if what == "link":
+            other = tmp_path / "other"
+            other.write_bytes(b"k" * KEY_BYTES)
+            other.chmod(0o600)
+            path.symlink_to(other)
+            why = "Too many levels of symbolic links"
+        elif what == "folder":
+            path.mkdir()
+            why = ""
+        with pytest.raises(CannotStart, match=f"^{path}: {why}"):
+            mediator.token_key(str(folder / "broker.db"), os.urandom)
