@@ -1,7 +1,8 @@
-"""No other way for an address to leave exists than through the ledger (I1).
+"""No address leaves except through the ledger (I1).
 
-Read from the source: each place that names a field of an address, or reads a host. And tried: what
-was sent to whom, in conversations of many kinds, against what had been recorded by then.
+Read from the source: each function that names a field of an address, or reads a host, is listed
+here with the reason why it may. And tried: in conversations of many kinds, each address that was
+sent to a terminal is compared with what had been recorded by then.
 """
 
 from __future__ import annotations
@@ -35,31 +36,30 @@ from tests.support.transport import FakeTransport
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
-#: The fields of messages that tell where somebody is.
+#: The fields of messages that hold an address, or a part of one.
 FIELDS: Final = frozenset(
     f"{whose}{what}"
     for whose in ("", "callee ", "caller ")
     for what in ("address", "port", "local", "seen", "back")
 )
-#: Attributes that hold where somebody is.
+#: Attributes that hold an address.
 ATTRIBUTES: Final = frozenset(("host",))
 
-#: Where each may stand, and why nothing of a callee leaves there.
+#: The functions that may touch an address, and why no address of a callee leaves there.
 ALLOWED: Final[dict[str, str]] = {
-    # The way itself.
-    "broker.mediator.ledger.Ledger.record": "makes the record of what is about to be told",
-    "broker.mediator.call._to_caller": "tells a caller what the ledger recorded, from the record",
-    "broker.mediator.call._to_callee": "tells a callee where its caller is, from the record (C7)",
-    "broker.mediator.call._candidate_fields": "tells either of further ways, from the records",
-    "broker.mediator.connect_back._to_callee": "tells a callee where its caller waits, who has"
-    " asked"
-    " for that; from the record",
-    # A record, told to whom it is about, or to the operator.
-    "broker.tables.disclosures": "what the fields of a record are called in a line",
+    # The one way out: from a record of the ledger.
+    "broker.mediator.ledger.Ledger.record": "makes the record of what is about to be sent",
+    "broker.mediator.call._to_caller": "sends a caller what the ledger has recorded",
+    "broker.mediator.call._to_callee": "sends a callee the record of its caller (C7)",
+    "broker.mediator.call._candidate_fields": "sends either side the records of candidates",
+    "broker.mediator.connect_back._to_callee": "sends a callee the record of where its"
+    " caller waits, at the caller's request",
+    # A record, for its owner or for the operator.
+    "broker.tables.disclosures": "the names of the fields in a record's text",
     "broker.store.rows": "the columns of a record in the database",
-    "broker.mediator.admin._row": "a record, at the operator's socket, which is the machine's",
+    "broker.mediator.admin._row": "a record, at the operator's socket on this machine",
     "broker.cli.terminal.show_disclosures": "prints a terminal's own records for it",
-    # Between the mediator and its resolver, which is no terminal.
+    # Between the mediator and its resolver; no terminal reads it.
     "broker.resolver.remote.RemoteResolver._in_force": "compares",
     "broker.resolver.remote.RemoteResolver._binding": "reads the resolver's answer",
     "broker.resolver.remote.RemoteResolver.register": "compares",
@@ -68,44 +68,43 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.resolver.server.ResolverServer._look_up": "compares",
     "broker.resolver.server.ResolverServer._tell": "answers a mediator that has proven to be one",
     "broker.resolver.server.ResolverServer._open_link": "logs where a refused link comes from",
-    "broker.resolver.server.ResolverServer._proven": "judges whether a connection is the machine's",
+    "broker.resolver.server.ResolverServer._proven": "decides whether a peer is this machine",
     "broker.resolver.registrar": "the names of the fields that a registration may have",
     "broker.resolver.registrar.ConnectionRegistrar._register": "reads a registration",
     "broker.resolver.registrar.ConnectionRegistrar._register_for": "reads a registration",
     "broker.resolver.registrar.ConnectionRegistrar._take_key": "reads what a mediator hands over",
     "broker.resolver.udp_registrar.UdpRegistrar._source_query": "tells a sender its own source",
     "broker.mediator.address_check.AddressCheck.answer": "tells a terminal its own source",
-    "broker.resolver.dns.Dns.locate": "what DNS has said, kept",
-    "broker.resolver.dns._located": "what DNS has said, kept",
+    "broker.resolver.dns.Dns.locate": "keeps what DNS answers",
+    "broker.resolver.dns._located": "keeps what DNS answers",
     "broker.resolver.name_lookup.NameLookup._resolve": "asks DNS about a domain name",
     "broker.resolver.name_lookup.NameLookup.check": "compares",
-    "broker.resolver.lookup_cache._hosts": "what DNS has said",
-    # Ways of a call, each on its way to the ledger, of which the records are made.
-    "broker.mediator.call.CallHandler.call": "looks whether a caller waits",
-    "broker.mediator.candidates.between": "chooses those that the two have offered",
-    "broker.mediator.candidates._both_seen": "where both come from, who have both said so",
+    "broker.resolver.lookup_cache._hosts": "keeps what DNS answers",
+    # Candidates of a call, on their way to the ledger, which makes the records of them.
+    "broker.mediator.call.CallHandler.call": "sees whether a caller waits",
+    "broker.mediator.candidates.between": "chooses those that both have offered",
+    "broker.mediator.candidates._both_seen": "where both connections come from, if both offered it",
     "broker.mediator.connections.ConnectionRegistry.source_of": "where a callee's connection comes"
     " from",
-    "broker.mediator.candidates.waits_at": "where a caller waits, who has said so",
-    "broker.mediator.connection.seen_ip": "gives the above where a connection comes from",
+    "broker.mediator.candidates.waits_at": "where a caller waits, as it asked",
+    "broker.mediator.connection.seen_ip": "gives these functions the source of a connection",
     "broker.mediator.candidates.offer": "reads what a registration offers",
-    # Decides by an address, or dials it, and says it to nobody.
-    "broker.mediator.auth.login.is_private": "judges whether a connection is the machine's own",
+    # Decides by an address, logs it or dials it, and sends it to no terminal.
+    "broker.mediator.auth.login.is_private": "decides whether a connection is from this machine",
     "broker.mediator.connections.ConnectionRegistry.registered": "logs where a terminal is"
     " reached now",
-    "broker.mediator.registration_plan": "the names of the fields that offer further ways",
+    "broker.mediator.registration_plan": "the names of the fields that offer candidates",
     "broker.mediator.registration_plan.RegistrationPlan._read_offer": "reads a registration",
-    "broker.mediator.wakeup_dialer.WakeUpDialer._dial": "dials a terminal, which is told no"
-    " address",
+    "broker.mediator.wakeup_dialer.WakeUpDialer._dial": "dials a terminal, and sends it no address",
     "broker.mediator.registration_plan.RegistrationPlan._read_contact": "reads a registration",
     "broker.mediator.connect_back.ConnectBack._caller_address": "reads where a caller says that"
     " it waits",
     "broker.mediator.registration_plan.RegistrationPlan.port": "reads a registration",
     "broker.tables.locations.LocationTable.renew": "compares",
-    "broker.tables.address_policy.resolve_contact": "judges an address",
-    "broker.net.per_source.source_of": "whose share a connection is counted to",
-    "broker.net.peer_address.remote_host_of": "where a connection comes from, to judge what it"
-    " registers",
+    "broker.tables.address_policy.resolve_contact": "validates an address",
+    "broker.net.per_source.source_of": "finds the source that a connection counts for",
+    "broker.net.peer_address.remote_host_of": "where a connection comes from, to validate what"
+    " it registers",
     "broker.net.peer_address.local_host_of": "our own address",
     # The operator's own: settings, listeners and the log.
     "broker.service.settings.values.Interface.loopback": "a setting",
@@ -116,16 +115,15 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.service.settings.tls.endpoint": "a setting",
     "broker.service.settings.tls.mediator_tls": "a setting",
     "broker.service.settings.tls.resolver_tls": "a setting",
-    "broker.service.settings.common.address_of": "a peer's source, in the trace of whoever asked"
-    " for one",
-    # A terminal: what it says of itself, and what its mediator has told it.
+    "broker.service.settings.common.address_of": "a peer's source, in the operator's trace",
+    # A terminal: its own address, and what its mediator has sent it.
     "broker.service.terminal.TerminalService.open": "logs where this terminal listens",
     "broker.terminal.calls.place_call.candidates_in": "reads where its mediator said that its"
     " callee is",
     "broker.terminal.calls.place_call._AwaitCallee.__init__": "tells its own application where it"
     " waits itself",
     "broker.terminal.calls.wait_for_callee.PortOffer.__init__": "where it waits itself",
-    "broker.terminal.calls.dial_back.DialBack._dial_later": "judges where its caller waits",
+    "broker.terminal.calls.dial_back.DialBack._dial_later": "validates where its caller waits",
     "broker.terminal.calls.dial_back.DialBack._not_reached": "logs which caller it could not"
     " reach, and where",
     "broker.terminal.candidates.Candidate.__str__": "tells its own application where it dials",
@@ -133,7 +131,7 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.terminal.registration.client.MediatorClient.is_private": "where its mediator is",
     "broker.terminal.registration.client.MediatorClient.outside": "asks and reads where it is"
     " seen itself",
-    "broker.terminal.calls.dial_back.DialBack._decide": "judges where it is to call back",
+    "broker.terminal.calls.dial_back.DialBack._decide": "validates where it is asked to connect",
     "broker.terminal.calls.dial_back.DialBack.come": "dials where its caller waits",
     "broker.terminal.registration.notices.parse_call_notice": "reads where that is, told by its"
     " mediator",
@@ -144,17 +142,17 @@ ALLOWED: Final[dict[str, str]] = {
     "broker.terminal.registration.client.MediatorClient.local_host": "its own address",
     "broker.terminal.registration.client.MediatorClient.outside.read": "reads where it is seen"
     " itself",
-    "broker.terminal.registration.client.MediatorClient.query": "offers its mediator further ways"
-    " to itself",
+    "broker.terminal.registration.client.MediatorClient.query": "offers its mediator candidates of"
+    " its own",
     "broker.terminal.registration.client.MediatorClient.register": "registers its own address",
     "broker.terminal.registration.client.MediatorClient.remote_host": "where its mediator is, to"
     " send datagrams there",
-    "broker.terminal.registration.udp_keepalive.Keepalive._received": "looks what a datagram is",
+    "broker.terminal.registration.udp_keepalive.Keepalive._received": "sees what a datagram is",
     "broker.terminal.registration.udp_keepalive.Keepalive._source_received": "reads its own"
     " address, as it is seen",
     "broker.terminal.registration.idle._FirstAddress.addressResolved": "what DNS said",
     "broker.messages.grammar": "the rules of all fields",
-    "broker.messages.statements": "a question for one's own source (UdpRegistrar)",
+    "broker.messages.statements": "a question for the sender's own source (UdpRegistrar)",
 }
 
 
@@ -279,10 +277,10 @@ class CodeTests:
     """What the source says."""
 
     def test_no_other_way(self) -> None:
-        """Each place is known and has its reason: a new one is looked at before it is let in."""
+        """Each function is listed with its reason: a new one is reviewed before it is added."""
         found = set(ways_in(ROOT))
-        assert found - ALLOWED.keys() == set(), "could tell an address: through the ledger?"
-        assert ALLOWED.keys() - found == set(), "no such place is there any more"
+        assert found - ALLOWED.keys() == set(), "could send an address: through the ledger?"
+        assert ALLOWED.keys() - found == set(), "there is no such function"
 
     def test_it_would_be_found(self) -> None:
         """The check does fail where there is another way."""
@@ -324,13 +322,13 @@ class Watch:
     """Sees each write to a connection, and what had been recorded by then.
 
     :ivar told: how many writes told an address, as they may
-    :ivar ways: how many of them told a further way
+    :ivar candidates: how many of them told a candidate
     :ivar wrong: those that did and may not
     """
 
     def __init__(self, patched: pytest.MonkeyPatch, *, first: bool) -> None:
         self.told = 0
-        self.ways = 0
+        self.candidates = 0
         self.wrong: list[tuple[str, str]] = []
         self.noted: list[Disclosure] = []
         self.store = Store()
@@ -369,12 +367,12 @@ class Watch:
                     continue
                 if (identifier(whose), identifier(name), text) in places:
                     self.told += 1
-                    self.ways += text not in HOSTS.values()
+                    self.candidates += text not in HOSTS.values()
                 else:
                     self.wrong.append((name, whose))
 
     def _places(self) -> Iterator[tuple[str, str]]:
-        """All by which anybody could be found."""
+        """Each address by which a terminal could be found."""
         for places in (HOSTS, LOCALS):
             yield from places.items()
         for name, port in BACK.items():
@@ -394,7 +392,7 @@ class Store(SlowStore):
 
 
 def converse(watch: Watch, seed: int) -> None:
-    """A conversation of some length, of whatever terminals say."""
+    """A conversation of some length, of all that terminals may say."""
     drawn = random.Random(seed)
     scene, store = watch.scene, watch.store
     for name in HOSTS:
@@ -465,20 +463,20 @@ class ConversationTests:
 
     @pytest.mark.parametrize("first", [False, True], ids=["behind", "first"])
     def test_recorded_before(self, first: bool) -> None:
-        """No byte of an address goes to anybody for whom there is no record by then (I1).
+        """No address goes to a terminal without a record of that by then (I1).
 
         First: none that is not on the disk.
         """
-        told = ways = 0
+        told = candidates = 0
         for seed in range(40):
             with pytest.MonkeyPatch.context() as patched:
                 watch = Watch(patched, first=first)
                 converse(watch, seed)
                 assert watch.wrong == [], seed
                 told += watch.told
-                ways += watch.ways
-        assert told - ways > 40, "nobody was told anything: this proves nothing"
-        assert ways > 40, "nobody was told of further ways: this proves nothing of them"
+                candidates += watch.candidates
+        assert told - candidates > 40, "no address was sent: this proves nothing"
+        assert candidates > 40, "no candidate was sent: this proves nothing of them"
 
     @pytest.mark.parametrize("broken", ["no record", "another's", "behind", "but one"])
     def test_it_would_be_seen(self, broken: str) -> None:
