@@ -52,7 +52,7 @@ class FakeSource:
         self.stopped = True
 
 
-class Whereabouts:
+class FakeNames:
     """DNS and a provider in memory, and a ``NameLookup`` that asks them."""
 
     def __init__(

@@ -43,12 +43,17 @@ class Network:
         return self.terminal(said)
 
 
+@pytest.fixture
+def network() -> Network:
+    """A mediator, a resolver apart, and terminals."""
+    return Network()
+
+
 class ApartTests:
     """What works with the resolver inside works with it apart."""
 
-    def test_whole_call(self) -> None:
+    def test_whole_call(self, network: Network) -> None:
         """Fig. 12 and 16, with fig. 7 and 8 between two servers (A11, A13, A15, A16)."""
-        network = Network()
         callee = network.callee()
         assert network.apart.resolver.told("Ib") == ("127.0.0.1", 1205)
         elsewhere = network.apart.resolver.connect()  # the same terminal, at the resolver itself
@@ -64,9 +69,8 @@ class ApartTests:
         assert told.fields["Callee Address"] == "127.0.0.1"
         assert told.fields["Callee Port"] == "1205"
 
-    def test_credentials_reach_both(self) -> None:
+    def test_credentials_reach_both(self, network: Network) -> None:
         """Both sides have the same password, key and session (A10, A11)."""
-        network = Network()
         callee, caller = network.callee(), network.terminal()
         network.say(caller, ASK)
         callee.type("NOTIFY\nSTATUS Acceptable.\n\n")
@@ -76,9 +80,8 @@ class ApartTests:
         for name in ("Password", "Encrypt Key", "Session", "Reply Password"):
             assert to_caller.fields[name] == to_callee.fields[name]
 
-    def test_not_permitted(self) -> None:
+    def test_not_permitted(self, network: Network) -> None:
         """Who is not permitted is refused before the resolver is asked (A9, I6)."""
-        network = Network()
         network.callee()
         network.apart.heard()
         caller = network.terminal()
@@ -86,9 +89,8 @@ class ApartTests:
             assert network.say(caller, f"QUERY\nIdentifier:Ic\nCallee:{callee}\n\n") == DENIED
         assert network.apart.heard() == []
 
-    def test_registered_there_directly(self) -> None:
+    def test_registered_there_directly(self, network: Network) -> None:
         """An address that a terminal sent to the resolver itself is found (A7, fig. 7)."""
-        network = Network()
         network.terminal("REGISTER\nIdentifier:Ib\nAccept:Add Ia\n\n")
         caller = network.terminal()
         assert network.say(caller, ASK) == NOT_FOUND
@@ -99,9 +101,8 @@ class ApartTests:
         woken = dial.accept()
         assert woken.text() == "NOTIFY\nConnection Requested.\n\n"
 
-    def test_not_dialled_without_the_word(self) -> None:
+    def test_not_dialled_without_the_word(self, network: Network) -> None:
         """An address that no server vouches for is told to nobody by dialling (I12)."""
-        network = Network()
         network.terminal("REGISTER\nIdentifier:Ib\nAccept:Add Ia\n\n")
         other = network.apart.resolver.link()
         other.type("REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\nPort:1205\n\n")
@@ -109,15 +110,13 @@ class ApartTests:
         assert network.say(caller, ASK) == "NOTIFY\nCallee not Connected.\n\n"
         assert not any(dial.port == 1205 for dial in network.clock.dials)
 
-    def test_not_found(self) -> None:
+    def test_not_found(self, network: Network) -> None:
         """A permitted caller learns that the resolver has no address (A20, S1205)."""
-        network = Network()
         network.terminal("REGISTER\nIdentifier:Ib\nAccept:Add Ia\n\n")
         assert network.say(network.terminal(), ASK) == NOT_FOUND
 
-    def test_gone_and_expired(self) -> None:
+    def test_gone_and_expired(self, network: Network) -> None:
         """After the callee's connection its address holds for its expiry, then no more (A7)."""
-        network = Network()
         callee = network.callee("Expires:60\n")
         network.apart.pass_by(300, 10)
         callee.vanish()
@@ -131,9 +130,8 @@ class ApartTests:
 class AwayTests:
     """The resolver's process is gone."""
 
-    def test_callers_have_an_answer_within_a_second(self) -> None:
+    def test_callers_have_an_answer_within_a_second(self, network: Network) -> None:
         """*Service Unavailable.* and not a hang; when it is back, calls go on."""
-        network = Network()
         callee, caller = network.callee(), network.terminal()
         network.apart.away = True
         network.apart.restart()
@@ -147,17 +145,15 @@ class AwayTests:
         assert network.say(caller, ASK) == ""
         assert network.say(callee, "") == "QUERY\nSTATUS\n\n"
 
-    def test_not_permitted_while_away(self) -> None:
+    def test_not_permitted_while_away(self, network: Network) -> None:
         """Who is not permitted is refused as ever, so learns nothing of it (I6)."""
-        network = Network()
         network.callee()
         network.apart.away = True
         network.apart.restart()
         assert network.say(network.terminal(), ASK.replace("Ia", "Ic")) == DENIED
 
-    def test_registration_fails_whole(self) -> None:
+    def test_registration_fails_whole(self, network: Network) -> None:
         """A ``REGISTER`` with an address waits a second, then changes nothing, permits neither."""
-        network = Network()
         network.apart.away = True
         network.apart.restart()
         callee = network.terminal()
@@ -170,17 +166,15 @@ class AwayTests:
         assert network.apart.resolver.told("Ib") is None
         assert network.say(network.terminal(), ASK) == DENIED
 
-    def test_permits_go_on(self) -> None:
+    def test_permits_go_on(self, network: Network) -> None:
         """A ``REGISTER`` without an address needs no resolver."""
-        network = Network()
         network.apart.away = True
         network.apart.restart()
         network.terminal("REGISTER\nIdentifier:Ib\nAccept:Add Ia\n\n")
 
     @pytest.mark.parametrize("many", [1, 200])
-    def test_registered_again(self, many: int) -> None:
+    def test_registered_again(self, network: Network, many: int) -> None:
         """The mediator registers again whom it holds, and they are reached as before."""
-        network = Network()
         for n in range(many):
             network.terminal(f"REGISTER\nIdentifier:I{n}\nAddress:127.0.0.1\nPort:{n + 1}\n\n")
         network.apart.pass_by(20, 1)

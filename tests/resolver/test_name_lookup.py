@@ -24,7 +24,7 @@ from broker.resolver.name_lookup import read_own_addresses
 from broker.tables.address_policy import PROVIDER, parse_ip
 from broker.tables.locations import Contact, Origin
 from tests.resolver.apart import Apart, FakeResolver, Outcome
-from tests.resolver.sources import FakeSource, Whereabouts
+from tests.resolver.sources import FakeNames, FakeSource
 from tests.support.clock import advance, result_of
 from tests.support.reactor import FakeReactor
 from tests.support.server import a_mediator
@@ -151,10 +151,10 @@ class RememberedTests:
 class InsideTests:
     """A resolver inside."""
 
-    def resolver(self, **options: Any) -> tuple[FakeReactor, Whereabouts, LocalResolver]:
+    def resolver(self, **options: Any) -> tuple[FakeReactor, FakeNames, LocalResolver]:
         """One, its clock, and what it asks."""
         clock = FakeReactor()
-        where = Whereabouts(clock, **options)
+        where = FakeNames(clock, **options)
         return clock, where, LocalResolver(clock, naming=where.naming)
 
     def test_followed(self) -> None:
@@ -302,7 +302,7 @@ class InsideTests:
     def test_whole_call(self) -> None:
         """Ib registers a name, Ia is told the address, and the table keeps the name (A17)."""
         clock = FakeReactor()
-        where = Whereabouts(clock)
+        where = FakeNames(clock)
         fake = a_mediator(
             clock, resolver=LocalResolver(clock, naming=where.naming), ask_status=False
         )
@@ -326,10 +326,10 @@ class InsideTests:
 class ApartTests:
     """A resolver in a process of its own: names are the mediator's part, the provider its own."""
 
-    def apart(self) -> tuple[Apart, Whereabouts, Whereabouts]:
+    def apart(self) -> tuple[Apart, FakeNames, FakeNames]:
         """The two of them, and what each asks: the mediator, the resolver."""
         clock = FakeReactor()
-        ours, theirs = Whereabouts(clock, provider=False), Whereabouts(clock)
+        ours, theirs = FakeNames(clock, provider=False), FakeNames(clock)
         apart = Apart(clock, naming=ours.naming, theirs=theirs.naming).start()
         return apart, ours, theirs
 
@@ -428,10 +428,10 @@ class ApartTests:
 class DirectTests:
     """A terminal at the resolver itself."""
 
-    def resolver(self) -> tuple[FakeResolver, Whereabouts]:
+    def resolver(self) -> tuple[FakeResolver, FakeNames]:
         """One, and what it asks."""
         clock = FakeReactor()
-        where = Whereabouts(clock)
+        where = FakeNames(clock)
         return FakeResolver(clock, naming=where.naming), where
 
     def test_name(self) -> None:

@@ -36,19 +36,23 @@ def fields_of(client: Client, callee: str = "Ib") -> dict[str, str]:
     return answer.fields
 
 
+@pytest.fixture
+def resolver() -> FakeResolver:
+    """A resolver to which nothing is connected."""
+    return FakeResolver(FakeReactor())
+
+
 class MediatorLinkTests:
     """A mediator's link: the only one that is told addresses."""
 
-    def test_from_loopback_without_a_secret(self) -> None:
+    def test_from_loopback_without_a_secret(self, resolver: FakeResolver) -> None:
         """Without a secret a link is taken from loopback."""
-        resolver = FakeResolver(FakeReactor())
         assert ask(resolver.connect(), LINK) == COMPLETED
         assert ask(resolver.connect("::1"), LINK) == COMPLETED
 
     @pytest.mark.parametrize("host", ["192.168.1.5", "202.224.186.82", "2400:4000::5"])
-    def test_from_elsewhere_without_a_secret(self, host: str) -> None:
+    def test_from_elsewhere_without_a_secret(self, resolver: FakeResolver, host: str) -> None:
         """Without a secret nobody else opens a link, whatever password is given (I25)."""
-        resolver = FakeResolver(FakeReactor())
         client = resolver.connect(host)
         assert ask(client, "REGISTER\nRole:Mediator\nPassword:x\n\n") == DENIED
         assert client.ended
@@ -69,9 +73,8 @@ class MediatorLinkTests:
         assert ask(client, "REGISTER\nRole:Mediator\nPassword:Öffne dich\n\n") == COMPLETED
         assert ask(client, WHERE) == NOT_FOUND
 
-    def test_lookup_by_anyone_else(self) -> None:
+    def test_lookup_by_anyone_else(self, resolver: FakeResolver) -> None:
         """A stranger and a terminal are denied, the same whether or not the callee exists (I1)."""
-        resolver = FakeResolver(FakeReactor())
         terminal = resolver.connect()
         ask(terminal, "REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\n\n")
         for client in (resolver.connect(), terminal):
@@ -79,26 +82,23 @@ class MediatorLinkTests:
                 assert ask(client, f"QUERY\nLOOKUP\nCallee:{callee}\n\n") == DENIED
             assert ask(client, "QUERY\nLOOKUP\n\n") == DENIED
 
-    def test_a_terminals_connection_becomes_no_link(self) -> None:
+    def test_a_terminals_connection_becomes_no_link(self, resolver: FakeResolver) -> None:
         """A connection that belongs to a terminal is refused as a link, and stays what it is."""
-        resolver = FakeResolver(FakeReactor())
         client = resolver.connect()
         ask(client, "REGISTER\nIdentifier:Ia\nAddress:127.0.0.1\n\n")
         assert "Registration Failed." in ask(client, LINK)
         assert ask(client, WHERE) == DENIED
 
-    def test_a_link_has_no_identifier(self) -> None:
+    def test_a_link_has_no_identifier(self, resolver: FakeResolver) -> None:
         """``Role`` with an ``Identifier`` is refused: a link is bound to none."""
-        resolver = FakeResolver(FakeReactor())
         client = resolver.connect()
         answer = ask(client, "REGISTER\nRole:Mediator\nIdentifier:Ia\n\n")
         assert answer == "NOTIFY\nRegistration Failed.\nCause:Identifier is not accepted here\n\n"
         assert ask(client, WHERE) == DENIED
 
-    def test_register_and_look_up(self) -> None:
+    def test_register_and_look_up(self, resolver: FakeResolver) -> None:
         """What a link registers for a terminal, a look-up tells, and for how long (fig. 7, 8)."""
-        clock = FakeReactor()
-        resolver = FakeResolver(clock)
+        clock = resolver.clock
         link = resolver.link()
         said = "REGISTER\nIdentifier:Ib\nAddress:202.224.186.82\nPort:1205\nExpires:60\n\n"
         assert ask(link, said) == COMPLETED
@@ -109,10 +109,9 @@ class MediatorLinkTests:
         clock.advance(50)
         assert ask(link, WHERE) == NOT_FOUND
 
-    def test_the_links_end_ends_no_address(self) -> None:
+    def test_the_links_end_ends_no_address(self, resolver: FakeResolver) -> None:
         """What a mediator registered outlives its link, until it expires (A7)."""
-        clock = FakeReactor()
-        resolver = FakeResolver(clock)
+        clock = resolver.clock
         link = resolver.link()
         ask(link, "REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\nExpires:60\n\n")
         link.vanish()
@@ -137,10 +136,9 @@ class MediatorLinkTests:
         assert ask(other, old.replace("Age:6", "Age:4")) == COMPLETED
         assert resolver.told("Ib") == ("127.0.0.2", 1203)
 
-    def test_refreshed(self) -> None:
+    def test_refreshed(self, resolver: FakeResolver) -> None:
         """Told again with its age, an address holds anew for all its seconds (A7)."""
-        clock = FakeReactor()
-        resolver = FakeResolver(clock)
+        clock = resolver.clock
         link = resolver.link()
         ask(link, "REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\nExpires:60\n\n")
         clock.advance(30)
@@ -149,18 +147,16 @@ class MediatorLinkTests:
         clock.advance(59)
         assert resolver.told("Ib") == ("127.0.0.1", 1203)
 
-    def test_dial(self) -> None:
+    def test_dial(self, resolver: FakeResolver) -> None:
         """Whether a terminal may be dialled is the mediator's word, and comes back as told."""
-        resolver = FakeResolver(FakeReactor())
         link = resolver.link()
         ask(link, "REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\nDial:Yes\n\n")
         ask(link, "REGISTER\nIdentifier:Ic\nAddress:127.0.0.1\n\n")
         assert fields_of(link, "Ib")["Dial"] == "Yes"
         assert "Dial" not in fields_of(link, "Ic")
 
-    def test_superseded(self) -> None:
+    def test_superseded(self, resolver: FakeResolver) -> None:
         """The mediator whose address no longer holds is told so, and nobody else is (A7)."""
-        resolver = FakeResolver(FakeReactor())
         first, second = resolver.link(), resolver.link()
         terminal = resolver.connect()
         telling = "NOTIFY\nSuperseded.\nIdentifier:Ib\n\n"
@@ -182,9 +178,8 @@ class MediatorLinkTests:
         second.type(by_mediator)
         assert second.text() == COMPLETED
 
-    def test_withdrawn(self) -> None:
+    def test_withdrawn(self, resolver: FakeResolver) -> None:
         """``Expires:0`` takes an address back."""
-        resolver = FakeResolver(FakeReactor())
         link = resolver.link()
         ask(link, "REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\n\n")
         assert ask(link, "REGISTER\nIdentifier:Ib\nExpires:0\n\n") == COMPLETED
@@ -203,17 +198,15 @@ class MediatorLinkTests:
             "Identifier:Ib\nAddress:127.0.0.1\nAccept:Add Ia",
         ],
     )
-    def test_refused(self, lines: str) -> None:
+    def test_refused(self, resolver: FakeResolver, lines: str) -> None:
         """What can't be an address of a terminal is refused, and changes nothing (I12, I5)."""
-        resolver = FakeResolver(FakeReactor())
         link = resolver.link()
         ask(link, "REGISTER\nIdentifier:Ib\nAddress:127.0.0.9\n\n")
         assert "Registration Failed." in ask(link, f"REGISTER\n{lines}\n\n")
         assert resolver.told("Ib") == ("127.0.0.9", 1203)
 
-    def test_correlation(self) -> None:
+    def test_correlation(self, resolver: FakeResolver) -> None:
         """Of many questions in one piece each has its own answer (I11)."""
-        resolver = FakeResolver(FakeReactor())
         link = resolver.link()
         many = 300
         for n in range(many):
@@ -242,10 +235,9 @@ class MediatorLinkTests:
 class TerminalTests:
     """A terminal that registers its own address (A7, fig. 7)."""
 
-    def test_held_while_connected(self) -> None:
+    def test_held_while_connected(self, resolver: FakeResolver) -> None:
         """Its address holds while the connection is open, and expires after it (A7)."""
-        clock = FakeReactor()
-        resolver = FakeResolver(clock)
+        clock = resolver.clock
         client = resolver.connect()
         said = "REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\nExpires:60\n\n"
         assert ask(client, said) == COMPLETED
@@ -257,10 +249,9 @@ class TerminalTests:
         clock.advance(1)
         assert resolver.told("Ib") is None
 
-    def test_newest_wins(self) -> None:
+    def test_newest_wins(self, resolver: FakeResolver) -> None:
         """It moves: the newest address is told, over whichever connection it came (A7)."""
-        clock = FakeReactor()
-        resolver = FakeResolver(clock)
+        clock = resolver.clock
         first, second = resolver.connect(), resolver.connect()
         ask(first, "REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\nExpires:1\n\n")
         ask(second, "REGISTER\nIdentifier:Ib\nAddress:127.0.0.2\nExpires:1\n\n")
@@ -268,9 +259,8 @@ class TerminalTests:
         clock.advance(100)
         assert resolver.told("Ib") == ("127.0.0.2", 1203)
 
-    def test_its_own_only(self) -> None:
+    def test_its_own_only(self, resolver: FakeResolver) -> None:
         """A connection that has said who it is registers nobody else (I4, I5)."""
-        resolver = FakeResolver(FakeReactor())
         client = resolver.connect()
         ask(client, "REGISTER\nIdentifier:Ia\nAddress:127.0.0.1\n\n")
         answer = ask(client, "REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\nTransaction:1\n\n")
@@ -281,9 +271,8 @@ class TerminalTests:
         assert ask(client, "REGISTER\nAddress:127.0.0.2\n\n") == COMPLETED
         assert resolver.told("Ia") == ("127.0.0.2", 1203)
 
-    def test_must_say_who_it_is(self) -> None:
+    def test_must_say_who_it_is(self, resolver: FakeResolver) -> None:
         """An address without an identifier is nobody's."""
-        resolver = FakeResolver(FakeReactor())
         answer = ask(resolver.connect(), "REGISTER\nAddress:127.0.0.1\n\n")
         assert answer.startswith("NOTIFY\nLogin Required.\n")
 
@@ -300,9 +289,8 @@ class TerminalTests:
             "Port:1203\n",
         ],
     )
-    def test_refused(self, lines: str) -> None:
+    def test_refused(self, resolver: FakeResolver, lines: str) -> None:
         """What is not a terminal's to say is refused, and binds nobody (I5, I12)."""
-        resolver = FakeResolver(FakeReactor())
         client = resolver.connect()
         assert "Registration Failed." in ask(client, f"REGISTER\nIdentifier:Ib\n{lines}\n")
         assert resolver.told("Ib") is None
@@ -315,17 +303,15 @@ class TerminalTests:
         assert ask(client, "REGISTER\nIdentifier:Ib\nAddress:192.168.1.5\n\n") == COMPLETED
         assert fields_of(resolver.link())["Dial"] == "Yes"
 
-    def test_withdrawn(self) -> None:
+    def test_withdrawn(self, resolver: FakeResolver) -> None:
         """``Expires:0`` takes its address back."""
-        resolver = FakeResolver(FakeReactor())
         client = resolver.connect()
         ask(client, "REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\n\n")
         assert ask(client, "REGISTER\nExpires:0\n\n") == COMPLETED
         assert resolver.told("Ib") is None
 
-    def test_connections_an_identifier(self) -> None:
+    def test_connections_an_identifier(self, resolver: FakeResolver) -> None:
         """One identifier has a few connections; one more closes the oldest (I15)."""
-        resolver = FakeResolver(FakeReactor())
         clients = [resolver.connect() for _ in range(CONNECTIONS_AN_IDENTIFIER + 1)]
         for client in clients:
             ask(client, "REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\n\n")
@@ -338,40 +324,35 @@ class ServingTests:
     @pytest.mark.parametrize(
         "text", ["QUERY\nCallee:Ib\n\n", "REQUEST\nCallee:Ib\n\n", "QUERY\nPERMITS\n\n"]
     )
-    def test_not_served(self, text: str) -> None:
+    def test_not_served(self, resolver: FakeResolver, text: str) -> None:
         """What belongs to a mediator is a bad message here, and the connection goes on."""
-        resolver = FakeResolver(FakeReactor())
         link = resolver.link()
         assert ask(link, text).startswith("NOTIFY\nBad Message.\nCause:")
         assert ask(link, WHERE) == NOT_FOUND
 
-    def test_bodies(self) -> None:
+    def test_bodies(self, resolver: FakeResolver) -> None:
         """A message with a body is refused, and its body is not taken for messages."""
-        resolver = FakeResolver(FakeReactor())
         link = resolver.link()
         body = "REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\n\n"
         answer = ask(link, f"REGISTER\nIdentifier:Ib\nLength:{len(body)}\n\n{body}{WHERE}")
         assert answer.startswith("NOTIFY\nBad Message.\n")
         assert answer.endswith(NOT_FOUND)
 
-    def test_notify_is_never_answered(self) -> None:
+    def test_notify_is_never_answered(self, resolver: FakeResolver) -> None:
         """A ``NOTIFY`` gets no answer and changes nothing."""
-        resolver = FakeResolver(FakeReactor())
         link = resolver.link()
         assert ask(link, "NOTIFY\nIdentifier:Ib\nAddress:127.0.0.1\n\n") == ""
         assert resolver.told("Ib") is None
 
-    def test_malformed(self) -> None:
+    def test_malformed(self, resolver: FakeResolver) -> None:
         """What is no message is answered with its cause, and the link goes on (I24)."""
-        resolver = FakeResolver(FakeReactor())
         link = resolver.link()
         answer = ask(link, "REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\nAge:-1\n\n")
         assert answer == "NOTIFY\nBad Message.\nCause:Age: must be a number\n\n"
         assert ask(link, WHERE) == NOT_FOUND
 
-    def test_unforeseen(self) -> None:
+    def test_unforeseen(self, resolver: FakeResolver) -> None:
         """What nobody foresaw is logged, answered without detail, and ends nothing else (I24)."""
-        resolver = FakeResolver(FakeReactor())
         link = resolver.link()
         broken: Any = object()
         resolver.server._locations = broken
@@ -382,28 +363,25 @@ class ServingTests:
         assert not link.closed
         assert resolver.server.counts["Service Unavailable."] == 1
 
-    def test_no_cause_beside_a_bare_refusal(self) -> None:
+    def test_no_cause_beside_a_bare_refusal(self, resolver: FakeResolver) -> None:
         """What the figures refuse without a word more is told so, whatever was raised (I6)."""
-        resolver = FakeResolver(FakeReactor())
         link = resolver.link()
         peer = link.protocol.receiver
         for error in (PermissionDenied("it is there"), RegistrationFailed("it is full")):
             send_refusal(peer.open_request(Message("QUERY")), error)
         assert link.text() == DENIED + "NOTIFY\nRegistration Failed.\nCause:it is full\n\n"
 
-    def test_silent_strangers(self) -> None:
+    def test_silent_strangers(self, resolver: FakeResolver) -> None:
         """Who connects and says nothing is closed after ten seconds; a link is not (I14)."""
-        clock = FakeReactor()
-        resolver = FakeResolver(clock)
+        clock = resolver.clock
         silent, link = resolver.connect(), resolver.link()
         clock.advance(10)
         assert silent.closed
         assert not link.closed
 
-    def test_stopped(self) -> None:
+    def test_stopped(self, resolver: FakeResolver) -> None:
         """Stopping closes every connection and leaves no timer behind."""
-        clock = FakeReactor()
-        resolver = FakeResolver(clock)
+        clock = resolver.clock
         link, terminal = resolver.link(), resolver.connect()
         ask(terminal, f"REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\nPort:{PORT + 1}\n\n")
         resolver.server.stop()
