@@ -13,7 +13,7 @@ from broker.messages.errors import RegistrationFailed
 from broker.messages.grammar import DEFAULT_EXPIRES, DEFAULT_PORT
 from broker.net.dialogue import Request
 from broker.net.peer_address import local_host_of, remote_host_of
-from broker.tables.address_policy import validate_contact
+from broker.tables.address_policy import OWN_ADDRESS, validate_contact
 from broker.tables.locations import AddressRefused, CandidateOffer, Contact
 
 #: Fields of the protocol that this server does not serve: refused, since the terminal would rely
@@ -132,4 +132,4 @@ class RegistrationPlan:
         if self.fields.get("Expires") == "0":
             raise RegistrationFailed("UDP does not go with Expires:0")
         if self.port in settings.own_ports:
-            raise AddressRefused("the address is the server's own")
+            raise AddressRefused(OWN_ADDRESS)

@@ -19,6 +19,7 @@ from broker.net.peer_address import local_host_of, remote_host_of
 from broker.resolver.connection import ResolverConnection
 from broker.resolver.locations import LocalResolver
 from broker.tables.address_policy import (
+    OWN_ADDRESS,
     PROVIDER,
     Network,
     parse_domain,
@@ -48,7 +49,6 @@ _ABOUT_KEYS: Final = frozenset(("Key ID", "Registration Key", "UDP"))
 
 # Causes of refusals.
 NEWER: Final = "a newer address is registered"
-OWN: Final = "the address is the server's own"
 FOREIGN: Final = "this connection belongs to another identifier"
 NO_SOURCE: Final = "an address that is no IP address needs its Source"
 NO_IDENTIFIER: Final = "an Identifier is missing"
@@ -140,7 +140,7 @@ class ConnectionRegistrar:
         secret = bytes.fromhex(_required(fields, "Registration Key", NO_KEY))
         port = int(fields.get("Port", DEFAULT_PORT))
         if port in self._own_ports:
-            raise AddressRefused(OWN)
+            raise AddressRefused(OWN_ADDRESS)
         until = self._clock.seconds() + expires
         self._resolver.keep(UdpKey(name, identifier, secret, port, expires, until))
 
@@ -161,7 +161,7 @@ class ConnectionRegistrar:
             own = local_host_of(link.stream)
             ip = routable_ip(address)
             if port in self._own_ports and own and ip == parse_ip(own):
-                raise AddressRefused(OWN)
+                raise AddressRefused(OWN_ADDRESS)
             contact = Contact(str(ip), port, registered, expires, "Dial" in fields)
         else:
             if "Source" not in fields:

@@ -15,7 +15,7 @@ from typing import Final
 from broker.files import move_file
 from broker.interfaces import StoreFailed
 from broker.store.connection import BACKUP, IN_USE, check, connect, value_of
-from broker.store.files import LOGS, application_of, remove
+from broker.store.database_files import LOGS, application_of, remove
 from broker.store.mark import SUFFIX
 
 #: How many pages are copied between two checks for a signal.

@@ -16,7 +16,7 @@ from broker.interfaces import StoreFailed
 from broker.store import versions
 from broker.store.backup import back_up
 from broker.store.connection import BACKUP, IN_USE, Connect, Connection, check, code_of, value_of
-from broker.store.files import application_of, cut_short, exists, remove, tighten
+from broker.store.database_files import application_of, cut_short, exists, remove, tighten
 from broker.store.mark import Mark
 from broker.tables.grants import Randomness
 

@@ -29,6 +29,9 @@ _NOT_PUBLIC: Final[tuple[Network, ...]] = (
 #: NAT64 (RFC 6052): the last 32 bits are the IPv4 address that a translator sends to.
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 
+#: Why the server's own address and port are refused.
+OWN_ADDRESS: Final = "the address is the server's own"
+
 #: Below this port routers and other servers of a network listen (RFC 6335, 6).
 SYSTEM_PORTS: Final = 1024
 
@@ -166,7 +169,7 @@ def _check_scope(ip: Ip, expected: str, allowed: Collection[Network]) -> None:
 def _check_not_own(ip: Ip, port: int, own: Collection[Ip], own_ports: Collection[int]) -> None:
     """Refuse this server's own ports: callers must not be sent to the server itself."""
     if port in own_ports and (ip in own or any(each in own for each in _embedded_ipv4(ip))):
-        raise AddressRefused("the address is the server's own")
+        raise AddressRefused(OWN_ADDRESS)
 
 
 def validate_contact(

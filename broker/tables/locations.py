@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 
 #: How many contacts one table holds (I15).
 CONTACTS_MOST: Final = 1_000_000
+#: Why a new identifier is refused then.
+TABLE_FULL: Final = "the table of addresses is full"
 
 
 class AddressRefused(ValueError):
@@ -118,7 +120,7 @@ class LocationTable:
         if binding is not None and binding.contact.registered > contact.registered:
             return False
         if binding is None and len(self._bindings) >= self._most:
-            raise AddressRefused("the table of addresses is full")
+            raise AddressRefused(TABLE_FULL)
         until = inf if held else contact.registered + contact.expires
         self._bindings[identifier] = Binding(contact, until)
         return True
@@ -142,7 +144,7 @@ class LocationTable:
                 self._bindings[identifier] = Binding(current, until)
                 return True
         elif binding is None and len(self._bindings) >= self._most:
-            raise AddressRefused("the table of addresses is full")
+            raise AddressRefused(TABLE_FULL)
         self._bindings[identifier] = Binding(contact, now + contact.expires)
         return True
 

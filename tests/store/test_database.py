@@ -23,7 +23,7 @@ from broker.store import versions
 from broker.store.backup import back_up
 from broker.store.connection import connect
 from broker.store.database import open_database
-from broker.store.files import application_of
+from broker.store.database_files import application_of
 from broker.tables.accounts import AccountChange
 from broker.tables.groups import GroupChange
 from broker.tables.permits import ASK, Limit, PermitChange
