@@ -37,11 +37,11 @@ class Served:
         self.log.append("over")
 
 
-class ServingTests:
+class RequestTaskTests:
     """What becomes of the steps."""
 
-    def test_nothing_to_wait_for(self) -> None:
-        """Steps that need not wait are done when it has begun, and nobody is told of an end."""
+    def test_when_nothing_is_waited_for_then_there_is_no_task(self) -> None:
+        """The steps are done when it starts, and no end is reported."""
 
         async def steps(log: list[object]) -> None:
             log.append("done")
@@ -50,8 +50,8 @@ class ServingTests:
         assert served.task is None
         assert served.log == ["done"]
 
-    def test_waits(self) -> None:
-        """Each wait ends with its own result; the end is told once."""
+    def test_when_the_steps_wait_then_each_wait_has_its_result(self) -> None:
+        """The end is reported once."""
         waits: list[Deferred[str]] = [Deferred(), Deferred()]
 
         async def steps(log: list[object]) -> None:
@@ -66,8 +66,8 @@ class ServingTests:
         assert served.log == ["one", "two", "over"]
 
     @pytest.mark.parametrize("late", [False, True])
-    def test_raises(self, late: bool) -> None:
-        """What the steps raise, sooner or later, is handed on to be answered."""
+    def test_when_the_steps_raise_then_that_is_reported(self, late: bool) -> None:
+        """Sooner or later, to be answered."""
         wait: Deferred[None] = Deferred()
 
         async def steps(log: list[object]) -> None:
@@ -81,8 +81,8 @@ class ServingTests:
             wait.callback(None)
         assert served.log == ([CalleeBusy, "over"] if late else [CalleeBusy])
 
-    def test_a_failure_is_raised_where_it_was_waited_for(self) -> None:
-        """A Deferred that fails raises in the steps, which may go on."""
+    def test_when_a_wait_fails_then_that_is_raised_there(self) -> None:
+        """The steps may go on."""
         wait: Deferred[None] = Deferred()
 
         async def steps(log: list[object]) -> None:
@@ -95,8 +95,8 @@ class ServingTests:
         wait.errback(ZeroDivisionError())
         assert served.log == ["seen", "over"]
 
-    def test_cancel(self) -> None:
-        """To give up cancels what is waited for; the steps see it; a second time does nothing."""
+    def test_when_it_is_cancelled_then_the_wait_is(self) -> None:
+        """The steps see it; a second time does nothing."""
 
         async def steps(log: list[object]) -> None:
             await Deferred()
@@ -112,8 +112,8 @@ class GarbageTests:
     """What a call leaves behind."""
 
     @pytest.mark.parametrize("status", ["Acceptable", "Busy"])
-    def test_no_rings(self, status: str) -> None:
-        """A call, granted or refused, leaves no ring of objects: to find rings stops the server."""
+    def test_when_a_call_is_over_then_no_ring_of_objects_is_left(self, status: str) -> None:
+        """Granted or refused: to find rings stops the server."""
         mediator = a_mediator()
         callee, caller = mediator.connect(), mediator.connect()
         callee.type("REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\nAccept:Add Ia\n\n")

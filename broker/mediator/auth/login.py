@@ -177,7 +177,7 @@ class PasswordLogin:
 
 
 class Revocations(Protocol):
-    """The list of revoked certificates, as it is now."""
+    """The present list of revoked certificates."""
 
     def revoked(self, certificate: x509.Certificate, /) -> bool:
         """Whether a certificate is revoked."""
