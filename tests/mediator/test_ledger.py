@@ -97,6 +97,14 @@ class Desk:
         self.pruner = LedgerPruner(self.store, self.clock, self.wall, days)
         self.noted: list[Disclosure] = []
 
+    @classmethod
+    def writing(cls) -> Desk:
+        """A ledger whose store is keeping one record."""
+        desk = cls()
+        desk.note()
+        desk.clock.advance(DELAY)
+        return desk
+
     def wall(self) -> float:
         """The time of day."""
         return self.ahead + self.clock.seconds()
@@ -153,9 +161,7 @@ class BehindTests:
 
     def test_when_a_commit_is_in_progress_then_the_next_follows_it(self) -> None:
         """At once, if the next is due."""
-        desk = Desk()
-        desk.note()
-        desk.clock.advance(DELAY)
+        desk = Desk.writing()
         desk.note(2)
         desk.clock.advance(DELAY)
         assert desk.store.batches == [1]
@@ -170,9 +176,7 @@ class BehindTests:
 
     def test_when_a_commit_is_done_soon_then_the_next_still_waits_for_others(self) -> None:
         """When a commit is done soon, the next still waits for others."""
-        desk = Desk()
-        desk.note()
-        desk.clock.advance(DELAY)
+        desk = Desk.writing()
         desk.note()
         desk.store.done()
         assert desk.store.batches == [1]
@@ -181,9 +185,7 @@ class BehindTests:
 
     def test_when_a_thousand_come_during_a_commit_then_they_follow_at_once(self) -> None:
         """When a thousand come during a commit, they follow at once."""
-        desk = Desk()
-        desk.note()
-        desk.clock.advance(DELAY)
+        desk = Desk.writing()
         desk.note(AT_ONCE + 5)
         assert desk.store.batches == [1]
         desk.store.done()
@@ -223,9 +225,7 @@ class BehindTests:
         self, logged: Logged
     ) -> None:
         """When the store fails, a thousand more do not hurry it."""
-        desk = Desk()
-        desk.note()
-        desk.clock.advance(DELAY)
+        desk = Desk.writing()
         desk.store.fails()
         desk.note(2 * AT_ONCE)
         assert desk.store.batches == [1]
@@ -235,9 +235,7 @@ class BehindTests:
 
     def test_when_the_store_has_a_bug_then_the_records_wait(self, logged: Logged) -> None:
         """The log has all of the error."""
-        desk = Desk()
-        desk.note()
-        desk.clock.advance(DELAY)
+        desk = Desk.writing()
         desk.store.fails(ZeroDivisionError("odd"))
         (failure,) = logged.failures()
         assert "ZeroDivisionError" in failure
@@ -284,89 +282,49 @@ class TimeTests:
         assert [one.at for one in desk.noted[1:]] == [back, back + 1]
 
 
+#: Where the ledger is stopped: records that are being committed, and that wait; the outcome of each
+#: commit from then on; and the size of each commit.
+STOPS: Final[dict[str, tuple[int, int, list[bool], list[int]]]] = {
+    "nothing waits": (0, 0, [], []),
+    "what waits is committed at once": (0, 2, [True], [2]),
+    "the commit in progress, and then the one after it": (1, 2, [True, True], [1, 2]),
+    "it fails, and all is tried once more": (1, 2, [False, True], [1, 3]),
+    "it fails, and is tried once more alone": (1, 0, [False, True], [1, 1]),
+    "the last try fails": (0, 3, [False], [3]),
+}
+
+
 class StopTests:
     """A clean stop loses nothing."""
 
-    def test_when_nothing_waits_then_a_stop_is_done_at_once(self) -> None:
-        """When nothing waits, a stop is done at once."""
-        desk = Desk()
-        assert fired(desk.ledger.stop())
+    @pytest.mark.parametrize("case", STOPS)
+    def test_when_it_is_stopped_then_all_is_handed_over(self, case: str, logged: Logged) -> None:
+        """It is waited for; no timer stays, and nothing more is told. What is lost is counted."""
+        writing, waiting, outcomes, batches = STOPS[case]
+        desk = Desk.writing() if writing else Desk()
+        desk.note(waiting)
+        stopped = desk.ledger.stop()
         assert desk.full()
-
-    def test_when_it_is_stopped_then_what_waits_is_committed(self) -> None:
-        """At once, and waited for; no timer stays, and nothing more is told."""
-        desk = Desk()
-        desk.note(2)
-        stopped = desk.ledger.stop()
-        assert desk.store.batches == [2]
+        for is_kept in outcomes:
+            assert not fired(stopped)
+            if is_kept:
+                desk.store.done()
+            else:
+                desk.store.fails()
+        assert fired(stopped)
+        assert desk.store.batches == batches
         assert desk.clock.getDelayedCalls() == []
-        assert desk.full()
-        assert not fired(stopped)
-        desk.store.done()
-        assert fired(stopped)
-        assert desk.store.told == desk.noted
-
-    def test_when_it_is_stopped_during_a_commit_then_both_are_waited_for(self) -> None:
-        """The one in progress, and then the one after it."""
-        desk = Desk()
-        desk.note()
-        desk.clock.advance(DELAY)
-        desk.note(2)
-        stopped = desk.ledger.stop()
-        desk.store.done()
-        assert not fired(stopped)
-        assert desk.store.batches == [1, 2]
-        desk.store.done()
-        assert fired(stopped)
-        assert desk.clock.getDelayedCalls() == []
-
-    def test_when_it_is_stopped_and_the_commit_fails_then_it_is_tried_once_more(
-        self, logged: Logged
-    ) -> None:
-        """With what came after it."""
-        desk = Desk()
-        desk.note()
-        desk.clock.advance(DELAY)
-        desk.note(2)
-        stopped = desk.ledger.stop()
-        desk.store.fails()
-        assert desk.store.batches == [1, 3]
-        desk.store.done()
-        assert fired(stopped)
-        assert desk.store.told == desk.noted
-        assert len(logged.failures()) == 1
-
-    def test_when_nothing_came_after_the_failed_commit_then_it_is_tried_once_more_too(
-        self, logged: Logged
-    ) -> None:
-        """When nothing came after the failed commit, it is tried once more too."""
-        desk = Desk()
-        desk.note()
-        desk.clock.advance(DELAY)
-        stopped = desk.ledger.stop()
-        desk.store.fails()
-        desk.store.done()
-        assert fired(stopped)
-        assert desk.store.told == desk.noted
-        assert len(logged.failures()) == 1
-
-    def test_when_the_last_try_fails_then_the_log_counts_what_is_lost(self, logged: Logged) -> None:
-        """When the last try fails, the log counts what is lost."""
-        desk = Desk()
-        desk.note(3)
-        stopped = desk.ledger.stop()
-        desk.store.fails()
-        assert fired(stopped)
-        assert desk.clock.getDelayedCalls() == []
-        assert "3 disclosures are lost" in logged.failures()[-1]
+        is_lost = bool(outcomes) and not outcomes[-1]
+        assert desk.store.told == ([] if is_lost else desk.noted)
+        failures = logged.failures()
+        assert len(failures) == outcomes.count(False) + is_lost
+        assert is_lost == any(f"{waiting} disclosures are lost" in text for text in failures)
 
     def test_when_it_is_stopped_while_the_store_fails_then_it_is_tried_at_once(
         self, logged: Logged
     ) -> None:
         """The wait for the next try is cut short."""
-        desk = Desk()
-        desk.note()
-        desk.clock.advance(DELAY)
+        desk = Desk.writing()
         desk.store.fails()
         stopped = desk.ledger.stop()
         assert desk.clock.getDelayedCalls() == []
@@ -430,6 +388,17 @@ def before(at: int, *lines: str) -> str:
 class AnswerTests:
     """``QUERY`` / ``DISCLOSURES``."""
 
+    def called(self) -> tuple[Scene, Store]:
+        """Ia has called Ib, and the record waits for a store that takes its time."""
+        store = Store()
+        store.at_once = True
+        scene = Scene(store=store)
+        scene.on_line("b", "Accept:Create Ia")
+        scene.new_says("a", register("Ia"), DONE)
+        scene.calls("a", "b")
+        store.at_once = False
+        return scene, store
+
     def asked_by(self, *told: Disclosure) -> tuple[Scene, SlowStore]:
         """A terminal Ib whose ledger holds these."""
         scene, store = with_store()
@@ -464,16 +433,10 @@ class AnswerTests:
 
     def test_when_a_call_was_just_granted_then_its_record_is_there(self) -> None:
         """What waits to be written is written first."""
-        store = Store()
-        store.at_once = True
-        scene = Scene(store=store)
-        scene.on_line("b", "Accept:Create Ia", port=4000)
-        scene.new_says("a", register("Ia"), DONE)
-        session = scene.calls("a", "b", port=4000)
-        store.at_once = False
+        scene, store = self.called()
         scene.says("b", ASK)
-        at = format_time(TODAY * 1_000_000)
-        line = f"Ia;at={at};address=127.0.0.1;port=4000;session={session};by=Ia;expires=3600"
+        at, session = format_time(TODAY * 1_000_000), scene.drawn["session"]
+        line = f"Ia;at={at};address=127.0.0.1;port=1203;session={session};by=Ia;expires=3600"
         scene.fires(store.pending.pop(), b=f"NOTIFY\nDisclosed:{line}\n\n")
         scene.says("a", ASK, a=NOTHING)
 
@@ -529,13 +492,7 @@ class AnswerTests:
         self, logged: Logged
     ) -> None:
         """One at a time (I16); later it may ask again."""
-        store = Store()
-        store.at_once = True
-        scene = Scene(store=store)
-        scene.on_line("b", "Accept:Create Ia")
-        scene.new_says("a", register("Ia"), DONE)
-        scene.calls("a", "b")
-        store.at_once = False
+        scene, store = self.called()
         scene.says("b", "QUERY\nDISCLOSURES\nTransaction:1\n\n")
         many = TOO_MANY.removesuffix("\n") + "Transaction:2\nCode:429\n\n"
         scene.says("b", "QUERY\nDISCLOSURES\nTransaction:2\n\n", b=many)
@@ -544,13 +501,7 @@ class AnswerTests:
 
     def test_when_the_store_fails_then_nothing_is_told(self, logged: Logged) -> None:
         """Not all can be told then; afterwards it is."""
-        store = Store()
-        store.at_once = True
-        scene = Scene(store=store)
-        scene.on_line("b", "Accept:Create Ia")
-        scene.new_says("a", register("Ia"), DONE)
-        scene.calls("a", "b")
-        store.at_once = False
+        scene, store = self.called()
         scene.says("b", ASK)
         scene.fires(store.pending.pop(), StoreFailed("full"), b=UNAVAILABLE)
         scene.says("b", ASK, b=UNAVAILABLE)
@@ -585,13 +536,7 @@ class AnswerTests:
 
     def test_when_the_asker_leaves_then_nothing_is_left_behind(self, logged: Logged) -> None:
         """It may ask again."""
-        store = Store()
-        store.at_once = True
-        scene = Scene(store=store)
-        scene.on_line("b", "Accept:Create Ia")
-        scene.new_says("a", register("Ia"), DONE)
-        scene.calls("a", "b")
-        store.at_once = False
+        scene, store = self.called()
         scene.says("b", ASK)
         scene.leaves("b")
         scene.new_says("b2", "QUERY\nDISCLOSURES\nIdentifier:Ib\n\n", "")
@@ -617,9 +562,7 @@ class SettledTests:
 
     def test_when_more_comes_then_settled_does_not_wait_for_that(self) -> None:
         """When more comes, settled does not wait for that."""
-        desk = Desk()
-        desk.note()
-        desk.clock.advance(DELAY)
+        desk = Desk.writing()
         desk.note()
         settled = Deferred.fromCoroutine(desk.ledger.settled())
         desk.note()
@@ -632,9 +575,7 @@ class SettledTests:
 
     def test_when_a_commit_in_progress_has_it_all_then_settled_waits_for_that_alone(self) -> None:
         """When a commit in progress has it all, settled waits for that alone."""
-        desk = Desk()
-        desk.note()
-        desk.clock.advance(DELAY)
+        desk = Desk.writing()
         settled = Deferred.fromCoroutine(desk.ledger.settled())
         desk.note()
         desk.store.done()
