@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
+from typing import Any, Final
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.mediator.conftest import Logged
 from tests.mediator.scene import (
     DENIED,
     DONE,
+    NOT_CONNECTED,
     NOT_FOUND,
     STATUS,
     SUPERSEDED,
@@ -26,6 +28,7 @@ from tests.mediator.scene import (
     with_resolver,
     with_store,
 )
+from tests.mediator.steps import Step, calls, connect, leaves, on_line, passes, play, says
 
 PERMITS = "QUERY\nPERMITS\n\n"
 
@@ -320,6 +323,202 @@ ADDRESSES = {
 }
 
 
+FULL: Final = StoreFailed("the disk is full")
+#: Ia calls Ib, who has no address.
+NOT_THERE: Final = says("a", query("Ia", "Ib"), a=NOT_FOUND)
+
+
+def at(port: int | None) -> Step:
+    """Ia is at this port, or nowhere."""
+
+    def step(scene: Scene) -> None:
+        assert scene.address("Ia") == (None if port is None else ("127.0.0.1", port))
+
+    return step
+
+
+def edit(name: str, text: str) -> Step:
+    """Ia edits its list over this connection; the store takes its time."""
+    return says(name, register("Ia", f"Accept:{text}"))
+
+
+def moves(name: str, port: int, *lines: str, **reads: str) -> Step:
+    """Ia registers an address over this connection."""
+    return says(name, register("Ia", *lines, "Address:127.0.0.1", f"Port:{port}"), **reads)
+
+
+def kept(number: int, error: Exception | None = None, **reads: str) -> Step:
+    """A commit is done, or fails."""
+
+    def step(scene: Scene) -> None:
+        store: Any = scene.broker.store
+        scene.fires(store.pending[number], error, **reads)
+
+    return step
+
+
+def commits(count: int) -> Step:
+    """This number of commits was asked for."""
+
+    def step(scene: Scene) -> None:
+        store: Any = scene.broker.store
+        assert len(store.commits) == count
+
+    return step
+
+
+def accepted(*entries: str) -> Step:
+    """Ia's list in force."""
+
+    def step(scene: Scene) -> None:
+        assert scene.context.permits.table.accepted("Ia") == entries
+
+    return step
+
+
+def dials(port: int) -> Step:
+    """One terminal is dialled."""
+
+    def step(scene: Scene) -> None:
+        assert [dial.port for dial in scene.dials] == [port]
+
+    return step
+
+
+def inactive(scene: Scene) -> None:
+    """Ia is reached over no connection."""
+    assert scene.context.connections.active("Ia") is None
+
+
+#: Where Ia is, or Ib, who accepts Ia.
+# fmt: off
+LIFETIMES: Final[dict[str, list[Step]]] = {
+    # The address registered last counts, from whichever connection.
+    "the newest": [
+        on_line("a", port=1), on_line("a", port=2), at(2), connect("b"),
+        moves("b", 3, b=DONE, a=SUPERSEDED), at(3),
+    ],
+    "as long as its connection": [
+        on_line("a", "Expires:60"), passes(1000), at(1203), leaves("a"), passes(59), at(1203),
+        passes(1), at(None),
+    ],
+    # Without an Expires it lasts for an hour beyond its connection.
+    "an hour": [on_line("a"), leaves("a"), passes(3599), at(1203), passes(1), at(None)],
+    # There is none then (5g), and no one is dialled.
+    "withdrawn": [
+        on_line("b", "Accept:Create Ia"), connect("a"),
+        says("b", register("Ib", "Expires:0"), b=DONE), NOT_THERE, leaves("b"), NOT_THERE,
+    ],
+    "withdrawn by an address": [
+        on_line("b", "Accept:Create Ia"), connect("a"),
+        says("b", register("Ib", "Address:127.0.0.1", "Expires:0"), b=DONE),
+        NOT_THERE, leaves("b"), NOT_THERE,
+    ],
+    # It does not come back when the connection that registered it closes.
+    "withdrawn over another connection": [
+        on_line("b", "Accept:Create Ia", port=1), connect("a", "b2", "b3"),
+        says("b2", register("Ib", "Address:127.0.0.1", "Port:2"), b2=DONE, b=SUPERSEDED),
+        says("b3", register("Ib", "Expires:0"), b3=DONE),
+        NOT_THERE, leaves("b2"), NOT_THERE,
+    ],
+}
+
+#: Ia edits its list, on which Ix is; the store takes its time.
+EDITS: Final[dict[str, list[Step]]] = {
+    # Neither in force nor told before it is kept; then both (I8).
+    "kept": [
+        connect("a", "b"), edit("a", "Create Ib"), says("b", query("Ib", "Ia"), b=DENIED),
+        kept(0, a=DONE), says("b", query("Ib", "Ia"), b=NOT_FOUND), accepted("Ib"),
+    ],
+    # A withdrawal holds from its answer on (I2, I8).
+    "withdrawn": [
+        connect("a", "x"), edit("a", "Delete Ix"), says("x", query("Ix", "Ia"), x=NOT_FOUND),
+        kept(0, a=DONE), says("x", query("Ix", "Ia"), x=DENIED),
+    ],
+    # A commit that fails is told, with its cause; nothing has changed (A5).
+    "fails": [
+        connect("a"), edit("a", "Create Ib"), kept(0, FULL, a=failed("the disk is full")),
+        says("a", PERMITS, a=permits("Create Ix")), edit("a", "Add Ic"), kept(1, a=DONE),
+        says("a", PERMITS, a=permits("Create Ix,Ic")),
+    ],
+    # Two edits in flight do not lose one another (I9).
+    "several at once": [
+        connect("a1", "a2", "a3"), edit("a1", "Add Ib"), edit("a2", "Add Ic"), edit("a3", "Add Id"),
+        commits(1), kept(0, a1=DONE), kept(1, FULL, a2=failed("the disk is full")),
+        kept(2, a3=DONE), accepted("Ix", "Ib", "Id"),
+    ],
+    # A list asked for behind an edit is the list that the edit leaves (I8, I11).
+    "asked for behind it": [
+        connect("a"), edit("a", "Add Ic"), says("a", PERMITS),
+        kept(0, a=DONE + permits("Create Ix,Ic")),
+    ],
+    # One identifier's slow commit keeps no other identifier waiting (I24).
+    "of two terminals": [
+        connect("a", "b"), edit("a", "Add Ib"), says("b", register("Ib", "Accept:Add Ia")),
+        kept(1, b=DONE), kept(0, a=DONE),
+    ],
+    # A terminal that leaves has changed its list even so, once it is kept (I9).
+    "the terminal leaves": [
+        connect("a"), says("a", register("Ia", "Accept:Add Ib", "Address:127.0.0.1", "Expires:60")),
+        leaves("a"), passes(1000), kept(0), connect("b"), says("b", query("Ib", "Ia")), dials(1203),
+        passes(60, b=NOT_CONNECTED), at(None),
+    ],
+    # A connection that leaves before its address is in force leaves reach, and the address, as they
+    # were: reach returned to an older connection in the meantime (I12).
+    "the connection leaves": [
+        connect("x", "a2"), on_line("a", port=1), moves("a2", 2, "Accept:Add Ib"), leaves("a2"),
+        kept(0), calls("x", "a", port=1),
+    ],
+}
+
+#: Ia registers a list and an address in one message: both or neither (A5).
+BOTH: Final[dict[str, list[Step]]] = {
+    # Only then is it told (I8).
+    "kept": [
+        connect("a"), moves("a", 1, "Accept:Add Ib"), inactive, kept(0, a=DONE), at(1),
+        accepted("Ix", "Ib"),
+    ],
+    "no address before": [
+        connect("a"), moves("a", 1, "Accept:Add Ib"), kept(0, FULL, a=failed("the disk is full")),
+        at(None), inactive, accepted("Ix"),
+    ],
+    # The address that an open connection holds is back, and expires with it.
+    "an address before": [
+        on_line("a", "Expires:60", port=1), moves("a", 2, "Accept:Add Ib"),
+        kept(0, FULL, a=failed("the disk is full")), at(1), passes(1000), at(1), leaves("a"),
+        passes(60), at(None),
+    ],
+    # If the connection that held it went in the meantime, it expires as if it went now.
+    "its holder leaves": [
+        on_line("a1", "Expires:60", port=1), connect("a2"), moves("a2", 2, "Accept:Add Ib"),
+        leaves("a1"), kept(0, FULL, a2=failed("the disk is full")), at(1), passes(60), at(None),
+    ],
+    # An expiring address lasts no longer than it would have (I10).
+    "an expiring address before": [
+        on_line("a", "Expires:60", port=1), leaves("a"), passes(50), connect("a"),
+        moves("a", 2, "Accept:Add Ib"), passes(4), kept(0, FULL, a=failed("the disk is full")),
+        at(1), passes(5), at(1), passes(1), at(None),
+    ],
+    # An address that is registered behind a slow one is the one that stays (A7, I10).
+    "the next address": [
+        connect("a"), moves("a", 1, "Accept:Add Ib"), moves("a", 2, "Expires:60"),
+        kept(0, a=DONE + DONE), at(2), leaves("a"), passes(60), at(None),
+    ],
+    # The taking back of one registration does not take back the next one's address.
+    "the next address after a failure": [
+        connect("a1", "a2"), moves("a1", 1, "Accept:Add Ib"), moves("a2", 2),
+        kept(0, FULL, a1=failed("the disk is full"), a2=DONE), at(2),
+    ],
+    # An address that had to wait is as new as its turn, not as its message (A7).
+    "an address that waits": [
+        connect("x", "a1", "a2", "a3"), moves("a1", 1, a1=DONE),
+        moves("a2", 2, a2=DONE, a1=SUPERSEDED), edit("a1", "Add Ib"), moves("a3", 3), passes(1),
+        leaves("a2"), kept(0, a1=DONE + SUPERSEDED, a3=DONE), at(3), calls("x", "a3", port=3),
+    ],
+}
+# fmt: on
+
+
 class AddressesTests:
     """Which addresses are taken (I12), and what becomes of them."""
 
@@ -395,69 +594,12 @@ class AddressesTests:
             scene.says("b", register("Ib", *lines), b=DONE)
             assert scene.address("Ib") == ("127.0.0.1", port)
 
-    def test_when_several_addresses_are_registered_then_the_last_one_counts(self) -> None:
-        """From whichever connection (A7, A16)."""
+    @pytest.mark.parametrize("case", LIFETIMES)
+    def test_when_time_passes_then_the_address_is_the_last_one_or_none(self, case: str) -> None:
+        """It lasts as long as its connection, and then for its Expires (A7, A16)."""
         scene = Scene()
-        scene.on_line("a", port=1)
-        scene.on_line("a", port=2)
-        assert scene.address("Ia") == ("127.0.0.1", 2)
-        scene.connect("b")
-        scene.says(
-            "b",
-            register("Ia", "Address:127.0.0.1", "Port:3"),
-            b=DONE,
-            a=SUPERSEDED,
-        )
-        assert scene.address("Ia") == ("127.0.0.1", 3)
-
-    def test_when_the_connection_is_open_then_the_address_does_not_expire(self) -> None:
-        """Then it does after its Expires (A7)."""
-        scene = Scene()
-        scene.on_line("a", "Expires:60")
-        scene.passes(1000)
-        assert scene.address("Ia") is not None
-        scene.leaves("a")
-        scene.passes(59)
-        assert scene.address("Ia") is not None
-        scene.passes(1)
-        assert scene.address("Ia") is None
-
-    def test_when_no_expires_is_given_then_it_is_an_hour(self) -> None:
-        """Beyond its connection."""
-        scene = Scene()
-        scene.on_line("a")
-        scene.leaves("a")
-        scene.passes(3599)
-        assert scene.address("Ia") is not None
-        scene.passes(1)
-        assert scene.address("Ia") is None
-
-    @pytest.mark.parametrize("lines", [("Expires:0",), ("Address:127.0.0.1", "Expires:0")])
-    def test_when_expires_is_zero_then_the_address_is_withdrawn(
-        self, lines: tuple[str, ...]
-    ) -> None:
-        """There is none (5g), and no one is dialled."""
-        scene = Scene()
-        scene.on_line("b", "Accept:Create Ia")
-        scene.connect("a")
-        scene.says("b", register("Ib", *lines), b=DONE)
-        assert scene.address("Ib") is None
-        scene.says("a", query("Ia", "Ib"), a=NOT_FOUND)
-        scene.leaves("b")
-        scene.says("a", query("Ia", "Ib"), a=NOT_FOUND)
+        play(scene, *LIFETIMES[case])
         assert scene.dials == []
-
-    def test_when_expires_is_zero_over_another_connection_then_it_is_withdrawn_too(self) -> None:
-        """It does not come back when the connection that registered it closes."""
-        scene = Scene()
-        scene.connect("a", "b1", "b2", "b3")
-        lines = ("Accept:Create Ia", "Address:127.0.0.1")
-        scene.says("b1", register("Ib", *lines, "Port:1"), b1=DONE)
-        scene.says("b2", register("Ib", *lines, "Port:2"), b2=DONE, b1=SUPERSEDED)
-        scene.says("b3", register("Ib", "Expires:0"), b3=DONE)
-        scene.says("a", query("Ia", "Ib"), a=NOT_FOUND)
-        scene.leaves("b2")
-        scene.says("a", query("Ia", "Ib"), a=NOT_FOUND)
 
     def test_when_an_address_is_registered_then_the_resolver_has_it(self) -> None:
         """From the mediator (A16, first half)."""
@@ -479,103 +621,36 @@ class AddressesTests:
 class DurabilityTests:
     """An acknowledgement follows the commit (I8), and a change is whole or not at all (A5)."""
 
-    def test_when_an_edit_is_being_kept_then_it_is_not_in_force(self) -> None:
-        """Nor told; then both (I8)."""
-        scene, store = with_store()
-        scene.connect("a", "b")
-        scene.says("a", register("Ia", "Accept:Create Ib"))
-        scene.says("b", query("Ib", "Ia"), b=DENIED)
-        scene.fires(store.pending[0], a=DONE)
-        scene.says("b", query("Ib", "Ia"), b=NOT_FOUND)
-        assert store.commits == [(PermitChange("Ia", ("Ib",)),)]
+    @pytest.mark.parametrize("case", EDITS)
+    def test_when_an_edit_is_being_kept_then_it_is_neither_in_force_nor_told(
+        self, case: str
+    ) -> None:
+        """Whatever happens in the meantime (A5, I2, I8, I9, I11, I12, I24)."""
+        scene, _ = with_store(PermitChange("Ia", ("Ix",)))
+        play(scene, *EDITS[case])
 
-    def test_when_a_withdrawal_is_answered_then_it_is_in_force(self) -> None:
-        """From then on (I2, I8)."""
-        scene, store = with_store(PermitChange("Ia", ("Ib",)))
-        scene.connect("a", "b")
-        scene.says("a", register("Ia", "Accept:Delete Ib"))
-        scene.says("b", query("Ib", "Ia"), b=NOT_FOUND)
-        scene.fires(store.pending[0], a=DONE)
-        scene.says("b", query("Ib", "Ia"), b=DENIED)
+    @pytest.mark.parametrize("case", BOTH)
+    def test_when_a_list_and_an_address_are_registered_then_both_are_in_force_or_none(
+        self, case: str
+    ) -> None:
+        """Whatever happens until they are kept (A5, A7, I8, I10)."""
+        scene, _ = with_store(PermitChange("Ia", ("Ix",)))
+        play(scene, *BOTH[case])
 
-    def test_when_a_commit_fails_then_nothing_has_changed(self) -> None:
-        """The cause is told (A5)."""
-        scene, store = with_store(PermitChange("Ia", ("Ib",)))
-        scene.connect("a")
-        scene.says("a", register("Ia", "Accept:Create Ix"))
-        scene.fires(store.pending[0], StoreFailed("the disk is full"), a=failed("the disk is full"))
-        scene.says("a", PERMITS, a=permits("Create Ib"))
-        scene.says("a", register("Ia", "Accept:Add Ic"))
-        scene.fires(store.pending[1], a=DONE)
-        scene.says("a", PERMITS, a=permits("Create Ib,Ic"))
-
-    def test_when_two_connections_edit_at_once_then_neither_edit_is_lost(self) -> None:
-        """Both are in flight (I9)."""
-        scene, store = with_store()
-        scene.connect("a1", "a2", "a3")
-        scene.says("a1", register("Ia", "Accept:Add Ib"))
-        scene.says("a2", register("Ia", "Accept:Add Ic"))
-        scene.says("a3", register("Ia", "Accept:Add Id"))
-        assert len(store.pending) == 1
-        scene.fires(store.pending[0], a1=DONE)
-        scene.fires(store.pending[1], StoreFailed("no"), a2=failed("no"))
-        scene.fires(store.pending[2], a3=DONE)
-        scene.says("a1", PERMITS, a1=permits("Create Ib,Id"))
-
-    def test_when_a_list_is_asked_for_behind_an_edit_then_it_has_that(self) -> None:
-        """The list that the edit leaves (I8, I11)."""
-        scene, store = with_store(PermitChange("Ia", ("Ib",)))
-        scene.connect("a")
-        scene.says("a", register("Ia", "Accept:Add Ic"))
-        scene.says("a", PERMITS)
-        scene.fires(store.pending[0], a=DONE + permits("Create Ib,Ic"))
+    def test_when_there_is_a_bug_then_there_is_no_address_either(self, logged: Logged) -> None:
+        """As if the store had failed."""
+        scene, _ = with_store()
+        bug = RuntimeError("a bug")
+        play(scene, connect("a"), moves("a", 1, "Accept:Add Ib"), kept(0, bug, a=UNAVAILABLE))
+        play(scene, at(None), inactive, accepted())
+        assert len(logged.failures()) == 1
 
     def test_when_a_list_has_grown_too_long_then_the_edit_is_refused(self) -> None:
         """By the time that its turn comes (I15)."""
-        full = tuple(f"x{n}" for n in range(999))
-        scene, store = with_store(PermitChange("Ia", full))
-        scene.connect("a1", "a2")
-        scene.says("a1", register("Ia", "Accept:Add Ib"))
-        scene.says("a2", register("Ia", "Accept:Add Ic"))
+        scene, _ = with_store(PermitChange("Ia", tuple(f"x{n}" for n in range(999))))
         why = failed("a list holds at most 1000 identifiers")
-        scene.fires(store.pending[0], a1=DONE, a2=why)
-        assert len(store.commits) == 1
-
-    def test_when_one_commit_is_slow_then_other_identifiers_do_not_wait(self) -> None:
-        """None of them (I24)."""
-        scene, store = with_store()
-        scene.connect("a", "b")
-        scene.says("a", register("Ia", "Accept:Add Ib"))
-        scene.says("b", register("Ib", "Accept:Add Ia"))
-        scene.fires(store.pending[1], b=DONE)
-        scene.fires(store.pending[0], a=DONE)
-
-    def test_when_the_terminal_leaves_then_its_edit_is_made_even_so(self) -> None:
-        """Once it is kept (I9)."""
-        scene, store = with_store()
-        scene.connect("a")
-        scene.says("a", register("Ia", "Accept:Add Ib", "Address:127.0.0.1", "Expires:60"))
-        scene.leaves("a")
-        scene.passes(1000)
-        scene.fires(store.pending[0])
-        scene.new_says("b", query("Ib", "Ia"), "")
-        assert [dial.port for dial in scene.dials] == [1203]
-        scene.passes(60, b="NOTIFY\nCallee not Connected.\n\n")
-        assert scene.address("Ia") is None
-
-    def test_when_a_connection_leaves_before_its_address_is_in_force_then_reach_is_as_before(
-        self,
-    ) -> None:
-        """And so is the address (I12), though reach returned to an older connection in the
-        meantime.
-        """
-        scene, store = with_store(PermitChange("Ia", ("Ix",)))
-        scene.connect("x", "a2")
-        scene.on_line("a", port=1)
-        scene.says("a2", register("Ia", "Accept:Add Ib", "Address:127.0.0.1", "Port:2"))
-        scene.leaves("a2")
-        scene.fires(store.pending[0])
-        scene.calls("x", "a", port=1)
+        play(scene, connect("a1", "a2"), edit("a1", "Add Ib"), edit("a2", "Add Ic"))
+        play(scene, kept(0, a1=DONE, a2=why), commits(1))
 
     def test_when_the_resolver_is_away_then_a_registration_with_an_address_fails(self) -> None:
         """All of it (A5)."""
@@ -598,109 +673,3 @@ class DurabilityTests:
         for what in ("lookup", "register", "withdraw"):
             resolver.errors[what] = ServiceUnavailable()
         scene.new_says("a", register("Ia", "Accept:Create Ib"), DONE)
-
-
-class BothAtOnceTests:
-    """Permits and address in one message: both or neither (A5)."""
-
-    def test_when_a_list_and_an_address_are_registered_then_both_are_in_force_or_none(self) -> None:
-        """Only then is it told (I8)."""
-        scene, store = with_store()
-        scene.connect("a")
-        scene.says("a", register("Ia", "Accept:Add Ib", "Address:127.0.0.1"))
-        assert scene.context.connections.active("Ia") is None
-        scene.fires(store.pending[0], a=DONE)
-        assert scene.address("Ia") == ("127.0.0.1", 1203)
-        assert scene.context.permits.table.accepted("Ia") == ("Ib",)
-
-    @pytest.mark.parametrize("error", [StoreFailed("no"), RuntimeError("a bug")])
-    def test_when_the_commit_fails_then_there_is_no_address_as_before(
-        self, error: Exception, logged: Logged
-    ) -> None:
-        """Whatever failed."""
-        scene, store = with_store()
-        scene.connect("a")
-        scene.says("a", register("Ia", "Accept:Add Ib", "Address:127.0.0.1"))
-        is_bug = isinstance(error, RuntimeError)
-        scene.fires(store.pending[0], error, a=UNAVAILABLE if is_bug else failed("no"))
-        assert scene.address("Ia") is None
-        assert scene.context.connections.active("Ia") is None
-        assert scene.context.permits.table.accepted("Ia") == ()
-        assert len(logged.failures()) == is_bug
-
-    def test_when_the_commit_fails_then_the_address_before_is_back(self) -> None:
-        """That of an open connection; it expires with it."""
-        scene, store = with_store()
-        scene.on_line("a", "Expires:60", port=1)
-        scene.says("a", register("Ia", "Accept:Add Ib", "Address:127.0.0.1", "Port:2"))
-        scene.fires(store.pending[0], StoreFailed("no"), a=failed("no"))
-        assert scene.address("Ia") == ("127.0.0.1", 1)
-        scene.passes(1000)
-        assert scene.address("Ia") == ("127.0.0.1", 1)
-        scene.leaves("a")
-        scene.passes(60)
-        assert scene.address("Ia") is None
-
-    def test_when_the_commit_fails_and_the_holder_has_gone_then_its_address_expires(self) -> None:
-        """As if the connection went now."""
-        scene, store = with_store()
-        scene.connect("a1", "a2")
-        scene.says("a1", register("Ia", "Address:127.0.0.1", "Port:1", "Expires:60"), a1=DONE)
-        scene.says("a2", register("Ia", "Accept:Add Ib", "Address:127.0.0.1", "Port:2"))
-        scene.leaves("a1")
-        scene.fires(store.pending[0], StoreFailed("no"), a2=failed("no"))
-        assert scene.address("Ia") == ("127.0.0.1", 1)
-        scene.passes(60)
-        assert scene.address("Ia") is None
-
-    def test_when_the_commit_fails_then_an_expiring_address_lasts_no_longer(self) -> None:
-        """Than it would have (I10)."""
-        scene, store = with_store()
-        scene.on_line("a", "Expires:60", port=1)
-        scene.leaves("a")
-        scene.passes(50)
-        scene.connect("a")
-        scene.says("a", register("Ia", "Accept:Add Ib", "Address:127.0.0.1", "Port:2"))
-        scene.passes(4)
-        scene.fires(store.pending[0], StoreFailed("no"), a=failed("no"))
-        assert scene.address("Ia") == ("127.0.0.1", 1)
-        scene.passes(5)
-        assert scene.address("Ia") == ("127.0.0.1", 1)
-        scene.passes(1)
-        assert scene.address("Ia") is None
-
-    def test_when_an_address_waits_behind_another_then_it_is_the_one_that_stays(self) -> None:
-        """Behind a slow commit (A7, I10)."""
-        scene, store = with_store()
-        scene.connect("a")
-        scene.says("a", register("Ia", "Accept:Add Ib", "Address:127.0.0.1", "Port:1"))
-        scene.says("a", register("Ia", "Address:127.0.0.1", "Port:2", "Expires:60"))
-        scene.fires(store.pending[0], a=DONE + DONE)
-        assert scene.address("Ia") == ("127.0.0.1", 2)
-        scene.leaves("a")
-        scene.passes(60)
-        assert scene.address("Ia") is None
-
-    def test_when_a_registration_is_taken_back_then_the_next_one_is_not(self) -> None:
-        """When a registration is taken back, the next one is not."""
-        scene, store = with_store()
-        scene.connect("a1", "a2")
-        scene.says("a1", register("Ia", "Accept:Add Ib", "Address:127.0.0.1", "Port:1"))
-        scene.says("a2", register("Ia", "Address:127.0.0.1", "Port:2"))
-        scene.fires(store.pending[0], StoreFailed("no"), a1=failed("no"), a2=DONE)
-        assert scene.address("Ia") == ("127.0.0.1", 2)
-
-    def test_when_an_address_had_to_wait_then_it_is_as_new_as_its_turn(self) -> None:
-        """And not as its message (A7)."""
-        scene, store = with_store(PermitChange("Ia", ("Ix",)))
-        scene.connect("x", "a1", "a2", "a3")
-        scene.says("a1", register("Ia", "Address:127.0.0.1", "Port:1"), a1=DONE)
-        second = register("Ia", "Address:127.0.0.1", "Port:2")
-        scene.says("a2", second, a2=DONE, a1=SUPERSEDED)
-        scene.says("a1", register("Ia", "Accept:Add Ib"))
-        scene.says("a3", register("Ia", "Address:127.0.0.1", "Port:3"))
-        scene.passes(1)
-        scene.leaves("a2")
-        scene.fires(store.pending[0], a1=DONE + SUPERSEDED, a3=DONE)
-        assert scene.address("Ia") == ("127.0.0.1", 3)
-        scene.calls("x", "a3", port=3)
