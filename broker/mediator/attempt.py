@@ -38,7 +38,7 @@ class CallAttempt:
     :ivar binding: where the callee is (``locate``)
     :ivar located_at: the registry's number when that was looked up
     :ivar callee_connection: the connection over which the callee is reached (``reach``)
-    :ivar credentials: what opens the session ; drawn once it is permitted
+    :ivar credentials: what opens the session; drawn once it is permitted
     :ivar use: the use of a permit that allows a number of calls, once it is taken
     :ivar durable_entry: the permit entry that something durable names: a use, or a disclosure
     """
@@ -98,7 +98,7 @@ class CallAttempt:
         """
         context = self.context
         self.located_at = context.connections.last_registration
-        try:  # as ``locate`` below: its coroutine would be one more on every call's way
+        try:  # ``locate`` below, in place: one more coroutine would cost every call a percent
             self.binding = await context.resolver.lookup(self.callee)
         except CalleeNotFound:
             self.binding = context.connections.source_of(self.callee)
