@@ -296,7 +296,7 @@ class WithdrawnTests:
 
 
 class AsEditsTests:
-    """A list told as edits, the way ``QUERY`` / ``PERMITS`` answers."""
+    """Entries as edits (fig. 3a–c), the way ``QUERY`` / ``PERMITS`` answers too."""
 
     @settings(deadline=None, max_examples=60)
     @example([f"{n}" + "あ" * 40 for n in range(40)])
@@ -309,10 +309,6 @@ class AsEditsTests:
         assert table.accepted("Ia") == tuple(some)
         assert lines[0].startswith("Create")
         assert all(len(line.encode()) <= LINE_BYTES for line in lines)
-
-
-class EditsTests:
-    """The edits that name many (fig. 3a–c)."""
 
     @pytest.mark.parametrize(
         ("change", "names", "expected"),
