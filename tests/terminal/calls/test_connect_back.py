@@ -632,7 +632,7 @@ ASKS = f"REQUEST\nCallee:Ib\nPassword:{SECRET}\nAddress:{HOST}\nPort:{WAITS}\n\n
 
 
 class ComingTests:
-    """The callee dials where it was told, and serves one session there."""
+    """The callee dials where it was told; what it serves there is in ``test_dial_back``."""
 
     def comes(self) -> tuple[BackScene, Client, str]:
         """Ib connects to a caller that a test plays: the connection, and the session."""
@@ -657,33 +657,6 @@ class ComingTests:
         """For which session it connects, and nothing else: neither who it is nor to whom."""
         _, met, session = self.comes()
         assert met.text() == f"NOTIFY\nSession:{session}\n\n"
-
-    def test_another_session(self) -> None:
-        """There it serves the session that it has dialled for, and no other."""
-        scene, met, _ = self.comes()
-        met.bytes()
-        scene.ib._listener.expect(an_expected_call(session="S9"))
-        handshake = a_handshake(initiator=True, session="S9")
-        body = handshake.write(Message(REQUEST, Identifier=CALLER, Password=PASSWORD))
-        met.send(framed("S9", body))
-        scene.world.run()
-        assert (met.closed, met.bytes()) == (True, b"")
-
-    def test_a_caller_that_comes_in_turn(self) -> None:
-        """There no callee connects for a session of ours, though we wait for one elsewhere."""
-        scene, met, _ = self.comes()
-        met.bytes()
-        scene.ib.call_back("Iy", Maker(), password="x").addErrback(lambda _: None)
-        scene.world.run()
-        met.send(Message(NOTIFY, Session="S9"))
-        scene.world.run()
-        assert (met.closed, met.bytes()) == (True, b"")
-
-    def test_nobody_speaks(self) -> None:
-        """A caller that says nothing is left after a while."""
-        scene, met, _ = self.comes()
-        scene.world.advance(HANDSHAKE_TIMEOUT)
-        assert met.closed
 
     def test_nobody_is_there(self) -> None:
         """It says so to the mediator, which forgets the session."""

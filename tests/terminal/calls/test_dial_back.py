@@ -128,21 +128,18 @@ class DialsTests:
     """When the callee dials its caller."""
 
     def test_half_a_second_later(self) -> None:
-        """The caller's own ways have that time to lead here."""
+        """The caller's own candidates have that time; then it says for which session it has come,
+        and nothing else until it is spoken to.
+        """
         home = Home().waits()
         home.world.advance(0.49)
         assert home.dialled == []
         home.world.advance(0.01)
         assert home.dialled == [(0.5, WAITS)]
-        home.world.advance(20)
-        assert len(home.dialled) == 1
-
-    def test_what_it_says(self) -> None:
-        """For which session it has come, and nothing else, until it is spoken to."""
-        home = Home().waits()
-        home.world.advance(0.5)
         (protocol,) = home.maker.made
         assert protocol.received == Message(NOTIFY, Session=SESSION).encode()
+        home.world.advance(20)
+        assert len(home.dialled) == 1
 
     def test_both_dial(self, simultaneous: Simultaneous) -> None:
         """From the line's own port, a quarter of a second before; there it says nothing."""
@@ -153,12 +150,8 @@ class DialsTests:
         assert simultaneous.begun == [(0.25, SHARED, MEETING, DIAL_TIMEOUT)]
         assert simultaneous.stands().bytes() == b""
         assert home.dialled == []
-
-    def test_each(self, simultaneous: Simultaneous) -> None:
-        """One beside the other."""
-        home = Home(simultaneous).waits(seen="198.50.100.7 40001")
+        home = Home(Simultaneous()).waits(seen="198.50.100.7 40001")  # one beside the other
         home.world.advance(0.5)
-        assert [at for at, *_ in simultaneous.begun] == [0.25]
         assert home.dialled == [(0.5, WAITS)]
 
     def test_not_asked_for(self, simultaneous: Simultaneous) -> None:
@@ -227,18 +220,23 @@ class NotDialledTests:
         assert simultaneous.begun == []
         assert home.dialled == [(0.5, WAITS)]
 
-    def test_begun(self, simultaneous: Simultaneous) -> None:
-        """A session that is spent is spent (I7): no timer waits to no purpose."""
+    @pytest.mark.parametrize("how", ["begun", "terminated", "line lost", "stopped"])
+    def test_not_now(self, how: str, simultaneous: Simultaneous) -> None:
+        """Nobody is dialled for a session that has begun (I7) or is void, nor once the mediator is
+        lost (I2) or the terminal stops: no timer waits to no purpose.
+        """
         home = self.called(simultaneous)
-        home.requests().prove()
-        assert len(home.handler.calls) == 1
-        assert home.ib._dial_back._timers == {}
-        self.nobody(home, simultaneous)
-
-    def test_terminated(self, simultaneous: Simultaneous) -> None:
-        """Nor is anybody dialled for a session that is void (I2)."""
-        home = self.called(simultaneous)
-        home.terminate()
+        if how == "begun":
+            home.requests().prove()
+            assert len(home.handler.calls) == 1
+        elif how == "terminated":
+            home.terminate()
+        elif how == "line lost":
+            home.world.lose_line("Ib")
+        else:
+            stopped = Outcome(home.ib.stopService())
+            home.world.run()
+            assert stopped.done
         assert home.ib._dial_back._timers == {}
         self.nobody(home, simultaneous)
 
@@ -294,21 +292,6 @@ class NotDialledTests:
             SESSION, CALLER, PASSWORD, REPLY_PASSWORD, KEY, now + 0.25, (HOST, WAITS), MEETING
         )
         home.ib.call_announced(home.line, call)
-        self.nobody(home, simultaneous)
-
-    def test_line_lost(self, simultaneous: Simultaneous) -> None:
-        """Whom its mediator can't reach any more goes nowhere on its word (I2)."""
-        home = self.called(simultaneous)
-        home.world.lose_line("Ib")
-        self.nobody(home, simultaneous)
-
-    def test_stopped(self, simultaneous: Simultaneous) -> None:
-        """With the terminal all of it ends, and no timer is left."""
-        home = self.called(simultaneous)
-        stopped = Outcome(home.ib.stopService())
-        assert home.ib._dial_back._timers == {}
-        home.world.run()
-        assert stopped.done
         self.nobody(home, simultaneous)
 
     @pytest.mark.parametrize("way", ["back", "seen"])
@@ -381,19 +364,21 @@ class JudgedTests:
             assert self.dials(host, simultaneous) == (False, False)
         assert [line for line in lines if "Ia is not dialled: " in line]
 
-    @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "10.0.0.1"])
-    def test_from_the_internet(self, host: str, simultaneous: Simultaneous) -> None:
-        """Nor itself, nor what is private, where its mediator is in the Internet."""
-        assert self.dials(host, simultaneous, mediator=PUBLIC) == (False, False)
-
-    @pytest.mark.parametrize("mediator", ["", PUBLIC, "10.0.0.1"])
-    def test_dialled(self, mediator: str, simultaneous: Simultaneous) -> None:
-        """The Internet is."""
-        assert self.dials("198.50.100.9", simultaneous, mediator=mediator) == (True, True)
-
-    def test_where_its_mediator_is(self, simultaneous: Simultaneous) -> None:
-        """So is the kind of network in which its mediator is."""
-        assert self.dials("10.9.9.9", simultaneous, mediator="10.0.0.1") == (True, True)
+    @pytest.mark.parametrize(
+        ("host", "mediator", "dialled"),
+        [
+            # Neither itself nor what is private, if its mediator is in the Internet.
+            *((host, PUBLIC, False) for host in ("127.0.0.1", "::1", "10.0.0.1")),
+            # The Internet, and the kind of network in which its mediator is.
+            *(("198.50.100.9", mediator, True) for mediator in ("", PUBLIC, "10.0.0.1")),
+            ("10.9.9.9", "10.0.0.1", True),
+        ],
+    )
+    def test_by_its_mediator(
+        self, host: str, mediator: str, dialled: bool, simultaneous: Simultaneous
+    ) -> None:
+        """What is dialled depends on where its mediator is."""
+        assert self.dials(host, simultaneous, mediator=mediator) == (dialled, dialled)
 
     def test_itself(self, simultaneous: Simultaneous) -> None:
         """Its own listener is not."""
@@ -493,25 +478,18 @@ class ComeTests:
         home.requests().prove()
         assert home.handler.calls[0][2].transport.candidate is None
 
-    def test_another_session(self) -> None:
-        """Another session is not served there, though it is expected."""
-        home = Home()
-        client = self.come(home)
+    @pytest.mark.parametrize("both", [False, True])
+    def test_another_session(self, both: bool, simultaneous: Simultaneous) -> None:
+        """Another session is not served there, though it is expected; nor where both dialled."""
+        home = Home(simultaneous)
+        if both:
+            home.announce(seen="198.50.100.7 40001").world.advance(0.25)
+        client = simultaneous.stands() if both else self.come(home)
         home.ib._listener.expect(_call("S9", "Ic"))
         requester = Requester(client, session="S9", caller="Ic", identifier="Ic").send()
         assert requester.shut_out
         assert home.handler.calls == []
-        assert home.ib._listener._held.__len__() == 0
-
-    def test_another_session_where_both_dialled(self, simultaneous: Simultaneous) -> None:
-        """Nor there."""
-        home = Home(simultaneous).announce(seen="198.50.100.7 40001")
-        home.world.advance(0.25)
-        client = simultaneous.stands()
-        home.ib._listener.expect(_call("S9", "Ic"))
-        requester = Requester(client, session="S9", caller="Ic", identifier="Ic").send()
-        assert requester.shut_out
-        assert home.handler.calls == []
+        assert len(home.ib._listener._held) == 0
 
     def test_nobody_comes_there(self) -> None:
         """Nor does whoever is there come for a session of ours."""

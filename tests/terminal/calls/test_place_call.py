@@ -166,15 +166,16 @@ class PlacedTests:
         call.reached().answer(an_answer())
         assert call.outcome.value is not None
 
-    def test_called_by_another_name(self) -> None:
-        """The handshake names the callee as the mediator does, whatever it was called by (A18)."""
-        call = Try(callee="the office").granted(Callee=CALLEE)
-        call.reached().answer(an_answer())
-        assert call.outcome.value.transport.peer == CALLEE
-
-    def test_calling_by_another_name(self) -> None:
-        """So is the caller, whatever it called itself (C1)."""
-        call = Try(caller="太郎").granted(Identifier=CALLER)
+    @pytest.mark.parametrize(
+        ("names", "told"),
+        [
+            ({"callee": "the office"}, {"Callee": CALLEE}),
+            ({"caller": "太郎"}, {"Identifier": CALLER}),
+        ],
+    )
+    def test_by_another_name(self, names: dict[str, Any], told: dict[str, str]) -> None:
+        """The handshake names both as the mediator does, whatever they were called by (A18, C1)."""
+        call = Try(**names).granted(**told)
         call.reached().answer(an_answer())
         assert call.outcome.value.transport.peer == CALLEE
 
@@ -229,28 +230,24 @@ class RefusedTests:
 class NotReachedTests:
     """A callee that can't be reached directly."""
 
-    def test_nobody_answers(self) -> None:
-        """It is said who and where, and why."""
-        call = Try().granted()
-        call.clock.dials[1].refuse()
-        assert call.failure.startswith("Ib could not be reached directly at 192.0.2.7:1300: ")
+    @pytest.mark.parametrize(
+        ("host", "how"), [(HOST, "refused"), (HOST, "silent"), ("nowhere.example", "unknown")]
+    )
+    def test_not_reached(self, host: str, how: str) -> None:
+        """It is said which and where, and why: refused, silent for 10 s, or not to be looked up."""
+        call = Try().granted(host)
+        dial: Any = call.clock.dials[1]
+        if how == "refused":
+            dial.refuse()
+        elif how == "silent":
+            advance(call.clock, DIAL_TIMEOUT - 0.1)
+            assert not call.outcome.done
+            advance(call.clock, 0.1)
+        else:
+            dial.over = True
+            dial.factory.clientConnectionFailed(dial, Failure(DNSLookupError("no such host")))
+        assert call.failure.startswith(f"Ib could not be reached directly at {host}:1300: ")
         assert call.maker.made == []
-
-    def test_silence(self) -> None:
-        """A dial that comes to nothing is given up after 10 s."""
-        call = Try().granted()
-        advance(call.clock, DIAL_TIMEOUT - 0.1)
-        assert not call.outcome.done
-        advance(call.clock, 0.1)
-        assert "could not be reached" in call.failure
-
-    def test_unknown_host(self) -> None:
-        """A name that can't be looked up fails the call, not the program."""
-        call = Try().granted("nowhere.example")
-        failing: Any = call.clock.dials[1]
-        failing.over = True
-        failing.factory.clientConnectionFailed(failing, Failure(DNSLookupError("no such host")))
-        assert "could not be reached directly at nowhere.example" in call.failure
 
 
 class ImpostorTests:
@@ -367,29 +364,23 @@ class ImpostorTests:
 class ApplicationTests:
     """The caller's own application."""
 
-    def test_factory_gives_nothing(self) -> None:
-        """A factory may give no protocol: the callee is told, and the call fails."""
-        call = Try(Maker(lambda: None)).granted()
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_factory_gives_nothing(self, fails: bool) -> None:
+        """A factory may give no protocol, or fail: the callee is told, this call alone ends (I24)."""
+
+        def make() -> Plain | None:
+            if fails:
+                raise RuntimeError("the application is wrong")
+            return None
+
+        call = Try(Maker(make)).granted()
         callee = call.reached().answer(an_answer())
         assert call.failure == "the application gave no protocol for the call"
-        assert callee.heard() == [
-            (RecordType.DATA, b""),
-            (RecordType.ABORT, b"the call is not taken"),
-        ]
+        not_taken = (RecordType.ABORT, b"the call is not taken")
+        assert callee.heard() == [(RecordType.DATA, b""), not_taken]
         assert callee.client.closed
         assert call.reports == [(SESSION, "Failed")]
-        assert call.maker.started == 0
-
-    def test_factory_fails(self) -> None:
-        """A factory that fails ends this call alone (I24)."""
-
-        def broken() -> Plain:
-            raise RuntimeError("the application is wrong")
-
-        call = Try(Maker(broken)).granted()
-        call.reached().answer(an_answer())
-        assert call.failure == "the application gave no protocol for the call"
-        assert len(call.calls) == 0
+        assert (len(call.calls), call.maker.started) == (0, 0)
 
     def test_twisted_factory(self) -> None:
         """Any Twisted factory will do."""

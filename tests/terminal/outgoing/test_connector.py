@@ -125,93 +125,51 @@ def each(*kinds: str, why: str = "no route") -> str:
     return "Ib could not be reached: " + "; ".join(f"{WAYS[kind]}: {why}" for kind in kinds)
 
 
+NOWHERE = NotMet("no route")
+
+
 class OrderTests:
-    """When a way is begun."""
+    """When a candidate is begun."""
 
-    def test_staggered(self) -> None:
-        """Each 0.25 s after the one before, which goes on, in the order given."""
-        course = Course(LOCAL, DIRECT, HOLE_PUNCH)
+    @pytest.mark.parametrize(
+        ("kinds", "at_once", "fails", "begun"),
+        [
+            # Each 0.25 s after the one before, which goes on, in the order given.
+            ((LOCAL, DIRECT, HOLE_PUNCH), {}, None, (0, 0.25, 0.5)),
+            # The next one begins as the one before fails, and the one after that 0.25 s later.
+            ((LOCAL, DIRECT, HOLE_PUNCH), {}, (0.1, LOCAL), (0, 0.1, 0.35)),
+            # Whichever fails, nothing is gained by waiting on.
+            ((LOCAL, DIRECT, HOLE_PUNCH), {}, (0.3, LOCAL), (0, 0.25, 0.3)),
+            # One that fails as it begins takes no time from those after it, one or several.
+            ((LOCAL, DIRECT, HOLE_PUNCH), {LOCAL: NOWHERE}, None, (0, 0, 0.25)),
+            ((LOCAL, DIRECT, HOLE_PUNCH), {LOCAL: NOWHERE, DIRECT: NOWHERE}, None, (0, 0, 0)),
+            ((LOCAL, DIRECT, HOLE_PUNCH), {DIRECT: NOWHERE}, None, (0, 0.25, 0.25)),
+            # What only waits holds up no other, nor does it hurry any when it fails.
+            ((BACK, LOCAL, DIRECT), {}, None, (0, 0, 0.25)),
+            ((BACK, LOCAL, DIRECT), {}, (0.1, BACK), (0, 0, 0.25)),
+            ((DIRECT, BACK), {}, None, (0, 0.25)),
+        ],
+    )
+    def test_order(
+        self,
+        kinds: tuple[str, ...],
+        at_once: dict[str, Any],
+        fails: tuple[float, str] | None,
+        begun: tuple[float, ...],
+    ) -> None:
+        """Each is begun once, in order, 0.25 s apart, or as soon as the one before has failed."""
         assert CONNECTION_ATTEMPT_DELAY == 0.25
-        assert course.begun == [(LOCAL, 0)]
-        course.advance(0.249)
-        assert course.kinds == [LOCAL]
+        course = Course(*kinds, at_once=at_once)
+        if fails is not None:
+            course.advance(fails[0])
+            course.fails(fails[1])
+        while course.clock.getDelayedCalls():
+            course.advance(0.01)
+        assert course.kinds == list(kinds)
+        assert [at for _, at in course.begun] == pytest.approx(begun)
+        assert (course.ended, course.outcome.done) == ([], False)
         course.advance(10)
-        assert course.begun == [(LOCAL, 0), (DIRECT, 0.25), (HOLE_PUNCH, 0.5)]
-        assert course.ended == []
-        assert course.at_rest
-
-    def test_at_once_where_one_fails(self) -> None:
-        """The next one begins as the one before fails, and the one after that 0.25 s later."""
-        course = Course(LOCAL, DIRECT, HOLE_PUNCH)
-        course.advance(0.1)
-        course.fails(LOCAL)
-        assert course.begun == [(LOCAL, 0), (DIRECT, 0.1)]
-        course.advance(0.249)
-        assert course.kinds == [LOCAL, DIRECT]
-        course.advance(0.001)
-        assert course.begun[-1] == (HOLE_PUNCH, 0.35)
-
-    def test_an_earlier_one_fails(self) -> None:
-        """Whichever fails, nothing is gained by waiting on."""
-        course = Course(LOCAL, DIRECT, HOLE_PUNCH)
-        course.advance(0.3)
-        course.fails(LOCAL)
-        assert course.begun == [(LOCAL, 0), (DIRECT, 0.25), (HOLE_PUNCH, 0.3)]
-        course.advance(1)
-        assert len(course.begun) == 3
-        assert course.at_rest
-
-    def test_one_fails_as_it_begins(self) -> None:
-        """The one after it has its time for itself all the same."""
-        course = Course(LOCAL, DIRECT, HOLE_PUNCH, at_once={LOCAL: NotMet("no route")})
-        assert course.begun == [(LOCAL, 0), (DIRECT, 0)]
-        course.advance(0.25)
-        assert course.begun[2:] == [(HOLE_PUNCH, 0.25)]
-
-    def test_several_fail_as_they_begin(self) -> None:
-        """Each of those after them is begun once, in order, and none is left out."""
-        nowhere = {LOCAL: NotMet("no route"), DIRECT: NotMet("no route")}
-        course = Course(LOCAL, DIRECT, HOLE_PUNCH, at_once=nowhere)
-        assert course.begun == [(LOCAL, 0), (DIRECT, 0), (HOLE_PUNCH, 0)]
-        assert not course.outcome.done
-        assert list(course.stands(HOLE_PUNCH)) == [
-            FailedCandidate(WAYS[LOCAL], "no route"),
-            FailedCandidate(WAYS[DIRECT], "no route"),
-        ]
-
-    def test_the_second_fails_as_it_begins(self) -> None:
-        """So is the third begun at once where it is the timer that begins the second."""
-        course = Course(LOCAL, DIRECT, HOLE_PUNCH, at_once={DIRECT: NotMet("no route")})
-        course.advance(0.25)
-        assert course.begun == [(LOCAL, 0), (DIRECT, 0.25), (HOLE_PUNCH, 0.25)]
-        assert course.at_rest
-
-    def test_waiting_costs_nothing(self) -> None:
-        """A way on which nothing is sent holds up no other."""
-        course = Course(BACK, LOCAL, DIRECT)
-        assert course.begun == [(BACK, 0), (LOCAL, 0)]
-        course.advance(0.25)
-        assert course.begun[-1] == (DIRECT, 0.25)
-
-    def test_who_waits_fails(self) -> None:
-        """That somebody no longer waits hurries nobody, and ends nothing."""
-        course = Course(BACK, LOCAL, DIRECT)
-        course.advance(0.1)
-        course.fails(BACK)
-        assert course.kinds == [BACK, LOCAL]
-        course.advance(0.15)
-        assert course.begun[-1] == (DIRECT, 0.25)
-        assert list(course.stands(DIRECT)) == [
-            FailedCandidate(WAYS[BACK], "no route"),
-            FailedCandidate(WAYS[LOCAL], SLOWER),
-        ]
-
-    def test_who_waits_is_last(self) -> None:
-        """Nothing is left to begin after it."""
-        course = Course(DIRECT, BACK)
-        course.advance(0.25)
-        assert course.begun == [(DIRECT, 0), (BACK, 0.25)]
-        assert course.at_rest
+        assert len(course.begun) == len(kinds)
 
 
 class WonTests:
@@ -227,13 +185,6 @@ class WonTests:
         assert course.race.won == WAYS[kind]
         assert course.at_rest
 
-    def test_the_others_end_before_it_opens(self) -> None:
-        """There is one channel in a session: who could still open one is given up first."""
-        course = Course(BACK, LOCAL, DIRECT)
-        course.advance(0.3)
-        course.stands(DIRECT)
-        assert course.ended == [f"{BACK} given up", f"{LOCAL} given up", f"{DIRECT} opens"]
-
     def test_no_other_begins(self) -> None:
         """Neither as it opens nor ever after."""
         course = Course(LOCAL, DIRECT, HOLE_PUNCH)
@@ -244,45 +195,59 @@ class WonTests:
         assert course.outcome.value is course.protocol
         assert course.kinds == [LOCAL]
 
-    def test_tried(self) -> None:
-        """What became of each other way, whether it failed, was slower, or was not begun at all."""
-        course = Course(BACK, LOCAL, DIRECT, HOLE_PUNCH)
-        course.fails(LOCAL, "refused")
-        tried = course.stands(DIRECT)
-        assert tuple(tried) == (
-            FailedCandidate(WAYS[LOCAL], "refused"),
-            FailedCandidate(WAYS[HOLE_PUNCH], SLOWER),
-            FailedCandidate(WAYS[BACK], SLOWER),
+    @pytest.mark.parametrize(
+        ("kinds", "seconds", "fails", "wins", "others"),
+        [
+            # Failed, or slower, or not begun at all.
+            (
+                (BACK, LOCAL, DIRECT, HOLE_PUNCH),
+                0.0,
+                {LOCAL: "refused"},
+                DIRECT,
+                [(LOCAL, "refused"), (HOLE_PUNCH, SLOWER), (BACK, SLOWER)],
+            ),
+            # In the order in which they failed.
+            (
+                (LOCAL, DIRECT, HOLE_PUNCH),
+                0.5,
+                {DIRECT: "one", LOCAL: "two"},
+                HOLE_PUNCH,
+                [(DIRECT, "one"), (LOCAL, "two")],
+            ),
+            ((DIRECT,), 0.0, {}, DIRECT, []),
+        ],
+    )
+    def test_others(
+        self,
+        kinds: tuple[str, ...],
+        seconds: float,
+        fails: dict[str, str],
+        wins: str,
+        others: list[tuple[str, str]],
+    ) -> None:
+        """What became of each other candidate."""
+        course = Course(*kinds)
+        course.advance(seconds)
+        for kind, why in fails.items():
+            course.fails(kind, why)
+        expected = [FailedCandidate(WAYS[kind], why) for kind, why in others]
+        assert list(course.stands(wins)) == expected
+
+    @pytest.mark.parametrize("at_once", [False, True])
+    def test_the_others_end_before_it_opens(self, at_once: bool) -> None:
+        """There is one channel in a session: what could still open one is given up first, also
+        where the winner opens as it begins; those after it are not begun.
+        """
+        course = Course(
+            BACK, LOCAL, DIRECT, HOLE_PUNCH, at_once={DIRECT: Plain()} if at_once else {}
         )
-
-    def test_in_the_order_in_which_they_failed(self) -> None:
-        """And not in which they were begun."""
-        course = Course(LOCAL, DIRECT, HOLE_PUNCH)
-        course.advance(0.5)
-        course.fails(DIRECT, "one")
-        course.fails(LOCAL, "two")
-        assert list(course.stands(HOLE_PUNCH)) == [
-            FailedCandidate(WAYS[DIRECT], "one"),
-            FailedCandidate(WAYS[LOCAL], "two"),
-        ]
-
-    def test_only_one(self) -> None:
-        """Where there is no other way, none is told of."""
-        assert list(Course(DIRECT).stands(DIRECT)) == []
-
-    def test_as_it_begins(self) -> None:
-        """A way may stand at once: those after it are not begun."""
-        course = Course(LOCAL, DIRECT, HOLE_PUNCH, at_once={LOCAL: Plain()})
-        assert course.kinds == [LOCAL]
-        assert course.outcome.value is not None
-        assert course.at_rest
-
-    def test_beside_others_as_it_begins(self) -> None:
-        """Those before it are given up."""
-        course = Course(BACK, LOCAL, DIRECT, at_once={DIRECT: Plain()})
-        course.advance(0.25)
+        course.advance(0.3)
+        if not at_once:
+            course.stands(DIRECT)
         assert course.ended == [f"{BACK} given up", f"{LOCAL} given up", f"{DIRECT} opens"]
         assert course.outcome.value is not None
+        assert course.kinds == [BACK, LOCAL, DIRECT]
+        assert course.at_rest
 
     def test_what_is_given_up_says_nothing(self) -> None:
         """How others end, once they are given up, changes nothing and is in no log."""
@@ -351,23 +316,16 @@ class FailedTests:
         course.fails(LOCAL)
         assert str(course.outcome.error) == each(DIRECT, LOCAL)
 
-    def test_the_only_one_met_nobody(self) -> None:
-        """It is said which way that was."""
+    @pytest.mark.parametrize("met", [False, True])
+    def test_the_only_one(self, met: bool) -> None:
+        """It is said which candidate that was; what it met, if anything, speaks for itself."""
         course = Course(DIRECT)
-        course.fails(DIRECT)
+        why = "Ib closed the connection without an answer" if met else "no route"
+        course.fails(DIRECT, CallFailed(why) if met else why)
         error = course.outcome.error
-        assert str(error) == f"Ib could not be reached {WAYS[DIRECT]}: no route"
+        assert str(error) == (why if met else f"Ib could not be reached {WAYS[DIRECT]}: {why}")
         assert isinstance(error, CallFailed)
-        assert error.failed_candidates == (FailedCandidate(WAYS[DIRECT], "no route"),)
-
-    def test_the_only_one_met_somebody(self) -> None:
-        """Who was there, and what it did, speaks for itself."""
-        course = Course(DIRECT)
-        course.fails(DIRECT, CallFailed("Ib closed the connection without an answer"))
-        error = course.outcome.error
-        assert str(error) == "Ib closed the connection without an answer"
-        assert isinstance(error, CallFailed)
-        assert error.failed_candidates == (FailedCandidate(WAYS[DIRECT], str(error)),)
+        assert error.failed_candidates == (FailedCandidate(WAYS[DIRECT], why),)
 
     def test_failed_already(self) -> None:
         """What could not even be begun is told of with the rest, and first."""
@@ -388,21 +346,14 @@ class FailedTests:
         assert course.ended == [f"{BACK} given up", f"{LOCAL} given up"]
         course.advance(10)
         assert course.kinds == [BACK, LOCAL, DIRECT]
-        assert course.at_rest
-
-    @pytest.mark.parametrize("kind", [BACK, LOCAL])
-    def test_denied_stands_for_nothing(self, kind: str) -> None:
-        """No way has won, and what waited for its channel waits for none."""
-        course = Course(BACK, LOCAL)
-        course.fails(kind, CallDenied("Ib denied the call"))
         assert course.race.won is None
-        assert course.outcome.done
-
-    def test_denied_as_it_begins(self) -> None:
-        """Nothing is begun after it."""
+        assert course.at_rest
         course = Course(LOCAL, DIRECT, at_once={LOCAL: CallDenied("Ib denied the call")})
         assert type(course.outcome.error) is CallDenied
-        assert course.kinds == [LOCAL]
+        assert course.kinds == [LOCAL]  # nothing is begun after it
+        course = Course(BACK, LOCAL)
+        course.fails(BACK, CallDenied("Ib denied the call"))
+        assert (course.race.won, course.outcome.done) == (None, True)
 
     def test_who_answered_is_not_it(self) -> None:
         """What a stranger at one address does leaves the others as they are (A23)."""
