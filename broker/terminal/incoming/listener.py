@@ -199,9 +199,10 @@ class InboundListener:
     # The proof: a caller's first record.
 
     def _admits(self, call: PendingCall, request: Message) -> bool:
+        fields = request.fields
         return (
             request.verb == REQUEST
-            and call.admits(request.get("Identifier") or "", request.get("Password") or "")
+            and call.admits(fields.get("Identifier", ""), fields.get("Password", ""))
             and self.handler is not None
             and self._events.has_room()
         )

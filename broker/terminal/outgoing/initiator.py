@@ -144,7 +144,7 @@ class InitiatorHandshake:
 
     def _is_callee(self, answer: Message) -> bool:
         """The mutual check (A23): the callee shows a password of its own; in constant time."""
-        shown = (answer.get("Password") or "").encode("utf-8")
+        shown = answer.fields.get("Password", "").encode("utf-8")
         expected = self._call.credentials.fields.get("Reply Password", "").encode("utf-8")
         return hmac.compare_digest(shown, expected)
 

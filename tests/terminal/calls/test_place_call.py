@@ -366,7 +366,7 @@ class ApplicationTests:
 
     @pytest.mark.parametrize("fails", [False, True])
     def test_factory_gives_nothing(self, fails: bool) -> None:
-        """A factory may give no protocol, or fail: the callee is told, this call alone ends (I24)."""
+        """A factory may give no protocol, or fail: the callee is told, this call ends (I24)."""
 
         def make() -> Plain | None:
             if fails:

@@ -33,8 +33,10 @@ class Router:
     :ivar slow: whether it takes its time to close one
     """
 
-    def __init__(self, address: str = OUTSIDE, port: int = 7000) -> None:
-        self.says: PortMapping | Exception | None = _mapping(address, port)
+    def __init__(
+        self, address: str = OUTSIDE, port: int = 7000, says: Exception | None = None
+    ) -> None:
+        self.says: PortMapping | Exception | None = says or _mapping(address, port)
         self.open: set[int] = set()
         self.asked = 0
         self.slow = False
@@ -92,12 +94,18 @@ class View:
     :ivar held: tries that are under way, where they take their time
     """
 
-    def __init__(self, host: str = OUTSIDE, local: str = LOCAL) -> None:
+    def __init__(
+        self,
+        host: str = OUTSIDE,
+        local: str = LOCAL,
+        fails: Exception | None = None,
+        gone: Exception | None = None,
+    ) -> None:
         self.local_host = local
         self.host = host
         self.tried: list[int] = []
-        self.fails: Exception | None = None
-        self.gone: Exception | None = None
+        self.fails = fails
+        self.gone = gone
         self.held: list[Deferred[tuple[str, int]]] | None = None
 
     def outside(self, port: int | None = None) -> Deferred[tuple[str, int]]:
@@ -163,49 +171,58 @@ class VerifiedTests:
         house.view.held[0].callback((OUTSIDE, 7000))
         assert outcome.value == (OUTSIDE, 7000)
 
-    def test_another_router_in_between(self) -> None:
-        """The router says one address, the mediator sees another."""
-        house = House(Router("192.168.1.2"), View("11.0.113.1"))
-        house.refuses(
-            "the router says its outside address is 192.168.1.2, the mediator sees 11.0.113.1:"
-            " another router is in between"
-        )
-        assert house.view.tried == [7000]  # the one that was good
+    @pytest.mark.parametrize(
+        ("router", "view", "why"),
+        [
+            (
+                Router("192.168.1.2"),
+                View("11.0.113.1"),
+                "the router says its outside address is 192.168.1.2, the mediator sees 11.0.113.1:"
+                " another router is in between",
+            ),
+            (
+                Router(),
+                View(fails=NotReached("nothing answers at 11.0.113.1 port 7000 from here")),
+                "the router has opened its port 7000 by PCP; the mediator has tried it:"
+                " nothing answers at 11.0.113.1 port 7000 from here",
+            ),
+            (
+                Router(),
+                View(fails=TooManyRequests("wait a minute")),
+                "the router has opened its port 7000 by PCP; the mediator has tried it:"
+                " wait a minute",
+            ),
+            # What became of each method is told.
+            (
+                Router(says=NotMapped("PCP: silent", "UPnP: no router answers")),
+                View(),
+                "PCP: silent; UPnP: no router answers",
+            ),
+            # Nothing is asked of the router then.
+            (
+                Router(),
+                View(gone=ServiceUnavailable("the mediator did not answer")),
+                "the mediator does not say where we are: the mediator did not answer",
+            ),
+            (
+                Router(),
+                View("2001:db8::7"),
+                "the mediator sees 2001:db8::7, and no router is asked by IPv6",
+            ),
+        ],
+    )
+    def test_refused(self, router: Router, view: View, why: str) -> None:
+        """What is not so is not told as an address: the cause is."""
+        seen = view.host if view.gone is None else ""
+        House(router, view).refuses(why)
+        asks_nothing = not seen or ":" in seen
+        assert router.asked == (1 if asks_nothing else 2)  # once is afterwards
+        assert view.tried == [7000] * (2 if "has tried it" in why else 1)
 
     def test_a_closed_network(self) -> None:
         """A private address is as good, if it is the one that is seen (D10)."""
         house = House(Router("10.0.0.9"), View("10.0.0.9"))
         assert house.open().value == ("10.0.0.9", 7000)
-
-    def test_nobody_comes_through(self) -> None:
-        """The router says that it is open, and it is not."""
-        house = House()
-        house.view.fails = NotReached("nothing answers at 11.0.113.1 port 7000 from here")
-        house.refuses(
-            "the router has opened its port 7000 by PCP; the mediator has tried it:"
-            " nothing answers at 11.0.113.1 port 7000 from here"
-        )
-
-    def test_not_tried(self) -> None:
-        """A mediator that tries no more proves nothing."""
-        house = House()
-        house.view.fails = TooManyRequests("wait a minute")
-        house.refuses(
-            "the router has opened its port 7000 by PCP; the mediator has tried it: wait a minute"
-        )
-
-    def test_the_router_opens_none(self) -> None:
-        """What became of each way is told."""
-        house = House()
-        house.router.says = NotMapped("PCP: silent", "UPnP: no router answers")
-        house.refuses("PCP: silent; UPnP: no router answers")
-
-    def test_the_mediator_says_nothing(self) -> None:
-        """Nothing is asked of the router then."""
-        house = House()
-        house.view.gone = ServiceUnavailable("the mediator did not answer")
-        house.refuses("the mediator does not say where we are: the mediator did not answer")
-        assert house.router.asked == 1  # afterwards
 
     def test_the_line_goes(self) -> None:
         """The line's own failure is told as such, and what was opened is closed."""
@@ -214,11 +231,6 @@ class VerifiedTests:
         outcome = house.open()
         assert isinstance(outcome.error, ConnectionLost)
         assert house.router.open == set()
-
-    def test_seen_by_ipv6(self) -> None:
-        """No router is asked for what it can't open."""
-        house = House(view=View("2001:db8::7"))
-        house.refuses("the mediator sees 2001:db8::7, and no router is asked by IPv6")
 
     def test_closed_again_meanwhile(self) -> None:
         """What the router takes back while it is being tried is not told."""
@@ -234,18 +246,13 @@ class NoRouterTests:
     """A host that is seen at its own address needs nothing opened (D10)."""
 
     def test_its_own_address(self) -> None:
-        """It is tried all the same."""
+        """It is tried all the same; what can't be reached, behind a firewall, is told."""
         house = House(view=View(LOCAL))
         assert house.open().value == (LOCAL, PORT)
         assert (house.view.tried, house.router.asked) == ([PORT], 0)
         assert house.close().done
-
-    def test_behind_a_firewall(self) -> None:
-        """What can't be reached is told."""
-        house = House(view=View(LOCAL))
         house.view.fails = NotReached("nothing answers")
-        outcome = house.open()
-        assert str(outcome.error) == "the mediator has tried it: nothing answers"
+        assert str(house.open().error) == "the mediator has tried it: nothing answers"
 
 
 class SharedTests:
@@ -271,27 +278,17 @@ class SharedTests:
         assert first.value == second.value == (OUTSIDE, 7000)
         assert house.router.asked == 1
 
-    def test_the_first_is_given_up(self) -> None:
-        """The second has it opened for itself."""
+    @pytest.mark.parametrize("which", [0, 1])
+    def test_one_is_given_up(self, which: int) -> None:
+        """The other has it: the second opens it for itself, if it is the first that is given up."""
         house = House()
         house.view.held = []
-        first, second = house.open(), house.open()
-        first.deferred.cancel()
-        assert isinstance(first.error, CancelledError)
-        house.view.held[1].callback((OUTSIDE, 7000))
-        assert second.value == (OUTSIDE, 7000)
-        house.close()
-        assert house.router.open == set()
-
-    def test_the_second_is_given_up(self) -> None:
-        """The first has it."""
-        house = House()
-        house.view.held = []
-        first, second = house.open(), house.open()
-        second.deferred.cancel()
-        assert isinstance(second.error, CancelledError)
-        house.view.held[0].callback((OUTSIDE, 7000))
-        assert first.value == (OUTSIDE, 7000)
+        both = [house.open(), house.open()]
+        given_up, other = both[which], both[1 - which]
+        given_up.deferred.cancel()
+        assert isinstance(given_up.error, CancelledError)
+        house.view.held[1 - which].callback((OUTSIDE, 7000))
+        assert other.value == (OUTSIDE, 7000)
         house.close()
         assert house.router.open == set()
 
