@@ -43,6 +43,9 @@ ELSEWHERE: Final = "198.51.100.7"
 #: Where the mediator is.
 SERVER: Final = "192.0.2.1"
 
+#: Lines of a message.
+Lines = tuple[str, ...]
+
 
 class Stage(Scene):
     """Ib is on line and offers what a test says; a caller asks with what it says.
@@ -89,8 +92,8 @@ class Stage(Scene):
         self,
         caller: str = "a",
         callee: str = "b",
-        to_it: tuple[str, ...] = (),
-        to_us: tuple[str, ...] = (),
+        to_it: Lines = (),
+        to_us: Lines = (),
     ) -> dict[str, str]:
         """What the two read when the call is granted, with these lines more."""
         announced = to_callee(f"I{caller[0]}").replace("\nSession:", lines(to_it) + "\nSession:", 1)
@@ -103,8 +106,8 @@ class Stage(Scene):
         *said: str,
         caller: str = "a",
         callee: str = "b",
-        to_it: tuple[str, ...] = (),
-        to_us: tuple[str, ...] = (),
+        to_it: Lines = (),
+        to_us: Lines = (),
     ) -> None:
         """A call that is granted, with just these ways told to the callee and to the caller."""
         self.asks(*said, caller=caller, callee=callee)
@@ -132,7 +135,7 @@ def source(client: Client) -> str:
     return f"{peer.host} {peer.port}"
 
 
-def lines(fields: tuple[str, ...]) -> str:
+def lines(fields: Lines) -> str:
     """Lines more, each begun by an end of the line before."""
     return "".join(f"\n{field}" for field in fields)
 
@@ -142,30 +145,73 @@ def place(told: Disclosure) -> str:
     return f"{told.host} {told.port}"
 
 
+#: Calls: what Ib offers, where it and Ia are, what Ia asks with; what Ib is told more, and Ia.
+#: ``{a}`` and ``{b}`` are where their connections come from.
+# fmt: off
+SENT: Final[dict[str, tuple[Lines, str, str, Lines, Lines, Lines]]] = {
+    # Both connections come from one address: the two may be behind one router.
+    "local, from the same address": (
+        (f"Local:{LOCAL}",), HOME, HOME, (), (), (f"Callee Local:{LOCAL}",),
+    ),
+    # One address is one, on whichever listener it arrives.
+    "local, as IPv4 in IPv6": (
+        (f"Local:{LOCAL}",), HOME, f"::ffff:{HOME}", (), (), (f"Callee Local:{LOCAL}",),
+    ),
+    # A caller elsewhere learns nothing of a network that it can't reach (I1).
+    "local, from elsewhere": ((f"Local:{LOCAL}",), HOME, ELSEWHERE, (), (), ()),
+    "nothing offered": ((), HOME, HOME, (), (), ()),
+    # A terminal that does not offer it is not disclosed, and is sent nothing (I1, C12).
+    "seen, by the caller alone": ((), HOME, ELSEWHERE, ("Seen:Yes",), (), ()),
+    "seen, by the callee alone": (("Seen:Yes",), HOME, ELSEWHERE, (), (), ()),
+    "seen": (
+        ("Seen:Yes",), HOME, ELSEWHERE, ("Seen:Yes",), ("Caller Seen:{a}",), ("Callee Seen:{b}",),
+    ),
+    # Between an IPv4 and an IPv6 address there is no such way; between two of IPv6 there is.
+    "seen, of two kinds": (("Seen:Yes",), HOME, "2a00:1450::5", ("Seen:Yes",), (), ()),
+    "seen, of IPv6": (
+        ("Seen:Yes",), "2a00:1450::8", "2a00:1450::5", ("Seen:Yes",),
+        ("Caller Seen:{a}",), ("Callee Seen:{b}",),
+    ),
+    # An IPv4 address is sent as one: a socket of the other kind could not be used for it.
+    "seen, as IPv4 in IPv6": (
+        ("Seen:Yes",), HOME, f"::ffff:{ELSEWHERE}", ("Seen:Yes",),
+        ("Caller Seen:{a}",), ("Callee Seen:{b}",),
+    ),
+    # Whatever the callee offers itself; the caller learns nothing by it.
+    "back": ((), HOME, ELSEWHERE, ("Back:4000",), (f"Caller Back:{ELSEWHERE} 4000",), ()),
+    "back, as IPv4 in IPv6": (
+        (), HOME, f"::ffff:{ELSEWHERE}", ("Back:4000",), (f"Caller Back:{ELSEWHERE} 4000",), (),
+    ),
+    "all": (
+        ("Seen:Yes", f"Local:{LOCAL}"), HOME, HOME, ("Seen:Yes", "Back:4000"),
+        ("Caller Seen:{a}", f"Caller Back:{HOME} 4000"),
+        (f"Callee Local:{LOCAL}", "Callee Seen:{b}"),
+    ),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("case", SENT)
+def test_sent(case: str) -> None:
+    """Each side is sent what the other has offered, and each candidate is a disclosure (I1)."""
+    offers, home, a, asked, to_it, to_us = SENT[case]
+    stage = Stage(*offers, home=home, a=a)
+    seen = {name: stage.seen(name).removeprefix("::ffff:") for name in "ab"}
+    to_it, to_us = (tuple(line.format(**seen) for line in lines) for lines in (to_it, to_us))
+    stage.call(*asked, to_it=to_it, to_us=to_us)
+    stage.passes(1)
+    assert stage.ledger == [
+        ("Ib", "Ia", f"{home} 1203", "Ia"),
+        *(("Ib", "Ia", line.partition(":")[2], "Ia") for line in to_us),
+        *(("Ia", "Ib", line.partition(":")[2], CALLING) for line in to_it),
+    ]
+    told = stage.store.told
+    assert len({(one.session, one.expires) for one in told}) == 1
+    assert len({one.at for one in told}) == len(told)
+
+
 class LocalTests:
     """Where a callee listens in its own network: sent only to callers that seem to be in it."""
-
-    def test_from_the_same_address(self) -> None:
-        """Both connections come from one address: the two may be behind one router."""
-        stage = Stage(f"Local:{LOCAL}", a=HOME)
-        stage.call(to_us=(f"Callee Local:{LOCAL}",))
-
-    def test_from_another(self) -> None:
-        """Who is elsewhere learns nothing of a network that it can't reach (I1)."""
-        stage = Stage(f"Local:{LOCAL}", a=ELSEWHERE)
-        stage.call()
-        stage.passes(1)
-        assert [told for _, _, told, _ in stage.ledger] == [f"{HOME} 1203"]
-
-    def test_in_ipv6_clothing(self) -> None:
-        """One address is one, whichever listener it arrives at."""
-        stage = Stage(f"Local:{LOCAL}", a=f"::ffff:{HOME}")
-        stage.call(to_us=(f"Callee Local:{LOCAL}",))
-
-    def test_nothing_offered(self) -> None:
-        """A callee that does not say where it listens is not asked (C12)."""
-        stage = Stage(a=HOME)
-        stage.call("Seen:Yes")
 
     def test_of_the_file_system(self) -> None:
         """Connections that have no address come from this machine, as those from loopback do."""
@@ -230,36 +276,6 @@ class LocalTests:
 class SeenTests:
     """Where connections come from: told only if both have said so."""
 
-    @pytest.mark.parametrize("callee", [True, False])
-    @pytest.mark.parametrize("caller", [True, False])
-    def test_both_or_none(self, callee: bool, caller: bool) -> None:
-        """A terminal that does not offer it is not disclosed, and is sent nothing (I1)."""
-        stage = Stage(*(["Seen:Yes"] if callee else []), a=ELSEWHERE)
-        if callee and caller:
-            stage.call_with_both_seen()
-        else:
-            stage.call(*(["Seen:Yes"] if caller else []))
-
-    def test_both_in_the_ledger(self) -> None:
-        """Each is a disclosure of its own, with the reason why it was told (I1)."""
-        stage = Stage("Seen:Yes", f"Local:{LOCAL}", a=HOME)
-        ours, theirs = stage.seen("a"), stage.seen("b")
-        stage.call(
-            "Seen:Yes", "Back:4000",
-            to_it=(f"Caller Seen:{ours}", f"Caller Back:{HOME} 4000"),
-            to_us=(f"Callee Local:{LOCAL}", f"Callee Seen:{theirs}"),
-        )  # fmt: skip
-        stage.passes(1)
-        assert stage.ledger == [
-            ("Ib", "Ia", f"{HOME} 1203", "Ia"),
-            ("Ib", "Ia", LOCAL, "Ia"),
-            ("Ib", "Ia", theirs, "Ia"),
-            ("Ia", "Ib", ours, CALLING),
-            ("Ia", "Ib", f"{HOME} 4000", CALLING),
-        ]
-        assert len({(told.session, told.expires) for told in stage.store.told}) == 1
-        assert len({told.at for told in stage.store.told}) == 5
-
     def test_by_a_group(self) -> None:
         """The reason is the entry of the list that permits the call."""
         stage = Stage("Seen:Yes", groups=[GroupChange("@family", ("Ia",))])
@@ -268,26 +284,6 @@ class SeenTests:
         stage.call_with_both_seen()
         stage.passes(1)
         assert [why for whose, _, _, why in stage.ledger if whose == "Ib"] == ["@family"] * 2
-
-    def test_of_two_kinds(self) -> None:
-        """Between an IPv4 and an IPv6 address there is no such way."""
-        stage = Stage("Seen:Yes", a="2a00:1450::5")
-        stage.call("Seen:Yes")
-
-    def test_ipv6(self) -> None:
-        """Between two IPv6 addresses there is."""
-        stage = Stage("Seen:Yes", home="2a00:1450::8", a="2a00:1450::5")
-        stage.call_with_both_seen()
-
-    def test_in_ipv6_clothing(self) -> None:
-        """An IPv4 address is told as one: a socket of the other kind could not be used for it."""
-        stage = Stage("Seen:Yes", a=f"::ffff:{ELSEWHERE}")
-        ours = stage.seen("a").removeprefix("::ffff:")
-        stage.call(
-            "Seen:Yes",
-            to_it=(f"Caller Seen:{ours}",),
-            to_us=(f"Callee Seen:{stage.seen('b')}",),
-        )
 
     def test_no_port(self) -> None:
         """A connection of the file system comes from no port: there is no such way."""
@@ -311,13 +307,6 @@ class SeenTests:
 class BackTests:
     """Where a caller waits for its callee: at the address that it is seen at, and no other."""
 
-    def test_told(self) -> None:
-        """The callee is told, whatever it offers itself; the caller learns nothing by it."""
-        stage = Stage(a=ELSEWHERE)
-        stage.call("Back:4000", to_it=(f"Caller Back:{ELSEWHERE} 4000",))
-        stage.passes(1)
-        assert stage.ledger[1:] == [("Ia", "Ib", f"{ELSEWHERE} 4000", CALLING)]
-
     def test_no_other_address(self) -> None:
         """A caller can't name another address: a callee is sent to no third terminal (I12)."""
         stage = Stage(a=ELSEWHERE)
@@ -330,11 +319,6 @@ class BackTests:
             "Back:4000", "Caller Back:203.0.113.99 1", "Address:203.0.113.99",
             to_it=(f"Caller Back:{ELSEWHERE} 4000",),
         )  # fmt: skip
-
-    def test_in_ipv6_clothing(self) -> None:
-        """An IPv4 address is told as one."""
-        stage = Stage(a=f"::ffff:{ELSEWHERE}")
-        stage.call("Back:4000", to_it=(f"Caller Back:{ELSEWHERE} 4000",))
 
     @pytest.mark.parametrize("arrives_at", [ELSEWHERE, SERVER])
     def test_not_at_the_server(self, arrives_at: str) -> None:
@@ -447,7 +431,7 @@ class LedgerTests:
         stage.fires(commit, a=DENIED)
 
     @pytest.mark.parametrize("again", [("Seen:Yes",), ()])
-    def test_registered_again_while_it_is_written(self, again: tuple[str, ...]) -> None:
+    def test_registered_again_while_it_is_written(self, again: Lines) -> None:
         """What it offers now is not what was recorded: nothing is told."""
         stage = self.a_stage(ledger_first=True)
         self.answered(stage)

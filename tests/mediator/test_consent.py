@@ -5,7 +5,6 @@ In each scene Ib is online and wants to be asked, unless it says something else.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
@@ -42,6 +41,7 @@ from tests.mediator.scene import (
     to_caller,
     with_resolver,
 )
+from tests.mediator.steps import Step, dial, leaves, on_line, play, says
 from tests.support.clock import result_of, settle
 
 ASKED: Final = "QUERY\nACCEPT\n\n"
@@ -225,114 +225,58 @@ class AcceptedTests:
         scene.says("b", lists("Ia"), a=TOO_MANY)
 
 
-def no_answer(scene: Scene) -> None:
-    """Says nothing."""
-    asks(scene)
+IS_ASKED: Final = says("a", query("Ia", "Ib"), b=ASKED)
+#: Ia calls, and it is not asked about.
+CALL: Final = says("a", query("Ia", "Ib"))
 
 
-def answers(text: str) -> Callable[[Scene], None]:
-    """The callee says this."""
-
-    def happens(scene: Scene) -> None:
-        asks(scene)
-        scene.says("b", text)
-
-    return happens
+def answered(answer: str) -> list[Step]:
+    """Ib is asked, and says something."""
+    return [IS_ASKED, says("b", answer)]
 
 
-def malformed(scene: Scene) -> None:
-    """Says what is no message."""
-    asks(scene)
-    scene.says("b", "NOTIFY\nAccept:Create ,,\n\n")
-
-
-def goes(scene: Scene) -> None:
-    """Goes away while it is asked."""
-    asks(scene)
-    scene.leaves("b")
-
-
-def unreachable(scene: Scene) -> None:
-    """Has gone, and is nowhere to be woken."""
-    scene.leaves("b")
-    scene.says("a", query("Ia", "Ib"))
-    scene.dials[0].refuse()
-
-
-def no_address(scene: Scene) -> None:
-    """Has withdrawn its address."""
-    scene.says("b", "REGISTER\nExpires:0\n\n", b=DONE)
-    scene.says("a", query("Ia", "Ib"))
-
-
-def unknown(scene: Scene) -> None:
-    """A callee is called that does not exist."""
-    scene.says("a", query("Ia", "nobody"))
-
-
-def by_its_list(scene: Scene) -> None:
-    """One is called whose list says no."""
-    scene.on_line("c", "Accept:Create Ix")
-    scene.says("a", query("Ia", "Ic"))
-
-
-def rejected(scene: Scene) -> None:
-    """Has rejected the caller once and for all."""
-    scene.says("b", "REGISTER\nReject:Create Ia\n\n", b=DONE)
-    scene.says("a", query("Ia", "Ib"))
-
-
-def rejected_while_asked(scene: Scene) -> None:
-    """Rejects the caller, and then answers."""
-    asks(scene)
-    scene.says("b", "REGISTER\nReject:Add Ia\n\n", b=DONE)
-    scene.says("b", lists("Ia"))
-
-
-def too_often(scene: Scene) -> None:
-    """Has been asked too often."""
-    for _ in range(CONSENT_PROMPTS.pair):
-        denied(scene)
-    scene.says("a", query("Ia", "Ib"))
-
-
-REFUSALS: Final[dict[str, Callable[[Scene], None]]] = {
-    "not on the list": answers(lists("Ix,@work,taro")),
-    "nobody on the list": answers(lists("")),
-    "refused": answers(lists("Ia", "Ia")),
-    "refused as a group": answers(lists("Ia", "@family")),
-    "no list": answers("NOTIFY\nReject:Create Ix\n\n"),
-    "nothing at all": answers("NOTIFY\n\n"),
-    "another answer": answers(CAN),
-    "no such question": answers(f"NOTIFY\nBad Message.\nCause:{NOT_FOR_TERMINALS}\n\n"),
-    "both": answers("NOTIFY\nSTATUS Acceptable.\nAccept:Create Ia\n\n"),
-    "an edit": answers("NOTIFY\nAccept:Add Ia\n\n"),
-    "a limit": answers("NOTIFY\nAccept:Create Ia;uses=1\n\n"),
-    "too many": answers(
+#: What comes of a call that is refused, up to its refusal.
+# fmt: off
+REFUSALS: Final[dict[str, list[Step]]] = {
+    "not on the list": answered(lists("Ix,@work,taro")),
+    "an empty list": answered(lists("")),
+    "rejected": answered(lists("Ia", "Ia")),
+    "rejected as a group": answered(lists("Ia", "@family")),
+    "no list": answered("NOTIFY\nReject:Create Ix\n\n"),
+    "nothing at all": answered("NOTIFY\n\n"),
+    "another answer": answered(CAN),
+    "no such question": answered(f"NOTIFY\nBad Message.\nCause:{NOT_FOR_TERMINALS}\n\n"),
+    "both": answered("NOTIFY\nSTATUS Acceptable.\nAccept:Create Ia\n\n"),
+    "an edit": answered("NOTIFY\nAccept:Add Ia\n\n"),
+    "a limit": answered("NOTIFY\nAccept:Create Ia;uses=1\n\n"),
+    "too many": answered(
         "NOTIFY\nAccept:Create Ia\n" + "".join(f"Add I{n}\n" for n in range(5)) + "Delete I1\n\n"
     ),
-    "malformed": malformed,
-    "no answer": no_answer,
-    "gone": goes,
-    "unreachable": unreachable,
-    "no address": no_address,
-    "unknown": unknown,
-    "by its list": by_its_list,
-    "rejected": rejected,
-    "rejected while asked": rejected_while_asked,
-    "too often": too_often,
+    "malformed": answered("NOTIFY\nAccept:Create ,,\n\n"),
+    "no answer": [IS_ASKED],
+    "gone": [IS_ASKED, leaves("b")],
+    "unreachable": [leaves("b"), CALL, dial(succeeds=False)],
+    "no address": [says("b", "REGISTER\nExpires:0\n\n", b=DONE), CALL],
+    "unknown": [says("a", query("Ia", "nobody"))],
+    "by its list": [on_line("c", "Accept:Create Ix"), says("a", query("Ia", "Ic"))],
+    "rejected before": [says("b", "REGISTER\nReject:Create Ia\n\n", b=DONE), CALL],
+    "rejected while asked": [
+        IS_ASKED, says("b", "REGISTER\nReject:Add Ia\n\n", b=DONE), says("b", lists("Ia")),
+    ],
+    "too often": [*CONSENT_PROMPTS.pair * [denied], CALL],
 }
+# fmt: on
 
 
 class RefusedTests:
     """Whatever it was, the caller learns one thing at one time, and the callee nothing (C6, I6)."""
 
-    @pytest.mark.parametrize("happens", REFUSALS.values(), ids=REFUSALS)
-    def test_one_and_the_same(self, happens: Callable[[Scene], None]) -> None:
+    @pytest.mark.parametrize("case", REFUSALS)
+    def test_one_and_the_same(self, case: str) -> None:
         """*Permission Denied.*, when the time to decide is over, and not a moment before."""
         scene, _ = stage(groups=[FAMILY])
         begun = scene.clock.seconds()
-        happens(scene)
+        play(scene, *REFUSALS[case])
         waited = (scene.clock.seconds() - begun) % PATIENCE
         scene.passes(PATIENCE - waited - 0.001)
         scene.passes(0.001, a=DENIED)
