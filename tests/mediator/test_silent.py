@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from operator import methodcaller
 from typing import Any, Final, cast
 
 import pytest
@@ -29,7 +28,7 @@ from tests.mediator.scene import (
 )
 from tests.mediator.steps import Step, connect, leaves, passes, play, reads, says
 from tests.mediator.test_connectback import YES, asked, granted, wish
-from tests.mediator.test_wakeup import SEEN, Behind
+from tests.mediator.test_wakeup import SEEN, Behind, key, notices
 from tests.support.clock import advance
 
 #: Time enough for the first notice, and too little for the second.
@@ -71,25 +70,11 @@ def told(n: str = "") -> str:
     return ACCEPTED + to_caller("Ib", host=SEEN[0], port=5000, n=n)
 
 
-def notices(count: int) -> Step:
-    """Ib was sent that many notices since this was last looked at."""
-
-    def step(stage: Scene) -> None:
-        assert cast(Behind, stage).notices() == count
-
-    return step
-
-
 def some_notices(stage: Scene) -> None:
     """Ib was sent notices over its next connection's binding."""
     port = cast(Behind, stage).port
     assert port.sent
     port.sent.clear()
-
-
-def key(who: str, *lines: str, before: str = "") -> Step:
-    """Ib registers by UDP over this connection, and first reads something."""
-    return methodcaller("gets_a_key", who, "Port:5000", *lines, before=before)
 
 
 def nothing_asked(stage: Scene) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from typing import Any, Final
+from operator import methodcaller
+from typing import Any, Final, cast
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -31,6 +32,7 @@ from tests.mediator.scene import (
     to_callee,
     to_caller,
 )
+from tests.mediator.steps import Step, connect, leaves, passes, play, reads, says
 from tests.support.clock import advance, result_of
 from tests.support.reactor import FakeDatagramPort, FakeReactor
 
@@ -232,33 +234,42 @@ def registered() -> Behind:
     return stage
 
 
-def grant(stage: Behind, host: str) -> None:
+def grant(stage: Scene, host: str) -> None:
     """Ib answers its first question, and the call is granted: Ib is at this address."""
     can = CAN.replace("\n\n", "\nTransaction:1\n\n")
     stage.says("b", can, b=to_callee("Ia"), a=ACCEPTED + to_caller("Ib", host=host, port=5000))
 
 
+def notices(count: int) -> Step:
+    """Ib was sent that many notices since this was last looked at."""
+
+    def step(stage: Scene) -> None:
+        assert cast(Behind, stage).notices() == count
+
+    return step
+
+
+def key(who: str, *lines: str, before: str = "") -> Step:
+    """Ib registers by UDP over this connection, and first reads something."""
+    return methodcaller("gets_a_key", who, "Port:5000", *lines, before=before)
+
+
 class KeyTests:
     """``UDP:Yes``: a key is given out (D1)."""
 
-    def test_given(self) -> None:
-        """With its name and the interval, in the answer to a transaction; it is valid by then."""
-        stage = Behind()
+    @pytest.mark.parametrize("interval", [25, 7])
+    def test_given(self, interval: int) -> None:
+        """With its name and the operator's interval, in the answer; it is valid by then."""
+        stage = Behind(udp_interval=interval)
         stage.connect("b")
         fields = stage.gets_a_key("b")
         assert len(fields["Key ID"]) == 23
         assert fields["Key ID"][0] == "K"
         assert len(fields["Registration Key"]) == 64
-        assert fields["Interval"] == "25"
+        assert fields["Interval"] == str(interval)
         answer = stage.datagram("b")
         assert answer is not None
         assert answer.statement == "Registration Completed."
-
-    def test_interval(self) -> None:
-        """The operator says how often."""
-        stage = Behind(udp_interval=7)
-        stage.connect("b")
-        assert stage.gets_a_key("b")["Interval"] == "7"
 
     def test_resolver_first(self) -> None:
         """It is told only once the resolver has it; where it hasn't, nothing is told."""
@@ -414,89 +425,57 @@ class ReachedTests:
         stage.says("a", query("Ia", "Ib"), b=ASKED)
 
 
+CALL: Final = says("a", query("Ia", "Ib"))
+CALL_TOO: Final = says("c", query("Ic", "Ib"))
+#: A terminal that holds no connection, and is called (fig. 8a, 19, E1).
+# fmt: off
+WOKEN: Final[dict[str, list[Step]]] = {
+    # It comes, registers, is asked for its status; the call goes on, and there is no notice more.
+    "comes": [
+        CALL, notices(1), connect("b"), key("b", before=ASKED), passes(SILENCE - 0.001),
+        notices(0), lambda stage: grant(stage, SEEN[0]),
+    ],
+    # Notices may be lost: they are repeated until the call's time is over; then 5h.
+    "never comes": [
+        CALL, passes(4.9), notices(6), passes(0.1, a=NOT_CONNECTED), passes(20), notices(0),
+    ],
+    # Calls that wait at the same time for one terminal share its notices (I17).
+    "is called by two": [
+        CALL, passes(0.24), CALL_TOO, notices(1), passes(0.01), notices(1),
+        connect("b"), key("b", before=ASKED + ASKED.replace("1", "2")),
+    ],
+    # As long as one waits, notices go on; with the last they end.
+    "is left by both": [
+        CALL, CALL_TOO, notices(1), leaves("a"), passes(0.25), notices(1),
+        leaves("c"), passes(3), notices(0),
+    ],
+    # It is not woken for a caller that it does not accept (I5, I17).
+    "does not accept": [connect("d"), says("d", query("Id", "Ib"), d=DENIED), notices(0)],
+    # It is asked nothing (I2).
+    "withdraws the permit as it comes": [
+        CALL, connect("b"), says("b", register("Ib", "Accept:Delete Ia"), b=DONE), key("b"),
+        reads(a=DENIED),
+    ],
+    # The address of a terminal that sends nothing for long is not known: 5g (I10).
+    "sends nothing": [
+        passes(119), CALL, notices(1), passes(5, a=NOT_CONNECTED), methodcaller("notices"),
+        says("a", query("Ia", "Ib"), a=NOT_FOUND), notices(0),
+    ],
+}
+# fmt: on
+
+
 class WokenTests:
     """A terminal that holds no connection is told to make one (fig. 8a, 19, E1)."""
 
-    def test_whole_way(self) -> None:
-        """It is sent a notice, comes, registers, is asked for its status; the call goes on."""
-        stage = behind()
-        stage.says("a", query("Ia", "Ib"))
-        assert stage.notices() == 1
-        stage.connect("b")
-        stage.gets_a_key("b", "Port:5000", before=ASKED)
-        stage.passes(SILENCE - 0.001)
-        assert stage.notices() == 0  # it has come
-        grant(stage, SEEN[0])
-
-    def test_repeated(self) -> None:
-        """Notices may be lost: until the call's time is over they are repeated; then 5h."""
-        stage = behind()
-        stage.says("a", query("Ia", "Ib"))
-        stage.passes(4.9)
-        assert stage.notices() == 6
-        stage.passes(0.1, a=NOT_CONNECTED)
-        stage.passes(20)
-        assert stage.notices() == 0
-
-    def test_two_callers(self) -> None:
-        """Calls that wait at the same time for one terminal share its notices (I17)."""
-        stage = behind()
-        stage.says("a", query("Ia", "Ib"))
-        stage.passes(0.24)
-        stage.says("c", query("Ic", "Ib"))
-        assert stage.notices() == 1
-        stage.passes(0.01)
-        assert stage.notices() == 1
-        stage.connect("b")
-        asked = "QUERY\nSTATUS\nTransaction:1\n\nQUERY\nSTATUS\nTransaction:2\n\n"
-        stage.gets_a_key("b", before=asked)
-
-    def test_one_of_them_goes(self) -> None:
-        """As long as one waits, notices go on; with the last they end."""
-        stage = behind()
-        stage.says("a", query("Ia", "Ib"))
-        stage.says("c", query("Ic", "Ib"))
-        assert stage.notices() == 1
-        stage.leaves("a")
-        stage.passes(0.25)
-        assert stage.notices() == 1
-        stage.leaves("c")
-        stage.passes(3)
-        assert stage.notices() == 0
-
-    def test_not_permitted(self) -> None:
-        """A terminal is not woken for a caller that it does not accept (I5, I17)."""
-        stage = behind()
-        stage.connect("d")
-        stage.says("d", query("Id", "Ib"), d=DENIED)
-        assert stage.notices() == 0
-
-    def test_withdrawn_meanwhile(self) -> None:
-        """A callee that withdraws the permit while it is woken is asked nothing (I2)."""
-        stage = behind()
-        stage.says("a", query("Ia", "Ib"))
-        stage.connect("b")
-        stage.says("b", register("Ib", "Accept:Delete Ia"), b=DONE)
-        stage.gets_a_key("b")
-        stage.reads(a=DENIED)
-
-    def test_mapping_gone(self) -> None:
-        """The address of a terminal that sends nothing for long is not known: 5g (I10)."""
-        stage = behind()
-        stage.passes(119)
-        stage.says("a", query("Ia", "Ib"))
-        assert stage.notices() == 1
-        stage.passes(5, a=NOT_CONNECTED)
-        stage.notices()
-        stage.says("a", query("Ia", "Ib"), a=NOT_FOUND)
-        assert stage.notices() == 0
+    @pytest.mark.parametrize("callee", WOKEN)
+    def test_woken(self, callee: str) -> None:
+        """What a woken callee does, which notices it is sent, and what its callers read."""
+        play(behind(), *WOKEN[callee])
 
     def test_many_calls(self) -> None:
         """A terminal gets at most five notices a second, for any number of calls (I17)."""
         stage = behind()
         for _ in range(40):
-            stage.connect("d")
-            stage.says("d", query("Ia", "Ib"))
-            stage.leaves("d")
-            stage.passes(0.05)
+            play(stage, connect("d"), says("d", query("Ia", "Ib")), leaves("d"), passes(0.05))
         assert stage.notices() <= 11
