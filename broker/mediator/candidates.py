@@ -15,7 +15,7 @@ from typing import NamedTuple
 from broker.mediator.connection import TerminalConnection, seen_ip
 from broker.mediator.sessions import LIFETIME
 from broker.messages.errors import BadRequest
-from broker.messages.grammar import parse_place
+from broker.messages.grammar import parse_transport_address
 from broker.net.peer_address import local_host_of, remote_host_of, remote_port_of
 from broker.tables.address_policy import validate_contact, validate_local
 from broker.tables.locations import AddressRefused, CandidateOffer, Contact
@@ -43,7 +43,7 @@ def offer(
     """
     local = None
     if "Local" in fields:
-        host, port = parse_place(fields["Local"])
+        host, port = parse_transport_address(fields["Local"])
         source, own = remote_host_of(peer.stream), local_host_of(peer.stream)
         host = validate_local(host, port, source=source, own=own, own_ports=own_ports)
         local = Contact(host, port, now, LIFETIME)

@@ -139,6 +139,7 @@ class Decoder:
         horizon = start + limits.head + 4
         # What was searched before is not searched again: no input costs more than its length.
         fresh = start + self._line - 1 if self._line else start
+        # An empty line ends the head: after CRLF or LF, whichever comes first.
         end = buffer.find(b"\n\r\n", fresh, horizon)
         skip = 3
         bare = buffer.find(b"\n\n", fresh, end + 1 if end >= 0 else horizon)
@@ -148,18 +149,18 @@ class Decoder:
         if end < 0:
             if len(buffer) - start <= limits.line:
                 return None
-            return self._over(len(buffer))
+            return self._check_limits(len(buffer))
         if end - start >= limits.line or buffer.count(b"\n", start, end) >= limits.lines:
-            over = self._over(end + 1)
-            if over is not None:
-                return over
+            exceeded = self._check_limits(end + 1)
+            if exceeded is not None:
+                return exceeded
         self._line = self._lines = 0
         self._start = end + skip
         self._blank = False
         try:
             message = parse(buffer[start:end])
         except Malformed as malformed:
-            return self._lost(malformed) if malformed.fatal else malformed
+            return self._lose_framing(malformed) if malformed.fatal else malformed
         return self._expect_body(message) if "Length" in message.fields else message
 
     def _skip_empty_lines(self) -> bool:
@@ -179,7 +180,7 @@ class Decoder:
         self._body = message.length
         if self._body <= self.limits.body:
             return message
-        return self._lost(
+        return self._lose_framing(
             Malformed(
                 f"a body here has at most {self.limits.body} bytes",
                 fatal=True,
@@ -197,8 +198,11 @@ class Decoder:
         self._body -= len(data)
         return Body(data, last=not self._body)
 
-    def _over(self, end: int) -> Malformed | None:
-        """The first limit, in the order of bytes, that the lines up to ``end`` exceed."""
+    def _check_limits(self, end: int) -> Malformed | None:
+        """The error for the first limit, in the order of bytes, that lines up to ``end`` exceed.
+
+        Where they exceed none, it notes how far it has looked, so that the next call goes on there.
+        """
         buffer = self._buffer
         limits = self.limits
         last = self._start + limits.head  # where the head must have ended
@@ -224,9 +228,10 @@ class Decoder:
 
     def _too_much(self, cause: str) -> Malformed:
         silent = is_notify(self._buffer[self._start : self._start + 16])
-        return self._lost(Malformed(cause, fatal=True, silent=silent, too_large=True))
+        return self._lose_framing(Malformed(cause, fatal=True, silent=silent, too_large=True))
 
-    def _lost(self, malformed: Malformed) -> Malformed:
+    def _lose_framing(self, malformed: Malformed) -> Malformed:
+        """Decode nothing after this error: where the next message begins is not known."""
         self._dead = True
         self._buffer = b""
         self._start = 0

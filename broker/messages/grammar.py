@@ -118,7 +118,7 @@ def number(least: int, most: int) -> Rule:
     return rule
 
 
-def place(value: str) -> str:
+def transport_address(value: str) -> str:
     """A transport address: an IP address, a blank, and a port: ``192.168.2.2 1203``."""
     host, blank, port = value.rpartition(" ")
     host = host.rstrip(BLANKS)
@@ -135,8 +135,8 @@ def _is_ip(host: str) -> bool:
     return True
 
 
-def parse_place(value: str) -> tuple[str, int]:
-    """The host and port of a value that ``place`` returned."""
+def parse_transport_address(value: str) -> tuple[str, int]:
+    """The host and port of a value that ``transport_address`` returned."""
     host, _, port = value.rpartition(" ")
     return host, int(port)
 
@@ -271,13 +271,13 @@ FIELDS: Final[dict[str, Rule]] = {
     "Callee Port": _PORT,
     "Caller Address": visible(253),
     "Caller Port": _PORT,
-    "Local": place,
+    "Local": transport_address,
     "Seen": one_of("Yes"),
     "Back": _PORT,
-    "Callee Local": place,
-    "Callee Seen": place,
-    "Caller Back": place,
-    "Caller Seen": place,
+    "Callee Local": transport_address,
+    "Callee Seen": transport_address,
+    "Caller Back": transport_address,
+    "Caller Seen": transport_address,
     "Expires": number(0, SECONDS_MOST),
     "Age": number(0, SECONDS_MOST),
     "Volume": number(0, 10**15 - 1),

@@ -18,7 +18,7 @@ from broker.messages.grammar import (
     entry,
     fold,
     identifier,
-    parse_place,
+    parse_transport_address,
     token,
 )
 from broker.tables.grants import draw_credentials
@@ -200,7 +200,7 @@ class PlaceTests:
         kept = f"{host} {port}"
         for name in PLACES:
             assert FIELDS[name](typed) == kept == FIELDS[name](kept)
-            assert parse_place(FIELDS[name](typed)) == (host, port)
+            assert parse_transport_address(FIELDS[name](typed)) == (host, port)
 
     @pytest.mark.parametrize(
         "bad",
@@ -248,7 +248,7 @@ class PlaceTests:
     def test_round_trip(self, host: str, port: int) -> None:
         """What is told of any address and port is read as that."""
         for name in PLACES:
-            assert parse_place(FIELDS[name](f"{host} {port}")) == (host, port)
+            assert parse_transport_address(FIELDS[name](f"{host} {port}")) == (host, port)
 
     @settings(deadline=None, max_examples=300)
     @given(NEARLY)
@@ -259,7 +259,7 @@ class PlaceTests:
                 kept = FIELDS[name](text)
             except ValueError:
                 continue
-            host, port = parse_place(kept)
+            host, port = parse_transport_address(kept)
             assert str(ip_address(host)).isascii()
             assert "%" not in host
             assert 1 <= port <= 65535

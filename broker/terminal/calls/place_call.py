@@ -24,7 +24,7 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
-from broker.messages.grammar import parse_place
+from broker.messages.grammar import parse_transport_address
 from broker.messages.message import Message
 from broker.net.connection import PeerConnection
 from broker.net.endpoints import endpoint_at
@@ -153,11 +153,11 @@ def candidates_in(credentials: Message, *, hole_punch: bool) -> Iterator[Candida
     fields = credentials.fields
     host, port = fields["Callee Address"], int(fields["Callee Port"])
     local, seen = fields.get("Callee Local"), fields.get("Callee Seen")
-    if local is not None and parse_place(local) != (host, port):
-        yield Candidate(LOCAL, *parse_place(local))
+    if local is not None and parse_transport_address(local) != (host, port):
+        yield Candidate(LOCAL, *parse_transport_address(local))
     yield Candidate(DIRECT, host, port)
     if seen is not None and hole_punch:
-        yield Candidate(HOLE_PUNCH, *parse_place(seen))
+        yield Candidate(HOLE_PUNCH, *parse_transport_address(seen))
 
 
 class _Dial:

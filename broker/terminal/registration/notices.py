@@ -8,7 +8,7 @@ from __future__ import annotations
 import hmac
 from dataclasses import dataclass
 
-from broker.messages.grammar import parse_place
+from broker.messages.grammar import parse_transport_address
 from broker.messages.message import Message
 from broker.tables.sessions import UNSPENT_SECONDS
 
@@ -84,4 +84,4 @@ def parse_call_notice(message: Message, now: float) -> PendingCall | None:
 
 
 def _host_and_port(text: str | None) -> tuple[str, int] | None:
-    return None if text is None else parse_place(text)
+    return None if text is None else parse_transport_address(text)
