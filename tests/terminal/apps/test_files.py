@@ -98,21 +98,33 @@ def names(folder: Path) -> list[str]:
 class TransferTests:
     """A file that arrives."""
 
-    @pytest.mark.parametrize("size", [0, 1, files.CHUNK, 300_000])
-    def test_arrives_whole(self, tmp_path: Path, size: int) -> None:
-        """The file is there, to the byte, and the caller is told so with its digest."""
-        content = CONTENT[:size]
-        outcome = Call(make_receiver(tmp_path), content).run()
-        assert outcome.receipt == (size, sha256(content).hexdigest())
-        (name,) = names(tmp_path)
-        assert (tmp_path / name).read_bytes() == content
-
-    def test_in_small_pieces(self, tmp_path: Path) -> None:
-        """It does not matter in what pieces the network brings it."""
-        outcome = Call(make_receiver(tmp_path), CONTENT[:2000], chunk=7).run()
-        assert outcome.receipt is not None
-        (name,) = names(tmp_path)
-        assert (tmp_path / name).read_bytes() == CONTENT[:2000]
+    @pytest.mark.parametrize(
+        ("size", "chunk"),
+        [(0, None), (1, None), (files.CHUNK, None), (300_000, None), (2000, 7)],
+    )
+    def test_arrives_whole(self, tmp_path: Path, size: int, chunk: int | None) -> None:
+        """The file is there, to the byte, in whatever pieces it came, for its owner alone; the
+        caller learns its digest, and the log says in one line what came from which caller.
+        """
+        content, seen = CONTENT[:size], list[int]()
+        progress = SimpleNamespace(at=seen.append)
+        path = tmp_path / "20260704T120000Z-Ia"
+        with capturedLogs() as events:
+            call = Call(make_receiver(tmp_path), content, chunk=chunk, progress=progress)
+            for _ in range(3):
+                call.pair.step()
+            part = [f"{path.name}.part"]  # until it is whole
+            assert names(tmp_path) == part or size <= files.CHUNK
+            outcome = call.run()
+        digest = sha256(content).hexdigest()
+        assert outcome.receipt == (size, digest)
+        assert names(tmp_path) == [path.name]
+        assert path.read_bytes() == content
+        assert path.stat().st_mode & 0o777 == 0o600
+        (line,) = [formatEvent(event) for event in events]
+        assert line == f"Received {path} from Ia: {size} bytes, SHA-256 {digest}"
+        assert seen == sorted(seen)
+        assert not size or seen[-1] == size
 
     def test_named_after_time_and_caller(self, tmp_path: Path) -> None:
         """The name says when and who, and a second file of the same second has another."""
@@ -121,20 +133,6 @@ class TransferTests:
         Call(receiver, b"two").run()
         assert names(tmp_path) == ["20260704T120000Z-Ia", "20260704T120000Z-Ia-2"]
         assert (tmp_path / "20260704T120000Z-Ia").read_bytes() == CONTENT
-
-    def test_for_its_owner_alone(self, tmp_path: Path) -> None:
-        """Nobody else on the machine reads what was sent."""
-        Call(make_receiver(tmp_path)).run()
-        assert (tmp_path / "20260704T120000Z-Ia").stat().st_mode & 0o777 == 0o600
-
-    def test_part_until_the_end(self, tmp_path: Path) -> None:
-        """Until it is whole, the file is called ``.part``."""
-        call = Call(make_receiver(tmp_path))
-        for _ in range(3):
-            call.pair.step()
-        assert names(tmp_path) == ["20260704T120000Z-Ia.part"]
-        call.run()
-        assert names(tmp_path) == ["20260704T120000Z-Ia"]
 
     def test_confirmed_only_when_durable(self, tmp_path: Path) -> None:
         """The receipt waits until the disk has the file (I8)."""
@@ -174,13 +172,6 @@ class TransferTests:
         assert Call(make_receiver(tmp_path)).run().receipt is not None
         assert done == ["fsync", "rename", "fsync"]
 
-    def test_progress(self, tmp_path: Path) -> None:
-        """Progress rises to the whole."""
-        seen: list[int] = []
-        Call(make_receiver(tmp_path), progress=SimpleNamespace(at=seen.append)).run()
-        assert seen == sorted(seen)
-        assert seen[-1] == len(CONTENT)
-
     def test_never_held_whole(self, tmp_path: Path) -> None:
         """No more of the file is read than the callee takes: the sender waits for a slow one."""
         file = io.BytesIO(CONTENT)
@@ -189,52 +180,47 @@ class TransferTests:
         call.run()
         assert file.tell() == len(CONTENT)
 
-    def test_logged_in_one_line(self, tmp_path: Path) -> None:
-        """The operator sees what came from whom, on one line."""
-        with capturedLogs() as events:
-            Call(make_receiver(tmp_path)).run()
-        lines = [formatEvent(event) for event in events]
-        digest = sha256(CONTENT).hexdigest()
-        path = tmp_path / "20260704T120000Z-Ia"
-        assert lines == [f"Received {path} from Ia: 300000 bytes, SHA-256 {digest}"]
-
 
 class NoFileTests:
     """Whatever goes wrong, no file is left that could be taken for a whole one."""
 
-    def test_truncated(self, tmp_path: Path) -> None:
-        """A call that breaks leaves nothing, and a line in the log (I21)."""
+    @pytest.mark.parametrize("how", ["cut", "cancelled"])
+    def test_broken_off(self, tmp_path: Path, how: str) -> None:
+        """A call that breaks, or is given up, leaves nothing, and a line in the log (I21)."""
         call = Call(make_receiver(tmp_path))
         for _ in range(3):
             call.pair.step()
         assert names(tmp_path) == ["20260704T120000Z-Ia.part"]
         with capturedLogs() as events:
-            call.pair.cut()
-        assert names(tmp_path) == []
-        assert call.outcome.error is not None
-        (line,) = [formatEvent(event) for event in events]
-        assert line.startswith("Dropped a file from Ia after ")
-
-    def test_cancelled(self, tmp_path: Path) -> None:
-        """A caller who gives up says so, and nothing is left."""
-        call = Call(make_receiver(tmp_path))
-        for _ in range(3):
-            call.pair.step()
-        with capturedLogs() as events:
-            call.sender.done.cancel()
+            if how == "cut":
+                call.pair.cut()
+                assert call.outcome.error is not None
+            else:
+                call.sender.done.cancel()
             call.run()
         assert names(tmp_path) == []
-        assert "the caller gave up" in formatEvent(events[0])
+        line = formatEvent(events[0])
+        assert line.startswith("Dropped a file from Ia after ")
+        assert how == "cut" or "the caller gave up" in line
 
     def test_too_large(self, tmp_path: Path) -> None:
-        """Beyond the cap the call is broken off, and the caller told why (I15)."""
+        """Beyond the cap, and no sooner, the call is broken off, and the caller told why (I15)."""
         outcome = Call(make_receiver(tmp_path, len(CONTENT) - 1)).run()
         assert "a file here has at most 299999 bytes" in outcome.why
         assert names(tmp_path) == []
-
-    def test_just_small_enough(self, tmp_path: Path) -> None:
-        """A file of exactly the cap is taken."""
         assert Call(make_receiver(tmp_path, len(CONTENT))).run().receipt is not None
+
+    def test_too_many_at_once(self, tmp_path: Path) -> None:
+        """One call more than may be received at a time is not taken; later ones are, also after
+        one that has failed (I15).
+        """
+        receiver = make_receiver(tmp_path, len(CONTENT), most_files=1)
+        first = Call(receiver)
+        first.pair.step()
+        assert "the call is not taken" in Call(receiver).run().why
+        assert first.run().receipt is not None
+        assert Call(receiver, CONTENT + b"x").run().error is not None
+        assert Call(receiver).run().receipt is not None
 
     def test_disk_full(self, tmp_path: Path) -> None:
         """A disk that takes no more breaks the call off; the caller learns no detail of ours."""
@@ -272,21 +258,6 @@ class NoFileTests:
         """Where no file can be made the call is not taken."""
         outcome = Call(make_receiver(tmp_path / "gone")).run()
         assert "the call is not taken" in outcome.why
-
-    def test_too_many_at_once(self, tmp_path: Path) -> None:
-        """One call more than may be received at a time is not taken; later ones are (I15)."""
-        receiver = make_receiver(tmp_path, most_files=1)
-        first = Call(receiver)
-        first.pair.step()
-        assert "the call is not taken" in Call(receiver).run().why
-        assert first.run().receipt is not None
-        assert Call(receiver).run().receipt is not None
-
-    def test_room_again_after_a_failure(self, tmp_path: Path) -> None:
-        """A call that failed takes no room any more."""
-        receiver = make_receiver(tmp_path, 1, most_files=1)
-        assert Call(receiver).run().error is not None
-        assert Call(receiver, b"x").run().receipt is not None
 
     def test_existing_files_stay(self, tmp_path: Path) -> None:
         """Nothing that is there is written over, a link to elsewhere least of all."""
@@ -413,14 +384,11 @@ class ReceiptTests:
     """The receipt, as it goes over the channel."""
 
     def test_to_the_letter(self) -> None:
-        """It is a message like any other."""
-        assert Receipt(3, "ab" * 32).encode() == (
-            b"NOTIFY\r\nReceived:3\r\nDigest:" + b"ab" * 32 + b"\r\n\r\n"
-        )
-
-    def test_round_trip(self) -> None:
-        """What was written is read."""
-        assert read_receipt(Receipt(3, "ab" * 32).encode()) == Receipt(3, "ab" * 32)
+        """It is a message like any other, and read as it was written."""
+        receipt = Receipt(3, "ab" * 32)
+        encoded = b"NOTIFY\r\nReceived:3\r\nDigest:" + b"ab" * 32 + b"\r\n\r\n"
+        assert receipt.encode() == encoded
+        assert read_receipt(encoded) == receipt
 
     @pytest.mark.parametrize(
         "data",
