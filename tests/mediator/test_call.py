@@ -27,6 +27,7 @@ from tests.mediator.scene import (
     SUPERSEDED,
     UNAVAILABLE,
     Scene,
+    SlowResolver,
     query,
     register,
     to_callee,
@@ -53,10 +54,48 @@ from tests.support.clock import settle
 
 def stage(**options: object) -> Scene:
     """Ib is on line and accepts Ia; Ia and Ic are connected. Its resolver does as a test says."""
-    scene, _ = with_resolver(**options)
+    return stage_and_resolver(**options)[0]
+
+
+def stage_and_resolver(**options: object) -> tuple[Scene, SlowResolver]:
+    """The same, with that resolver."""
+    scene, resolver = with_resolver(**options)
     scene.connect("a", "c")
     scene.on_line("b", "Accept:Create Ia")
-    return scene
+    return scene, resolver
+
+
+WITHDRAW: Final = register("Ib", "Accept:Delete Ia")
+GRANTED: Final = ACCEPTED + to_caller("Ib")
+PERHAPS: Final = "NOTIFY\nSTATUS Perhaps.\n\n"
+#: Ia calls Ib, and Ib is asked; or its call waits for something else.
+CALL: Final = says("a", query("Ia", "Ib"), b=STATUS)
+CALL_WAITS: Final = says("a", query("Ia", "Ib"))
+#: Ib answers, and the call is granted.
+GRANT: Final = says("b", CAN, a=GRANTED, b=to_callee("Ia"))
+
+
+def reply_waits(answer: str = CAN) -> list[Step]:
+    """Ia calls Ib and Id; Id has answered, and Ia's reply waits for Ib's answer."""
+    return [
+        on_line("d", "Accept:Create Ia", port=4),
+        says("a", query("Ia", "Ib") + query("Ia", "Id"), b=STATUS, d=STATUS),
+        says("d", answer),
+    ]
+
+
+def watch_writes(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, note: Callable[[str, bytes], object]
+) -> None:
+    """Have each write to a terminal noted, in order: its name, and the bytes."""
+
+    def watched(name: str, write: Callable[[bytes], None], data: bytes) -> None:
+        note(name, data)
+        write(data)
+
+    for name, client in scene.clients.items():
+        write = client.transport.write
+        monkeypatch.setattr(client.transport, "write", partial(watched, name, write))
 
 
 class FiguresTests:
@@ -65,8 +104,7 @@ class FiguresTests:
     def test_with_status(self) -> None:
         """Each reads what the figures print, and no other terminal anything (A9, A10, A13)."""
         scene = stage()
-        scene.says("a", query("Ia", "Ib"), b=STATUS)
-        scene.says("b", CAN, a=ACCEPTED + to_caller("Ib"), b=to_callee("Ia"))
+        play(scene, CALL, GRANT)
 
     def test_without_status(self) -> None:
         """The first embodiment asks no status (A9, A10)."""
@@ -82,16 +120,12 @@ class FiguresTests:
         scene = stage(ask_status=status)
         scene.sent.clear()
         written: list[str] = []
-        for name in "abc":
-            transport = scene.clients[name].transport
-            write = transport.write
 
-            def note(data: bytes, name: str = name, write: Callable[[bytes], None] = write) -> None:
-                lines = ("Request Accepted.", "Caller ID", "Callee Address", "STATUS")
-                written.extend(f"{name} {line}" for line in lines if line.encode() in data)
-                write(data)
+        def note(name: str, data: bytes) -> None:
+            lines = ("Request Accepted.", "Caller ID", "Callee Address", "STATUS")
+            written.extend(f"{name} {line}" for line in lines if line.encode() in data)
 
-            monkeypatch.setattr(transport, "write", note)
+        watch_writes(scene, monkeypatch, note)
         scene.clients["a"].type(query("Ia", "Ib"))
         if status:
             scene.clients["b"].type(CAN)
@@ -103,21 +137,13 @@ class FiguresTests:
 
     def test_order_of_several_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Of calls decided in one turn, too, each callee is told before its caller (A11)."""
-        scene = Scene()
-        scene.connect("a", "c")
-        scene.on_line("b", "Accept:Create Ia,Ic")
-        scene.says("a", query("Ia", "Ib"), b=STATUS)
-        scene.says("c", query("Ic", "Ib"), b=STATUS)
+        scene = stage()
+        scene.says("b", register("Ib", "Accept:Add Ic"), b=DONE)
+        play(scene, CALL, says("c", query("Ic", "Ib"), b=STATUS))
         written: list[tuple[str, int]] = []
-        for name in "abc":
-            transport = scene.clients[name].transport
-            write = transport.write
-
-            def note(data: bytes, name: str = name, write: Callable[[bytes], None] = write) -> None:
-                written.append((name, data.count(b"Caller ID")))
-                write(data)
-
-            monkeypatch.setattr(transport, "write", note)
+        watch_writes(
+            scene, monkeypatch, lambda name, data: written.append((name, data.count(b"Caller ID")))
+        )
         scene.clients["b"].type(CAN + CAN)
         assert written == [("b", 2), ("a", 0), ("c", 0)]
 
@@ -212,25 +238,6 @@ class FiguresTests:
         assert len(set(drawn)) == 8
 
 
-WITHDRAW: Final = register("Ib", "Accept:Delete Ia")
-GRANTED: Final = ACCEPTED + to_caller("Ib")
-PERHAPS: Final = "NOTIFY\nSTATUS Perhaps.\n\n"
-#: Ia calls Ib, and Ib is asked; or its call waits for something else.
-CALL: Final = says("a", query("Ia", "Ib"), b=STATUS)
-CALL_WAITS: Final = says("a", query("Ia", "Ib"))
-#: Ib answers, and the call is granted.
-GRANT: Final = says("b", CAN, a=GRANTED, b=to_callee("Ia"))
-
-
-def reply_waits(answer: str = CAN) -> list[Step]:
-    """Ia calls Ib and Id; Id has answered, and Ia's reply waits for Ib's answer."""
-    return [
-        on_line("d", "Accept:Create Ia", port=4),
-        says("a", query("Ia", "Ib") + query("Ia", "Id"), b=STATUS, d=STATUS),
-        says("d", answer),
-    ]
-
-
 #: How a permitted caller comes to be refused: its statement, what happens, and what happens last.
 CAUSES: Final[dict[str, tuple[str, list[Step], Callable[..., Step]]]] = {
     "no address": (
@@ -312,13 +319,8 @@ class RefusalsTests:
     def test_time_allowed(self) -> None:
         """The callee has five seconds for its status, not less and not more (A24)."""
         scene = stage()
-        scene.says("a", query("Ia", "Ib"), b=STATUS)
-        scene.passes(4.99)
-        scene.says("b", CAN, a=ACCEPTED + to_caller("Ib"), b=to_callee("Ia"))
-        scene.says("a", query("Ia", "Ib"), b=STATUS)
-        scene.passes(4.99)
-        scene.passes(0.01, a=NOT_CONNECTED)
-        scene.says("b", CAN)
+        play(scene, CALL, passes(4.99), GRANT)
+        play(scene, CALL, passes(4.99), passes(0.01, a=NOT_CONNECTED), says("b", CAN))
 
     def test_time_configured(self) -> None:
         """The time is the operator's to set."""
@@ -328,30 +330,18 @@ class RefusalsTests:
 
     def test_time_in_all(self) -> None:
         """Look-up, reaching and status together have these five seconds."""
-        scene, resolver = with_resolver()
-        scene.connect("a")
-        scene.on_line("b", "Accept:Create Ia")
-        resolver.hold = {"lookup"}
-        scene.says("a", query("Ia", "Ib"))
-        scene.passes(3)
-        scene.fires(resolver.held[0], b=STATUS)
-        scene.passes(2, a=NOT_CONNECTED)
-        assert len(resolver.held) == 1
+        scene, resolver = stage_and_resolver()
+        play(scene, hold("lookup"), CALL_WAITS, passes(3), resolved(b=STATUS))
+        play(scene, passes(2, a=NOT_CONNECTED))
+        assert resolver.held == []
 
     def test_a_resolver_that_never_answers(self) -> None:
         """Then, too, the caller has an answer in time (A15)."""
-        scene, resolver = with_resolver()
-        scene.connect("a")
-        scene.on_line("b", "Accept:Create Ia")
-        resolver.hold = {"lookup"}
-        scene.says("a", query("Ia", "Ib"))
-        scene.passes(5, a=NOT_CONNECTED)
+        play(stage(), hold("lookup"), CALL_WAITS, passes(5, a=NOT_CONNECTED))
 
     def test_resolver_away(self) -> None:
         """A resolver that is away is told as such, to a permitted caller alone (A15, I6)."""
-        scene, resolver = with_resolver()
-        scene.connect("a", "c")
-        scene.on_line("b", "Accept:Create Ia")
+        scene, resolver = stage_and_resolver()
         resolver.errors["lookup"] = ServiceUnavailable()
         scene.says("a", query("Ia", "Ib"), a=UNAVAILABLE)
         scene.says("c", query("Ic", "Ib"), c=DENIED)
@@ -705,11 +695,9 @@ class RepliesTests:
 
     def test_bare_answers(self) -> None:
         """A bare answer settles the oldest open question (I11)."""
-        scene = Scene()
-        scene.connect("a", "c")
-        scene.on_line("b", "Accept:Create Ia,Ic")
-        scene.says("a", query("Ia", "Ib"), b=STATUS)
-        scene.says("c", query("Ic", "Ib"), b=STATUS)
+        scene = stage()
+        scene.says("b", register("Ib", "Accept:Add Ic"), b=DONE)
+        play(scene, CALL, says("c", query("Ic", "Ib"), b=STATUS))
         scene.says("b", CANT, a=BUSY)
         scene.says("b", CAN, c=ACCEPTED + to_caller("Ib"), b=to_callee("Ic"))
 
@@ -751,15 +739,11 @@ class RepliesTests:
         scene.says("a", query("Ia", "Ib"), b=STATUS)
         for name in ("b2", "a", "c"):
             scene.says(name, CAN)
-        scene.says("b", CAN, a=ACCEPTED + to_caller("Ib"), b=to_callee("Ia"))
+        play(scene, GRANT)
 
     def test_only_to_the_connection_that_asked(self) -> None:
         """Another connection of the same caller reads nothing (I11)."""
-        scene = stage()
-        scene.connect("a2")
-        scene.says("a2", register("Ia"), a2=DONE)
-        scene.says("a", query("Ia", "Ib"), b=STATUS)
-        scene.says("b", CAN, a=ACCEPTED + to_caller("Ib"), b=to_callee("Ia"))
+        play(stage(), connect("a2"), says("a2", register("Ia"), a2=DONE), CALL, GRANT)
 
 
 class FaultsTests:
@@ -767,9 +751,7 @@ class FaultsTests:
 
     def test_in_the_resolver(self, logged: Logged) -> None:
         """An exception in a look-up refuses, shows nothing, and closes no connection (I3, I24)."""
-        scene, resolver = with_resolver()
-        scene.connect("a")
-        scene.on_line("b", "Accept:Create Ia")
+        scene, resolver = stage_and_resolver()
         resolver.errors["lookup"] = RuntimeError("inner detail")
         scene.says("a", query("Ia", "Ib"), a=UNAVAILABLE)
         [logged_once] = logged.failures()
