@@ -112,6 +112,7 @@ class Channel:
         self._producer: Any = None  # the application's
         self._paused = False  # by the application
         self._first: tuple[RecordType, bytes] | None = None  # the record that opened the channel
+        # No Timers: with their callbacks these would keep a closed channel in a reference cycle.
         self._turn: IDelayedCall | None = None  # the next one in which records are handled
         self._lingering: IDelayedCall | None = None
         self._reason: Exception | None = None  # why it broke, where we know

@@ -292,13 +292,13 @@ class Site:
         host = f"[{self._host}]" if ":" in self._host else self._host
         made = endpoint(self.reactor, parse_server(f"tcp:{host}:{port}"), None)
         stands = Outcome(made.connect(Maker()))
-        _, remote_host_of = self.accepts(self._mediator)
+        _, seen_from = self.accepts(self._mediator)
         self.ends(stands)
         ours = stands.value.transport.socket
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        assert ours.getsockname()[:2] == remote_host_of
+        assert ours.getsockname()[:2] == seen_from
         self.lines += 1
-        return remote_host_of
+        return seen_from
 
     def crowd(self) -> None:
         """Many connections to one place have been: the kernel keeps their ports a minute."""
@@ -393,8 +393,8 @@ class SocketTests:
         shared = site.line()
         listener = site.listens()
         outcome = site.dials(shared, listener.getsockname()[1])
-        accepted, remote_host_of = site.accepts(listener)
-        assert remote_host_of == shared
+        accepted, seen_from = site.accepts(listener)
+        assert seen_from == shared
         site.ends(outcome)
         protocol = outcome.value
         assert protocol.transport.getPeer().port == listener.getsockname()[1]
