@@ -273,14 +273,19 @@ class RefusedTests:
 
     @pytest.mark.parametrize("case", REFUSALS)
     def test_one_and_the_same(self, case: str) -> None:
-        """*Permission Denied.*, when the time to decide is over, and not a moment before."""
-        scene, _ = stage(groups=[FAMILY])
+        """*Permission Denied.*, when the time to decide is over, and not a moment before.
+
+        Nothing is sent to either side, and so nothing recorded.
+        """
+        scene, store = stage(groups=[FAMILY])
+        scene.on_line("a", port=1300)
         begun = scene.clock.seconds()
         play(scene, *REFUSALS[case])
         waited = (scene.clock.seconds() - begun) % PATIENCE
         scene.passes(PATIENCE - waited - 0.001)
         scene.passes(0.001, a=DENIED)
         scene.passes(60)
+        assert store.told == []
 
     def test_with_a_transaction(self) -> None:
         """A transaction brings back nothing else."""
@@ -445,14 +450,6 @@ class LedgerTests:
         ]
         scene.clients["a"].type("QUERY\nDISCLOSURES\n\n")
         assert ";by=calling;" in scene.heard("a")
-
-    def test_refused_tells_nothing(self) -> None:
-        """Nothing is told, and so nothing recorded, where the callee refuses (C6)."""
-        scene, store = stage()
-        scene.on_line("a", port=1300)
-        denied(scene)
-        scene.passes(1)
-        assert store.told == []
 
     def test_room_for_both(self) -> None:
         """Where not both can be recorded neither is told (I1)."""
