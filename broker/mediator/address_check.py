@@ -64,7 +64,7 @@ class AddressCheck:
             raise TooManyRequests
         if self._tried.acquire(identifier, str(ip), self._clock.seconds()) is None:
             raise TooManyRequests("too many port checks: wait a minute")
-        self._trying.add(identifier)
+        self._trying.add(identifier)  # one at a time: the check of many ports would be a port scan
         try:
             reached = await self._dialer.reaches(str(ip), port)
         finally:

@@ -39,7 +39,7 @@ class Aliases:
         :raises ServiceUnavailable: the resolver can't say whether the name is in use
         """
         if identifier in (name, self._table.canonical(name)):
-            return False
+            return False  # a terminal registers its names each time that it connects
         if not self._claimed:
             raise RegistrationFailed(NOT_GIVEN)
         if await self._is_in_use(name) or self._table.canonical(name) != name:

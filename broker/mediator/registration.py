@@ -61,7 +61,7 @@ class RegistrationHandler:
         is_new = name is not None and await self._aliases.take(plan.identifier, name)
         try:
             await self._in_turn(plan)
-        except BaseException:
+        except BaseException:  # cancelled too: a name that no registration stands for is free
             if name is not None and is_new:
                 self._aliases.give_back(plan.identifier, name)
             raise
@@ -105,6 +105,7 @@ class RegistrationHandler:
             raise
         if contact is not None or key is not None:
             await self._activate(plan, key)
+        # While the list is locked, so that answers come in the order of the changes.
         plan.request.reply(REGISTRATION_COMPLETED, self._answer(plan, key))
 
     def _answer(self, plan: RegistrationPlan, key: IssuedKey | None) -> dict[str, str] | None:
@@ -153,6 +154,7 @@ class RegistrationHandler:
         """Both or neither. The resolver comes first, since what it does can be taken back."""
         identifier = plan.identifier
         try:
+            # As it was registered, a domain name unresolved: that is what may be restored.
             before: Binding | None = await self._resolver.registered_binding(identifier)
         except CalleeNotFound:
             before = None
@@ -176,7 +178,7 @@ class RegistrationHandler:
         active = self._connections.active(identifier)
         if active is not None and active.address is before.contact:
             active.address = contact
-        else:
+        else:  # no connection holds it now, so it expires like one whose connection has gone
             self._resolver.release(identifier, contact)
 
     async def _activate(self, plan: RegistrationPlan, key: IssuedKey | None) -> None:

@@ -158,6 +158,7 @@ class Mediator:
         message = request.message
         try:
             route = self._routes.get((message.verb, message.statement))
+            # No request has a body; one that is announced would be read, and kept, for nothing.
             if "Length" in message.fields:
                 raise BadRequest("this message takes no body")
             if route is None or not route.required.issubset(message.fields):
@@ -169,7 +170,7 @@ class Mediator:
                 steps = route.handler(peer, request)
             else:
                 steps = self._log_in(peer, request, route)
-        except Exception as raised:
+        except Exception as raised:  # not only a refusal: a bug must not leave it unanswered
             self.request_failed(raised, request)
             return
         task = RequestTask.start(steps, request, self)
@@ -224,6 +225,7 @@ class Mediator:
 
         :return: fires when all disclosures are in the store; only then may that be stopped
         """
+        # The ledger last: what is still decided while connections close is recorded too.
         self.context.reach.stop()
         self.context.connections.stop()
         self._deciding.stop()
@@ -241,6 +243,7 @@ class Mediator:
         A connection that has proven its identity keeps it, whatever becomes of the request.
         """
         login = await self._login.admit(peer, request)
+        # Bound before the check of names: what it has proven holds even if the request is refused.
         self.context.connections.bind(peer, self._canonical(login.identifier))
         self._check_identity(peer, request.message, route)
         if login.token is None:
@@ -260,7 +263,7 @@ class Mediator:
 
     def request_failed(self, raised: Exception, request: Request) -> None:
         """The one place where an error becomes a message."""
-        if isinstance(raised, CancelledError):
+        if isinstance(raised, CancelledError):  # it took too long to decide, or the caller has gone
             error: Refused = CalleeNotConnected()
         else:
             error = to_refusal(raised, self.log)

@@ -74,7 +74,7 @@ class SessionReview:
     def _review(self, session: Session) -> None:
         """What a session rests on is gone: it rests on another entry, or is void."""
         if session.permit_entry in WITHOUT_PERMIT and not self._is_overruled(session):
-            return  # it never rested on a list
+            return  # it never rested on a list, so no entry of one can be gone
         entry = self._rules.permit_entry(session.callee, session.caller)
         if entry is None:
             self._sessions.void(session)

@@ -228,7 +228,7 @@ class SocketTests:
         )
         assert second.wait() == 1
         assert second.err == [
-            f"broker: {path}: another broker has it open: end that one, or name another with"
+            f"broker: {path}: another broker has it open: stop that one, or name another with"
             " --admin"
         ]
         assert "Traceback" not in second.said

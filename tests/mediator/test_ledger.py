@@ -675,4 +675,5 @@ class ServiceTests:
         store.done()
         settle(reactor)
         assert stopped == [1]
+        assert reactor.getDelayedCalls() == []
         assert stopping is not None

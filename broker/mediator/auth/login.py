@@ -149,6 +149,7 @@ class PasswordLogin:
             raise TooManyRequests(
                 f"too many logins of this identifier have failed: try again in {ceil(wait)} seconds"
             )
+        # Counted before the check: else any number of guesses could be checked at the same time.
         if self.attempts.attempt(source, identifier, now):
             self.log.warn(
                 "Logins as {identifier} from {source} fail again and again: they are delayed",
