@@ -5,7 +5,7 @@ turn of the reactor into one write, and closes on a peer that does not read, doe
 falls silent. What all connections of one role share is their ``ConnectionHub``.
 
 A message comes in by ``dataReceived`` → the receiver's ``message_received``; it goes out by
-``send``, and at the end of the turn by ``hub.end`` → ``flush`` → the socket.
+``send``, and at the end of the turn by ``flush``, for each connection that ``hub.end`` names.
 """
 
 from __future__ import annotations
@@ -163,8 +163,7 @@ class PeerConnection:
         Without any (``b""``) it goes on with what arrived before.
         """
         if self._state is not OPEN:
-            if self._protocol is not None:
-                self._protocol.dataReceived(data)
+            self._pass_on(data)
             return
         decoder = self.decoder
         decoder.feed(data)
@@ -196,7 +195,8 @@ class PeerConnection:
             hub.log.failure("A connection was closed: its input could not be handled")
             self.abort()
         finally:
-            hub.end()
+            for connection in hub.end():
+                connection.flush()
 
     def readConnectionLost(self) -> None:
         """The peer has sent everything, but still reads."""
@@ -236,7 +236,8 @@ class PeerConnection:
             finally:
                 self.receiver.connection_lost(reason)
         finally:
-            hub.end()
+            for connection in hub.end():
+                connection.flush()
 
     # Called by the receiver.
 
@@ -412,6 +413,11 @@ class PeerConnection:
         """The connection is going; ``connectionLost`` follows."""
 
     # Inside.
+
+    def _pass_on(self, data: bytes) -> None:
+        """What comes after ``hand_over`` is the other protocol's; after ``close``, no one's."""
+        if self._protocol is not None:
+            self._protocol.dataReceived(data)
 
     def _other_event(self, event: Event) -> None:
         """Handle what is no message."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
 from twisted.internet.interfaces import IReactorTime
@@ -106,16 +106,16 @@ class ConnectionHub:
         """A turn begins: bytes have come in."""
         self._turns += 1
 
-    def end(self) -> None:
-        """The turn ends: send what was collected, one write for each peer."""
+    def end(self) -> Iterable[HubMember]:
+        """The turn ends: give the connections to flush now, one write for each peer.
+
+        Whatever is written while they are flushed leaves in the reactor's next turn.
+        """
         self._turns -= 1
-        if self._turns:
-            return
-        while self._written:
-            connections = self._written
-            self._written = {}
-            for connection in connections:
-                connection.flush()
+        if self._turns or not self._written:
+            return ()
+        written, self._written = self._written, {}
+        return written
 
     def stop(self) -> None:
         """Close every connection that has not logged in, and leave no timer behind."""
@@ -143,7 +143,8 @@ class ConnectionHub:
         """Flush what was written outside of any turn."""
         self._scheduled = False
         self.begin()
-        self.end()
+        for connection in self.end():
+            connection.flush()
 
 
 def _cut_off(clock: IReactorTime, seconds: float) -> DeadlineQueue[HubMember]:

@@ -26,9 +26,9 @@ PACKAGE = str(Path(broker.__file__).parent)
 
 #: Functions from ``dataReceived`` to the handler, both included, for a terminal that has logged in.
 IN_MOST = 5
-#: Functions from the handler's reply to the transport: ``reply`` and ``send`` queue the
-#: message; at the end of the turn the hub has each connection ``flush`` what is queued for it.
-OUT_MOST = 4
+#: Functions from the handler's reply to the transport: ``reply`` and ``send`` queue the message;
+#: at the end of the turn ``flush`` writes all that is queued for a peer.
+OUT_MOST = 3
 
 
 def functions() -> Iterator[str]:
