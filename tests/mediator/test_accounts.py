@@ -132,7 +132,6 @@ class DurableTests:
         assert account.names == ("taro",)
 
     def test_when_the_mediator_restarts_then_accounts_are_as_kept(self) -> None:
-        """When the mediator restarts, accounts are as kept."""
         first = Scene(accounts={"Ia": "of Ia"})
         result_of(first.mediator.accounts.add_name("Ia", "taro"))
         again = Scene(store=first.broker.store, accounts={})
@@ -365,7 +364,6 @@ class NamesTests:
         scene.says("a", query("Ia", "花子") + query("Ia", "Ib"), a=DENIED + NOT_FOUND)
 
     def test_when_no_identity_is_proven_then_names_are_valid_too(self) -> None:
-        """When no identity is proven, names are valid too."""
         scene, store = with_store()
         store.at_once = True
         result_of(scene.mediator.accounts.add("Ia", "x"))

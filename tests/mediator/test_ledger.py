@@ -151,7 +151,6 @@ class BehindTests:
         assert desk.clock.getDelayedCalls() == []
 
     def test_when_a_thousand_records_wait_then_they_are_committed_at_once(self) -> None:
-        """When a thousand records wait, they are committed at once."""
         desk = Desk()
         desk.note(AT_ONCE - 1)
         assert desk.store.batches == []
@@ -175,7 +174,6 @@ class BehindTests:
         assert desk.clock.getDelayedCalls() == []
 
     def test_when_a_commit_is_done_soon_then_the_next_still_waits_for_others(self) -> None:
-        """When a commit is done soon, the next still waits for others."""
         desk = Desk.writing()
         desk.note()
         desk.store.done()
@@ -184,7 +182,6 @@ class BehindTests:
         assert desk.store.batches == [1, 1]
 
     def test_when_a_thousand_come_during_a_commit_then_they_follow_at_once(self) -> None:
-        """When a thousand come during a commit, they follow at once."""
         desk = Desk.writing()
         desk.note(AT_ONCE + 5)
         assert desk.store.batches == [1]
@@ -224,7 +221,6 @@ class BehindTests:
     def test_when_the_store_fails_then_a_thousand_more_do_not_hurry_it(
         self, logged: Logged
     ) -> None:
-        """When the store fails, a thousand more do not hurry it."""
         desk = Desk.writing()
         desk.store.fails()
         desk.note(2 * AT_ONCE)
@@ -408,7 +404,6 @@ class AnswerTests:
         return scene, store
 
     def test_when_no_address_was_told_then_the_answer_says_so(self) -> None:
-        """When no address was told, the answer says so."""
         scene, _ = self.asked_by()
         scene.says("b", ASK, b=NOTHING)
         scene.says(
@@ -425,7 +420,6 @@ class AnswerTests:
         scene.says("b", "QUERY\nDISCLOSURES\nIdentifier:Ia\n\n", b=DENIED)
 
     def test_when_it_is_the_first_message_then_it_logs_in_too(self) -> None:
-        """When it is the first message, it logs in too."""
         told = of(1)
         scene, store = with_store()
         store.told += told
@@ -483,7 +477,6 @@ class AnswerTests:
         scene.says("b", before(told[-7].at), b=page(told[-6:]))
 
     def test_when_the_time_is_none_then_the_request_is_refused(self) -> None:
-        """When the time is none, the request is refused."""
         scene, _ = self.asked_by(*of(1))
         wrong = bad("Before: must be a time such as 2026-11-21T12:00:05.123456Z")
         scene.says("b", "QUERY\nDISCLOSURES\nBefore:yesterday\n\n", b=wrong)
@@ -511,7 +504,6 @@ class AnswerTests:
         scene.says("b", ASK, b=page(store.told))
 
     def test_when_the_store_cannot_read_then_that_is_said(self) -> None:
-        """When the store cannot read, that is said."""
 
         class Unreadable(SlowStore):
             async def disclosures(self, whose: str, before: int, most: int) -> Sequence[Disclosure]:
@@ -555,13 +547,11 @@ class SettledTests:
     """Waiting until what was noted is kept."""
 
     def test_when_nothing_waits_then_settled_is_done_at_once(self) -> None:
-        """When nothing waits, settled is done at once."""
         desk = Desk()
         result_of(desk.ledger.settled())
         assert desk.store.batches == []
 
     def test_when_more_comes_then_settled_does_not_wait_for_that(self) -> None:
-        """When more comes, settled does not wait for that."""
         desk = Desk.writing()
         desk.note()
         settled = Deferred.fromCoroutine(desk.ledger.settled())
@@ -574,7 +564,6 @@ class SettledTests:
         assert desk.store.batches == [1, 2]
 
     def test_when_a_commit_in_progress_has_it_all_then_settled_waits_for_that_alone(self) -> None:
-        """When a commit in progress has it all, settled waits for that alone."""
         desk = Desk.writing()
         settled = Deferred.fromCoroutine(desk.ledger.settled())
         desk.note()
@@ -583,7 +572,6 @@ class SettledTests:
         assert desk.store.batches == [1]
 
     def test_when_one_waiter_gives_up_then_the_others_wait_on(self) -> None:
-        """When one waiter gives up, the others wait on."""
         desk = Desk()
         desk.note()
         one, other = (Deferred.fromCoroutine(desk.ledger.settled()) for _ in range(2))

@@ -72,10 +72,10 @@ def in_threads(**options: Any) -> tuple[Scene, FakePool]:
     return scene, pool
 
 
-def token_of(scene: Scene, name: str, who: str = "Ia") -> str:
+def token_of(scene: Scene, name: str, who: str = "Ia", password: str | None = None) -> str:
     """Log in with the password, and give the token."""
     scene.connect(name)
-    scene.clients[name].type(login(who, f"of {who}", "Transaction:t"))
+    scene.clients[name].type(login(who, password or f"of {who}", "Transaction:t"))
     found = re.search("^Token:(.+)$", scene.heard(name), re.MULTILINE)
     assert found is not None
     return found[1]
@@ -221,7 +221,6 @@ class PasswordTests:
         assert "Identifier" not in heard
 
     def test_when_a_password_is_composed_or_not_then_it_is_the_same(self) -> None:
-        """When a password is composed or not, it is the same."""
         scene = Scene(accounts={"Ia": "caf\u00e9"})
         scene.new_says("a", login("Ia", "cafe\u0301"), DONE)
 
@@ -277,19 +276,16 @@ class ClearTextTests:
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "127.9.9.9", "::ffff:127.0.0.1"])
     def test_when_a_login_is_on_this_machine_then_it_may_be_in_clear_text(self, host: str) -> None:
-        """When a login is on this machine, it may be in clear text."""
         scene = a_scene()
         scene.new_says("a", login("Ia", "of Ia"), DONE, host=host)
 
     def test_when_the_operator_allows_clear_text_then_logins_are_taken_from_anywhere(self) -> None:
-        """When the operator allows clear text, logins are taken from anywhere."""
         scene = a_scene(clear_text=True)
         scene.new_says("a", login("Ia", "of Ia"), DONE, host="192.0.2.1")
 
     def test_when_a_login_is_encrypted_then_it_is_taken(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """When a login is encrypted, it is taken."""
         monkeypatch.setattr(PeerConnection, "secure", property(lambda self: True))
         scene = a_scene()
         scene.new_says("a", login("Ia", "of Ia"), DONE, host="192.0.2.1")
@@ -314,7 +310,6 @@ class ThreadsTests:
         scene.reads(a=DONE + permits("Create Ib") + DONE + permits("Create Ib,Ix"))
 
     def test_when_more_follows_a_wrong_login_then_nothing_of_it_is_done(self) -> None:
-        """When more follows a wrong login, nothing of it is done."""
         scene, pool = in_threads()
         scene.connect("a")
         scene.says("a", login("Ia", "x", "Accept:Create Ib") + query("Ia", "Ib") + PERMITS)
@@ -435,7 +430,6 @@ class FailuresTests:
         assert "Logins as Ia from 192.0.2.66" in lines[0]
 
     def test_when_a_login_is_delayed_then_it_costs_no_work(self) -> None:
-        """When a login is delayed, it costs no work."""
         scene, pool = in_threads(clear_text=True)
         for number in range(10):
             scene.connect(f"g{number}", host="192.0.2.66")
@@ -581,7 +575,7 @@ class SecretsTests:
     def test_when_terminals_log_in_then_no_secret_is_in_the_log(self, logged: Logged) -> None:
         """In a whole conversation, right and wrong, with its failures and delays."""
         scene = Scene(accounts={"Ia": "sesame-right"})
-        token = token_of_with(scene, "a", "sesame-right")
+        token = token_of(scene, "a", password="sesame-right")
         scene.new_says("b", register("Ia", f"Token:{token}"), DONE)
         for _ in range(10):
             scene.new_says("g", login("Ia", "sesame-wrong"), WRONG)
@@ -610,7 +604,6 @@ class SecretsTests:
         assert "sesame" not in text
 
     def test_when_a_part_is_printed_then_it_shows_no_secret(self) -> None:
-        """When a part is printed, it shows no secret."""
         scene = a_scene()
         token = token_of(scene, "a")
         parts = [scene.mediator.accounts, login_of(scene), login_of(scene)._tokens]
@@ -618,15 +611,6 @@ class SecretsTests:
         told = repr(parts) + repr([vars(part) for part in parts if hasattr(part, "__dict__")])
         for secret in ("of Ia", token, "$argon2id$"):
             assert secret not in told
-
-
-def token_of_with(scene: Scene, name: str, password: str) -> str:
-    """Log in as Ia with this password, and give the token."""
-    scene.connect(name)
-    scene.clients[name].type(login("Ia", password, "Transaction:t"))
-    found = re.search("^Token:(.+)$", scene.heard(name), re.MULTILINE)
-    assert found is not None
-    return found[1]
 
 
 class Shown:

@@ -86,7 +86,6 @@ class AccountTests:
         ]
 
     def test_when_an_account_is_added_and_reset_then_its_connections_end(self) -> None:
-        """When an account is added and reset, its connections end."""
         scene = Scene(accounts={})
         operator = operator_of(scene)
         result_of(operator.add_account("Ib", "first"))
@@ -123,7 +122,6 @@ class GroupTests:
     """Groups (A18)."""
 
     def test_when_members_are_added_and_removed_then_their_number_is_told(self) -> None:
-        """When members are added and removed, their number is told."""
         operator = operator_of(Scene())
         assert result_of(operator.create_group("@family", ["Ia", "Ic"])) == {"members": 2}
         assert result_of(operator.add_members("@family", ["If", "Ia"])) == {"members": 3}
@@ -193,7 +191,6 @@ class GroupTests:
         scene.new_says("a", query("Ia", "Ib"), DENIED)
 
     def test_when_two_add_to_a_group_at_once_then_neither_undoes_the_other(self) -> None:
-        """When two add to a group at once, neither undoes the other."""
         scene, store = with_store()
         operator = operator_of(scene)
         outcomes = begun(operator.create_group("@family", ["Ia"]))
@@ -275,7 +272,6 @@ class PermitTests:
         assert (end, rows) == ({"identifier": "Ib", "entries": 0, "policy": "Ask"}, [])
 
     def test_when_a_list_is_longer_than_a_line_then_it_is_shown_whole(self) -> None:
-        """When a list is longer than a line, it is shown whole."""
         names = tuple(f"terminal-{n}" for n in range(500))
         scene, _ = with_store(PermitChange("Ib", names))
         rows = told(operator_of(scene).show_permits, "Ib")

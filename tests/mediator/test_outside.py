@@ -70,7 +70,6 @@ class SeenTests:
         scene.says("a", asks(), a=told(source(scene)))
 
     def test_when_a_connection_has_not_logged_in_then_it_is_told_nothing(self) -> None:
-        """When a connection has not logged in, it is told nothing."""
         scene = a_scene(accounts={"Ia": "secret"})
         scene.clients["a"].type(asks())
         assert "Login Required." in scene.heard("a")
@@ -100,7 +99,6 @@ class TriedTests:
         scene.reads(a=told(1203))
 
     def test_when_packets_are_dropped_then_the_check_ends_soon(self) -> None:
-        """When packets are dropped, the check ends soon."""
         scene = a_scene()
         scene.says("a", asks(port=1203))
         scene.passes(DIAL_TIMEOUT - 0.1)
@@ -108,14 +106,12 @@ class TriedTests:
         assert scene.dials[0].over
 
     def test_when_the_time_to_decide_is_short_then_so_is_the_check(self) -> None:
-        """When the time to decide is short, so is the check."""
         scene = a_scene(status_timeout=1)
         scene.says("a", asks(port=1203))
         scene.passes(1, a=not_reached(1203))
         assert scene.dials[0].over
 
     def test_when_the_terminal_leaves_then_the_check_ends(self) -> None:
-        """When the terminal leaves, the check ends."""
         scene = a_scene()
         scene.says("a", asks(port=1203))
         scene.leaves("a")
@@ -131,7 +127,6 @@ class TriedTests:
         scene.reads(a=told(1203))
 
     def test_when_the_port_is_the_servers_own_then_it_is_not_dialled(self) -> None:
-        """When the port is the servers own, it is not dialled."""
         scene = a_scene(own_ports={1201, 1202})
         scene.says("a", asks(port=1202), a=bad("the port is one of the server's own"))
         assert scene.dials == []
@@ -150,7 +145,6 @@ class TriedTests:
         scene.says("a", asks(), a=told(source(scene), seen))
 
     def test_when_the_mediator_has_no_dialler_then_it_says_so(self) -> None:
-        """When the mediator has no dialler, it says so."""
         scene = a_scene(trigger=Waker())
         unavailable = "NOTIFY\nService Unavailable.\nCause:this server checks no ports\n\n"
         scene.says("a", asks(port=1203), a=unavailable)
@@ -217,7 +211,6 @@ class BoundsTests:
         scene.reads(b=not_reached(4000, "198.51.100.1"))
 
     def test_when_the_server_stops_then_no_dial_is_left(self) -> None:
-        """When the server stops, no dial is left."""
         scene = a_scene()
         scene.says("a", asks(port=4000))
         dialler: Any = scene.broker.trigger

@@ -71,14 +71,12 @@ class VerifierTests:
         assert made.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
 
     def test_when_the_cost_is_changed_then_old_verifiers_go_on_working(self) -> None:
-        """When the cost is changed, old verifiers go on working."""
         old = result_of(cheap_passwords().make("secret"))
         newer = Passwords(lambda size: b"r" * size, cost=Cost(16, 2))
         assert result_of(newer.check("secret", old, "s"))
         assert not result_of(newer.check("other", old, "s"))
 
     def test_when_characters_are_composed_or_not_then_the_password_is_the_same(self) -> None:
-        """When characters are composed or not, the password is the same."""
         passwords = cheap_passwords()
         made = result_of(passwords.make("caf\u00e9"))
         assert result_of(passwords.check("cafe\u0301", made, "s"))
@@ -125,7 +123,6 @@ class TurnsTests:
     """Who is served when not all can be (I15, I16)."""
 
     def test_when_all_threads_work_then_the_others_wait(self) -> None:
-        """When all threads work, the others wait."""
         hashing = Hashing(threads=2)
         asked = [hashing.ask() for _ in range(5)]
         assert len(hashing.pool.jobs) == 2
@@ -160,7 +157,6 @@ class TurnsTests:
         assert owner.outcome == [False]
 
     def test_when_each_source_has_one_waiting_then_a_newcomer_is_refused(self) -> None:
-        """When each source has one waiting, a newcomer is refused."""
         hashing = Hashing(waiting=3)
         waiting = [hashing.ask(f"s{number}") for number in range(4)]
         assert hashing.ask("late").outcome == [TooManyRequests]

@@ -145,7 +145,6 @@ class ListsTests:
         )
 
     def test_when_a_register_has_an_identifier_alone_then_it_only_logs_in(self) -> None:
-        """When a register has an identifier alone, it only logs in."""
         scene, store = with_store()
         scene.connect("a")
         scene.says("a", "REGISTER\nIdentifier:Ia\n\n", a=DONE)
@@ -668,7 +667,6 @@ class DurabilityTests:
         scene.says("a", PERMITS, a=permits("Create Ib"))
 
     def test_when_the_resolver_is_away_then_permits_can_be_edited(self) -> None:
-        """When the resolver is away, permits can be edited."""
         scene, resolver = with_resolver()
         for what in ("lookup", "register", "withdraw"):
             resolver.errors[what] = ServiceUnavailable()

@@ -148,7 +148,6 @@ class SeamsTests:
     """What the mediator holds on to is what ``interfaces`` says (A15)."""
 
     def test_when_parts_are_replaced_then_they_provide_the_interfaces(self) -> None:
-        """When parts are replaced, they provide the interfaces."""
         for scene in (Scene(), with_resolver()[0], with_store()[0]):
             assert verifyObject(IResolver, scene.broker.resolver)
             assert verifyObject(IStore, scene.broker.store)
@@ -174,7 +173,6 @@ class TracedTests:
 
     @pytest.mark.parametrize("mark", ["", "Transaction:t1\n"])
     def test_when_messages_are_traced_then_the_bytes_are_the_same(self, mark: str) -> None:
-        """When messages are traced, the bytes are the same."""
         asked = (
             f"REGISTER\nIdentifier:Ia\nAccept:Create Ib\n{mark}\n"
             f"QUERY\nIdentifier:Ia\nCallee:Ix\n{mark}\nQUERY\nWEATHER\n{mark}\n"

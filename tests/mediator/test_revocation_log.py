@@ -23,7 +23,6 @@ class FallenTests:
     """Entries that are no longer on a list."""
 
     def test_when_entries_are_lost_then_each_cause_has_a_line(self, logged: Logged) -> None:
-        """When entries are lost, each cause has a line."""
         fallen = RevocationLog(Clock())
         gone = {"Ia": None, "Ic": Limit(until=NOW), "Id": Limit(uses=1), "Ie": Limit(uses=1)}
         fallen.removed("Ib", gone, NOW, "Id")
