@@ -290,8 +290,8 @@ class Wire:
         lines = f"{text.rstrip()}\n" if text else ""
         self.mediator.type(f"NOTIFY\n{lines}Transaction:{transaction}\nCode:{code}\n\n")
 
-    def outcome(self, deferred: Any, text: str, code: int = 200) -> Outcome:
+    def outcome(self, ask: Callable[[MediatorClient], Any], text: str) -> Outcome:
         """What becomes of the first question, which is answered so."""
-        outcome, _ = self.ask(deferred)
-        self.answer(text, code)
+        outcome, _ = self.ask(ask(self.client))
+        self.answer(text)
         return outcome

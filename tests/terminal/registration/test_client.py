@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
-from twisted.internet.error import ConnectError, ConnectionLost
+from twisted.internet.error import ConnectionLost
 
 from broker.messages.errors import (
     BadRequest,
@@ -14,23 +15,26 @@ from broker.messages.errors import (
     CalleeNotFound,
     NotReached,
     PermissionDenied,
+    Refused,
     RegistrationFailed,
     ServiceUnavailable,
 )
-from broker.messages.grammar import NOTIFY, QUERY
+from broker.messages.grammar import NOTIFY, QUERY, REGISTER
 from broker.messages.message import Message
 from broker.tables.disclosures import Disclosure, format_line, format_time
 from broker.tables.sessions import UNSPENT_SECONDS
 from broker.terminal.registration.client import (
     ANSWER_TIMEOUT,
     NOT_FOR_TERMINALS,
+    NOT_VALID,
+    MediatorClient,
     NullEvents,
     dial,
 )
 from tests.support.clock import advance, result_of
 from tests.support.reactor import FakeReactor
 from tests.terminal.keys import CALLER, KEY, PASSWORD, REPLY_PASSWORD, SESSION
-from tests.terminal.network import Outcome
+from tests.terminal.network import HOST, Outcome
 from tests.terminal.scene import Wire, mediator_at
 
 CREDENTIALS: Final = (
@@ -38,109 +42,126 @@ CREDENTIALS: Final = (
     f"Callee:Ib\nSession:{SESSION}\nExpires:3600\nReply Password:{REPLY_PASSWORD}"
 )
 ANNOUNCEMENT: Final = (
-    f"NOTIFY\nCaller ID:Ic\nPassword:{PASSWORD}\nEncrypt Key:{KEY}\nSession:{SESSION}\n"
+    f"NOTIFY\nCaller ID:Ia\nPassword:{PASSWORD}\nEncrypt Key:{KEY}\nSession:{SESSION}\n"
     f"Expires:3600\nReply Password:{REPLY_PASSWORD}\n\n"
 )
-#: An answer that is no answer to anything that a terminal asks of itself.
+#: An answer that does not fit any question of a terminal.
 SENSELESS: Final = "STATUS Acceptable."
+STATUS: Final = "QUERY\nSTATUS\n"
+NOT_TAKEN: Final = f"NOTIFY\nBad Message.\nCause:{NOT_FOR_TERMINALS}\n\n"
+TERMINATE: Final = f"NOTIFY\nSession:{SESSION}\nTerminate.\n\n"
+
+Ask = Callable[[MediatorClient], Any]
 
 
-class AskedTests:
-    """What the mediator asks (fig. 17)."""
+def register(**values: Any) -> Ask:
+    """Register these."""
+    return lambda client: client.register(**values)
+
+
+def query(callee: str = "Ib") -> Ask:
+    """Ask for a callee."""
+    return lambda client: client.query(callee)
+
+
+def outside(port: int | None = None) -> Ask:
+    """Ask where the terminal is seen."""
+    return lambda client: client.outside(port)
+
+
+def accepted(client: MediatorClient) -> Any:
+    """Ask for the terminal's own permits."""
+    return client.accepted()
+
+
+def disclosures(before: int | None = None) -> Ask:
+    """Ask who has received our address."""
+    return lambda client: client.disclosures(before)
+
+
+def settled(outcome: Outcome) -> Any:
+    """What a question gave, or why its answer is not valid."""
+    assert isinstance(outcome.error, BadRequest | None)
+    return outcome.value if outcome.error is None else outcome.error.cause
+
+
+class MediatorSaysTests:
+    """What the mediator asks (fig. 17), and what it tells, over this connection alone (I26)."""
 
     @pytest.mark.parametrize(
-        ("free", "statement"), [(True, "STATUS Acceptable."), (False, "STATUS Busy.")]
+        ("said", "answer", "heard"),
+        [
+            # The status is answered as in the figures, as the terminal is (A13, A14).
+            (STATUS + "\n", "NOTIFY\nSTATUS Acceptable.\n\n", [("status",)]),
+            (STATUS + "\n", "NOTIFY\nSTATUS Busy.\n\n", [("status",)]),
+            (
+                STATUS + "Transaction:t7\n\n",
+                "NOTIFY\nSTATUS Acceptable.\nTransaction:t7\nCode:200\n\n",
+                [("status",)],
+            ),
+            # Another request is answered as bad, and changes nothing.
+            ("REGISTER\nIdentifier:Ia\n\n", NOT_TAKEN, []),
+            ("REQUEST\nSession:S1\n\n", NOT_TAKEN, []),
+            # Credentials of a call with anything missing are not (I3).
+            ("NOTIFY\nCaller ID:Ic\nPassword:p\n\n", "", []),
+            # The end of a session is handed on (I2), if the session is named.
+            (f"{TERMINATE}NOTIFY\nTerminate.\n\n", "", [("terminated", SESSION)]),
+            # So is that the terminal is reached elsewhere.
+            ("NOTIFY\nSuperseded.\n\n", "", [("superseded",)]),
+        ],
     )
-    def test_status(self, free: bool, statement: str) -> None:
-        """``QUERY STATUS`` is answered as in the figures, as the terminal is (A13, A14)."""
+    def test_each_message(self, said: str, answer: str, heard: list[Any]) -> None:
+        """It is answered, or handed on whole, or ignored."""
         wire = Wire()
-        wire.events.free = free
-        wire.mediator.type("QUERY\nSTATUS\n\n")
-        assert wire.mediator.text() == f"NOTIFY\n{statement}\n\n"
-        wire.mediator.type("QUERY\nSTATUS\nTransaction:t7\n\n")
-        code = "Transaction:t7\nCode:200\n"
-        assert wire.mediator.text() == f"NOTIFY\n{statement}\n{code}\n"
+        wire.events.free = "Busy" not in answer
+        wire.mediator.type(said)
+        assert (wire.mediator.text(), wire.events.heard) == (answer, heard)
 
-    def test_nobody_there(self) -> None:
+    def test_announcement(self) -> None:
+        """Credentials (fig. 5e) are handed on, valid for 30 s (A11, I7), and not answered."""
+        wire = Wire()
+        advance(wire.clock, 5)
+        wire.mediator.type(ANNOUNCEMENT)
+        ((what, call),) = wire.events.heard
+        assert (what, call.session, call.caller) == ("announced", SESSION, CALLER)
+        assert (call.password, call.until) == (PASSWORD, 5 + UNSPENT_SECONDS)
+        assert wire.mediator.text() == ""
+
+    def test_malformed(self) -> None:
+        """What is not a message is answered; the connection goes on."""
+        wire = Wire()
+        wire.mediator.type("HELLO\n\nQUERY\nSTATUS\n\n")
+        assert wire.mediator.text().startswith("NOTIFY\nBad Message.\nCause:")
+        assert wire.events.heard == [("status",)]
+
+    def test_without_a_terminal(self) -> None:
         """A connection that only asks takes no call, and says so."""
         clock: Any = FakeReactor()
         dialled = dial(clock, mediator_at(clock), CALLER)
         mediator = clock.dials[0].accept()
-        mediator.type("QUERY\nSTATUS\n\n" + ANNOUNCEMENT)
-        mediator.type(f"NOTIFY\nSession:{SESSION}\nTerminate.\n\nNOTIFY\nSuperseded.\n\n")
+        mediator.type(f"{STATUS}\n{ANNOUNCEMENT}{TERMINATE}NOTIFY\nSuperseded.\n\n")
         assert mediator.text() == "NOTIFY\nSTATUS Busy.\n\n"
         gone = Outcome(result_of(dialled).gone)
         mediator.vanish()
         assert gone.done
         assert not NullEvents().acceptable()
 
-    @pytest.mark.parametrize("verb", ["REGISTER\nIdentifier:Ia", "REQUEST\nSession:S1"])
-    def test_what_a_terminal_does_not_take(self, verb: str) -> None:
-        """Another request is answered as bad, and changes nothing."""
-        wire = Wire()
-        wire.mediator.type(f"{verb}\n\n")
-        assert wire.mediator.text() == f"NOTIFY\nBad Message.\nCause:{NOT_FOR_TERMINALS}\n\n"
-        assert wire.events.heard == []
-
-    def test_malformed(self) -> None:
-        """What is no message is answered; the line goes on."""
-        wire = Wire()
-        wire.mediator.type("HELLO\n\nQUERY\nSTATUS\n\n")
-        assert wire.mediator.text().startswith("NOTIFY\nBad Message.\nCause:")
-        assert wire.events.heard == [("status",)]
-
-
-class NotifiedTests:
-    """What the mediator tells, over this connection alone (I26)."""
-
-    def test_announcement(self) -> None:
-        """Credentials (fig. 5e) are handed on, good for 30 s (A11, I7)."""
-        wire = Wire()
-        advance(wire.clock, 5)
-        wire.mediator.type(ANNOUNCEMENT)
-        ((what, call),) = wire.events.heard
-        assert what == "announced"
-        assert (call.session, call.caller, call.password) == (SESSION, "Ic", PASSWORD)
-        assert call.until == 5 + UNSPENT_SECONDS
-        assert wire.mediator.text() == ""  # a NOTIFY is never answered
-
-    @pytest.mark.parametrize(
-        ("said", "heard"),
-        [
-            # Credentials that leave anything out are none (I3).
-            ("NOTIFY\nCaller ID:Ic\nPassword:p\n\n", []),
-            # A session that must end is told (I2); one that is not named can't be.
-            (
-                f"NOTIFY\nSession:{SESSION}\nTerminate.\n\nNOTIFY\nTerminate.\n\n",
-                [("terminated", SESSION)],
-            ),
-            # So is that the terminal is reached elsewhere.
-            ("NOTIFY\nSuperseded.\n\n", [("superseded",)]),
-        ],
-        ids=["half an announcement", "terminate", "superseded"],
-    )
-    def test_notices(self, said: str, heard: list[Any]) -> None:
-        """What is told whole is handed on, and nothing else (I2, I3)."""
-        wire = Wire()
-        wire.mediator.type(said)
-        assert wire.events.heard == heard
-
     def test_lost(self) -> None:
-        """When the connection is gone, who acts on it is told, and open questions fail."""
+        """When the connection is lost, its owner is told, and open questions fail."""
         wire = Wire()
         outcome, _ = wire.ask(wire.client.register())
         gone = Outcome(wire.client.gone)
         wire.mediator.vanish()
         assert isinstance(outcome.error, ConnectionLost)
-        assert wire.events.heard == [("lost", wire.client)]
-        assert gone.done
+        assert (wire.events.heard, gone.done) == ([("lost", wire.client)], True)
+        assert wire.client.local_host == "127.0.0.1"
         with pytest.raises(ConnectionLost):
             result_of(wire.client.query("Ib"))
-        wire.client.ended(SESSION, "Completed")  # nobody hears it, and nothing goes wrong
+        wire.client.ended(SESSION, "Completed")  # it goes nowhere, and nothing fails
         wire.client.close()
 
     def test_closed_by_us(self) -> None:
-        """A line that was closed here asks nothing more."""
+        """A connection that was closed here asks nothing more."""
         wire = Wire()
         wire.client.close()
         with pytest.raises(ConnectionLost):
@@ -148,107 +169,181 @@ class NotifiedTests:
         assert wire.mediator.closed
 
 
-class RegisterTests:
-    """Registering (fig. 3, ¶77)."""
+class QuestionTests:
+    """What a terminal asks, and by what a question is settled."""
 
-    def test_who_it_is(self) -> None:
-        """With nothing said, only the identifier goes."""
-        wire = Wire("山田太郎")
-        outcome, question = wire.ask(wire.client.register())
-        assert question.fields == {"Identifier": "山田太郎", "Transaction": "1"}
-        wire.answer("Registration Completed.\nEpoch:e1")
-        assert outcome.value.get("Epoch") == "e1"
+    @pytest.mark.parametrize(
+        ("ask", "verb", "fields"),
+        [
+            # With nothing else, only the identifier is sent (fig. 3, ¶77).
+            (register(), REGISTER, {}),
+            # Address, port, life and edits go in one message, the edits in order (A4, A7, A22).
+            (
+                register(edits=["Add Ic,Ie", "Delete If"], address=HOST, port=1300, expires=60),
+                REGISTER,
+                {
+                    "Address": HOST,
+                    "Port": "1300",
+                    "Expires": "60",
+                    "Accept": "Add Ic,Ie\nDelete If",
+                },
+            ),
+            (accepted, QUERY, {"": "PERMITS"}),
+            (query(), QUERY, {"Callee": "Ib"}),  # S1101
+            (outside(), QUERY, {"": "ADDRESS"}),  # D10
+            (outside(1203), QUERY, {"": "ADDRESS", "Port": "1203"}),
+            (disclosures(), QUERY, {"": "DISCLOSURES"}),
+            (
+                disclosures(before=1_000_000),
+                QUERY,
+                {"": "DISCLOSURES", "Before": "1970-01-01T00:00:01.000000Z"},
+            ),
+        ],
+    )
+    def test_asked(self, ask: Ask, verb: str, fields: dict[str, str]) -> None:
+        """A question says who asks, and what."""
+        wire = Wire()
+        _, question = wire.ask(ask(wire.client))
+        expected = {"Identifier": CALLER, "Transaction": "1", **fields}
+        assert (question.verb, question.fields) == (verb, expected)
+
+    @pytest.mark.parametrize(
+        ("ask", "answer", "result"),
+        [
+            (register(), SENSELESS, NOT_VALID),  # neither yes nor no is not yes (I3)
+            # The terminal's own permits come as one list, from any number of lines.
+            (accepted, "Accept:Create Ib,If\nAdd Ic\nAdd @g", ["Ib", "If", "Ic", "@g"]),
+            (accepted, "Accept:Create", []),
+            # It is told its own source; half an answer is not valid, and a name is not an address.
+            (outside(), "Address:203.0.113.7\nPort:50000", ("203.0.113.7", 50000)),
+            (outside(), "Address:203.0.113.7", NOT_VALID),
+            (outside(1203), "", NOT_VALID),
+            (outside(1203), "Port:1203", NOT_VALID),
+            (outside(1203), "Address:www.example.com\nPort:1203", NOT_VALID),
+        ],
+    )
+    def test_answered(self, ask: Ask, answer: str, result: Any) -> None:
+        """The answer is read; one that is not valid is an error."""
+        assert settled(Wire().outcome(ask, answer)) == result
+
+    @pytest.mark.parametrize(
+        ("ask", "statement", "code", "error"),
+        [
+            (register(edits=["Add Ib"]), "Registration Failed.", 400, RegistrationFailed),
+            (outside(1203), "Not Reached.", 480, NotReached),
+            (disclosures(), "Service Unavailable.", 503, ServiceUnavailable),
+            (query(), "Service Unavailable.", 503, ServiceUnavailable),
+            (query(), "Permission Denied.", 403, PermissionDenied),
+            (query(), "Callee not Found.", 404, CalleeNotFound),
+            (query(), "Callee is Busy.", 486, CalleeBusy),
+            (query(), "Callee not Connected.", 480, CalleeNotConnected),
+        ],
+    )
+    @pytest.mark.parametrize("after", [True, False])
+    def test_refused(
+        self, ask: Ask, statement: str, code: int, error: type[Refused], after: bool
+    ) -> None:
+        """A refusal is raised, with code and cause (A5), *Request Accepted.* or not (A20)."""
+        wire = Wire()
+        outcome, _ = wire.ask(ask(wire.client))
+        if after:  # it says that more follows
+            wire.answer("Request Accepted.", 100)
+        assert not outcome.done
+        wire.answer(f"{statement}\nCause:it is so", code)
+        wire.answer(CREDENTIALS)  # the first final answer counts
+        failed: Any = outcome.error
+        assert (type(failed), failed.code, failed.cause) == (error, code, "it is so")
+        assert wire.clock.getDelayedCalls() == []
 
     def test_by_name(self) -> None:
-        """Who calls itself by another name acts as the mediator says from then on (C1)."""
+        """A terminal that logs in by a name then acts as the identifier it is given (C1)."""
         wire = Wire("太郎")
         _, question = wire.ask(wire.client.register())
         assert question.get("Identifier") == "太郎"
         wire.answer("Registration Failed.\nIdentifier:Ix", 400)
         assert wire.client.identifier == "太郎"
-        wire.ask(wire.client.register())
+        outcome, _ = wire.ask(wire.client.register())
         wire.answer("Registration Completed.\nEpoch:e1\nIdentifier:Ia", transaction=2)
-        assert wire.client.identifier == "Ia"
+        assert (outcome.value.get("Epoch"), wire.client.identifier) == ("e1", "Ia")
         _, question = wire.ask(wire.client.accepted())
         assert question.get("Identifier") == "Ia"
 
-    def test_everything(self) -> None:
-        """Address, port, life and edits go in one message, the edits in order (A4, A7, A22)."""
-        wire = Wire()
-        edits = ["Add Ic,Ie", "Delete If"]
-        _, question = wire.ask(
-            wire.client.register(edits=edits, address="192.0.2.1", port=1300, expires=60)
-        )
-        assert question.fields == {
-            "Identifier": CALLER,
-            "Address": "192.0.2.1",
-            "Port": "1300",
-            "Expires": "60",
-            "Accept": "Add Ic,Ie\nDelete If",
-            "Transaction": "1",
-        }
-
-    def test_refused(self) -> None:
-        """A refusal is raised, with its cause (A5)."""
-        wire = Wire()
-        refusal = "Registration Failed.\nCause:the list is full"
-        outcome = wire.outcome(wire.client.register(edits=["Add Ib"]), refusal, 400)
-        assert isinstance(outcome.error, RegistrationFailed)
-        assert outcome.error.cause == "the list is full"
-
-    def test_an_answer_that_makes_no_sense(self) -> None:
-        """What is neither yes nor no is no yes (I3)."""
-        wire = Wire()
-        assert isinstance(wire.outcome(wire.client.register(), SENSELESS).error, BadRequest)
+    @pytest.mark.parametrize("missing", [None, *CREDENTIALS.split("\n")])
+    def test_credentials(self, missing: str | None) -> None:
+        """Credentials are valid only whole, the reply password included (fig. 5d, A23, I3)."""
+        name = str(missing).partition(":")[0]
+        lines = [line for line in CREDENTIALS.split("\n") if line != missing]
+        result = settled(Wire().outcome(query(), "\n".join(lines)))
+        if name in ("None", "Callee", "Expires"):  # a call can be made without these two
+            assert result.get("Callee Address") == "192.0.2.7"
+        else:
+            assert result == f"the mediator's answer has no {name}"
 
     @pytest.mark.parametrize(
-        ("lines", "accepted"),
+        "ask",
         [
-            ("Accept:Create Ib,If\nAdd Ic\nAdd @group", ["Ib", "If", "Ic", "@group"]),
-            ("Accept:Create", []),  # an empty list is one
+            *map(query, ["", "I,b", "Ib\nCallee:Ic", "Ib\r", "x" * 129]),
+            outside(65536),
+            register(edits=["Add Ic\r\nPort:1"]),
+            register(edits=["Add Ic\nDelete Ib"]),
+            register(edits=["Remove Ic"]),
+            register(edits=["Add"]),
+            register(address="192.0.2.1\nExpires:0"),
+            register(address="192.0.2.1", port=70000),
+            register(address="192.0.2.1", expires=-1),
         ],
     )
-    def test_accepted(self, lines: str, accepted: list[str]) -> None:
-        """The terminal's own permits come as one list, over however many lines."""
+    def test_not_valid(self, ask: Ask) -> None:
+        """An application's value that is not valid is refused here, and smuggles in no field."""
         wire = Wire()
-        outcome, question = wire.ask(wire.client.accepted())
-        assert (question.verb, question.statement) == (QUERY, "PERMITS")
-        wire.answer(lines)
-        assert outcome.value == accepted
-
-    @pytest.mark.parametrize(
-        "said",
-        [
-            {"edits": ["Add Ic\r\nPort:1"]},
-            {"edits": ["Add Ic\nDelete Ib"]},
-            {"edits": ["Remove Ic"]},
-            {"edits": ["Add"]},
-            {"address": "192.0.2.1\nExpires:0"},
-            {"address": "192.0.2.1", "port": 70000},
-            {"address": "192.0.2.1", "expires": -1},
-        ],
-        ids=repr,
-    )
-    def test_what_can_not_be_said(self, said: dict[str, Any]) -> None:
-        """An application's value that is no value is refused here, and smuggles in no line."""
-        wire = Wire()
-        with pytest.raises(ValueError, match=r":|must|names"):
-            wire.client.register(**said)
+        with pytest.raises(ValueError, match=r"^(Callee|Port|Accept|Address|Expires): "):
+            ask(wire.client)
         assert wire.mediator.text() == ""
 
-    def test_identifier_is_checked(self) -> None:
-        """Nobody acts as what is no identifier."""
-        clock: Any = FakeReactor()
-        with pytest.raises(ValueError, match="Identifier"):
-            dial(clock, mediator_at(clock), "Ia\nCallee:Ib")
-        assert not clock.dials
+    def test_answers_find_their_questions(self) -> None:
+        """Answers may come in any order: each settles its own question (I11)."""
+        wire = Wire()
+        outcomes = [Outcome(wire.client.query(name)) for name in ("Ib", "Ic", "Id")]
+        assert len(wire.mediator.received()) == 3
+        wire.answer("Callee is Busy.", 486, transaction=3)
+        wire.answer("Callee not Found.", 404, transaction=1)
+        wire.answer("Permission Denied.", 403, transaction=2)
+        errors = [type(outcome.error) for outcome in outcomes]
+        assert errors == [CalleeNotFound, PermissionDenied, CalleeBusy]
+
+    @pytest.mark.parametrize("transaction", ["", "Transaction:2\n", "Transaction:x\n"])
+    def test_answers_to_nothing(self, transaction: str) -> None:
+        """An answer to no open question settles none, and is not taken for news (I11)."""
+        wire = Wire()
+        outcome, _ = wire.ask(wire.client.query("Ib"))
+        wire.mediator.type(f"NOTIFY\n{CREDENTIALS}\n{transaction}\n")
+        assert (outcome.done, wire.events.heard) == (False, [])
+
+    def test_no_answer(self) -> None:
+        """A mediator that does not answer is waited for 15 s; what comes later is ignored."""
+        wire = Wire()
+        outcome, _ = wire.ask(wire.client.query("Ib"))
+        advance(wire.clock, ANSWER_TIMEOUT - 0.1)
+        assert not outcome.done
+        advance(wire.clock, 0.1)
+        assert isinstance(outcome.error, ServiceUnavailable)
+        assert outcome.error.cause == "the mediator did not answer"
+        wire.answer(CREDENTIALS)
+        assert (wire.events.heard, wire.clock.getDelayedCalls()) == ([], [])
 
     def test_own_address(self) -> None:
-        """What a terminal registers where it is told nothing: its end of this connection."""
+        """A terminal without a configured address registers its end of this connection."""
+        assert Wire().client.local_host == "192.0.2.99"
+
+    def test_reports(self) -> None:
+        """The beginning and the end of a call are told, and expect no answer (S5007)."""
         wire = Wire()
-        assert wire.client.local_host == "192.0.2.99"
-        wire.mediator.vanish()
-        assert wire.client.local_host == "127.0.0.1"
+        wire.client.began(SESSION)
+        wire.client.ended(SESSION, "Completed")
+        assert wire.mediator.received() == [
+            Message.of(NOTIFY, {"Session": SESSION, "": "Begin."}),
+            Message(NOTIFY, Session=SESSION, End="Completed"),
+        ]
 
 
 def disclosed(number: int) -> Disclosure:
@@ -263,206 +358,34 @@ def page(*numbers: int) -> str:
 
 
 class DisclosuresTests:
-    """Asking who was told where one is."""
-
-    def test_pages(self) -> None:
-        """Page after page is asked for, until nothing is left."""
-        wire = Wire()
-        outcome, question = wire.ask(wire.client.disclosures())
-        assert question.fields == {"": "DISCLOSURES", "Identifier": CALLER, "Transaction": "1"}
-        wire.answer(page(9, 7))
-        (question,) = wire.mediator.received()
-        assert question.fields["Before"] == format_time(7)
-        wire.answer(page(6), transaction=2)
-        wire.mediator.received()
-        assert not outcome.done
-        wire.answer(page(), transaction=3)
-        assert outcome.value == [disclosed(9), disclosed(7), disclosed(6)]
-
-    def test_nobody(self) -> None:
-        """An empty ledger is one; it may be asked from some time back."""
-        wire = Wire()
-        outcome, question = wire.ask(wire.client.disclosures(before=1_000_000))
-        assert question.fields["Before"] == "1970-01-01T00:00:01.000000Z"
-        wire.answer(page())
-        assert outcome.value == []
-
-    def test_no_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It ends at a bound, however much there is (I15)."""
-        monkeypatch.setattr("broker.terminal.registration.client.DISCLOSURES_MOST", 3)
-        wire = Wire()
-        outcome = wire.outcome(wire.client.disclosures(), page(9, 8))
-        wire.answer(page(7, 6), transaction=2)
-        assert outcome.value == [disclosed(number) for number in (9, 8, 7, 6)]
+    """Asking who has received our address: page after page, until there are no more."""
 
     @pytest.mark.parametrize(
-        "second",
-        [page(7), page(9), SENSELESS, "", page(6).replace("port=1203", "port=x")],
-    )
-    def test_no_sense(self, second: str) -> None:
-        """A page that goes on for ever, or is none, is an error and no part of an answer (I3)."""
-        wire = Wire()
-        outcome = wire.outcome(wire.client.disclosures(), page(9, 7))
-        wire.answer(second, transaction=2)
-        assert isinstance(outcome.error, BadRequest)
-
-    def test_refused(self) -> None:
-        """A refusal is raised."""
-        wire = Wire()
-        outcome = wire.outcome(wire.client.disclosures(), "Service Unavailable.", 503)
-        assert isinstance(outcome.error, ServiceUnavailable)
-
-
-class QueryTests:
-    """Asking for a callee (S1101)."""
-
-    def test_credentials(self) -> None:
-        """*Request Accepted.* says that more follows; the credentials settle it (fig. 5b, 5d)."""
-        wire = Wire()
-        outcome, question = wire.ask(wire.client.query("Ib"))
-        assert question.fields == {"Identifier": CALLER, "Callee": "Ib", "Transaction": "1"}
-        wire.answer("Request Accepted.", 100)
-        assert not outcome.done
-        wire.answer(CREDENTIALS)
-        assert outcome.value.get("Callee Address") == "192.0.2.7"
-
-    @pytest.mark.parametrize(
-        ("statement", "error"),
+        ("pages", "most", "found"),
         [
-            ("Permission Denied.", PermissionDenied),
-            ("Callee not Found.", CalleeNotFound),
-            ("Callee is Busy.", CalleeBusy),
-            ("Callee not Connected.", CalleeNotConnected),
-            ("Service Unavailable.", ServiceUnavailable),
+            ([page(9, 7), page(6), page()], 10, [9, 7, 6]),
+            ([page()], 10, []),
+            ([page(9, 7), page(6, 5)], 3, [9, 7, 6, 5]),  # it ends at a bound (I15)
+            # A page that does not go on, or is not valid, is an error, not part of an answer (I3).
+            *[
+                ([page(9, 7), last], 10, None)
+                for last in (page(7), page(9), SENSELESS, "", page(6).replace("=1203", "=x"))
+            ],
         ],
     )
-    @pytest.mark.parametrize("after", [True, False])
-    def test_refused(self, statement: str, error: type[Exception], after: bool) -> None:
-        """Each cause is told apart; a refusal may also follow *Request Accepted.* (A20)."""
+    def test_pages(
+        self, monkeypatch: pytest.MonkeyPatch, pages: list[str], most: int, found: Any
+    ) -> None:
+        """Each page is asked for from the end of the one before."""
+        monkeypatch.setattr("broker.terminal.registration.client.DISCLOSURES_MOST", most)
         wire = Wire()
-        outcome, _ = wire.ask(wire.client.query("Ib"))
-        if after:
-            wire.answer("Request Accepted.", 100)
-        wire.answer(statement, 403)
-        assert type(outcome.error) is error
-
-    @pytest.mark.parametrize(
-        "missing",
-        ["Callee Address", "Callee Port", "Password", "Encrypt Key", "Session", "Reply Password"],
-    )
-    def test_half_the_credentials(self, missing: str) -> None:
-        """Credentials that leave anything out are none, the reply password included (A23, I3)."""
-        wire = Wire()
-        lines = [line for line in CREDENTIALS.splitlines() if line.partition(":")[0] != missing]
-        outcome = wire.outcome(wire.client.query("Ib"), "\n".join(lines))
-        assert isinstance(outcome.error, BadRequest)
-        assert missing in outcome.error.cause
-
-    @pytest.mark.parametrize("callee", ["", "I,b", "Ib\nCallee:Ic", "Ib\r", "x" * 129])
-    def test_callee_is_checked(self, callee: str) -> None:
-        """What is no identifier is never asked for, and smuggles in no line."""
-        wire = Wire()
-        with pytest.raises(ValueError, match=r"."):
-            wire.client.query(callee)
-        assert wire.mediator.text() == ""
-
-    def test_answers_find_their_questions(self) -> None:
-        """Answers may come in any order: each settles its own question (I11)."""
-        wire = Wire()
-        outcomes = [Outcome(wire.client.query(name)) for name in ("Ib", "Ic", "Id")]
-        assert len(wire.mediator.received()) == 3
-        wire.answer("Callee is Busy.", 486, transaction=3)
-        wire.answer("Callee not Found.", 404, transaction=1)
-        wire.answer("Permission Denied.", 403, transaction=2)
-        errors = [type(outcome.error) for outcome in outcomes]
-        assert errors == [CalleeNotFound, PermissionDenied, CalleeBusy]
-
-    @pytest.mark.parametrize(
-        "answer",
-        [
-            f"NOTIFY\n{CREDENTIALS}\n\n",  # without a transaction: no answer to any question
-            f"NOTIFY\n{CREDENTIALS}\nTransaction:2\n\n",
-            f"NOTIFY\n{CREDENTIALS}\nTransaction:x\n\n",
-        ],
-    )
-    def test_answers_to_nothing(self, answer: str) -> None:
-        """What answers no open question settles none, and isn't taken for news (I11)."""
-        wire = Wire()
-        outcome, _ = wire.ask(wire.client.query("Ib"))
-        wire.mediator.type(answer)
-        assert not outcome.done
-        assert wire.events.heard == []
-
-    def test_answered_twice(self) -> None:
-        """The first last answer counts."""
-        wire = Wire()
-        outcome = wire.outcome(wire.client.query("Ib"), "Permission Denied.", 403)
-        wire.answer(CREDENTIALS)
-        assert isinstance(outcome.error, PermissionDenied)
-        assert wire.clock.getDelayedCalls() == []  # once answered, it leaves nothing behind
-
-    def test_no_answer(self) -> None:
-        """A mediator that doesn't answer is waited for 15 s; what comes later is nothing."""
-        wire = Wire()
-        outcome, _ = wire.ask(wire.client.query("Ib"))
-        advance(wire.clock, ANSWER_TIMEOUT - 0.1)
-        assert not outcome.done
-        advance(wire.clock, 0.1)
-        assert isinstance(outcome.error, ServiceUnavailable)
-        assert outcome.error.cause == "the mediator did not answer"
-        wire.answer(CREDENTIALS)
-        assert wire.events.heard == []
-        assert wire.clock.getDelayedCalls() == []
-
-
-class OutsideTests:
-    """Where it is seen, and whether it is reached there (D10)."""
-
-    @pytest.mark.parametrize("port", [None, 1203])
-    def test_seen(self, port: int | None) -> None:
-        """It is told its own source; a port is tried."""
-        wire = Wire()
-        outcome, question = wire.ask(wire.client.outside(port))
-        asked = None if port is None else str(port)
-        assert (question.statement, question.get("Port")) == ("ADDRESS", asked)
-        assert question.get("Identifier") == CALLER
-        wire.answer(f"Address:203.0.113.7\nPort:{port or 50000}")
-        assert outcome.value == ("203.0.113.7", port or 50000)
-
-    def test_not_reached(self) -> None:
-        """Nobody came there."""
-        wire = Wire()
-        refusal = "Not Reached.\nCause:nothing answers"
-        outcome = wire.outcome(wire.client.outside(1203), refusal, 480)
-        assert isinstance(outcome.error, NotReached)
-        assert (outcome.error.cause, outcome.error.code) == ("nothing answers", 480)
-
-    @pytest.mark.parametrize("told", ["", "Port:1203", "Address:www.example.com\nPort:1203"])
-    def test_nonsense(self, told: str) -> None:
-        """Half an answer is none, and a name is no address."""
-        wire = Wire()
-        assert isinstance(wire.outcome(wire.client.outside(1203), told).error, BadRequest)
-
-    def test_no_port(self) -> None:
-        """What is none is not asked for."""
-        with pytest.raises(ValueError, match="Port"):
-            Wire().client.outside(65536)
-
-
-def test_reports() -> None:
-    """The beginning and the end of a call are told, and expect no answer (S5007)."""
-    wire = Wire()
-    wire.client.began(SESSION)
-    wire.client.ended(SESSION, "Completed")
-    assert wire.mediator.received() == [
-        Message.of(NOTIFY, {"Session": SESSION, "": "Begin."}),
-        Message(NOTIFY, Session=SESSION, End="Completed"),
-    ]
-
-
-def test_nobody_answers() -> None:
-    """Connecting once fails as the endpoint does."""
-    clock: Any = FakeReactor()
-    outcome = Outcome(dial(clock, mediator_at(clock), CALLER))
-    clock.dials[0].refuse()
-    assert isinstance(outcome.error, ConnectError)
+        outcome = Outcome(wire.client.disclosures())
+        asked = []
+        for number, text in enumerate(pages, 1):
+            assert not outcome.done
+            (question,) = wire.mediator.received()
+            asked.append(question.get("Before"))
+            wire.answer(text, transaction=number)
+        assert asked == [None, format_time(7), format_time(6)][: len(pages)]
+        assert isinstance(outcome.error, BadRequest) is (found is None)
+        assert outcome.value == (found if found is None else [*map(disclosed, found)])
