@@ -177,7 +177,7 @@ class Mediator:
         # A registration is carried through once it is begun: it is not cancelled half-way.
         if task is not None and message.verb != REGISTER:
             self._deciding.add(task)
-            request.abandoned = task.cancel
+            request.work = task
 
     def received_malformed(self) -> None:
         """A connection has sent what is no message."""

@@ -6,7 +6,7 @@ are ready; what we send unasked never waits behind a reply.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectionLost
@@ -19,6 +19,13 @@ from broker.net.connection import PeerConnection
 from broker.net.tls.errors import TlsFailed
 
 
+class Cancellable(Protocol):
+    """A task or a Deferred: what can be given up."""
+
+    def cancel(self) -> object:
+        """Give up."""
+
+
 class Request:
     """One request of a peer, and how its replies go back.
 
@@ -27,16 +34,17 @@ class Request:
     :ivar queued: replies that are queued behind those of earlier requests; ``None`` once they may
         leave at once
     :ivar transaction: the token that its replies carry, ``None`` where they must keep their order
-    :ivar abandoned: called when the peer goes before the last reply
+    :ivar work: what serves the request, if that waits for something; it is cancelled when the peer
+        goes before the last reply
     """
 
-    __slots__ = ("_dialogue", "_next", "abandoned", "done", "message", "queued", "transaction")
+    __slots__ = ("_dialogue", "_next", "done", "message", "queued", "transaction", "work")
 
     def __init__(self, dialogue: Dialogue, message: Message) -> None:
         self.message = message
         self.transaction = message.fields.get("Transaction")
         self.done = False
-        self.abandoned: Callable[[], None] | None = None
+        self.work: Cancellable | None = None
         self.queued: list[Message] | None = None
         self._dialogue = dialogue
         self._next: Deferred[None] | None = None
@@ -282,8 +290,8 @@ class Dialogue:
         self._bare = 0
         for request in requests:
             request.done = True
-            if request.abandoned is not None:
-                request.abandoned()
+            if request.work is not None:
+                request.work.cancel()
         for question in questions:
             if not question.called:  # the one whose handler brought us here has been answered
                 by_tls = reason is not None and reason.check(TlsFailed) is not None

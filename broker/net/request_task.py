@@ -98,7 +98,7 @@ class RequestTask:
             self._wait(waiting)
             return
         # Without this a ring of objects is left, and the collector of garbage stops the server.
-        self._request.abandoned = None
+        self._request.work = None
         self._events.request_served(self)
 
 

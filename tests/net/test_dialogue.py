@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -52,6 +51,18 @@ class Outcome:
     def statement(self) -> str:
         """What was answered, in a word; nothing so far, or never."""
         return "" if self.answer is None else self.answer.statement
+
+
+class Work:
+    """What serves a request, until it is given up."""
+
+    def __init__(self, name: str, gone: list[str]) -> None:
+        self.name = name
+        self.gone = gone
+
+    def cancel(self) -> None:
+        """Write it down."""
+        self.gone.append(self.name)
 
 
 class Conversing:
@@ -346,7 +357,7 @@ class EndTests(Conversing):
         self.client.type(ask(1, 2) + "QUERY\nTransaction:a\n\n")
         gone: list[str] = []
         for name, request in zip("abc", self.talk.requests, strict=True):
-            request.abandoned = partial(gone.append, name)
+            request.work = Work(name, gone)
         self.talk.requests[1].reply("Permission Denied.")  # ready, and never to leave
         self.client.vanish()
         assert sorted(gone) == ["a", "b", "c"]

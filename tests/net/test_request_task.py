@@ -23,7 +23,7 @@ class Served:
     def __init__(self, steps: Callable[[list[object]], Awaitable[None]]) -> None:
         self.log: list[object] = []
         self.request = Request.__new__(Request)
-        self.request.abandoned = None
+        self.request.work = None
 
         async def run() -> None:
             await steps(self.log)

@@ -160,7 +160,7 @@ class PasswordLogin:
         verifier = None if before is None else before.verifier
         peer.stream.hold()  # until this request is answered
         checking = Deferred.fromCoroutine(self._passwords.check(password, verifier, source))
-        request.abandoned = checking.cancel
+        request.work = checking
         try:
             right = await checking
         except TooManyRequests:
@@ -169,7 +169,7 @@ class PasswordLogin:
         except CancelledError:
             raise LoginRequired("the connection is gone") from None
         finally:
-            request.abandoned = None
+            request.work = None
         account = self._accounts.get(identifier)  # it may have changed in the meantime (I2)
         if not right or account is None or account.verifier != verifier:
             raise LoginFailed("the identifier or the password is wrong")

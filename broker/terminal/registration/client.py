@@ -447,7 +447,7 @@ class MediatorClient(Dialogue):
             fields = {"Accept": "\n".join(as_edits(lists.accepted))}
             if lists.rejected:
                 fields["Reject"] = "\n".join(as_edits(lists.rejected))
-            request.abandoned = None
+            request.work = None
             request.reply("", fields, code=200)
 
         def late(failure: Failure) -> ConsentLists:
@@ -455,7 +455,7 @@ class MediatorClient(Dialogue):
             return NONE_ACCEPTED
 
         lists = Deferred.fromCoroutine(self.events.consent_lists())
-        request.abandoned = lists.cancel
+        request.work = lists
         lists.addTimeout(CONSENT_TIMEOUT, self._clock).addErrback(late).addCallback(reply)
 
     def _decide_dial_back(self, request: Request) -> None:
@@ -466,7 +466,7 @@ class MediatorClient(Dialogue):
             return
 
         def reply(admitted: bool) -> None:
-            request.abandoned = None
+            request.work = None
             if request.done:  # the connection is closed: the caller would not expect us
                 return
             if admitted:
@@ -480,7 +480,7 @@ class MediatorClient(Dialogue):
             return False
 
         admitted = Deferred.fromCoroutine(self.events.admits_dial_back(self, connect_back))
-        request.abandoned = admitted.cancel
+        request.work = admitted
         admitted.addTimeout(CONSENT_TIMEOUT, self._clock).addErrback(late).addCallback(reply)
 
     def _notified(self, message: Message) -> None:
