@@ -36,7 +36,7 @@ from tests.mediator.scene import (
     to_caller,
     with_store,
 )
-from tests.service.test_services import options_of
+from tests.service.scene import options_of
 from tests.support.clock import result_of, settle
 from tests.support.reactor import FakeReactor
 from tests.support.server import cheap_passwords

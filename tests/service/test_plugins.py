@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from setuptools import find_namespace_packages
 
-from tests.service.fresh import python
+from tests.service.scene import python
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGINS = {

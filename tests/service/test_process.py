@@ -11,7 +11,7 @@ from twisted.logger import capturedLogs, formatEvent
 
 from broker.service.errors import CannotStart
 from broker.service.process import ProcessOwner, Role
-from tests.service.fresh import python
+from tests.service.scene import python
 from tests.support.reactor import FakeReactor
 
 

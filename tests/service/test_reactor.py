@@ -14,7 +14,7 @@ from twisted.logger import LogLevel, capturedLogs
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tests.service.fresh import python
+from tests.service.scene import python
 
 pytestmark = [
     pytest.mark.integration,

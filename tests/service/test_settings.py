@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import pytest
 
-from broker.service import mediator, resolver
 from broker.service.settings import values as config
 from broker.service.settings.setting import Setting, Settings, combine
 from broker.service.settings.values import Interface, Listener, Server, ValueType
@@ -268,12 +267,3 @@ class ValueTypeTests:
         """Anything else, and a name, is refused with the form that it should have."""
         with pytest.raises(ValueError, match=r"neither IPv4:PORT nor \[IPv6\]:PORT"):
             config.parse_place(text)
-
-
-def test_zone_goes_with_the_resolver() -> None:
-    """If the resolver is another process, that one asks the provider (A15)."""
-    arguments = ["--auth=none", "--provider-zone=sub.example.jp"]
-    mediator.Options().parseOptions(arguments)
-    resolver.Options().parseOptions(arguments[1:])
-    with pytest.raises(SystemExit, match="provider-zone: the resolver asks"):
-        mediator.Options().parseOptions([*arguments, "--resolver=tcp:[::1]:1200"])
