@@ -24,7 +24,7 @@ from broker.tables.locations import AddressRefused, Contact, Origin
 
 EVERYWHERE = [ip_network("0.0.0.0/0"), ip_network("::/0")]
 PRIVATE = [ip_network("192.168.0.0/16")]
-US, TERMINAL = "202.224.186.1", "202.224.186.90"
+US, TERMINAL, FOUR = "202.224.186.1", "202.224.186.90", "202.224.186.82"
 
 #: Addresses of each scope; an IPv4 one in IPv6 clothing has that which it is.
 SCOPES = {
@@ -255,20 +255,30 @@ class ResolveTests:
                     self.told(source, host, name=name)
                 assert self.told(source, host, "2600::1", name=name).host == "2600::1"
 
-    def test_scopes(self) -> None:
-        """A name leads to the scope of its source; the provider, from anywhere, to public ones."""
-        assert self.told("10.0.0.9", "202.224.186.82", "10.0.0.1").host == "10.0.0.1"
-        assert self.told("127.0.0.1", "127.0.0.2").host == "127.0.0.2"
-        assert self.told("10.0.0.9", "10.0.0.1", "2600::1", name=PROVIDER).host == "2600::1"
-        allowed = [ip_network("10.0.0.0/8")]
-        assert self.told("2600::1", "10.0.0.1", name=PROVIDER, allowed=allowed).host == "10.0.0.1"
-
-    def test_family(self) -> None:
-        """Those of the source's family go first, in the order in which they came."""
-        four, six = ("202.224.186.82", "202.224.186.83"), ("2600::1", "2600::2")
-        assert self.told(TERMINAL, *six, *four).host == four[0]
-        assert self.told("2400:4000::1", *four, *six).host == six[0]
-        assert self.told("2400:4000::1", *four).host == four[0]
+    @pytest.mark.parametrize(
+        ("source", "hosts", "name", "allowed", "told"),
+        [
+            # A name leads to the scope of its source; the provider, from anywhere, to public ones.
+            ("10.0.0.9", "202.224.186.82 10.0.0.1", "a.jp", [], "10.0.0.1"),
+            ("127.0.0.1", "127.0.0.2", "a.jp", [], "127.0.0.2"),
+            ("10.0.0.9", "10.0.0.1 2600::1", PROVIDER, [], "2600::1"),
+            ("2600::1", "10.0.0.1", PROVIDER, ["10.0.0.0/8"], "10.0.0.1"),
+            # Those of the source's family go first, in the order in which they came.
+            (TERMINAL, "2600::1 2600::2 202.224.186.82 202.224.186.83", "a.jp", [], FOUR),
+            (
+                "2400:4000::1",
+                "202.224.186.82 202.224.186.83 2600::1 2600::2",
+                "a.jp",
+                [],
+                "2600::1",
+            ),
+            ("2400:4000::1", "202.224.186.82 202.224.186.83", "a.jp", [], FOUR),
+        ],
+    )
+    def test_told(self, source: str, hosts: str, name: str, allowed: list[str], told: str) -> None:
+        """Which of several hosts callers are told."""
+        networks = [ip_network(network) for network in allowed]
+        assert self.told(source, *hosts.split(), name=name, allowed=networks).host == told
 
     def test_dialable(self) -> None:
         """It is dialled only if it equals the source, or the operator allows it."""

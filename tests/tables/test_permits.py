@@ -8,11 +8,14 @@ from hypothesis import strategies as st
 
 from broker.messages.grammar import SECONDS_MOST, USES_MOST, edit
 from broker.tables.permits import (
+    ASK,
     EXPIRES_MOST,
     LINE_BYTES,
+    LIST,
     LIST_BYTES_MOST,
     LIST_MOST,
     Limit,
+    LimitedRejection,
     ListTooLong,
     PermitChange,
     PermitTable,
@@ -97,18 +100,6 @@ def permitting(entries: list[Entry], caller: str, now: float) -> str | None:
     return None
 
 
-def table_of(**lists: str) -> PermitTable:
-    """A table that holds these lists."""
-    return PermitTable(
-        PermitChange(owner, tuple(accepted.split(","))) for owner, accepted in lists.items()
-    )
-
-
-def permits(table: PermitTable, callee: str, caller: str) -> bool:
-    """Whether the callee accepts the caller by name."""
-    return table.permit_entry(callee, caller, (), NOW) is not None
-
-
 class PermitsTests:
     """Who may reach whom."""
 
@@ -179,38 +170,32 @@ class PermitsTests:
             table.apply(table.prepare("Ia", lines, NOW))
             assert table.accepted("Ia") == expected
 
-    def test_nobody_is_permitted_by_default(self) -> None:
-        """No list, an empty list, and one's own identifier permit nobody (I3)."""
-        table = table_of(Ib="Ia")
+    @pytest.mark.parametrize(
+        ("caller", "groups", "entry"),
+        [
+            pytest.param("Ia", (), "Ia", id="by name"),
+            pytest.param("Ia", ("@family",), "Ia", id="who is permitted both ways is so by name"),
+            pytest.param("Ic", ("@work", "@family"), "@family", id="a group is for its members"),
+            pytest.param("Ic", ("@work",), None, id="of another group (A18)"),
+            pytest.param("family", (), None, id="a group's name is none of a caller's (I4)"),
+            *(
+                pytest.param(name, (), None, id=f"no pattern, no prefix, case counts: {name} (I4)")
+                for name in ("ia", "I", "Iab", "", "anyone")
+            ),
+            pytest.param("Ib", (), None, id="not even oneself (I3)"),
+        ],
+    )
+    def test_entry(self, caller: str, groups: tuple[str, ...], entry: str | None) -> None:
+        """Which entry of a list permits a caller; none of an empty list, nor of another's (I3).
+
+        That Ib accepts Ia does not let Ib reach Ia (A9).
+        """
+        table = PermitTable([PermitChange("Ib", ("@family", "Ia", "*", ".*"))])
+        assert table.permit_entry("Ib", caller, groups, NOW) == entry
+        assert table.permit_entry("Ia", "Ib", (), NOW) is None
         table.apply(table.prepare("Ib", ["Create"], NOW))
-        assert not permits(table, "Ib", "Ia")
-        assert not permits(table, "Ix", "Ia")
-        assert not permits(table, "Ia", "Ia")
+        assert table.permit_entry("Ib", caller, groups, NOW) is None
         assert len(table) == 0
-
-    def test_equality_only(self) -> None:
-        """An entry is no pattern, no prefix, and heeds case (I4)."""
-        table = table_of(Ib="Ia,*,.*")
-        assert permits(table, "Ib", "Ia")
-        assert not any(permits(table, "Ib", name) for name in ("ia", "I", "Iab", "", "anyone"))
-
-    def test_a_permit_has_a_direction(self) -> None:
-        """That Ib accepts Ia does not let Ib reach Ia (A9)."""
-        table = table_of(Ib="Ia")
-        assert permits(table, "Ib", "Ia")
-        assert not permits(table, "Ia", "Ib")
-
-    def test_a_group_is_for_its_members(self) -> None:
-        """A group on a list permits who is in it, and not whoever takes its name (A18, I4)."""
-        table = table_of(Ib="@family")
-        assert table.permit_entry("Ib", "Ia", ("@work", "@family"), NOW) == "@family"
-        assert table.permit_entry("Ib", "Ia", ("@work",), NOW) is None
-        assert table.permit_entry("Ib", "family", (), NOW) is None
-
-    def test_oneself_before_a_group(self) -> None:
-        """Who is permitted both ways is so by name."""
-        table = table_of(Ib="@family,Ia")
-        assert table.permit_entry("Ib", "Ia", ("@family",), NOW) == "Ia"
 
     def test_expired(self) -> None:
         """An entry permits until its time has come, whatever else has been done by then (I3)."""
@@ -235,7 +220,7 @@ class PermitsTests:
     def test_a_use_of_what_is_unlimited(self) -> None:
         """There is none to take."""
         with pytest.raises(ValueError, match="any number"):
-            table_of(Ib="Ia").prepare_use("Ib", "Ia", NOW)
+            PermitTable([PermitChange("Ib", ("Ia",))]).prepare_use("Ib", "Ia", NOW)
 
     def test_the_limit_is_on_what_stands_after(self) -> None:
         """A full list takes one more where the same message makes room for it (A4, I15)."""
@@ -249,22 +234,19 @@ class PermitsTests:
         assert change.accepted[-1] == "one-more"
 
     def test_bytes_are_limited_too(self) -> None:
-        """A list that could not be told in one message is refused, by UTF-8 bytes (I15)."""
-        table = PermitTable()
-        names = [f"{n:03}" + "あ" * 41 for n in range(LIST_BYTES_MOST // 127)]  # 126 bytes each
-        table.apply(table.prepare("Ia", ["Create " + ",".join(names)], NOW))
-        with pytest.raises(ListTooLong):
-            table.prepare("Ia", ["Add " + "x" * 128], NOW)
-        assert table.accepted("Ia") == tuple(names)
+        """A list that could not be told in one message is refused, by UTF-8 bytes (I15).
 
-    def test_limits_take_room(self) -> None:
-        """The text of a limit is told with its entry, and counts (I15)."""
-        table = PermitTable()
-        limit = f";expires={SECONDS_MOST};uses={USES_MOST}"
-        names = [f"{n:04}" + "x" * 46 + limit for n in range(900)]
-        with pytest.raises(ListTooLong, match="bytes"):
-            table.prepare("Ia", ["Create " + ",".join(names)], NOW)
-        table.prepare("Ia", ["Create " + ",".join(name.partition(";")[0] for name in names)], NOW)
+        The text of a limit is told with its entry, and counts.
+        """
+        fitting = [f"{n:03}" + "あ" * 41 for n in range(LIST_BYTES_MOST // 127)]  # 126 bytes each
+        change = PermitTable().prepare("Ia", ["Create " + ",".join(fitting)], NOW)
+        assert change.accepted == tuple(fitting)
+        names = [f"{n:04}" + "x" * 46 for n in range(900)]
+        PermitTable().prepare("Ia", ["Create " + ",".join(names)], NOW)
+        limited = [f"{name};expires={SECONDS_MOST};uses={USES_MOST}" for name in names]
+        for too_long in ([*fitting, "x" * 128], limited):
+            with pytest.raises(ListTooLong, match="bytes"):
+                PermitTable().prepare("Ia", ["Create " + ",".join(too_long)], NOW)
 
     def test_told(self) -> None:
         """What remains is told: seconds rounded up, uses; what has expired is not (¶32)."""
@@ -304,7 +286,7 @@ class AsEditsTests:
     def test_round_trip(self, some: list[str]) -> None:
         """Applied to any list, the edits make this one, and each line fits its limit."""
         lines = as_edits(some)
-        table = table_of(Ia="what,was,there")
+        table = PermitTable([PermitChange("Ia", ("what", "was", "there"))])
         table.apply(table.prepare("Ia", lines, NOW))
         assert table.accepted("Ia") == tuple(some)
         assert lines[0].startswith("Create")
@@ -327,16 +309,104 @@ class AsEditsTests:
     def test_many(self, change: str) -> None:
         """What doesn't fit a line goes on several, and means the same."""
         names = [f"terminal-{count:04d}" for count in range(900)]
-        table = PermitTable()
-        before = table.prepare("Ib", as_edits([*names[::2], "Ix"]), NOW)
-        table.apply(before)
+        table = PermitTable([PermitChange("Ib", (*names[::2], "Ix"))])
         lines = as_edits(names, change)
         assert len(lines) > 1
         assert all(len(f"Accept:{line}") <= 1024 for line in lines)
         after = table.prepare("Ib", [edit(line) for line in lines], NOW)
-        expected = {
-            "Create": set(names),
-            "Add": {*names, "Ix"},
-            "Delete": {"Ix"},
-        }[change]
-        assert set(after.accepted) == expected
+        expected = {"Create": {*names}, "Add": {*names, "Ix"}, "Delete": {"Ix"}}
+        assert set(after.accepted) == expected[change]
+
+
+rejections = st.lists(
+    st.tuples(
+        st.sampled_from(["Create", "Add", "Delete"]),
+        st.lists(st.sampled_from(["Ia", "Ic", "taro", "@g", "tel:+81"]), min_size=1, max_size=4),
+    ),
+    max_size=5,
+)
+
+
+class RejectedTests:
+    """The list of those who are refused."""
+
+    @given(st.lists(rejections, max_size=4))
+    def test_as_edited(self, registrations: list[list[tuple[str, list[str]]]]) -> None:
+        """It is what the edits make of it, in their order, each entry once (C5)."""
+        table = PermitTable()
+        expected: list[str] = []
+        for edits in registrations:
+            texts = [f"{word} {','.join(named)}" for word, named in edits]
+            change = table.prepare("Ib", [], 0, reject=texts)
+            assert table.rejected.get("Ib", ()) == tuple(expected), "preparing changed it"
+            table.apply(change)
+            for word, named in edits:
+                if word == "Create":
+                    expected = []
+                if word == "Delete":
+                    expected = [name for name in expected if name not in named]
+                else:
+                    expected += [name for name in named if name not in expected]
+                expected = list(dict.fromkeys(expected))
+            assert table.rejected.get("Ib", ()) == tuple(expected)
+            assert table.rejects("Ib", ["Ia"]) == ("Ia" in expected)
+            assert table.knows("Ib") == bool(expected)
+
+    def test_by_what_a_name_stands_for(self) -> None:
+        """A name is kept as the identifier that it stands for."""
+        known = {"taro": "Ia"}
+        change = PermitTable().prepare(
+            "Ib", [], 0, lambda name: known.get(name, name), reject=["Create taro,Ix"]
+        )
+        assert change.rejected == ("Ia", "Ix")
+
+    def test_no_limits(self) -> None:
+        """Nobody is refused for a time only: after it he would be accepted unasked."""
+        for text in ("Create Ix;uses=1", "Add Ia,Ix;expires=9"):
+            with pytest.raises(LimitedRejection):
+                PermitTable().prepare("Ib", [], 0, reject=[text])
+
+    def test_too_many(self) -> None:
+        """It holds as many as the other list, and their bytes are counted together (I15)."""
+        table = PermitTable()
+        most = ",".join(f"I{n}" for n in range(1000))
+        table.prepare("Ib", [f"Create {most}"], 0, reject=[f"Create {most}"])
+        with pytest.raises(ListTooLong, match="1000"):
+            table.prepare("Ib", [], 0, reject=[f"Create {most},Ix"])
+        half = ",".join(f"{n:03}{'x' * 56}" for n in range(500))
+        table.prepare("Ib", [f"Create {half}"], 0, reject=[f"Create {half}"])
+        with pytest.raises(ListTooLong, match="60000"):
+            table.prepare("Ib", [f"Create {half}"], 0, reject=[f"Create {half},I"])
+
+
+class KeptTests:
+    """What else changes leaves them as they are."""
+
+    CHANGE = PermitChange("Ib", ("Ia",), (), ("Ix", "@g"), ASK)
+
+    def test_by_every_change(self) -> None:
+        """By an edit, by what expires, and by whoever is taken off the list."""
+        table = PermitTable([self.CHANGE])
+        for change in (
+            table.prepare("Ib", ["Add Ic;uses=1"], 0),
+            table.prepare_unexpired("Ib", 0),
+            table.prepare_without("Ib", "Ia", 0),
+            table.prepare_without("Ib", "Ix", 0),
+        ):
+            assert (change.rejected, change.policy) == (("Ix", "@g"), ASK)
+        table.apply(table.prepare("Ib", ["Add Ic;uses=1"], 0))
+        used = table.prepare_use("Ib", "Ic", 0)
+        assert (used.accepted, used.rejected, used.policy) == (("Ia",), ("Ix", "@g"), ASK)
+
+    def test_default(self) -> None:
+        """Who says nothing has the policy of the list, refuses nobody, and is not kept."""
+        table = PermitTable([self.CHANGE])
+        assert table.ask_owners == {"Ib"}
+        change = table.prepare("Ib", ["Create"], 0, reject=["Create"], policy=LIST)
+        assert change.is_default
+        table.apply(change)
+        assert not table.knows("Ib")
+        assert (table.policy("Ib"), table.ask_owners) == (LIST, set())
+        assert not self.CHANGE.is_default
+        assert not PermitChange("Ib", (), (), ("Ix",)).is_default
+        assert not PermitChange("Ib", (), (), (), ASK).is_default

@@ -1,11 +1,13 @@
-"""Rate limits: each cap, the window, refunds, and what is remembered (I15, I17)."""
+"""Rate limits: caps, window, refunds, what is remembered (I15, I17); failed logins (I23)."""
 
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 import pytest
 
+from broker.tables.login_throttle import LoginThrottle
 from broker.tables.rate_limits import (
     CONSENT_PROMPTS,
     PASSWORD_GUESSES,
@@ -25,38 +27,9 @@ def count(
 
 
 def test_the_limits() -> None:
-    """The numbers that the documents promise."""
+    """The numbers that the documents promise; no caller alone can use up a callee's share."""
     assert PASSWORD_GUESSES == (5, 20, 30)
     assert CONSENT_PROMPTS == (3, 10, 10)
-
-
-class CapTests:
-    """Each of the three limits, on its own."""
-
-    @EACH
-    def test_pair(self, limits: RateLimits) -> None:
-        """One caller at one callee; other pairs have their own share."""
-        limiter = RateLimiter(limits)
-        assert count(limiter, 9, 0) == limits.pair
-        assert count(limiter, 9, 0, callee="Ic") == limits.pair
-        assert count(limiter, 9, 0, caller="Ix") == limits.pair
-
-    @EACH
-    def test_caller(self, limits: RateLimits) -> None:
-        """One caller that tries everybody; another caller is not affected."""
-        limiter = RateLimiter(limits)
-        assert sum(count(limiter, 1, 0, callee=f"I{n}") for n in range(40)) == limits.caller
-        assert count(limiter, 1, 0, caller="Ix", callee="I39") == 1
-
-    @EACH
-    def test_callee(self, limits: RateLimits) -> None:
-        """All callers at one callee; one caller alone cannot use that up, nor stop others."""
-        limiter = RateLimiter(limits)
-        alone = count(limiter, 99, 0)
-        assert alone == limits.pair < limits.callee
-        others = sum(count(limiter, 1, 0, caller=f"I{n}") for n in range(40))
-        assert alone + others == limits.callee
-        assert count(limiter, 1, 0, callee="Ic") == 1
 
 
 class WindowTests:
@@ -80,14 +53,10 @@ class WindowTests:
             limiter.refund(token)
             limiter.refund(token)
         assert len(limiter) == 0
-
-    def test_refund_after_the_window(self) -> None:
-        """Changes nothing."""
-        limiter = RateLimiter(PASSWORD_GUESSES)
         token = limiter.acquire("Ia", "Ib", 0)
         assert token is not None
         assert count(limiter, 1, WINDOW, caller="Ic") == 1
-        limiter.refund(token)
+        limiter.refund(token)  # after the window: it changes nothing
         assert len(limiter) == 1
 
     def test_bounded(self) -> None:
@@ -102,23 +71,111 @@ class WindowTests:
         limiter.refund(token)
         assert not any((limiter._pairs, limiter._callers, limiter._callees, limiter._recent))
 
-    def test_against_a_plain_count(self) -> None:
-        """Over a long time it lets through what a count of the last minute would."""
+    @EACH
+    def test_against_a_plain_count(self, limits: RateLimits) -> None:
+        """Over a long time it lets through what a count of the last minute would.
+
+        That is: so many of one caller at one callee, of one caller at all, and of all callers at
+        one callee; what another does costs none of them anything.
+        """
         drawn = random.Random(5)
-        limits = CONSENT_PROMPTS
         limiter = RateLimiter(limits)
-        passed: list[tuple[float, str, str]] = []
+        recent: list[tuple[float, str, str]] = []
         now = 0.0
+        reached: Counter[tuple[bool, bool, bool]] = Counter()
         for _ in range(4000):
-            now += drawn.random() * 2
-            caller, callee = drawn.choice("abcdefgh"), drawn.choice("uvwxyz")
-            recent = [each for each in passed if each[0] > now - WINDOW]
-            may = (
-                sum(each[1:] == (caller, callee) for each in recent) < limits.pair
-                and sum(each[1] == caller for each in recent) < limits.caller
-                and sum(each[2] == callee for each in recent) < limits.callee
+            now += drawn.random() * 20 / limits.callee
+            caller, callee = drawn.choice("aaaaabcdefgh"), drawn.choice("uuuvwxyz")
+            recent = [each for each in recent if each[0] > now - WINDOW]
+            full = (
+                sum(each[1:] == (caller, callee) for each in recent) >= limits.pair,
+                sum(each[1] == caller for each in recent) >= limits.caller,
+                sum(each[2] == callee for each in recent) >= limits.callee,
             )
-            assert count(limiter, 1, now, caller, callee) == may
-            if may:
-                passed.append((now, caller, callee))
-        assert 100 < len(passed) < 3500
+            reached[full] += 1
+            assert count(limiter, 1, now, caller, callee) == (not any(full))
+            if not any(full):
+                recent.append((now, caller, callee))
+        for alone in ((True, False, False), (False, True, False), (False, False, True)):
+            assert reached[alone] > 20, reached
+
+
+def fail(table: LoginThrottle, times: int, now: float, who: str = "Ia", where: str = "s") -> None:
+    """Guess so often at one moment, whether or not it is allowed."""
+    for _ in range(times):
+        table.attempt(where, who, now)
+
+
+@pytest.fixture
+def table() -> LoginThrottle:
+    """An empty table."""
+    return LoginThrottle()
+
+
+class LoginThrottleTests:
+    """Failed logins: who must wait, for how long, and who must not (I23)."""
+
+    def test_ten_a_minute(self, table: LoginThrottle) -> None:
+        """Ten may fail within a minute; the next must wait."""
+        for second in range(10):
+            assert table.delay("s", "Ia", second) == 0
+            assert table.attempt("s", "Ia", second) == (second == 9)
+        assert table.delay("s", "Ia", 9) == 1
+        assert table.delay("s", "Ia", 9.75) == 0.25
+        assert table.delay("s", "Ia", 10) == 0
+
+    def test_twice_as_long(self, table: LoginThrottle) -> None:
+        """Each further failure doubles the wait, up to five minutes."""
+        fail(table, 9, 0)
+        now, waits = 0.0, []
+        for _ in range(12):
+            assert not table.delay("s", "Ia", now)
+            table.attempt("s", "Ia", now)
+            waits.append(table.delay("s", "Ia", now))
+            now += waits[-1]
+        assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
+
+    def test_forgotten(self, table: LoginThrottle) -> None:
+        """A few failures are forgotten after a minute, many after ten."""
+        fail(table, 9, 0)
+        fail(table, 9, 60.5)
+        assert not table.delay("s", "Ia", 60.5)
+        fail(table, 1, 61)
+        assert table.delay("s", "Ia", 61) == 1
+        fail(table, 1, 600)
+        assert table.delay("s", "Ia", 600) == 2
+        fail(table, 9, 1200.5)
+        assert not table.delay("s", "Ia", 1200.5)
+
+    def test_forgiven(self, table: LoginThrottle) -> None:
+        """Neither another source nor another identifier waits; a right one forgets what was before.
+
+        What was not checked after all doesn't count.
+        """
+        fail(table, 30, 0)
+        assert [table.delay(*whose, 0) for whose in (("s", "Ib"), ("t", "Ia"), ("s", "Ia"))] == [
+            0,
+            0,
+            300,
+        ]
+        table.succeed("s", "Ia")
+        assert not table.delay("s", "Ia", 0)
+        assert len(table) == 0
+        fail(table, 10, 0)
+        table.refund("s", "Ia")
+        assert not table.delay("s", "Ia", 0)
+        fail(table, 1, 0)
+        assert table.delay("s", "Ia", 0) == 1
+        table.refund("s", "nobody")
+
+    def test_bounded(self) -> None:
+        """It remembers so many pairs, and gives up the oldest (I15)."""
+        table = LoginThrottle(most=3)
+        for who in "abcd":
+            fail(table, 10, 0, who)
+        assert len(table) == 3
+        assert not table.delay("s", "a", 0)
+        fail(table, 1, 1, "b")
+        fail(table, 1, 1, "e")
+        assert [bool(table.delay("s", who, 1)) for who in "bcd"] == [True, False, False]
+        assert len(table) == 3
