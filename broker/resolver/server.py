@@ -52,7 +52,7 @@ LINK_REVOKED: Final = "A mediator's link is closed: its certificate has been rev
 class ResolverServer:
     """Serves a resolver to mediators and terminals.
 
-    :ivar exchange: what its connections share
+    :ivar hub: what its connections share
     :ivar counts: how often each outcome occurred, for the operator
     """
 
@@ -60,7 +60,7 @@ class ResolverServer:
 
     def __init__(
         self,
-        exchange: ConnectionHub,
+        hub: ConnectionHub,
         resolver: LocalResolver,
         *,
         secret: str | None = None,
@@ -75,12 +75,12 @@ class ResolverServer:
         :param allowed: networks whose addresses a terminal may register from anywhere
         :param own_ports: the ports of this server, at which no terminal can be
         """
-        self.exchange = exchange
+        self.hub = hub
         self.counts: Counter[str] = Counter()
         self._resolver = resolver
         self._locations = resolver.table
         self._registrar = ConnectionRegistrar(
-            resolver, exchange.clock, allowed=allowed, own_ports=own_ports
+            resolver, hub.clock, allowed=allowed, own_ports=own_ports
         )
         self._secret = None if secret is None else secret.encode()
         self._mediators = mediators
@@ -94,7 +94,7 @@ class ResolverServer:
         """Close every connection, and leave no timer behind."""
         for connection in [*self._links, *self._registrar]:
             connection.stream.close()
-        self.exchange.stop()
+        self.hub.stop()
 
     def drop(self, revoked: Callable[[x509.Certificate], bool]) -> None:
         """Close the links of mediators whose certificate has been revoked (I2)."""
@@ -173,7 +173,7 @@ class ResolverServer:
 
     def _look_up(self, callee: str, request: Request) -> Later | None:
         """Fig. 8, S801–S807: a mediator asks where a terminal is."""
-        binding = self._locations.lookup(callee, self.exchange.clock.seconds())
+        binding = self._locations.lookup(callee, self.hub.clock.seconds())
         if binding is None:
             seen = self._resolver.seen(callee)
             if seen is None:
@@ -203,7 +203,7 @@ class ResolverServer:
         contact = binding.contact
         # A contact whose connection is open expires this long after that closes: at the earliest,
         # now.
-        expires = int(min(binding.until - self.exchange.clock.seconds(), contact.expires))
+        expires = int(min(binding.until - self.hub.clock.seconds(), contact.expires))
         fields = {
             "Callee Address": contact.host,
             "Callee Port": str(contact.port),

@@ -332,17 +332,17 @@ class Stage:
         timeout = 120 if options["auth"] == "none" else 10
         given: dict[str, Any] = {}
         if options["resolver"] is not None:
-            exchange = ConnectionHub.of_client(self.clock)
+            hub = ConnectionHub.of_client(self.clock)
             reactor: Any = self.clock
             endpoint = TCP4ClientEndpoint(reactor, options["resolver"].host, 1200)
-            given["resolver"] = resolver = RemoteResolver(exchange, endpoint, jitter=lambda: 1.0)
+            given["resolver"] = resolver = RemoteResolver(hub, endpoint, jitter=lambda: 1.0)
             resolver.start()
         elif options["udp"] is not None:
             registrar = UdpRegistrar(self.clock, os.urandom)
             given["resolver"] = LocalResolver(self.clock, registrar=registrar)
         fake = a_mediator(
             self.clock,
-            exchange={"login_timeout": options["login-timeout"] or timeout},
+            hub={"login_timeout": options["login-timeout"] or timeout},
             accounts={} if options["auth"] == "password" else None,
             ask_status=not options["no-status"],
             status_timeout=options["status-timeout"],
@@ -363,7 +363,7 @@ class Stage:
             allowed=options["allow-address"],
             own_ports={1200},
         )
-        self._factory = ConnectionFactory(server.exchange, server.peer)
+        self._factory = ConnectionFactory(server.hub, server.peer)
         self._port = 1200
 
     def _start_terminal(self, arguments: list[str]) -> None:

@@ -138,10 +138,10 @@ class Scene:
         self.secrets: set[str] = set()
         self.drawn: dict[str, str] = {}
         self.clients: dict[str, Client] = {}
-        exchange = {"trace": self._traced, **options.pop("exchange", {})}
+        hub = {"trace": self._traced, **options.pop("hub", {})}
         clock = options.setdefault("clock", FakeReactor())
         options.setdefault("wall", lambda: TODAY + clock.seconds())
-        self.broker: FakeMediator = a_mediator(exchange=exchange, **options)
+        self.broker: FakeMediator = a_mediator(hub=hub, **options)
         self.mediator = self.broker.mediator
         self.context = self.mediator.context
         self.clock: FakeReactor = self.broker.clock
@@ -296,7 +296,7 @@ class Scene:
         assert self.kept() == {}
         self.context.permits.stop()  # an entry may expire in ten years
         assert self.clock.getDelayedCalls() == []
-        assert len(self.broker.exchange.sources._counts) == 0
+        assert len(self.broker.hub.sources._counts) == 0
 
 
 #: What outlives connections by right: counts for the operator, permits, settings, what is served.

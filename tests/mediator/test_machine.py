@@ -156,7 +156,7 @@ class MediatorMachine(RuleBasedStateMachine):
         """
         self.store = SlowStore()
         self.store.at_once = True
-        self.scene = Scene(store=self.store, ask_status=status, exchange={"login_timeout": None})
+        self.scene = Scene(store=self.store, ask_status=status, hub={"login_timeout": None})
         self.model = Model(slow=False, status=status)
         self.ledger = Ledger(self.model)
         self._regroups("@f", list(NAMES))

@@ -81,7 +81,7 @@ class NotHereTests:
 
     def test_when_a_connection_does_not_log_in_then_it_is_closed(self) -> None:
         """One that has logged in stays (I14)."""
-        scene = Scene(exchange={"login_timeout": 10.0})
+        scene = Scene(hub={"login_timeout": 10.0})
         scene.connect("a", "c")
         scene.says("a", register("Ia"), a=DONE)
         scene.says("c", STATUS, c=UNKNOWN)
@@ -179,7 +179,7 @@ class TracedTests:
         )
         said = []
         for trace in (None, lambda *_: None):
-            client = a_mediator(exchange={"trace": trace}).connect()
+            client = a_mediator(hub={"trace": trace}).connect()
             client.type(asked)
             said.append(client.bytes())
         assert said[0] == said[1]

@@ -95,21 +95,21 @@ class Talk(Dialogue):
         self.lost()
 
 
-def record(exchange: ConnectionHub, peer_host: str = "127.0.0.1") -> tuple[Client, Recorder]:
+def record(hub: ConnectionHub, peer_host: str = "127.0.0.1") -> tuple[Client, Recorder]:
     """A client, and who hears it."""
-    client = connect(ConnectionFactory(exchange, Recorder), _clock(exchange), peer_host=peer_host)
+    client = connect(ConnectionFactory(hub, Recorder), _clock(hub), peer_host=peer_host)
     return client, client.protocol.receiver
 
 
-def converse(exchange: ConnectionHub, *, known: bool = True) -> tuple[Client, Talk]:
+def converse(hub: ConnectionHub, *, known: bool = True) -> tuple[Client, Talk]:
     """A client and the conversation with it, after login where it is known."""
-    client = connect(ConnectionFactory(exchange, Talk), _clock(exchange))
+    client = connect(ConnectionFactory(hub, Talk), _clock(hub))
     if known:
         client.protocol.authenticated()
     return client, client.protocol.receiver
 
 
-def _clock(exchange: ConnectionHub) -> Clock:
-    clock = exchange.clock
+def _clock(hub: ConnectionHub) -> Clock:
+    clock = hub.clock
     assert isinstance(clock, Clock)
     return clock

@@ -58,9 +58,9 @@ def main() -> None:
     from twisted.internet import reactor as imported
 
     reactor: Any = imported
-    exchange = ConnectionHub(reactor)
+    hub = ConnectionHub(reactor)
     endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
-    factory: Any = ConnectionFactory(exchange, Server)
+    factory: Any = ConnectionFactory(hub, Server)
     if len(sys.argv) > 1:
         certificate, key = sys.argv[1:]
         factory = TlsFactory(ServerTls(certificate, key), factory, reactor)

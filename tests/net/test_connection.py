@@ -50,22 +50,22 @@ def logged() -> Iterator[list[dict[str, Any]]]:
 
 
 class Streaming:
-    """A clock, an exchange, and clients of it."""
+    """A clock, an hub, and clients of it."""
 
     def setup_method(self) -> None:
         """Nobody is connected yet."""
         self.clock = Clock()
-        self.exchange = ConnectionHub(self.clock)
+        self.hub = ConnectionHub(self.clock)
 
     def teardown_method(self) -> None:
-        """Whatever happened, no timer outlives the exchange."""
-        self.exchange.stop()
+        """Whatever happened, no timer outlives the hub."""
+        self.hub.stop()
         settle(self.clock)
         assert self.clock.getDelayedCalls() == []
 
     def connect(self, host: str = "127.0.0.1", *, known: bool = True) -> tuple[Client, Recorder]:
         """One more client, after login where it is known."""
-        client, recorder = record(self.exchange, host)
+        client, recorder = record(self.hub, host)
         if known:
             recorder.stream.authenticated()
         return client, recorder
@@ -90,7 +90,7 @@ class ConnectionTests(Streaming):
         _, recorder = self.connect()
         for interface in (IProtocol, IHalfCloseableProtocol, IPushProducer):
             assert verifyObject(interface, recorder.stream)
-        assert verifyObject(IProtocolFactory, ConnectionFactory(self.exchange, Recorder))
+        assert verifyObject(IProtocolFactory, ConnectionFactory(self.hub, Recorder))
 
     def test_options_of_the_socket(self) -> None:
         """Nothing waits in Nagle's algorithm, and a vanished host is noticed in the end."""
@@ -174,7 +174,7 @@ class ConnectionTests(Streaming):
     def test_trace(self) -> None:
         """Each message in and out can be followed."""
         seen: list[tuple[str, Message]] = []
-        self.exchange.trace = lambda _, way, message: seen.append((way, message))
+        self.hub.trace = lambda _, way, message: seen.append((way, message))
         client, recorder = self.connect()
         recorder.on_message = lambda _: recorder.stream.send(NOTICE)
         client.send(QUERY.encode() + b"\n\n")
@@ -442,8 +442,8 @@ class OutputTests(Streaming):
         assert not client.closed
 
     def test_as_set(self) -> None:
-        """The limits are those of the exchange."""
-        self.exchange = ConnectionHub(self.clock, authenticated=Limits(output=100, stalled=2))
+        """The limits are those of the hub."""
+        self.hub = ConnectionHub(self.clock, authenticated=Limits(output=100, stalled=2))
         client, recorder = self.stalled()
         self.fill(recorder, 100)
         self.closes_after(client, 2)
@@ -479,11 +479,11 @@ class LoginTests(Streaming):
         assert not client.closed
 
     def test_as_set(self) -> None:
-        """The time is that of the exchange; connections of our own have none."""
-        self.exchange = ConnectionHub(self.clock, login_timeout=120)
+        """The time is that of the hub; connections of our own have none."""
+        self.hub = ConnectionHub(self.clock, login_timeout=120)
         client, _ = self.connect(known=False)
         self.closes_after(client, 120)
-        self.exchange = ConnectionHub.of_client(self.clock)
+        self.hub = ConnectionHub.of_client(self.clock)
         client, recorder = self.connect(known=False)
         self.advance(1000)
         assert not client.closed
@@ -492,7 +492,7 @@ class LoginTests(Streaming):
     def test_stop(self) -> None:
         """A server that stops closes on those, too."""
         client, _ = self.connect(known=False)
-        self.exchange.stop()
+        self.hub.stop()
         assert client.closed
 
 
@@ -572,10 +572,10 @@ class SourcesTests(Streaming):
     def test_nothing_stays_behind(self) -> None:
         """When all are gone nothing is kept of the address (I15)."""
         clients = self.fill(5, "192.0.2.1") + self.fill(5, "192.0.2.1", known=True)
-        assert len(self.exchange.sources) == 1
+        assert len(self.hub.sources) == 1
         for client in clients:
             client.vanish()
-        assert len(self.exchange.sources) == 0
+        assert len(self.hub.sources) == 0
 
     def test_ipv6(self) -> None:
         """An IPv6 /56 counts as one source, whatever its hosts call themselves."""
@@ -720,7 +720,7 @@ class FactoryTests(Streaming):
 
     def test_stream(self) -> None:
         """Each connection has a stream and a receiver of its own."""
-        factory = ConnectionFactory(self.exchange, Recorder)
+        factory = ConnectionFactory(self.hub, Recorder)
         factory.doStart()
         one, two = factory.buildProtocol(None), factory.buildProtocol(None)
         assert isinstance(one, PeerConnection)

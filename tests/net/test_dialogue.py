@@ -73,8 +73,8 @@ class Conversing:
 
     def setup_method(self) -> None:
         """One client that is logged in."""
-        self.exchange = ConnectionHub(Clock())
-        self.client, self.talk = converse(self.exchange)
+        self.hub = ConnectionHub(Clock())
+        self.client, self.talk = converse(self.hub)
 
     def said(self) -> list[str]:
         """The statements that the client received."""
@@ -394,7 +394,7 @@ class OutstandingTests(Conversing):
 
     def test_before_login(self) -> None:
         """Before login it is 4 (I14), with transactions or without."""
-        client, talk = converse(self.exchange, known=False)
+        client, talk = converse(self.hub, known=False)
         client.type(ask(1, 2) + "QUERY\nCallee:I3\nTransaction:a\n\n" + ask(4, 5))
         assert callees(talk) == ["I1", "I2", "I3", "I4"]
         talk.requests[2].reply("Login Required.")

@@ -58,7 +58,7 @@ class World(ClientEvents[Talk]):
         self,
         *,
         prepare: Callable[[Talk], Awaitable[object]] | None = None,
-        exchange: ConnectionHub | None = None,
+        hub: ConnectionHub | None = None,
         jitter: Callable[[], float] = lambda: 1.0,
         **options: float,
     ) -> None:
@@ -67,7 +67,7 @@ class World(ClientEvents[Talk]):
         self.events: list[str] = []
         self.link: ReconnectingClient[Talk] = ReconnectingClient(
             TCP4ClientEndpoint(reactor, "127.0.0.1", 1201),
-            exchange or ConnectionHub.of_client(self.clock),
+            hub or ConnectionHub.of_client(self.clock),
             self,
             jitter=jitter,
             **options,
@@ -218,16 +218,16 @@ class LinkTests:
         assert server.closed
 
     def test_no_login_deadline(self) -> None:
-        """We know whom we called: no limits of a stranger hold, whatever the exchange's are."""
-        world = World(exchange=None)
-        exchange = ConnectionHub(world.clock, login_timeout=10)
-        world.link._hub = exchange
+        """We know whom we called: no limits of a stranger hold, whatever the hub's are."""
+        world = World(hub=None)
+        hub = ConnectionHub(world.clock, login_timeout=10)
+        world.link._hub = hub
         world.start()
         server = world.accept()
         advance(world.clock, 60)
         assert not server.closed
         talk = world.talk()
-        assert talk.stream.decoder.limits is exchange.authenticated
+        assert talk.stream.decoder.limits is hub.authenticated
 
     def test_retry_now(self) -> None:
         """Woken while it waits to dial, it dials at once, and goes on as ever."""

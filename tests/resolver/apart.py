@@ -86,13 +86,13 @@ class FakeResolver:
         """
         self.clock = clock
         self.heard: list[Message] = []
-        self.exchange = ConnectionHub(clock, trace=self._trace)
+        self.hub = ConnectionHub(clock, trace=self._trace)
         registrar = UdpRegistrar(clock, random.Random(1).randbytes) if udp else None
         self.local = LocalResolver(clock, LocationTable(most), naming, registrar)
         self.server = ResolverServer(
-            self.exchange, self.local, secret=secret, own_ports=[PORT], **options
+            self.hub, self.local, secret=secret, own_ports=[PORT], **options
         )
-        self.factory = ConnectionFactory(self.exchange, self.server.peer)
+        self.factory = ConnectionFactory(self.hub, self.server.peer)
 
     def _trace(self, stream: object, direction: str, message: Message) -> None:
         if direction == "<":

@@ -29,26 +29,26 @@ class FakeMediator:
     """A mediator in full, and the network in memory around it.
 
     :ivar clock: its clock, and its reactor
-    :ivar exchange: what its connections share
+    :ivar hub: what its connections share
     :ivar factory: makes the protocol of a connection
     """
 
     def __init__(
         self,
         clock: FakeReactor,
-        exchange: ConnectionHub,
+        hub: ConnectionHub,
         mediator: Mediator,
         store: IStore,
         resolver: IResolver,
         trigger: ITrigger,
     ) -> None:
         self.clock = clock
-        self.exchange = exchange
+        self.hub = hub
         self.mediator = mediator
         self.store = store
         self.resolver = resolver
         self.trigger = trigger
-        self.factory = ConnectionFactory(exchange, mediator.peer)
+        self.factory = ConnectionFactory(hub, mediator.peer)
 
     def connect(self, host: str = "127.0.0.1", **addresses: Any) -> Client:
         """A terminal's connection, from this host; ``addresses`` as in ``connect``."""
@@ -75,7 +75,7 @@ def a_mediator(
     resolver: IResolver | None = None,
     trigger: ITrigger | None = None,
     seed: int = 1,
-    exchange: dict[str, Any] | None = None,
+    hub: dict[str, Any] | None = None,
     accounts: Mapping[str, str] | None = None,
     key: bytes = b"k" * KEY_BYTES,
     clear_text: bool = False,
@@ -84,8 +84,8 @@ def a_mediator(
 ) -> FakeMediator:
     """A mediator with a resolver inside, a store in memory, and randomness that can be repeated.
 
-    :param exchange: options of ``ConnectionHub``: ``login_timeout``, ``stranger``, ``known``,
-        ``trace``
+    :param hub: options of ``ConnectionHub``: ``login_timeout``, ``unauthenticated``,
+        ``authenticated``, ``trace``
     :param accounts: identifiers and passwords; with them, and be it none, whoever connects must log
         in with a password or a token
     :param key: what its tokens are made with
@@ -102,7 +102,7 @@ def a_mediator(
     trigger = trigger or WakeUpDialer(reactor)
     dialer = options.pop("dialer", trigger if isinstance(trigger, WakeUpDialer) else None)
     wall = options.pop("wall", time.time)
-    shared = ConnectionHub(clock, **(exchange or {}))
+    shared = ConnectionHub(clock, **(hub or {}))
     passwords = cheap_passwords(seed) if passwords is None else passwords
     table = AccountTable(state.accounts)
     login: LoginMethod = UnverifiedLogin()

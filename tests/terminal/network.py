@@ -176,9 +176,7 @@ class World(Network):
         self.listen(MEDIATOR_PORT, self.mediator.factory)
 
     def _a_mediator(self, **options: Any) -> FakeMediator:
-        return a_mediator(
-            self.clock, exchange={"trace": self._trace}, **{**self._options, **options}
-        )
+        return a_mediator(self.clock, hub={"trace": self._trace}, **{**self._options, **options})
 
     def _trace(self, stream: object, direction: str, message: Message) -> None:
         if direction == "<":

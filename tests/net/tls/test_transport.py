@@ -199,7 +199,7 @@ class StreamTests:
     def setup_method(self) -> None:
         """Nobody is connected yet."""
         self.clock = Clock()
-        self.exchange = ConnectionHub(self.clock)
+        self.hub = ConnectionHub(self.clock)
         self.made: list[Recorder] = []
 
     def meet(self, own: Files, foreign: Any) -> tuple[Client, PeerConnection]:
@@ -209,9 +209,7 @@ class StreamTests:
             self.made.append(Recorder(stream))
             return self.made[-1]
 
-        factory = TlsFactory(
-            ServerTls(*own), ConnectionFactory(self.exchange, receiver), self.clock
-        )
+        factory = TlsFactory(ServerTls(*own), ConnectionFactory(self.hub, receiver), self.clock)
         peer = meet(factory, self.clock, foreign)
         return peer, self.made[-1].stream
 
@@ -225,10 +223,10 @@ class StreamTests:
     def test_output_limit(self, pki: Pki, own: Files) -> None:
         """A stranger that doesn't read is cut off at 4 KiB, one that is known has more (I15)."""
         peer, stream = self.meet(own, foreign_client(pki.ca))
-        assert peer.transport.bufferSize == self.exchange.unauthenticated.output
+        assert peer.transport.bufferSize == self.hub.unauthenticated.output
         peer.transport.stop_reading_peer()
         stream.write(b"x" * 5000)
-        advance(self.clock, self.exchange.unauthenticated.stalled + 0.1)
+        advance(self.clock, self.hub.unauthenticated.stalled + 0.1)
         assert peer.closed
         peer, stream = self.meet(own, foreign_client(pki.ca))
         stream.authenticated()
@@ -274,9 +272,9 @@ class StreamTests:
 
     def test_questions_are_told(self, pki: Pki, other: Pki, own: Files) -> None:
         """Who waits for an answer learns that it was TLS, not just that there is none."""
-        exchange = ConnectionHub.of_client(self.clock)
+        hub = ConnectionHub.of_client(self.clock)
         tls = ClientTls(other.ca, "localhost")
-        factory = TlsFactory(tls, ConnectionFactory(exchange, Asking), self.clock)
+        factory = TlsFactory(tls, ConnectionFactory(hub, Asking), self.clock)
         peer = connect(factory, self.clock)
         wrapper: Any = peer.protocol
         answer = wrapper.wrappedProtocol.receiver.ask(Message("QUERY", "STATUS"))
