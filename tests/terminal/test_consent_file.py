@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import threading
+import re
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,6 @@ from broker.terminal.registration.client import CONSENT_TIMEOUT
 from tests.mediator.conftest import Logged, logged
 from tests.mediator.scene import SCENES
 from tests.support.clock import advance, result_of
-from tests.support.transport import Client
 from tests.terminal.scene import Scene
 
 __all__ = ["logged"]
@@ -110,13 +110,11 @@ def replaced(file: Path, make: Callable[[Path], object]) -> None:
 class ReadTests:
     """What becomes of a file, with each question anew (C4, I3)."""
 
-    def test_interface(self, file: Path) -> None:
-        """It is an ``IConsent``."""
-        assert verifyObject(IConsent, ConsentFile(str(file)))
-
     def test_anew_each_time(self, file: Path, logged: Logged) -> None:
         """What is edited counts with the next question, even if size and time are as before."""
         asked = ConsentFile(str(file))
+        assert verifyObject(IConsent, asked)
+        file.chmod(0o644)  # others may read it: they learn no secret
         assert result_of(asked.lists()) == (["Ia"], ["Ix"])
         before = file.stat()
         file.write_text("# mine\n+ Ib\n- Ix\n")
@@ -128,19 +126,16 @@ class ReadTests:
         """A bad or missing one accepts nobody, which is logged once; a good one counts again."""
         asked = ConsentFile(str(file))
         file.write_text("+ Ia\nwhat is this\n")
-        for _ in range(3):
-            assert result_of(asked.lists()) == ((), ())
+        bad = [result_of(asked.lists()) for _ in range(3)]
         file.unlink()
-        for _ in range(3):
-            assert result_of(asked.lists()) == ((), ())
+        bad += [result_of(asked.lists()) for _ in range(3)]
+        assert bad == [((), ())] * 6
         file.write_text("+ Ia\n")
         assert result_of(asked.lists()) == (["Ia"], [])
         told = logged.texts()
         logged.failures()
-        assert len(told) == 3
-        assert "line 2: begins with neither" in told[0]
-        assert "No such file" in told[1]
-        assert "can be read again" in told[2]
+        said = ["line 2: begins with neither", "No such file", "can be read again"]
+        assert [text in line for text, line in zip(said, told, strict=True)] == [True] * 3
 
     @pytest.mark.parametrize(
         ("spoil", "why"),
@@ -167,11 +162,6 @@ class ReadTests:
         monkeypatch.setattr(os, "geteuid", lambda: 12345 if "user" in why else user)
         with pytest.raises(NoConsent, match=why):
             read_lists(str(file))
-
-    def test_others_may_read(self, file: Path) -> None:
-        """Who reads it learns no secret."""
-        file.chmod(0o644)
-        assert read_lists(str(file)) == (["Ia"], ["Ix"])
 
     def test_written_meanwhile(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """One that changes while it is read is read again; if it always does, it says nothing."""
@@ -211,31 +201,31 @@ class EditTests:
         """Each stands once on that list, or not at all; all else stays, comments included."""
         assert edit_file(str(file), names, sign, listed=listed) == read_lists(str(file))
         assert file.read_text() == expected
-        assert [one.name for one in file.parent.iterdir()] == ["consent"]
+        assert [each.name for each in file.parent.iterdir()] == ["consent"]
 
-    def test_made(self, tmp_path: Path) -> None:
-        """One that isn't there is made, for its user alone."""
-        edit_file(str(tmp_path / "new"), ["Ia"], ACCEPT, listed=True)
-        assert (tmp_path / "new").read_text() == "+ Ia\n"
-        assert (tmp_path / "new").stat().st_mode & 0o777 == 0o600
+    def test_missing(self, tmp_path: Path) -> None:
+        """A missing file is made to add a name to, for its user alone.
 
-    def test_not_made(self, tmp_path: Path) -> None:
-        """Who takes somebody off a file that isn't there has mistaken its name (C4)."""
+        To remove one from it is an error: its name is mistyped (C4).
+        """
+        path = tmp_path / "new"
         with pytest.raises(FileNotFoundError):
-            edit_file(str(tmp_path / "new"), ["Ia"], ACCEPT, listed=False)
+            edit_file(str(path), ["Ia"], ACCEPT, listed=False)
         assert list(tmp_path.iterdir()) == []
+        edit_file(str(path), ["Ia"], ACCEPT, listed=True)
+        assert (path.read_text(), path.stat().st_mode & 0o777) == ("+ Ia\n", 0o600)
 
-    def test_bad_stays(self, file: Path) -> None:
-        """A bad one is left as it is, and so is one that would be too long (A5)."""
-        file.write_text("+ Ia\n?\n")
-        with pytest.raises(NoConsent, match="line 2"):
-            edit_file(str(file), ["Ib"], ACCEPT, listed=True)
-        assert file.read_text() == "+ Ia\n?\n"
-        file.write_text("".join(f"+ I{n}\n" for n in range(1000)))
-        with pytest.raises(NoConsent, match="1000"):
+    @pytest.mark.parametrize(
+        ("text", "why"),
+        [("+ Ia\n?\n", "line 2"), ("".join(f"+ I{n}\n" for n in range(1000)), "1000")],
+    )
+    def test_bad_stays(self, file: Path, text: str, why: str) -> None:
+        """A bad one is left unchanged, and so is one that would be too long (A5)."""
+        file.write_text(text)
+        with pytest.raises(NoConsent, match=why):
             edit_file(str(file), ["more"], ACCEPT, listed=True)
-        assert "more" not in file.read_text()
-        assert [one.name for one in file.parent.iterdir()] == ["consent"]
+        assert file.read_text() == text
+        assert [each.name for each in file.parent.iterdir()] == ["consent"]
 
     def test_mode_and_link(self, file: Path, tmp_path: Path) -> None:
         """It keeps its mode and its owner, and a link to it goes on leading to it."""
@@ -251,16 +241,11 @@ class EditTests:
 
     def test_many_at_once(self, file: Path) -> None:
         """Of many who edit it at once none is lost."""
-        workers = [
-            threading.Thread(
-                target=edit_file, args=(str(file), [f"T{n}"], ACCEPT), kwargs={"listed": True}
-            )
-            for n in range(20)
-        ]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
+        with ThreadPoolExecutor(20) as pool:
+            edits = [
+                pool.submit(edit_file, str(file), [f"T{n}"], ACCEPT, listed=True) for n in range(20)
+            ]
+        assert all(edit.result() for edit in edits)
         assert set(read_lists(str(file)).accepted) == {"Ia"} | {f"T{n}" for n in range(20)}
 
     @given(
@@ -283,7 +268,7 @@ class EditTests:
 
 @implementer(IConsent)
 class Application:
-    """An application that says whom it accepts; or fails to."""
+    """An application that says which callers it accepts; or fails to, or never does."""
 
     def __init__(self, says: Callable[[], Awaitable[Any]]) -> None:
         self._says = says
@@ -292,33 +277,36 @@ class Application:
         return ConsentLists(*await self._says())
 
 
-def saying(accepted: Sequence[str], rejected: Sequence[str] = ()) -> Application:
-    """One that says these."""
+def saying(*lists: Sequence[str], fails: Exception | None = None) -> Application:
+    """One that says these, at once."""
 
-    async def says() -> tuple[Sequence[str], Sequence[str]]:
-        return accepted, rejected
+    async def says() -> Any:
+        if fails is not None:
+            raise fails
+        return lists
 
     return Application(says)
+
+
+def waiting() -> tuple[Application, Deferred[Any]]:
+    """One that asks its user first; and what the user answers."""
+    user: Deferred[Any] = Deferred()
+
+    async def says() -> Any:
+        return await user
+
+    return Application(says), user
 
 
 class TerminalTests:
     """What a terminal registers, and what it answers (S4001, S4003)."""
 
-    def asked(self, consent: IConsent | None = None) -> Client:
-        """The mediator's end of a terminal's line, over which it was asked."""
-        line = Scene(consent=consent).line
-        line.received()
-        line.type(QUESTION)
-        return line
-
-    def never(self) -> tuple[Application, list[bool]]:
-        """An application that never answers, and how often it was given up."""
-        given_up: list[bool] = []
-
-        async def waits() -> Any:
-            return await Deferred(lambda _: given_up.append(True))
-
-        return Application(waits), given_up
+    def asked(self, consent: IConsent | None = None) -> Scene:
+        """A terminal that was asked for its lists."""
+        scene = Scene(consent=consent)
+        scene.complete()
+        scene.line.type(QUESTION)
+        return scene
 
     def test_registers(self) -> None:
         """Its name and its policy go with the message by which it logs in (C1)."""
@@ -330,73 +318,64 @@ class TerminalTests:
         ("consent", "expected"),
         [
             (saying(["Ia", "@family"], ["Ix"]), answer(" Ia,@family", "Ix")),
-            (saying(["Ia"]), answer(" Ia")),
+            (saying(["Ia"], []), answer(" Ia")),
             (saying([], ["Ix"]), answer("", "Ix")),
-            (saying([]), answer("")),
-            (None, answer("")),  # where nothing was said of consent nobody is accepted (I3)
+            (saying([], []), answer("")),
+            (None, answer("")),  # where nothing was said of consent, no caller is accepted (I3)
         ],
     )
     def test_answers(self, consent: IConsent | None, expected: str) -> None:
-        """It tells both lists, whole: it is the mediator that compares."""
-        assert self.asked(consent).text() == expected
+        """It sends both lists, whole: it is the mediator that compares."""
+        assert self.asked(consent).line.text() == expected
 
     def test_long(self) -> None:
         """Long lists go in several lines, in one message that the mediator takes."""
         names = [f"terminal-{n:04}" for n in range(1000)]
-        (message,) = self.asked(saying(names, names[:900])).received()
+        message = self.asked(saying(names, names[:900])).said()
         told = ",".join(edit.partition(" ")[2] for edit in message.edits("Accept"))
         assert told.split(",") == names
         assert len(message.encode()) < 64 * 1024
 
     @pytest.mark.parametrize(
-        "names",
-        [["Ia,Ib"], ["Ia;uses=1"], ["Ia\nReject:Create"], [""], ["@"], ["I"] * 1001],
+        ("consent", "why"),
+        [
+            (saying([], [], fails=ValueError("the user's window is gone")), "window is gone"),
+            *[
+                (saying(names, []), "broker.tables.consent_lists.NoConsent|ValueError")
+                for names in (["Ia,Ib"], ["Ia;uses=1"], ["Ia\nReject:Create"], [""], ["@"])
+            ],
+            (saying(["I"] * 1001, []), "at most 1000"),
+        ],
     )
-    def test_bad_application(self, names: list[str], logged: Logged) -> None:
-        """An application's list that is none accepts nobody, and makes no further line (I3)."""
-        assert self.asked(saying(names)).text() == answer("")
-        assert len(logged.failures()) == 1
-
-    def test_failing_application(self, logged: Logged) -> None:
-        """One that fails accepts nobody."""
-
-        async def fails() -> Any:
-            raise ValueError("the user's window is gone")
-
-        assert self.asked(Application(fails)).text() == answer("")
+    def test_bad_application(self, consent: IConsent, why: str, logged: Logged) -> None:
+        """One that fails, or whose list is not valid, accepts no caller, and adds no field (I3)."""
+        assert self.asked(consent).line.text() == answer("")
         (failure,) = logged.failures()
-        assert "window is gone" in failure
+        assert re.search(why, failure)
 
     def test_asks_its_user(self) -> None:
-        """One may take its time, and other questions are answered meanwhile."""
-        user: Deferred[Any] = Deferred()
-
-        async def waits() -> Any:
-            return await user
-
-        line = self.asked(Application(waits))
+        """One may take its time, and other questions are answered until then."""
+        consent, user = waiting()
+        line = self.asked(consent).line
         line.type("QUERY\nSTATUS\nTransaction:8\n\n")
         assert line.text() == "NOTIFY\nSTATUS Busy.\nTransaction:8\nCode:200\n\n"
         user.callback((["Ia"], []))
         assert line.text() == answer(" Ia")
 
     def test_takes_too_long(self) -> None:
-        """One that never answers accepts nobody, and leaves nothing behind (I15)."""
-        consent, given_up = self.never()
-        scene = Scene(consent=consent)
-        scene.complete()
-        scene.line.type(QUESTION)
+        """One that never answers accepts no caller, and leaves nothing behind (I15)."""
+        consent, user = waiting()
+        scene = self.asked(consent)
         advance(scene.clock, CONSENT_TIMEOUT - 0.1)
-        assert not given_up
+        assert not user.called
         advance(scene.clock, 0.1)
-        assert given_up == [True]
-        assert scene.line.text() == answer("")
+        assert (user.called, scene.line.text()) == (True, answer(""))
 
     def test_gone_while_asked(self) -> None:
-        """A mediator that goes away is waited for by nobody."""
-        consent, given_up = self.never()
-        self.asked(consent).vanish()
-        assert given_up == [True]
+        """Where the mediator goes away, the application is not waited for."""
+        consent, user = waiting()
+        self.asked(consent).line.vanish()
+        assert user.called
 
 
 def test_no_scene() -> None:

@@ -14,30 +14,29 @@ from broker.terminal.load import INTERVAL, WINDOW, CpuLoad, Unlimited
 class Metered(CpuLoad):
     """Measures the loads of a list, one after the other; the last one for ever.
 
+    It has started; what was before that measures 99 %.
+
     :ivar measured: how often it has measured
     """
 
-    def __init__(self, clock: Clock, *loads: float, limit: float = 50.0) -> None:
-        super().__init__(clock, limit)
-        self.loads = list(loads)
+    def __init__(self, *loads: float) -> None:
+        self.clock = Clock()
+        super().__init__(self.clock, 50.0)
+        self.loads = [99.0, *loads]
         self.measured = 0
+        self.start()
 
     def measure(self) -> float:
         self.measured += 1
         return self.loads.pop(0) if len(self.loads) > 1 else self.loads[0]
 
-
-def a_load(clock: Clock, *loads: float) -> Metered:
-    """A load that is measured; what comes before the first interval measures 99 %."""
-    load = Metered(clock, 99.0, *loads)
-    load.start()
-    return load
-
-
-def pass_intervals(clock: Clock, count: int) -> None:
-    """Let so many measurements fall due."""
-    for _ in range(count):
-        clock.advance(INTERVAL)
+    def means(self, count: int) -> list[float]:
+        """The load after each of so many measurements that fall due."""
+        found = []
+        for _ in range(count):
+            self.clock.advance(INTERVAL)
+            found.append(round(self.percent, 6))
+        return found
 
 
 class CpuLoadTests:
@@ -49,68 +48,44 @@ class CpuLoadTests:
         assert verifyObject(ILoad, Unlimited())
         assert Unlimited().acceptable()
 
-    def test_what_was_before_counts_for_nothing(self) -> None:
-        """The load from before the start is measured away, so a fresh terminal takes calls."""
-        clock = Clock()
-        load = a_load(clock, 10.0)
-        assert (load.percent, load.acceptable()) == (0.0, True)
-        pass_intervals(clock, 1)
-        assert load.percent == 10.0
-
     def test_mean_over_a_sliding_window(self) -> None:
-        """The load is the mean of the last five measurements: old ones no longer count (¶74)."""
-        clock = Clock()
-        load = a_load(clock, 100.0, 0.0, 0.0, 0.0, 0.0, 0.0, 50.0)
-        means = []
-        for _ in range(7):
-            pass_intervals(clock, 1)
-            means.append(round(load.percent, 6))
+        """The load is the mean of the last five measurements (¶74).
+
+        What was before the start is measured away, so a fresh terminal takes calls.
+        """
+        load = Metered(100.0, 0.0, 0.0, 0.0, 0.0, 0.0, 50.0)
+        assert (load.percent, load.acceptable()) == (0.0, True)
         assert WINDOW == 5
-        assert means == [100.0, 50.0, 33.333333, 25.0, 20.0, 0.0, 10.0]
+        assert load.means(7) == [100.0, 50.0, 33.333333, 25.0, 20.0, 0.0, 10.0]
 
-    @pytest.mark.parametrize(("percent", "acceptable"), [(49.9, True), (50.0, True), (50.1, False)])
-    def test_limit(self, percent: float, acceptable: bool) -> None:
-        """A load above the limit is too much (S1802); the limit itself is not."""
-        clock = Clock()
-        load = a_load(clock, percent)
-        pass_intervals(clock, WINDOW)
-        assert load.acceptable() is acceptable
-
-    def test_one_busy_second_refuses_nobody(self) -> None:
-        """A short peak among idle seconds leaves the status acceptable, a long one doesn't."""
-        clock = Clock()
-        load = a_load(clock, 0.0, 0.0, 0.0, 0.0, 100.0, 100.0, 100.0)
-        pass_intervals(clock, 5)
-        assert load.acceptable()
-        pass_intervals(clock, 2)
-        assert not load.acceptable()
-
-    def test_asking_measures_nothing(self) -> None:
+    @pytest.mark.parametrize(
+        ("loads", "acceptable"),
+        [
+            # A load above the limit is too much (S1802); the limit itself is not.
+            ([49.9], True),
+            ([50.0], True),
+            ([50.1], False),
+            # A short peak among idle seconds leaves the status acceptable, a long one does not.
+            ([0.0, 0.0, 0.0, 0.0, 100.0], True),
+            ([0.0, 0.0, 100.0, 100.0, 100.0], False),
+        ],
+    )
+    def test_limit(self, loads: list[float], acceptable: bool) -> None:
         """However often the status is asked, the measuring goes its own pace (¶74)."""
-        clock = Clock()
-        load = a_load(clock, 1.0)
-        pass_intervals(clock, 3)
-        for _ in range(100):
-            load.acceptable()
-        assert load.measured == 1 + 3
+        load = Metered(*loads)
+        load.means(WINDOW)
+        assert {load.acceptable() for _ in range(100)} == {acceptable}
+        assert load.measured == 1 + WINDOW
 
-    def test_stop(self) -> None:
-        """Stopped, it measures no longer and leaves no timer; twice does no harm."""
-        clock = Clock()
-        load = a_load(clock, 1.0)
+    def test_stop_and_start_again(self) -> None:
+        """Stopped, it leaves no timer; started again, it forgets what it measured before."""
+        load = Metered(90.0)
+        load.means(WINDOW)
         load.stop()
-        load.stop()
-        assert clock.getDelayedCalls() == []
-
-    def test_start_again(self) -> None:
-        """Started again, it forgets what it measured before."""
-        clock = Clock()
-        load = a_load(clock, 90.0)
-        pass_intervals(clock, WINDOW)
-        load.stop()
+        load.stop()  # twice does no harm
+        assert load.clock.getDelayedCalls() == []
         load.start()
         assert load.percent == 0.0
-        load.stop()
 
     def test_real_measure(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without another measure psutil is asked for the load of all processors, without waiting.
@@ -129,8 +104,7 @@ class CpuLoadTests:
         clock = Clock()
         load = CpuLoad(clock, 100.0)
         load.start()
-        pass_intervals(clock, 1)
+        clock.advance(INTERVAL)
         assert len(given) == 2
         assert load.percent == given[1]
         assert 0.0 <= load.percent <= 100.0
-        load.stop()

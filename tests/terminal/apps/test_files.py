@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol
-from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
@@ -32,8 +31,9 @@ from broker.terminal.apps.files import (
 )
 from broker.terminal.apps.receipt import Receipt, Tally, TransferFailed, read_receipt
 from tests.support.clock import advance
-from tests.support.transport import Pair
-from tests.terminal.joined import CALLER, join
+from tests.support.reactor import FakeReactor
+from tests.terminal.keys import CALLER
+from tests.terminal.speakers import Call
 
 NOON = datetime(2026, 7, 4, 12, 0, 0, tzinfo=UTC)
 CONTENT = random.Random(1).randbytes(300_000)
@@ -60,7 +60,7 @@ class Outcome:
         return str(self.error)
 
 
-class Call:
+class Transfer:
     """One file on its way to a receiver."""
 
     def __init__(
@@ -71,13 +71,17 @@ class Call:
         chunk: int | None = None,
         progress: Any = None,
     ) -> None:
-        self.clock = Clock()
+        self.clock = FakeReactor()
         file = io.BytesIO(content) if isinstance(content, bytes) else content
         self.sender = FileSender(file, progress=progress)
         self.outcome = Outcome(self.sender.done)
-        self.pair: Pair = join(
-            self.clock, lambda: self.sender, lambda: receiver.call(CALLER, "S1"), chunk=chunk
+        call = Call(
+            lambda: self.sender,
+            lambda: receiver.call(CALLER, "S1"),
+            chunk=chunk,
+            clock=self.clock,
         )
+        self.pair = call.pair
 
     def run(self) -> Outcome:
         """Let the call go to its end."""
@@ -110,7 +114,7 @@ class TransferTests:
         progress = SimpleNamespace(at=seen.append)
         path = tmp_path / "20260704T120000Z-Ia"
         with capturedLogs() as events:
-            call = Call(make_receiver(tmp_path), content, chunk=chunk, progress=progress)
+            call = Transfer(make_receiver(tmp_path), content, chunk=chunk, progress=progress)
             for _ in range(3):
                 call.pair.step()
             part = [f"{path.name}.part"]  # until it is whole
@@ -129,8 +133,8 @@ class TransferTests:
     def test_named_after_time_and_caller(self, tmp_path: Path) -> None:
         """The name says when and who, and a second file of the same second has another."""
         receiver = make_receiver(tmp_path)
-        Call(receiver).run()
-        Call(receiver, b"two").run()
+        Transfer(receiver).run()
+        Transfer(receiver, b"two").run()
         assert names(tmp_path) == ["20260704T120000Z-Ia", "20260704T120000Z-Ia-2"]
         assert (tmp_path / "20260704T120000Z-Ia").read_bytes() == CONTENT
 
@@ -143,7 +147,7 @@ class TransferTests:
             disk.append((function, deferred))
             return deferred
 
-        call = Call(make_receiver(tmp_path, in_thread=later))
+        call = Transfer(make_receiver(tmp_path, in_thread=later))
         assert call.run().receipt is None
         assert names(tmp_path) == ["20260704T120000Z-Ia.part"]
         ((function, deferred),) = disk
@@ -169,13 +173,13 @@ class TransferTests:
 
         monkeypatch.setattr(os, "fsync", note_fsync)
         monkeypatch.setattr(os, "replace", note_rename)
-        assert Call(make_receiver(tmp_path)).run().receipt is not None
+        assert Transfer(make_receiver(tmp_path)).run().receipt is not None
         assert done == ["fsync", "rename", "fsync"]
 
     def test_never_held_whole(self, tmp_path: Path) -> None:
         """No more of the file is read than the callee takes: the sender waits for a slow one."""
         file = io.BytesIO(CONTENT)
-        call = Call(make_receiver(tmp_path), file)
+        call = Transfer(make_receiver(tmp_path), file)
         assert file.tell() <= 2 * files.CHUNK
         call.run()
         assert file.tell() == len(CONTENT)
@@ -187,7 +191,7 @@ class NoFileTests:
     @pytest.mark.parametrize("how", ["cut", "cancelled"])
     def test_broken_off(self, tmp_path: Path, how: str) -> None:
         """A call that breaks, or is given up, leaves nothing, and a line in the log (I21)."""
-        call = Call(make_receiver(tmp_path))
+        call = Transfer(make_receiver(tmp_path))
         for _ in range(3):
             call.pair.step()
         assert names(tmp_path) == ["20260704T120000Z-Ia.part"]
@@ -205,22 +209,22 @@ class NoFileTests:
 
     def test_too_large(self, tmp_path: Path) -> None:
         """Beyond the cap, and no sooner, the call is broken off, and the caller told why (I15)."""
-        outcome = Call(make_receiver(tmp_path, len(CONTENT) - 1)).run()
+        outcome = Transfer(make_receiver(tmp_path, len(CONTENT) - 1)).run()
         assert "a file here has at most 299999 bytes" in outcome.why
         assert names(tmp_path) == []
-        assert Call(make_receiver(tmp_path, len(CONTENT))).run().receipt is not None
+        assert Transfer(make_receiver(tmp_path, len(CONTENT))).run().receipt is not None
 
     def test_too_many_at_once(self, tmp_path: Path) -> None:
         """One call more than may be received at a time is not taken; later ones are, also after
         one that has failed (I15).
         """
         receiver = make_receiver(tmp_path, len(CONTENT), most_files=1)
-        first = Call(receiver)
+        first = Transfer(receiver)
         first.pair.step()
-        assert "the call is not taken" in Call(receiver).run().why
+        assert "the call is not taken" in Transfer(receiver).run().why
         assert first.run().receipt is not None
-        assert Call(receiver, CONTENT + b"x").run().error is not None
-        assert Call(receiver).run().receipt is not None
+        assert Transfer(receiver, CONTENT + b"x").run().error is not None
+        assert Transfer(receiver).run().receipt is not None
 
     def test_disk_full(self, tmp_path: Path) -> None:
         """A disk that takes no more breaks the call off; the caller learns no detail of ours."""
@@ -236,7 +240,7 @@ class NoFileTests:
 
         receiver.call = call  # type: ignore[method-assign]
         with capturedLogs() as events:
-            outcome = Call(receiver).run()
+            outcome = Transfer(receiver).run()
         assert "the receiver can't store it" in outcome.why
         assert "space" not in outcome.why
         assert names(tmp_path) == []
@@ -250,13 +254,13 @@ class NoFileTests:
             deferred.errback(OSError(5, "Input/output error"))
             return deferred
 
-        outcome = Call(make_receiver(tmp_path, in_thread=fails)).run()
+        outcome = Transfer(make_receiver(tmp_path, in_thread=fails)).run()
         assert "the receiver can't store it" in outcome.why
         assert names(tmp_path) == []
 
     def test_folder_gone(self, tmp_path: Path) -> None:
         """Where no file can be made the call is not taken."""
-        outcome = Call(make_receiver(tmp_path / "gone")).run()
+        outcome = Transfer(make_receiver(tmp_path / "gone")).run()
         assert "the call is not taken" in outcome.why
 
     def test_existing_files_stay(self, tmp_path: Path) -> None:
@@ -267,7 +271,7 @@ class NoFileTests:
         folder.mkdir()
         (folder / "20260704T120000Z-Ia").write_text("old")
         (folder / "20260704T120000Z-Ia-2.part").symlink_to(outside)
-        assert Call(make_receiver(folder)).run().receipt is not None
+        assert Transfer(make_receiver(folder)).run().receipt is not None
         assert outside.read_text() == "mine"
         assert (folder / "20260704T120000Z-Ia").read_text() == "old"
         assert (folder / "20260704T120000Z-Ia-3").read_bytes() == CONTENT
@@ -289,10 +293,10 @@ class SenderTests:
 
     def answered(self, answer: bytes, content: bytes = b"abc") -> Outcome:
         """What comes of a call whose callee gives this answer when our data has ended."""
-        clock = Clock()
+        clock = FakeReactor()
         sender = FileSender(io.BytesIO(content))
         outcome = Outcome(sender.done)
-        join(clock, lambda: sender, lambda: Answering(answer)).pump()
+        Call(lambda: sender, lambda: Answering(answer), clock=clock).pump()
         advance(clock, 60)
         return outcome
 
@@ -325,10 +329,10 @@ class SenderTests:
                 channel: Any = self.transport
                 channel.loseConnection()
 
-        clock = Clock()
+        clock = FakeReactor()
         sender = FileSender(io.BytesIO(CONTENT))
         outcome = Outcome(sender.done)
-        join(clock, lambda: sender, Hasty).pump()
+        Call(lambda: sender, Hasty, clock=clock).pump()
         assert "before it had everything" in outcome.why
 
     def test_unreadable(self, tmp_path: Path) -> None:
@@ -340,7 +344,7 @@ class SenderTests:
                     raise OSError(5, "Input/output error")
                 return super().read(size)
 
-        outcome = Call(make_receiver(tmp_path), Failing(CONTENT)).run()
+        outcome = Transfer(make_receiver(tmp_path), Failing(CONTENT)).run()
         assert "the file can't be read: Input/output error" in outcome.why
         assert names(tmp_path) == []
 

@@ -16,8 +16,8 @@ from broker.terminal.apps.pipe import Pipe
 from broker.terminal.apps.receipt import Receipt, Tally, TransferFailed
 from tests.support.clock import settle
 from tests.support.reactor import FakeReactor
-from tests.support.transport import FakeTransport, Pair
-from tests.terminal.joined import join
+from tests.support.transport import FakeTransport
+from tests.terminal.speakers import Call
 
 CONTENT = random.Random(2).randbytes(400_000)
 
@@ -69,7 +69,7 @@ class Piped:
         self.pipe = Pipe(self)
         done: Deferred[Receipt] = self.pipe.done
         done.addCallbacks(self._fired, self._failed)
-        self.pair: Pair = join(self.clock, lambda: self.pipe, lambda: self.callee)
+        self.pair = Call(lambda: self.pipe, lambda: self.callee, clock=self.clock).pair
         self.pump()
 
     def open(self, ends: IProtocol) -> FakeTransport:
