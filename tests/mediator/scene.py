@@ -296,7 +296,7 @@ class Scene:
         assert self.kept() == {}
         self.context.permits.stop()  # an entry may expire in ten years
         assert self.clock.getDelayedCalls() == []
-        assert len(self.broker.hub.sources._counts) == 0
+        assert len(self.broker.hub.sources) == 0
 
 
 #: What outlives connections by right: counts for the operator, permits, settings, what is served.

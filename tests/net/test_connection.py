@@ -50,7 +50,7 @@ def logged() -> Iterator[list[dict[str, Any]]]:
 
 
 class Streaming:
-    """A clock, an hub, and clients of it."""
+    """A clock, a hub, and clients of it."""
 
     def setup_method(self) -> None:
         """Nobody is connected yet."""

@@ -81,6 +81,12 @@ class Stage:
         assert len(answer) <= len(datagram)
         return parse_datagram(answer)
 
+    def answer(self, datagram: bytes, source: tuple[str, int] = HERE) -> Message:
+        """What is answered to a datagram that must be."""
+        answer = self.says(datagram, source)
+        assert answer is not None
+        return answer
+
     def registers(
         self, sequence: int = 1, source: tuple[str, int] = HERE, **more: object
     ) -> Message | None:
@@ -133,14 +139,12 @@ class RegisteringTests:
     @pytest.mark.parametrize("source", [HERE, V6])
     def test_whole_way(self, stage: Stage, source: tuple[str, int]) -> None:
         """A challenge, then the answer; both are signed, and say which datagram they answer."""
-        challenge = stage.says(registration(1), source)
-        assert challenge is not None
+        challenge = stage.answer(registration(1), source)
         assert list(challenge.fields) == ["Challenge", "Sequence", "Signature"]
         assert verify(stage.port.sent[0][0], SECRET)
         assert stage.at() is None
         cookie = challenge.fields["Challenge"]
-        answer = stage.says(registration(1, Challenge=cookie), source)
-        assert answer is not None
+        answer = stage.answer(registration(1, Challenge=cookie), source)
         assert answer.masked()[:3] == ["NOTIFY", "Registration Completed.", "Sequence:1"]
         assert verify(stage.port.sent[0][0], SECRET)
         assert stage.at() == source
@@ -160,8 +164,7 @@ class RegisteringTests:
     def test_keepalive(self, known: Stage) -> None:
         """From the source that is known it is answered at once, however often."""
         for sequence in (3, 4, 9, 10, 999, 1000, 10**14):
-            answer = known.says(registration(sequence))
-            assert answer is not None
+            answer = known.answer(registration(sequence))
             assert answer.fields["Sequence"] == str(sequence)
             assert verify(known.port.sent[0][0], SECRET)
         assert known.registrar.counts["mappings made"] == 1
@@ -177,8 +180,7 @@ class RegisteringTests:
 
     def test_moves(self, known: Stage) -> None:
         """Another source is challenged first; then it is there, and no more where it was (D1)."""
-        challenge = known.says(registration(3), THERE)
-        assert challenge is not None
+        challenge = known.answer(registration(3), THERE)
         assert known.at() == HERE
         moved = registration(4, Challenge=challenge.fields["Challenge"])
         assert known.says(moved, THERE) is not None
@@ -190,16 +192,14 @@ class RegisteringTests:
     def test_until_it_moves_it_stays(self, known: Stage) -> None:
         """A challenge not answered changes nothing: the old source goes on (I12)."""
         known.says(registration(7), THERE)
-        answer = known.says(registration(3))
-        assert answer is not None
+        answer = known.answer(registration(3))
         assert answer.statement == "Registration Completed."
 
     def test_two_keys_at_one_source(self, known: Stage) -> None:
         """A terminal that has logged in again is known at the same source by its new key."""
         other = "K" + "b" * 22
         known.key(other, secret=bytes(32))
-        answer = known.registers(1, name=other, key=bytes(32))
-        assert answer is not None
+        assert known.registers(1, name=other, key=bytes(32)) is not None
         assert known.at() == HERE
         assert len(known.registrar.mappings) == 1
 
@@ -277,18 +277,15 @@ class ForgedTests:
         It can't sign what would answer it (I12).
         """
         caught = registration(3)
-        challenge = known.says(caught, THERE)
-        assert challenge is not None
+        challenge = known.answer(caught, THERE)
         cookie = challenge.fields["Challenge"]
         known.silent(registration(4, key=bytes(32), Challenge=cookie), THERE)
         assert known.at() == HERE
 
     def test_cookie_of_another_source(self, known: Stage) -> None:
         """Nor does one that was made for another source help (I12)."""
-        challenge = known.says(registration(3), THERE)
-        assert challenge is not None
-        answer = known.says(registration(4, Challenge=challenge.fields["Challenge"]), V6)
-        assert answer is not None
+        challenge = known.answer(registration(3), THERE)
+        answer = known.answer(registration(4, Challenge=challenge.fields["Challenge"]), V6)
         assert "Challenge" in answer.fields
         assert known.at() == HERE
 
@@ -375,8 +372,7 @@ class LastingTests:
     def test_back_after_that(self, known: Stage) -> None:
         """Who was silent for too long shows anew that it reads there, from the same source too."""
         known.clock.advance(BINDING_SECONDS)
-        answer = known.says(registration(3))
-        assert answer is not None
+        answer = known.answer(registration(3))
         assert "Challenge" in answer.fields
         assert known.at() is None
 
@@ -464,8 +460,7 @@ class AddressTests:
 
     def test_transaction(self, stage: Stage) -> None:
         """And brings the transaction back."""
-        answer = stage.says(self.question("Transaction:7"))
-        assert answer is not None
+        answer = stage.answer(self.question("Transaction:7"))
         assert answer.masked()[3:] == ["Transaction:7", "Code:200"]
 
     def test_short(self, stage: Stage) -> None:
