@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol
 from twisted.logger import capturedLogs, formatEvent
-from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from broker.interfaces import ICallHandler
@@ -31,56 +30,29 @@ from broker.terminal.apps.files import (
 )
 from broker.terminal.apps.receipt import Receipt, Tally, TransferFailed, read_receipt
 from tests.support.clock import advance
-from tests.support.reactor import FakeReactor
 from tests.terminal.keys import CALLER
+from tests.terminal.network import Outcome
 from tests.terminal.speakers import Call
 
 NOON = datetime(2026, 7, 4, 12, 0, 0, tzinfo=UTC)
 CONTENT = random.Random(1).randbytes(300_000)
 
 
-class Outcome:
-    """What a Deferred came to."""
-
-    def __init__(self, deferred: Deferred[Receipt]) -> None:
-        self.receipt: Receipt | None = None
-        self.error: BaseException | None = None
-        deferred.addCallbacks(self._fired, self._failed)
-
-    def _fired(self, receipt: Receipt) -> None:
-        self.receipt = receipt
-
-    def _failed(self, failure: Failure) -> None:
-        self.error = failure.value
-
-    @property
-    def why(self) -> str:
-        """Why it failed."""
-        assert isinstance(self.error, TransferFailed), self.error
-        return str(self.error)
+def why(outcome: Outcome) -> str:
+    """Why a transfer failed."""
+    assert isinstance(outcome.error, TransferFailed), outcome.error
+    return str(outcome.error)
 
 
 class Transfer:
     """One file on its way to a receiver."""
 
-    def __init__(
-        self,
-        receiver: FileReceiver,
-        content: bytes | Any = CONTENT,
-        *,
-        chunk: int | None = None,
-        progress: Any = None,
-    ) -> None:
-        self.clock = FakeReactor()
+    def __init__(self, receiver: FileReceiver, content: Any = CONTENT, **options: Any) -> None:
+        progress = options.pop("progress", None)
         file = io.BytesIO(content) if isinstance(content, bytes) else content
         self.sender = FileSender(file, progress=progress)
         self.outcome = Outcome(self.sender.done)
-        call = Call(
-            lambda: self.sender,
-            lambda: receiver.call(CALLER, "S1"),
-            chunk=chunk,
-            clock=self.clock,
-        )
+        call = Call(lambda: self.sender, lambda: receiver.call(CALLER, "S1"), **options)
         self.pair = call.pair
 
     def run(self) -> Outcome:
@@ -121,7 +93,7 @@ class TransferTests:
             assert names(tmp_path) == part or size <= files.CHUNK
             outcome = call.run()
         digest = sha256(content).hexdigest()
-        assert outcome.receipt == (size, digest)
+        assert outcome.value == (size, digest)
         assert names(tmp_path) == [path.name]
         assert path.read_bytes() == content
         assert path.stat().st_mode & 0o777 == 0o600
@@ -148,12 +120,12 @@ class TransferTests:
             return deferred
 
         call = Transfer(make_receiver(tmp_path, in_thread=later))
-        assert call.run().receipt is None
+        assert call.run().value is None
         assert names(tmp_path) == ["20260704T120000Z-Ia.part"]
         ((function, deferred),) = disk
         function()
         deferred.callback(None)
-        assert call.run().receipt is not None
+        assert call.run().value is not None
         assert names(tmp_path) == ["20260704T120000Z-Ia"]
 
     def test_synced_before_it_is_renamed(
@@ -173,7 +145,7 @@ class TransferTests:
 
         monkeypatch.setattr(os, "fsync", note_fsync)
         monkeypatch.setattr(os, "replace", note_rename)
-        assert Transfer(make_receiver(tmp_path)).run().receipt is not None
+        assert Transfer(make_receiver(tmp_path)).run().value is not None
         assert done == ["fsync", "rename", "fsync"]
 
     def test_never_held_whole(self, tmp_path: Path) -> None:
@@ -210,9 +182,9 @@ class NoFileTests:
     def test_too_large(self, tmp_path: Path) -> None:
         """Beyond the cap, and no sooner, the call is broken off, and the caller told why (I15)."""
         outcome = Transfer(make_receiver(tmp_path, len(CONTENT) - 1)).run()
-        assert "a file here has at most 299999 bytes" in outcome.why
+        assert "a file here has at most 299999 bytes" in why(outcome)
         assert names(tmp_path) == []
-        assert Transfer(make_receiver(tmp_path, len(CONTENT))).run().receipt is not None
+        assert Transfer(make_receiver(tmp_path, len(CONTENT))).run().value is not None
 
     def test_too_many_at_once(self, tmp_path: Path) -> None:
         """One call more than may be received at a time is not taken; later ones are, also after
@@ -221,10 +193,10 @@ class NoFileTests:
         receiver = make_receiver(tmp_path, len(CONTENT), most_files=1)
         first = Transfer(receiver)
         first.pair.step()
-        assert "the call is not taken" in Transfer(receiver).run().why
-        assert first.run().receipt is not None
+        assert "the call is not taken" in why(Transfer(receiver).run())
+        assert first.run().value is not None
         assert Transfer(receiver, CONTENT + b"x").run().error is not None
-        assert Transfer(receiver).run().receipt is not None
+        assert Transfer(receiver).run().value is not None
 
     def test_disk_full(self, tmp_path: Path) -> None:
         """A disk that takes no more breaks the call off; the caller learns no detail of ours."""
@@ -241,8 +213,8 @@ class NoFileTests:
         receiver.call = call  # type: ignore[method-assign]
         with capturedLogs() as events:
             outcome = Transfer(receiver).run()
-        assert "the receiver can't store it" in outcome.why
-        assert "space" not in outcome.why
+        assert "the receiver can't store it" in why(outcome)
+        assert "space" not in why(outcome)
         assert names(tmp_path) == []
         assert "No space left on device" in formatEvent(events[0])
 
@@ -255,13 +227,13 @@ class NoFileTests:
             return deferred
 
         outcome = Transfer(make_receiver(tmp_path, in_thread=fails)).run()
-        assert "the receiver can't store it" in outcome.why
+        assert "the receiver can't store it" in why(outcome)
         assert names(tmp_path) == []
 
     def test_folder_gone(self, tmp_path: Path) -> None:
         """Where no file can be made the call is not taken."""
         outcome = Transfer(make_receiver(tmp_path / "gone")).run()
-        assert "the call is not taken" in outcome.why
+        assert "the call is not taken" in why(outcome)
 
     def test_existing_files_stay(self, tmp_path: Path) -> None:
         """Nothing that is there is written over, a link to elsewhere least of all."""
@@ -271,43 +243,52 @@ class NoFileTests:
         folder.mkdir()
         (folder / "20260704T120000Z-Ia").write_text("old")
         (folder / "20260704T120000Z-Ia-2.part").symlink_to(outside)
-        assert Transfer(make_receiver(folder)).run().receipt is not None
+        assert Transfer(make_receiver(folder)).run().value is not None
         assert outside.read_text() == "mine"
         assert (folder / "20260704T120000Z-Ia").read_text() == "old"
         assert (folder / "20260704T120000Z-Ia-3").read_bytes() == CONTENT
 
 
 class Answering(Protocol):
-    """A callee that answers with given bytes whatever it gets."""
+    """A callee that answers with given bytes whatever it gets, and may end the call at once."""
 
-    def __init__(self, answer: bytes) -> None:
+    def __init__(self, answer: bytes, *, ends: bool = False) -> None:
         self._answer = answer
+        self._ends = ends
 
     def connectionMade(self) -> None:
         channel: Any = self.transport
         channel.write(self._answer)
+        if self._ends:
+            channel.loseConnection()
+
+
+def receipt_of(data: bytes) -> Receipt:
+    """The right receipt."""
+    tally = Tally()
+    tally.add(data)
+    return tally.receipt
 
 
 class SenderTests:
     """The sender believes nothing but the right receipt."""
 
-    def answered(self, answer: bytes, content: bytes = b"abc") -> Outcome:
+    def answered(self, answer: bytes, content: bytes = b"abc", **options: bool) -> Outcome:
         """What comes of a call whose callee gives this answer when our data has ended."""
-        clock = FakeReactor()
         sender = FileSender(io.BytesIO(content))
         outcome = Outcome(sender.done)
-        Call(lambda: sender, lambda: Answering(answer), clock=clock).pump()
-        advance(clock, 60)
+        call = Call(lambda: sender, lambda: Answering(answer, **options))
+        call.pair.pump()
+        advance(call.clock, 60)
         return outcome
 
     def test_right(self) -> None:
         """The receipt that says what was sent is taken."""
-        tally = Tally()
-        tally.add(b"abc")
-        assert self.answered(tally.receipt.encode()).receipt == tally.receipt
+        receipt = receipt_of(b"abc")
+        assert self.answered(receipt.encode()).value == receipt
 
     @pytest.mark.parametrize(
-        ("answer", "why"),
+        ("answer", "cause"),
         [
             (b"", "without a receipt"),
             (b"thank you", "without a receipt"),
@@ -317,23 +298,13 @@ class SenderTests:
             (b"x" * 70_000, "the callee's answer is no receipt"),
         ],
     )
-    def test_wrong(self, answer: bytes, why: str) -> None:
+    def test_wrong(self, answer: bytes, cause: str) -> None:
         """Anything else is a failure that says what is wrong."""
-        assert why in self.answered(answer).why
+        assert cause in why(self.answered(answer))
 
     def test_ended_too_early(self) -> None:
         """A callee that ends the call before it had everything has not got it."""
-
-        class Hasty(Protocol):
-            def connectionMade(self) -> None:
-                channel: Any = self.transport
-                channel.loseConnection()
-
-        clock = FakeReactor()
-        sender = FileSender(io.BytesIO(CONTENT))
-        outcome = Outcome(sender.done)
-        Call(lambda: sender, Hasty, clock=clock).pump()
-        assert "before it had everything" in outcome.why
+        assert "before it had everything" in why(self.answered(b"", CONTENT, ends=True))
 
     def test_unreadable(self, tmp_path: Path) -> None:
         """A file that can't be read on breaks the call off; the receiver keeps nothing."""
@@ -345,7 +316,7 @@ class SenderTests:
                 return super().read(size)
 
         outcome = Transfer(make_receiver(tmp_path), Failing(CONTENT)).run()
-        assert "the file can't be read: Input/output error" in outcome.why
+        assert "the file can't be read: Input/output error" in why(outcome)
         assert names(tmp_path) == []
 
 

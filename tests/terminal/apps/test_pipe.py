@@ -3,73 +3,34 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol
-from twisted.internet.protocol import Protocol
-from twisted.python.failure import Failure
-from zope.interface import implementer
+from twisted.internet.interfaces import IProtocol
 
 from broker.terminal.apps.pipe import Pipe
-from broker.terminal.apps.receipt import Receipt, Tally, TransferFailed
+from broker.terminal.apps.receipt import Receipt, TransferFailed
 from tests.support.clock import settle
-from tests.support.reactor import FakeReactor
 from tests.support.transport import FakeTransport
-from tests.terminal.speakers import Call
+from tests.terminal.apps.test_files import receipt_of
+from tests.terminal.network import Outcome
+from tests.terminal.speakers import Call, HalfCloseable
 
 CONTENT = random.Random(2).randbytes(400_000)
-
-
-def receipt_for(data: bytes) -> Receipt:
-    """The right receipt."""
-    tally = Tally()
-    tally.add(data)
-    return tally.receipt
-
-
-@implementer(IHalfCloseableProtocol)
-class Callee(Protocol):
-    """A callee that does what a test says."""
-
-    def __init__(self) -> None:
-        self.data = b""
-        self.ends = 0
-        self.lost: Failure | None = None
-
-    @property
-    def channel(self) -> Any:
-        """Its side of the call."""
-        return self.transport
-
-    def dataReceived(self, data: bytes) -> None:
-        self.data += data
-
-    def readConnectionLost(self) -> None:
-        self.ends += 1
-
-    def writeConnectionLost(self) -> None:
-        pass
-
-    def connectionLost(self, reason: Failure | None = None) -> None:
-        self.lost = reason
+ANSWER = b"N NOTIFY\r\nNOTIFY\r\nReceived:12\r\n the end" * 10
 
 
 class Piped:
     """A call, the streams of its caller, and its callee."""
 
-    def __init__(self, *, output_is_read: bool = True) -> None:
-        self.clock = FakeReactor()
-        self.callee = Callee()
-        self.streams: FakeTransport
-        self.results: list[Receipt | str] = []
+    streams: FakeTransport
 
+    def __init__(self, *, output_is_read: bool = True) -> None:
+        self.callee = HalfCloseable()
         self._output_is_read = output_is_read
         self.pipe = Pipe(self)
-        done: Deferred[Receipt] = self.pipe.done
-        done.addCallbacks(self._fired, self._failed)
-        self.pair = Call(lambda: self.pipe, lambda: self.callee, clock=self.clock).pair
+        self.outcome = Outcome(self.pipe.done)
+        call = Call(lambda: self.pipe, lambda: self.callee)
+        self.clock, self.pair = call.clock, call.pair
         self.pump()
 
     def open(self, ends: IProtocol) -> FakeTransport:
@@ -77,13 +38,6 @@ class Piped:
         self.streams = FakeTransport(ends, self.clock, peer_reads=self._output_is_read)
         self.streams.start()
         return self.streams
-
-    def _fired(self, receipt: Receipt) -> None:
-        self.results.append(receipt)
-
-    def _failed(self, failure: Failure) -> None:
-        assert failure.check(TransferFailed), failure
-        self.results.append(str(failure.value))
 
     def pump(self) -> None:
         """Let everything come to rest, what is only resumed in a later turn included."""
@@ -105,19 +59,22 @@ class Piped:
 
     def say(self, data: bytes) -> None:
         """The callee says something."""
-        self.callee.channel.write(data)
+        self.callee.transport.write(data)
         self.pump()
 
     def hang_up(self) -> None:
         """The callee ends its data."""
-        self.callee.channel.loseWriteConnection()
+        self.callee.transport.loseWriteConnection()
         self.pump()
 
     @property
     def result(self) -> Receipt | str:
-        """What became of the call."""
-        (result,) = self.results
-        return result
+        """What became of the call: the receipt, or why it failed."""
+        assert self.outcome.done
+        if self.outcome.error is None:
+            return Receipt(*self.outcome.value)
+        assert isinstance(self.outcome.error, TransferFailed)
+        return str(self.outcome.error)
 
     @property
     def output(self) -> bytes:
@@ -132,38 +89,50 @@ class PipeTests:
         """Data goes both ways at once, and the receipt is taken, not written."""
         piped = Piped()
         piped.type(b"question ")
-        assert piped.callee.data == b"question "
+        assert piped.callee.received == b"question "
         piped.say(b"answer")
         assert piped.output == b"answer"
         piped.type(b"more")
         piped.end_input()
         assert piped.callee.ends == 1
-        piped.say(receipt_for(b"question more").encode())
-        assert piped.results == []  # the callee has not ended its data
+        piped.say(receipt_of(b"question more").encode())
+        assert not piped.outcome.done  # the callee has not ended its data
         piped.hang_up()
-        assert piped.result == receipt_for(b"question more")
+        assert piped.result == receipt_of(b"question more")
         assert piped.output == b"answer"
 
-    def test_nothing_at_all(self) -> None:
-        """An empty input is a call like any other."""
-        piped = Piped()
-        piped.end_input()
-        piped.say(receipt_for(b"").encode())
-        piped.hang_up()
-        assert piped.result == receipt_for(b"")
-
+    @pytest.mark.parametrize(
+        ("typed", "said", "result"),
+        [
+            pytest.param(b"", b"", b"", id="an empty input is a call like any other"),
+            pytest.param(b"", ANSWER, b"", id="the receipt is found behind what else is said"),
+            pytest.param(
+                b"x",
+                b"thanks\nNOTIFY\r\nRec",
+                "the callee ended the call without a receipt",
+                id="all that was said is written, and no receipt is a failure",
+            ),
+            pytest.param(
+                b"abc",
+                receipt_of(b"ab").encode(),
+                "the callee has 2 bytes of the 3 that were sent",
+                id="a receipt for something else",
+            ),
+        ],
+    )
     @pytest.mark.parametrize("size", [1, 7, 1000])
-    def test_receipt_behind_an_answer(self, size: int) -> None:
-        """The receipt is found behind what else the callee says, in whatever pieces it comes."""
+    def test_result(self, typed: bytes, said: bytes, result: bytes | str, size: int) -> None:
+        """The receipt decides, in whatever pieces it comes."""
         piped = Piped()
+        if typed:
+            piped.type(typed)
         piped.end_input()
-        answer = b"N NOTIFY\r\nNOTIFY\r\nReceived:12\r\n the end" * 10
-        data = answer + receipt_for(b"").encode()
+        data = said + (receipt_of(result).encode() if isinstance(result, bytes) else b"")
         for start in range(0, len(data), size):
             piped.say(data[start : start + size])
         piped.hang_up()
-        assert piped.result == receipt_for(b"")
-        assert piped.output == answer
+        assert piped.result == (receipt_of(result) if isinstance(result, bytes) else result)
+        assert piped.output == (b"" if said.startswith(b"NOTIFY") else said)
 
     def test_answers_are_not_held_back(self) -> None:
         """What can't become a receipt is written at once."""
@@ -171,25 +140,6 @@ class PipeTests:
         piped.end_input()
         piped.say(b"prompt> ")
         assert piped.output == b"prompt> "
-
-    def test_no_receipt(self) -> None:
-        """A callee that doesn't say what it has fails the call; all it said is written."""
-        piped = Piped()
-        piped.type(b"x")
-        piped.end_input()
-        piped.say(b"thanks\nNOTIFY\r\nRec")
-        piped.hang_up()
-        assert piped.result == "the callee ended the call without a receipt"
-        assert piped.output == b"thanks\nNOTIFY\r\nRec"
-
-    def test_wrong_receipt(self) -> None:
-        """A receipt for something else fails the call."""
-        piped = Piped()
-        piped.type(b"abc")
-        piped.end_input()
-        piped.say(receipt_for(b"ab").encode())
-        piped.hang_up()
-        assert piped.result == "the callee has 2 bytes of the 3 that were sent"
 
     def test_callee_ends_first(self) -> None:
         """A callee that ends before the input did has not got everything."""
@@ -215,16 +165,14 @@ class PipeTests:
         piped.streams.protocol.writeConnectionLost()  # type: ignore[attr-defined]
         piped.pump()
         assert piped.result == "the caller's output is closed"
-        assert piped.callee.lost is not None
+        assert piped.callee.lost
 
     def test_cancelled(self) -> None:
         """A caller who gives up tells the callee."""
         piped = Piped()
-        piped.pipe.done.addErrback(lambda failure: None)
         piped.pipe.done.cancel()
         piped.pump()
-        assert piped.callee.lost is not None
-        assert "the caller gave up" in str(piped.callee.lost.value)
+        assert "the caller gave up" in str(piped.callee.why)
 
 
 class FlowTests:
@@ -233,18 +181,18 @@ class FlowTests:
     def test_a_slow_callee_holds_up_the_input(self) -> None:
         """While the callee doesn't read, no more of the input is read than a little."""
         piped = Piped()
-        piped.callee.channel.pauseProducing()
+        piped.callee.transport.pauseProducing()
         piped.streams.receive(CONTENT)
         settle(piped.clock)
         assert piped.streams.waiting > 0
-        piped.callee.channel.resumeProducing()
+        piped.callee.transport.resumeProducing()
         piped.pump()
-        assert piped.callee.data == CONTENT
+        assert piped.callee.received == CONTENT
 
     def test_a_slow_output_holds_up_the_callee(self) -> None:
         """While nobody reads the output, the callee is held up in its turn."""
         piped = Piped(output_is_read=False)
-        piped.callee.channel.write(CONTENT)
+        piped.callee.transport.write(CONTENT)
         piped.pump()
         assert len(piped.streams.unread) < len(CONTENT)
         piped.streams.resume_reading_peer()
@@ -256,10 +204,10 @@ class FlowTests:
         piped = Piped(output_is_read=False)
         piped.end_input()
         piped.say(b"last words")
-        piped.say(receipt_for(b"").encode())
+        piped.say(receipt_of(b"").encode())
         piped.hang_up()
-        assert piped.results == []
+        assert not piped.outcome.done
         piped.streams.resume_reading_peer()
         piped.pump()
-        assert piped.result == receipt_for(b"")
+        assert piped.result == receipt_of(b"")
         assert piped.output == b"last words"

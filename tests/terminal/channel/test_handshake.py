@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from typing import Final
 
 import pytest
 from noise.connection import Keypair, NoiseConnection
 
-from broker.messages.grammar import NOTIFY, REQUEST
-from broker.messages.message import Message
-from broker.messages.statements import REQUEST_ACCEPTED
-from broker.terminal.channel.handshake import BODY_BYTES, PROTOCOL, Handshake, HandshakeFailed
+from broker.terminal.channel.handshake import BODY_BYTES, PROTOCOL, HandshakeFailed
 from broker.terminal.channel.records import BadRecord, Records, RecordType
-from tests.terminal.keys import KEY, a_handshake, a_request, an_answer, shaken
+from tests.terminal.keys import (
+    KEY,
+    PASSWORD,
+    REPLY_PASSWORD,
+    a_handshake,
+    a_request,
+    an_answer,
+    shaken,
+)
 
 # The vector of Noise_NNpsk0_25519_ChaChaPoly_SHA256 in the cacophony collection, as kept in
 # tests/vectors/cacophony.txt of github.com/mcginty/snow.
@@ -98,12 +104,14 @@ class HandshakeTests:
         """Each side reads the other's message, and neither stands in clear (A12)."""
         caller, callee = a_handshake(initiator=True), a_handshake(initiator=False)
         body = caller.write(a_request())
-        assert b"Ia" not in body
-        assert b"Password" not in body
         assert callee.read(body) == a_request()
         answer = callee.write(an_answer())
-        assert b"Accepted" not in answer
         assert caller.read(answer) == an_answer()
+        # Nothing of under eight bytes: the bodies are random, and may hold any two by chance.
+        for clear in (b"Identifier", b"Password", PASSWORD.encode()):
+            assert clear not in body
+        for clear in (b"Accepted", b"Password", REPLY_PASSWORD.encode()):
+            assert clear not in answer
 
     def test_longest_request_fits(self) -> None:
         """The longest identifier and a mediator's password fit the body that is taken."""
@@ -129,54 +137,40 @@ class HandshakeTests:
         ],
     )
     def test_other_key_or_prologue(self, other: dict[str, str]) -> None:
-        """A REQUEST for another session, caller, callee or key can't be read (I7, A12)."""
-        body = a_handshake(initiator=True).write(a_request())
+        """A REQUEST for another session, caller, callee or key can't be read (I7, A12), and who
+        holds another can't answer in the callee's stead (A23).
+        """
+        caller = a_handshake(initiator=True)
+        body = caller.write(a_request())
         with pytest.raises(HandshakeFailed):
             a_handshake(initiator=False, **other).read(body)
-
-    @pytest.mark.parametrize("other", [{"key": KEY[:-1] + "1"}, {"callee": "Id"}])
-    def test_answer_of_another(self, other: dict[str, str]) -> None:
-        """Who lacks the key can't answer in the callee's stead (A12, A23)."""
-        caller = a_handshake(initiator=True)
-        caller.write(a_request())
         impostor = a_handshake(initiator=False, **other)
-        victim = a_handshake(initiator=True, **other)
-        impostor.read(victim.write(a_request()))
+        impostor.read(a_handshake(initiator=True, **other).write(a_request()))
         with pytest.raises(HandshakeFailed):
             caller.read(impostor.write(an_answer()))
 
     def test_every_byte_of_a_request_counts(self) -> None:
-        """A REQUEST with any one byte changed is refused (I21)."""
+        """A REQUEST with any one byte changed, missing or added is refused (I21)."""
         body = a_handshake(initiator=True).write(a_request())
-        for position in range(len(body)):
-            bent = bytearray(body)
-            bent[position] ^= 0x01
+        bent = [body + b"\x00"]
+        for position, byte in enumerate(body):
+            bent.append(body[:position])
+            bent.append(body[:position] + bytes((byte ^ 1,)) + body[position + 1 :])
+        for wrong in bent:
             with pytest.raises(HandshakeFailed):
-                a_handshake(initiator=False).read(bytes(bent))
+                a_handshake(initiator=False).read(wrong)
 
     def test_every_byte_of_an_answer_counts(self) -> None:
         """An answer with any one byte changed is refused (I21)."""
-        length = 200
-        for position in range(length):
+        for position in itertools.count():
             caller, callee = a_handshake(initiator=True), a_handshake(initiator=False)
             callee.read(caller.write(a_request()))
             bent = bytearray(callee.write(an_answer()))
-            length = len(bent)
-            if position >= length:
+            if position == len(bent):
                 break
             bent[position] ^= 0x80
             with pytest.raises(HandshakeFailed):
                 caller.read(bytes(bent))
-        assert position == length  # each was tried
-
-    def test_shortened_or_lengthened(self) -> None:
-        """A REQUEST of another length is refused, whatever is missing or added (I21)."""
-        body = a_handshake(initiator=True).write(a_request())
-        for end in range(len(body)):
-            with pytest.raises(HandshakeFailed):
-                a_handshake(initiator=False).read(body[:end])
-        with pytest.raises(HandshakeFailed):
-            a_handshake(initiator=False).read(body + b"\x00")
 
     def test_a_point_of_low_order(self) -> None:
         """A public key that would make the shared secret known is refused (I22)."""
@@ -211,66 +205,40 @@ class HandshakeTests:
             a_handshake(initiator=False, key="00" * 32).read(body)
         assert str(raised.value) == "it is not encrypted with this session's key"
 
+    def test_figures(self) -> None:
+        """Inside stand fig. 5f and 5b to the letter, the reply password after 5b (A12, A23)."""
+        assert a_request().encode().startswith(b"REQUEST\r\nIdentifier:Ia\r\nPassword:")
+        assert an_answer().encode().startswith(b"NOTIFY\r\nRequest Accepted.\r\nPassword:")
+
 
 class ForwardSecrecyTests:
     """Who kept a call's bytes, and learns its Encrypt Key later, reads nothing of it (I22)."""
 
-    def recorded(self) -> tuple[bytes, bytes, bytes, Handshake]:
-        """A call as an observer saw it: REQUEST, answer, one record; and the true callee's side."""
+    def test_replayed(self) -> None:
+        """With the key a REQUEST can be read, but neither the answer nor a record: they need what
+        only the two drew.
+        """
         caller, callee = a_handshake(initiator=True), a_handshake(initiator=False)
         request = caller.write(a_request())
         callee.read(request)
         answer = callee.write(an_answer())
         caller.read(answer)
-        return request, answer, Records(caller.cipher()).seal(RecordType.DATA, b"past"), callee
-
-    def test_replayed_to_another_responder(self) -> None:
-        """With the key, the REQUEST can be read, but the record needs what only the two drew."""
-        request, _, record, callee = self.recorded()
-        observer = a_handshake(initiator=False)
-        assert observer.read(request) == a_request()
-        observer.write(an_answer())
-        opened = Records(observer.cipher())
+        record = Records(caller.cipher()).seal(RecordType.DATA, b"past")
+        responder, initiator = a_handshake(initiator=False), a_handshake(initiator=True)
+        assert responder.read(request) == a_request()
+        responder.write(an_answer())
+        opened = Records(responder.cipher())
         opened.feed(record)
         with pytest.raises(BadRecord):
             next(iter(opened))
+        initiator.write(a_request())
+        with pytest.raises(HandshakeFailed):
+            initiator.read(answer)
         true = Records(callee.cipher())
         true.feed(record)
         assert list(true) == [(RecordType.DATA, b"past")]
-
-    def test_replayed_to_another_initiator(self) -> None:
-        """The answer can't even be read by a second initiator with the same key."""
-        _, answer, _, _ = self.recorded()
-        observer = a_handshake(initiator=True)
-        observer.write(a_request())
-        with pytest.raises(HandshakeFailed):
-            observer.read(answer)
 
     def test_each_handshake_is_fresh(self) -> None:
         """The same REQUEST twice under one key is never the same bytes (I7, I21)."""
         first = a_handshake(initiator=True).write(a_request())
         assert first != a_handshake(initiator=True).write(a_request())
-
-    def test_directions_have_keys_of_their_own(self) -> None:
-        """What one side sealed it can't open itself: the directions' keys differ (I21)."""
-        caller, callee = shaken()
-        ours = Records(caller.cipher())
-        ours.feed(Records(caller.cipher()).seal(RecordType.DATA, b"out"))
-        with pytest.raises(BadRecord):
-            next(iter(ours))
-        theirs = Records(callee.cipher())
-        theirs.feed(theirs.seal(RecordType.DATA, b"back"))
-        with pytest.raises(BadRecord):
-            next(iter(theirs))
-
-
-class MessageTests:
-    """The inner messages are those of the figures."""
-
-    def test_figures(self) -> None:
-        """Inside stand fig. 5f and 5b to the letter, the reply password after 5b (A12, A23)."""
-        assert a_request().encode().startswith(b"REQUEST\r\nIdentifier:Ia\r\nPassword:")
-        assert an_answer().encode().startswith(b"NOTIFY\r\nRequest Accepted.\r\nPassword:")
-        assert a_request() == Message(REQUEST, Identifier="Ia", Password="aB3!dE6#gH9$jK2%")
-        assert an_answer().verb == NOTIFY
-        assert an_answer().statement == REQUEST_ACCEPTED

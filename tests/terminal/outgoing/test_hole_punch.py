@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +43,7 @@ from tests.terminal.speakers import Maker
 OURS = ("192.0.2.5", 40001)
 THEIRS = ("198.51.100.7", 40002)
 TIMEOUT = 10.0
+DIAL_SECONDS = 5.0
 #: Connections that have been, and lines, of a machine on which much has happened.
 CROWD = 3000
 LINES = 200
@@ -83,11 +85,7 @@ class ConnectAttempt:
 
 
 class AttemptTests:
-    """One attempt after the other, until one stands."""
-
-    def test_interface(self) -> None:
-        """It is what it says."""
-        verifyObject(IStreamClientEndpoint, HolePunchEndpoint(FakeReactor(), OURS, THEIRS, TIMEOUT))
+    """One attempt after the other, until one stands, the time is over, or it is given up."""
 
     @pytest.mark.parametrize(
         ("ours", "theirs"),
@@ -95,74 +93,68 @@ class AttemptTests:
         ids=["IPv4", "IPv6"],
     )
     def test_from_the_shared_port(self, ours: tuple[str, int], theirs: tuple[str, int]) -> None:
-        """From our very port, which another connection has, to theirs, each time."""
+        """Each dials from the port that another connection has; all have one time between them."""
+        endpoint = HolePunchEndpoint(FakeReactor(), ours, theirs, TIMEOUT)
+        assert verifyObject(IStreamClientEndpoint, endpoint)
         attempt = ConnectAttempt(ours=ours, theirs=theirs)
+        attempt.advance(1)
         attempt.dial.refuse()
         attempt.advance(RETRY_DELAY)
-        assert attempt.made == 2
+        assert [dial.timeout for dial in attempt.reactor.dials] == [TIMEOUT, TIMEOUT - 1.25]
         for dial in attempt.reactor.dials:
             assert (dial.host, dial.port) == theirs
             assert dial.bind == makeBinding(*ours, reuseAddress=True)
 
-    def test_stands(self) -> None:
-        """The factory's protocol has it; nothing is left of the attempt."""
-        attempt = ConnectAttempt()
-        assert not attempt.outcome.done
-        attempt.dial.accept()
-        (protocol,) = attempt.maker.made
-        assert attempt.outcome.value is protocol
-        assert protocol.made == 1
-        attempt.advance(TIMEOUT)
-        assert attempt.made == 1
-        assert attempt.at_rest
-
-    @pytest.mark.parametrize("error", [ConnectionRefusedError(), NoRouteError(), ConnectError()])
-    def test_refused(self, error: Exception) -> None:
-        """The other side may not have begun: it is tried again after 0.25 s."""
-        attempt = ConnectAttempt()
-        attempt.dial.refuse(error)
+    @pytest.mark.parametrize("refused", [0, 1, 39])
+    @pytest.mark.parametrize(
+        ("end", "error"),
+        [
+            pytest.param(None, None, id="it stands, whichever attempt it is"),
+            pytest.param("silence", TimeoutError, id="silence ends with the time for all"),
+            pytest.param(
+                ConnectBindError(errno.EADDRINUSE, "Address already in use"),
+                ConnectBindError,
+                id="a port that can't be bound is not waited for",
+            ),
+        ],
+    )
+    def test_end(self, refused: int, end: Any, error: type | None) -> None:
+        """Refused, it is tried again after 0.25 s, since the other side may not have begun."""
         assert RETRY_DELAY == 0.25
-        attempt.advance(0.249)
-        assert attempt.made == 1
-        attempt.advance(0.001)
-        assert attempt.made == 2
-        attempt.dial.accept()
-        assert attempt.outcome.value is attempt.maker.made[0]
+        attempt = ConnectAttempt()
+        refusals = itertools.cycle([ConnectionRefusedError(), NoRouteError(), ConnectError()])
+        for made in range(1, refused + 1):
+            attempt.dial.refuse(next(refusals))
+            attempt.advance(RETRY_DELAY - 0.001)
+            assert attempt.made == made
+            attempt.advance(0.001)
+            assert attempt.made == made + 1
+        assert not attempt.outcome.done
+        if end is None:
+            attempt.dial.accept()
+            assert attempt.outcome.value is attempt.maker.made[0]
+            assert attempt.outcome.value.made == 1
+        elif end == "silence":
+            attempt.advance(TIMEOUT - refused * RETRY_DELAY - 0.01)
+            assert not attempt.outcome.done
+            attempt.advance(0.01)
+        else:
+            attempt.dial.refuse(end)
+        assert type(attempt.outcome.error) is (error or type(None))
+        attempt.advance(TIMEOUT)
+        assert attempt.made == 1 + refused
         assert attempt.at_rest
 
-    def test_what_is_left(self) -> None:
-        """All attempts have one time between them."""
-        attempt = ConnectAttempt()
-        assert attempt.dial.timeout == TIMEOUT
-        attempt.advance(1)
-        attempt.dial.refuse()
-        attempt.advance(RETRY_DELAY)
-        assert attempt.dial.timeout == TIMEOUT - 1.25
-
-    def test_until_the_timeout(self) -> None:
+    def test_refused_until_the_timeout(self) -> None:
         """Not for ever; the error says what the last came to."""
         attempt = ConnectAttempt()
-        for made in range(1, 40):
+        for _ in range(40):
+            assert not attempt.outcome.done
             attempt.dial.refuse()
             attempt.advance(RETRY_DELAY)
-            assert attempt.made == made + 1
-        attempt.dial.refuse()
         assert isinstance(attempt.outcome.error, ConnectionRefusedError)
         attempt.advance(TIMEOUT)
         assert attempt.made == 40
-        assert attempt.at_rest
-
-    @pytest.mark.parametrize("refused", [0, 1])
-    def test_silence(self, refused: int) -> None:
-        """An attempt that comes to nothing is over with the time for all of them."""
-        attempt = ConnectAttempt()
-        for _ in range(refused):
-            attempt.dial.refuse()
-        attempt.advance(TIMEOUT - 0.01)
-        assert not attempt.outcome.done
-        attempt.advance(0.01)
-        assert isinstance(attempt.outcome.error, TimeoutError)
-        assert attempt.made == 1 + refused
         assert attempt.at_rest
 
     def test_late(self) -> None:
@@ -175,38 +167,15 @@ class AttemptTests:
         assert isinstance(attempt.outcome.error, TimeoutError)
         assert attempt.at_rest
 
-    @pytest.mark.parametrize("before", [0, 1])
-    def test_cannot_be_bound(self, before: int) -> None:
-        """A port that isn't to be had is not waited for."""
+    @pytest.mark.parametrize("refused", [False, True], ids=["on its way", "between two attempts"])
+    def test_given_up(self, refused: bool) -> None:
+        """It leaves neither a dial nor a timer."""
         attempt = ConnectAttempt()
-        for _ in range(before):
+        if refused:
             attempt.dial.refuse()
-            attempt.advance(RETRY_DELAY)
-        attempt.dial.refuse(ConnectBindError(errno.EADDRINUSE, "Address already in use"))
-        assert isinstance(attempt.outcome.error, ConnectBindError)
-        attempt.advance(TIMEOUT)
-        assert attempt.made == 1 + before
-        assert attempt.at_rest
-
-
-class CancelTests:
-    """Giving up leaves neither a dial nor a timer."""
-
-    def test_on_its_way(self) -> None:
-        """The attempt is given up."""
-        attempt = ConnectAttempt()
         attempt.outcome.deferred.cancel()
-        assert isinstance(attempt.outcome.error, ConnectingCancelledError)
-        assert attempt.at_rest
-        attempt.advance(1)
-        assert attempt.made == 1
-
-    def test_between_two(self) -> None:
-        """There is no other attempt."""
-        attempt = ConnectAttempt()
-        attempt.dial.refuse()
-        attempt.outcome.deferred.cancel()
-        assert isinstance(attempt.outcome.error, CancelledError)
+        expected = CancelledError if refused else ConnectingCancelledError
+        assert isinstance(attempt.outcome.error, expected)
         assert attempt.at_rest
         attempt.advance(1)
         assert attempt.made == 1
@@ -239,12 +208,9 @@ class ShareTests:
             assert self.line(remote, socket=ours).share_port() is None
             assert not ours.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
 
-    def test_no_socket(self) -> None:
-        """Some connections have none."""
+    def test_nothing_to_share(self) -> None:
+        """Some connections have no socket, and one that is lost has none left."""
         assert self.line().share_port() is None
-
-    def test_gone(self) -> None:
-        """A line that is lost has nothing to share."""
         wire = Wire()
         wire.mediator.vanish()
         assert wire.client.share_port() is None
@@ -254,13 +220,16 @@ class ShareTests:
 
 
 class Site:
-    """A reactor that nobody has installed, what it has to do, and a mediator's listener.
+    """A reactor that is not installed, with a clock that a test sets, and a mediator's listener.
 
     :ivar lines: how many lines were made
+    :ivar now: the reactor's time: no timer falls due because a machine is slow
     """
 
     def __init__(self, make: Any, host: str) -> None:
         self.reactor = make()
+        self.now = 0.0
+        self.reactor.seconds = lambda: self.now
         self._host = host
         self.family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._opened: list[socket.socket] = []
@@ -324,7 +293,7 @@ class Site:
             one.bind((self._host, 0))
             return int(one.getsockname()[1])
 
-    def dials(self, shared: tuple[str, int], port: int, timeout: float = 5.0) -> Outcome:
+    def dials(self, shared: tuple[str, int], port: int, timeout: float = DIAL_SECONDS) -> Outcome:
         """A connection from a shared port."""
         endpoint = HolePunchEndpoint(self.reactor, shared, (self._host, port), timeout)
         return Outcome(endpoint.connect(Maker()))
@@ -340,6 +309,11 @@ class Site:
     def ends(self, outcome: Outcome) -> None:
         """Let things happen until something has come of it."""
         self.runs(lambda: outcome.done)
+
+    def refused(self) -> None:
+        """Let things happen until an attempt was refused, and the next one is due."""
+        reactor = self.reactor
+        self.runs(lambda: len(reactor.getDelayedCalls()) == 1 and not reactor.getWriters())
 
     @property
     def idle(self) -> bool:
@@ -425,29 +399,31 @@ class SocketTests:
             assert outcome.error is None
 
     def test_refused_and_tried_again(self, site: Site) -> None:
-        """Whoever begins later is met all the same."""
-        shared = site.line()
-        port = site.free_port()
+        """A side that begins later is met too."""
+        shared, port = site.line(), site.free_port()
         outcome = site.dials(shared, port)
-        site.runs(
-            lambda: len(site.reactor.getDelayedCalls()) == 1 and not site.reactor.getWriters()
-        )
+        site.refused()
         assert not outcome.done
         listener = site.listens(port)
+        site.now += RETRY_DELAY
         site.ends(outcome)
         assert outcome.error is None
         assert site.accepts(listener)[1] == shared
 
     def test_refused_until_the_timeout(self, site: Site) -> None:
         """Then nothing is left of it."""
-        outcome = site.dials(site.line(), site.free_port(), timeout=0.4)
+        outcome = site.dials(site.line(), site.free_port(), timeout=1.5 * RETRY_DELAY)
+        site.refused()
+        site.now += RETRY_DELAY
         site.ends(outcome)
         assert isinstance(outcome.error, ConnectionRefusedError)
         assert site.idle
 
     def test_silence(self, site: Site) -> None:
-        """Nor is it where nobody says anything."""
-        outcome = site.dials(site.line(), site.silent(), timeout=0.2)
+        """Nor where nothing answers."""
+        outcome = site.dials(site.line(), site.silent())
+        site.runs(site.reactor.getWriters)
+        site.now += DIAL_SECONDS
         site.ends(outcome)
         assert isinstance(outcome.error, TimeoutError)
         assert site.idle
@@ -455,16 +431,13 @@ class SocketTests:
     def test_given_up(self, site: Site) -> None:
         """Nor where it is given up; the port is free for another attempt at once."""
         shared, place = site.line(), site.silent()
-        outcome = site.dials(shared, place)
-        site.runs(site.reactor.getWriters)
-        outcome.deferred.cancel()
-        assert isinstance(outcome.error, ConnectingCancelledError)
-        assert site.idle
-        again = site.dials(shared, place)
-        site.runs(site.reactor.getWriters)
-        assert not again.done
-        again.deferred.cancel()
-        assert site.idle
+        for _ in range(2):
+            outcome = site.dials(shared, place)
+            site.runs(site.reactor.getWriters)
+            assert not outcome.done
+            outcome.deferred.cancel()
+            assert isinstance(outcome.error, ConnectingCancelledError)
+            assert site.idle
 
     @unclosed
     def test_cannot_be_shared(self, site: Site) -> None:
