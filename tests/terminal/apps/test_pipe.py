@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IProtocol
 from broker.terminal.apps.pipe import Pipe
 from broker.terminal.apps.receipt import Receipt, TransferFailed
 from tests.support.clock import settle
+from tests.support.reactor import FakeReactor
 from tests.support.transport import FakeTransport
 from tests.terminal.apps.test_files import receipt_of
 from tests.terminal.network import Outcome
@@ -29,8 +30,8 @@ class Piped:
         self._output_is_read = output_is_read
         self.pipe = Pipe(self)
         self.outcome = Outcome(self.pipe.done)
-        call = Call(lambda: self.pipe, lambda: self.callee)
-        self.clock, self.pair = call.clock, call.pair
+        self.clock = FakeReactor()
+        self.pair = Call(lambda: self.pipe, lambda: self.callee, clock=self.clock).pair
         self.pump()
 
     def open(self, ends: IProtocol) -> FakeTransport:
