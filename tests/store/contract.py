@@ -1,4 +1,4 @@
-"""What every store promises (IStore): one suite, to be run over each.
+"""What every store promises (IStore): one suite, to be run over each; and numbered commits.
 
 A store's own tests are a subclass of ``StoreContract`` that says how the store is made.
 """
@@ -83,6 +83,13 @@ def disclosure(number: int, whose: str = "Ib", at: int | None = None) -> Disclos
     return Disclosure(whose, "Ia", "192.0.2.1", 5060, str(number), "@family", when, 30)
 
 
+LIMITED: Final = PermitChange(
+    "Ia",
+    ("Ib", "Ic", "Id", "Ie"),
+    (("Ib", Limit(1763726400.125)), ("Id", Limit(None, 3)), ("Ie", Limit(0, 1))),
+)
+
+
 class Held(NamedTuple):
     """What a store holds, to be compared: each list, account and group by what it is called."""
 
@@ -138,11 +145,60 @@ def told_of(done: Iterable[Change], whose: str, before: int, most: int) -> list[
         if isinstance(change, Disclosure) and change.owner == whose and change.at < before
     ]
     found.sort(key=lambda one: one[:2], reverse=True)
-    return [change for _, _, change in found[:most]]
+    return [change for _, _, change in found[: max(most, 0)]]
+
+
+# Numbered commits show by what is found after a crash how far a store had come. Commit ``n`` sets
+# two lists, an account and a group to ``n``: which ones follows from the number, and so does which
+# of them it takes away. It also adds a disclosure, at the time ``n``. So what a store holds tells
+# which commits those were, and whether one is held by half.
+
+#: How many pairs of lists there are.
+PAIRS: Final = 40
+#: Whose addresses they tell.
+TOLD: Final = "Ib"
+#: How many disclosures are looked at; a store tells no more at once.
+TOLD_MOST: Final = 10_000
+
+
+def commit_of(number: int) -> list[Change]:
+    """The changes of one commit."""
+    pair = number * 17 % PAIRS  # all of them in turn
+    text = str(number)
+    limits = ((text, Limit(number, number)),) if number % 2 else ()
+    return [
+        PermitChange(f"left{pair}", (text,), limits),
+        AccountChange(f"I{pair}", None if number % 3 == 0 else text, f"{number:016x}", (text,)),
+        PermitChange(f"right{pair}", (text,)),
+        GroupChange(f"@{pair}", None if number % 5 == 0 else (text,)),
+        disclosure(number, TOLD),
+    ]
+
+
+def commits_in(state: State, told: Sequence[Disclosure]) -> int:
+    """How many commits a store holds: all up to one number, and nothing of a later one.
+
+    :param told: the newest of what it tells of ``TOLD``, up to ``TOLD_MOST``
+    :raises AssertionError: it is no serial order of whole commits (I9)
+    """
+    last = told[0].at if told else 0
+    expected: list[Change] = []
+    for number in range(max(1, last - PAIRS + 1), last + 1):
+        expected += commit_of(number)
+    assert held_of(state) == made_of(expected)
+    assert list(told) == [
+        disclosure(number, TOLD) for number in range(last, max(0, last - TOLD_MOST), -1)
+    ]
+    return last
 
 
 class StoreContract:
-    """The promises; a subclass gives ``new`` and ``reopened``."""
+    """The promises; a subclass gives ``new`` and ``reopened``.
+
+    :ivar lasts: what is kept outlasts the process
+    """
+
+    lasts = True
 
     def result(self, step: Awaitable[T]) -> T:
         """What a step gives; a subclass whose store takes time waits for it."""
@@ -196,105 +252,115 @@ class StoreContract:
         assert self.result(one.load()).epoch == before
         assert self.result(other.load()).epoch != before
 
-    def test_one_commit_of_all_kinds(self) -> None:
-        """Changes of different kinds are one commit; of two for one thing, the later is kept (I9).
+    def check(self, commits: Sequence[Sequence[Change]], time: int = EVER, most: int = 100) -> None:
+        """See that a new store holds after commits what it should, and prune it."""
+        store = self.new()
+        done: list[Change] = []
+        for commit in commits:
+            self.commit(store, *commit)
+            done += commit
+            assert self.held(store) == made_of(done)
+        whose = {change.owner for change in done if isinstance(change, Disclosure)} | {"Iz"}
+        for one in whose:
+            assert self.told(store, one) == told_of(done, one, EVER, 100)
+            assert self.told(store, one, time, most) == told_of(done, one, time, most)
+        old = [change for change in done if isinstance(change, Disclosure) and change.at < time]
+        assert self.result(store.prune(time)) == len(old)
+        assert self.result(store.prune(time)) == 0
+        left = [change for change in done if change not in old]
+        for one in whose:
+            assert self.told(store, one) == told_of(left, one, EVER, 100)
+        assert self.held(store) == made_of(done)
 
-        Each disclosure is, two that are the same included. An empty commit changes nothing.
+    @pytest.mark.parametrize(
+        "commits",
+        [
+            pytest.param(
+                [
+                    [
+                        disclosure(1),
+                        PermitChange("Ia", ("Ic",)),
+                        GroupChange("@family", None),
+                        AccountChange("Ib", "two", "1" * 16),
+                        AccountChange("Ia", None),
+                        PermitChange("Ia", ("Ib", "@family"), (("Ib", Limit(9.5, 2)),)),
+                        PermitChange("Ib", ("Ia", "Ic")),
+                        AccountChange("Ia", "one", "0" * 16, ("anna",)),
+                        GroupChange("@family", ("Ia", "Ib")),
+                        AccountChange("Ib", None),
+                        disclosure(1),
+                    ],
+                    [],
+                ],
+                id="one commit of all kinds: the later of two is kept, of disclosures both (I9)",
+            ),
+            pytest.param(
+                [[LIMITED], [replace(LIMITED, limits=())]],
+                id="an entry keeps its limits, and loses them with a list that has none",
+            ),
+            pytest.param(
+                [
+                    [GroupChange("@a", ()), GroupChange("@b", ("Ia",))],
+                    [GroupChange("@b", None), GroupChange("@c", None)],
+                    [GroupChange("@\0", ("\0",))],
+                ],
+                id="an empty group is there; one that is deleted is not",
+            ),
+            pytest.param(
+                [
+                    [
+                        AccountChange("Ia", "$argon2id$v", "0123456789abcdef", ("anna", "山田")),
+                        AccountChange("Ib", "$argon2id$w", "f" * 16),
+                    ],
+                    [AccountChange("Ia", "$argon2id$another", "b" * 16, ("taro",))],
+                    [AccountChange("Ia", None, "b" * 16, ("taro",))],
+                    [AccountChange("Ia", "$argon2id$x", "a" * 16)],
+                ],
+                id="an account is kept with its names; removed, nothing is left of it (A19, C1)",
+            ),
+            *(
+                pytest.param(
+                    [
+                        [
+                            PermitChange("x" + name, (name, "b"), ((name, Limit(1.5, 2)),)),
+                            PermitChange("x", ("a",)),
+                            AccountChange("x" + name, "v" + name, "0" * 16, (name, "b")),
+                            AccountChange("x", "v", "1" * 16),
+                            GroupChange("@x" + name, (name, "b")),
+                            GroupChange("@x", ("a",)),
+                            Disclosure("x" + name, name, name, 1, name, name, 1, 1),
+                            disclosure(1, "x"),
+                        ]
+                    ],
+                    id=f"a text comes back as it was, and is no other's: {name!a} (I4)",
+                )
+                for name in ("", '"],["', "' OR 1=1 --", "\n", "𠮷", "é")
+            ),
+        ],
+    )
+    def test_holds(self, commits: Sequence[Sequence[Change]]) -> None:
+        """What a store holds after these."""
+        self.check(commits)
+
+    @pytest.mark.parametrize(
+        ("time", "most"),
+        [(EVER, 100), (3, 100), (0, 1), (2**70, 4), (-(2**70), 3), (7, 2), (6, 0), (6, -1)],
+    )
+    def test_tells(self, time: int, most: int) -> None:
+        """The newest come first, of one time the latest kept; no more than are asked for.
+
+        What was told at that very time, or later, is not told of. What is older is pruned, whosever
+        it is; what is not, and all else, stays.
         """
-        store = self.new()
-        kept: list[Change] = [
-            PermitChange("Ia", ("Ib", "@family"), (("Ib", Limit(9.5, 2)),)),
-            PermitChange("Ib", ("Ia", "Ic")),
-            AccountChange("Ia", "one", "0" * 16, ("anna",)),
-            GroupChange("@family", ("Ia", "Ib")),
-        ]
-        self.commit(
-            store,
-            disclosure(1),
-            PermitChange("Ia", ("Ic",)),
-            GroupChange("@family", None),
-            AccountChange("Ib", "two", "1" * 16),
-            AccountChange("Ia", None),
-            *kept,
-            AccountChange("Ib", None),
-            disclosure(1),
+        self.check(
+            [
+                [PermitChange("Ib", ("Ia",)), GroupChange("@a", ("Ia",))],
+                *([disclosure(n, at=at)] for n, at in enumerate((5, 7, 6, 5, 0, 1, 2))),
+                [disclosure(9, "Ic"), disclosure(1, "Ic"), *map(disclosure, range(3, 5))],
+            ],
+            time,
+            most,
         )
-        self.commit(store)
-        assert self.held(store) == made_of(kept)
-        assert self.told(store) == [disclosure(1), disclosure(1)]
-
-    def test_limits(self) -> None:
-        """An entry keeps the limits that it has, and loses them with the list that has none."""
-        store = self.new()
-        limited = PermitChange(
-            "Ia",
-            ("Ib", "Ic", "Id", "Ie"),
-            (("Ib", Limit(1763726400.125)), ("Id", Limit(None, 3)), ("Ie", Limit(0, 1))),
-        )
-        self.commit(store, limited)
-        assert self.held(store) == made_of([limited])
-        free = replace(limited, limits=())
-        self.commit(store, free)
-        assert self.held(store) == made_of([free])
-
-    def test_groups(self) -> None:
-        """A group that is empty is there; one that is deleted is not, as if it had never been."""
-        store = self.new()
-        self.commit(store, GroupChange("@a", ()), GroupChange("@b", ("Ia",)))
-        assert self.held(store).groups == {
-            "@a": GroupChange("@a", ()),
-            "@b": GroupChange("@b", ("Ia",)),
-        }
-        self.commit(store, GroupChange("@b", None), GroupChange("@c", None))
-        assert self.held(store).groups == {"@a": GroupChange("@a", ())}
-        strange = GroupChange("@\0", ("\0",))
-        self.commit(store, strange)
-        assert self.held(store).groups["@\0"] == strange
-
-    def test_accounts(self) -> None:
-        """An account is kept with its names; removed, nothing is left of it (A19, C1)."""
-        store = self.new()
-        account = AccountChange("Ia", "$argon2id$v", "0123456789abcdef", ("anna", "山田太郎"))
-        self.commit(store, account, AccountChange("Ib", "$argon2id$w", "f" * 16))
-        assert self.held(store).accounts["Ia"] == account
-        account = AccountChange("Ia", "$argon2id$another", "b" * 16, ("taro",))
-        self.commit(store, account)
-        assert self.held(store).accounts["Ia"] == account
-        self.commit(store, replace(account, verifier=None))
-        assert set(self.held(store).accounts) == {"Ib"}
-        again = AccountChange("Ia", "$argon2id$x", "a" * 16)
-        self.commit(store, again)
-        assert self.held(store).accounts["Ia"] == again
-
-    def test_newest_first(self) -> None:
-        """Disclosures of one terminal are told the newest first; of one time, the latest kept."""
-        store = self.new()
-        for one in (disclosure(5), disclosure(7), disclosure(6), disclosure(8, at=5)):
-            self.commit(store, one)
-        self.commit(store, disclosure(9, "Ic"))
-        sessions = [one.session for one in self.told(store)]
-        assert sessions == ["7", "6", "8", "5"]
-        assert self.told(store, "Ic") == [disclosure(9, "Ic")]
-        assert self.told(store, "Ia") == []
-
-    def test_before(self) -> None:
-        """What was told at that very time, or later, is not told of."""
-        store = self.new()
-        self.commit(store, *map(disclosure, range(5)))
-        assert [one.at for one in self.told(store, before=3)] == [2, 1, 0]
-        assert self.told(store, before=0) == []
-        assert len(self.told(store, before=2**70)) == 5
-        assert self.told(store, before=-(2**70)) == []
-        assert self.result(store.prune(-(2**70))) == 0
-        assert self.result(store.prune(2**70)) == 5
-
-    def test_most(self) -> None:
-        """No more are told of than were asked for, and those are the newest."""
-        store = self.new()
-        self.commit(store, *map(disclosure, range(5)))
-        assert [one.at for one in self.told(store, most=2)] == [4, 3]
-        assert self.told(store, most=0) == []
-        assert self.told(store, most=-1) == []
 
     def test_most_of_all(self) -> None:
         """However many are asked for, there is a cap (I15)."""
@@ -303,32 +369,18 @@ class StoreContract:
         found = self.told(store, most=2**40)
         assert [one.at for one in found] == list(range(10_049, 49, -1))
 
-    def test_prune(self) -> None:
-        """What is older goes, whosever it is; what is not, and all else, stays."""
-        store = self.new()
-        lasting: list[Change] = [PermitChange("Ib", ("Ia",)), GroupChange("@a", ("Ia",))]
-        self.commit(store, *lasting, *map(disclosure, range(5)), disclosure(1, "Ic"))
-        assert self.result(store.prune(3)) == 4
-        assert [one.at for one in self.told(store)] == [4, 3]
-        assert self.told(store, "Ic") == []
-        assert self.result(store.prune(3)) == 0
-        assert self.held(store) == made_of(lasting)
-
     def test_next_process(self) -> None:
-        """The next process finds every acknowledged change, or else an epoch that is new (A6)."""
+        """The next process finds every acknowledged change and the epoch, or neither (A6, I8)."""
         store = self.new()
-        self.commit(
-            store,
-            PermitChange("Ia", ("Ib", "Ic"), (("Ic", Limit(9, 1)),)),
-            AccountChange("Ia", "one", "0" * 16, ("anna",)),
-            GroupChange("@a", ()),
-            disclosure(1),
-        )
+        self.commit(store, *commit_of(1), GroupChange("@a", ()))
+        self.commit(store, *commit_of(PAIRS + 1), PermitChange("Ix", ("Ib",)))
+        self.commit(store, PermitChange("Ix", ()))
         before, told = self.result(store.load()), self.told(store)
         again = self.reopened(store)
         after = self.result(again.load())
-        same = held_of(after) == held_of(before) and self.told(again) == told
-        assert after.epoch != before.epoch or same
+        assert (after.epoch == before.epoch) is self.lasts
+        assert held_of(after) == (held_of(before) if self.lasts else ({}, {}, {}, {}))
+        assert self.told(again) == (told if self.lasts else [])
 
     def test_stopped(self) -> None:
         """Stopped, it takes nothing and tells nothing; stopped again, it is as well."""
@@ -362,19 +414,4 @@ class StoreContract:
 
         Each disclosure is there until it is pruned.
         """
-        store = self.new()
-        done: list[Change] = []
-        for commit in commits:
-            self.commit(store, *commit)
-            done += commit
-            assert self.held(store) == made_of(done)
-        whose = {change.owner for change in done if isinstance(change, Disclosure)}
-        for one in whose:
-            assert self.told(store, one) == told_of(done, one, EVER, 100)
-            assert self.told(store, one, time, most) == told_of(done, one, time, most)
-        old = [change for change in done if isinstance(change, Disclosure) and change.at < time]
-        assert self.result(store.prune(time)) == len(old)
-        left = [change for change in done if change not in old]
-        for one in whose:
-            assert self.told(store, one) == told_of(left, one, EVER, 100)
-        assert self.held(store) == made_of(done)
+        self.check(commits, time, most)

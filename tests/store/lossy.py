@@ -63,11 +63,9 @@ class Disk(apsw.VFS):
         super().__init__(self.name, "unix")
 
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> File:
-        """Open a file."""
         return File(self, name, flags)
 
     def xDelete(self, filename: str, syncdir: bool) -> None:
-        """Delete a file."""
         self.contents.pop(filename, None)
         super().xDelete(filename, syncdir)
 
@@ -104,70 +102,51 @@ class File(apsw.VFSFile):
         super().__init__("unix", filename, flags)
 
     def xWrite(self, data: bytes, offset: int) -> None:
-        """Write, for the time being."""
         content = self._disk.operate("write", self._path)
         super().xWrite(data, offset)
         content.written.append((offset, bytes(data)))
 
     def xTruncate(self, newsize: int) -> None:
-        """Cut off, for the time being."""
         content = self._disk.operate("truncate", self._path)
         super().xTruncate(newsize)
         content.written.append((newsize, None))
 
     def xSync(self, flags: int) -> None:
-        """Have it on the disk."""
         content = self._disk.operate("sync", self._path)
         super().xSync(flags)
         content.sync()
 
 
 class Apsw:
-    """A connection of apsw's with the manners of the standard library's.
-
-    :ivar said: the statements so far
-    """
+    """A connection of apsw's with the manners of the standard library's."""
 
     def __init__(self, path: str, disk: Disk, instead: dict[str, str]) -> None:
         """
         :param instead: statements to execute in the place of others
         """
-        self.said: list[str] = []
         self._instead = instead
         self._real = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=disk.name)
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction is open."""
         return self._real.in_transaction
 
     def execute(self, sql: str, parameters: Any = (), /) -> Iterable[Any]:
-        """Execute a statement."""
-        self.said.append(sql)
-        try:
-            return list(self._real.execute(self._instead.get(sql, sql), parameters))
-        except apsw.Error as error:
-            raise _as_sqlite3(error) from error
+        return self._do(self._real.execute, self._instead.get(sql, sql), parameters)
 
     def executemany(self, sql: str, parameters: Any, /) -> object:
-        """Execute a statement for many rows."""
-        try:
-            return list(self._real.executemany(sql, parameters))
-        except apsw.Error as error:
-            raise _as_sqlite3(error) from error
+        return self._do(self._real.executemany, sql, parameters)
 
     def close(self) -> None:
-        """Close."""
+        self._do(self._real.close)
+
+    def _do(self, method: Callable[..., Any], *args: Any) -> list[Any]:
         try:
-            self._real.close()
+            return list(method(*args) or ())
         except apsw.Error as error:
-            raise _as_sqlite3(error) from error
-
-
-def _as_sqlite3(error: apsw.Error) -> sqlite3.Error:
-    made = sqlite3.OperationalError(str(error))
-    made.sqlite_errorcode = getattr(error, "result", sqlite3.SQLITE_ERROR)
-    return made
+            made = sqlite3.OperationalError(str(error))
+            made.sqlite_errorcode = getattr(error, "result", sqlite3.SQLITE_ERROR)
+            raise made from error
 
 
 def survivors(randomness: Random) -> Callable[[], bool]:

@@ -15,7 +15,7 @@ from broker.cli import main as cli
 from broker.interfaces import StoreFailed
 from broker.store import backup
 from broker.store.backup import back_up
-from tests.store.numbered import commit_of
+from tests.store.contract import commit_of
 from tests.store.waiting import Keeping, Stores
 
 

@@ -27,8 +27,7 @@ from broker.store.database_files import application_of
 from broker.tables.accounts import AccountChange
 from broker.tables.groups import GroupChange
 from broker.tables.permits import ASK, Limit, PermitChange
-from tests.store.contract import EVER, disclosure, held_of, made_of
-from tests.store.numbered import TOLD, commit_of
+from tests.store.contract import EVER, TOLD, commit_of, disclosure, held_of, made_of
 from tests.store.waiting import Keeping, Stores, failure
 
 ROOT: Final = Path(__file__).resolve().parents[2]

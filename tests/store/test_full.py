@@ -10,8 +10,7 @@ import pytest
 
 from broker.interfaces import StoreFailed
 from broker.service import mediator
-from tests.store.contract import disclosure
-from tests.store.numbered import commit_of
+from tests.store.contract import commit_of, disclosure
 from tests.store.waiting import Keeping, Stores
 from tests.support.reactor import FakeReactor
 from tests.support.server import cheap_passwords

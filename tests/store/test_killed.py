@@ -1,4 +1,9 @@
-"""Kill -9 at random moments under load: nothing acknowledged is lost, nothing is held by half."""
+"""Kill -9 at random moments under load: nothing acknowledged is lost, nothing is held by half.
+
+Run as a program this forks off a writer for each line on standard input, the path of a store: so it
+is there at once. It commits under load until it is killed. Standard output gets ``began PID``, the
+number of each commit that is acknowledged, and ``ended PID``.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +11,19 @@ import os
 import signal
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import IO, Final
 
 import pytest
+from twisted.internet.defer import Deferred
 
-from tests.store.waiting import Stores
+from broker.store.sqlite import SqliteStore
+from tests.store.contract import EVER, TOLD, TOLD_MOST, commit_of, commits_in
+from tests.store.waiting import Pump, Stores
 from tests.support.processes import TETHER
 
 pytestmark = pytest.mark.integration
@@ -28,7 +38,7 @@ class Writers:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.process = subprocess.Popen(
-            [*TETHER, sys.executable, "-m", "tests.store.writer"],
+            [*TETHER, sys.executable, "-m", __spec__.name],
             cwd=Path(__file__).resolve().parents[2],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -91,3 +101,40 @@ def test_killed(writers: Writers, stores: Stores) -> None:
         assert epoch == state.epoch, kill
         before = held
     assert before > 10 * KILLS
+
+
+def say(text: object) -> None:
+    """Write a line at once, in one piece."""
+    os.write(1, f"{text}\n".encode())
+
+
+def commit_for_ever(path: str) -> None:
+    """Commit waves of numbered commits, and acknowledge each."""
+    pump = Pump()
+    store = SqliteStore(path, pump, os.urandom)
+    state = pump.result(store.load())
+    number = commits_in(state, pump.result(store.disclosures(TOLD, EVER, TOLD_MOST)))
+    sizes = Random(number)
+    waiting: deque[Deferred[None]] = deque()
+    while True:
+        for _ in range(sizes.choice((1, 5, 60))):
+            number += 1
+            waiting.append(store.commit(commit_of(number)))
+            waiting[-1].addCallback(partial(lambda number, _: say(number), number))
+        while len(waiting) > 150:
+            pump.result(waiting.popleft())
+
+
+def main() -> None:
+    """Fork a writer for each line."""
+    for line in sys.stdin:
+        pid = os.fork()
+        if not pid:
+            commit_for_ever(line.rstrip("\n"))
+        say(f"began {pid}")
+        os.waitpid(pid, 0)
+        say(f"ended {pid}")
+
+
+if __name__ == "__main__":
+    main()

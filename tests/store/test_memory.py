@@ -9,28 +9,19 @@ import pytest
 from broker.interfaces import IStore
 from broker.store import memory
 from broker.store.memory import MemoryStore
-from broker.tables.permits import PermitChange
 from tests.store.contract import StoreContract, disclosure
-from tests.support.clock import result_of
 
 
 class MemoryStoreTests(StoreContract):
-    """The suite over the store in memory."""
+    """The suite over the store in memory; a new process knows nothing, and shows it (A6)."""
+
+    lasts = False
 
     def new(self) -> IStore:
         return MemoryStore(os.urandom)
 
     def reopened(self, store: IStore) -> IStore:
         return MemoryStore(os.urandom)
-
-    def test_forgets(self) -> None:
-        """A new process knows nothing, and shows it by another epoch."""
-        store = self.new()
-        self.commit(store, PermitChange("Ia", ("Ib",)), disclosure(1))
-        again = self.reopened(store)
-        assert self.held(again) == ({}, {}, {}, {})
-        assert self.told(again) == []
-        assert result_of(again.load()).epoch != result_of(store.load()).epoch
 
     def test_remembers_the_last(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Its memory is bounded: the oldest disclosures make room for the newest (I15)."""

@@ -20,9 +20,8 @@ from twisted.internet.defer import Deferred
 
 from broker.interfaces import StoreFailed
 from broker.store import sqlite
-from tests.store.contract import EVER, held_of
+from tests.store.contract import EVER, TOLD, commit_of, held_of
 from tests.store.lossy import Apsw, Disk, survivors
-from tests.store.numbered import TOLD, commit_of
 from tests.store.waiting import Stores, changes_of
 
 #: How the store says that every commit is synced.
@@ -34,40 +33,51 @@ PRUNED: Final = 60
 
 
 class Powered:
-    """A store on such a disk, in a folder of its own."""
+    """A store on such a disk, in a folder of its own.
 
-    def __init__(self, folder: Path, instead: dict[str, str] | None = None) -> None:
-        self.before, self.after = folder / "before", folder / "after"
-        self.before.mkdir(parents=True)
-        self.after.mkdir()
+    :ivar failed: power has failed
+    :ivar after: what the next process finds
+    """
+
+    def __init__(self, folder: Path, seed: int = 0, instead: dict[str, str] | None = None) -> None:
+        self._before = folder / "before"
+        self._before.mkdir(parents=True)
+        (folder / "after").mkdir()
+        self.after = Stores(folder / "after")
         self.disk = Disk()
+        self.failed = False
+        self.randomness = Random(seed)
         self._instead = instead or {}
-        self.connections: list[Apsw] = []
 
     def connect(self, path: str) -> Apsw:
         """The factory that the store is given."""
         connection = Apsw(path, self.disk, self._instead)
         connection.execute("PRAGMA wal_autocheckpoint = 25")  # that the log is written back often
-        connection.said.clear()
-        self.connections.append(connection)
         return connection
 
     @contextmanager
     def running(self) -> Iterator[Stores]:
         """Stores on this disk."""
-        with Stores(self.before) as stores:
+        with Stores(self._before) as stores:
             yield stores
         self.disk.unregister()
 
-    def commits(self) -> tuple[str, int]:
-        """What the next process finds of numbered commits: epoch, and the last one."""
-        with Stores(self.after) as stores:
-            return stores.commits()
+    def fail(self) -> None:
+        """Power fails."""
+        self.failed = True
+        self.disk.fail_power(self.after.folder, survivors(self.randomness))
 
-    def found(self) -> tuple[str, dict[str, str]]:
-        """What the next process finds after the power failure: epoch and lists."""
-        with Stores(self.after) as stores:
-            return stores.look()
+    def fail_within(self, most: int) -> None:
+        """Have power fail at one of the next writes or syncs."""
+        last = self.disk.operations + self.randomness.randrange(1, most)
+
+        def before(kind: str, path: str) -> None:
+            if not self.failed and self.disk.operations >= last:
+                self.fail()
+            if self.failed:
+                raise apsw.exception_for(apsw.SQLITE_IOERR)
+
+        self.disk.before = before
 
 
 def power_failure(folder: Path, seed: int, instead: dict[str, str]) -> tuple[int, int, bool]:
@@ -76,28 +86,14 @@ def power_failure(folder: Path, seed: int, instead: dict[str, str]) -> tuple[int
     :return: the last commit that was acknowledged, how many were found, and whether the epoch is
         the one that it was
     """
-    randomness = Random(seed)
-    powered = Powered(folder, instead)
-    disk, acknowledged = powered.disk, [0]
+    powered, acknowledged = Powered(folder, seed, instead), [0]
     with powered.running() as stores:
         store, state = stores.open(connect=powered.connect)
-        assert FULL in powered.connections[-1].said
-        last = disk.operations + randomness.randrange(1, 300)
-        failed = False
-
-        def fail(kind: str, path: str) -> None:
-            nonlocal failed
-            if not failed and disk.operations >= last:
-                failed = True
-                disk.fail_power(powered.after, survivors(randomness))
-            if failed:
-                raise apsw.exception_for(apsw.SQLITE_IOERR)
-
-        disk.before = fail
+        powered.fail_within(300)
         number = 0
-        while not failed:
+        while not powered.failed:
             wave: list[Deferred[None]] = []
-            for _ in range(randomness.choice((1, 4, 30))):
+            for _ in range(powered.randomness.choice((1, 4, 30))):
                 number += 1
                 wave.append(store.commit(commit_of(number)))
                 wave[-1].addCallback(partial(lambda number, _: acknowledged.append(number), number))
@@ -105,47 +101,9 @@ def power_failure(folder: Path, seed: int, instead: dict[str, str]) -> tuple[int
                 try:
                     stores.pump.result(done)
                 except StoreFailed:
-                    assert failed
-    epoch, last = powered.commits()
+                    assert powered.failed
+    epoch, last = powered.after.commits()
     return acknowledged[-1], last, epoch == state.epoch
-
-
-def pruned(folder: Path, randomness: Random) -> tuple[int, list[int], bool]:
-    """Prune until power fails at some write or sync.
-
-    :return: how many were said to have gone, the times of those found, the oldest first, and
-        whether all else is as it was
-    """
-    powered = Powered(folder)
-    disk = powered.disk
-    with powered.running() as stores:
-        store, before = stores.open(connect=powered.connect)
-        for number in range(1, PRUNED + 1):
-            store.commit(commit_of(number))
-        before = stores.pump.result(store.load())
-        last = disk.operations + randomness.randrange(1, 60)
-        failed = False
-
-        def fail(kind: str, path: str) -> None:
-            nonlocal failed
-            if not failed and disk.operations >= last:
-                failed = True
-                disk.fail_power(powered.after, survivors(randomness))
-            if failed:
-                raise apsw.exception_for(apsw.SQLITE_IOERR)
-
-        disk.before = fail
-        try:
-            said = stores.pump.result(store.prune(PRUNED))
-        except StoreFailed:
-            said = 0
-        if not failed:  # it was done sooner
-            disk.fail_power(powered.after, survivors(randomness))
-    with Stores(powered.after) as stores:
-        store, after = stores.open()
-        told = stores.pump.result(store.disclosures(TOLD, EVER, PRUNED))
-    same = after.epoch == before.epoch and held_of(after) == held_of(before)
-    return said, [one.at for one in reversed(told)], same
 
 
 class PowerTests:
@@ -166,11 +124,27 @@ class PowerTests:
         monkeypatch.setattr(sqlite, "SLICE", 5)
         cut = []
         for seed in range(FAILURES):
-            said, left, same = pruned(tmp_path / str(seed), Random(seed))
-            assert left == list(range(PRUNED + 1 - len(left), PRUNED + 1)), seed
-            assert PRUNED - len(left) >= said, seed
-            assert same, seed
-            cut.append(PRUNED - len(left))
+            powered = Powered(tmp_path / str(seed), seed)
+            with powered.running() as stores:
+                store, _ = stores.open(connect=powered.connect)
+                for number in range(1, PRUNED + 1):
+                    store.commit(commit_of(number))
+                before = stores.pump.result(store.load())
+                powered.fail_within(60)
+                try:
+                    said = stores.pump.result(store.prune(PRUNED))
+                except StoreFailed:
+                    said = 0
+                if not powered.failed:  # it was done sooner
+                    powered.fail()
+            with powered.after as stores:
+                store, after = stores.open()
+                told = stores.pump.result(store.disclosures(TOLD, EVER, PRUNED))
+            assert (after.epoch, held_of(after)) == (before.epoch, held_of(before)), seed
+            gone = PRUNED - len(told)
+            assert [one.at for one in reversed(told)] == list(range(gone + 1, PRUNED + 1)), seed
+            assert gone >= said, seed
+            cut.append(gone)
         assert any(0 < gone < PRUNED - 1 for gone in cut)
 
     def test_normal(self, tmp_path: Path) -> None:
@@ -187,53 +161,45 @@ class PowerTests:
         assert lost > FAILURES // 4
 
 
-class DiskTests:
-    """The disk fails, and the power does not."""
+@pytest.mark.parametrize(
+    ("kind", "error", "times", "why"),
+    [
+        pytest.param(
+            "write", apsw.SQLITE_FULL, 9, "no space left", id="no space for the log (A5, I8)"
+        ),
+        pytest.param("sync", apsw.SQLITE_IOERR, 1, "at present", id="written, and not synced"),
+        pytest.param("sync", apsw.SQLITE_IOERR, 2, "at present", id="nor could it be written over"),
+    ],
+)
+def test_refused(tmp_path: Path, kind: str, error: int, times: int, why: str) -> None:
+    """The disk fails, and the power does not: what is refused doesn't come back silently.
 
-    def test_no_space(self, tmp_path: Path) -> None:
-        """No space for the log: the change is refused, and kept once there is some (A5, I8)."""
-        powered = Powered(tmp_path)
-        with powered.running() as stores:
-            store, state = stores.open(connect=powered.connect)
-            stores.commit(store, Ia="Ib")
+    Where a later transaction could be written it is gone; where none could, the epoch changes
+    (I5, I9). Once the disk works changes are kept again.
+    """
+    powered, failing = Powered(tmp_path), times
+    with powered.running() as stores:
+        store, state = stores.open(connect=powered.connect)
+        stores.commit(store, Ia="Ib")
 
-            def fail(kind: str, path: str) -> None:
-                if kind == "write" and path.endswith("-wal"):
-                    raise apsw.exception_for(apsw.SQLITE_FULL)
+        def fail(done: str, path: str) -> None:
+            nonlocal failing
+            if done == kind and failing and path.endswith("-wal"):
+                failing -= 1
+                raise apsw.exception_for(error)
 
-            powered.disk.before = fail
-            with pytest.raises(StoreFailed, match="no space left"):
-                stores.commit(store, Ia="Ic")
-            powered.disk.before = lambda kind, path: None
-            stores.commit(store, Ib="Ic")
-            powered.disk.fail_power(powered.after, lambda: True)
-        assert powered.found() == (state.epoch, {"Ia": "Ib", "Ib": "Ic"})
-
-    @pytest.mark.parametrize("syncs", [1, 2])
-    def test_refused_but_written(self, tmp_path: Path, syncs: int) -> None:
-        """A commit that was written and not synced is refused, and doesn't come back silently.
-
-        Where a later transaction could be written it is gone; where none could, the epoch changes
-        (I5, I9).
-        """
-        powered = Powered(tmp_path)
-        with powered.running() as stores:
-            store, state = stores.open(connect=powered.connect)
-            stores.commit(store, Ia="Ib")
-            failing = syncs
-
-            def fail(kind: str, path: str) -> None:
-                nonlocal failing
-                if kind == "sync" and failing:
-                    failing -= 1
-                    raise apsw.exception_for(apsw.SQLITE_IOERR)
-
-            powered.disk.before = fail
-            with pytest.raises(StoreFailed, match="at present"):
-                stores.pump.result(store.commit(changes_of(Ia="Ic", Ib="Ic")))
-            powered.disk.fail_power(powered.after, lambda: True)
-        epoch, lists = powered.found()
-        if syncs == 1:
-            assert (epoch, lists) == (state.epoch, {"Ia": "Ib"})
-        else:
-            assert epoch != state.epoch
+        powered.disk.before = fail
+        with pytest.raises(StoreFailed, match=why):
+            stores.pump.result(store.commit(changes_of(Ia="Ic", Ib="Ic")))
+        if kind == "sync":
+            powered.disk.fail_power(powered.after.folder, lambda: True)
+        failing = 0
+        stores.commit(store, Ib="Id")
+        if kind == "write":
+            powered.disk.fail_power(powered.after.folder, lambda: True)
+    epoch, lists = powered.after.look()
+    if times == 2:
+        assert epoch != state.epoch
+    else:
+        expected = {"Ia": "Ib"} if kind == "sync" else {"Ia": "Ib", "Ib": "Id"}
+        assert (epoch, lists) == (state.epoch, expected)

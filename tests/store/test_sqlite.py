@@ -28,15 +28,16 @@ from broker.tables.groups import GroupChange
 from broker.tables.permits import Limit, PermitChange
 from tests.store.contract import (
     EVER,
+    TOLD,
     StoreContract,
     changes,
+    commit_of,
     disclosure,
     held_of,
     made_of,
     told_of,
 )
-from tests.store.numbered import TOLD, commit_of
-from tests.store.waiting import PATIENCE, Gate, Stores, Watched, changes_of, failure, lists_of
+from tests.store.waiting import PATIENCE, Gate, Stores, Watched, changes_of, failure
 
 T = TypeVar("T")
 FULL, BUSY, IOERR = sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR
@@ -68,21 +69,6 @@ class SqliteStoreTests(StoreContract):
         self.stores.stop(store)
         return self.stores.make(Path(store._path).name)
 
-    def test_remembers(self) -> None:
-        """The next process finds all that was kept, and the same epoch (A6, I8)."""
-        store = self.new()
-        self.result(store.commit(changes_of(Ia="Ib,Ic", Ib="Ia")))
-        self.result(store.commit(changes_of(Ib="")))
-        self.commit(store, AccountChange("Ia", "one", "0" * 16, ("anna",)), disclosure(1))
-        self.commit(store, GroupChange("@a", ("Ia",)), GroupChange("@b", ()), disclosure(2))
-        before = self.result(store.load())
-        again = self.reopened(store)
-        after = self.result(again.load())
-        assert after.epoch == before.epoch
-        assert lists_of(after) == {"Ia": "Ib,Ic"}
-        assert held_of(after) == held_of(before)
-        assert self.told(again) == [disclosure(2), disclosure(1)]
-
     @settings(deadline=None, max_examples=25)
     @given(st.lists(st.lists(changes, max_size=4), max_size=12), st.integers(0, 12))
     def test_at_once_and_again(self, commits: list[list[Change]], at: int) -> None:
@@ -103,27 +89,6 @@ class SqliteStoreTests(StoreContract):
                 assert self.told(store, whose) == told_of(made, whose, EVER, 100)
             store = self.reopened(store)
             self.result(store.load())
-
-    @pytest.mark.parametrize("name", ["", '"],["', "' OR 1=1 --", "\n", "𠮷", "é"])
-    def test_any_text(self, name: str) -> None:
-        """A text comes back as it was, and is no other's (I4)."""
-        store = self.new()
-        given: list[Change] = [
-            PermitChange("x" + name, (name, "b"), ((name, Limit(1.5, 2)),)),
-            PermitChange("x", ("a",)),
-            AccountChange("x" + name, "v" + name, "0" * 16, (name, "b")),
-            AccountChange("x", "v", "1" * 16),
-            GroupChange("@x" + name, (name, "b")),
-            GroupChange("@x", ("a",)),
-            Disclosure("x" + name, name, name, 1, name, name, 1, 1),
-            disclosure(1, "x"),
-        ]
-        self.commit(store, *given)
-        again = self.reopened(store)
-        self.result(again.load())
-        assert self.held(again) == made_of(given)
-        for whose in {"x", "x" + name}:
-            assert self.told(again, whose) == told_of(given, whose, EVER, 100)
 
 
 class DurableTests:
@@ -547,10 +512,3 @@ class BoundsTests:
         watched.result(again)
         assert all(done.called for done in waiting)
         assert stores.look() == (watched.state.epoch, {f"I{n}": "Ia" for n in range(5)})
-
-    def test_leaves_one_file(self, stores: Stores, watched: Watched) -> None:
-        """Closed in good order, all is in the database itself, and the mark lies next to it."""
-        watched.commit(Ia="Ib")
-        stores.stop(watched.store)
-        names = {path.name for path in stores.folder.iterdir()}
-        assert names == {"broker.db", "broker.db-mark"}

@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event
-from types import TracebackType
 from typing import Any, Final, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.interfaces import Change, State
@@ -22,8 +20,8 @@ from broker.store.connection import Connection, connect
 from broker.store.sqlite import SqliteStore
 from broker.tables.disclosures import Disclosure
 from broker.tables.permits import PermitChange
-from tests.store.contract import EVER
-from tests.store.numbered import TOLD, TOLD_MOST, commits_in
+from tests.store.contract import EVER, TOLD, TOLD_MOST, commits_in
+from tests.support.clock import result_of
 
 T = TypeVar("T")
 #: Seconds after which something that should happen is taken for hung.
@@ -44,7 +42,6 @@ class Pump:
     def callFromThread(
         self, callable: Callable[..., object], *args: object, **kwargs: object
     ) -> None:
-        """As the reactor does it, once a test waits."""
         assert not kwargs
         self._queue.put((callable, args))
 
@@ -64,44 +61,21 @@ class Pump:
 
     def result(self, step: Awaitable[T]) -> T:
         """What a step gives, once it does."""
-
-        async def done() -> T:
-            return await step
-
-        outcome: list[T] = []
-        failed: list[Failure] = []
-        Deferred.fromCoroutine(done()).addCallbacks(outcome.append, failed.append)
-        while not outcome and not failed:
-            self.turn()
-        if failed:
-            failed[0].raiseException()
-        return outcome[0]
+        return result_of(step, self.turn)
 
 
-class Stores:
+class Stores(ExitStack):
     """The stores of one test, which are stopped with it."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__()
         self.folder = folder
         self.pump = Pump()
-        self._made: list[SqliteStore] = []
-
-    def __enter__(self) -> Stores:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for store in self._made:
-            self.stop(store)
 
     def make(self, name: str = "broker.db", **more: Any) -> SqliteStore:
         """A store, not opened."""
         store = SqliteStore(str(self.folder / name), self.pump, os.urandom, **more)
-        self._made.append(store)
+        self.callback(self.stop, store)
         return store
 
     def open(self, name: str = "broker.db", **more: Any) -> tuple[SqliteStore, State]:
@@ -167,23 +141,19 @@ class Obedient:
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction is open."""
         return self.real.in_transaction
 
     def execute(self, sql: str, parameters: Any = (), /) -> Iterable[Any]:
-        """Execute a statement."""
         self.said.append(sql)
         self.before(sql)
         return self.real.execute(sql, parameters)
 
     def executemany(self, sql: str, parameters: Any, /) -> object:
-        """Execute a statement for many rows."""
         self.said.append(sql)
         self.before(sql)
         return self.real.executemany(sql, parameters)
 
     def close(self) -> None:
-        """Close."""
         self.real.close()
 
 
@@ -221,7 +191,6 @@ class Keeping:
         self._pragmas = pragmas
 
     def __call__(self, path: str) -> Connection:
-        """Make one."""
         self.made.append(Obedient(path, self._pragmas))
         return self.made[-1]
 

@@ -50,17 +50,21 @@ def advance(clock: Clock, seconds: float) -> None:
     clock.rightNow = end
 
 
-def result_of(step: Awaitable[T]) -> T:
-    """What a step gave that didn't have to wait; what it raised is raised here."""
+def result_of(step: Awaitable[T], turn: Callable[[], object] | None = None) -> T:
+    """What a step gives; what it raises is raised here.
+
+    :param turn: called until the step is done; without, it must not have to wait
+    """
 
     async def done() -> T:
         return await step
 
-    doing = Deferred.fromCoroutine(done())
-    assert doing.called, "this step has to wait for something"
     outcome: list[T] = []
     failed: list[Failure] = []
-    doing.addCallbacks(outcome.append, failed.append)
+    Deferred.fromCoroutine(done()).addCallbacks(outcome.append, failed.append)
+    while not outcome and not failed:
+        assert turn is not None, "this step has to wait for something"
+        turn()
     if failed:
         failed[0].raiseException()
     return outcome[0]
