@@ -219,22 +219,32 @@ class World(Network):
         self.run()
         return terminal
 
+    def outcome(self, deferred: Deferred[Any]) -> Outcome:
+        """What becomes of a Deferred, as far as it comes without time passing."""
+        outcome = Outcome(deferred)
+        self.run()
+        return outcome
+
+    def hangs_up(self, protocol: Any) -> None:
+        """One side ends a call."""
+        protocol.transport.loseConnection()
+        self.run()
+
     def named(self, identifier: str = "Ia") -> Terminal:
         """One of the terminals."""
         return next(one for one in self.terminals if one.identifier == identifier)
 
     def called(self, caller: Terminal | None = None, callee: str = "Ib", maker: Any = None) -> Any:
         """A call that stands, by default Ia's: the caller's protocol."""
-        outcome = Outcome((caller or self.named()).call(callee, maker or Maker(HalfCloseable)))
-        self.run()
+        made = (caller or self.named()).call(callee, maker or Maker(HalfCloseable))
+        outcome = self.outcome(made)
         assert outcome.error is None
         assert outcome.value is not None
         return outcome.value
 
     def failed(self, caller: Terminal | None = None, callee: str = "Ib") -> BaseException:
         """Why a call failed."""
-        outcome = Outcome((caller or self.named()).call(callee, Maker()))
-        self.run()
+        outcome = self.outcome((caller or self.named()).call(callee, Maker()))
         assert outcome.error is not None
         return outcome.error
 

@@ -25,7 +25,7 @@ from broker.terminal.registration.registration import CONNECT_TIMEOUT, WAKE_UP_I
 from broker.terminal.terminal import Terminal
 from tests.support.clock import result_of
 from tests.support.log import the_log
-from tests.support.transport import connect, parse_all
+from tests.support.transport import Client, connect, parse_all
 from tests.terminal.keys import (
     KEY,
     PASSWORD,
@@ -71,21 +71,30 @@ class Both(World):
         self.ib = self.terminal("Ib", PORT, **options)
         self.ia = self.terminal("Ia")
 
-    def calling(self) -> Outcome:
-        """What becomes of a call of Ia's to Ib, as far as it comes at once."""
-        outcome = Outcome(self.ia.call("Ib", Maker()))
+    def calling(self, count: int = 1) -> list[Outcome]:
+        """What becomes of calls of Ia's to Ib, as far as they come at once."""
+        outcomes = [Outcome(self.ia.call("Ib", Maker())) for _ in range(count)]
         self.run()
-        return outcome
+        return outcomes
 
-    def withdraw(self) -> Outcome:
+    def withdraw(self) -> bool:
         """Ib withdraws Ia's permit."""
-        edited = Outcome(self.ib.edit(["Delete Ia"]))
+        return self.outcome(self.ib.edit(["Delete Ia"])).done
+
+    def typed(self, text: str) -> Client:
+        """A person says something to the mediator."""
+        client = self.client()
+        client.type(text)
         self.run()
-        return edited
+        return client
 
     def ends(self) -> list[str | None]:
         """How the calls have ended, as the mediator was told."""
         return [message.get("End") for message in self.heard if "End" in message.fields]
+
+    def kinds(self) -> list[str]:
+        """What the mediator was told, in short."""
+        return [f"{message.verb} {message.statement}".strip() for message in self.heard]
 
 
 def port_of(terminal: Terminal) -> int:
@@ -95,95 +104,74 @@ def port_of(terminal: Terminal) -> int:
     return port
 
 
-def kinds(world: World) -> list[str]:
-    """What the mediator was told, in short."""
-    return [f"{message.verb} {message.statement}".strip() for message in world.heard]
+def knocks(world: World, *messages: Message | bytes) -> Client:
+    """Somebody dials Ib, and says that."""
+    client = connect(world.factory_at(PORT), world.clock, port=PORT)
+    for message in messages:
+        client.send(message)
+    world.run()
+    return client
 
 
 class RegistrationTests:
     """A terminal keeps itself registered."""
 
-    def test_where_it_is(self) -> None:
-        """It registers its address on the mediator's connection, and its port (A7, A22)."""
+    @pytest.mark.parametrize(
+        ("at", "options", "contact"),
+        [
+            # It registers its address on the mediator's connection, and its port (A7, A22).
+            (1300, {}, {"Address": HOST, "Port": "1300"}),
+            # Address and port may be given, where they differ from what it sees (A22).
+            (
+                1300,
+                {"address": "127.0.0.9", "port": 4000},
+                {"Address": "127.0.0.9", "Port": "4000"},
+            ),
+            # Where the port is left open, the one it got is registered (A22).
+            (0, {}, {"Address": HOST}),
+            # A terminal that does not listen registers no address.
+            (None, {}, {}),
+        ],
+    )
+    def test_where_it_is(
+        self, at: int | None, options: dict[str, Any], contact: dict[str, str]
+    ) -> None:
+        """It logs in and registers in one message, and is ready then."""
         world = World()
-        ib = world.terminal("Ib", 1300, handler=Handler())
-        assert port_of(ib) == 1300
+        ib = world.terminal("Ib", at, **options)
         assert Outcome(ib.ready()).done
+        if at is not None:
+            assert port_of(ib) == at or at == 0
+            contact = {"Port": str(port_of(ib)), **contact}
         (registration,) = world.heard
         assert registration.verb == REGISTER
-        fields = {"Identifier": "Ib", "Address": HOST, "Port": "1300", "Transaction": "1"}
-        assert registration.fields == fields
+        assert registration.fields == {"Identifier": "Ib", "Transaction": "1", **contact}
 
-    def test_where_it_is_told_to_be(self) -> None:
-        """Address and port may be given, where they differ from what it sees (A22)."""
+    def test_permits(self) -> None:
+        """Its permits are added to what is there, and edited over its connection (A2–A4)."""
         world = World()
-        world.terminal("Ib", 1300, address="127.0.0.9", port=4000)
-        (registration,) = world.heard
-        assert (registration.get("Address"), registration.get("Port")) == ("127.0.0.9", "4000")
-
-    def test_a_port_of_its_own_choosing(self) -> None:
-        """Where the port is left open, the one it got is registered (A22)."""
-        world = World()
-        ib = world.terminal("Ib", 0)
-        assert world.heard[0].get("Port") == str(port_of(ib))
-
-    def test_only_a_caller(self) -> None:
-        """A terminal that listens nowhere registers no address: it can't be called (A8)."""
-        both = Both()
-        both.terminal("Ic", accept=["Ia"])
-        assert "Address" not in both.heard[-1].fields
-        assert isinstance(both.failed(callee="Ic"), CalleeNotFound)
-
-    def test_accepts_are_added(self) -> None:
-        """Whom it is told to accept is added to what is there (A2)."""
-        world = World()
-        client = world.client()
-        client.type("REGISTER\nIdentifier:Ib\nAccept:Add Ix\n\n")
+        world.client().type("REGISTER\nIdentifier:Ib\nAccept:Add Ix\n\n")
         ib = world.terminal("Ib", PORT, accept=["Ia", "Ic"])
-        assert world.accepted("Ib") == ["Ix", "Ia", "Ic"]
-        listed = Outcome(ib.accepted())
-        world.run()
-        assert listed.value == ["Ix", "Ia", "Ic"]
+        assert world.outcome(ib.accepted()).value == ["Ix", "Ia", "Ic"]
+        assert world.outcome(ib.edit(["Add Id,Ie", "Delete Ia"])).done
+        assert world.accepted("Ib") == ["Ix", "Ic", "Id", "Ie"]
 
-    def test_edits(self) -> None:
-        """Its permits are edited over its line (A2, A3, A4)."""
-        world = World()
-        ib = world.terminal("Ib", PORT, accept=["Ia"])
-        edited = Outcome(ib.edit(["Add Ic,Ie", "Delete Ia"]))
-        world.run()
-        assert edited.done
-        assert world.accepted("Ib") == ["Ic", "Ie"]
+    def test_withdrawn_stays_withdrawn(self) -> None:
+        """A store that may have lost what was granted is told again, once, and never after that.
 
-    def test_reconnect_grants_nothing_again(self) -> None:
-        """What was withdrawn meanwhile stays withdrawn after a reconnect (I2)."""
-        both = Both()
-        both.withdraw()
-        registrations = kinds(both).count(REGISTER)
-        both.lose_line("Ib")
-        both.advance(1)
-        assert Outcome(both.ib.ready()).done
-        assert kinds(both).count(REGISTER) == registrations + 1
-        assert both.accepted("Ib") == []
-
-    def test_withdrawn_while_away(self) -> None:
-        """The same where somebody else withdrew it while the terminal was away (I2)."""
-        world = World()
-        world.terminal("Ib", PORT, accept=["Ia"])
-        world.lose_line("Ib")
-        world.client().type("REGISTER\nIdentifier:Ib\nAccept:Delete Ia\n\n")
-        world.advance(1)
-        assert world.has_line("Ib")
-        assert world.accepted("Ib") == []
-
-    def test_new_epoch(self) -> None:
-        """A store that may have lost what was granted is told again, once."""
-        both = Both()
+        What was withdrawn stays withdrawn after a reconnect (I2), by the terminal or without it.
+        """
+        both = Both(accept=["Ia", "Ix"])
         both.restart_mediator(seed=2)
         both.advance(1)
-        assert both.accepted("Ib") == ["Ia"]
+        assert both.accepted("Ib") == ["Ia", "Ix"]
         both.withdraw()
+        registrations = both.kinds().count(REGISTER)
         both.lose_line("Ib")
+        both.typed("REGISTER\nIdentifier:Ib\nAccept:Delete Ix\n\n")
         both.advance(1)
+        assert Outcome(both.ib.ready()).done
+        assert both.kinds().count(REGISTER) == registrations + 2
         assert both.accepted("Ib") == []
 
     def test_refused(self) -> None:
@@ -192,24 +180,20 @@ class RegistrationTests:
         with the_log() as lines:
             ib = world.terminal("Ib", PORT, address="192.0.2.1", accept=["Ia"])
         assert any("refused the registration of Ib: Registration Failed." in line for line in lines)
-        assert not Outcome(ib.ready()).done
-        assert world.accepted("Ib") == []
+        assert (Outcome(ib.ready()).done, world.accepted("Ib")) == (False, [])
         asked = len(world.heard)
         world.advance(10)
         assert asked < len(world.heard) < asked + 10
 
     def test_superseded(self) -> None:
-        """Where another connection takes the reach over, it says so, and doesn't fight back."""
-        world = World()
-        ib = world.terminal("Ib", PORT)
+        """Where another connection registers as this terminal, it says so, and does not fight."""
+        both = Both()
         with the_log() as lines:
-            world.client().type("REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\n\n")
-            world.run()
+            both.typed("REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\n\n")
         assert any("Ib is now reached elsewhere" in line for line in lines)
-        heard = len(world.heard)
-        world.advance(60)
-        assert len(world.heard) == heard
-        assert Outcome(ib.ready()).done
+        heard = len(both.heard)
+        both.advance(60)
+        assert (len(both.heard), Outcome(both.ib.ready()).done) == (heard, True)
 
     def test_identifier(self) -> None:
         """An identifier is taken in its one form, however it was typed (A18, I4)."""
@@ -223,36 +207,28 @@ class RegistrationTests:
 
 
 class ReconnectTests:
-    """A line that is lost is made again."""
+    """A connection that is lost is made again."""
 
-    def waits(self, world: World) -> list[float]:
-        """Seconds between one attempt to reach the mediator and the next."""
-        times = [when for when, port in world.dialled if port == MEDIATOR_PORT]
-        return [round(after - before, 6) for before, after in pairwise(times)]
-
-    def away(self, seconds: float, jitter: Callable[[], float] = lambda: 1.0) -> World:
+    def away(self, seconds: float) -> World:
         """A terminal whose mediator has been away so long."""
         world = World()
-        world.terminal("Ib", PORT, jitter=jitter)
+        world.terminal("Ib", PORT, jitter=lambda: 1.0)
         world.mediator_goes()
         world.advance(seconds)
         return world
 
+    def wake(self, world: World) -> None:
+        """Dial the terminal, and say what a mediator says there."""
+        assert knocks(world, Message(NOTIFY, CONNECTION_REQUESTED)).closed
+
     def test_back_off(self) -> None:
-        """The wait doubles from attempt to attempt, up to 30 s."""
+        """The wait doubles from attempt to attempt, up to 30 s; once registered, it is short."""
         world = self.away(150)
-        assert self.waits(world) == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0, 30.0]
-
-    def test_jitter(self) -> None:
-        """Each attempt takes from half of its wait to the whole, so that many spread."""
-        drawn = iter([0.0, 0.5, 1.0, 0.0])
-        assert self.waits(self.away(1.9, lambda: next(drawn))) == [0.1, 0.3, 0.8]
-
-    def test_short_wait_after_success(self) -> None:
-        """Once it was registered again, the next loss begins with a short wait."""
-        world = self.away(10)
+        times = [when for when, port in world.dialled if port == MEDIATOR_PORT]
+        waits = [round(after - before, 6) for before, after in pairwise(times)]
+        assert waits == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0, 30.0]
         world.mediator_comes()
-        world.advance(10)
+        world.advance(30)
         assert world.has_line("Ib")
         before = world.clock.seconds()
         world.lose_line("Ib")
@@ -260,16 +236,20 @@ class ReconnectTests:
         assert round(world.dialled[-1][0] - before, 6) == 0.2
 
     def test_woken(self) -> None:
-        """Somebody outside may make it connect at once, and nothing else (I26)."""
+        """A stranger may make it connect at once, and nothing else (I26)."""
         world = self.away(20)
         world.mediator_comes()
         assert not world.has_line("Ib")
         self.wake(world)
         assert Outcome(world.terminals[0].ready()).done
-        assert world.has_line("Ib")
+        dialled, line = len(world.dialled), world.line_of("Ib")
+        world.advance(5)
+        self.wake(world)  # while it is connected, it ignores that
+        world.advance(5)
+        assert (len(world.dialled), world.line_of("Ib")) == (dialled, line)
 
     def test_woken_by_a_flood(self) -> None:
-        """However often a stranger says so, it connects once a second at the most (I26, I16)."""
+        """However often a stranger says so, it connects once a second (I26, I16)."""
         world = self.away(60)
         dialled = len(world.dialled)
         for _ in range(50):
@@ -277,32 +257,30 @@ class ReconnectTests:
             world.advance(0.1)
         assert len(world.dialled) - dialled <= 5 / WAKE_UP_INTERVAL + 1
 
-    def test_woken_while_connected(self) -> None:
-        """While it is connected it ignores that."""
-        world = World()
-        world.terminal("Ib", PORT)
-        dialled, line = len(world.dialled), world.line_of("Ib")
-        self.wake(world)
-        world.advance(5)
-        assert len(world.dialled) == dialled
-        assert world.line_of("Ib") is line
-
-    def wake(self, world: World) -> None:
-        """Dial the terminal, and say what a mediator says there."""
-        client = connect(world.factory_at(PORT), world.clock, port=PORT)
-        client.send(Message(NOTIFY, CONNECTION_REQUESTED))
-        world.run()
-        assert client.closed
-
 
 class StatusTests:
     """What a terminal answers when it is asked whether it can take a call."""
 
-    def test_nobody_takes_calls(self) -> None:
-        """A terminal without a handler is busy."""
+    @pytest.mark.parametrize(
+        ("at", "options", "error"),
+        [
+            # A terminal that does not listen cannot be called (A8).
+            (None, {"accept": ["Ia"]}, CalleeNotFound),
+            # One without a handler is busy.
+            (1400, {"accept": ["Ia"]}, CalleeBusy),
+            # A caller without a permit is denied, and the callee hears nothing (A9, I1).
+            (1400, {"handler": Handler()}, PermissionDenied),
+        ],
+    )
+    def test_not_called(
+        self, at: int | None, options: dict[str, Any], error: type[Exception]
+    ) -> None:
+        """A call that cannot be made fails with the reason."""
         both = Both()
-        both.terminal("Ic", 1400, accept=["Ia"])
-        assert isinstance(both.failed(callee="Ic"), CalleeBusy)
+        both.terminal("Ic", at, **options)
+        moved = list(both.line_of("Ic").moved)
+        assert isinstance(both.failed(callee="Ic"), error)
+        assert (both.line_of("Ic").moved == moved) is (error is not CalleeBusy)
 
     def test_load(self) -> None:
         """Its status is what its load says now (A14)."""
@@ -313,26 +291,16 @@ class StatusTests:
         load.idle = True
         assert both.called()
 
-    def test_one_at_a_time(self) -> None:
-        """While it is in a call it is busy, and afterwards not (A25)."""
+    @pytest.mark.parametrize("own", [False, True])
+    def test_one_at_a_time(self, own: bool) -> None:
+        """In a call it is busy, and afterwards not; a call of its own counts as well (A25)."""
         both = Both(one_at_a_time=True, accept=["Ia", "Ic"])
-        protocol = both.called()
-        ic = both.terminal("Ic")
+        ic = both.terminal("Ic", 1400, handler=Handler(), accept=["Ib"])
+        protocol = both.called(both.ib, "Ic") if own else both.called()
         assert isinstance(both.failed(ic), CalleeBusy)
-        protocol.transport.loseConnection()
-        both.run()
+        both.hangs_up(protocol)
         assert len(both.ib.calls) == 0
         assert both.called(ic)
-
-    def test_a_call_of_its_own_counts(self) -> None:
-        """It is as busy in a call that it made itself (A25)."""
-        both = Both(accept=["Ic"])
-        ic = both.terminal("Ic", 1400, one_at_a_time=True, handler=Handler(), accept=["Ia"])
-        protocol = both.called(ic)
-        assert isinstance(both.failed(callee="Ic"), CalleeBusy)
-        protocol.transport.loseConnection()
-        both.run()
-        assert both.called(callee="Ic")
 
     def test_denied_at_the_door(self) -> None:
         """Where the mediator asks for no status, a second caller is denied at the door (A25)."""
@@ -354,17 +322,19 @@ class CallTests:
         maker = Maker(HalfCloseable)
         protocol = both.called(maker=maker)
         ((caller, session, echo),) = both.handler.calls
-        assert caller == "Ia"
-        assert session == protocol.transport.session
-        assert both.echoed(protocol)
+        assert (caller, session) == ("Ia", protocol.transport.session)
+        # What is said goes directly; the mediator has only the messages of the call (A12).
+        lines = sum(sum(pair.moved) for pair in both.between(MEDIATOR_PORT))
+        assert both.echoed(protocol, bytes(200_000))
+        assert sum(sum(pair.moved) for pair in both.between(MEDIATOR_PORT)) == lines
+        assert sum(both.between(PORT)[0].moved) > 400_000
         assert (len(both.ia.calls), len(both.ib.calls)) == (1, 1)
         protocol.transport.loseWriteConnection()
         both.run()
-        assert isinstance(protocol.why, ConnectionDone)
-        assert isinstance(echo.why, ConnectionDone)
+        assert [type(each.why) for each in (protocol, echo)] == [ConnectionDone] * 2
         assert maker.started == 0
         assert (len(both.ia.calls), len(both.ib.calls)) == (0, 0)
-        assert kinds(both)[:3] == ["QUERY", "NOTIFY STATUS Acceptable.", "NOTIFY Begin."]
+        assert both.kinds()[:3] == ["QUERY", "NOTIFY STATUS Acceptable.", "NOTIFY Begin."]
         assert both.ends() == ["Completed", "Completed"]
         assert len(both.mediator.mediator.context.sessions) == 0
         # The query is the figure's, and a transaction as well (fig. 5a).
@@ -388,28 +358,10 @@ class CallTests:
         assert [caller for caller, _, _ in handler.calls] == ["Ia", "Ia"]
         world.lose_line("Ib")
         world.advance(1)
-        assert world.has_line("Ib")
         assert world.called(ia, "the office").transport.peer == "Ib"
 
-    def test_data_passes_the_mediator_by(self) -> None:
-        """What is said goes directly; the mediator has only the messages of the call (A12)."""
-        both = Both()
-        protocol = both.called()
-        lines = sum(sum(pair.moved) for pair in both.between(MEDIATOR_PORT))
-        assert both.echoed(protocol, bytes(200_000))
-        assert sum(sum(pair.moved) for pair in both.between(MEDIATOR_PORT)) == lines
-        assert sum(both.between(PORT)[0].moved) > 400_000
-
-    def test_not_permitted(self) -> None:
-        """A caller without a permit is denied, and the callee hears nothing (A9, I1)."""
-        both = Both()
-        moved = list(both.line_of("Ib").moved)
-        assert isinstance(both.failed(both.terminal("Ic")), PermissionDenied)
-        assert both.line_of("Ib").moved == moved
-        assert both.handler.calls == []
-
     def test_woken_by_the_mediator(self) -> None:
-        """A callee whose line is lost is dialled, connects by itself, and takes the call (I26)."""
+        """A callee whose connection is lost is dialled, connects, and takes the call (I26)."""
         both = Both(jitter=lambda: 1.0)
         both.mediator_goes()
         both.advance(0.1)
@@ -420,34 +372,27 @@ class CallTests:
         assert both.called()
         assert (both.clock.seconds(), PORT) in both.dialled
 
-    def test_to_itself(self) -> None:
-        """A terminal that permits itself may call itself."""
-        both = Both(accept=["Ib"])
-        protocol = both.called(both.ib)
-        assert both.echoed(protocol)
-        protocol.transport.loseConnection()
-        both.run()
-        assert isinstance(protocol.why, ConnectionDone)
-        assert len(both.ib.calls) == 0
-
     def test_many_at_once(self) -> None:
-        """Calls of several callers to one callee go on beside each other."""
-        names = [f"I{n}" for n in range(5)]
-        both = Both(accept=names)
-        protocols = [both.called(both.terminal(name)) for name in names]
-        for n, protocol in enumerate(protocols):
-            protocol.transport.write(bytes((n,)) * 3)
+        """Calls of several callers, itself among them, go on at the same time."""
+        both = Both(accept=["I0", "I1", "I2", "Ib"])
+        callers = [*map(both.terminal, ["I0", "I1", "I2"]), both.ib]
+        protocols = [both.called(caller) for caller in callers]
+        said = [bytes((n,)) * 3 for n in range(4)]
+        for protocol, data in zip(protocols, said, strict=True):
+            protocol.transport.write(data)
         both.run()
-        assert [protocol.received for protocol in protocols] == [bytes((n,)) * 3 for n in range(5)]
+        assert [protocol.received for protocol in protocols] == said
+        for protocol in protocols:
+            both.hangs_up(protocol)
+        assert [type(protocol.why) for protocol in protocols] == [ConnectionDone] * 4
+        assert len(both.ib.calls) == 0
 
     def test_one_after_the_other(self) -> None:
         """Calls to one callee wait for each other, since a new query voids an unspent grant."""
         both = Both()
         both.heard.clear()
-        outcomes = [Outcome(both.ia.call("Ib", Maker())) for _ in range(3)]
-        both.run()
-        assert all(outcome.value is not None for outcome in outcomes)
-        said = [kind for kind in kinds(both) if kind != "NOTIFY Begin."]
+        assert all(outcome.value is not None for outcome in both.calling(3))
+        said = [kind for kind in both.kinds() if kind != "NOTIFY Begin."]
         assert said == ["QUERY", "NOTIFY STATUS Acceptable."] * 3
         sessions = both.mediator.mediator.context.sessions
         assert len(both.handler.calls) == len(both.ia.calls) == len(sessions) == 3
@@ -456,8 +401,7 @@ class CallTests:
         """A call that fails, or is given up, does not hold up those behind it."""
         both = Both()
         both.silent.add(PORT)
-        stuck, given_up, last = (Outcome(both.ia.call("Ib", Maker())) for _ in range(3))
-        both.run()
+        stuck, given_up, last = both.calling(3)
         given_up.deferred.cancel()
         assert isinstance(given_up.error, CancelledError)
         stuck.deferred.cancel()
@@ -468,18 +412,18 @@ class CallTests:
         assert len(both.ia._turns) == 0
 
     def test_different_callees(self) -> None:
-        """A callee that doesn't answer holds up no call to another one."""
+        """A callee that does not answer holds up no call to another one."""
         both = Both()
         both.terminal("Ic", 1400, handler=Handler(Echo), accept=["Ia"])
         both.silent.add(PORT)
-        stuck = both.calling()
+        (stuck,) = both.calling()
         assert both.called(callee="Ic")
         assert not stuck.done
         both.advance(11)
         assert isinstance(stuck.error, CallFailed)
 
     def test_no_mediator(self) -> None:
-        """Without a line a call waits for one for 10 s, and says so (I3)."""
+        """Without a connection a call waits for one for 10 s, and says so (I3)."""
         world = World()
         world.leave(MEDIATOR_PORT)
         ia = world.terminal("Ia")
@@ -489,40 +433,37 @@ class CallTests:
         world.advance(0.1)
         assert all(isinstance(outcome.error, ServiceUnavailable) for outcome in outcomes)
 
-    def test_line_comes_back_in_time(self) -> None:
-        """A call that was asked for while the line was away is made when it is back."""
-        both = Both()
-        both.lose_line("Ia")
-        outcome = both.calling()
-        assert not outcome.done
-        both.advance(1)
-        assert outcome.value is not None
+    def test_connection_lost(self) -> None:
+        """A connection that is lost before the mediator answers fails the call.
 
-    def test_line_lost_while_asking(self) -> None:
-        """A line that goes before the mediator answers fails the call."""
+        A call that is requested while it is away is made when it is back.
+        """
         both = Both()
         both.silent.add(MEDIATOR_PORT)
-        outcome = both.calling()
+        (asking,) = both.calling()
         both.lose_line("Ia")
-        assert isinstance(outcome.error, ConnectionLost)
+        both.silent.clear()
+        assert isinstance(asking.error, ConnectionLost)
+        (waiting,) = both.calling()
+        assert not waiting.done
+        both.advance(1)
+        assert waiting.value is not None
 
     def test_plain_protocols(self) -> None:
         """Protocols that know no half-close work on both sides."""
         both = Both(handler=Handler(Plain))
         protocol = both.called(maker=Maker(Plain))
         protocol.transport.write(b"one way")
-        protocol.transport.loseConnection()
-        both.run()
+        both.hangs_up(protocol)
         ((_, _, callee),) = both.handler.calls
         assert callee.received == b"one way"
-        assert isinstance(protocol.why, ConnectionDone)
-        assert isinstance(callee.why, ConnectionDone)
+        assert [type(each.why) for each in (protocol, callee)] == [ConnectionDone] * 2
 
     def test_nothing_secret_in_the_log(self) -> None:
-        """Not a password or key of a call, given or used, is logged by anybody (I18)."""
+        """No password and no key of a call, given or used, is logged (I18)."""
         secrets: set[str] = set()
 
-        def trace(_: object, way: str, message: Message) -> None:
+        def trace(_: object, direction: str, message: Message) -> None:
             for name in ("Password", "Reply Password", "Encrypt Key"):
                 secrets.add(message.fields.get(name, ""))
 
@@ -539,79 +480,57 @@ class CallTests:
 class WithdrawalTests:
     """Once a withdrawal is acknowledged, nothing goes on that rested on the permit (I2)."""
 
-    def granted(self, both: Both) -> dict[str, str]:
-        """What Ia, typed by hand, was granted."""
-        client = both.client()
-        client.type("REGISTER\nIdentifier:Ia\n\nQUERY\nIdentifier:Ia\nCallee:Ib\n\n")
-        both.run()
-        (_, _, credentials), _ = parse_all(client.bytes())
-        return credentials.fields
-
-    def knock(self, both: Both, fields: dict[str, str]) -> Any:
-        """Somebody comes to Ib with credentials."""
-        session, key = fields["Session"], fields["Encrypt Key"]
-        handshake = a_handshake(initiator=True, session=session, key=key)
-        client = connect(both.factory_at(PORT), both.clock, port=PORT)
-        client.send(framed(session, handshake.write(a_request("Ia", fields["Password"]))))
-        return client
-
     def test_live_call(self) -> None:
-        """A call that goes on is ended on both sides, and both are told why."""
-        both = Both()
+        """A call that goes on is ended on both sides, with the reason; other calls go on."""
+        both = Both(accept=["Ia", "Ic"])
         protocol = both.called()
-        assert both.echoed(protocol)
-        assert both.withdraw().done
-        for one in (protocol, both.handler.calls[0][2]):
-            assert isinstance(one.why, Aborted)
-            assert one.why.cause == "the session was terminated"
+        other = both.called(both.terminal("Ic"))
+        assert both.withdraw()
+        for each in (protocol, both.handler.calls[0][2]):
+            assert isinstance(each.why, Aborted)
+            assert each.why.cause == "the session was terminated"
         assert both.ends() == ["Terminated", "Terminated"]
         assert isinstance(both.failed(), PermissionDenied)
-
-    def test_other_calls_go_on(self) -> None:
-        """Calls that rest on other permits are not touched."""
-        both = Both(accept=["Ia", "Ic"])
-        both.called()
-        other = both.called(both.terminal("Ic"))
-        both.withdraw()
         assert both.echoed(other)
         assert len(both.ib.calls) == 1
 
-    @pytest.mark.parametrize("withdrawn", [False, True])
-    def test_unspent(self, withdrawn: bool) -> None:
-        """Credentials that were granted before the withdrawal open nothing after it."""
+    @pytest.mark.parametrize(
+        ("happens", "opens"),
+        [
+            (lambda both: None, True),
+            # Credentials that were granted before the withdrawal open nothing after it.
+            (Both.withdraw, False),
+            # A callee that cannot be told of a withdrawal counts on no permit: unspent is void.
+            (lambda both: both.lose_line("Ib"), False),
+        ],
+    )
+    def test_unspent(self, happens: Callable[[Both], object], opens: bool) -> None:
+        """What Ia, typed by hand, was granted, and shows at Ib's door."""
         both = Both()
-        fields = self.granted(both)
-        if withdrawn:
-            both.withdraw()
-        client = self.knock(both, fields)
-        assert bool(client.bytes()) is not withdrawn
+        client = both.typed("REGISTER\nIdentifier:Ia\n\nQUERY\nIdentifier:Ia\nCallee:Ib\n\n")
+        (_, _, granted), _ = parse_all(client.bytes())
+        happens(both)
+        session, key = granted.fields["Session"], granted.fields["Encrypt Key"]
+        handshake = a_handshake(initiator=True, session=session, key=key)
+        request = handshake.write(a_request("Ia", granted.fields["Password"]))
+        knocking = knocks(both, framed(session, request))
+        assert bool(knocking.bytes()) is opens
         both.advance(2)
-        assert client.closed is withdrawn
-        assert both.handler.calls == []
-
-    def test_unspent_when_the_line_is_lost(self) -> None:
-        """A callee who can't be told of a withdrawal counts on no permit: unspent is void."""
-        both = Both()
-        fields = self.granted(both)
-        both.lose_line("Ib")
-        client = self.knock(both, fields)
-        assert client.bytes() == b""
-        both.advance(2)
-        assert client.closed
+        assert knocking.closed is not opens
         assert both.handler.calls == []
 
     def test_withdrawn_while_the_callee_is_away(self) -> None:
-        """A call that goes on while the callee's line is away is ended when it is back."""
+        """A call that goes on while the callee's connection is away is ended when it is back."""
         both = Both(jitter=lambda: 1.0)
         protocol = both.called()
         both.lose_line("Ib")
         both.client().type("REGISTER\nIdentifier:Ib\nAccept:Delete Ia\n\n")
         both.advance(1)
-        assert isinstance(protocol.why, Aborted)
-        assert isinstance(both.handler.calls[0][2].why, Aborted)
+        ended = (protocol, both.handler.calls[0][2])
+        assert [type(each.why) for each in ended] == [Aborted, Aborted]
 
-    def test_a_call_outlives_its_line(self) -> None:
-        """A call itself needs no mediator: it goes on while the lines are away."""
+    def test_a_call_outlives_its_connections(self) -> None:
+        """A call itself needs no mediator: it goes on while the mediator is away."""
         both = Both()
         protocol = both.called()
         both.mediator_goes()
@@ -634,25 +553,36 @@ class ServiceTests:
 
     def stop(self, world: World, terminal: Terminal) -> bool:
         """Stop a terminal; say whether it stopped without time passing."""
-        stopped = Outcome(terminal.stopService())
-        world.run()
+        stopped = world.outcome(terminal.stopService())
         assert stopped.error is None
         return stopped.done
 
-    def alone(self) -> tuple[World, Terminal]:
-        """A terminal, and nothing that it does."""
-        world = World()
-        return world, world.terminal("Ib", PORT, handler=Handler(), accept=["Ia"])
-
-    def test_idle(self) -> None:
+    @pytest.mark.parametrize(
+        "happens",
+        [
+            lambda world: None,
+            # Its connection at the door is closed (I14).
+            lambda world: knocks(world, framed("S9", bytes(60))),
+            # It waits to connect again: it does not connect now.
+            lambda world: (world.mediator_goes(), world.advance(5)),
+        ],
+        ids=["idle", "a stranger at the door", "waits to connect"],
+    )
+    def test_alone(self, happens: Callable[[World], object]) -> None:
         """A terminal that is stopped leaves no connection, no listener and no timer."""
-        world, ib = self.alone()
+        world = World()
+        ib = world.terminal("Ib", PORT, handler=Handler(), accept=["Ia"])
+        happened = happens(world)
+        dialled = len(world.dialled)
         assert self.stop(world, ib)
         assert not world.listens(PORT)
+        assert getattr(happened, "closed", True)
+        world.advance(120)
+        assert len(world.dialled) == dialled
         assert self.quiet(world)
 
     def test_in_a_call(self) -> None:
-        """Its calls are broken off and reported before its line closes (S5007)."""
+        """Its calls are broken off and reported before its connection closes (S5007)."""
         both = Both()
         protocol = both.called()
         assert self.stop(both, both.ib)
@@ -662,27 +592,15 @@ class ServiceTests:
         assert self.stop(both, both.ia)
         assert self.quiet(both)
 
-    def test_peer_that_does_not_read(self) -> None:
-        """A peer that reads nothing holds it up for 10 s, and no longer (I15)."""
-        both = Both()
-        both.called()
-        both.silent.add(PORT)
-        stopped = Outcome(both.ia.stopService())
-        both.advance(9.9)
-        assert not stopped.done
-        both.advance(0.1)
-        assert stopped.done
-
     @pytest.mark.parametrize("where", ["no line", "asking", "handshake"])
     def test_while_calling(self, where: str) -> None:
-        """Calls that do not stand yet are given up."""
+        """Calls that are not open yet are given up."""
         both = Both()
         if where == "no line":
             both.lose_line("Ia")
         else:
             both.silent.add(MEDIATOR_PORT if where == "asking" else PORT)
-        outcomes = [Outcome(both.ia.call("Ib", Maker())) for _ in range(2)]
-        both.run()
+        outcomes = both.calling(2)
         stopped = Outcome(both.ia.stopService())
         both.silent.clear()
         both.run()
@@ -691,47 +609,20 @@ class ServiceTests:
         assert self.stop(both, both.ib)
         assert self.quiet(both)
 
-    def test_with_strangers_at_the_door(self) -> None:
-        """Whoever was at the door is closed on (I14)."""
-        world, ib = self.alone()
-        client = connect(world.factory_at(PORT), world.clock, port=PORT)
-        client.send(framed("S9", bytes(60)))
-        assert self.stop(world, ib)
-        assert client.closed
-        assert self.quiet(world)
+    def test_while_it_stops(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A peer that reads nothing holds it up for 10 s, not longer (I15).
 
-    def test_in_back_off(self) -> None:
-        """Stopped while it waits to connect again, it connects no more."""
-        world, ib = self.alone()
-        world.mediator_goes()
-        world.advance(5)
-        dialled = len(world.dialled)
-        assert self.stop(world, ib)
-        world.advance(120)
-        assert len(world.dialled) == dialled
-        assert self.quiet(world)
-
-    def stopping(self) -> tuple[Both, Any, Outcome]:
-        """Ib, which stops as slowly as its peer reads: with its mediator's end of its line."""
+        Until then it is busy for callers (A14), and does not expect a call that it is told of, nor
+        connect to its caller.
+        """
+        monkeypatch.setattr(MediatorClient, "share_port", lambda line: ("192.0.2.5", 40002))
         both = Both(accept=["Ia", "Ic"])
+        ic = both.terminal("Ic")
         both.called()
         both.silent.add(PORT)
         mediator: Any = both.line_of("Ib").b.protocol
-        stopped = Outcome(both.ib.stopService())
-        both.run()
-        assert not stopped.done
-        return both, mediator, stopped
-
-    def test_not_acceptable(self) -> None:
-        """A terminal that is stopping is busy to whoever calls it (A14)."""
-        both, _, stopped = self.stopping()
-        assert isinstance(both.failed(both.terminal("Ic")), CalleeBusy)
-        assert not stopped.done
-
-    def test_announced(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Nor does it expect a call that it is told of, nor come to the caller."""
-        monkeypatch.setattr(MediatorClient, "share_port", lambda line: ("192.0.2.5", 40002))
-        both, mediator, stopped = self.stopping()
+        stopped = both.outcome(both.ib.stopService())
+        assert isinstance(both.failed(ic), CalleeBusy)
         before = len(both.dialled)
         fields = {
             "Caller ID": "Ic",
@@ -747,11 +638,14 @@ class ServiceTests:
         both.run()
         assert len(both.ib._pending) == 0
         assert both.ib._dial_back._timers == {}
-        both.advance(15)
-        assert stopped.done
+        both.advance(9.9)
+        assert (stopped.done, len(both.dialled)) == (False, before)
+        both.advance(0.1)
+        assert (stopped.done, len(both.dialled)) == (True, before)
+        both.advance(5)
         assert len(both.dialled) == before
         both.silent.clear()
-        assert self.stop(both, both.ia)
+        assert all(self.stop(both, terminal) for terminal in (both.ia, ic))
         assert self.quiet(both)
 
     def test_restart(self) -> None:
@@ -763,9 +657,7 @@ class ServiceTests:
         assert self.stop(both, ic)
         ic.startService()
         both.run()
-        second = port_of(ic)
-        assert second != first
-        assert both.heard[-1].get("Port") == str(second)
+        assert first != port_of(ic) == int(both.heard[-1].fields["Port"])
         assert both.echoed(both.called(callee="Ic"), b"again")
         assert self.stop(both, both.ia)
         both.ia.startService()
@@ -773,11 +665,10 @@ class ServiceTests:
         assert both.called()
 
     def test_can_not_listen(self) -> None:
-        """Where the listener can't be opened, it says so, and doesn't connect."""
+        """Where the listener cannot be opened, it says so, and does not connect."""
         world = World()
         error = CannotListenError("", PORT, OSError("in use"))
         terminal = world.terminal("Ib", listen=Listener(world, PORT, fails=error))
-        assert Outcome(terminal.listening).error is error
-        world.run()
+        assert world.outcome(terminal.listening).error is error
         assert world.dialled == []
         assert self.stop(world, terminal)
