@@ -30,11 +30,9 @@ class ConnectedPort(FakeDatagramPort):
     peer: tuple[str, int] | None = None
 
     def connect(self, host: str, port: int) -> None:
-        """Speak to this peer only."""
         self.peer = (host, port)
 
     def write(self, packet: bytes, addr: tuple[str, int] | None = None) -> None:
-        """Send a datagram."""
         assert self.listening, "the port is closed"
         assert self.peer is not None
         assert addr is None
@@ -78,7 +76,6 @@ class Net(FakeReactor):
         interface: str = "",
         maxPacketSize: int = 8192,
     ) -> ConnectedPort:
-        """Bind a UDP port."""
         if self.cannot_listen:
             raise CannotListenError(interface, port, OSError(99, "no such address"))
         bound = ConnectedPort(protocol, 50000 + len(self.datagrams), interface)
@@ -164,7 +161,6 @@ class Device:
         self.before_add: Callable[[], object] = lambda: None
 
     def UPnP(self, **options: Any) -> Any:
-        """Make what miniupnpc makes."""
         self.calls.append(("UPnP", options))
         return self
 
@@ -175,33 +171,28 @@ class Device:
             raise Exception(error)  # noqa: TRY002 - as miniupnpc does
 
     def discover(self) -> int:
-        """Look for devices."""
         self._called("discover")
         if not self.found:
             raise Exception("Success")  # noqa: TRY002
         return self.found
 
     def selectigd(self) -> str | None:
-        """Take one."""
         self._called("selectigd")
         return self.url
 
     def externalipaddress(self) -> str | None:
-        """Its own address."""
         self._called("externalipaddress")
         return self.address
 
     def addportmapping(
         self, external: int, kind: str, host: str, port: int, text: str, remote: str, lease: int
     ) -> bool:
-        """Open a port."""
         self.before_add()
         self._called("addportmapping", external, kind, host, port, text, remote, lease)
         self.open[external, kind] = (host, port, lease)
         return True
 
     def deleteportmapping(self, external: int, kind: str, remote: str) -> bool:
-        """Close it."""
         self._called("deleteportmapping", external, kind, remote)
         if (external, kind) not in self.open:
             raise Exception("NoSuchEntryInArray")  # noqa: TRY002

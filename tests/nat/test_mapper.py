@@ -61,6 +61,15 @@ class Scene:
         packet = self.sent[-1]
         return self.answer_to(packet, result, **parts)
 
+    @property
+    def asked_to_close(self) -> bool:
+        """Whether that is what the router was asked for last."""
+        return self.sent[-1][4:8] == bytes(4)
+
+    def unmap(self) -> Outcome:
+        """Have port 7000 closed."""
+        return Outcome(self.mapper.unmap("TCP", 7000))
+
     def answer_to(self, packet: bytes, result: int = 0, **parts: Any) -> bytes:
         """It answers this question."""
         closing = packet[4:8] == bytes(4)
@@ -110,22 +119,38 @@ def scene() -> Scene:
     return Scene()
 
 
+@pytest.fixture
+def logged(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The faults of ours that are logged."""
+    faults: list[Any] = []
+    monkeypatch.setattr(scene.mapper, "_unexpected", faults.append)
+    return faults
+
+
 class MapTests:
     """Opening."""
 
-    def test_both_are_asked(self, scene: Scene) -> None:
-        """At once; PCP, being first, wins, and UPnP asks for nothing more."""
-        outcome = scene.map()
-        assert len(scene.sent) == 1
-        assert int.from_bytes(scene.sent[0][4:8]) == 3600
-        assert len(scene.thread.jobs) == 1
+    @pytest.mark.parametrize("lifetime", [1, 3600, 86400])
+    @pytest.mark.parametrize(
+        ("address", "claimed", "public"),
+        [("0b007101", "11.0.113.1", True), ("c0a80766", "192.168.7.102", False)],
+    )
+    def test_both_are_asked(
+        self, scene: Scene, lifetime: int, address: str, claimed: str, public: bool
+    ) -> None:
+        """At once; PCP, being first, wins, and UPnP asks for nothing more.
+
+        The address that the router claims is told, and whether it is public.
+        """
+        outcome = scene.map(lifetime=lifetime)
+        assert len(scene.sent) == len(scene.thread.jobs) == 1
+        assert int.from_bytes(scene.sent[0][4:8]) == lifetime
         assert scene.thread.started
-        scene.answer()
-        assert outcome.value == [BY_PCP]
-        assert outcome.value[0].is_public
+        scene.answer(address=f"{V4}{address}")
+        assert outcome.value == [replace(BY_PCP, address=claimed, requested=lifetime)]
+        assert outcome.value[0].is_public is public
         scene.thread.run_all()
-        assert scene.device.calls == []
-        assert scene.changes == []
+        assert scene.device.calls == scene.changes == []
 
     @pytest.mark.parametrize("refused", [False, True])
     def test_upnp_wins(self, scene: Scene, refused: bool) -> None:
@@ -217,14 +242,6 @@ class MapTests:
         assert scene.map().words == "there is no IPv4 route to a router"
         assert scene.net.pending == 0
 
-    def test_behind_another_router(self, scene: Scene) -> None:
-        """The address that the router claims is told, and that it is not public."""
-        outcome = scene.map()
-        scene.answer(address=f"{V4}c0a80766")
-        told = outcome.value[0]
-        assert told.address == "192.168.7.102"
-        assert not told.is_public
-
     def test_cancel(self, scene: Scene) -> None:
         """What comes of it is closed."""
         mapping = scene.mapper.map("TCP", 7000)
@@ -233,18 +250,11 @@ class MapTests:
         assert outcome.failure is not None
         assert outcome.failure.check(CancelledError)
         scene.answer()
-        assert scene.sent[-1][4:8] == bytes(4)
+        assert scene.asked_to_close
         scene.answer()
         scene.thread.run_all()
         assert scene.device.calls == []
         assert scene.net.pending == 0
-
-    def test_a_second(self, scene: Scene) -> None:
-        """It may be asked for so short a time."""
-        scene.map(lifetime=1)
-        assert int.from_bytes(scene.sent[0][4:8]) == 1
-        scene.map("UDP", lifetime=86400)
-        assert int.from_bytes(scene.sent[1][4:8]) == 86400
 
     def test_another_router(self, scene: Scene) -> None:
         """Where we are is looked up each time; a router of which nothing is wanted is left."""
@@ -258,7 +268,7 @@ class MapTests:
         assert first.listening
         scene.net.port.refuse()
         scene.thread.run_all()
-        unmapped = Outcome(scene.mapper.unmap("TCP", 7000))
+        unmapped = scene.unmap()
         advance(scene.net, 10)
         assert unmapped.value == [None]
         scene.gateway = "10.0.0.9"
@@ -272,12 +282,12 @@ class MapTests:
         first = scene.net.port
         if what == "loser":
             scene.answer()
-            Outcome(scene.mapper.unmap("TCP", 7000))
+            scene.unmap()
             scene.answer()
         elif what == "closing":
             scene.answer()
             scene.thread.run_all()
-            Outcome(scene.mapper.unmap("TCP", 7000))
+            scene.unmap()
         assert outcome.over is (what != "race")
         scene.gateway = "10.0.0.1"
         scene.map("UDP")
@@ -313,7 +323,7 @@ class RaceTests:
         scene.thread.run_all()
         assert outcome.value == [BY_UPNP]
         scene.answer()
-        assert scene.sent[-1][4:8] == bytes(4)
+        assert scene.asked_to_close
         assert scene.sent[-1][24:36] == scene.sent[0][24:36]
         scene.device.open.clear()  # to this router both were one
         scene.answer()
@@ -325,7 +335,7 @@ class RaceTests:
         """It is only closed."""
         scene.map()
         scene.thread.run_all()
-        Outcome(scene.mapper.unmap("TCP", 7000))
+        scene.unmap()
         scene.thread.run_all()
         scene.answer()
         scene.answer()
@@ -337,18 +347,18 @@ class RenewalTests:
     """Kept open."""
 
     def test_at_half(self, scene: Scene) -> None:
-        """Of what was given, each time."""
+        """Of what was given, each time; no more often than is needed, if that is a second."""
         scene.by_pcp(lifetime=1800)
-        advance(scene.net, 899)
-        assert len(scene.sent) == 1
-        advance(scene.net, 1.1)
-        assert len(scene.sent) == 2
-        scene.answer(lifetime=200)
-        advance(scene.net, 99)
-        assert len(scene.sent) == 2
-        advance(scene.net, 1.1)
-        assert len(scene.sent) == 3
-        scene.answer(lifetime=1800)
+        given = 1800
+        for lifetime in (200, 1, 1, 1, 1800):
+            before = len(scene.sent)
+            due = max(given / 2, mapping.RENEWAL_LEAST)
+            advance(scene.net, due - 0.1)
+            assert len(scene.sent) == before
+            advance(scene.net, 0.2)
+            assert len(scene.sent) == before + 1
+            scene.answer(lifetime=lifetime)
+            given = lifetime
         assert scene.changes == []
 
     def test_upnp(self, scene: Scene) -> None:
@@ -362,17 +372,6 @@ class RenewalTests:
             scene.thread.run_all()
             assert scene.device.names() == ["externalipaddress", "addportmapping", "addportmapping"]
         assert scene.changes == []
-
-    def test_never_too_often(self, scene: Scene) -> None:
-        """A router that gives a second is not asked more often than others in need."""
-        scene.by_pcp(lifetime=1)
-        for _ in range(5):
-            before = len(scene.sent)
-            advance(scene.net, mapping.RENEWAL_LEAST - 0.1)
-            assert len(scene.sent) == before
-            advance(scene.net, 0.1)
-            assert len(scene.sent) == before + 1
-            scene.answer(lifetime=1)
 
     def test_failures(self, scene: Scene) -> None:
         """Each time at half of what is left, until nothing is; then it is lost, and told."""
@@ -440,29 +439,31 @@ class RenewalTests:
         elsewhere = replace(moved, address="11.0.113.77")
         assert scene.changes.pop()[:2] == (moved, elsewhere)
 
-    def test_an_owner_that_fails(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It is logged, and nothing else comes of it."""
-        logged: list[Any] = []
-        monkeypatch.setattr(scene.mapper, "_unexpected", logged.append)
-        monkeypatch.setattr(scene, "mapping_changed", lambda *_: 1 // 0)
+    def test_faults_of_ours(
+        self, scene: Scene, logged: list[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An owner's, or one of a way: it is logged, and nothing else comes of it."""
         scene.by_pcp()
-        advance(scene.net, 900)
-        scene.answer(external=41000)
-        assert logged[0].check(ZeroDivisionError)
-        advance(scene.net, 900)
-        assert len(scene.sent) == 3
-
-    def test_a_way_that_fails(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A fault of ours is logged, and it is tried again."""
-        logged: list[Any] = []
-        monkeypatch.setattr(scene.mapper, "_unexpected", logged.append)
-        scene.by_pcp()
-        monkeypatch.setattr("broker.nat.pcp.pcp_request", lambda *_: 1 // 0)
-        advance(scene.net, 900)
-        assert logged[0].check(ZeroDivisionError)
-        monkeypatch.undo()
+        with monkeypatch.context() as broken:
+            broken.setattr(scene, "mapping_changed", lambda *_: 1 // 0)
+            advance(scene.net, 900)
+            scene.answer(external=41000)
+            assert logged.pop().check(ZeroDivisionError)
+        with monkeypatch.context() as broken:
+            broken.setattr("broker.nat.pcp.pcp_request", lambda *_: 1 // 0)
+            advance(scene.net, 900)
+            assert logged.pop().check(ZeroDivisionError)
+            assert len(scene.sent) == 2
         advance(scene.net, 450)
-        assert len(scene.sent) == 2
+        assert len(scene.sent) == 3
+        with monkeypatch.context() as broken:
+            broken.setattr("broker.nat.pcp.pcp_request", lambda *_: 1 // 0)
+            assert scene.unmap().value == [None]
+            assert logged.pop().check(ZeroDivisionError)
+        scene.by_pcp()
+        scene.mapper.stop()  # what was only given up is none
+        advance(scene.net, 10)
+        assert logged == []
 
 
 class ForgottenTests:
@@ -521,36 +522,32 @@ class ForgottenTests:
 class UnmapTests:
     """Closing."""
 
-    def test_open(self, scene: Scene) -> None:
-        """The router is told; it is forgotten at once, and can be mapped again."""
-        scene.by_pcp()
-        outcome = Outcome(scene.mapper.unmap("TCP", 7000))
-        assert scene.sent[-1][4:8] == bytes(4)
-        assert not outcome.over
-        scene.answer()
-        assert outcome.value == [None]
-        assert scene.net.pending == 0
-        again = scene.map()
-        scene.answer()
-        assert [replace(it, nonce=NONCE) for it in again.value] == [BY_PCP]
-
-    @pytest.mark.parametrize("method", ["NAT-PMP", "UPnP"])
+    @pytest.mark.parametrize("method", ["PCP", "NAT-PMP", "UPnP"])
     def test_by_each_method(self, scene: Scene, method: str) -> None:
-        """By NAT-PMP and UPnP too."""
+        """The router is told; it is forgotten at once, and can be mapped again."""
         if method == "UPnP":
             scene.by_upnp()
+        elif method == "PCP":
+            scene.by_pcp()
         else:
             mapped = scene.map()
             for answer in (TOO_NEW, PMP_ADDRESS, pmp_answer()):
                 scene.net.port.answer(answer)
             assert mapped.value[0].method == method
-        outcome = Outcome(scene.mapper.unmap("TCP", 7000))
+        outcome = scene.unmap()
+        assert not outcome.over
         if method == "UPnP":
             scene.thread.run_all()
+        elif method == "PCP":
+            assert scene.asked_to_close
+            scene.answer()
         else:
+            assert scene.sent[-1][-4:] == bytes(4)
             scene.net.port.answer(pmp_answer(lifetime=0, external=0))
         assert outcome.value == [None]
         assert scene.device.open == {}
+        assert scene.net.pending == 0
+        assert not scene.map().over
 
     @pytest.mark.parametrize("how", ["not mapped", "refused", "silent", "thread kept"])
     def test_it_does_not_fail(self, scene: Scene, how: str) -> None:
@@ -559,7 +556,7 @@ class UnmapTests:
             scene.by_upnp()
         elif how != "not mapped":
             scene.by_pcp()
-        outcome = Outcome(scene.mapper.unmap("TCP", 7000))
+        outcome = scene.unmap()
         if how == "refused":
             scene.answer(2)
         elif how != "not mapped":
@@ -568,27 +565,12 @@ class UnmapTests:
         scene.thread.run_all()
         assert scene.device.open == {}
 
-    def test_a_fault_of_ours(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It is logged; it isn't where it was only given up."""
-        logged: list[Any] = []
-        monkeypatch.setattr(scene.mapper, "_unexpected", logged.append)
-        scene.by_pcp()
-        monkeypatch.setattr("broker.nat.pcp.pcp_request", lambda *_: 1 // 0)
-        assert Outcome(scene.mapper.unmap("TCP", 7000)).value == [None]
-        assert logged.pop().check(ZeroDivisionError)
-        monkeypatch.undo()
-        monkeypatch.setattr(scene.mapper, "_unexpected", logged.append)
-        scene.by_pcp()
-        Outcome(scene.mapper.stop())
-        advance(scene.net, 10)
-        assert logged == []
-
     def test_while_it_is_renewed(self, scene: Scene) -> None:
         """The answer to the renewal comes too late to keep anything."""
         scene.by_pcp()
         advance(scene.net, 900)
         renewal = scene.sent[-1]
-        outcome = Outcome(scene.mapper.unmap("TCP", 7000))
+        outcome = scene.unmap()
         scene.answer_to(renewal)
         assert not outcome.over
         scene.answer()
@@ -598,10 +580,10 @@ class UnmapTests:
     def test_while_it_is_opened(self, scene: Scene) -> None:
         """It is given up."""
         mapped = scene.map()
-        Outcome(scene.mapper.unmap("TCP", 7000))
+        scene.unmap()
         assert mapped.failure is not None
         scene.answer()
-        assert scene.sent[-1][4:8] == bytes(4)
+        assert scene.asked_to_close
 
 
 class StopTests:
@@ -614,7 +596,7 @@ class StopTests:
         scene.answer()
         scene.thread.run_all()
         outcome = Outcome(scene.mapper.stop())
-        assert scene.sent[-1][4:8] == bytes(4)
+        assert scene.asked_to_close
         scene.answer()
         assert not outcome.over
         scene.thread.run_all()
@@ -623,13 +605,8 @@ class StopTests:
         assert not scene.net.port.listening
         assert not scene.thread.started
         assert scene.net.pending == 0
-        assert Outcome(scene.mapper.stop()).value == [None]
+        assert Outcome(scene.mapper.stop()).value == [None]  # with nothing to do, at once
         assert "stopped" in scene.map().words
-
-    def test_nothing_to_do(self, scene: Scene) -> None:
-        """It is done at once."""
-        assert Outcome(scene.mapper.stop()).value == [None]
-        assert scene.net.pending == 0
 
     def test_bounded(self, scene: Scene) -> None:
         """A router that says nothing, and a thread that is kept, are not waited for long."""

@@ -127,13 +127,30 @@ class PcpTests:
         assert scene.version == 2
         assert scene.net.pending == 0
 
-    def test_udp(self, scene: Scene) -> None:
-        """The protocol's number goes out, and must come back."""
+    @pytest.mark.parametrize(
+        ("before", "index", "number", "others", "own"),
+        [
+            ((), 36, 17, pcp_answer(), pcp_answer(number=17)),
+            ((TOO_NEW, PMP_ADDRESS), 1, 1, pmp_answer(), pmp_answer(opcode=1)),
+        ],
+        ids=["PCP", "NAT-PMP"],
+    )
+    def test_udp(
+        self,
+        scene: Scene,
+        before: tuple[bytes, ...],
+        index: int,
+        number: int,
+        others: bytes,
+        own: bytes,
+    ) -> None:
+        """The protocol's number, or its opcode, goes out, and must come back."""
         outcome = scene.open("UDP")
-        assert scene.net.port.sent[0][0][36] == 17
-        scene.answer(pcp_answer())
+        scene.answer(*before)
+        assert scene.net.port.take()[-1][index] == number
+        scene.answer(others)
         assert not outcome.over
-        scene.answer(pcp_answer(number=17))
+        scene.answer(own)
         assert outcome.value[0].protocol == "UDP"
 
     @pytest.mark.parametrize(
@@ -174,34 +191,28 @@ class PcpTests:
         assert outcome.value == [PCP_OPENING]
 
     @pytest.mark.parametrize(
-        ("result", "words"),
+        ("answer", "words"),
         [
-            (2, "does not allow it"),
-            (4, "makes no mappings"),
-            (8, "no room"),
-            (9, "does not map this protocol"),
-            (12, "another translation between"),
-            (99, "unknown result 99"),
+            (pcp_answer(2), "does not allow it"),
+            (pcp_answer(4), "makes no mappings"),
+            (pcp_answer(8), "no room"),
+            (pcp_answer(9), "does not map this protocol"),
+            (pcp_answer(12), "another translation between"),
+            (pcp_answer(99), "unknown result 99"),
+            (pcp_answer(external=0), "no IPv4 address and port"),
+            (pcp_answer(address="20010db8" + "00" * 12), "no IPv4 address and port"),
+            (bytes.fromhex("01810001") + bytes(20), "speaks version 1 of PCP, and not 2"),
         ],
     )
-    def test_refusals(self, scene: Scene, result: int, words: str) -> None:
-        """They are told in words; NAT-PMP is not tried."""
+    def test_refusals(self, scene: Scene, answer: bytes, words: str) -> None:
+        """They are told in words, and so is what is of no use; NAT-PMP is not tried."""
         outcome = scene.open()
         scene.net.port.take()
-        scene.answer(pcp_answer(result))
+        scene.answer(answer)
         assert words in outcome.refused
         assert GATEWAY in outcome.refused
         assert scene.net.port.take() == []
-        assert scene.net.pending == 0
-
-    @pytest.mark.parametrize(
-        "answer", [pcp_answer(external=0), pcp_answer(address="20010db8" + "00" * 12)]
-    )
-    def test_nothing_of_use(self, scene: Scene, answer: bytes) -> None:
-        """No port, or an address of IPv6."""
-        outcome = scene.open()
-        scene.answer(answer)
-        assert "no IPv4 address and port" in outcome.refused
+        assert scene.net.pending == scene.lost == 0
 
     def test_renew(self, scene: Scene) -> None:
         """With the same nonce, for what it was given, and for as long as was asked for at first;
@@ -276,16 +287,6 @@ class VersionTests:
         scene.answer(pmp_answer(external=40001))
         assert renewed.value[0].external == 40001
 
-    def test_udp(self, scene: Scene) -> None:
-        """With its own opcode."""
-        outcome = scene.open("UDP")
-        scene.answer(TOO_NEW, PMP_ADDRESS)
-        assert scene.net.port.take()[-1][1] == 1
-        scene.answer(pmp_answer())
-        assert not outcome.over
-        scene.answer(pmp_answer(opcode=1))
-        assert outcome.value[0].protocol == "UDP"
-
     def test_close(self, scene: Scene) -> None:
         """No lifetime, and nothing suggested."""
         mapped = scene.opened(TOO_NEW, PMP_ADDRESS, pmp_answer())
@@ -335,14 +336,6 @@ class VersionTests:
         scene.answer(PMP_ADDRESS, pmp_answer(external=0))
         assert "gives no port" in outcome.refused
         assert scene.net.pending == 0
-
-    def test_neither(self, scene: Scene) -> None:
-        """A version of PCP that is another still."""
-        outcome = scene.open()
-        scene.answer(bytes.fromhex("01810001") + bytes(20))
-        assert "speaks version 1 of PCP, and not 2" in outcome.refused
-        assert scene.lost == 0
-        assert scene.version is None
 
     def test_no_longer_wanted(self, scene: Scene) -> None:
         """If another way was faster, NAT-PMP is not begun."""
@@ -406,16 +399,16 @@ class RepetitionTests:
         assert f"the router {GATEWAY} does not answer" in outcome.refused
         assert scene.net.pending == 0
 
-    def test_silence_of_one_that_was_known(self, scene: Scene) -> None:
+    @pytest.mark.parametrize(
+        ("answers", "version"), [((), 2), ((TOO_NEW, PMP_ADDRESS, pmp_answer()), 0)]
+    )
+    def test_silence_of_one_that_was_known(
+        self, scene: Scene, answers: tuple[bytes, ...], version: int
+    ) -> None:
         """Who spoke PCP is not asked in NAT-PMP; but next time he may be somebody else."""
-        mapped = scene.opened()
+        mapped = scene.opened(*answers)
         outcome = Outcome(scene.router.renew(mapped))
-        assert {version for _, version in times_of(scene, 4.1)} == {2}
-        assert "does not answer" in outcome.refused
-        assert scene.version is None
-        mapped = scene.opened(TOO_NEW, PMP_ADDRESS, pmp_answer())
-        outcome = Outcome(scene.router.renew(mapped))
-        assert {version for _, version in times_of(scene, 4.1)} == {0}
+        assert {sent for _, sent in times_of(scene, 4.1)} == {version}
         assert "does not answer" in outcome.refused
         assert scene.version is None
 
@@ -436,45 +429,38 @@ class PortTests:
         scene.answer(answer)
         assert again.value
 
-    def test_no_port(self, scene: Scene) -> None:
-        """No port can be had at our address."""
+    def test_no_way(self, scene: Scene) -> None:
+        """The network is down; or no port can be had at our address."""
+        mapped = scene.opened()
+        scene.net.port.broken = OSError(errno.ENETUNREACH, "Network is unreachable")
+        assert "Network is unreachable" in Outcome(scene.router.renew(mapped)).refused
+        scene.router.stop()
         scene.net.cannot_listen = True
         assert f"no UDP port at {LOCAL}" in scene.open().refused
         assert scene.net.pending == 0
 
-    def test_no_way(self, scene: Scene) -> None:
-        """The network is down."""
-        mapped = scene.opened()
-        scene.net.port.broken = OSError(errno.ENETUNREACH, "Network is unreachable")
-        outcome = Outcome(scene.router.renew(mapped))
-        assert "Network is unreachable" in outcome.refused
-        assert scene.net.pending == 0
-
-    def test_cancel(self, scene: Scene) -> None:
+    @pytest.mark.parametrize(
+        ("answers", "versions"),
+        [(None, [2, 0]), ((), [2]), ((TOO_NEW, PMP_ADDRESS, pmp_answer()), [0])],
+    )
+    def test_cancel(
+        self, scene: Scene, answers: tuple[bytes, ...] | None, versions: list[int]
+    ) -> None:
         """What was asked for is taken back, in each version that may have been understood."""
+        if answers is not None:
+            scene.opened(*answers)
         mapped = scene.router.open(MappingRequest("TCP", 7000, 3600))
         outcome = Outcome(mapped)
-        scene.net.port.take()
+        nonce = scene.net.port.take()[0][24:36]
         mapped.cancel()
         assert outcome.failure is not None
         assert outcome.failure.check(CancelledError)
-        closing = PcpMapping(NONCE, 6, 7000, 0, None)
-        assert scene.net.port.take() == [
-            pcp_request(_address(LOCAL), closing, 0),
-            pmp_request(2, 7000, 0, 0),
-        ]
+        closing = {
+            2: pcp_request(_address(LOCAL), PcpMapping(nonce, 6, 7000, 0, None), 0),
+            0: pmp_request(2, 7000, 0, 0),
+        }
+        assert scene.net.port.take() == [closing[version] for version in versions]
         assert scene.net.pending == 0
-
-    def test_cancel_in_a_known_version(self, scene: Scene) -> None:
-        """Only in that."""
-        for answers, version in (((pcp_answer(),), 2), ((TOO_NEW, PMP_ADDRESS, pmp_answer()), 0)):
-            scene = Scene()
-            scene.opened(*answers)
-            mapped = scene.router.open(MappingRequest("TCP", 7000, 3600))
-            Outcome(mapped)
-            scene.net.port.take()
-            mapped.cancel()
-            assert [packet[0] for packet in scene.net.port.take()] == [version]
 
     def test_stop(self, scene: Scene) -> None:
         """What is under way ends, what may have been opened is closed, and so is the port."""
@@ -498,11 +484,15 @@ class EpochTests:
     """The router's clock."""
 
     def test_lost(self, scene: Scene) -> None:
-        """When it has begun anew, its mappings are gone; the answer that tells it counts."""
+        """When it has begun anew, its mappings are gone; the answer that tells it counts.
+
+        What answers nothing is not believed about the time either.
+        """
         mapped = scene.opened(pcp_answer(epoch=5000))
         advance(scene.net, 900)
+        scene.answer(pcp_answer(epoch=20))
         outcome = Outcome(scene.router.renew(mapped))
-        scene.answer(pcp_answer(epoch=5900))
+        scene.answer(pcp_answer(epoch=20, nonce=b"another's ab"), pcp_answer(epoch=5900))
         assert scene.lost == 0
         assert outcome.value
         advance(scene.net, 900)
@@ -518,15 +508,6 @@ class EpochTests:
         Outcome(scene.router.renew(mapped))
         scene.net.port.answer(PMP_ADDRESS)  # with the time it had nine hundred seconds ago
         assert scene.lost == 1
-
-    def test_only_of_answers(self, scene: Scene) -> None:
-        """What answers nothing is not believed about the time either."""
-        mapped = scene.opened(pcp_answer(epoch=5000))
-        advance(scene.net, 900)
-        scene.answer(pcp_answer(epoch=20))
-        Outcome(scene.router.renew(mapped))
-        scene.answer(pcp_answer(epoch=20, nonce=b"another's ab"), pcp_answer(epoch=5900))
-        assert scene.lost == 0
 
 
 def _address(text: str) -> Any:

@@ -24,12 +24,11 @@ ADD = ["externalipaddress", "addportmapping"]
 class Scene:
     """A device, the thread, and the way to it."""
 
-    def __init__(self, *, installed: bool = True) -> None:
+    def __init__(self) -> None:
         self.device = Device()
         self.thread = Thread()
-        make_igd = self.device.UPnP if installed else None
         self.context = NatContext(
-            Net(), make_igd=make_igd, worker=self.thread, randomness=bytes_of()
+            Net(), make_igd=self.device.UPnP, worker=self.thread, randomness=bytes_of()
         )
         self.upnp = UpnpMethod(self.context, GATEWAY, LOCAL)
 
@@ -64,22 +63,16 @@ class OpenTests:
         assert scene.device.names() == FIND + ADD
 
     def test_the_device_is_kept(self, scene: Scene) -> None:
-        """It is looked for once."""
-        scene.open()
-        scene.device.names()
-        scene.open(request=MappingRequest("UDP", 7001, 1800))
-        assert scene.device.names() == ADD
-
-    def test_and_looked_for_again(self, scene: Scene) -> None:
-        """When it fails, there may be another by now."""
-        scene.open()
-        scene.device.names()
-        scene.device.errors = {"externalipaddress": ["Miniupnpc HTTP error"]}
-        assert scene.open(request=MappingRequest("UDP", 7001, 1800)).value
-        assert scene.device.names() == ["externalipaddress", *FIND, *ADD]
-        scene.device.errors = {"addportmapping": ["Action Failed"]}
-        assert scene.open(request=MappingRequest("UDP", 7002, 1800)).value
-        assert scene.device.names() == [*ADD, *FIND, *ADD]
+        """It is looked for once; and again when it fails: there may be another by now."""
+        for errors, calls in (
+            ({}, [*FIND, *ADD]),
+            ({}, ADD),
+            ({"externalipaddress": ["Miniupnpc HTTP error"]}, [ADD[0], *FIND, *ADD]),
+            ({"addportmapping": ["Action Failed"]}, [*ADD, *FIND, *ADD]),
+        ):
+            scene.device.errors = errors
+            assert scene.open(request=MappingRequest("UDP", 7001, 1800)).value
+            assert scene.device.names() == calls
 
     @pytest.mark.parametrize(("asked", "lease"), [(1, 600), (600, 600), (3600, 3600), (9999, 3600)])
     def test_leases(self, scene: Scene, asked: int, lease: int) -> None:
@@ -88,23 +81,25 @@ class OpenTests:
         assert (mapped.lifetime, mapped.requested) == (lease, lease)
         assert scene.device.open[7000, "TCP"][2] == lease
 
-    def test_only_permanent(self, scene: Scene) -> None:
-        """A router that knows no leases (725) is asked without."""
-        scene.device.errors = {"addportmapping": ["OnlyPermanentLeasesSupported"]}
-        mapped = scene.open().value[0]
-        assert (mapped.lifetime, mapped.requested) == (0, 1800)
-        assert scene.device.open[7000, "TCP"][2] == 0
+    @pytest.mark.parametrize("conflicts", [0, 1, 2])
+    @pytest.mark.parametrize("permanent", [0, 1])
+    def test_conflict(self, scene: Scene, conflicts: int, permanent: int) -> None:
+        """A port that somebody else has (718): another is asked for.
 
-    def test_conflict(self, scene: Scene) -> None:
-        """A port that somebody else has (718): another is asked for."""
-        scene.device.errors = {"addportmapping": ["ConflictInMappingEntry"] * 2}
+        A router that knows no leases (725) is asked without.
+        """
+        scene.device.errors = {
+            "addportmapping": ["ConflictInMappingEntry"] * conflicts
+            + ["OnlyPermanentLeasesSupported"] * permanent
+        }
         mapped = scene.open().value[0]
-        assert mapped.external != 7000
+        lifetime = 0 if permanent else 1800
+        assert (mapped.port, mapped.lifetime, mapped.requested) == (7000, lifetime, 1800)
+        assert (mapped.external == 7000) is (conflicts == 0)
         assert 1024 <= mapped.external < 65536
-        assert mapped.port == 7000
-        assert scene.device.open == {(mapped.external, "TCP"): (LOCAL, 7000, 1800)}
-        ports = [call[1] for call in scene.device.calls if call[0] == "addportmapping"]
-        assert len(set(ports)) == 3
+        assert scene.device.open == {(mapped.external, "TCP"): (LOCAL, 7000, lifetime)}
+        ports = {call[1] for call in scene.device.calls if call[0] == "addportmapping"}
+        assert len(ports) == conflicts + 1
 
     @pytest.mark.parametrize(("drawn", "port"), [(0, 1024), (64511, 65535), (64512, 1024)])
     def test_some_port(self, scene: Scene, drawn: int, port: int) -> None:
@@ -119,13 +114,6 @@ class OpenTests:
         scene.device.errors = {"addportmapping": ["ConflictInMappingEntry"] * 99}
         assert "5 ports to others" in scene.open().refused
         assert scene.device.names().count("addportmapping") == PORTS_TRIED
-
-    def test_both(self, scene: Scene) -> None:
-        """Another port, and no leases either."""
-        scene.device.errors = {
-            "addportmapping": ["ConflictInMappingEntry", "OnlyPermanentLeasesSupported"]
-        }
-        assert scene.open().value[0].lifetime == 0
 
     @pytest.mark.parametrize("address", ["", "0.0.0.0", None, "nonsense", "::1", "1.2.3.4.5"])
     def test_no_address(self, scene: Scene, address: str | None) -> None:
@@ -145,15 +133,6 @@ class OpenTests:
         assert "its own address 192.168.7.2 is not public" in refused
         assert len(refused) < 300
 
-    def test_not_installed(self) -> None:
-        """Without miniupnpc nothing can be asked."""
-        scene = Scene(installed=False)
-        assert (
-            Outcome(scene.upnp.open(MappingRequest("TCP", 7000, 1))).refused
-            == "miniupnpc is not installed"
-        )
-        assert scene.thread.jobs == []
-
     def test_too_many(self, scene: Scene) -> None:
         """Only so many calls wait for the thread."""
         outcomes = [Outcome(scene.upnp.renew(OPENING)) for _ in range(WAITING_MOST)]
@@ -166,18 +145,15 @@ class OpenTests:
 class DiscoveryTests:
     """Looking for the device."""
 
-    def test_nobody(self, scene: Scene) -> None:
-        """None answers: miniupnpc says "Success"."""
-        scene.device.found = 0
-        assert scene.open().refused == "no router answers"
-
     @pytest.mark.parametrize("url", [None, "", "nonsense", "http://[", "/ctl"])
     def test_no_router(self, scene: Scene, url: str | None) -> None:
-        """What answers is of no use."""
+        """None answers (miniupnpc says "Success"), or what answers is of no use."""
         scene.device.url = url
         assert "no router is among" in scene.open().refused
         scene.device.errors = {"selectigd": ["No UPnP device discovered"]}
         assert "no router is among" in scene.open().refused
+        scene.device.found = 0
+        assert scene.open().refused == "no router answers"
 
     def test_another(self, scene: Scene) -> None:
         """A device that is not the router is not asked for anything, and not kept."""
@@ -202,19 +178,21 @@ class LaterTests:
         assert renewed.lifetime == 1800
         assert scene.device.open == {(41000, "TCP"): (LOCAL, 7000, 1800)}
 
-    def test_renewal_refused(self, scene: Scene) -> None:
+    @pytest.mark.parametrize(
+        ("call", "error", "does"),
+        [
+            ("addportmapping", "ConflictInMappingEntry", "refuses"),
+            ("externalipaddress", "Miniupnpc HTTP error", "fails"),
+        ],
+    )
+    def test_renewal_refused(self, scene: Scene, call: str, error: str, does: str) -> None:
         """It is told, and the device is looked for again the next time."""
         scene.open()
         scene.device.names()
-        scene.device.errors = {"addportmapping": ["ConflictInMappingEntry"]}
-        assert "ConflictInMappingEntry" in scene.do(scene.upnp.renew(OPENING)).refused
-        assert scene.device.names() == ADD
-        assert scene.do(scene.upnp.renew(OPENING)).value
-        assert scene.device.names() == FIND + ADD
-        scene.device.errors = {"externalipaddress": ["Miniupnpc HTTP error"]}
+        scene.device.errors = {call: [error]}
         refused = scene.do(scene.upnp.renew(OPENING)).refused
-        assert refused == f"the router {GATEWAY} fails: Miniupnpc HTTP error"
-        scene.device.names()
+        assert refused == f"the router {GATEWAY} {does}: {error}"
+        assert scene.device.names() == ADD[: ADD.index(call) + 1]
         assert scene.do(scene.upnp.renew(OPENING)).value
         assert scene.device.names() == FIND + ADD
 

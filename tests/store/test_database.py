@@ -28,7 +28,7 @@ from broker.tables.accounts import AccountChange
 from broker.tables.groups import GroupChange
 from broker.tables.permits import ASK, Limit, PermitChange
 from tests.store.contract import EVER, TOLD, commit_of, disclosure, held_of, made_of
-from tests.store.waiting import Keeping, Stores, failure
+from tests.store.waiting import Keeping, Stores, changes_of, failure
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 #: A later version of the schema, with steps that lead there from the one in use.
@@ -74,7 +74,7 @@ class MadeTests:
     """A missing database is made, for its owner alone."""
 
     def test_modes(self, stores: Stores) -> None:
-        """Nobody else reads any of its files, whatever the umask (I20)."""
+        """Nobody else reads any of its files, whatever the umask; no longer, if he could (I20)."""
         before = os.umask(0)
         try:
             store, _ = stores.open()
@@ -85,13 +85,10 @@ class MadeTests:
         assert modes == dict.fromkeys(
             ("broker.db", "broker.db-wal", "broker.db-shm", "broker.db-mark"), 0o600
         )
-
-    def test_tightened(self, stores: Stores) -> None:
-        """One that others could read is theirs no longer."""
-        path = filled(stores)
-        path.chmod(0o644)
+        stores.stop(store)
+        (stores.folder / "broker.db").chmod(0o644)
         stores.open()
-        assert mode(path) == 0o600
+        assert mode(stores.folder / "broker.db") == 0o600
 
     def test_complete_or_not_there(self, stores: Stores) -> None:
         """A database that could not be completed leaves nothing; the next attempt succeeds."""
@@ -112,18 +109,21 @@ class MadeTests:
         (stores.folder / "broker.db-new").write_bytes(b"what a crash has left")
         assert stores.look()[1] == {}
 
-    def test_a_strange_path(self, stores: Stores) -> None:
-        """What a path is made of has no meaning to SQLite."""
+    def test_by_its_path(self, stores: Stores) -> None:
+        """What a path is made of has no meaning to SQLite.
+
+        Through a link it is the same database, so that two names don't make two brokers.
+        """
         store, _ = stores.open("a?mode=memory&b%20#c.db")
         stores.commit(store, Ia="Ib")
         assert (stores.folder / "a?mode=memory&b%20#c.db").exists()
-
-    def test_by_a_link(self, stores: Stores) -> None:
-        """Through a link it is the same database, so that two names don't make two brokers."""
-        store, _ = stores.open()
-        stores.commit(store, Ia="Ib")
-        (stores.folder / "other.db").symlink_to("broker.db")
+        (stores.folder / "other.db").symlink_to("a?mode=memory&b%20#c.db")
         assert "another broker" in refusal(stores, "other.db")
+
+
+with closing(sqlite3.connect(":memory:")) as _connection:
+    _connection.execute("CREATE TABLE moz_places (id)")
+    OF_ANOTHER_PROGRAM: Final = _connection.serialize()
 
 
 class RefusedTests:
@@ -141,21 +141,21 @@ class RefusedTests:
         stores.stop(first)
         assert stores.look()[1] == {"Ia": "Ib"}
 
-    @pytest.mark.parametrize("content", [b"", b"SQLite format 3\0", b"Dear diary, " * 1000])
-    def test_no_database(self, stores: Stores, content: bytes) -> None:
-        """A file that is none, left as it is."""
+    @pytest.mark.parametrize(
+        ("content", "why"),
+        [
+            *(
+                (content, "is damaged, or not a database. Keep it")
+                for content in (b"", b"SQLite format 3\0", b"Dear diary, " * 1000)
+            ),
+            (OF_ANOTHER_PROGRAM, "not a database of this program"),
+        ],
+    )
+    def test_no_database(self, stores: Stores, content: bytes, why: str) -> None:
+        """A file that is none, or one of something else, is left as it is."""
         path = stores.folder / "broker.db"
         path.write_bytes(content)
-        assert "is damaged, or not a database. Keep it" in refusal(stores)
-        assert path.read_bytes() == content
-
-    def test_of_another_program(self, stores: Stores) -> None:
-        """A database of something else, left as it is."""
-        path = stores.folder / "broker.db"
-        with closing(sqlite3.connect(path)) as connection:
-            connection.execute("CREATE TABLE moz_places (id)")
-        content = path.read_bytes()
-        assert "not a database of this program" in refusal(stores)
+        assert why in refusal(stores)
         assert path.read_bytes() == content
 
     def test_newer(self, stores: Stores) -> None:
@@ -192,50 +192,48 @@ class RefusedTests:
             assert "is damaged" in refusal(stores), page
 
     @pytest.mark.parametrize(
-        "accepted",
+        ("what", "setting"),
         [
-            *('["Ib", 1, "Ic"]', '["Ib" "Ic"]', '["', "[]", "x", '{"Ib": 1}'),
+            # A list that nobody has made: whom it permits can't be told.
             *(
-                f'["Ib", {entry}]'
-                for entry in (
-                    *('["Ic"]', '["Ic", 1]', "[null, 1, 1]", '["Ic", "1", 1]', '["Ic", 1, 1.5]'),
-                    *('["Ic", 1, 0]', '["Ic", 1, -1]', '["Ic", true, 1]', '["Ic", 1, true]'),
-                    *('["Ic", 1e999, 1]', '["Ic", NaN, 1]', f'["Ic", 1{"0" * 400}, 1]'),
-                    '["Ic", 1, 1, 1]',
+                ("list", f"accepted = '{accepted}' WHERE owner = 'I7'")
+                for accepted in (
+                    *('["Ib", 1, "Ic"]', '["Ib" "Ic"]', '["', "[]", "x", '{"Ib": 1}'),
+                    *('["Ib", ["Ic"]]', '["Ib", ["Ic", 1]]', '["Ib", [null, 1, 1]]'),
+                    *('["Ib", ["Ic", "1", 1]]', '["Ib", ["Ic", 1, 1.5]]', '["Ib", ["Ic", 1, 0]]'),
+                    *(
+                        '["Ib", ["Ic", 1, -1]]',
+                        '["Ib", ["Ic", true, 1]]',
+                        '["Ib", ["Ic", 1, true]]',
+                    ),
+                    *('["Ib", ["Ic", 1e999, 1]]', '["Ib", ["Ic", NaN, 1]]'),
+                    *(f'["Ib", ["Ic", 1{"0" * 400}, 1]]', '["Ib", ["Ic", 1, 1, 1]]'),
+                    "[" * 1500 + '"Ib"' + "]" * 1500,
                 )
             ),
-            "[" * 1500 + '"Ib"' + "]" * 1500,
+            # An account that nobody has made.
+            *(
+                ("account", f"names = '{names}'")
+                for names in ('["anna", 1]', '["anna"', "", '{"anna": 1}')
+            ),
+            *(("account", "verifier = ''"), ("account", "generation = '7'")),
+            ("account", "generation = 'not hexadecimal.'"),
+            # A group that nobody has made: whom it holds can't be told.
+            *(
+                ("group", f"members = '{members}'")
+                for members in ('["I7", 1]', '["I7"', "", '{"I7": 1}')
+            ),
+            *(("group", f"name = '{name}'") for name in ("", "@", "family")),
         ],
     )
-    def test_a_list_that_is_none(self, stores: Stores, accepted: str) -> None:
-        """One with a list in it that nobody has made: whom it permits can't be told (I3)."""
-        self.spoil(stores, f"UPDATE permits SET accepted = '{accepted}' WHERE owner = 'I7'", "list")
-
-    @pytest.mark.parametrize(
-        "setting",
-        [
-            *(f"names = '{names}'" for names in ('["anna", 1]', '["anna"', "", '{"anna": 1}')),
-            *("verifier = ''", "generation = '7'", "generation = 'not hexadecimal.'"),
-        ],
-    )
-    def test_an_account_that_is_none(self, stores: Stores, setting: str) -> None:
-        """One with an account in it that nobody has made (I3)."""
-        self.spoil(stores, f"UPDATE accounts SET {setting}", "account")
-
-    @pytest.mark.parametrize(
-        "setting",
-        [
-            *(f"members = '{members}'" for members in ('["I7", 1]', '["I7"', "", '{"I7": 1}')),
-            *("name = ''", "name = '@'", "name = 'family'"),
-        ],
-    )
-    def test_a_group_that_is_none(self, stores: Stores, setting: str) -> None:
-        """One with a group in it that nobody has made: whom it holds can't be told (I3)."""
-        self.spoil(stores, f"UPDATE groups SET {setting}", "group")
-
-    def spoil(self, stores: Stores, statement: str, what: str) -> None:
-        """See that a database is refused in which something of this kind is wrong."""
-        edit(filled(stores, 10), "PRAGMA ignore_check_constraints = ON", statement)
+    def test_unreadable(self, stores: Stores, what: str, setting: str) -> None:
+        """One with something in it that can't be read (I3)."""
+        table = {"list": "permits", "account": "accounts", "group": "groups"}[what]
+        edit(
+            filled(stores, 10),
+            "PRAGMA ignore_check_constraints = ON",
+            f"UPDATE {table} SET {setting}",
+        )
         said = refusal(stores)
         assert f" {what} in it can't be read" in said or "is damaged" in said
 
@@ -304,33 +302,38 @@ store.load().addErrback(lambda failure: print(failure.getErrorMessage()))
 class EpochTests:
     """The epoch is another whenever changes may be lost, and only then (A6)."""
 
-    def test_restarted(self, stores: Stores) -> None:
-        """It stays, however often it is opened."""
+    def test_nothing_lost(self, stores: Stores) -> None:
+        """It stays, however often it is opened; moved with its mark; and put back from a copy."""
         store, state = stores.open()
+        path, moved = stores.folder / "broker.db", stores.folder / "moved.db"
         for n in range(3):
             stores.commit(store, Ia=f"I{n}")
             stores.stop(store)
             store, again = stores.open()
             assert again.epoch == state.epoch
+        stores.stop(store)
+        path.rename(moved)
+        Path(f"{path}-mark").rename(f"{moved}-mark")
+        assert stores.look("moved.db") == (state.epoch, {"Ia": "I2"})
+        shutil.copy(moved, path)
+        shutil.move(path, moved)
+        assert stores.look("moved.db") == (state.epoch, {"Ia": "I2"})
 
-    def test_moved(self, stores: Stores) -> None:
-        """Moved with its mark it stays too."""
-        path = filled(stores)
-        before, lists = stores.look()
-        path.rename(stores.folder / "moved.db")
-        Path(f"{path}-mark").rename(stores.folder / "moved.db-mark")
-        assert stores.look("moved.db") == (before, lists)
-
-    def test_an_older_copy(self, stores: Stores) -> None:
+    @pytest.mark.parametrize("lost", ["a withdrawal", "what was pruned"])
+    def test_an_older_copy(self, stores: Stores, lost: str) -> None:
         """A copy by hand that is put back, and lacks one change: a withdrawal, say (I2)."""
         store, state = stores.open()
-        stores.commit(store, Ia="Ib")
+        stores.pump.result(store.commit([*changes_of(Ia="Ib"), disclosure(1)]))
         stores.stop(store)
         path = stores.folder / "broker.db"
         copy = path.read_bytes()
         store, _ = stores.open()
-        stores.commit(store, Ia="")
+        if lost == "a withdrawal":
+            stores.commit(store, Ia="")
+        else:
+            assert stores.pump.result(store.prune(5)) == 1
         stores.stop(store)
+        assert stores.look()[0] == state.epoch
         path.write_bytes(copy)
         with capturedLogs() as logs:
             epoch, lists = stores.look()
@@ -338,14 +341,6 @@ class EpochTests:
         assert epoch != state.epoch
         assert any("may have lost changes" in formatEvent(event) for event in logs)
         assert stores.look()[0] == epoch  # drawn once, and kept
-
-    def test_a_copy_with_nothing_lost(self, stores: Stores) -> None:
-        """A copy that lacks nothing is as good as the original."""
-        path = filled(stores)
-        shutil.copy(path, stores.folder / "copy.db")
-        before = stores.look()
-        shutil.move(stores.folder / "copy.db", path)
-        assert stores.look() == before
 
     def test_copied_while_in_use(self, stores: Stores) -> None:
         """A copy of the file alone that was made while it was in use, put back after a crash."""
@@ -383,24 +378,22 @@ class EpochTests:
         shutil.move(stores.folder / "other.db", stores.folder / "one.db")
         assert stores.look("one.db")[0] not in {one[1].epoch, other[1].epoch}
 
-    def test_a_log_without_its_database(self, stores: Stores) -> None:
-        """A log is never taken for that of a database which is made anew."""
-        store, _ = stores.open()
-        stores.commit(store, Ia="Ib")
-        log = (stores.folder / "broker.db-wal").read_bytes()
-        (stores.folder / "other.db-wal").write_bytes(log)
-        assert "is missing, but" in refusal(stores, "other.db")
+    def test_a_log_of_another(self, stores: Stores) -> None:
+        """A log is never taken for that of a database which is made anew.
 
-    def test_a_log_beside_a_backup(self, stores: Stores) -> None:
-        """A log that a crash has left is never played into a backup that is put in its place."""
+        Nor is one that a crash has left played into a backup that is put in its place.
+        """
         store, _ = stores.open()
         stores.commit(store, Ia="Ib")
+        log, other = (stores.folder / f"{name}.db-wal" for name in ("broker", "other"))
+        other.write_bytes(log.read_bytes())
+        assert "is missing, but" in refusal(stores, "other.db")
+        other.unlink()
         back_up(str(stores.folder / "broker.db"), str(stores.folder / "other.db"))
         stores.commit(store, Ia="Ib,Ic")
-        log = stores.folder / "other.db-wal"
-        log.write_bytes((stores.folder / "broker.db-wal").read_bytes())
+        other.write_bytes(log.read_bytes())
         assert "move that away too" in refusal(stores, "other.db")
-        log.unlink()
+        other.unlink()
         assert stores.look("other.db")[1] == {"Ia": "Ib"}
 
     def test_a_crash_after_a_backup_was_opened(self, stores: Stores) -> None:
@@ -441,9 +434,13 @@ class UpgradeTests:
             assert list(connection.execute("SELECT epoch FROM store")) == [(epoch,)]
 
     def test_backup_first(self, stores: Stores) -> None:
-        """What it was before lies beside it, and can be put back (I2: under a new epoch)."""
+        """What it was before lies beside it, and can be put back (I2: under a new epoch).
+
+        A backup of an earlier version is brought up to date too.
+        """
         path = filled(stores)
         epoch, lists = stores.look()
+        back_up(str(path), str(stores.folder / "copy.db"))
         self.open_later(path)
         saved = stores.folder / "broker.db-v3"
         assert mode(saved) == 0o600
@@ -451,12 +448,7 @@ class UpgradeTests:
         again = stores.look()
         assert again[0] != epoch
         assert again[1] == lists
-
-    def test_an_old_backup(self, stores: Stores) -> None:
-        """A backup of an earlier version is brought up to date too."""
-        path = filled(stores)
-        back_up(str(path), str(stores.folder / "copy.db"))
-        assert len(self.open_later(stores.folder / "copy.db")) == 600
+        assert self.open_later(stores.folder / "copy.db") == lists
 
     def test_whole_or_not_at_all(self, stores: Stores, tmp_path: Path) -> None:
         """A step that fails half-way leaves the database as it was (I9)."""
@@ -477,54 +469,44 @@ class UpgradeTests:
         shutil.copy(EARLIER / f"v{version}.sql", schema)
         path = stores.folder / "broker.db"
         database = open_database(str(path), connect=connect, randomness=os.urandom, schema=schema)
-        for item in lists.items():
-            database.connection.execute("INSERT INTO permits VALUES (?, ?)", item)
+        database.connection.execute("BEGIN")
+        database.connection.executemany("INSERT INTO permits VALUES (?, ?)", lists.items())
+        database.connection.execute("COMMIT")
         database.close()
         assert sqlite_version(path) == version
         return database.epoch
 
-    def test_from_version_1(self, stores: Stores, tmp_path: Path) -> None:
-        """A database of version 1 is taken over with every list, its order and its epoch (A6).
+    @pytest.mark.parametrize("version", [1, 2])
+    def test_from_version(self, stores: Stores, tmp_path: Path, version: int) -> None:
+        """A database is taken over with every list, its order, its limits and its epoch (A6).
 
-        It keeps all kinds of change from then on, and is as if made by this version.
+        Whose list gave its consent, and who refused nobody, is taken over as such. It keeps all
+        kinds of change from then on, policies too, and is as if made by this version.
         """
-        names = {f"I{n}": ["Ib", "山田太郎 大阪府門真市", f"I{n}", 'a"]'] for n in range(3000)}
-        epoch = self.old(stores, tmp_path, {owner: json.dumps(a) for owner, a in names.items()})
+        path = stores.folder / "broker.db"
+        names = ("Ib", "山田太郎 大阪府門真市", 'a"]')
+        before = [PermitChange(f"I{n}", (*names, f"I{n}")) for n in range(3000)]
+        lists = {each.owner: json.dumps(each.accepted) for each in before}
+        if version == 2:
+            before.append(PermitChange("Ia", ("Ib", "@f"), (("@f", Limit(None, 2)),)))
+            lists["Ia"] = '["Ib",["@f",null,2]]'
+        epoch = self.old(stores, tmp_path, lists, version)
         store, state = stores.open()
-        assert state.epoch == epoch
-        before = [PermitChange(owner, tuple(accepted)) for owner, accepted in names.items()]
-        assert held_of(state) == made_of(before)
-        stores.pump.result(store.commit(commit_of(1)))
-        stores.stop(store)
-        store, state = stores.open()
-        assert held_of(state) == made_of([*before, *commit_of(1)])
-        assert stores.pump.result(store.disclosures(TOLD, EVER, 10)) == (disclosure(1, TOLD),)
-        stores.open("made.db")
-        assert schema_of(stores.folder / "broker.db") == schema_of(stores.folder / "made.db")
-        assert sqlite_version(stores.folder / "broker.db") == 3
-        assert sqlite_version(stores.folder / "broker.db-v1") == 1
-
-    def test_from_version_2(self, stores: Stores, tmp_path: Path) -> None:
-        """Whose list gave its consent, and who refused nobody, is taken over as such (A6).
-
-        It keeps policies from then on, and is as if made by this version.
-        """
-        epoch = self.old(stores, tmp_path, {"Ia": '["Ib",["@f",null,2]]'}, version=2)
-        store, state = stores.open()
-        assert state.epoch == epoch
-        assert held_of(state) == made_of(
-            [PermitChange("Ia", ("Ib", "@f"), (("@f", Limit(None, 2)),))]
-        )
+        assert (state.epoch, held_of(state)) == (epoch, made_of(before))
         changes = [
+            *commit_of(1),
             PermitChange("Ia", (), (), ("Ix", "@g"), ASK),
             PermitChange("Ib", ("Ia",), (), (), ASK),
         ]
         stores.pump.result(store.commit(changes))
         stores.stop(store)
-        assert held_of(stores.open()[1]) == made_of(changes)
+        store, state = stores.open()
+        assert held_of(state) == made_of([*before, *changes])
+        assert stores.pump.result(store.disclosures(TOLD, EVER, 10)) == (disclosure(1, TOLD),)
         stores.open("made.db")
-        assert schema_of(stores.folder / "broker.db") == schema_of(stores.folder / "made.db")
-        assert sqlite_version(stores.folder / "broker.db-v2") == 2
+        assert schema_of(path) == schema_of(stores.folder / "made.db")
+        assert sqlite_version(path) == 3
+        assert sqlite_version(Path(f"{path}-v{version}")) == version
 
     @pytest.mark.parametrize("accepted", ['["Ib" "Ic"]', '[""Ib"]'])
     def test_version_1_with_a_list_that_is_none(
@@ -582,22 +564,13 @@ def shape(path: Path) -> set[tuple[str, str, str]]:
         )
 
 
-class ScriptTests:
-    """Scripts of statements."""
-
-    def test_statements(self) -> None:
-        """A semicolon in a text or a comment ends nothing."""
-        script = "-- a; b\nINSERT INTO a VALUES (';');\n\nUPDATE a\n    -- why;\n    SET b = 1;\n"
-        found = list(versions.statements(script))
-        assert found == [
-            "INSERT INTO a VALUES (';');\n",
-            "UPDATE a\n    -- why;\n    SET b = 1;\n",
-        ]
-
-    def test_no_end(self) -> None:
-        """A script that ends within a statement is wrong."""
-        with pytest.raises(ValueError, match="without an end"):
-            list(versions.statements("SELECT 1;\nSELECT 2\n"))
+def test_statements() -> None:
+    """A semicolon in a text or a comment ends nothing; a script has an end."""
+    script = "-- a; b\nINSERT INTO a VALUES (';');\n\nUPDATE a\n    -- why;\n    SET b = 1;\n"
+    found = list(versions.statements(script))
+    assert found == ["INSERT INTO a VALUES (';');\n", "UPDATE a\n    -- why;\n    SET b = 1;\n"]
+    with pytest.raises(ValueError, match="without an end"):
+        list(versions.statements("SELECT 1;\nSELECT 2\n"))
 
 
 def test_application_of(tmp_path: Path) -> None:

@@ -48,6 +48,11 @@ def lines(logs: Any) -> list[str]:
     return [formatEvent(event) for event in logs]
 
 
+def times(stores: Stores, store: SqliteStore) -> list[int]:
+    """When the numbered commits were whose disclosures a store tells, the oldest first."""
+    return [each.at for each in reversed(stores.pump.result(store.disclosures(TOLD, EVER, 99)))]
+
+
 class SqliteStoreTests(StoreContract):
     """The suite over a store in a file."""
 
@@ -376,10 +381,6 @@ class PruneTests:
         watched.result(watched.store.commit([]))
         return watched
 
-    def left(self, store: SqliteStore, stores: Stores) -> list[int]:
-        """When those disclosures were that are left, the oldest first."""
-        return [each.at for each in reversed(stores.pump.result(store.disclosures(TOLD, EVER, 99)))]
-
     def test_in_slices(self, stores: Stores, watched: Watched) -> None:
         """Each slice is a transaction, and commits that wait come before the next one."""
         watched.connection.said.clear()
@@ -393,7 +394,7 @@ class PruneTests:
         said = [sql for sql in watched.connection.said if sql in {rows.PRUNE, "COMMIT"}]
         assert said == [rows.PRUNE, "COMMIT", "COMMIT", *[rows.PRUNE, "COMMIT"] * 3]
         watched.result(between)
-        assert self.left(watched.store, stores) == list(range(31, 37))
+        assert times(stores, watched.store) == list(range(31, 37))
 
     def test_the_oldest_first(self, stores: Stores, watched: Watched) -> None:
         """Stopped half-way it has deleted the oldest, says how many, and holds up no end."""
@@ -405,7 +406,7 @@ class PruneTests:
         assert watched.result(pruning) == 10
         watched.result(stopping)
         store, _ = stores.open()
-        assert self.left(store, stores) == list(range(11, 36))
+        assert times(stores, store) == list(range(11, 36))
 
     def test_lasts(self, stores: Stores, watched: Watched) -> None:
         """What was deleted stays so after a crash, and the epoch stays: nothing else is lost."""
@@ -414,19 +415,7 @@ class PruneTests:
         again, after = stores.open("1.db")
         assert after.epoch == watched.state.epoch
         assert held_of(after) == held_of(watched.result(watched.store.load()))
-        assert self.left(again, stores) == list(range(15, 36))
-
-    def test_an_older_copy(self, stores: Stores, watched: Watched) -> None:
-        """A copy from before a slice is an older one like any other, and has another epoch."""
-        stores.stop(watched.store)
-        path = stores.folder / "broker.db"
-        copy = path.read_bytes()
-        store, _ = stores.open()
-        stores.pump.result(store.prune(5))
-        stores.stop(store)
-        assert stores.look()[0] == watched.state.epoch
-        path.write_bytes(copy)
-        assert stores.look()[0] != watched.state.epoch
+        assert times(stores, again) == list(range(15, 36))
 
     @pytest.mark.parametrize("at", ["BEGIN IMMEDIATE", rows.PRUNE, "COMMIT"])
     def test_failed(self, stores: Stores, watched: Watched, at: str) -> None:
@@ -434,7 +423,7 @@ class PruneTests:
         with capturedLogs() as logs:
             with watched.failing(FULL, at), pytest.raises(StoreFailed, match="no space left"):
                 watched.result(watched.store.prune(15))
-            assert self.left(watched.store, stores) == list(range(1, 36))
+            assert times(stores, watched.store) == list(range(1, 36))
             assert watched.result(watched.store.prune(15)) == 14
         assert ["changes fail" in line for line in lines(logs)] == [True, False]
         stores.stop(watched.store)
@@ -454,7 +443,7 @@ class PruneTests:
         with capturedLogs() as logs:
             assert watched.result(watched.store.prune(31)) == 20
         assert ["changes fail" in line for line in lines(logs)] == [True]
-        assert self.left(watched.store, stores) == list(range(21, 36))
+        assert times(stores, watched.store) == list(range(21, 36))
 
     def test_refused_and_found_after_all(self, stores: Stores, watched: Watched) -> None:
         """A slice of which it isn't known whether it is on the disk leads to a new epoch.

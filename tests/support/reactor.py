@@ -5,16 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred
-from twisted.internet.error import (
-    ConnectionRefusedError,
-    TimeoutError,
-    UserError,
-)
-from twisted.internet.interfaces import (
-    IConnector,
-    IProtocol,
-)
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ConnectionRefusedError, TimeoutError, UserError
+from twisted.internet.interfaces import IConnector, IProtocol
 from twisted.internet.protocol import ClientFactory, DatagramProtocol
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
@@ -97,23 +90,19 @@ class Dial:
         self._finish()
         self.factory.clientConnectionFailed(self, Failure(error))
 
-    # As the factory sees it.
+    # As the factory sees it (IConnector).
 
     def stopConnecting(self) -> None:
-        """The protocol gives up."""
         self._fail(UserError())
 
     def connect(self) -> None:
-        """Dial again; nobody does that here."""
         raise NotImplementedError
 
     def disconnect(self) -> None:
-        """Give up, made or not."""
         if not self.over:
             self.stopConnecting()
 
     def getDestination(self) -> Any:
-        """Whom it dials."""
         return tcp_address(self.host, self.port)
 
 
@@ -130,7 +119,6 @@ class FakeDatagramPort:
         self.listening = True
 
     def write(self, packet: bytes, addr: tuple[str, int]) -> None:
-        """Send a datagram."""
         self.sent.append((packet, addr))
 
     def receive(self, packet: bytes, source: tuple[str, int]) -> None:
@@ -138,16 +126,12 @@ class FakeDatagramPort:
         self.protocol.datagramReceived(packet, source)
 
     def getHost(self) -> IPv4Address:
-        """Where it is bound."""
         return self.address
 
     def stopListening(self) -> Deferred[None]:
-        """Unbind."""
         self.listening = False
         self.protocol.doStop()
-        done: Deferred[None] = Deferred()
-        done.callback(None)
-        return done
+        return succeed(None)
 
 
 class FakeReactor(MemoryReactorClock):
@@ -170,7 +154,6 @@ class FakeReactor(MemoryReactorClock):
         timeout: float = 30,
         bindAddress: Any = None,
     ) -> Any:
-        """Dial; the test says what becomes of it, or time does."""
         dial = Dial(self, host, port, factory, timeout, bindAddress)
         self.dials.append(dial)
         factory.doStart()
@@ -184,7 +167,6 @@ class FakeReactor(MemoryReactorClock):
         interface: str = "",
         maxPacketSize: int = 8192,
     ) -> FakeDatagramPort:
-        """Bind a UDP port."""
         bound = FakeDatagramPort(protocol, port or 50000 + len(self.datagrams), interface)
         self.datagrams.append(bound)
         transport: Any = bound

@@ -106,10 +106,9 @@ class FakeTransport:
         """The connection stands."""
         self.protocol.makeConnection(self)
 
-    # The protocol's side.
+    # The protocol's side, as ITCPTransport has it.
 
     def write(self, data: bytes) -> None:
-        """Queue bytes for the peer."""
         if not isinstance(data, bytes):
             raise TypeError(f"a transport writes bytes, not {type(data).__name__}")
         if not data or not self.connected or self._dying or self.write_closed:
@@ -123,11 +122,9 @@ class FakeTransport:
         self._flush()
 
     def writeSequence(self, data: Any) -> None:
-        """Queue several pieces for the peer."""
         self.write(b"".join(data))
 
     def loseConnection(self) -> None:
-        """Close once everything is written."""
         if self.connected and not self.disconnecting:
             self.reading = False
             self.disconnecting = True
@@ -137,12 +134,10 @@ class FakeTransport:
                 self.clock.callLater(0, self._written)
 
     def loseWriteConnection(self) -> None:
-        """Send nothing more once everything is written; go on reading."""
         self._write_closing = True
         self.clock.callLater(0, self._written)
 
     def abortConnection(self) -> None:
-        """Close at once; what is not read by now never is."""
         if self.connected and not self._dying:
             self.aborted = True
             self.disconnecting = True
@@ -151,7 +146,6 @@ class FakeTransport:
             self.clock.callLater(0, self.lose, ConnectionAborted())
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Tell a producer when to pause."""
         if self.producer is not None:
             raise RuntimeError("there is a producer already")
         if not self.connected:
@@ -163,48 +157,38 @@ class FakeTransport:
             producer.resumeProducing()
 
     def unregisterProducer(self) -> None:
-        """Tell no producer any more."""
         self.producer = None
         self._producer_paused = False
         if self.connected and self.disconnecting and not self._dying:
             self.clock.callLater(0, self._written)
 
     def pauseProducing(self) -> None:
-        """Read nothing more from the peer for now."""
         self.reading = False
 
     def resumeProducing(self) -> None:
-        """Read again, from the next turn on."""
         if self.connected and not self.disconnecting:
             self.reading = True
             self.clock.callLater(0, self._deliver)
 
     def stopProducing(self) -> None:
-        """The consumer of what is read has no more use for it."""
         self.loseConnection()
 
     def getPeer(self) -> Any:
-        """Where the connection comes from."""
         return self.peer
 
     def getHost(self) -> Any:
-        """Where it arrived."""
         return self.host
 
     def setTcpNoDelay(self, enabled: Any) -> None:
-        """Nagle's algorithm, off or on."""
         self.no_delay = bool(enabled)
 
     def getTcpNoDelay(self) -> bool:
-        """Whether Nagle's algorithm is off."""
         return bool(self.no_delay)
 
     def setTcpKeepAlive(self, enabled: Any) -> None:
-        """TCP's own keepalive."""
         self.keep_alive = bool(enabled)
 
     def getTcpKeepAlive(self) -> bool:
-        """Whether TCP's own keepalive is on."""
         return bool(self.keep_alive)
 
     # The peer's and the test's side.
