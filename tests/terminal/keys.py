@@ -17,6 +17,21 @@ CALLEE: Final = "Ib"
 KEY: Final = "0f1e2d3c4b5a69788796a5b4c3d2e1f0" * 2
 PASSWORD: Final = "aB3!dE6#gH9$jK2%"
 REPLY_PASSWORD: Final = "zY8&xW5*vU2+tS9-"
+_CREDENTIALS: Final = {
+    "Password": PASSWORD,
+    "Encrypt Key": KEY,
+    "Session": SESSION,
+    "Expires": "3600",
+    "Reply Password": REPLY_PASSWORD,
+}
+#: What the mediator tells of a call: its caller (fig. 5d), and its callee (fig. 5e).
+GRANTED: Final = {
+    **_CREDENTIALS,
+    "Callee": CALLEE,
+    "Callee Address": "192.0.2.7",
+    "Callee Port": "1300",
+}
+ANNOUNCED: Final = {**_CREDENTIALS, "Caller ID": CALLER}
 
 
 def a_handshake(

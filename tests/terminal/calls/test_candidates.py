@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import CannotListenError
 
 from broker.messages.grammar import QUERY
+from broker.terminal.calls.callee_port import CalleePort
+from broker.terminal.calls.one_call import place_one_call
 from broker.terminal.calls.place_call import DIAL_TIMEOUT
-from broker.terminal.calls.wait_for_callee import (
-    WAIT_TIMEOUT,
-)
+from broker.terminal.calls.wait_for_callee import OPEN_TIMEOUT, RETRY_AFTER, WAIT_TIMEOUT
 from broker.terminal.candidates import BACK, DIRECT, HOLE_PUNCH, LOCAL, Candidate, FailedCandidate
+from broker.terminal.channel.active_calls import ENDED_BEFORE
 from broker.terminal.errors import CallDenied, CallFailed
 from broker.terminal.outgoing.connector import SLOWER
-from broker.terminal.registration.client import MediatorClient
-from tests.support.clock import advance, settle
-from tests.terminal.meeting import (
-    NOWHERE,
-    TAKES,
-    WAITS,
-    Simultaneous,
-    stand_in,
-)
-from tests.terminal.network import HOST, MEDIATOR_PORT, Outcome, World
+from broker.terminal.registration.client import MediatorClient, dial
+from tests.support.clock import advance, result_of, settle
+from tests.terminal.meeting import NOWHERE, TAKES, WAITS, Simultaneous, stand_in
+from tests.terminal.network import HOST, MEDIATOR_PORT, Listener, Outcome, World
+from tests.terminal.peers import Opener
+from tests.terminal.scene import mediator_at
 from tests.terminal.speakers import Echo, HalfCloseable, Handler, Maker
 
 
@@ -41,21 +39,38 @@ class Both:
     :ivar outcome: what becomes of Ia's call to Ib
     """
 
-    def __init__(self, sockets: Simultaneous, **callee: Any) -> None:
+    def __init__(
+        self, sockets: Simultaneous, caller: dict[str, Any] | None = None, **callee: Any
+    ) -> None:
+        """
+        :param caller: settings of Ia's
+        """
         self.world = sockets.world = World()
         self.sockets = sockets
         self.handler = Handler(Echo)
         self.ib = self.world.terminal("Ib", TAKES, handler=self.handler, accept=["Ia"], **callee)
-        self.ia = self.world.terminal("Ia", WAITS)
+        self.ia = self.world.terminal("Ia", WAITS, **(caller or {}))
         self.maker = Maker(HalfCloseable)
         self.world.run()
         self.world.dialled.clear()
+
+    @classmethod
+    def hidden(cls, sockets: Simultaneous) -> Both:
+        """Ib is not where it is registered, nor where it listens."""
+        both = cls(sockets, port=NOWHERE)
+        both.world.leave(TAKES)
+        return both
 
     def call(self) -> Outcome:
         """Ia calls."""
         self.outcome = Outcome(self.ia.call("Ib", self.maker))
         self.world.run()
         return self.outcome
+
+    def withdraw(self) -> None:
+        """Ib permits Ia no longer."""
+        Outcome(self.ib.edit(["Delete Ia"]))
+        self.world.run()
 
     def stands(self, way: Candidate) -> tuple[Any, Any]:
         """The one call stands, along a way: both sides' protocols.
@@ -154,9 +169,8 @@ class WholeWayTests:
 
     def test_both_dial(self, simultaneous: Simultaneous) -> None:
         """Both come from their lines' ports, the caller a quarter of a second sooner or later."""
-        both = Both(simultaneous, port=NOWHERE)
+        both = Both.hidden(simultaneous)
         simultaneous.meets = True
-        both.world.leave(TAKES)
         both.call()
         both.world.advance(0.25)
         _, served = both.stands(Candidate(HOLE_PUNCH, HOST, 50000))
@@ -168,8 +182,7 @@ class WholeWayTests:
 
     def test_back(self, simultaneous: Simultaneous) -> None:
         """The callee comes, half a second after it was told, where nothing else leads to it."""
-        both = Both(simultaneous, port=NOWHERE)
-        both.world.leave(TAKES)
+        both = Both.hidden(simultaneous)
         both.call()
         both.world.advance(0.49)
         assert not both.outcome.done
@@ -236,8 +249,7 @@ class WholeWayTests:
 
     def test_none(self, simultaneous: Simultaneous) -> None:
         """It is said of each why not, once the last is over."""
-        both = Both(simultaneous, port=NOWHERE)
-        both.world.leave(TAKES)
+        both = Both.hidden(simultaneous)
         both.world.leave(WAITS)
         both.call()
         both.world.advance(WAIT_TIMEOUT - 0.1)
@@ -260,56 +272,41 @@ class WholeWayTests:
         assert both.maker.made == []
         assert len(both.ib.calls) == 0
 
-    def test_given_up(self, simultaneous: Simultaneous) -> None:
-        """The caller gives up: whoever comes after that is met by nobody."""
-        both = Both(simultaneous, port=NOWHERE)
-        both.world.leave(TAKES)
-        both.call()
-        both.outcome.deferred.cancel()
-        both.world.advance(30)
-        assert isinstance(both.outcome.error, CancelledError)
-        assert both.handler.calls == []
-        assert both.maker.made == []
-        assert both.world.between(WAITS) == []
-
-    def test_the_caller_stops(self, simultaneous: Simultaneous) -> None:
-        """So it is where the terminal stops."""
-        both = Both(simultaneous, port=NOWHERE)
-        both.world.leave(TAKES)
-        both.call()
-        stopped = Outcome(both.ia.stopService())
-        both.world.run()
-        assert stopped.done
-        assert both.outcome.error is not None
-        both.world.advance(30)
-        assert both.handler.calls == []
-
-    def test_withdrawn_meanwhile(self, simultaneous: Simultaneous) -> None:
-        """A permit that is withdrawn ends the wait and the dials of both (I2)."""
-        both = Both(simultaneous, port=NOWHERE)
-        both.world.leave(TAKES)
+    @pytest.mark.parametrize("how", ["given up", "stopped", "withdrawn"])
+    def test_ended(self, how: str, simultaneous: Simultaneous) -> None:
+        """The caller gives up, or stops, or its permit is withdrawn (I2): no callee is waited for,
+        and none dials.
+        """
+        both = Both.hidden(simultaneous)
         both.call()
         both.world.advance(0.3)
-        Outcome(both.ib.edit(["Delete Ia"]))
-        both.world.run()
-        assert str(both.outcome.error) == "the mediator has ended the session"
+        if how == "given up":
+            both.outcome.deferred.cancel()
+            assert isinstance(both.outcome.error, CancelledError)
+        elif how == "stopped":
+            stopped = Outcome(both.ia.stopService())
+            both.world.run()
+            assert stopped.done
+            assert both.outcome.error is not None
+        else:
+            both.withdraw()
+            assert str(both.outcome.error) == ENDED_BEFORE
+            assert simultaneous.waiting == []
         assert not both.ia._connect_back._waits
-        assert simultaneous.waiting == []
         both.world.advance(30)
-        assert WAITS not in both.ports
-        assert both.handler.calls == []
+        assert (both.handler.calls, both.maker.made) == ([], [])
+        assert both.world.between(WAITS) == []
+        assert how != "withdrawn" or WAITS not in both.ports
 
     def test_withdrawn_while_it_is_waited_for(self, simultaneous: Simultaneous) -> None:
         """Nor is it another reason where nothing else is left to be tried."""
-        both = Both(simultaneous, port=NOWHERE)
-        both.world.leave(TAKES)
+        both = Both.hidden(simultaneous)
         both.world.leave(WAITS)
         both.call()
         both.world.advance(DIAL_TIMEOUT + 1)
-        Outcome(both.ib.edit(["Delete Ia"]))
-        both.world.run()
+        both.withdraw()
         assert isinstance(both.outcome.error, CallFailed)
-        assert str(both.outcome.error) == "the mediator has ended the session"
+        assert str(both.outcome.error) == ENDED_BEFORE
         kinds = [tried.candidate.method for tried in both.outcome.error.failed_candidates]
         assert kinds == [LOCAL, DIRECT, HOLE_PUNCH, BACK]
 
@@ -323,8 +320,7 @@ class WholeWayTests:
 
     def test_nothing_else_than_it_was_told(self, simultaneous: Simultaneous) -> None:
         """A terminal whose operator has named its address tells no other (I1)."""
-        both = Both(simultaneous, address=HOST)
-        both.ia.settings = replace(both.ia.settings, address=HOST)
+        both = Both(simultaneous, {"address": HOST}, address=HOST)
         both.call()
         registered, asked = both.said()
         assert {"Local", "Seen"}.isdisjoint(registered)
@@ -346,8 +342,7 @@ class WholeWayTests:
 
     def test_one_after_the_other(self, simultaneous: Simultaneous) -> None:
         """A call that has found its way leaves the next one as free as it was."""
-        both = Both(simultaneous, port=NOWHERE)
-        both.world.leave(TAKES)
+        both = Both.hidden(simultaneous)
         for _ in range(2):
             outcome = both.call()
             both.world.advance(0.5)
@@ -355,3 +350,105 @@ class WholeWayTests:
             outcome.value.transport.loseConnection()
             both.world.run()
         assert len(both.handler.calls) == 2
+
+
+class NoWayInTests:
+    """A caller that can't be come to: its call goes on without, and it is told why (C12, D9)."""
+
+    SEEN: ClassVar = "the mediator sees us at 127.0.0.1, and callees connect to nowhere else"
+
+    def both(self, sockets: Simultaneous, **caller: Any) -> Both:
+        """Ib is where no other way leads, and dials nobody."""
+        return Both(sockets, caller, address=HOST, port=NOWHERE)
+
+    def fails(self, both: Both, why: str, place: str = HOST) -> None:
+        """What Ia waits at can't be had, for this reason, which it is told at once."""
+        now = both.world.clock.seconds()
+        both.call()
+        self.named(both, why, place)
+        assert both.world.clock.seconds() == now
+
+    def named(self, both: Both, why: str, place: str = HOST) -> None:
+        """No port is named to Ib; the one error names it, beside the way that was gone."""
+        assert both.said()[1].get("Back") is None
+        assert str(both.outcome.error) == (
+            f"Ib could not be reached: by connecting back to us at {place}:{WAITS}: {why};"
+            " directly at 127.0.0.1:4999: Connection was refused by other side"
+        )
+
+    def offers(self, both: Both, port: int = WAITS) -> None:
+        """Ia calls, and names a port to Ib."""
+        both.call()
+        assert both.said()[1].get("Back") == str(port)
+
+    @pytest.mark.parametrize("opens", [False, True])
+    def test_its_own_address(self, opens: bool, simultaneous: Simultaneous) -> None:
+        """Where it has named an address at which it is not seen no callee can come to it, and no
+        port is opened where it is (I1). Where it is seen there they can, at once, at its port.
+        """
+        opener = Opener()
+        options = {"opener": opener} if opens else {}
+        both = self.both(simultaneous, address="127.0.0.77", **options)
+        self.fails(both, self.SEEN, "127.0.0.77")
+        both.ia.settings = replace(both.ia.settings, address=HOST)
+        self.offers(both)
+        self.offers(self.both(simultaneous, address=HOST, port=4444, **options), 4444)
+        assert opener.asked == 0
+
+    def one_call(self, both: Both, **options: Any) -> None:
+        """Ia calls once, over a line of its own."""
+        reactor: Any = both.world.clock
+        dialled = dial(reactor, mediator_at(reactor), "Ia")
+        both.world.run()
+        port = CalleePort(**{"listen": Listener(both.world), **options})
+        placing = place_one_call(reactor, result_of(dialled), "Ib", Maker(), port=port)
+        both.outcome = Outcome(Deferred.fromCoroutine(placing))
+        both.world.run()
+
+    def test_one_call(self, simultaneous: Simultaneous) -> None:
+        """So it is with an address for one call; and where it can't listen, that is why."""
+        both = self.both(simultaneous)
+        self.one_call(both, address=("127.0.0.77", WAITS))
+        self.named(both, self.SEEN, "127.0.0.77")
+        fails = Listener(both.world, fails=CannotListenError(HOST, WAITS, OSError("in use")))
+        self.one_call(both, listen=fails, address=(HOST, WAITS))
+        why = "there is nowhere to wait for the callee: Couldn't listen on 127.0.0.1:4000: in use."
+        self.named(both, why)
+        self.one_call(both, address=(HOST, 4444))
+        assert both.said()[1].get("Back") == "4444"
+
+    def test_no_port_is_opened(self, simultaneous: Simultaneous) -> None:
+        """A router that has opened none is asked again after a minute; till then the reason is
+        told at once.
+        """
+        opener = Opener(fails=True)
+        both = self.both(simultaneous, opener=opener)
+        why = "no port could be opened for the callee: no router answers"
+        self.fails(both, why)
+        opener.fails = False
+        both.world.advance(RETRY_AFTER - 0.1)
+        self.fails(both, why)
+        assert opener.asked == 1
+        both.world.advance(0.1)
+        self.offers(both)
+        assert opener.asked == 2
+
+    def test_slow(self, simultaneous: Simultaneous) -> None:
+        """Nor is one waited for again that has said nothing in time."""
+        opener = Opener()
+        opener.silent = True
+        both = self.both(simultaneous, opener=opener)
+        both.call()
+        both.world.advance(OPEN_TIMEOUT - 0.1)
+        assert not [one for one in both.world.heard if "Callee" in one.fields]
+        both.world.advance(0.1)
+        why = "the router has not opened a port in 4 seconds"
+        self.named(both, why)
+        for _ in range(2):
+            both.world.advance(20)
+            self.fails(both, why)
+        assert opener.asked == 1
+        both.world.advance(20)  # what is told in between does not put it off
+        both.call()
+        both.world.advance(OPEN_TIMEOUT)
+        assert opener.asked == 2
