@@ -18,7 +18,7 @@ from broker.service import mediator, resolver, terminal
 from broker.service.settings.options import RoleOptions
 from broker.service.settings.setting import Setting
 from broker.service.settings.values import UDP
-from tests.integration.test_login import account, password_file
+from tests.integration.site import account, password_file
 from tests.natlab.conftest import Build, build, lab_flags
 from tests.natlab.lab import SERVER, Lab, Router
 from tests.support.certificates import Pki

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -11,16 +11,8 @@ from typing import Final
 import pytest
 
 from broker.resolver.dns import label
-from tests.support.processes import (
-    BROKER,
-    PATIENCE,
-    TWISTD,
-    Processes,
-    Running,
-    Typing,
-    environment,
-    listening,
-)
+from tests.integration.site import Site, has_no_traceback
+from tests.support.processes import TWISTD, Processes, Typing, listening
 
 pytestmark = pytest.mark.integration
 
@@ -91,6 +83,7 @@ class Dns:
     def __init__(self, processes: Processes, interface: str = "127.0.0.1") -> None:
         self._running = processes.start(TWISTD[0], "-c", SERVER, interface)
         self.port = int(self._running.wait_for(r"^port (\d+)$")[1])
+        self._numbers = itertools.count()
 
     def order(self, *words: str) -> None:
         """Set the records of a name (``TYPE,TTL,VALUE`` each; or ``gone``), or the mode."""
@@ -104,21 +97,23 @@ class Dns:
         """Wait until it says such a line."""
         self._running.wait_for(pattern)
 
+    def number(self) -> int:
+        """One that no name has had: answers are kept for a while."""
+        return next(self._numbers)
+
     def said(self, line: str) -> int:
         """How often it has said a line."""
         return self._running.out.count(line)
 
 
-@pytest.fixture
-def dns(processes: Processes) -> Dns:
+@pytest.fixture(scope="class")
+def dns(shared: Site) -> Dns:
     """A DNS server of our own."""
-    return Dns(processes)
+    return Dns(shared)
 
 
-def mediator(processes: Processes, dns: Dns, *arguments: str) -> tuple[Running, int]:
-    """A mediator that asks it."""
-    given = ("--auth=none", "--no-status", f"--dns-server=127.0.0.1:{dns.port}", *arguments)
-    return processes.mediator(*given, "--store=memory:", "--admin=none")
+#: A mediator that asks no status and keeps nothing.
+PLAIN: Final = ("--no-status", "--store=memory:", "--admin=none")
 
 
 class Talk:
@@ -131,6 +126,11 @@ class Talk:
         """Have Ib register an address; give the answer."""
         self.callee.type(f"REGISTER\nIdentifier:Ib\nAddress:{address}\n\n")
         return self._of(self.callee)
+
+    def withdraw(self) -> None:
+        """Have Ib withdraw its address, which a registration that fails would leave."""
+        self.callee.type("REGISTER\nIdentifier:Ib\nExpires:0\n\n")
+        assert "Completed" in self._of(self.callee)
 
     def permit(self) -> None:
         """Have Ib accept Ia."""
@@ -161,11 +161,11 @@ class Talk:
         self.caller.__exit__()
 
 
-@pytest.fixture
-def talk(processes: Processes, dns: Dns) -> Iterator[Talk]:
-    """Both, at a mediator that asks it; a name's answer holds for five seconds at the least."""
-    _, port = mediator(processes, dns)
-    with Talk(port) as both:
+@pytest.fixture(scope="class")
+def talk(shared: Site, dns: Dns) -> Iterator[Talk]:
+    """Both, at a mediator that asks it; a name's answer holds for at least five seconds."""
+    shared.serve(*PLAIN, f"--dns-server=127.0.0.1:{dns.port}")
+    with Talk(shared.port) as both:
         both.permit()
         yield both
 
@@ -173,8 +173,10 @@ def talk(processes: Processes, dns: Dns) -> Iterator[Talk]:
 class DomainNameTests:
     """Names that a real server resolves (A17). Each case has a name of its own: answers hold."""
 
-    def test_records(self, dns: Dns, talk: Talk) -> None:
-        """A, AAAA alone, both, by way of an alias: the address is told, of the right family."""
+    def test_when_a_name_has_records_then_the_address_is_told(self, dns: Dns, talk: Talk) -> None:
+        """A, AAAA alone, both, by way of an alias: of the right family. An answer that is cut off
+        is asked for over TCP.
+        """
         dns.order("a.lab.test", "A,60,127.0.0.2")
         dns.order("six.lab.test", "AAAA,60,::1")
         dns.order("both.lab.test", "AAAA,60,::1", "A,60,127.0.0.3")
@@ -187,34 +189,41 @@ class DomainNameTests:
         ):
             assert talk.register(f"{name}.lab.test") == "NOTIFY\nRegistration Completed."
             assert talk.call() == host
-
-    def test_none(self, dns: Dns, talk: Talk) -> None:
-        """An unknown name, and one with other records only, are refused at once (I5)."""
-        dns.order("empty.lab.test")
-        for name in ("unknown.lab.test", "empty.lab.test"):
-            assert "Cause:the domain name has no address" in talk.register(name)
-        assert talk.call() == "Callee not Found."
+        dns.order("mode", "cut")
+        dns.order("long.lab.test", "A,60,127.0.0.4")
+        assert "Completed" in talk.register("long.lab.test")
+        assert talk.call() == "127.0.0.4"
+        dns.waits_for("^answered over TCP$")
+        dns.order("mode", "ok")
 
     @pytest.mark.parametrize(
-        "record",
+        "records",
         [
-            "A,0,10.0.0.1",
-            "A,0,169.254.169.254",
-            "A,0,202.224.186.82",
-            "A,0,0.0.0.0",
-            "AAAA,0,::ffff:10.0.0.1",
-            "AAAA,0,fd00::1",
-            "AAAA,0,64:ff9b::7f00:1",
+            None,  # an unknown name
+            (),  # one with other records only
+            # Of another kind than the registration came from (I12):
+            ("A,0,10.0.0.1",),
+            ("A,0,169.254.169.254",),
+            ("A,0,202.224.186.82",),
+            ("A,0,0.0.0.0",),
+            ("AAAA,0,::ffff:10.0.0.1",),
+            ("AAAA,0,fd00::1",),
+            ("AAAA,0,64:ff9b::7f00:1",),
         ],
     )
-    def test_other_kinds(self, dns: Dns, talk: Talk, record: str) -> None:
-        """A name leads to nothing of another kind than its registration came from (I12)."""
-        dns.order("x.lab.test", record)
-        assert "Cause:the domain name has no address" in talk.register("x.lab.test")
+    def test_when_a_name_has_no_address_then_it_is_refused(
+        self, dns: Dns, talk: Talk, records: tuple[str, ...] | None
+    ) -> None:
+        """At once (I5)."""
+        talk.withdraw()
+        name = f"no-{dns.number()}.lab.test"
+        if records is not None:
+            dns.order(name, *records)
+        assert "Cause:the domain name has no address" in talk.register(name)
         assert talk.call() == "Callee not Found."
 
-    def test_dynamic_and_rebound(self, dns: Dns, talk: Talk) -> None:
-        """A record that changes is followed once it has run out, and judged anew (I12)."""
+    def test_when_a_record_changes_then_it_is_followed(self, dns: Dns, talk: Talk) -> None:
+        """Once it has run out; and it is judged again (I12)."""
         dns.order("dyn.lab.test", "A,0,127.0.0.2")
         assert "Completed" in talk.register("dyn.lab.test")
         dns.order("dyn.lab.test", "A,0,127.0.0.3")
@@ -225,16 +234,9 @@ class DomainNameTests:
         wait(5.1)
         assert talk.call() == "Callee not Found."
 
-    def test_cut_off(self, dns: Dns, talk: Talk) -> None:
-        """An answer that is cut off is asked for over TCP."""
-        dns.order("mode", "cut")
-        dns.order("long.lab.test", "A,60,127.0.0.4")
-        assert "Completed" in talk.register("long.lab.test")
-        assert talk.call() == "127.0.0.4"
-        dns.waits_for("^answered over TCP$")
-
-    def test_silent(self, dns: Dns, talk: Talk) -> None:
-        """A server that never answers costs two seconds, and holds up nobody else (I24)."""
+    def test_when_the_server_is_silent_then_only_who_asks_waits(self, dns: Dns, talk: Talk) -> None:
+        """It costs two seconds, and holds up no other terminal (I24)."""
+        talk.withdraw()
         dns.order("mode", "silent")
         talk.callee.type("REGISTER\nIdentifier:Ib\nAddress:never.lab.test\n\n")
         assert talk.call() == "Callee not Found."
@@ -242,17 +244,25 @@ class DomainNameTests:
         assert "Service Unavailable." in answer
         assert "Cause:DNS does not answer" in answer
         assert dns.said("asked never.lab.test A") >= 2
+        dns.order("mode", "ok")
+
+    def test_when_there_is_no_zone_then_the_provider_is_not_asked(self, talk: Talk) -> None:
+        """The cause says so (A16)."""
+        said = talk.register("Provider")
+        assert said.endswith("Cause:Provider is not offered by this server")
 
 
 class ProviderTests:
     """Addresses that the provider knows (A16)."""
 
-    def test_inside(self, processes: Processes, dns: Dns) -> None:
+    def test_inside(self, site: Site, dns: Dns) -> None:
         """It is asked by the identifier's label; what it says must be allowed here."""
-        zone = ("--provider-zone=sub.lab.test", "--allow-address=127.0.0.0/28")
-        _, port = mediator(processes, dns, *zone)
+        site.serve(
+            *(*PLAIN, f"--dns-server=127.0.0.1:{dns.port}"),
+            *("--provider-zone=sub.lab.test", "--allow-address=127.0.0.0/28"),
+        )
         name = f"{label('Ib')}.sub.lab.test"
-        with Talk(port) as talk:
+        with Talk(site.port) as talk:
             talk.permit()
             dns.order(name, "A,0,127.0.0.99")
             assert "Cause:the provider has no address" in talk.register("Provider")
@@ -264,27 +274,22 @@ class ProviderTests:
             wait(5.1)
             assert talk.call() == "127.0.0.8"
 
-    def test_apart(self, processes: Processes, dns: Dns) -> None:
+    def test_apart(self, site: Site, dns: Dns) -> None:
         """It is the resolver that asks, where it is another process (A15)."""
-        _, resolver = processes.resolver(
-            f"--dns-server=127.0.0.1:{dns.port}",
-            "--provider-zone=sub.lab.test",
+        _, resolver = site.resolver(
+            *(f"--dns-server=127.0.0.1:{dns.port}", "--provider-zone=sub.lab.test"),
             "--allow-address=127.0.0.0/8",
         )
-        _, port = mediator(processes, dns, f"--resolver=tcp:127.0.0.1:{resolver}")
+        server = f"--dns-server=127.0.0.1:{dns.port}"
+        site.serve(*PLAIN, server, f"--resolver=tcp:127.0.0.1:{resolver}")
         dns.order(f"{label('Ib')}.sub.lab.test", "A,60,127.0.0.7")
         dns.order("a.lab.test", "A,60,127.0.0.2")
-        with Talk(port) as talk:
+        with Talk(site.port) as talk:
             talk.permit()
             assert "Completed" in talk.register("Provider")
             assert talk.call() == "127.0.0.7"
             assert "Completed" in talk.register("a.lab.test")
             assert talk.call() == "127.0.0.2"
-
-    def test_none(self, talk: Talk) -> None:
-        """Without a zone the cause says so."""
-        said = talk.register("Provider")
-        assert said.endswith("Cause:Provider is not offered by this server")
 
 
 def wait(seconds: float) -> None:
@@ -305,65 +310,38 @@ def has_ipv6() -> bool:
 class Ipv6Tests:
     """All of it over IPv6."""
 
-    def test_call(self, processes: Processes) -> None:
-        """From register to bytes over ::1, the addresses in brackets on the command line."""
-        running = processes.twistd(
-            "broker",
-            "--auth=none",
-            "--listen=tcp:0:interface=[::1]",
-            "--store=memory:",
-            "--admin=none",
+    def test_call(self, site: Site) -> None:
+        """From register to bytes over ::1, the addresses in brackets on the command line. A DNS
+        server is asked over IPv6 too, in datagrams and over TCP.
+        """
+        dns = Dns(site, "::1")
+        here = "--listen=tcp:0:interface=[::1]"
+        running = site.twistd(
+            *("broker", "--auth=none", here, f"--dns-server=[::1]:{dns.port}", *PLAIN)
         )
         port = int(running.wait_for(r"Listening on \[::1\]:(\d+)$")[1])
-        (processes.folder / "in").mkdir()
-        callee = processes.twistd(
-            "broker-terminal",
-            "--identifier=Ib",
-            f"--mediator=tcp:[::1]:{port}",
-            "--listen=tcp:0:interface=[::1]",
-            "--accept=Ia",
-            "--receive=in",
-        )
-        callee.wait_for(r"Listening on \[::1\]:\d+$")
-        callee.wait_for(r"is registered$")
+        (site.folder / "in").mkdir()
+        server = f"tcp:[::1]:{port}"
+        callee = site.terminal("Ib", server, here, "--accept=Ia", "--receive=in")
         said = b"over IPv6\n" * 1000
-        done = subprocess.run(
-            [*BROKER, "call", "--as", "Ia", "Ib", f"--mediator=tcp:[::1]:{port}"],
-            cwd=processes.folder,
-            env=environment(),
-            input=said,
-            capture_output=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        (kept,) = (processes.folder / "in").iterdir()
-        assert kept.read_bytes() == said
+        done = site.broker(server, "call", "--as=Ia", "Ib", given=said)
+        assert done.status == 0, done.err
+        assert site.received() == [said]
+        for mode in ("ok", "cut"):
+            dns.order("mode", mode)
+            dns.order(f"{mode}.lab.test", "AAAA,60,::1")
+            with Typing(port, "::1") as typing:
+                typing.type(f"REGISTER\nIdentifier:Ic\nAddress:{mode}.lab.test\n\n")
+                assert "Completed" in typing.read()
         for one in (callee, running):
             assert one.end() == 0
-            assert "Traceback" not in one.said
+        assert has_no_traceback(callee, running)
 
-    @pytest.mark.parametrize("mode", ["ok", "cut"])
-    def test_dns(self, processes: Processes, mode: str) -> None:
-        """A DNS server is asked over IPv6 too, in datagrams and over TCP."""
-        dns = Dns(processes, "::1")
-        dns.order("mode", mode)
-        dns.order("six.lab.test", "AAAA,60,::1")
-        _, port = processes.mediator(
-            "--auth=none", f"--dns-server=[::1]:{dns.port}", "--store=memory:", "--admin=none"
-        )
-        with Talk(port) as talk:
-            assert "Completed" in talk.register("six.lab.test")
-
-    def test_all_of_ipv6(self, processes: Processes) -> None:
+    def test_all_of_ipv6(self, site: Site) -> None:
         """Who comes from IPv4 over [::] comes from an IPv4 address."""
-        running = processes.twistd(
-            "broker",
-            "--auth=none",
-            "--listen=tcp:0:interface=[::]",
-            "--allow-clear-text",
-            "--store=memory:",
-            "--admin=none",
+        running = site.twistd(
+            *("broker", "--auth=none", "--listen=tcp:0:interface=[::]", "--allow-clear-text"),
+            *PLAIN,
         )
         with Typing(listening(running)) as typing:
             typing.type("REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\n\n")

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import shutil
 import subprocess
 from typing import Final
 
 import pytest
 
-from tests.support.processes import (
-    BROKER,
-    PATIENCE,
-    ROOT,
-    TWISTD,
-    Processes,
-    Running,
-    environment,
-)
+from tests.integration.site import COMPLETED, Site, program
+from tests.support.processes import PATIENCE, ROOT, TWISTD, Processes, Running
 
 pytestmark = pytest.mark.integration
-
-
-def program(name: str) -> str:
-    """A program of the system; where it must be there, its absence is a failure."""
-    found = shutil.which(name)
-    if found is None:
-        if os.environ.get("CI"):
-            pytest.fail(f"{name} is missing, and is required here")
-        pytest.skip(f"{name} is not installed")
-    return found
 
 
 class Typist:
@@ -68,20 +49,32 @@ class Typist:
                 assert shown == line
 
 
-def telnet(processes: Processes, port: int) -> Typist:
+def telnet(site: Site) -> Typist:
     """A person at a telnet."""
-    return Typist(processes, "telnet", "127.0.0.1", str(port))
+    return Typist(site, "telnet", "127.0.0.1", str(site.port))
+
+
+@pytest.fixture(scope="class")
+def served(shared: Site) -> Site:
+    """A mediator that waits for a person's answer."""
+    shared.serve("--status-timeout=60")
+    return shared
 
 
 class TelnetTests:
-    """A whole call by hand, in the words of the figures."""
+    """Whole calls by hand, in the words of the figures."""
 
-    def test_a_call(self, processes: Processes) -> None:
+    def test_a_call(self, served: Site) -> None:
         """Ib registers and permits, Ia asks, Ib answers for its status, both get credentials
-        (A1, A5, A7, A9–A11, A13), as fig. 3a, 5a, 17a, 17b, 5b, 5e and 5d print them.
+        (A1, A5, A7, A9–A11, A13), as fig. 3a, 5a, 17a, 17b, 5b, 5e and 5d print them. A mistyped
+        message is answered with what is wrong, and the connection goes on.
         """
-        _, port = processes.mediator("--status-timeout=60")
-        callee, caller = telnet(processes, port), telnet(processes, port)
+        callee, caller = telnet(served), telnet(served)
+        callee.type("REGISTR", "Identifier:Ib")
+        callee.reads(
+            *("NOTIFY", "Bad Message."),
+            "Cause:the verb must be REGISTER, QUERY, NOTIFY or REQUEST",
+        )
         callee.type("REGISTER", "Identifier:Ib", "Address:127.0.0.1")
         callee.reads("NOTIFY", "Registration Completed.")
         callee.type("REGISTER", "Identifier:Ib", "Accept:Create Ia,If")
@@ -97,55 +90,39 @@ class TelnetTests:
             *("Callee Port:1203", "Callee:Ib", *session),
         )
 
-    def test_refusals(self, processes: Processes) -> None:
+    def test_refusals(self, served: Site) -> None:
         """Who is not permitted reads fig. 5c; a permitted caller reads 17d, 5g (A20)."""
-        _, port = processes.mediator("--status-timeout=60")
-        callee, caller = telnet(processes, port), telnet(processes, port)
-        callee.type("REGISTER", "Identifier:Ib", "Address:127.0.0.1", "Accept:Create Ia")
+        callee, caller = telnet(served), telnet(served)
+        callee.type("REGISTER", "Identifier:Ic", "Address:127.0.0.1", "Accept:Create Ia")
         callee.reads("NOTIFY", "Registration Completed.")
         caller.type("QUERY", "Identifier:Ia", "Callee:Nobody")
         caller.reads("NOTIFY", "Permission Denied.")
-        caller.type("QUERY", "Identifier:Ia", "Callee:Ib")
+        caller.type("QUERY", "Identifier:Ia", "Callee:Ic")
         callee.reads("QUERY", "STATUS")
         callee.type("NOTIFY", "STATUS Busy.")
         caller.reads("NOTIFY", "Callee is Busy.")
-        callee.type("REGISTER", "Identifier:Ib", "Expires:0")
+        callee.type("REGISTER", "Identifier:Ic", "Expires:0")
         callee.reads("NOTIFY", "Registration Completed.")
-        caller.type("QUERY", "Identifier:Ia", "Callee:Ib")
+        caller.type("QUERY", "Identifier:Ia", "Callee:Ic")
         caller.reads("NOTIFY", "Callee not Found.")
 
-    def test_a_slip(self, processes: Processes) -> None:
-        """A mistyped message is answered with what is wrong, and the connection goes on."""
-        _, port = processes.mediator()
-        typist = telnet(processes, port)
-        typist.type("REGISTR", "Identifier:Ib")
-        typist.reads(
-            *("NOTIFY", "Bad Message."),
-            "Cause:the verb must be REGISTER, QUERY, NOTIFY or REQUEST",
-        )
-        typist.type("REGISTER", "Identifier:Ib", "Accept:Create Ia")
-        typist.reads("NOTIFY", "Registration Completed.")
-
-
-class NcTests:
-    """Messages out of a file, through nc, which ends its input at once."""
-
-    def test_everything_is_answered(self, processes: Processes) -> None:
-        """Five hundred messages piped through nc get five hundred answers, in their order."""
-        _, port = processes.mediator()
+    def test_nc(self, served: Site) -> None:
+        """It ends its input at once; five hundred messages piped through it get five hundred
+        answers, in their order.
+        """
         messages = "".join(
-            f"REGISTER\nIdentifier:Ib\nAccept:Add I{n}\n\nQUERY\nIdentifier:Ib\nCallee:I{n}\n\n"
+            f"REGISTER\nIdentifier:Id\nAccept:Add I{n}\n\nQUERY\nIdentifier:Id\nCallee:I{n}\n\n"
             for n in range(250)
         )
         done = subprocess.run(
-            [program("nc"), "-N", "127.0.0.1", str(port)],
+            [program("nc"), "-N", "127.0.0.1", str(served.port)],
             input=messages.encode(),
             capture_output=True,
             timeout=PATIENCE,
             check=True,
         )
         answers = done.stdout.decode().replace("\r\n", "\n")
-        assert answers == "NOTIFY\nRegistration Completed.\n\nNOTIFY\nPermission Denied.\n\n" * 250
+        assert answers == f"{COMPLETED}NOTIFY\nPermission Denied.\n\n" * 250
 
 
 #: A line of a session: where it happens, a name or nothing; what kind it is; and the text.
@@ -192,18 +169,9 @@ class Session:
             self._listen(command[1:])
             return
         assert command[0] == "broker"
-        done = subprocess.run(
-            [*BROKER, *command[1:]],
-            cwd=self._processes.folder,
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        self._printed = done.stdout
+        done = self._processes.run(*command[1:])
+        assert done.status == 0, done.err
+        self._printed = done.out
 
     def _listen(self, options: list[str]) -> None:
         """Start the mediator on ports that are free."""
@@ -236,10 +204,10 @@ class Session:
 class ConversationsTests:
     """The sessions with passwords in docs/conversations.md."""
 
-    def test_with_passwords(self, processes: Processes) -> None:
+    def test_with_passwords(self, site: Site) -> None:
         """They work as they stand there, with openssl over TLS and with telnet (A19, A21, I25)."""
         sessions = _BLOCK.findall((ROOT / "docs" / "conversations.md").read_text("utf-8"))
         assert len(sessions) == 2
-        session = Session(processes)
+        session = Session(site)
         for text in sessions:
             session.play(text)

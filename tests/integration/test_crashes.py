@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.crowd import Crowd
 from tests.integration.serial import DENIED, DONE, GRANTED, Lists, call, edit, forget
-from tests.support.processes import Processes
+from tests.integration.site import Site
 
 #: Slow: the broker is killed many times, and looked through after each.
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -24,7 +24,7 @@ FIRST: Final = 1000
 BEHIND: Final = 2500
 
 
-def test_killed(processes: Processes) -> None:
+def test_killed(site: Site) -> None:
     """Every acknowledged change is there, and no half of another (I8, I9).
 
     No address was told that no serial order of the changes permits (I1, I2), by an entry of one use
@@ -32,7 +32,7 @@ def test_killed(processes: Processes) -> None:
     its password do (I2).
     """
     moments = Random(1)
-    crowd = Crowd(processes, seed=1)
+    crowd = Crowd(site, seed=1)
     crowd.begin()
     for kill in range(KILLS):
         if kill % 10 == 7:

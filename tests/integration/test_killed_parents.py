@@ -21,11 +21,11 @@ pytestmark = [
 WAITS: Final = """\
 import signal
 
-from tests.support.processes import Processes
+from tests.integration.site import Site
 
 
-def test_waits(processes: Processes, capfd: object) -> None:
-    processes.mediator()
+def test_waits(site: Site, capfd: object) -> None:
+    site.serve()
     signal.pause()
 """
 
@@ -68,7 +68,7 @@ def test_killed(name: str, tmp_path: Path) -> None:
         test = tmp_path / "test_waits.py"
         test.write_text(WAITS)
         (tmp_path / "conftest.py").write_text(
-            "from tests.integration.conftest import processes\n__all__ = ['processes']\n"
+            "from tests.integration.conftest import site\n__all__ = ['site']\n"
         )
         arguments = [*arguments, f"--rootdir={tmp_path}", str(test)]
     with subprocess.Popen(

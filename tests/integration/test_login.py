@@ -2,506 +2,253 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import re
-import select
 import signal
-import subprocess
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from broker.mediator.auth.passwords import Passwords
-from broker.store.sqlite import SqliteStore
-from broker.tables.accounts import AccountChange
-from tests.integration.test_operator import operate
-from tests.integration.test_tls import LOOPBACK, listening_for_tls, server_options
-from tests.store.waiting import Pump
-from tests.support.certificates import Files, Pki
-from tests.support.processes import (
-    BROKER,
-    PATIENCE,
-    Processes,
-    Running,
-    environment,
-    listening,
+from tests.integration.site import (
+    COMPLETED,
+    DATABASE,
+    PASSWORD,
+    Site,
+    account,
+    listening_for_tls,
+    password_file,
+    server_options,
 )
+from tests.integration.test_operator import register, typed
+from tests.support.certificates import Files, Pki
+from tests.support.processes import Running, endpoint
 
 pytestmark = pytest.mark.integration
 
-PASSWORD = "correct horse"
-DATABASE = "--store=sqlite:broker.db"
-
-
-@pytest.fixture
-def pki(tmp_path: Path) -> Pki:
-    """An authority beside the processes."""
-    return Pki(tmp_path)
-
-
-@pytest.fixture
-def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    """Processes in another folder, of another operator's."""
-    with Processes(tmp_path_factory.mktemp("elsewhere")) as running:
-        yield running
-
-
-def account(folder: Path, *identifiers: str, password: str = PASSWORD) -> None:
-    """Give terminals accounts, in the database of a mediator that does not run."""
-    pump = Pump()
-    store = SqliteStore(str(folder / "broker.db"), pump, os.urandom)
-    pump.result(store.load())
-    for identifier in identifiers:
-        verifier = pump.result(Passwords(os.urandom).make(password))
-        generation = os.urandom(8).hex()
-        pump.result(store.commit([AccountChange(identifier, verifier, generation)]))
-    pump.result(store.stop())
-
-
-def password_file(folder: Path, password: str = PASSWORD) -> str:
-    """The option that names a file of a password."""
-    path = folder / f"password-{len(list(folder.iterdir()))}"
-    path.write_text(f"{password}\n")
-    path.chmod(0o600)
-    return f"--password-file={path}"
-
-
-def mediator(processes: Processes, *arguments: str) -> tuple[Running, int]:
-    """A mediator that asks for passwords; its port."""
-    return processes.mediator("--auth=password", DATABASE, "--trace", *arguments)
-
-
-def broker(processes: Processes, server: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the ``broker`` command to its end; there is nobody whom it could ask."""
-    return subprocess.run(
-        [*BROKER, *arguments, f"--mediator={server}"],
-        cwd=processes.folder,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-        start_new_session=True,
-    )
+WRONG = "incorrect horse"
 
 
 def shown(running: Running, *fields: str) -> tuple[int, ...]:
-    """How often a mediator was shown each field, once it has answered."""
+    """How often Ib has shown a mediator each field, once it has answered."""
     running.wait_for(" > NOTIFY / (?!Login Required)")
-    return tuple(
-        sum(f" < REGISTER / Identifier:Ib / {field}:" in line for line in running.out)
-        for field in fields
-    )
+    login = " < REGISTER / Identifier:(?:Ib|the office) / "
+    return tuple(len(re.findall(f"{login}{field}:", running.said)) for field in fields)
+
+
+def test_when_the_mediator_restarts_then_a_terminal_is_back_by_its_token(site: Site) -> None:
+    """Each side logs in by a name of its, and calls by one; what they agree on holds (C1, A12).
+
+    No password is checked again (A19), nor is any in a log (I18); a password that is set
+    voids the token.
+    """
+    account(site.folder, "Ia", "Ib")
+    site.file("sent", b"hello")
+    running = site.serve_accounts()
+    listen = f"--listen=tcp:{site.port}:interface=127.0.0.1"
+    port = site.port
+    site.operate("account", "name", "add", "Ia", "taro@example.jp")
+    site.operate("account", "name", "add", "Ib", "the office")
+    callee = site.callee("--accept=taro@example.jp", site.login, "--trace", identifier="the office")
+    assert shown(running, "Password") == (1,)
+
+    def call() -> None:
+        done = site.broker(
+            *(port, "call", "--as=taro@example.jp", "the office"),
+            *("--send=sent", site.login, "--trace"),
+        )
+        assert done.status == 0, done.err
+        assert PASSWORD not in done.out + done.err
+        assert site.received() == [b"hello"]
+
+    call()
+    running.end(signal.SIGKILL)
+    again = site.serve_accounts(listen)
+    callee.wait_for("is registered$")
+    assert shown(again, "Token", "Password") == (1, 0)
+    call()
+    # The same password, set again.
+    site.operate("account", "reset", "Ib", site.login)
+    callee.wait_for("is registered$")
+    assert shown(again, "Token", "Password") == (2, 1)
+    for one in (running, again, callee):
+        assert PASSWORD not in one.said
+
+
+@pytest.fixture(scope="class")
+def guarded(shared: Site) -> Site:
+    """A mediator that asks for passwords."""
+    account(shared.folder, "Ia", "Ib", "Ic")
+    shared.serve_accounts()
+    return shared
+
+
+@pytest.fixture
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A mediator of another operator's, which checks no password."""
+    with Site(tmp_path_factory.mktemp("elsewhere")) as site:
+        site.serve("--store=memory:", "--trace")
+        yield site
 
 
 class PasswordTests:
-    """Identifier and password."""
+    """What a terminal's user sees of logins, limits and disclosures."""
 
-    def test_call(self, processes: Processes) -> None:
-        """Two terminals log in, and a file crosses; no password is in any log (A19, I18)."""
-        account(processes.folder, "Ia", "Ib")
-        secret = password_file(processes.folder)
-        running, port = mediator(processes)
-        (processes.folder / "in").mkdir()
-        (processes.folder / "sent").write_bytes(bytes(range(256)) * 100)
-        callee = processes.terminal("Ib", port, "--receive=in", "--accept=Ia", secret, "--trace")
-        server = f"tcp:127.0.0.1:{port}"
-        done = broker(processes, server, "call", "--as=Ia", "Ib", "--send=sent", secret, "--trace")
-        assert done.returncode == 0, done.stderr
-        (received,) = (processes.folder / "in").iterdir()
-        assert received.read_bytes() == (processes.folder / "sent").read_bytes()
-        for said in (running.said, callee.said, done.stdout, done.stderr):
-            assert PASSWORD not in said
-
-    def test_call_by_name(self, processes: Processes) -> None:
-        """Each side logs in by a name of its, and calls by one; what they agree on holds (C1, A12).
-
-        So it does when the callee comes back with its token.
-        """
-        account(processes.folder, "Ia", "Ib")
-        secret = password_file(processes.folder)
-        running, port = mediator(processes)
-        operate(processes.folder, "account", "name", "add", "Ia", "taro@example.jp")
-        operate(processes.folder, "account", "name", "add", "Ib", "the office")
-        (processes.folder / "in").mkdir()
-        (processes.folder / "sent").write_bytes(b"hello")
-        callee = processes.terminal(
-            "the office", port, "--receive=in", "--accept=taro@example.jp", secret
-        )
-        server = f"tcp:127.0.0.1:{port}"
-
-        def call() -> None:
-            done = broker(
-                processes,
-                server,
-                *("call", "--as=taro@example.jp", "the office", "--send=sent", secret),
-            )
-            assert done.returncode == 0, done.stderr
-
-        call()
-        running.end(signal.SIGKILL)
-        again, _ = processes.mediator(
-            "--auth=password", DATABASE, "--trace", f"--listen=tcp:{port}:interface=127.0.0.1"
-        )
-        callee.wait_for(r"is registered$")
-        call()
-        assert len(list((processes.folder / "in").iterdir())) == 2
-        assert any("< REGISTER / Identifier:the office / Token:" in line for line in again.out)
-
-    def test_wrong(self, processes: Processes) -> None:
-        """A wrong password, and somebody whom nobody knows, are refused in the same words, status 4
-        (I6); nothing at all says what to do.
-        """
-        account(processes.folder, "Ib")
-        _, port = mediator(processes)
-        server = f"tcp:127.0.0.1:{port}"
-        wrong = password_file(processes.folder, "incorrect horse")
+    def test_when_the_password_is_wrong_then_nothing_tells_why(self, guarded: Site) -> None:
+        """A wrong password and an identifier without an account: the same words (I6)."""
         said = []
         for identifier in ("Ib", "nobody"):
-            done = broker(processes, server, "permit", "list", f"--as={identifier}", wrong)
-            assert done.returncode == 4
-            said.append(done.stderr.replace(identifier, "ID"))
+            with guarded.typing() as typing:
+                typing.type(register(identifier, WRONG))
+                said.append(typing.read())
         assert said[0] == said[1]
-        assert said[0].startswith("broker: the identifier or the password is wrong: it is the one")
-        done = broker(processes, server, "permit", "list", "--as=Ib")
-        assert done.returncode == 4
-        assert done.stderr.startswith("broker: the mediator wants a login: ")
-        assert f"broker login --as Ib --mediator {server} asks for the password" in done.stderr
+        assert "the identifier or the password is wrong" in said[0]
 
-    def test_terminal_with_a_wrong_one(self, processes: Processes) -> None:
-        """A terminal says so, once, and tries again, but not soon (I23)."""
-        account(processes.folder, "Ib")
-        running, port = mediator(processes)
-        terminal = processes.twistd(
-            "broker-terminal",
-            "--identifier=Ib",
-            f"--mediator=tcp:127.0.0.1:{port}",
-            f"--listen={LOOPBACK}",
-            password_file(processes.folder, "incorrect horse"),
-        )
-        terminal.wait_for("Ib could not log in and .* the identifier or the password is wrong$")
-        assert terminal.end() == 0
-        assert shown(running, "Password") == (1,)
-        assert "incorrect" not in terminal.said
-
-    def test_resumed(self, processes: Processes) -> None:
-        """After a restart of the mediator the terminal is back by its token: no password is checked
-        again (A19); what is done meanwhile to the database voids it.
-        """
-        account(processes.folder, "Ib")
-        running, port = mediator(processes)
-        callee = processes.terminal("Ib", port, password_file(processes.folder))
-        assert shown(running, "Password") == (1,)
-        assert running.end() == 0
-        running, _ = mediator(processes, f"--listen=tcp:{port}:interface=127.0.0.1")
-        callee.wait_for("Ib is registered$")
-        assert shown(running, "Token", "Password") == (1, 0)
-        assert running.end() == 0
-        account(processes.folder, "Ib")  # the same password, but set anew
-        running, _ = mediator(processes, f"--listen=tcp:{port}:interface=127.0.0.1")
-        callee.wait_for("Ib is registered$")
-        assert shown(running, "Token", "Password") == (1, 1)
-
-
-class LimitTests:
-    """What a terminal's user sees of limits and disclosures."""
-
-    def test_one_call(self, processes: Processes) -> None:
-        """A permit for one call lets one through, and is gone; who was told is told (A1, I2)."""
-        account(processes.folder, "Ia", "Ib")
-        secret = password_file(processes.folder)
-        _, port = mediator(processes)
-        server = f"tcp:127.0.0.1:{port}"
-        (processes.folder / "in").mkdir()
-        (processes.folder / "sent").write_bytes(b"hello")
-        processes.terminal("Ib", port, "--receive=in", secret)
-        add = ["permit", "add", "--as=Ib", "--expires=3600", "--uses=1", "Ia", secret]
-        assert broker(processes, server, *add).returncode == 0
-        listed = broker(processes, server, "permit", "list", "--as=Ib", secret)
-        assert listed.stdout in {
-            "Ia (60 min left, 1 call left)\n",
-            "Ia (59 min left, 1 call left)\n",
-        }
-        plain = broker(processes, server, "permit", "list", "--as=Ib", secret, "--plain")
-        assert re.fullmatch(r"Ia;expires=3[56]\d\d;uses=1\n", plain.stdout)
-        call = ["call", "--as=Ia", "Ib", "--send=sent", secret]
-        done = broker(processes, server, *call)
-        assert done.returncode == 0, done.stderr
-        done = broker(processes, server, *call)
-        assert done.returncode == 4
-        assert done.stderr == "broker: Permission Denied.\n"
-        assert broker(processes, server, "permit", "list", "--as=Ib", secret).stdout == ""
-        done = broker(processes, server, "disclosures", "--as=Ib", secret)
-        assert re.fullmatch(r"[-\d]+T[:.\d]+Z\tIa\t127\.0\.0\.1:\d+\tIa\n", done.stdout)
-        assert broker(processes, server, "disclosures", "--as=Ia", secret).stdout == ""
-
-
-class KeptTests:
-    """``broker login``."""
-
-    def test_kept(self, processes: Processes, no_passwords_of_ours: Path) -> None:
-        """What it keeps serves commands and terminals, until it is forgotten (A19, I18)."""
-        account(processes.folder, "Ib")
-        secret = password_file(processes.folder)
-        running, port = mediator(processes)
-        server = f"tcp:127.0.0.1:{port}"
-        assert broker(processes, server, "permit", "list", "--as=Ib").returncode == 4
-        done = broker(processes, server, "login", "--as=Ib", secret)
-        assert done.returncode == 0, done.stderr
-        (kept,) = [path for path in no_passwords_of_ours.rglob("*") if path.is_file()]
-        assert str(kept) in done.stdout
-        assert kept.stat().st_mode & 0o777 == 0o600
-        assert broker(processes, server, "permit", "list", "--as=Ib").returncode == 0
-        processes.terminal("Ib", port)
-        assert broker(processes, server, "logout", "--as=Ib").returncode == 0
-        assert broker(processes, server, "permit", "list", "--as=Ib").returncode == 4
-        assert PASSWORD not in running.said + done.stdout + done.stderr
-
-    def test_wrong(
-        self, processes: Processes, elsewhere: Processes, no_passwords_of_ours: Path
+    def test_when_a_terminals_password_is_wrong_then_it_tries_again_but_not_soon(
+        self, guarded: Site
     ) -> None:
-        """A wrong one is not kept; nor is any where the mediator checks none."""
-        account(processes.folder, "Ib")
-        _, port = mediator(processes)
-        _, believing = elsewhere.mediator("--store=memory:")
-        wrong = password_file(processes.folder, "incorrect horse")
-        done = broker(processes, f"tcp:127.0.0.1:{port}", "login", "--as=Ib", wrong)
-        assert done.returncode == 4
-        reason = "the identifier or the password is wrong: it is the one in"
-        assert done.stderr.startswith(f"broker: {reason}")
-        done = broker(processes, f"tcp:127.0.0.1:{believing}", "login", "--as=Ib", wrong)
-        assert done.returncode == 1
-        assert "did not check" in done.stderr
-        assert not no_passwords_of_ours.exists()
+        """It says so, once (I23)."""
+        terminal = guarded.twistd(
+            *("broker-terminal", "--identifier=Ic", f"--mediator={endpoint(guarded.port)}"),
+            *("--listen=tcp:0:interface=127.0.0.1", password_file(guarded.folder, WRONG)),
+        )
+        terminal.wait_for("Ic could not log in and .* the identifier or the password is wrong$")
+        assert terminal.end() == 0
+        assert guarded.running.said.count(" < REGISTER / Identifier:Ic / Password:") == 1
+        assert "incorrect" not in terminal.said.replace("incorrect-horse", "")
 
-    def test_for_one_mediator(self, processes: Processes, elsewhere: Processes) -> None:
-        """It is sent to no other mediator, not even one on another port (I26)."""
-        account(processes.folder, "Ib")
-        _, port = mediator(processes)
-        secret = password_file(processes.folder)
-        done = broker(processes, f"tcp:127.0.0.1:{port}", "login", "--as=Ib", secret)
-        assert done.returncode == 0
-        other, port = elsewhere.mediator("--store=memory:", "--trace")
-        done = broker(processes, f"tcp:127.0.0.1:{port}", "permit", "list", "--as=Ib")
-        assert done.returncode == 0
-        assert shown(other, "Password") == (0,)
+    def test_when_a_permit_is_for_one_call_then_the_second_is_refused(self, guarded: Site) -> None:
+        """It is gone once it is used; who was told is told (A1, I2)."""
+        login = guarded.login
+        limits = ("--expires=3600", "--uses=1")
+        assert guarded.permit("add", *limits, "Ia", login).status == 0
+        listed = guarded.permit("list", login).out
+        assert re.fullmatch(r"Ia \((60|59) min left, 1 call left\)\n", listed)
+        plain = guarded.permit("list", login, "--plain").out
+        assert re.fullmatch(r"Ia;expires=3[56]\d\d;uses=1\n", plain)
+        with guarded.typing() as ib, guarded.typing() as ia:
+            ib.type(register("Ib", PASSWORD, "Address:127.0.0.1"))
+            assert ib.read() == COMPLETED
+            ia.type(register("Ia", PASSWORD))
+            assert ia.read() == COMPLETED
+            ia.type("QUERY\nCallee:Ib\n\n")
+            assert ib.read() == "QUERY\nSTATUS\n\n"
+            ib.type("NOTIFY\nSTATUS Acceptable.\n\n")
+            assert ia.read(2).startswith("NOTIFY\nRequest Accepted.\n")
+            ia.type("QUERY\nCallee:Ib\n\n")
+            assert ia.read() == "NOTIFY\nPermission Denied.\n\n"
+        done = guarded.broker(guarded.port, "disclosures", "--as=Ib", login)
+        assert re.fullmatch(r"[-\d]+T[:.\d]+Z\tIa\t127\.0\.0\.1:\d+\tIa\n", done.out)
 
-
-class AskedTests:
-    """A person at a terminal."""
-
-    def run(
-        self, processes: Processes, port: int, *arguments: str, typed: bytes
-    ) -> tuple[int, str]:
-        """Run the command on a terminal, where this is typed when it asks.
-
-        :return: its status, and all that was shown
+    def test_when_a_password_is_kept_then_commands_and_terminals_log_in_with_it(
+        self, guarded: Site, elsewhere: Site, no_passwords_of_ours: Path
+    ) -> None:
+        """Until it is forgotten (A19, I18). It is sent to no other mediator, not even on another
+        port (I26). A wrong one is not kept.
         """
-        line = [*BROKER, *arguments, f"--mediator=tcp:127.0.0.1:{port}"]
-        process, terminal = pty.fork()
-        if not process:
-            os.chdir(processes.folder)
-            os.execve(line[0], line, environment())
-        said = b""
-        deadline = time.monotonic() + PATIENCE
-        answered = False
-        try:
-            while time.monotonic() < deadline:
-                if not select.select([terminal], [], [], 0.1)[0]:
-                    continue
-                try:
-                    said += os.read(terminal, 4096)
-                except OSError:  # it has ended
-                    break
-                if not answered and b"Password of Ib: " in said:
-                    answered = True
-                    os.write(terminal, typed)
-        finally:
-            os.kill(process, signal.SIGKILL)
-            _, status = os.waitpid(process, 0)
-            os.close(terminal)
-        return os.waitstatus_to_exitcode(status), said.decode()
+        server = endpoint(guarded.port)
+        wrong = password_file(guarded.folder, WRONG)
+        done = guarded.broker(server, "login", "--as=Ib", wrong)
+        reason = "the identifier or the password is wrong: it is the one in"
+        assert (done.status, done.err.startswith(f"broker: {reason}")) == (4, True)
+        assert not no_passwords_of_ours.exists()
+        done = guarded.broker(server, "login", "--as=Ib", guarded.login)
+        assert done.status == 0, done.err
+        (kept,) = [path for path in no_passwords_of_ours.rglob("*") if path.is_file()]
+        assert str(kept) in done.out
+        assert kept.stat().st_mode & 0o777 == 0o600
+        assert guarded.permit("list").status == 0
+        guarded.callee()
+        assert elsewhere.permit("list").status == 0
+        assert shown(elsewhere.running, "Password") == (0,)
+        guarded.operate("logout", "--as=Ib", f"--mediator={server}")
+        refused = guarded.permit("list")
+        assert refused.status == 4
+        assert refused.err.startswith("broker: the mediator wants a login: ")
+        assert f"broker login --as Ib --mediator {server} asks for the password" in refused.err
+        assert PASSWORD not in guarded.running.said + done.out + done.err
 
-    def test_asked(self, processes: Processes) -> None:
-        """Who has kept no password is asked for it, and it is not shown (I18)."""
-        account(processes.folder, "Ib")
-        _, port = mediator(processes)
-        typed = f"{PASSWORD}\n".encode()
-        add = ["permit", "add", "--as=Ib", "Ia"]
-        status, said = self.run(processes, port, *add, typed=typed)
-        assert (status, said.split("\r\n")[1:]) == (0, ["Registration Completed.", ""])
-        assert PASSWORD not in said
-        status, said = self.run(processes, port, "permit", "list", "--as=Ib", typed=b"wrong\n")
-        assert status == 4
-        assert "the identifier or the password is wrong: broker login" in said
+    def test_when_none_is_kept_then_a_person_is_asked(self, guarded: Site) -> None:
+        """What is typed is not shown (I18); a person that gives up ends it with status 130."""
+        command = ["permit", "list", "--as=Ib", f"--mediator={endpoint(guarded.port)}"]
+        answers = (f"{PASSWORD}\n".encode(), 0), (b"\x03", 130)
+        for answer, expected in answers:
+            status, said = typed(guarded.folder, command, answer)
+            assert status == expected
+            assert PASSWORD not in said
+            assert "Traceback" not in said
 
-    @pytest.mark.parametrize("typed", [b"\x03", b"\x04"], ids=["interrupt", "end"])
-    @pytest.mark.parametrize("command", ["login", "permit list"])
-    def test_given_up(self, processes: Processes, command: str, typed: bytes) -> None:
-        """Who doesn't answer ends it, status 130, without a traceback."""
-        _, port = mediator(processes)
-        status, said = self.run(processes, port, *command.split(), "--as=Ib", typed=typed)
-        assert status == 130
-        assert "Traceback" not in said
 
-    def test_not_asked_in_vain(self, processes: Processes) -> None:
-        """A mediator that asks for no login leaves the person in peace."""
-        _, port = processes.mediator("--store=memory:")
-        status, said = self.run(processes, port, "permit", "list", "--as=Ib", typed=b"x\n")
-        assert (status, said) == (0, "")
+def own(pki: Pki, files: Files) -> list[str]:
+    """A terminal's options."""
+    return [f"--ca={pki.ca}", f"--certificate={files.certificate}", f"--private-key={files.key}"]
+
+
+@pytest.fixture(scope="class")
+def certified(shared: Site) -> tuple[Pki, Files, str]:
+    """The authority, a certificate of Ib's that is revoked, and where the mediator is."""
+    pki = Pki(shared.folder)
+    revoked = pki.terminal("Ib")
+    pki.revoke(revoked)
+    running = shared.twistd(
+        *("broker", "--auth=certificate", DATABASE, f"--client-ca={pki.ca}"),
+        *(f"--revocation-list={pki.crl}", *server_options(pki.server())),
+    )
+    return pki, revoked, f"tls:localhost:{listening_for_tls(running)}"
 
 
 class CertificateTests:
-    """A certificate in place of a password."""
+    """A certificate in place of a password, at a mediator that takes nothing else."""
 
-    def start(self, processes: Processes, pki: Pki, *arguments: str) -> tuple[Running, str]:
-        """A mediator that takes nothing else; where it is."""
-        running = processes.twistd(
-            "broker",
-            "--auth=certificate",
-            DATABASE,
-            f"--client-ca={pki.ca}",
-            f"--revocation-list={pki.crl}",
-            *server_options(pki.server()),
-            *arguments,
+    def test_when_it_is_of_the_authority_then_no_password_is_needed(
+        self, shared: Site, certified: tuple[Pki, Files, str]
+    ) -> None:
+        """It logs in the identifier that it names (A19), and no other (I4)."""
+        pki, _, server = certified
+        shared.file("sent", b"hello")
+        (shared.folder / "in").mkdir()
+        shared.terminal(
+            *("Ib", server, "--receive=in", "--accept=Ia", f"--revocation-list={pki.crl}"),
+            *own(pki, pki.terminal("Ib")),
         )
-        return running, f"tls:localhost:{listening_for_tls(running)}"
+        options = own(pki, pki.terminal("Ia"))
+        done = shared.broker(server, "call", "--as=Ia", "Ib", "--send=sent", *options)
+        assert done.status == 0, done.err
+        assert shared.received() == [b"hello"]
+        assert shared.broker(server, "permit", "add", "--as=Ib", "Ia", *options).status == 4
 
-    def own(self, pki: Pki, files: Files) -> list[str]:
-        """A terminal's options."""
-        return [
-            f"--ca={pki.ca}",
-            f"--certificate={files.certificate}",
-            f"--private-key={files.key}",
-        ]
-
-    def test_call(self, processes: Processes, pki: Pki) -> None:
-        """Who has a certificate of the authority is whom it names; no password is needed (A19)."""
-        _, server = self.start(processes, pki)
-        (processes.folder / "in").mkdir()
-        (processes.folder / "sent").write_bytes(b"hello")
-        callee = processes.twistd(
-            "broker-terminal",
-            *("--identifier=Ib", f"--mediator={server}", f"--listen={LOOPBACK}"),
-            *("--receive=in", "--accept=Ia", f"--revocation-list={pki.crl}"),
-            *self.own(pki, pki.terminal("Ib")),
-        )
-        callee.wait_for("Ib is registered$")
-        options = self.own(pki, pki.terminal("Ia"))
-        done = broker(processes, server, "call", "--as=Ia", "Ib", "--send=sent", *options)
-        assert done.returncode == 0, done.stderr
-
-    def test_another(self, processes: Processes, pki: Pki) -> None:
-        """A certificate is good for its own identifier alone (I4)."""
-        _, server = self.start(processes, pki)
-        options = self.own(pki, pki.terminal("Ia"))
-        assert broker(processes, server, "permit", "list", "--as=Ia", *options).returncode == 0
-        done = broker(processes, server, "permit", "add", "--as=Ib", "Ia", *options)
-        assert done.returncode == 4
-
-    @pytest.mark.parametrize("case", ["authority", "expired", "revoked", "server", "none"])
-    def test_wrong(self, processes: Processes, pki: Pki, case: str) -> None:
-        """One of another authority, or for a server, or that has ended, or was revoked, logs nobody
-        in; nor does none at all (A19, I3).
+    @pytest.mark.parametrize(
+        ("case", "told"),
+        [
+            ("revoked", "our certificate has been revoked"),
+            ("none", "the mediator wants a login: show a certificate"),
+            # Slow: tests/net/tls/test_server.py refuses these without processes.
+            *(
+                pytest.param(case, told, marks=pytest.mark.slow)
+                for case, told in (
+                    ("authority", "no authority that it trusts has issued our certificate"),
+                    ("expired", "has expired"),
+                    ("server", "is not a certificate for a client"),
+                )
+            ),
+        ],
+    )
+    def test_when_it_is_wrong_then_no_terminal_is_logged_in(
+        self, shared: Site, certified: tuple[Pki, Files, str], case: str, told: str
+    ) -> None:
+        """One of another authority, or for a server, or that has ended, or was revoked; nor does
+        none at all (A19, I3).
         """
-        mine = pki.terminal("Ib")
-        options = self.own(pki, mine)
-        if case == "authority":
-            options[1:] = self.own(pki, Pki(processes.folder, "Other").terminal("Ib"))[1:]
-        elif case == "expired":
-            options[1:] = self.own(pki, pki.terminal("Ib", age=timedelta(days=500)))[1:]
-        elif case == "revoked":
-            pki.revoke(mine)
-        elif case == "server":
-            options[1:] = self.own(pki, pki.server())[1:]
-        else:
-            del options[1:]
-        _, server = self.start(processes, pki, "--trace")
-        done = broker(processes, server, "permit", "add", "--as=Ib", "Ia", *options)
-        assert done.returncode != 0
-        assert done.stdout == ""
-        told = {
-            "authority": "no authority that it trusts has issued our certificate",
-            "expired": "has expired",
-            "revoked": "our certificate has been revoked",
-            "server": "is not a certificate for a client",
-            "none": "the mediator wants a login: show a certificate",
-        }
-        assert told[case] in done.stderr
-        assert len(done.stderr.splitlines()) == 1
-
-    def test_a_key_that_others_can_read(self, processes: Processes, pki: Pki) -> None:
-        """Such a key is refused, by the command and by the terminal (I18)."""
-        files = pki.terminal("Ib")
-        Path(files.key).chmod(0o644)
-        options = self.own(pki, files)
-        done = broker(processes, "tls:localhost:9", "permit", "list", "--as=Ib", *options)
-        assert done.returncode == 1
-        assert f"{files.key}: others can read or change it" in done.stderr
-        running = processes.twistd(
-            "broker-terminal", "--identifier=Ib", "--mediator=tls:localhost:9", *options
-        )
-        assert running.wait() == 1
-        (line,) = running.err
-        assert f"{files.key}: others can read or change it" in line
-
-    def test_server_revoked(self, processes: Processes, pki: Pki) -> None:
-        """A mediator whose certificate is revoked is not spoken to (D2, I26)."""
-        server_files = pki.server()
-        running = processes.twistd(
-            "broker",
-            "--auth=none",
-            "--store=memory:",
-            f"--listen={LOOPBACK}",
-            *server_options(server_files),
-        )
-        listening(running)
-        server = f"tls:localhost:{listening_for_tls(running)}"
-        options = [f"--ca={pki.ca}", f"--revocation-list={pki.crl}"]
-        assert broker(processes, server, "permit", "list", "--as=Ib", *options).returncode == 0
-        pki.revoke(server_files)
-        done = broker(processes, server, "permit", "list", "--as=Ib", *options)
-        assert done.returncode == 3
-        assert "it has been revoked" in done.stderr
-
-
-class ClearTextTests:
-    """Nothing goes to another machine in clear text (I25)."""
-
-    def test_command(self, processes: Processes) -> None:
-        """The command refuses, as wrong usage."""
-        secret = password_file(processes.folder)
-        done = broker(processes, "tcp:192.0.2.1:1201", "permit", "list", "--as=Ib", secret)
-        assert done.returncode == 2
-        assert "name it as tls:HOST:PORT, or use --allow-clear-text" in done.stderr
-
-    def test_terminal(self, processes: Processes) -> None:
-        """The terminal doesn't start."""
-        running = processes.twistd(
-            "broker-terminal", "--identifier=Ib", "--mediator=tcp:192.0.2.1:1201"
-        )
-        assert running.wait() == 1
-        (line,) = running.err
-        assert line == (
-            "broker-terminal: --mediator: tcp:192.0.2.1:1201 is another machine, and the login and"
-            " all messages would go there in clear text: name it as tls:HOST:PORT, or use"
-            " --allow-clear-text"
-        )
-
-    def test_a_password_that_others_can_read(self, processes: Processes) -> None:
-        """Nor does it with such a password (I18)."""
-        secret = password_file(processes.folder)
-        path = secret.partition("=")[2]
-        Path(path).chmod(0o604)
-        running = processes.twistd("broker-terminal", "--identifier=Ib", secret)
-        assert running.wait() == 1
-        (line,) = running.err
-        assert line == (
-            f"broker-terminal: --password-file: {path}: others can read or change it:"
-            f" chmod 600 {path}"
-        )
+        pki, revoked, server = certified
+        options = {
+            "authority": lambda: own(pki, Pki(shared.folder, "Other").terminal("Ib")),
+            "expired": lambda: own(pki, pki.terminal("Ib", age=timedelta(days=500))),
+            "revoked": lambda: own(pki, revoked),
+            "server": lambda: own(pki, pki.server()),
+            "none": lambda: [f"--ca={pki.ca}"],
+        }[case]()
+        done = shared.broker(server, "permit", "add", "--as=Ib", "Ia", *options)
+        assert done.status != 0
+        assert done.out == ""
+        assert told in done.err
+        assert len(done.err.splitlines()) == 1

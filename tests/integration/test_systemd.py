@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 
 from tests.integration.machine import PREFIX, Machine, lacking
-from tests.integration.test_by_hand import program
+from tests.integration.site import program
 from tests.support.processes import ROOT
 
 #: Slow: a machine with systemd is booted in namespaces.

@@ -4,288 +4,257 @@ from __future__ import annotations
 
 import signal
 import subprocess
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from tests.integration.test_by_hand import program
+from tests.cli.shell import Shell
+from tests.integration.site import Site, listening_for_tls, program, server_options
 from tests.support.certificates import Files, Pki
-from tests.support.processes import (
-    BROKER,
-    PATIENCE,
-    Processes,
-    Running,
-    Typing,
-    environment,
-    listening,
-)
+from tests.support.processes import LOOPBACK, PATIENCE, Running, listening
 
 pytestmark = pytest.mark.integration
 
-LOOPBACK = "tcp:0:interface=127.0.0.1"
 
+class Secure(NamedTuple):
+    """A mediator that speaks TLS.
 
-@pytest.fixture
-def pki(tmp_path: Path) -> Pki:
-    """An authority beside the processes."""
-    return Pki(tmp_path)
+    :ivar port: where it does
+    """
 
+    site: Site
+    pki: Pki
+    own: Files
+    running: Running
+    port: int
 
-def server_options(own: Files) -> list[str]:
-    """What a server needs to speak TLS on a free port."""
-    return [
-        f"--listen-tls={LOOPBACK}",
-        f"--certificate={own.certificate}",
-        f"--private-key={own.key}",
-    ]
+    @property
+    def server(self) -> str:
+        """Its endpoint."""
+        return f"tls:localhost:{self.port}"
 
-
-def listening_for_tls(running: Running) -> int:
-    """Wait until a role listens for TLS; give that port."""
-    return int(running.wait_for(r"Listening for TLS on .*:(\d+)$")[1])
-
-
-def mediator(processes: Processes, own: Files, *arguments: str) -> tuple[Running, int]:
-    """Start a mediator that speaks TLS; give that port."""
-    running, _ = processes.mediator(*server_options(own), *arguments)
-    return running, listening_for_tls(running)
-
-
-def terminal(processes: Processes, port: int, ca: str, *arguments: str) -> Running:
-    """Start Ib, whose mediator is called over TLS."""
-    return processes.twistd(
-        "broker-terminal",
-        "--identifier=Ib",
-        f"--mediator=tls:localhost:{port}",
-        f"--ca={ca}",
-        f"--listen={LOOPBACK}",
-        *arguments,
-    )
-
-
-def broker(processes: Processes, server: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the ``broker`` command to its end."""
-    mediator = [f"--mediator={server}"] if server else []
-    return subprocess.run(
-        [*BROKER, *arguments, *mediator],
-        cwd=processes.folder,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-
-
-def shown_by(port: int, ca: str) -> str:
-    """The certificate that the server shows to ``openssl``."""
-    done = subprocess.run(
-        [program("openssl"), "s_client", "-connect", f"127.0.0.1:{port}", "-CAfile", ca],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
-    return done.stdout.partition(begin)[2].partition(end)[0]
-
-
-class CallTests:
-    """A call whose signalling goes over TLS."""
-
-    def test_from_nothing(self, processes: Processes) -> None:
-        """Authority and certificate by ``broker ca``, then a file crosses, with TLS to the
-        mediator from terminal and command (A21, D2).
-        """
-        assert broker(processes, "", "ca", "init").returncode == 0
-        assert broker(processes, "", "ca", "issue", "--server", "localhost").returncode == 0
-        folder = processes.folder
-        own = Files(*(str(folder / f"server-localhost.{end}") for end in ("pem", "key")))
-        _, port = mediator(processes, own)
-        ca = str(folder / "ca" / "authority.pem")
-        (folder / "in").mkdir()
-        (folder / "sent").write_bytes(bytes(range(256)) * 1000)
-        callee = terminal(processes, port, ca, "--receive=in", "--accept=Ia")
-        callee.wait_for(r"is registered$")
-        done = broker(
-            processes, f"tls:localhost:{port}", "call", "--as=Ia", "Ib", "--send=sent", f"--ca={ca}"
-        )
-        assert done.returncode == 0, done.stderr
-        (received,) = (folder / "in").iterdir()
-        assert received.read_bytes() == (folder / "sent").read_bytes()
-
-    def test_typed(self, processes: Processes, pki: Pki) -> None:
-        """``openssl s_client -quiet -crlf`` does over TLS what telnet does without (A2)."""
-        _, port = mediator(processes, pki.server())
-        typing = subprocess.Popen(
-            [
-                *(program("openssl"), "s_client", "-quiet", "-crlf", "-verify_return_error"),
-                *("-CAfile", pki.ca, "-connect", f"127.0.0.1:{port}"),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        try:
-            assert typing.stdin is not None
-            assert typing.stdout is not None
-            typing.stdin.write("REGISTER\nIdentifier:Ia\nAccept:Create Ib\n\n")
-            typing.stdin.flush()
-            lines = [typing.stdout.readline().strip() for _ in range(3)]
-            assert lines == ["NOTIFY", "Registration Completed.", ""]
-        finally:
-            typing.kill()
-            typing.communicate()
-
-
-class RefusalTests:
-    """Who isn't who he should be."""
-
-    @pytest.mark.parametrize("case", ["authority", "name", "expired", "pin"])
-    def test_wrong_server(self, processes: Processes, pki: Pki, case: str) -> None:
-        """A server with the wrong chain, name, time or key is refused in a line, status 3, before
-        anything is said to it (D2, I26).
-        """
-        own, options = pki.server(), [f"--ca={pki.ca}"]
-        if case == "authority":
-            options = [f"--ca={Pki(processes.folder, 'Other').ca}"]
-            why = "it was not issued by a trusted authority"
-        elif case == "name":
-            own = pki.server("elsewhere.example")
-            why = "it is for elsewhere.example, not for localhost"
-        elif case == "pin":
-            options.append(f"--pin={'0' * 64}")
-            why = "its key is not the one that is pinned"
-        else:
-            why = "it has expired"
-        if case == "expired":  # which no mediator of ours would show
-            old = pki.server(age=timedelta(days=500))
-            server = processes.start(
-                *(program("openssl"), "s_server", "-accept", "0", "-naccept", "1"),
-                *("-cert", old.certificate, "-key", old.key),
-            )
-            port = int(server.wait_for(r"ACCEPT .*:(\d+)$")[1])
-        else:
-            server, port = mediator(processes, own, "--trace")
-        done = broker(processes, f"tls:localhost:{port}", "permit", "list", "--as=Ib", *options)
-        assert done.returncode == 3
-        prefix = "broker: no TLS connection to the mediator: the peer's certificate is"
-        assert done.stderr == f"{prefix} refused: {why}\n"
-        assert "Ib" not in server.said
-
-    def test_terminal(self, processes: Processes, pki: Pki) -> None:
-        """A terminal that finds the wrong server says so, says nothing to it, and tries again."""
-        server, port = mediator(processes, pki.server("elsewhere.example"), "--trace")
-        running = terminal(processes, port, pki.ca)
-        for _ in range(2):
-            running.wait_for("refused: it is for elsewhere.example, not for localhost$")
-        assert "Ib" not in server.said
-
-    def test_own_certificate_expired(self, processes: Processes, pki: Pki) -> None:
-        """A mediator doesn't start with a certificate that every terminal would refuse."""
-        own = pki.server(age=timedelta(days=500))
-        running = processes.twistd("broker", f"--listen={LOOPBACK}", *server_options(own))
-        assert running.wait() == 1
-        (line,) = running.err
-        assert line.startswith(f"broker: --listen-tls: {own.certificate}: has expired on ")
-
-    def test_old_version(self, processes: Processes, pki: Pki) -> None:
-        """TLS 1.1 is refused, and the log says so."""
-        running, port = mediator(processes, pki.server())
-        done = subprocess.run(
-            [
-                *(program("openssl"), "s_client", "-tls1_1", "-cipher", "ALL:@SECLEVEL=0"),
-                *("-connect", f"127.0.0.1:{port}"),
-            ],
+    def openssl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Connect to it by ``openssl s_client``."""
+        return subprocess.run(
+            [program("openssl"), "s_client", "-connect", f"127.0.0.1:{self.port}", *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=PATIENCE,
             check=False,
         )
+
+    def shown(self) -> str:
+        """The certificate that it shows."""
+        begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+        return self.openssl("-CAfile", self.pki.ca).stdout.partition(begin)[2].partition(end)[0]
+
+    def hang_up(self) -> None:
+        """SIGHUP."""
+        self.running.process.send_signal(signal.SIGHUP)
+
+
+def secure(site: Site, pki: Pki, own: Files) -> Secure:
+    """Start a mediator."""
+    running = site.serve(*server_options(own), "--trace")
+    return Secure(site, pki, own, running, listening_for_tls(running))
+
+
+@pytest.fixture(scope="class")
+def mediator(shared: Site) -> Secure:
+    """One with a certificate for this machine."""
+    pki = Pki(shared.folder)
+    return secure(shared, pki, pki.server())
+
+
+@pytest.fixture(scope="class")
+def other(tmp_path_factory: pytest.TempPathFactory, mediator: Secure) -> Iterator[Secure]:
+    """One with a certificate for another machine."""
+    with Site(tmp_path_factory.mktemp("other")) as site:
+        yield secure(site, mediator.pki, mediator.pki.server("elsewhere.example"))
+
+
+def test_when_an_authority_is_made_then_a_call_goes_over_tls(site: Site) -> None:
+    """Authority and certificate by ``broker ca``; a file crosses, with TLS to the mediator from
+    terminal and command (A21, D2). ``openssl s_client -quiet -crlf`` types as telnet does (A2).
+    """
+    site.operate("ca", "init")
+    site.operate("ca", "issue", "--server", "localhost")
+    own = Files(*(str(site.folder / f"server-localhost.{end}") for end in ("pem", "key")))
+    port = listening_for_tls(site.serve(*server_options(own)))
+    ca = f"--ca={site.folder / 'ca' / 'authority.pem'}"
+    content = bytes(range(256)) * 1000
+    site.file("sent", content)
+    (site.folder / "in").mkdir()
+    site.terminal("Ib", f"tls:localhost:{port}", ca, "--receive=in", "--accept=Ia")
+    server = f"tls:localhost:{port}"
+    done = site.broker(server, "call", "--as=Ia", "Ib", "--send=sent", ca)
+    assert done.status == 0, done.err
+    assert site.received() == [content]
+    typing = site.start(
+        *(program("openssl"), "s_client", "-quiet", "-crlf", "-verify_return_error"),
+        *("-CAfile", ca.removeprefix("--ca="), "-connect", f"localhost:{port}"),
+    )
+    assert typing.process.stdin is not None
+    typing.process.stdin.write("REGISTER\nIdentifier:Ic\nAccept:Create Ib\n\n")
+    typing.process.stdin.flush()
+    typing.wait_for("^NOTIFY\r?$")
+    typing.wait_for("^Registration Completed.\r?$")
+
+
+class RefusalTests:
+    """A server that isn't the one it should be, and options that don't go with it."""
+
+    @pytest.mark.parametrize(
+        ("case", "why"),
+        [
+            ("name", "it is for elsewhere.example, not for localhost"),
+            ("expired", "it has expired"),
+            ("revoked", "it has been revoked"),
+            # Slow: tests/net/tls/test_client.py refuses these without processes.
+            *(
+                pytest.param(case, why, marks=pytest.mark.slow)
+                for case, why in (
+                    ("authority", "it was not issued by a trusted authority"),
+                    ("pin", "its key is not the one that is pinned"),
+                )
+            ),
+        ],
+    )
+    def test_when_the_server_is_wrong_then_nothing_is_said_to_it(
+        self, mediator: Secure, other: Secure, case: str, why: str
+    ) -> None:
+        """The wrong chain, name, time or key is refused in a line, status 3 (D2, I26)."""
+        site, pki = mediator.site, mediator.pki
+        server, running, options = mediator.server, mediator.running, [f"--ca={pki.ca}"]
+        if case == "name":
+            server, running = other.server, other.running
+        elif case == "authority":
+            options = [f"--ca={Pki(site.folder, 'Other').ca}"]
+        elif case == "pin":
+            options.append(f"--pin={'0' * 64}")
+        elif case == "revoked":
+            revocations = site.folder / "revoked"
+            pki.revoke(mediator.own)
+            revocations.write_bytes(Path(pki.crl).read_bytes())
+            options.append(f"--revocation-list={revocations}")
+        else:  # expired, which no mediator of ours would show
+            old = pki.server(age=timedelta(days=500))
+            running = site.start(
+                *(program("openssl"), "s_server", "-accept", "0", "-naccept", "1"),
+                *("-cert", old.certificate, "-key", old.key),
+            )
+            server = f"tls:localhost:{running.wait_for(r'ACCEPT .*:([0-9]+)$')[1]}"
+        done = site.broker(server, "permit", "list", "--as=Ib", *options)
+        prefix = "broker: no TLS connection to the mediator: the peer's certificate is"
+        assert done == (3, "", f"{prefix} refused: {why}\n")
+        assert "Ib" not in running.said
+
+    def test_when_a_terminal_finds_the_wrong_server_then_it_tries_again(
+        self, other: Secure
+    ) -> None:
+        """It says so, and says nothing to it."""
+        running = other.site.twistd(
+            *("broker-terminal", "--identifier=Ib", f"--mediator={other.server}"),
+            *(f"--ca={other.pki.ca}", f"--listen={LOOPBACK}"),
+        )
+        for _ in range(2):
+            running.wait_for("refused: it is for elsewhere.example, not for localhost$")
+        assert "Ib" not in other.running.said
+
+    def test_when_the_version_is_old_then_it_is_refused(self, mediator: Secure) -> None:
+        """TLS 1.1; the log says so."""
+        done = mediator.openssl("-tls1_1", "-cipher", "ALL:@SECLEVEL=0")
         assert done.returncode != 0
         assert "alert protocol version" in done.stderr
-        running.wait_for("TLS with this machine failed: the peer speaks too old a version of TLS$")
+        mediator.running.wait_for(
+            "TLS with this machine failed: the peer speaks too old a version of TLS$"
+        )
 
-    def test_an_authority_needs_tls(self, processes: Processes) -> None:
-        """``--ca`` with a server that is called in clear is wrong usage, not a false comfort."""
-        done = broker(processes, "tcp:127.0.0.1:9", "permit", "list", "--as=Ib", "--ca=x")
-        assert done.returncode == 2
-        assert "--ca and --pin go with --mediator tls:HOST:PORT" in done.stderr
+    @pytest.mark.parametrize(
+        ("options", "status", "why"),
+        [
+            # Wrong usage, not a false comfort.
+            (
+                "--mediator=tcp:127.0.0.1:9 --ca=x",
+                2,
+                "--ca and --pin go with --mediator tls:HOST:PORT",
+            ),
+            ("--mediator=tls:127.0.0.1:9 --ca=none", 1, "none: No such file or directory\n"),
+        ],
+    )
+    def test_when_an_option_is_wrong_then_the_command_says_why(
+        self, options: str, status: int, why: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Nothing is connected to."""
+        done = Shell(capsys)(f"permit list --as=Ib {options}")
+        assert done.status == status
+        assert why in done.err
 
-    def test_no_authority(self, processes: Processes) -> None:
-        """A file that isn't there is named in a line."""
-        done = broker(processes, "tls:127.0.0.1:9", "permit", "list", "--as=Ib", "--ca=none")
-        assert done.returncode == 1
-        assert done.stderr == "broker: none: No such file or directory\n"
+
+@pytest.fixture(scope="class")
+def resolver(shared: Site) -> tuple[Pki, int]:
+    """A resolver that takes the mediator ``east``: its authority, and where it is."""
+    pki = Pki(shared.folder)
+    running, _ = shared.resolver(
+        *server_options(pki.server()), f"--client-ca={pki.ca}", "--mediators=east"
+    )
+    return pki, listening_for_tls(running)
 
 
 class ResolverTests:
     """Mediator and resolver over mutual TLS."""
 
-    def start(self, processes: Processes, pki: Pki, shown: Files) -> tuple[Running, int]:
-        """A resolver that takes the mediator ``east``; a mediator that shows a certificate."""
-        resolver, _ = processes.resolver(
-            *server_options(pki.server()), f"--client-ca={pki.ca}", "--mediators=east"
+    @pytest.mark.parametrize(
+        "whose", ["east", "west", pytest.param("a terminal", marks=pytest.mark.slow)]
+    )  # slow: tests/service/test_tls.py refuses a terminal's without processes
+    def test_only_the_mediator_that_is_listed_finds_addresses_there(
+        self, site: Site, resolver: tuple[Pki, int], whose: str
+    ) -> None:
+        """Another mediator's certificate never passes, nor does a terminal's (A15, I1)."""
+        pki, port = resolver
+        shown = pki.terminal("east") if whose == "a terminal" else pki.mediator(whose)
+        running = site.serve(
+            *(f"--resolver=tls:localhost:{port}", f"--resolver-ca={pki.ca}"),
+            *(f"--resolver-certificate={shown.certificate}", f"--resolver-key={shown.key}"),
         )
-        resolver_port = listening_for_tls(resolver)
-        return processes.mediator(
-            f"--resolver=tls:localhost:{resolver_port}",
-            f"--resolver-ca={pki.ca}",
-            f"--resolver-certificate={shown.certificate}",
-            f"--resolver-key={shown.key}",
-        )
-
-    def test_a_mediator(self, processes: Processes, pki: Pki) -> None:
-        """The one that is listed registers and finds addresses there (A15)."""
-        _, port = self.start(processes, pki, pki.mediator("east"))
-        with Typing(port) as typing:
-            typing.type("REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\n\n")
-            assert typing.read() == "NOTIFY\nRegistration Completed.\n\n"
-
-    @pytest.mark.parametrize("whose", ["another mediator", "a terminal"])
-    def test_others(self, processes: Processes, pki: Pki, whose: str) -> None:
-        """Another's certificate, and a terminal's, never pass (A15, I1)."""
-        shown = pki.mediator("west") if whose == "another mediator" else pki.terminal("east")
-        running, _ = self.start(processes, pki, shown)
-        running.wait_for("The resolver does not accept this mediator's link")
+        if whose == "east":
+            with site.typing() as typing:
+                typing.type("REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\n\n")
+                assert typing.read() == "NOTIFY\nRegistration Completed.\n\n"
+        else:
+            running.wait_for("The resolver does not accept this mediator's link")
 
 
 class HangupTests:
     """SIGHUP."""
 
-    def test_reload(self, processes: Processes, pki: Pki) -> None:
-        """New connections see the new certificate, those that stand go on; bad files change
-        nothing and are told (A21, I3).
-        """
+    def test_when_certificates_are_read_again_then_new_connections_see_them(
+        self, site: Site, pki: Pki
+    ) -> None:
+        """Those that stand go on; bad files change nothing and are told (A21, I3)."""
         own = pki.server()
-        running, port = mediator(processes, own)
-        callee = terminal(processes, port, pki.ca)
-        callee.wait_for(r"is registered$")
-        before = shown_by(port, pki.ca)
+        mediator = secure(site, pki, own)
+        callee = site.terminal("Ib", mediator.server, f"--ca={pki.ca}")
+        before = mediator.shown()
         new = pki.server()
         Path(own.key).write_bytes(Path(new.key).read_bytes())
-        running.process.send_signal(signal.SIGHUP)
-        running.wait_for("the old ones stay in use: .* is not the certificate of the key in ")
-        assert shown_by(port, pki.ca) == before != ""
+        mediator.hang_up()
+        mediator.running.wait_for("old ones stay in use: .* is not the certificate of the key in ")
+        assert mediator.shown() == before != ""
         Path(own.certificate).write_bytes(Path(new.certificate).read_bytes())
-        running.process.send_signal(signal.SIGHUP)
-        running.wait_for("The certificates were read again")
-        assert shown_by(port, pki.ca) not in {before, ""}
-        listing = broker(
-            *(processes, f"tls:localhost:{port}", "permit", "list", "--as=Ib", f"--ca={pki.ca}")
-        )
-        assert listing.returncode == 0
-        assert running.end() == 0
+        mediator.hang_up()
+        mediator.running.wait_for("The certificates were read again")
+        assert mediator.shown() not in {before, ""}
+        assert mediator.running.end() == 0
         assert callee.end() == 0
         assert sum("is registered" in line for line in callee.out) == 1
 
-    def test_without_tls(self, processes: Processes) -> None:
-        """Without certificates to read again, SIGHUP ends the process, as for any program."""
-        running = processes.twistd("broker", f"--listen={LOOPBACK}")
+    def test_without_tls_it_ends_the_process(self, site: Site) -> None:
+        """As for any program."""
+        running = site.twistd("broker", f"--listen={LOOPBACK}")
         listening(running)
         assert running.end(signal.SIGHUP) == -signal.SIGHUP

@@ -8,8 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import psutil
 import pytest
@@ -17,13 +16,13 @@ import pytest
 from broker.messages.datagram import parse_datagram
 from broker.messages.message import Message
 from broker.messages.signing import sign, verify
-from tests.integration.test_login import DATABASE, PASSWORD, account
-from tests.integration.test_operator import operate
-from tests.support.processes import PATIENCE, Processes, Running, Typing
+from tests.integration.site import PASSWORD, Site, account
+from tests.support.processes import PATIENCE, Running, Typing
 
 pytestmark = pytest.mark.integration
 
 DATAGRAMS: Final = r"Listening for datagrams on .*:(\d+)$"
+ACCOUNTS: Final = ("Ia", "Ib", "Ic", "Id", "Ie")
 #: Forged datagrams that a flood consists of, in each run and in the slow one.
 FLOOD: Final = 20_000
 LONG_FLOOD: Final = int(os.environ.get("BROKER_FLOOD", "1000000"))
@@ -56,27 +55,32 @@ def udp(port: int, host: str = "127.0.0.1") -> socket.socket:
     return made
 
 
-@dataclass
-class Site:
-    """A mediator, its resolver inside or apart, and where each listens."""
+class Service(NamedTuple):
+    """A mediator, its resolver inside or apart, and where datagrams go.
 
-    mediator: Running
-    port: int
+    :ivar site: where the mediator is
+    """
+
+    site: Site
     udp: int
     resolver: Running
 
+    @property
+    def apart(self) -> bool:
+        """Whether the resolver is a process of its own."""
+        return self.resolver is not self.site.running
 
-def start(processes: Processes, *, apart: bool = False) -> Site:
-    """Start them; Ia, Ib and Ic have accounts."""
-    account(processes.folder, "Ia", "Ib", "Ic")
-    options = ("--auth=password", DATABASE, "--trace")
+
+def start(site: Site, *, apart: bool = False) -> Service:
+    """Start them; Ia to Ie have accounts."""
+    account(site.folder, *ACCOUNTS)
     if not apart:
-        running, port = processes.mediator(*options)
-        return Site(running, port, int(running.wait_for(DATAGRAMS)[1]), running)
-    resolver, at = processes.resolver("--trace")
+        running = site.serve_accounts()
+        return Service(site, int(running.wait_for(DATAGRAMS)[1]), running)
+    resolver, at = site.resolver("--trace")
     udp = int(resolver.wait_for(DATAGRAMS)[1])
-    running, port = processes.mediator(*options, f"--resolver=tcp:127.0.0.1:{at}")
-    return Site(running, port, udp, resolver)
+    site.serve_accounts(f"--resolver=tcp:127.0.0.1:{at}")
+    return Service(site, udp, resolver)
 
 
 class Terminal:
@@ -85,19 +89,19 @@ class Terminal:
     :ivar line: that connection
     """
 
-    def __init__(self, site: Site, identifier: str) -> None:
+    def __init__(self, service: Service, identifier: str) -> None:
         self.identifier = identifier
-        self.site = site
+        self.service = service
         self.proof = f"Password:{PASSWORD}"
         self.sequence = 0
-        self.socket = udp(site.udp)
+        self.socket = udp(service.udp)
 
     def connect(self, *lines: str, before: str = "") -> dict[str, str]:
         """Log in, and register; what the answer tells.
 
         :param before: what is asked first
         """
-        self.line = Typing(self.site.port)
+        self.line = self.service.site.typing()
         OPEN.append(self.line)
         said = ["REGISTER", f"Identifier:{self.identifier}", self.proof, *lines, "Transaction:1"]
         self.line.type("\n".join([*said, "", ""]))
@@ -166,17 +170,24 @@ class Terminal:
         self.line.__exit__()
 
 
-@pytest.mark.parametrize("apart", [False, True], ids=["inside", "apart"])
+@pytest.fixture(scope="class", params=["inside", "apart"])
+def service(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Service]:
+    """A resolver inside the mediator, and one apart."""
+    with Site(tmp_path_factory.mktemp(request.param)) as site:
+        yield start(site, apart=request.param == "apart")
+
+
 class WholeWayTests:
     """A terminal that holds no connection is called (C1, D1, E1)."""
 
-    def test_called(self, processes: Processes, apart: bool) -> None:
+    def test_when_it_is_called_then_a_notice_has_it_connect(self, service: Service) -> None:
         """It logs in, registers by UDP, goes quiet, is told to connect, and takes the call.
 
         The address that the caller is told is the one its datagrams come from.
         """
-        site = start(processes, apart=apart)
-        callee, caller = Terminal(site, "Ib"), Terminal(site, "Ia")
+        callee, caller = Terminal(service, "Ib"), Terminal(service, "Ia")
         callee.gets_a_key("Accept:Create Ia", "Port:5000")
         callee.registers()
         callee.keeps_alive()
@@ -197,46 +208,44 @@ class WholeWayTests:
         assert caller.line.read(2).startswith(
             "NOTIFY\nRequest Accepted.\n\nNOTIFY\nCallee Address:127.0.0.1\n"
         )
-        for running in {site.mediator, site.resolver}:
+        for running in (service.site.running, service.resolver):
             assert "Traceback" not in running.said
             assert callee.key.hex() not in running.said
 
-    def test_not_there(self, processes: Processes, apart: bool) -> None:
-        """Notices are repeated until the call's time is over; each is later than the last (E3)."""
-        site = start(processes, apart=apart)
-        callee, caller = Terminal(site, "Ib"), Terminal(site, "Ia")
+    def test_when_it_does_not_come_then_notices_are_repeated(self, service: Service) -> None:
+        """Until the call's time is over; each is later than the last (E3)."""
+        callee, caller = Terminal(service, "Ic"), Terminal(service, "Ia")
         callee.gets_a_key("Accept:Create Ia")
         callee.registers()
         callee.goes_quiet()
         caller.connect()
-        caller.line.type("QUERY\nCallee:Ib\n\n")
+        caller.line.type("QUERY\nCallee:Ic\n\n")
         told = [int(callee.hears().fields["Sequence"]) for _ in range(6)]
         assert told == sorted(set(told))
         assert caller.line.read() == "NOTIFY\nCallee not Connected.\n\n"
         callee.hears_nothing(2.1)
 
-    def test_account_removed(self, processes: Processes, apart: bool) -> None:
-        """With its account a terminal's key is void at once (I2)."""
-        site = start(processes, apart=apart)
-        terminal = Terminal(site, "Ib")
+    def test_when_its_account_is_removed_then_its_key_is_void(self, service: Service) -> None:
+        """At once (I2)."""
+        terminal = Terminal(service, "Id")
         terminal.gets_a_key()
         terminal.registers()
         terminal.goes_quiet()
-        operate(processes.folder, "account", "remove", "Ib")
+        service.site.operate("account", "remove", "Id")
         deadline = time.monotonic() + PATIENCE
-        while apart and terminal.is_answered():  # the resolver is told of it a moment later
+        # A resolver apart is told of it a moment later.
+        while service.apart and terminal.is_answered():
             assert time.monotonic() < deadline
         terminal.socket.send(terminal.datagram())
         terminal.hears_nothing()
 
-    def test_moves(self, processes: Processes, apart: bool) -> None:
-        """From another source it is challenged, and is there then (D1)."""
-        site = start(processes, apart=apart)
-        terminal = Terminal(site, "Ib")
+    def test_when_it_moves_then_it_is_challenged(self, service: Service) -> None:
+        """It is at another source then (D1)."""
+        terminal = Terminal(service, "Ie")
         terminal.gets_a_key()
         terminal.registers()
         old = terminal.socket
-        terminal.socket = udp(site.udp)
+        terminal.socket = udp(service.udp)
         terminal.registers()
         terminal.keeps_alive()
         old.send(terminal.datagram())
@@ -244,75 +253,56 @@ class WholeWayTests:
         assert "Challenge" in terminal.hears().fields
 
 
-class RestartTests:
-    """A resolver apart that is started anew, and so has forgotten everything."""
-
-    def test_resolver_restarted(self, processes: Processes) -> None:
-        """The mediator tells it the keys again; who is challenged again needs no new login."""
-        site = start(processes, apart=True)
-        terminal = Terminal(site, "Ib")
-        terminal.gets_a_key()
-        terminal.registers()
-        terminal.goes_quiet()
-        before = site.resolver
-        (tcp,) = [one for one in before.out if "Listening on" in one]
-        before.end()
-        port = tcp.rpartition(":")[2]
-        again = processes.twistd(
-            "broker-resolver",
-            f"--listen=tcp:{port}:interface=127.0.0.1",
-            f"--udp={site.udp}:127.0.0.1",
-        )
-        again.wait_for(DATAGRAMS)
-        terminal.socket.settimeout(0.2)
-        answer: Message | None = None
-        deadline = time.monotonic() + PATIENCE
-        while answer is None:
-            assert time.monotonic() < deadline
-            with suppress(TimeoutError, ConnectionRefusedError):
-                terminal.socket.send(terminal.datagram())
-                answer = terminal.hears()
-        terminal.socket.settimeout(PATIENCE)
-        terminal.socket.send(terminal.datagram(Challenge=answer.fields["Challenge"]))
-        terminal.expects_completed()
+def test_when_a_resolver_restarts_then_terminals_need_no_new_login(site: Site) -> None:
+    """It has forgotten everything: the mediator tells it the keys again."""
+    service = start(site, apart=True)
+    terminal = Terminal(service, "Ib")
+    terminal.gets_a_key()
+    terminal.registers()
+    terminal.goes_quiet()
+    (tcp,) = [line for line in service.resolver.out if "Listening on" in line]
+    service.resolver.end()
+    port = tcp.rpartition(":")[2]
+    again = site.twistd(
+        "broker-resolver",
+        f"--listen=tcp:{port}:interface=127.0.0.1",
+        f"--udp={service.udp}:127.0.0.1",
+    )
+    again.wait_for(DATAGRAMS)
+    terminal.socket.settimeout(0.2)
+    answer: Message | None = None
+    deadline = time.monotonic() + PATIENCE
+    while answer is None:
+        assert time.monotonic() < deadline
+        with suppress(TimeoutError, ConnectionRefusedError):
+            terminal.socket.send(terminal.datagram())
+            answer = terminal.hears()
+    terminal.socket.settimeout(PATIENCE)
+    terminal.socket.send(terminal.datagram(Challenge=answer.fields["Challenge"]))
+    terminal.expects_completed()
 
 
-class PortTests:
-    """The port for datagrams."""
+@pytest.mark.parametrize(
+    "role", ["broker", pytest.param("broker-resolver", marks=pytest.mark.slow)]
+)  # slow: the same listener as the mediator's
+def test_when_the_port_is_in_use_then_a_role_does_not_start(site: Site, role: str) -> None:
+    """One line, status 1."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        running = site.twistd(role, "--listen=tcp:0:interface=127.0.0.1", f"--udp={port}:127.0.0.1")
+        assert running.wait() == 1
+    why = f"cannot listen on udp:{port}:127.0.0.1: Address already in use"
+    assert running.err == [f"{role}: {why}"]
 
-    def test_in_use(self, processes: Processes) -> None:
-        """One that is in use is why a role doesn't start: one line, status 1."""
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-            taken.bind(("127.0.0.1", 0))
-            port = taken.getsockname()[1]
-            for role in ("broker", "broker-resolver"):
-                running = processes.twistd(
-                    role,
-                    "--listen=tcp:0:interface=127.0.0.1",
-                    f"--udp={port}:127.0.0.1",
-                )
-                assert running.wait() == 1
-                (line,) = running.err
-                assert (
-                    line == f"{role}: cannot listen on udp:{port}:127.0.0.1: Address already in use"
-                )
 
-    def test_none(self, processes: Processes) -> None:
-        """Without one nobody is given a key."""
-        running, port = processes.mediator("--udp=none", "--store=memory:")
-        with Typing(port) as line:
-            line.type("REGISTER\nIdentifier:Ib\nUDP:Yes\nTransaction:1\n\n")
-            assert "UDP is not offered by this server" in line.read()
-        assert "datagrams" not in running.said
-
-    def test_ipv6(self, processes: Processes) -> None:
-        """It may be an IPv6 one."""
-        running, _ = processes.mediator("--udp=0:::1", "--store=memory:")
-        port = int(running.wait_for(DATAGRAMS)[1])
-        asking = udp(port, "::1")
-        asking.send(b"QUERY\r\nADDRESS\r\nPadding:" + b"x" * 100 + b"\r\n\r\n")
-        mine = asking.getsockname()[1]
-        assert asking.recv(2000) == f"NOTIFY\r\nAddress:::1\r\nPort:{mine}\r\n\r\n".encode()
+def test_when_the_port_is_of_ipv6_then_it_serves(site: Site) -> None:
+    """Who asks for its address is told the one of IPv6."""
+    running = site.serve("--udp=0:::1", "--store=memory:")
+    asking = udp(int(running.wait_for(DATAGRAMS)[1]), "::1")
+    asking.send(b"QUERY\r\nADDRESS\r\nPadding:" + b"x" * 100 + b"\r\n\r\n")
+    mine = asking.getsockname()[1]
+    assert asking.recv(2000) == f"NOTIFY\r\nAddress:::1\r\nPort:{mine}\r\n\r\n".encode()
 
 
 class FloodTests:
@@ -322,23 +312,23 @@ class FloodTests:
         "count",
         [FLOOD, pytest.param(LONG_FLOOD, marks=pytest.mark.slow)],  # slow: a million of them
     )
-    def test_flood(self, processes: Processes, count: int) -> None:
+    def test_flood(self, site: Site, count: int) -> None:
         """Nothing moves, nothing is kept, no more comes back than went in; the terminals go on.
 
         Of their keepalives under one in a hundred stays without an answer meanwhile.
         """
-        site = start(processes)
-        terminals = [Terminal(site, "Ib") for _ in range(5)]
+        service = start(site)
+        terminals = [Terminal(service, "Ib") for _ in range(5)]
         for terminal in terminals:
             terminal.gets_a_key("Accept:Create Ia")
             terminal.registers()
             terminal.keeps_alive()
             terminal.socket.setblocking(False)
         kinds = forgeries(terminals[0])
-        strangers = [udp(site.udp) for _ in range(100)]
+        strangers = [udp(service.udp) for _ in range(100)]
         for stranger in strangers:
             stranger.setblocking(False)
-        process = psutil.Process(site.mediator.process.pid)
+        process = psutil.Process(site.running.process.pid)
         before = process.memory_info().rss
         sent = received = 0
         keepalives = Keepalives([terminal.socket for terminal in terminals])

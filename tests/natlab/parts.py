@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.integration.test_login import account, password_file
+from tests.integration.site import account, password_file
 from tests.natlab.lab import Lab
 from tests.support.certificates import Pki
 from tests.support.processes import BROKER, PATIENCE, TWISTD, Running

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.integration.test_login import PASSWORD, account
+from tests.integration.site import PASSWORD, account
 from tests.natlab.conftest import Build
 from tests.natlab.lab import CONE, INTERNET, NOT, PYTHON, SNIFF, SYMMETRIC, Router
 from tests.natlab.parts import QUIET, Net

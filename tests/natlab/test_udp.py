@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.integration.test_login import PASSWORD, account
+from tests.integration.site import PASSWORD, account
 from tests.natlab.conftest import Build
 from tests.natlab.lab import (
     OUTSIDE,

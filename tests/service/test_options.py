@@ -238,6 +238,15 @@ $ broker-terminal --call-password-file={exposed} --policy=password
 --call-password-file: {exposed}: others can read or change it: …
 $ broker-terminal --call-password-file={empty} --policy=password
 --call-password-file: {empty}: holds no password: …
+# So do the policy and the file of consent, which must be one (I3).
+$ broker-terminal --policy=ask
+--policy: ask needs a consent-file, which names the callers to accept
+$ broker-terminal --consent-file={secret}
+--consent-file: goes with the policy ask
+$ broker-terminal --consent-file=/no/where --policy=ask
+--consent-file: /no/where: No such file or directory…
+$ broker-terminal --consent-file={secret} --policy=ask
+--consent-file: {secret}: line 1: …
 $ broker-terminal --policy=secret
 --policy: 'secret' is neither list nor ask nor password
 # The address can't be both given and found out.

@@ -13,14 +13,15 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Final
+from typing import IO, Final, NamedTuple
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 #: What the ``twistd`` script does, by this very interpreter.
 TWISTD: Final = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()")
 BROKER: Final = (sys.executable, "-P", "-m", "broker.cli.main")
+LOOPBACK: Final = "tcp:0:interface=127.0.0.1"
 _SETPRIV: Final = shutil.which("setpriv")
 #: Before a command: the kernel kills it when the process that started it ends, however that ends.
 #: A test, demo or benchmark that is killed leaves nothing behind. Without Linux's setpriv: nothing.
@@ -121,85 +122,98 @@ class Running:
         self.wait()
 
 
-class Processes:
-    """Those of one test, ended with it.
+class Done(NamedTuple):
+    """What became of a command."""
+
+    status: int
+    out: str
+    err: str
+
+
+class Processes(ExitStack):
+    """The processes of a test, or of a class of tests; they end with it.
 
     :ivar folder: where they run
     """
 
     def __init__(self, folder: Path) -> None:
+        super().__init__()
         self.folder = folder
-        self._running: list[Running] = []
-
-    def __enter__(self) -> Processes:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for running in reversed(self._running):
-            running.kill()
 
     def start(self, *arguments: str) -> Running:
         """Start a process."""
         running = Running(arguments, self.folder)
-        self._running.append(running)
+        self.callback(running.kill)
         return running
 
     def twistd(self, role: str, *arguments: str) -> Running:
         """Start a role in the foreground; it may not be ready yet.
 
-        Where nothing else is said its port for datagrams is any that is free.
+        Without an option that says otherwise, its port for datagrams is any that is free.
         """
-        said = any(one.startswith(("--udp", "--resolver")) for one in arguments)
-        if role in ("broker", "broker-resolver") and not said:
+        given = any(argument.startswith(("--udp", "--resolver")) for argument in arguments)
+        if role in ("broker", "broker-resolver") and not given:
             arguments = (*arguments, "--udp=0:127.0.0.1")
         return self.start(*TWISTD, "-n", role, *arguments)
 
     def mediator(self, *arguments: str) -> tuple[Running, int]:
         """Start a mediator on a port that is free; wait until it listens; give its port."""
-        running = self.twistd(
-            "broker", "--listen=tcp:0:interface=127.0.0.1", "--auth=none", *arguments
-        )
+        running = self.twistd("broker", f"--listen={LOOPBACK}", "--auth=none", *arguments)
         return running, listening(running)
 
     def resolver(self, *arguments: str) -> tuple[Running, int]:
         """Start a resolver likewise."""
-        running = self.twistd("broker-resolver", "--listen=tcp:0:interface=127.0.0.1", *arguments)
+        running = self.twistd("broker-resolver", f"--listen={LOOPBACK}", *arguments)
         return running, listening(running)
 
-    def terminal(self, identifier: str, mediator: int, *arguments: str) -> Running:
-        """Start a terminal, and wait until it is registered."""
+    def terminal(self, identifier: str, mediator: int | str, *arguments: str) -> Running:
+        """Start a terminal, and wait until it is registered.
+
+        :param mediator: its endpoint, or its port on this machine
+        """
         running = self.twistd(
             "broker-terminal",
-            f"--identifier={identifier}",
-            f"--mediator=tcp:127.0.0.1:{mediator}",
-            "--listen=tcp:0:interface=127.0.0.1",
-            *arguments,
+            *(f"--identifier={identifier}", f"--mediator={endpoint(mediator)}"),
+            *(f"--listen={LOOPBACK}", *arguments),
         )
         running.wait_for(r"is registered$")
         return running
 
-    def start_broker(self, mediator: int, *arguments: str) -> Running:
-        """Start the ``broker`` command."""
-        return self.start(*BROKER, *arguments, f"--mediator=tcp:127.0.0.1:{mediator}")
+    def start_broker(self, mediator: int | str, *arguments: str) -> Running:
+        """Start a ``broker`` command that goes to a mediator."""
+        return self.start(*BROKER, *arguments, f"--mediator={endpoint(mediator)}")
 
-    def broker(
-        self, mediator: int, *arguments: str, given: bytes = b""
-    ) -> subprocess.CompletedProcess[bytes]:
-        """Run the ``broker`` command to its end."""
-        return subprocess.run(
-            [*TETHER, *BROKER, *arguments, f"--mediator=tcp:127.0.0.1:{mediator}"],
+    def broker(self, mediator: int | str, *arguments: str, given: bytes = b"") -> Done:
+        """Run such a command to its end."""
+        return self.run(*arguments, f"--mediator={endpoint(mediator)}", given=given)
+
+    def run(self, *arguments: str, given: bytes = b"") -> Done:
+        """Run a ``broker`` command to its end; it has no terminal on which it could ask."""
+        done = subprocess.run(
+            [*TETHER, *BROKER, *arguments],
             cwd=self.folder,
             env=environment(),
             input=given,
             capture_output=True,
             timeout=PATIENCE,
             check=False,
+            start_new_session=True,
         )
+        out, err = done.stdout.decode(), done.stderr.decode()
+        assert "Traceback" not in err, err
+        return Done(done.returncode, out, err)
+
+    def file(self, name: str, content: str | bytes = "") -> Path:
+        """Write a file that only its owner can read."""
+        path = self.folder / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        path.chmod(0o600)
+        return path
+
+
+def endpoint(mediator: int | str) -> str:
+    """A mediator's endpoint: as it is given, or of a port on this machine."""
+    return f"tcp:127.0.0.1:{mediator}" if isinstance(mediator, int) else mediator
 
 
 def listening(running: Running) -> int:
@@ -210,8 +224,8 @@ def listening(running: Running) -> int:
 class Typing:
     """A person at a telnet, who reads and types bytes."""
 
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        self._socket = socket.create_connection((host, port), PATIENCE)
 
     def __enter__(self) -> Typing:
         return self
@@ -224,7 +238,7 @@ class Typing:
         self._socket.sendall(text.encode())
 
     def read(self, count: int = 1) -> str:
-        """The next messages, so many of them, lines ending in LF."""
+        """The next ``count`` messages; lines end in LF."""
         data = b""
         while data.count(b"\r\n\r\n") < count:
             more = self._socket.recv(65536)
@@ -240,5 +254,5 @@ class Typing:
         return data.decode().replace("\r\n", "\n")
 
     def end_input(self) -> None:
-        """Type nothing more, but read on."""
+        """Type no more, and read on."""
         self._socket.shutdown(socket.SHUT_WR)
