@@ -12,7 +12,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,18 +20,11 @@ import pytest
 
 from broker.cli import admin as admin_cli
 from broker.cli.admin import AdminRefused, NoBroker, Row, ask
-from broker.cli.main import make_parser
 from broker.service.settings.credentials import FoundPassword
 from broker.tables.grants import PASSWORD_ALPHABET
 from tests.cli.shell import Shell, Tty
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-COMMANDS: Final = [
-    *("account", "group", "account name", "permit show", "who-knows", "check-config"),
-    *(f"account {change}" for change in ("add", "remove", "list", "reset")),
-    *("account name add", "account name remove"),
-    *(f"group {change}" for change in ("create", "add", "delete", "list")),
-]
 
 
 class FakeBroker:
@@ -77,50 +70,6 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> FakeBroker:
 
 class ParserTests:
     """The command line."""
-
-    @pytest.mark.parametrize("command", COMMANDS)
-    def test_help(self, command: str, shell: Shell) -> None:
-        """Each command explains itself, in lines that fit, with valid examples."""
-        done = shell(f"{command} --help")
-        assert done.status == 0
-        assert done.out.startswith("usage: broker")
-        assert max(map(len, done.out.splitlines())) <= 100
-        assert "exit status: 0" in done.out
-        examples = re.findall(r"^  broker (.*?)(?:  .*)?$", done.out, re.M)
-        assert examples
-        for example in examples:
-            words = example.partition(" | ")[0].replace("'", "").split()
-            assert "run" in make_parser().parse_args(words)
-
-    @pytest.mark.parametrize(
-        ("line", "why"),
-        [
-            ("account", "required: change"),
-            ("account add", "required: ID"),
-            ("account add @f", "begins with @"),
-            ("account add Ia secret", "unrecognized arguments"),
-            ("account add Ia --password secret", "unrecognized arguments: --password"),
-            ("account add Ia --generate --password-file x", "not allowed with"),
-            ("account name add Ia", "required: NAME"),
-            ("group create family", "begins with @"),
-            ("group create @", "begins with @"),
-            ("group add @f", "required: ID"),
-            ("group add @f @g", "begins with @"),
-            ("permit show", "required: ID"),
-            ("permit show Ib --as Ib", "unrecognized arguments"),
-            ("who-knows Ib --most 0", "from 1 on"),
-            ("who-knows Ib --most ١", "from 1 on"),
-            ("who-knows Ib --since yesterday", "must be 30m, 2h or 7d"),
-            ("account list --admin tcp:1201", "only unix:PATH"),
-            ("account list --admin none", "no broker can be asked there"),
-            ("check-config --role resolver x", "invalid choice"),
-        ],
-    )
-    def test_wrong(self, line: str, why: str, shell: Shell) -> None:
-        """Wrong usage ends with 2, and says what is wrong."""
-        done = shell(line)
-        assert done.status == 2
-        assert why in done.err
 
     def test_admin(self, broker: FakeBroker, shell: Shell) -> None:
         """The socket is the one that is named; the default is the one that a broker makes here."""
@@ -184,6 +133,61 @@ CHANGES: Final[dict[str, tuple[Row, Row, str]]] = {
 }
 
 
+IB: Final = {"identifier": "Ib"}
+ACCOUNT: Final[Row] = {**IA, "names": ["t", "u"], "groups": ["@f"], "connections": 1}
+PLAIN: Final = {"caller": None, "expires": None, "uses": None}
+FAMILY: Final = {"caller": "Ic", "entry": "@f"}
+TOLD: Final = {
+    "at": "2026-11-21T12:34:56.123456Z",
+    "until": "2026-11-21T13:34:56.123456Z",
+    "told": "Ia",
+    "address": "192.0.2.1",
+    "port": 1203,
+    "entry": "@f",
+    "session": "S1",
+}
+TOLD_SHOWN: Final = "2026-11-21T12:34:56Z\tIa\t{}:1203\t@f\tS1\tuntil 2026-11-21T13:34:56Z"
+#: Commands that list something: the request, the rows of the answer, what is printed.
+LISTED: Final[dict[str, tuple[Row, list[Row], list[str]]]] = {
+    # Identifier, state, groups and names.
+    "account list": (
+        {"do": "account list"},
+        [
+            {**ACCOUNT, "reached": True},
+            {**ACCOUNT, "reached": False},
+            {**IB, "names": [], "groups": [], "connections": 0, "reached": False},
+        ],
+        ["Ia\treached\t@f\tt,u", "Ia\tconnected\t@f\tt,u", "Ib\taway\t-\t-"],
+    ),
+    "group list": ({"do": "group list"}, [{"group": "@f", "members": 2}], ["@f\t2"]),
+    "group list @f": ({"do": "group members", "group": "@f"}, [IA], ["Ia"]),
+    # Who may call, by which entry, and with what limits.
+    "permit show Ib": (
+        {"do": "permit show", **IB},
+        [
+            {**PLAIN, "caller": "Ia", "entry": "Ia"},
+            {**FAMILY, "expires": 3541, "uses": 1},
+            {**FAMILY, "expires": None, "uses": 2},
+            {**PLAIN, "entry": "@e", "group": "empty"},
+            {**PLAIN, "entry": "@n", "group": "none"},
+        ],
+        [
+            "Ia\tIa",
+            "Ic\t@f\t0:59:01 left\t1 call left",
+            "Ic\t@f\t2 calls left",
+            "-\t@e\tno member",
+            "-\t@n\tthere is no such group",
+        ],
+    ),
+    # When, who was told, which address, by what entry, in which session, until when.
+    "who-knows Ib --most 5": (
+        {"do": "who knows", **IB, "most": 5},
+        [TOLD, {**TOLD, "address": "2001:db8::1"}],
+        [TOLD_SHOWN.format("192.0.2.1"), TOLD_SHOWN.format("[2001:db8::1]")],
+    ),
+}
+
+
 class OutputTests:
     """What is asked and printed."""
 
@@ -196,60 +200,12 @@ class OutputTests:
         do = re.sub(" (@|I).*", "", line)
         assert broker.asked == [{"do": do, **fields}] * 2
 
-    def listed(self, line: str, broker: FakeBroker, shell: Shell, *rows: Row) -> list[str]:
-        """What a command that lists something prints."""
-        broker.rows = list(rows)
-        done = shell(line)
-        assert done.status == 0
-        return done.out.splitlines()
-
-    def test_accounts(self, broker: FakeBroker, shell: Shell) -> None:
-        """Accounts: identifier, state, groups and names; a dash for what is empty."""
-        ia = {**IA, "names": ["t", "u"], "groups": ["@f"], "connections": 1}
-        ib = {"identifier": "Ib", "names": [], "groups": [], "connections": 0, "reached": False}
-        rows = ({**ia, "reached": True}, {**ia, "reached": False}, ib)
-        assert self.listed("account list", broker, shell, *rows) == [
-            "Ia\treached\t@f\tt,u",
-            "Ia\tconnected\t@f\tt,u",
-            "Ib\taway\t-\t-",
-        ]
-
-    def test_groups(self, broker: FakeBroker, shell: Shell) -> None:
-        """Groups, and the members of one."""
-        assert self.listed("group list", broker, shell, {"group": "@f", "members": 2}) == ["@f\t2"]
-        assert self.listed("group list @f", broker, shell, IA) == ["Ia"]
-        assert broker.asked == [{"do": "group list"}, {"do": "group members", "group": "@f"}]
-
-    def test_permits(self, broker: FakeBroker, shell: Shell) -> None:
-        """Who may call, by which entry, and with what limits."""
-        plain = {"expires": None, "uses": None}
-        rows: list[Row] = [
-            {"caller": "Ia", "entry": "Ia", **plain},
-            {"caller": "Ic", "entry": "@f", "expires": 3541, "uses": 1},
-            {"caller": "Ic", "entry": "@f", "expires": None, "uses": 2},
-            {"caller": None, "entry": "@e", **plain, "group": "empty"},
-            {"caller": None, "entry": "@n", **plain, "group": "none"},
-        ]
-        assert self.listed("permit show Ib", broker, shell, *rows) == [
-            "Ia\tIa",
-            "Ic\t@f\t0:59:01 left\t1 call left",
-            "Ic\t@f\t2 calls left",
-            "-\t@e\tno member",
-            "-\t@n\tthere is no such group",
-        ]
-
-    def test_who_knows(self, broker: FakeBroker, shell: Shell) -> None:
-        """When, who was told, which address, by what entry, in which session, until when."""
-        moments = {"at": "2026-11-21T12:34:56.123456Z", "until": "2026-11-21T13:34:56.123456Z"}
-        row = {**moments, "told": "Ia", "address": "192.0.2.1", "port": 1203, "entry": "@f"}
-        row["session"] = "S1"
-        rows = (row, {**row, "address": "2001:db8::1"})
-        first, second = self.listed("who-knows Ib --most 5", broker, shell, *rows)
-        assert first == (
-            "2026-11-21T12:34:56Z\tIa\t192.0.2.1:1203\t@f\tS1\tuntil 2026-11-21T13:34:56Z"
-        )
-        assert "\t[2001:db8::1]:1203\t" in second
-        assert broker.asked == [{"do": "who knows", "identifier": "Ib", "most": 5}]
+    @pytest.mark.parametrize("line", LISTED)
+    def test_lists(self, line: str, broker: FakeBroker, shell: Shell) -> None:
+        """Each row is a line; a dash stands for what is empty."""
+        request, broker.rows, shown = LISTED[line]
+        assert shell(line) == (0, "".join(f"{row}\n" for row in shown), "")
+        assert broker.asked == [request]
 
     @pytest.mark.parametrize("option", ["", " --json"])
     def test_names_have_no_power(self, option: str, broker: FakeBroker, shell: Shell) -> None:
@@ -313,40 +269,36 @@ class PasswordTests:
             assert len(password) * math.log2(len(PASSWORD_ALPHABET)) >= 96
             assert text.count(password) == 1
 
-    def test_generated_and_refused(self, broker: FakeBroker, shell: Shell) -> None:
-        """One that the broker has refused is not printed."""
-        broker.raises = AdminRefused("refused", "there is already an account Ia")
-        assert shell("account add Ia --generate")[:2] == (4, "")
-
     def test_generated_for_a_script(self, broker: FakeBroker, shell: Shell) -> None:
-        """A script finds it in the last line."""
+        """A script finds it in the last line; one that the broker has refused is not printed."""
         answer = json.loads(shell("account add Ia --generate --json").out)
         assert answer == {"done": True, "password": broker.passwords[0]}
+        broker.raises = AdminRefused("refused", "there is already an account Ia")
+        assert shell("account add Ia --generate")[:2] == (4, "")
 
     def test_file(self, broker: FakeBroker, shell: Shell, tmp_path: Path) -> None:
         """A file's only line; an error if others can read the file, with the remedy."""
         path = tmp_path / "password"
         path.write_text("correct horse\n")
-        path.chmod(0o644)
-        command = f"account add Ia --password-file {path}"
-        exposed = shell(command)
-        assert exposed.status == 1
-        assert f"chmod 600 {path}" in exposed.err
-        assert broker.asked == []
-        path.chmod(0o600)
-        taken = shell(command)
-        assert taken.status == 0
-        assert "correct" not in taken.out
+        for mode, status, why in (
+            (0o644, 1, f"chmod 600 {path}"),
+            (0o600, 0, ""),
+            (0, 1, "No such"),
+        ):
+            path.chmod(mode) if mode else path.unlink()
+            done = shell(f"account add Ia --password-file {path}")
+            assert done.status == status
+            assert why in done.err
+            assert "correct" not in done.out
         assert broker.passwords == ["correct horse"]
-        path.unlink()
-        missing = shell(command)
-        assert missing.status == 1
-        assert "No such file" in missing.err
 
-    def typed(self, monkeypatch: pytest.MonkeyPatch, *passwords: str) -> list[str]:
-        """A person at a terminal types these; the result lists for which account each time."""
+    @pytest.mark.parametrize("second", ["horse", "house"])
+    def test_typed(
+        self, second: str, broker: FakeBroker, shell: Shell, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """At a terminal it is asked for twice; two that differ set nothing, and none is shown."""
         asked: list[str] = []
-        typing = iter(passwords)
+        typing = iter(("horse", second))
 
         def ask_password(whose: str) -> FoundPassword:
             asked.append(whose)
@@ -354,24 +306,11 @@ class PasswordTests:
 
         monkeypatch.setattr(sys, "stdin", Tty())
         monkeypatch.setattr(admin_cli, "ask_password", ask_password)
-        return asked
-
-    def test_typed(self, broker: FakeBroker, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-        """At a terminal it is asked for twice."""
-        asked = self.typed(monkeypatch, "horse", "horse")
-        assert shell("account reset Ia").status == 0
+        done = shell("account reset Ia")
         assert asked == ["Ia", "Ia, once more"]
-        assert broker.passwords == ["horse"]
-
-    def test_typed_differently(
-        self, broker: FakeBroker, shell: Shell, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Two that differ set nothing, and neither is shown."""
-        self.typed(monkeypatch, "horse", "house")
-        done = shell("account add Ia")
-        assert done.status == 1
-        assert broker.asked == []
-        assert "the two passwords differ" in done.err
+        alike = second == "horse"
+        assert (done.status, broker.passwords) == ((0, ["horse"]) if alike else (1, []))
+        assert ("the two passwords differ" in done.err) is not alike
         assert "horse" not in done.err
 
     def test_from_a_pipe(
@@ -380,8 +319,7 @@ class PasswordTests:
         """None is read from a pipe; the error says what to do instead."""
         monkeypatch.setattr(sys, "stdin", io.StringIO("horse\nhorse\n"))
         done = shell("account add Ia")
-        assert done.status == 1
-        assert broker.asked == []
+        assert (done.status, broker.asked) == (1, [])
         assert "--password-file" in done.err
         assert "--generate" in done.err
 
@@ -402,34 +340,35 @@ class CheckConfigTests:
         named = "" if role == "broker" else f"--role {role}"
         assert shell(f"check-config {named} {path}") == (0, f"{path} is valid\n", "")
 
-    def test_invalid(self, path: Path, shell: Shell) -> None:
-        """Everything that is wrong is said, one line each, as the role would (I3)."""
-        path.write_text('listen = ["tcp:1201"]\nstore = "redis:x"\nauto = 1\nadmin = "tcp:1"\n')
-        done = shell(f"check-config {path}")
-        assert done[:2] == (1, "")
-        names = [line.partition(f"broker: {path}: ")[2] for line in done.err.splitlines()]
-        assert [name.partition(":")[0] for name in names] == ["auto", "store", "admin", "listen"]
-
     @pytest.mark.parametrize(
-        ("content", "why"),
+        ("content", "whys"),
         [
-            (None, "No such file"),
-            (b"=", "not TOML"),
-            (b"\xff", "not TOML"),
-            (
+            pytest.param(
+                b'listen = ["tcp:1201"]\nstore = "redis:x"\nauto = 1\nadmin = "tcp:1"\n',
+                ["auto: ", "store: ", "admin: ", "listen: "],
+                id="everything that is wrong is said, one line each, as the role would (I3)",
+            ),
+            (None, ["No such file"]),
+            (b"=", ["not TOML"]),
+            (b"\xff", ["not TOML"]),
+            pytest.param(
                 b'listen-tls = ["tcp:1202"]\ncertificate = "/nowhere/x"\n'
                 b'private-key = "/nowhere/y"\n',
-                "/nowhere/",
+                ["listen-tls: /nowhere/"],
+                id="files that it names",
             ),
         ],
     )
-    def test_unreadable(self, content: bytes | None, why: str, path: Path, shell: Shell) -> None:
-        """So are a file that can't be read, and files that it names."""
+    def test_invalid(
+        self, content: bytes | None, whys: list[str], path: Path, shell: Shell
+    ) -> None:
+        """What is wrong is said, a line each, as the role would (I3)."""
         if content is not None:
             path.write_bytes(content)
         done = shell(f"check-config {path}")
-        assert done.status == 1
-        assert why in done.err
+        assert done[:2] == (1, "")
+        lines = zip(done.err.splitlines(), whys, strict=True)
+        assert all(line.startswith(f"broker: {path}: {why}") for line, why in lines)
 
     def test_touches_nothing(
         self, tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
@@ -451,50 +390,46 @@ class CheckConfigTests:
 class SocketTests:
     """What may be at the other end."""
 
-    @pytest.fixture
-    def path(self, tmp_path: Path) -> str:
-        """The path of the socket."""
-        return str(tmp_path / "admin")
+    @pytest.fixture(autouse=True)
+    def path(self, tmp_path: Path) -> None:
+        """The path of the socket, and what the command shows."""
+        self.path = str(tmp_path / "admin")
+        self.rows: list[Row] = []
+        self.show: Callable[[Row], object] = self.rows.append
 
-    @pytest.fixture
-    def answer(self, path: str) -> Iterator[Callable[[bytes], None]]:
-        """Have a server at the socket read a line, send an answer, and close."""
-        threads: list[threading.Thread] = []
+    def ask(self, data: bytes | None = None) -> Row:
+        """Ask a server that reads a line, sends an answer, and closes; the end of the answer.
+
+        :param data: what it sends; ``None``: there is no server of ours
+        """
+        if data is None:
+            return ask(self.path, {"do": "x"}, self.show)
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection, connection.makefile("rb") as lines:
+                lines.readline()
+                connection.sendall(data)
+
         with socket.socket(socket.AF_UNIX) as listening:
-
-            def serve(data: bytes) -> None:
-                connection, _ = listening.accept()
-                with connection, connection.makefile("rb") as lines:
-                    lines.readline()
-                    connection.sendall(data)
-
-            def start(data: bytes) -> None:
-                if not threads:
-                    listening.bind(path)
-                    listening.listen()
-                threads.append(threading.Thread(target=serve, args=(data,)))
-                threads[-1].start()
-
-            yield start
-            for thread in threads:
+            listening.bind(self.path)
+            listening.listen()
+            thread = threading.Thread(target=serve)
+            thread.start()
+            try:
+                return ask(self.path, {"do": "x"}, self.show)
+            finally:
                 thread.join(10)
 
-    def ask(self, path: str) -> tuple[list[Row], Row]:
-        """Ask for something; the rows and the end of the answer."""
-        rows: list[Row] = []
-        end = ask(path, {"do": "x"}, rows.append)
-        return rows, end
-
-    def test_answer(self, path: str, answer: Callable[[bytes], None]) -> None:
+    def test_answer(self) -> None:
         """Rows, and an end."""
-        answer('{"a": "山"}\n{"a": 2}\n{"done": true, "b": 1}\n'.encode())
-        assert self.ask(path) == ([{"a": "山"}, {"a": 2}], {"done": True, "b": 1})
+        end = self.ask('{"a": "山"}\n{"a": 2}\n{"done": true, "b": 1}\n'.encode())
+        assert (self.rows, end) == ([{"a": "山"}, {"a": 2}], {"done": True, "b": 1})
 
-    def test_refusal(self, path: str, answer: Callable[[bytes], None]) -> None:
+    def test_refusal(self) -> None:
         """A refusal, even after rows."""
-        answer(b'{"a": 1}\n{"error": "no", "kind": "busy"}\n')
         with pytest.raises(AdminRefused, match="no") as refused:
-            self.ask(path)
+            self.ask(b'{"a": 1}\n{"error": "no", "kind": "busy"}\n')
         assert refused.value.kind == "busy"
 
     @pytest.mark.parametrize(
@@ -507,37 +442,33 @@ class SocketTests:
             (b'{"a": ', "is no broker"),
         ],
     )
-    def test_no_answer(
-        self, path: str, answer: Callable[[bytes], None], data: bytes, why: str
-    ) -> None:
+    def test_no_answer(self, data: bytes, why: str) -> None:
         """An answer without an end is not taken for one (I8), nor is another protocol."""
-        answer(data)
         with pytest.raises(NoBroker, match=why):
-            self.ask(path)
+            self.ask(data)
 
-    def test_not_there(self, path: str) -> None:
+    def test_not_there(self) -> None:
         """No file, and a file that is no socket."""
-        with pytest.raises(NoBroker, match=r"no broker answers at .*: start it, or name"):
-            self.ask(path)
-        Path(path).touch()
-        with pytest.raises(NoBroker, match="no broker answers at"):
-            self.ask(path)
+        for _ in range(2):
+            with pytest.raises(NoBroker, match=r"no broker answers at .*: start it, or name"):
+                self.ask()
+            Path(self.path).touch()
 
-    def test_silence(self, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_silence(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The wait for an answer ends."""
         monkeypatch.setattr(admin_cli, "PATIENCE", 0.01)
         with socket.socket(socket.AF_UNIX) as silent:
-            silent.bind(path)
+            silent.bind(self.path)
             silent.listen()
             with pytest.raises(NoBroker, match="does not answer"):
-                self.ask(path)
+                self.ask()
 
-    def test_printing_fails(self, path: str, answer: Callable[[bytes], None]) -> None:
+    def test_printing_fails(self) -> None:
         """A failure to print is not taken for the end of the broker."""
 
         def show(row: Row) -> None:
             raise BrokenPipeError
 
-        answer(b'{"a": 1}\n{"done": true}\n')
+        self.show = show
         with pytest.raises(BrokenPipeError):
-            ask(path, {"do": "x"}, show)
+            self.ask(b'{"a": 1}\n{"done": true}\n')

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import re
 from typing import Any, Final
 
 import pytest
 from twisted.internet.error import ConnectionLost
+from twisted.internet.task import Clock
 
 import broker
 from broker.cli import mediator
 from broker.cli.main import make_parser
-from broker.cli.output import NotAllowed, Unreachable, explain
+from broker.cli.output import NotAllowed, Progress, Unreachable, explain, limits_in_words
 from broker.files import InvalidFile
 from broker.messages.errors import CalleeBusy, PermissionDenied, RegistrationFailed
 from broker.net.tls.errors import TlsFailed
 from broker.service.settings.credentials import NoPasswordGiven
 from broker.terminal.apps.receipt import TransferFailed
 from broker.terminal.errors import CallFailed
-from tests.cli.shell import Shell
+from tests.cli.shell import Shell, Tty
 
 DEFAULT: Final = {"mediator": "tcp:127.0.0.1:1201", "trace": False, "identifier": "Ib"}
 #: Command lines, and some of what each means.
@@ -54,11 +57,19 @@ PARSED: Final[dict[str, dict[str, Any]]] = {
     },
 }
 
-HELPED: Final = [
-    *("", "login", "logout", "disclosures", "register", "call", "permit"),
-    *(f"permit {change}" for change in ("create", "add", "delete", "reject", "unreject")),
-    *("permit policy", "permit list"),
-]
+#: Each command, and how many examples its help has at least.
+HELPED: Final = {
+    "": 4,
+    "ca": 5,
+    **dict.fromkeys(("account", "group", "account name", "permit show"), 1),
+    **dict.fromkeys(("who-knows", "check-config"), 1),
+    **{f"account {change}": 1 for change in ("add", "remove", "list", "reset")},
+    **{f"account name {change}": 1 for change in ("add", "remove")},
+    **{f"group {change}": 1 for change in ("create", "add", "delete", "list")},
+    **dict.fromkeys(("login", "logout", "disclosures", "register", "call", "permit"), 0),
+    **{f"permit {change}": 0 for change in ("create", "add", "delete", "reject", "unreject")},
+    **{f"permit {change}": 0 for change in ("policy", "list")},
+}
 
 
 class ParserTests:
@@ -102,6 +113,33 @@ class ParserTests:
             ("permit refuse --as Ib Ix", "permit refuse is now called permit reject"),
             ("permit relent --local Ib.consent Ix", "permit relent is now called permit unreject"),
             ("permit relent", "permit relent is now called permit unreject"),
+            ("account", "required: change"),
+            ("account add", "required: ID"),
+            ("account add @f", "begins with @"),
+            ("account add Ia secret", "unrecognized arguments"),
+            ("account add Ia --password secret", "unrecognized arguments: --password"),
+            ("account add Ia --generate --password-file x", "not allowed with"),
+            ("account name add Ia", "required: NAME"),
+            ("group create family", "begins with @"),
+            ("group create @", "begins with @"),
+            ("group add @f", "required: ID"),
+            ("group add @f @g", "begins with @"),
+            ("permit show", "required: ID"),
+            ("permit show Ib --as Ib", "unrecognized arguments"),
+            ("who-knows Ib --most 0", "from 1 on"),
+            ("who-knows Ib --most ١", "from 1 on"),
+            ("who-knows Ib --since yesterday", "must be 30m, 2h or 7d"),
+            ("account list --admin tcp:1201", "only unix:PATH"),
+            ("account list --admin none", "no broker can be asked there"),
+            ("check-config --role resolver x", "invalid choice"),
+            ("ca", "required: change"),
+            ("ca issue", "one of the arguments --server --terminal --mediator is required"),
+            ("ca issue --terminal Ia --mediator m", "not allowed with"),
+            ("ca issue --terminal @all", "begins with @"),
+            ("ca issue --server a_b", "neither a DNS name nor an IP address"),
+            ("ca request --mediator a,b", "not a mediator's name"),
+            ("ca sign", "required: REQUEST"),
+            ("ca revoke", "required: CERTIFICATE|SERIAL"),
         ],
     )
     def test_wrong(self, line: str, why: str, shell: Shell) -> None:
@@ -112,21 +150,21 @@ class ParserTests:
 
     @pytest.mark.parametrize("command", HELPED)
     def test_help(self, command: str, shell: Shell) -> None:
-        """Each command explains itself, in lines that fit."""
+        """Each command explains itself, in lines that fit. A newcomer finds what to type, in valid
+        examples, and what the exit status means.
+        """
         done = shell(f"{command} --help")
         assert done.status == 0
         assert done.out.startswith("usage: broker")
         assert max(map(len, done.out.splitlines())) <= 100
-
-    def test_help_has_examples(self, shell: Shell) -> None:
-        """A newcomer finds what to type, and what the exit status means."""
-        shown = shell("--help").out
-        examples = [line for line in shown.splitlines() if line.startswith("  broker ")]
-        assert len(examples) >= 4
+        examples = re.findall(r"^  broker (.*?)(?:  .*)?$", done.out, re.M)
+        assert len(examples) >= HELPED[command]
         for example in examples:
-            command, _, _ = example.strip().partition("   ")[0].partition(" <")
-            make_parser().parse_args(command.split()[1:])
-        assert "4 refused" in shown
+            words = re.split(r" [|<] ?", example)[0].replace("'", "").split()
+            assert "run" in make_parser().parse_args(words)
+        if HELPED[command]:
+            assert "exit status: 0" in done.out
+        assert command or "4 refused" in done.out
 
     def test_version(self, shell: Shell) -> None:
         """The version is the package's."""
@@ -186,6 +224,8 @@ class ExitStatusTests:
             (NotAllowed("wrong\u202e"), 4, "wrong\\u202e"),
             (InvalidFile("x: others can read it"), 1, "x: others can read it"),
             (FileNotFoundError(2, "No such file", "x"), 1, "x: No such file"),
+            # Who answers no question has interrupted the command.
+            (NoPasswordGiven(), 130, ""),
         ],
     )
     def test_told_in_a_line(
@@ -193,16 +233,60 @@ class ExitStatusTests:
     ) -> None:
         """A line on standard error, with nothing of a peer's that moves a terminal (I19)."""
         assert explain(error) == status
-        captured: Any = capsys.readouterr()
-        assert captured.err == f"broker: {told}\n"
-        assert captured.out == ""
-
-    def test_given_up(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """Who answers no question has interrupted the command."""
-        assert explain(NoPasswordGiven()) == 130
-        assert capsys.readouterr().err == ""
+        assert capsys.readouterr() == ("", f"broker: {told}\n" if told else "")
 
     def test_our_fault(self, capsys: pytest.CaptureFixture[str]) -> None:
         """What was not foreseen is shown whole, so that it can be mended."""
         assert explain(ZeroDivisionError()) == 1
         assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+class LimitsTests:
+    """The limits of permits in words."""
+
+    @pytest.mark.parametrize(
+        ("entry", "words"),
+        [
+            ("Ia", "Ia"),
+            ("Ia;uses=1", "Ia (1 call left)"),
+            ("@family;uses=12", "@family (12 calls left)"),
+            ("Ia;expires=1", "Ia (1 s left)"),
+            ("Ia;expires=119", "Ia (119 s left)"),
+            ("Ia;expires=3541;uses=1", "Ia (59 min left, 1 call left)"),
+            ("Ia;expires=7200", "Ia (2 h left)"),
+            ("Ia;expires=172800", "Ia (2 days left)"),
+        ],
+    )
+    def test_words(self, entry: str, words: str) -> None:
+        """As a person says it, never more than there is."""
+        assert limits_in_words(entry) == words
+
+
+class ProgressTests:
+    """The bar."""
+
+    @pytest.mark.parametrize(
+        ("stream", "total", "steps", "drawn"),
+        [
+            # It grows on its line, which it leaves at the end.
+            (Tty, 2_000_000, [(1.0, 1_000_000), (2.0, 2_000_000)], [50, 100]),
+            # Ten times a second is enough, but the end is always drawn.
+            (Tty, 2_000_000, [(1.0, 20_000), (1.05, 2), (1.06, 3), (1.07, 2_000_000)], [1, 100]),
+            # A file that grew while it was sent is not more than whole.
+            (Tty, 2_000_000, [(1.0, 3_000_000)], [100]),
+            # An empty file, or a device, has no part of a whole; what is no terminal gets nothing.
+            (Tty, 0, [(1.0, 0), (2.0, 10)], []),
+            (io.StringIO, 100, [(1.0, 50), (2.0, 100)], []),
+        ],
+    )
+    def test_drawn(
+        self, stream: type[io.StringIO], total: int, steps: Any, drawn: list[int]
+    ) -> None:
+        """The percentages that are drawn after these steps, each a time and the bytes by then."""
+        clock, shown = Clock(), stream()
+        progress = Progress(shown, total, clock)
+        for clock.rightNow, octets in steps:
+            progress.at(octets)
+        progress.end()
+        bars = [f"\r[{'#' * (30 * part // 100):30}] {part:3}% of 2.0 MB" for part in drawn]
+        assert shown.getvalue() == "".join(bars) + "\n" * bool(bars)

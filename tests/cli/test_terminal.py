@@ -10,19 +10,22 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from broker.cli import main as cli
 from broker.cli import mediator
 from broker.cli.main import make_parser
 from broker.cli.mediator import find_password
 from broker.cli.output import NotAllowed
 from broker.messages.errors import LoginRequired
 from broker.service.settings.credentials import FoundPassword, Keyring
+from tests.cli.shell import Shell
 from tests.support.clock import settle
 from tests.support.reactor import FakeReactor
 from tests.support.transport import Client
 from tests.terminal.network import Outcome
 
-WRONG = "Registration Failed.\nCause:the identifier or the password is wrong"
+MEDIATOR = "tcp:127.0.0.1:1201"
+NOT_RIGHT = "the identifier or the password is wrong"
+WRONG = f"Registration Failed.\nCause:{NOT_RIGHT}"
+COMPLETED = "Registration Completed."
 LOGIN_REQUIRED = "Login Required.\nCause:log in first"
 
 
@@ -73,6 +76,18 @@ class LoginTests:
         client.type(f"NOTIFY\n{text}\nTransaction:{serial}\nCode:{code}\n\n")
         settle(self.reactor)
 
+    def refused(self, text: str, line: str = "permit list --as Ib", **more: str) -> Any:
+        """The error of a command whose login is answered so."""
+        outcome = self.begin(line, **more)
+        self.answer(self.accept(), text, 401)
+        return outcome.error
+
+    def done(self, outcome: Outcome, server: Client) -> None:
+        """The mediator closes, and the command has ended well."""
+        server.vanish()
+        assert outcome.error is None
+        assert outcome.done
+
     def test_a_file(self, tmp_path: Path) -> None:
         """The password of a file is sent first, then the request (A19)."""
         path = tmp_path / "password"
@@ -82,96 +97,73 @@ class LoginTests:
         server = self.accept()
         (login,) = server.received()
         assert login.get("Password") == "correct horse"
-        self.answer(server, "Registration Completed.", 200)
+        self.answer(server, COMPLETED, 200)
         (edit,) = server.received()
-        assert edit.edits("Accept") == ["Add Ia;uses=1"]
-        assert edit.get("Password") is None
-        self.answer(server, "Registration Completed.", 200, 2)
-        server.vanish()
-        assert outcome.error is None
-        assert outcome.done
+        assert (edit.edits("Accept"), edit.get("Password")) == (["Add Ia;uses=1"], None)
+        self.answer(server, COMPLETED, 200, 2)
+        self.done(outcome, server)
 
     def test_kept(self) -> None:
         """So is the one that is kept for this mediator; one for another is not (I26)."""
-        self.keyring.keep("Ib", "tcp:127.0.0.1:1201", "kept")
+        self.keyring.keep("Ib", MEDIATOR, "kept")
         self.begin("permit list --as Ib")
         assert self.accept().received()[0].get("Password") == "kept"
         self.begin("permit list --as Ib --mediator tcp:127.0.0.1:1299")
         assert self.accept().received()[0].verb == "QUERY"
 
     def test_certificate(self) -> None:
-        """With a certificate no password is looked up."""
+        """With a certificate no password is looked up. If it is refused, none is asked for: the
+        error says why.
+        """
         self.keyring.keep("Ib", "tls:localhost:1202", "kept")
         line = "permit list --as Ib --mediator tls:localhost:1202"
         arguments = make_parser().parse_args([*line.split(), "--certificate=x", "--private-key=y"])
         assert find_password(arguments) is None
-
-    def test_certificate_refused(self) -> None:
-        """If the certificate is refused, no password is asked for: the error says why."""
-        outcome = self.begin("permit list --as Ib", certificate="x")
-        self.answer(self.accept(), LOGIN_REQUIRED, 401)
-        assert isinstance(outcome.error, LoginRequired)
-        assert outcome.error.cause == "log in first"
-        assert self.asked == []
+        error = self.refused(LOGIN_REQUIRED, certificate="x")
+        assert isinstance(error, LoginRequired)
+        assert (error.cause, self.asked) == ("log in first", [])
 
     def test_no_one_to_ask(self) -> None:
-        """If there is none and the mediator wants one, the error says what to do."""
-        outcome = self.begin("permit list --as Ib")
-        self.answer(self.accept(), LOGIN_REQUIRED, 401)
-        assert isinstance(outcome.error, NotAllowed)
-        assert str(outcome.error) == (
+        """If there is none and the mediator wants one, the error says what to do; ``login`` does
+        not even connect.
+        """
+        error = self.refused(LOGIN_REQUIRED)
+        assert isinstance(error, NotAllowed)
+        assert str(error) == (
             "the mediator wants a login: log in first: broker login --as Ib --mediator"
-            " tcp:127.0.0.1:1201 asks for the password; or name a --password-file"
+            f" {MEDIATOR} asks for the password; or name a --password-file"
         )
+        self.reactor.dials.clear()
+        assert "name a --password-file" in str(self.begin("login --as Ib").error)
+        assert self.reactor.dials == []
 
-    def test_asked(self) -> None:
-        """A person is asked when the mediator asks, and the command goes on (A19)."""
+    @pytest.mark.parametrize("right", [True, False])
+    def test_asked(self, right: bool) -> None:
+        """A person is asked when the mediator asks, and the command goes on (A19). A wrong answer
+        is not asked for again; it is status 4.
+        """
         self.typed = FoundPassword("typed", None)
         outcome = self.begin("permit list --as Ib")
         assert self.asked == []
         self.answer(self.accept(), LOGIN_REQUIRED, 401)
-        assert self.asked == ["Ib"]
         server = self.accept()
         assert server.received()[0].get("Password") == "typed"
-        self.answer(server, "Registration Completed.", 200)
-        self.answer(server, "Accept:Create", 200, 2)
-        server.vanish()
-        assert outcome.error is None
-        assert outcome.done
-
-    def test_asked_once(self) -> None:
-        """A wrong answer is not asked for again; it is status 4."""
-        self.typed = FoundPassword("typed", None)
-        outcome = self.begin("permit list --as Ib")
-        self.answer(self.accept(), LOGIN_REQUIRED, 401)
-        self.answer(self.accept(), WRONG, 401)
-        assert isinstance(outcome.error, NotAllowed)
-        assert str(outcome.error).startswith(
-            "the identifier or the password is wrong: broker login"
-        )
+        self.answer(server, *((COMPLETED, 200) if right else (WRONG, 401)))
+        if right:
+            self.answer(server, "Accept:Create", 200, 2)
+            self.done(outcome, server)
+        else:
+            assert isinstance(outcome.error, NotAllowed)
+            assert str(outcome.error).startswith(f"{NOT_RIGHT}: broker login")
         assert self.asked == ["Ib"]
 
     def test_wrong(self) -> None:
         """A wrong password is told with where it stands (A19)."""
-        path = self.keyring.keep("Ib", "tcp:127.0.0.1:1201", "kept")
-        outcome = self.begin("permit list --as Ib")
-        self.answer(self.accept(), WRONG, 401)
-        expected = f"the identifier or the password is wrong: it is the one in {path}; broker login"
-        assert str(outcome.error).startswith(expected)
-        assert "kept" not in str(outcome.error).replace(str(path), "")
+        path = self.keyring.keep("Ib", MEDIATOR, "kept")
+        error = str(self.refused(WRONG))
+        assert error.startswith(f"{NOT_RIGHT}: it is the one in {path}; broker login")
+        assert "kept" not in error.replace(str(path), "")
         assert self.asked == []
-
-    def log_in(self, text: str, code: int) -> Outcome:
-        """``broker login``, answered so."""
-        self.typed = FoundPassword("typed", None)
-        outcome = self.begin("login --as Ib")
-        assert self.asked == ["Ib"]
-        server = self.accept()
-        (message,) = server.received()
-        assert message.fields == {"Identifier": "Ib", "Password": "typed", "Transaction": "1"}
-        self.answer(server, text, code)
-        server.vanish()
-        return outcome
 
     def test_disclosures(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -186,54 +178,63 @@ class LoginTests:
             said = f"Ia;{line};session=S1;by=@family;expires=3600"
             self.answer(server, f"Disclosed:{said}", 200, serial)
         self.answer(server, "Nothing Disclosed.", 200, 3)
-        server.vanish()
-        assert outcome.error is None
+        self.done(outcome, server)
         assert capsys.readouterr().out == (
             "2026-11-21T12:00:08.000000Z\tIa\t192.0.2.7:1203\t@family\n"
             "2026-11-21T12:00:07.000000Z\tIa\t[2001:db8::7]:1203\t@family\n"
         )
 
-    def test_login(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """A password that the mediator has taken is kept, for it alone, and not shown (I18)."""
-        outcome = self.log_in("Registration Completed.\nToken:t1", 200)
+    @pytest.mark.parametrize(
+        ("text", "code", "error", "kept"),
+        [
+            pytest.param(
+                f"{COMPLETED}\nToken:t1",
+                200,
+                "None",
+                "typed",
+                id="a password that the mediator has taken is kept, for it alone",
+            ),
+            pytest.param(
+                WRONG, 401, f"{NOT_RIGHT}: nothing is kept", "before", id="a wrong one is not"
+            ),
+            pytest.param(
+                f"{COMPLETED}\nEpoch:e1",
+                200,
+                "the mediator did not check the password of Ib",
+                "before",
+                id="nor is one that the mediator has not looked at",
+            ),
+        ],
+    )
+    def test_login(
+        self, text: str, code: int, error: str, kept: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """``broker login`` keeps what the mediator has taken, and never shows it (I18)."""
+        self.keyring.keep("Ib", MEDIATOR, "before")
+        self.typed = FoundPassword("typed", None)
+        outcome = self.begin("login --as Ib")
+        assert self.asked == ["Ib"]
+        server = self.accept()
+        (message,) = server.received()
+        assert message.fields == {"Identifier": "Ib", "Password": "typed", "Transaction": "1"}
+        self.answer(server, text, code)
+        server.vanish()
         assert outcome.done
-        assert outcome.error is None
-        assert self.keyring.read("Ib", "tcp:127.0.0.1:1201") == "typed"
+        assert str(outcome.error).startswith(error)
+        assert self.keyring.read("Ib", MEDIATOR) == kept
         assert "typed" not in capsys.readouterr().out
 
-    def test_login_refused(self) -> None:
-        """A wrong one is not kept; what was kept before is."""
-        self.keyring.keep("Ib", "tcp:127.0.0.1:1201", "kept")
-        outcome = self.log_in(WRONG, 401)
-        assert str(outcome.error) == "the identifier or the password is wrong: nothing is kept"
-        assert self.keyring.read("Ib", "tcp:127.0.0.1:1201") == "kept"
-
-    def test_login_not_checked(self) -> None:
-        """Nor is one that the mediator has not looked at."""
-        outcome = self.log_in("Registration Completed.\nEpoch:e1", 200)
-        assert "did not check the password of Ib" in str(outcome.error)
-        assert self.keyring.read("Ib", "tcp:127.0.0.1:1201") is None
-
-    def test_login_with_no_one_to_ask(self) -> None:
-        """If no person can be asked, no connection is made."""
-        outcome = self.begin("login --as Ib")
-        assert "name a --password-file" in str(outcome.error)
-        assert self.reactor.dials == []
-
-    def test_logout(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_logout(self, shell: Shell) -> None:
         """What was kept is gone; once more, there is nothing."""
-        self.keyring.keep("Ib", "tcp:127.0.0.1:1201", "kept")
-        for _ in range(2):
-            assert cli.main(["logout", "--as=Ib"]) == 0
-        assert self.keyring.read("Ib", "tcp:127.0.0.1:1201") is None
-        assert capsys.readouterr().out == (
-            "Deleted the password of Ib at tcp:127.0.0.1:1201\n"
-            "No password of Ib at tcp:127.0.0.1:1201 is kept\n"
-        )
+        self.keyring.keep("Ib", MEDIATOR, "kept")
+        deleted = f"Deleted the password of Ib at {MEDIATOR}\n"
+        assert shell("logout --as=Ib") == (0, deleted, "")
+        assert self.keyring.read("Ib", MEDIATOR) is None
+        assert shell("logout --as=Ib") == (0, f"No password of Ib at {MEDIATOR} is kept\n", "")
 
-    def test_exposed(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_exposed(self, shell: Shell) -> None:
         """A file that others can read ends the command before anything else (I18)."""
-        path = self.keyring.keep("Ib", "tcp:127.0.0.1:1201", "kept")
+        path = self.keyring.keep("Ib", MEDIATOR, "kept")
         path.chmod(0o644)
-        assert cli.main(["permit", "list", "--as=Ib"]) == 1
-        assert capsys.readouterr().err.endswith(f": chmod 600 {path}\n")
+        status, _, err = shell("permit list --as=Ib")
+        assert (status, err.endswith(f": chmod 600 {path}\n")) == (1, True)
