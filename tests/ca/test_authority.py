@@ -298,7 +298,8 @@ class RevokingTests:
         """There is a list from the start, signed, and valid for as long as a certificate."""
         found = revocations(authority)
         key: Any = authority.certificate.public_key()
-        assert (list(found), found.is_signature_valid(key)) == ([], True)
+        assert list(found) == []
+        assert found.is_signature_valid(key)
         assert ends(authority) > utc_now() + LIFE - timedelta(minutes=5)
 
     def test_revoke(self, authority: Authority, now: list[datetime]) -> None:
@@ -345,8 +346,12 @@ class RevokingTests:
             data = b"" if damage == "empty" else other.revocations_path.read_bytes()
             path.write_bytes(data)
         records = contents(authority.folder / "issued")
-        steps: list[Callable[[], object]] = [authority.refresh, lambda: authority.revoke(serial)]
-        for step in (*steps, lambda: issue(authority, "Ib")):
+        steps: list[Callable[[], object]] = [
+            authority.refresh,
+            lambda: authority.revoke(serial),
+            lambda: issue(authority, "Ib"),
+        ]
+        for step in steps:
             with pytest.raises(AuthorityError, match=r"revoked\.crl"):
                 step()
         assert contents(authority.folder / "issued") == records
@@ -497,7 +502,7 @@ class CommandTests:
     """``broker ca``."""
 
     @pytest.fixture(autouse=True)
-    def here(
+    def alone(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """A folder in which the commands are run."""

@@ -391,7 +391,7 @@ class SocketTests:
     """What may be at the other end."""
 
     @pytest.fixture(autouse=True)
-    def path(self, tmp_path: Path) -> None:
+    def alone(self, tmp_path: Path) -> None:
         """The path of the socket, and what the command shows."""
         self.path = str(tmp_path / "admin")
         self.rows: list[Row] = []

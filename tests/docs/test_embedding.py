@@ -136,6 +136,15 @@ def answered(site: Site, protocol: Any) -> str:
     return str(came.value, "utf-8")
 
 
+def call(site: Site, seconds: float = 0, name: str = "Ib", caller: Any = None) -> Outcome:
+    """Ia says good morning to a terminal, and time passes."""
+    outcome = Outcome((caller or site.terminal("Ia")).call(name, Saying(b"Good morning")))
+    site.run()
+    if seconds:
+        site.advance(seconds)
+    return outcome
+
+
 class Question:
     """A question on a screen, and the user before it.
 
@@ -183,72 +192,62 @@ class BlocksTests:
         said = capsys.readouterr().out.splitlines()
         assert said[0] == shown.replace("192.0.2.7", "127.0.0.1")
 
-    def test_asking(self, site: Site) -> None:
-        """The user is asked each time, and the answer decides (C3–C5)."""
-        question = Question()
-        callee = site.started(block("class Asking"), question=question)
-        caller = site.terminal("Ia")
-        outcome = Outcome(caller.call("Ib", Saying(b"Good morning")))
-        site.run()
-        assert question.asked == ["A call. Take it, if it is a friend?"]
-        question.answer.callback(True)
-        site.run()
-        assert answered(site, outcome.value) == "Good morning"
-        site.stop(caller, callee)
-
-    @pytest.mark.parametrize("who", ["Ia", "Ix"])
-    def test_asking_no(self, site: Site, who: str) -> None:
-        """No is no, and a yes is none for whom the lists refuse, be it a friend (C5, C6)."""
+    @pytest.fixture
+    def asks(self, site: Site) -> Question:
+        """The question of the block that asks, where the list has Ia, or Ix who is refused."""
         question = Question()
         told = block("class Asking").replace('["Ia", "@family"]', '["Ia", "Ix"]')
-        site.started(told, question=question)
-        outcome = Outcome(site.terminal(who).call("Ib", Saying(b"Good morning")))
+        made = site.does(told, question=question)
+        assert verifyObject(IConsent, made["Asking"](Question(), []))
+        self.callee: Terminal = made["terminal"]
+        if not self.callee.running:
+            self.callee.startService()
         site.run()
-        question.answer.callback(who == "Ix")
-        site.advance(5)
-        assert isinstance(outcome.error, PermissionDenied)
+        return question
 
-    def test_asking_too_long(self, site: Site) -> None:
-        """Who doesn't answer in time has the question taken away, and accepts nobody (I3)."""
-        question = Question()
-        site.started(block("class Asking"), question=question)
-        outcome = Outcome(site.terminal("Ia").call("Ib", Saying(b"Good morning")))
-        site.run()
-        site.advance(4.9)
+    @pytest.mark.parametrize(("who", "yes"), [("Ia", True), ("Ia", False), ("Ix", True)])
+    def test_asking(self, site: Site, asks: Question, who: str, yes: bool) -> None:
+        """The user is asked each time, and the answer decides (C3–C5). No is no, and a yes is none
+        for whom the lists refuse, be it a friend (C5, C6).
+        """
+        caller = site.terminal(who)
+        outcome = call(site, caller=caller)
+        assert who == "Ix" or asks.asked == ["A call. Take it, if it is a friend?"]
+        asks.answer.callback(yes)
+        if who == "Ia" and yes:
+            site.run()
+            assert answered(site, outcome.value) == "Good morning"
+            site.stop(caller, self.callee)
+        else:
+            site.advance(5)
+            assert isinstance(outcome.error, PermissionDenied)
+
+    def test_asking_too_long(self, site: Site, asks: Question) -> None:
+        """Who doesn't answer in time has the question taken away, and accepts no call (I3)."""
+        outcome = call(site, 4.9)
         assert not outcome.done
         site.advance(0.2)
         assert isinstance(outcome.error, PermissionDenied)
         site.advance(24.8)
-        assert question.gone == 0
+        assert asks.gone == 0
         site.advance(0.2)
-        assert question.gone == 1
+        assert asks.gone == 1
 
-    def test_asking_without_a_line(self, site: Site) -> None:
-        """The question is taken away, too, where the answer can't be told any more."""
-        question = Question()
-        site.started(block("class Asking"), question=question)
-        Outcome(site.terminal("Ia").call("Ib", Saying(b"Good morning")))
-        site.run()
+    def test_asking_without_a_line(self, site: Site, asks: Question) -> None:
+        """The question is taken away, too, once the answer can't be told."""
+        call(site)
         site.lose_line("Ib")
-        assert (len(question.asked), question.gone) == (1, 1)
-
-    def test_consent_is_one(self, site: Site) -> None:
-        """What asks is what the terminal takes."""
-        made = site.does(block("class Asking"), question=Question())
-        assert verifyObject(IConsent, made["Asking"](Question(), []))
+        assert (len(asks.asked), asks.gone) == (1, 1)
 
     def test_behind_a_router(self, site: Site) -> None:
         """The connection is closed when there is nothing to do, and a call has it made again."""
         callee = site.started(block("hold=False"))
-        ready = Outcome(callee.ready())
-        assert ready.done
+        assert Outcome(callee.ready()).done
         Outcome(callee.edit(["Add Ia"]))
         site.advance(2 * LINGER)
         assert not site.has_line("Ib")
         assert Outcome(callee.ready()).done
-        outcome = Outcome(site.terminal("Ia").call("Ib", Saying(b"Good morning")))
-        site.advance(1)
-        assert answered(site, outcome.value) == "Good morning"
+        assert answered(site, call(site, 1).value) == "Good morning"
 
     def test_port_opened(self, site: Site) -> None:
         """Where no port can be opened the terminal is registered and called all the same (D9)."""
@@ -257,9 +256,7 @@ class BlocksTests:
         terminal.startService()
         site.advance(20)
         Outcome(terminal.edit(["Add Ia"]))
-        outcome = Outcome(site.terminal("Ia").call("Ib", Saying(b"Good morning")))
-        site.advance(1)
-        assert answered(site, outcome.value) == "Good morning"
+        assert answered(site, call(site, 1).value) == "Good morning"
         site.stop(terminal)
         stopped = Outcome(names["opener"].stop())
         site.advance(20)
@@ -269,9 +266,7 @@ class BlocksTests:
         """A terminal is called, and permits, by names (C1)."""
         caller = site.terminal("Ia", name="TERM1")
         site.terminal("Ib", 1203, name="TERM3", accept=["TERM1"], handler=Answering())
-        outcome = Outcome(caller.call("TERM3", Saying(b"Good morning")))
-        site.run()
-        assert answered(site, outcome.value) == "Good morning"
+        assert answered(site, call(site, name="TERM3", caller=caller).value) == "Good morning"
 
     def test_called_back(self, site: Site) -> None:
         """Who knows the call password is connected to (D3, D7)."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 import getpass
 import json
 import os
-import pty
-import select
 import signal
 import subprocess
 import sys
-import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,6 +23,7 @@ from broker.service.settings.credentials import (
     check_password,
     read_password,
 )
+from tests.service.scene import EXPOSED, a_file
 
 MEDIATOR = "tls:signal.example:1202"
 PASSWORD = "correct horse"
@@ -37,59 +36,54 @@ def keyring(tmp_path: Path) -> Keyring:
     return Keyring(tmp_path / "config" / "broker")
 
 
-def a_file(folder: Path, content: bytes = b"correct horse\n", mode: int = 0o600) -> str:
-    """A password's file."""
-    path = folder / "password"
-    path.write_bytes(content)
-    path.chmod(mode)
-    return str(path)
-
-
 class FileTests:
     """``--password-file``."""
 
-    @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
-    def test_one_line(self, tmp_path: Path, end: bytes) -> None:
-        """The one line is the password, without what would not arrive (A19)."""
-        path = a_file(tmp_path, b" correct horse\t" + end)
-        assert read_password(path) == PASSWORD
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        """A password's file."""
+        return a_file(tmp_path / "password")
 
-    @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o666])
-    def test_others_can_read_it(self, tmp_path: Path, mode: int) -> None:
+    @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+    def test_one_line(self, path: Path, end: bytes) -> None:
+        """The one line is the password, without what would not arrive (A19)."""
+        path.write_bytes(b" correct horse\t" + end)
+        assert read_password(str(path)) == PASSWORD
+
+    @pytest.mark.parametrize("mode", EXPOSED)
+    def test_others_can_read_it(self, path: Path, mode: int) -> None:
         """A file that others can read or change is refused, with the remedy (I18)."""
-        path = a_file(tmp_path, mode=mode)
+        path.chmod(mode)
         why = f"^{path}: others can read or change it: chmod 600 {path}$"
         with pytest.raises(InvalidFile, match=why):
-            read_password(path)
+            read_password(str(path))
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-    def test_of_another_user(self, tmp_path: Path) -> None:
+    def test_of_another_user(self, path: Path) -> None:
         """One that belongs to another user can be read by that user (I18)."""
-        path = a_file(tmp_path)
         os.chown(path, 65534, -1)
         with pytest.raises(InvalidFile, match="belongs to another user"):
-            read_password(path)
+            read_password(str(path))
 
     @pytest.mark.parametrize(
         "content", [b"", b"\n", b"two\nlines\n", b"\xff\n", b"x" * 513, b"x" * 100_000, b"a\x1bb"]
     )
-    def test_no_password(self, tmp_path: Path, content: bytes) -> None:
+    def test_no_password(self, path: Path, content: bytes) -> None:
         """A file without a password is named, and its content is not."""
-        path = a_file(tmp_path, content)
+        path.write_bytes(content)
         why = f"^{path}: holds no password: one line of 1 to 512 characters$"
         with pytest.raises(InvalidFile, match=why):
-            read_password(path)
+            read_password(str(path))
 
     def test_no_file(self, tmp_path: Path) -> None:
         """So are a missing file and a pipe, which is not waited for."""
-        with pytest.raises(InvalidFile, match="nowhere: No such file"):
-            read_password(str(tmp_path / "nowhere"))
         os.mkfifo(tmp_path / "pipe", 0o600)
-        with pytest.raises(InvalidFile, match="pipe: not a regular file"):
-            read_password(str(tmp_path / "pipe"))
+        for name, why in {"nowhere": "No such file", "pipe": "not a regular file"}.items():
+            with pytest.raises(InvalidFile, match=f"{name}: {why}"):
+                read_password(str(tmp_path / name))
 
     def test_what_can_be_sent(self) -> None:
-        """Characters of any language are good."""
+        """Characters of any language are valid."""
         assert check_password("合言葉\u3000ひみつ") == "合言葉\u3000ひみつ"
 
 
@@ -132,14 +126,15 @@ class KeyringTests:
 
     def test_a_record_in_the_wrong_place(self, keyring: Keyring) -> None:
         """A record names its mediator: copied to another's place it is still not for that (I26)."""
-        other = "tcp:192.0.2.1:1201"
-        path = keyring.keep("Ib", MEDIATOR, PASSWORD)
-        place = keyring.keep("Ib", other, "x")
-        place.write_bytes(path.read_bytes())
-        assert keyring.read("Ib", other) is None
-        keyring.path("Ic", MEDIATOR).write_bytes(path.read_bytes())
-        keyring.path("Ic", MEDIATOR).chmod(0o600)
-        assert keyring.read("Ic", MEDIATOR) is None
+        record = keyring.keep("Ib", MEDIATOR, PASSWORD).read_bytes()
+        odd = b'{"identifier": "Ib", "mediator": 1}'
+        for identifier, mediator, content in (
+            ("Ib", "tcp:192.0.2.1:1201", record),
+            ("Ic", MEDIATOR, record),
+            ("Ib", MEDIATOR, odd),
+        ):
+            keyring.keep(identifier, mediator, "x").write_bytes(content)
+            assert keyring.read(identifier, mediator) is None
 
     @pytest.mark.parametrize("name", ["..", "/etc/passwd", "山田太郎" * 10, "a/../../b", "x" * 128])
     def test_any_identifier(self, keyring: Keyring, name: str, tmp_path: Path) -> None:
@@ -151,19 +146,16 @@ class KeyringTests:
     def test_others_can_read_it(self, keyring: Keyring) -> None:
         """A record that others can read, or a folder they can look into, is refused (I18)."""
         path = keyring.keep("Ib", MEDIATOR, PASSWORD)
-        path.chmod(0o640)
-        with pytest.raises(InvalidFile, match=f"{path}: others can read .*: chmod 600 {path}"):
-            keyring.read("Ib", MEDIATOR)
-        path.chmod(0o600)
-        for folder in (path.parent, path.parent.parent, path.parent.parent.parent):
-            folder.chmod(0o750)
-            with pytest.raises(
-                InvalidFile, match=f"{folder}: others can look .*: chmod 700 {folder}"
-            ):
+        for exposed in (path, *list(path.parents)[:3]):
+            good, mode, what = (0o600, 0o640, "read") if exposed == path else (0o700, 0o750, "look")
+            exposed.chmod(mode)
+            why = f"{exposed}: others can {what} .*: chmod {good:o} {exposed}"
+            with pytest.raises(InvalidFile, match=why):
                 keyring.read("Ib", MEDIATOR)
-            with pytest.raises(InvalidFile, match="chmod 700"):
-                keyring.keep("Ib", MEDIATOR, "new")
-            folder.chmod(0o700)
+            if exposed != path:
+                with pytest.raises(InvalidFile, match="chmod 700"):
+                    keyring.keep("Ib", MEDIATOR, "new")
+            exposed.chmod(good)
         assert keyring.read("Ib", MEDIATOR) == PASSWORD
 
     @pytest.mark.parametrize(
@@ -175,12 +167,6 @@ class KeyringTests:
         keyring.keep("Ib", MEDIATOR, PASSWORD).write_bytes(content)
         with pytest.raises(InvalidFile, match="is damaged: do broker login again"):
             keyring.read("Ib", MEDIATOR)
-
-    def test_of_another_mediator(self, keyring: Keyring) -> None:
-        """A record of anything else is none of this mediator."""
-        path = keyring.keep("Ib", MEDIATOR, PASSWORD)
-        path.write_bytes(b'{"identifier": "Ib", "mediator": 1}')
-        assert keyring.read("Ib", MEDIATOR) is None
 
     def test_forgotten(self, keyring: Keyring) -> None:
         """What is forgotten is gone; those of others stay."""
@@ -210,15 +196,14 @@ class SourceTests:
 
     def test_order(self, keyring: Keyring, tmp_path: Path) -> None:
         """A file that is named wins; it is read each time."""
-        path = a_file(tmp_path)
+        path = a_file(tmp_path / "password")
         kept = keyring.keep("Ib", MEDIATOR, "kept")
-        named = PasswordSource("Ib", MEDIATOR, path, keyring)
-        assert named.find() == FoundPassword(PASSWORD, path)
-        Path(path).write_text("new\n")
+        named = PasswordSource("Ib", MEDIATOR, str(path), keyring)
+        assert named.find() == FoundPassword(PASSWORD, str(path))
+        path.write_text("new\n")
         assert named() == "new"
-        assert PasswordSource("Ib", MEDIATOR, None, keyring).find() == FoundPassword(
-            "kept", str(kept)
-        )
+        found = PasswordSource("Ib", MEDIATOR, None, keyring).find()
+        assert found == FoundPassword("kept", str(kept))
         assert PasswordSource("Ic", MEDIATOR, None, keyring)() is None
 
     def test_a_bad_file_is_no_reason_for_another(self, keyring: Keyring, tmp_path: Path) -> None:
@@ -229,63 +214,35 @@ class SourceTests:
 
     def test_repr(self, keyring: Keyring, tmp_path: Path) -> None:
         """No repr shows it (I18)."""
-        source = PasswordSource("Ib", MEDIATOR, a_file(tmp_path), keyring)
+        source = PasswordSource("Ib", MEDIATOR, str(a_file(tmp_path / "x")), keyring)
         assert PASSWORD not in repr(source) + repr(source.find()) + repr(vars(source))
 
 
 ASK = """\
-from broker.files import InvalidFile
-from broker.service.settings.credentials import NoPasswordGiven, ask_password
-try:
-    found = ask_password("Ib")
-    print("no one" if found is None else "got %d" % len(found.password))
-except (NoPasswordGiven, InvalidFile) as error:
-    print(type(error).__name__, error)
+from broker.service.settings.credentials import ask_password
+print(ask_password("Ib"))
 """
 
 
-@pytest.mark.integration
 class PromptTests:
-    """A person at a terminal is asked."""
+    """A person at a terminal is asked; that nothing is shown, and ^C and ^D: test_login."""
 
-    def ask(self, *typed: bytes) -> str:
-        """All that is on the terminal once the prompt was answered."""
-        process, terminal = pty.fork()
-        if not process:
-            os.execv(sys.executable, [sys.executable, "-c", ASK])
-        shown = b""
-        deadline = time.monotonic() + 30
-        waiting = list(typed)
-        try:
-            while time.monotonic() < deadline:
-                if select.select([terminal], [], [], 0.1)[0]:
-                    try:
-                        shown += os.read(terminal, 4096)
-                    except OSError:  # it has ended
-                        break
-                if waiting and b"Password of Ib: " in shown:
-                    os.write(terminal, waiting.pop(0))
-        finally:
-            os.kill(process, signal.SIGKILL)
-            os.waitpid(process, 0)
-            os.close(terminal)
-        return shown.decode()
+    @pytest.fixture
+    def types(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+        """Has the person type this; an answer that would be visible begins with !."""
 
-    def test_not_shown(self) -> None:
-        """What is typed is taken, and not shown (I18)."""
-        shown = self.ask(b"correct horse\n")
-        assert shown.split("\r\n")[1:] == ["got 13", ""]
-        assert "horse" not in shown
+        def person(text: str) -> None:
+            def answer(prompt: str) -> str:
+                if text.startswith("!"):
+                    warnings.warn("it may be echoed", getpass.GetPassWarning, stacklevel=1)
+                return text
 
-    @pytest.mark.parametrize("typed", [b"\x03", b"\x04"], ids=["interrupt", "end"])
-    def test_given_up(self, typed: bytes) -> None:
-        """Who types ^C or ^D gives up."""
-        assert "NoPasswordGiven" in self.ask(typed)
+            monkeypatch.setattr(os, "open", lambda *_: os.dup(0))
+            monkeypatch.setattr("getpass.getpass", answer)
 
-    def test_no_password(self) -> None:
-        """What can be none is told, without it."""
-        assert "InvalidFile this can be no password" in self.ask(b"\n")
+        return person
 
+    @pytest.mark.integration
     def test_no_terminal(self) -> None:
         """Without a terminal there is no question, and no wait."""
         done = subprocess.run(
@@ -296,23 +253,22 @@ class PromptTests:
             check=True,
             start_new_session=True,
         )
-        assert done.stdout == b"no one\n"
+        assert done.stdout == b"None\n"
 
-    def test_never_shown(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_never_shown(self, types: Callable[[str], None]) -> None:
         """If the answer would be visible, there is no question (I18)."""
-
-        def shows(prompt: str) -> str:
-            warnings.warn("it may be echoed", getpass.GetPassWarning, stacklevel=1)
-            return "seen by all"
-
-        monkeypatch.setattr(os, "open", lambda *_: os.dup(0))
-        monkeypatch.setattr("getpass.getpass", shows)
+        types("!seen by all")
         assert ask_password("Ib") is None
 
-    def test_handlers_are_put_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_no_password(self, types: Callable[[str], None]) -> None:
+        """What can be none is told, without it."""
+        types("\x1b")
+        with pytest.raises(InvalidFile, match=r"^this can be no password: [^\x1b]*$"):
+            ask_password("Ib")
+
+    def test_handlers_are_put_back(self, types: Callable[[str], None]) -> None:
         """^C is again what it was, once the question is over."""
-        monkeypatch.setattr(os, "open", lambda *_: os.dup(0))
-        monkeypatch.setattr("getpass.getpass", lambda prompt: "x")
+        types("x")
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             assert ask_password("Ib") == FoundPassword("x", None)

@@ -3,7 +3,6 @@
 import configparser
 from pathlib import Path
 
-import pytest
 from setuptools import find_namespace_packages
 
 from tests.service.scene import python
@@ -29,55 +28,31 @@ for plugin in getPlugins(IServiceMaker):
 class PluginTests:
     """Twisted's commands offer the three roles."""
 
-    def test_twisted_stays_a_namespace(self) -> None:
-        """No ``__init__.py`` in our ``twisted``: it would hide Twisted, or our plugins."""
-        assert sorted(ROOT.glob("twisted/**/__init__.py*")) == []
-
-    def test_found_in_the_checkout(self) -> None:
-        """Each role is found by its name; its module has what twistd will ask for."""
+    def test_found(self, tmp_path: Path) -> None:
+        """Each role is found by its name; its module has what twistd will ask for. ``twist`` lists
+        the roles, also when it is called outside the checkout.
+        """
         lines = python("-c", PRINT_PLUGINS, cwd=ROOT).stdout.splitlines()
         assert dict(line.split() for line in lines) == PLUGINS
-
-    def test_listed_by_the_command(self, tmp_path: Path) -> None:
-        """``twist --help`` lists the roles, also when it is called outside the checkout."""
         words = python("-m", "twisted", "--help", cwd=tmp_path).stdout.split()
         assert set(PLUGINS) <= set(words)
 
 
-class PackagesTests:
-    """The search that ``setup.cfg`` prescribes finds what must be installed and nothing else."""
-
-    @pytest.fixture
-    def packages(self) -> set[str]:
-        """The packages that setuptools would put into a wheel."""
-        config = configparser.ConfigParser()
-        config.read(ROOT / "setup.cfg", encoding="utf-8")
-        assert config["options"]["packages"] == "find_namespace:"
-        find = config["options.packages.find"]
-        return set(
-            find_namespace_packages(
-                str(ROOT), include=find["include"].split(), exclude=find["exclude"].split()
-            )
-        )
-
-    def test_every_package_of_broker(self, packages: set[str]) -> None:
-        """Every directory below ``broker`` that holds a module or data is found."""
-        files = [*ROOT.glob("broker/**/*.py"), *ROOT.glob("broker/**/*.sql")]
-        assert {".".join(file.relative_to(ROOT).parent.parts) for file in files} <= packages
-
-    def test_the_plugins(self, packages: set[str]) -> None:
-        """The directory of the plugins is found, though it has no ``__init__.py``."""
-        assert "twisted.plugins" in packages
-
-    def test_nothing_else(self, packages: set[str]) -> None:
-        """Neither the tests nor any other directory of the checkout is found."""
-        assert {name.split(".")[0] for name in packages} == {"broker", "twisted"}
-        assert not [name for name in packages if "__pycache__" in name]
-        assert not [name for name in packages if "tests" in name.split(".")]
-
-    def test_the_typing_mark(self) -> None:
-        """``py.typed`` is there, and is data of the package."""
-        config = configparser.ConfigParser()
-        config.read(ROOT / "setup.cfg", encoding="utf-8")
-        assert (ROOT / "broker" / "py.typed").exists()
-        assert {"py.typed", "*.sql"} <= set(config["options.package_data"]["*"].split())
+def test_packages() -> None:
+    """The search that ``setup.cfg`` prescribes finds every directory of ``broker`` that holds a
+    module or data, and that of the plugins, though it has no ``__init__.py``, which would hide
+    Twisted, or our plugins. Neither the tests nor any other directory is found.
+    """
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    assert config["options"]["packages"] == "find_namespace:"
+    find = {name: value.split() for name, value in config["options.packages.find"].items()}
+    packages = set(find_namespace_packages(str(ROOT), **find))
+    files = [*ROOT.glob("broker/**/*.py"), *ROOT.glob("broker/**/*.sql")]
+    needed = {".".join(file.relative_to(ROOT).parent.parts) for file in files}
+    assert needed | {"twisted.plugins"} <= packages
+    assert sorted(ROOT.glob("twisted/**/__init__.py*")) == []
+    assert {name.split(".")[0] for name in packages} == {"broker", "twisted"}
+    assert not [name for name in packages if {"__pycache__", "tests"} & set(name.split("."))]
+    assert (ROOT / "broker" / "py.typed").exists()
+    assert {"py.typed", "*.sql"} <= set(config["options.package_data"]["*"].split())

@@ -51,87 +51,76 @@ def _keep_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", sys.stderr)
 
 
-class CannotStartTests:
-    """The exception that ends a process in good order."""
-
-    def test_both(self) -> None:
-        """Twistd tidies up after it as after any ``Exception``; Python prints just its line."""
-        error = CannotStart("why")
-        assert isinstance(error, Exception)
-        assert isinstance(error, SystemExit)
-        assert error.code == "why"
+def test_cannot_start() -> None:
+    """Twistd tidies up after it as after any ``Exception``; Python prints just its line."""
+    error = CannotStart("why")
+    assert isinstance(error, Exception)
+    assert isinstance(error, SystemExit)
+    assert error.code == "why"
 
 
 class RoleTests:
     """Opened as a whole, then served, then closed."""
 
-    def test_at_once(self) -> None:
-        """What is opened at once is open before the reactor runs, and served when it does."""
-        role = FakeRole()
-        role.ready.callback(None)
-        role.privilegedStartService()
-        assert role.done == ["opened"]
-        role.startService()
-        assert role.done == ["opened", "serving"]
-        role.stopService()
-        assert role.done == ["opened", "serving", "closed"]
-
-    def test_later(self) -> None:
-        """A store may take its time: what it is loaded for begins when it is."""
-        role = FakeRole()
-        role.privilegedStartService()
-        role.startService()
-        assert role.done == []
-        role.ready.callback(None)
-        assert role.done == ["opened", "serving"]
-
-    def test_embedded_without_privileges(self) -> None:
-        """A service that is started only in the ordinary way opens as well."""
-        role = FakeRole()
-        role.ready.callback(None)
-        role.startService()
-        assert role.done == ["opened", "serving"]
-
-    def test_stopped_before_it_was_open(self) -> None:
-        """Stopping ends the opening too, and begins nothing."""
+    @pytest.mark.parametrize(
+        ("steps", "done"),
+        [
+            # What is opened at once is open before the reactor runs, and served when it does.
+            ("ready privileged", "opened"),
+            ("ready privileged start", "opened serving"),
+            ("ready privileged start stop", "opened serving closed"),
+            # A store may take its time: what it is loaded for begins when it is.
+            ("privileged start", ""),
+            ("privileged start ready", "opened serving"),
+            # A service that is started only in the ordinary way opens as well.
+            ("ready start", "opened serving"),
+            # Stopping ends the opening too, and begins nothing.
+            ("privileged start stop", "closed"),
+            # What fails when the reactor runs already ends the process too, not serving anything.
+            ("privileged start fail", "given-up"),
+        ],
+    )
+    def test_steps(self, steps: str, done: str) -> None:
+        """Each step has done what it should, and nothing else."""
         role = FakeRole(owner := FakeOwner())
-        role.privilegedStartService()
-        role.startService()
-        role.stopService()
-        assert role.done == ["closed"]
-        assert not owner.given_up
+        for step in steps.split():
+            {
+                "ready": lambda: role.ready.callback(None),
+                "fail": lambda: role.ready.errback(CannotStart("the store is damaged")),
+                "privileged": role.privilegedStartService,
+                "start": role.startService,
+                "stop": role.stopService,
+            }[step]()
+        assert role.done + ["given-up"] * owner.given_up == done.split()
 
-    def test_fails_at_once(self) -> None:
-        """What can't be opened is raised where twistd starts it, with the role's name."""
-        role = FakeRole(FakeOwner())
-        role.ready.errback(CannotStart("port in use"))
-        with pytest.raises(CannotStart, match=r"\Abroker: port in use\Z"):
-            role.privilegedStartService()
-
-    def test_fails_at_once_elsewhere(self) -> None:
-        """In a process that it does not own, it only raises the exception."""
-        role = FakeRole()
-        role.ready.errback(CannotStart("port in use"))
+    @pytest.mark.parametrize(
+        ("owned", "error", "why"),
+        [
+            pytest.param(
+                True, CannotStart("port in use"), r"\Abroker: port in use\Z", id="its role is named"
+            ),
+            pytest.param(
+                False,
+                CannotStart("port in use"),
+                r"\Aport in use\Z",
+                id="in a process that it does not own, it only raises the exception",
+            ),
+            pytest.param(
+                True,
+                ZeroDivisionError(),
+                r"\A\Z",
+                id="what was not foreseen is not hidden by a line",
+            ),
+        ],
+    )
+    def test_fails_at_once(self, owned: bool, error: BaseException, why: str) -> None:
+        """What can't be opened is raised where twistd starts it."""
+        role = FakeRole(FakeOwner() if owned else None)
+        role.ready.errback(error)
         before = sys.stderr
-        with pytest.raises(CannotStart, match=r"\Aport in use\Z"):
+        with pytest.raises(type(error), match=why):
             role.privilegedStartService()
-        assert sys.stderr is before
-
-    def test_our_fault(self) -> None:
-        """What was not foreseen is not hidden behind a line."""
-        role = FakeRole(FakeOwner())
-        role.ready.errback(ZeroDivisionError())
-        with pytest.raises(ZeroDivisionError):
-            role.privilegedStartService()
-
-    def test_fails_later(self) -> None:
-        """What fails when the reactor runs already ends the process too, not serving anything."""
-        role = FakeRole(owner := FakeOwner())
-        role.privilegedStartService()
-        role.startService()
-        role.ready.errback(CannotStart("the store is damaged"))
-        assert owner.given_up
-        assert role.done == []
+        assert owned or sys.stderr is before
 
     @pytest.mark.parametrize("logs_here", [True, False])
     def test_told_where_it_is_seen(self, logs_here: bool) -> None:

@@ -37,80 +37,64 @@ def listener(settings: Settings) -> list[str]:
     return [one.text for one in settings.values["listen"]]
 
 
+DEFAULTS: Final = {
+    "listen": [Listener("tcp:1:interface=127.0.0.1", Interface(1, "127.0.0.1"))],
+    "wait": 5.0,
+    "size": 1024,
+    "no-status": False,
+    "causes": "distinct",
+}
+#: What the errors of a file are, without its name.
+FILE_ERRORS: Final = {
+    "listen = [1201]": ["listen: must be a list of which each is a text"],
+    "[mediator]\nwait = 3": ["mediator: there is no such setting"],
+    'listen = "tcp:2"\nwait = "3"\nsize = true\nno-status = 1\ncauses = "some"\ncolour = "red"': [
+        "listen: must be a list",
+        "wait: must be a number",
+        "size: must be a number, or a text such as 1G",
+        "no-status: must be true or false",
+        "causes: 'some' is not offered: only distinct or uniform",
+        "colour: there is no such setting",
+    ],
+}
+
+
 class CombineTests:
     """The command line wins over the file, the file over the defaults."""
 
-    def test_defaults(self) -> None:
-        """Without a file and options, each setting has its default, as a value."""
+    def test_values(self, write: Callable[[str], str]) -> None:
+        """Each setting has its default, as a value; what the file sets replaces it, a list too;
+        an option replaces both, and of several the last counts.
+        """
         settings = combine(SETTINGS, {})
-        assert settings.errors == []
-        assert settings.origins == {}
-        assert settings.values == {
-            "listen": [Listener("tcp:1:interface=127.0.0.1", Interface(1, "127.0.0.1"))],
-            "wait": 5.0,
-            "size": 1024,
-            "no-status": False,
-            "causes": "distinct",
-        }
-
-    def test_the_file_replaces_defaults(self, write: Callable[[str], str]) -> None:
-        """What the file sets is in force; a list replaces the default list."""
+        assert (settings.errors, settings.origins, settings.values) == ([], {}, DEFAULTS)
         path = write('listen = ["tcp:2", "tcp:3"]\nwait = 2.5\nsize = 7\nno-status = true\n')
         settings = combine(SETTINGS, {}, path)
-        assert settings.errors == []
-        assert listener(settings) == ["tcp:2", "tcp:3"]
-        assert settings.values["wait"] == 2.5
-        assert settings.values["size"] == 7
-        assert settings.values["no-status"] is True
-        assert settings.values["causes"] == "distinct"
+        ours = {"wait": 2.5, "size": 7, "no-status": True, "causes": "distinct"}
+        assert (settings.errors, listener(settings)) == ([], ["tcp:2", "tcp:3"])
+        assert settings.values == ours | {"listen": settings.values["listen"]}
         assert set(settings.origins) == {"listen", "wait", "size", "no-status"}
-
-    def test_the_command_line_wins(self, write: Callable[[str], str]) -> None:
-        """An option replaces what the file sets; of several, the last counts."""
-        path = write('listen = ["tcp:2"]\nwait = 2\nno-status = true\n')
         given: dict[str, list[str] | bool] = {"listen": ["tcp:7", "tcp:8"], "wait": ["3", "4"]}
-        given["no-status"] = False
-        settings = combine(SETTINGS, given, path)
-        assert settings.errors == []
-        assert listener(settings) == ["tcp:7", "tcp:8"]
-        assert settings.values["wait"] == 4.0
-        assert settings.values["no-status"] is False
+        settings = combine(SETTINGS, given | {"no-status": False}, path)
+        assert (settings.errors, listener(settings)) == ([], ["tcp:7", "tcp:8"])
+        assert (settings.values["wait"], settings.values["no-status"]) == (4.0, False)
         assert settings.where("wait") == "--wait"
 
-    def test_all_errors_at_once(self, write: Callable[[str], str]) -> None:
+    @pytest.mark.parametrize("content", FILE_ERRORS)
+    def test_all_errors_at_once(self, content: str, write: Callable[[str], str]) -> None:
         """Every error of the file and the command line is found, each with its place."""
-        path = write(
-            'listen = "tcp:2"\nwait = "3"\nsize = true\nno-status = 1\n'
-            'causes = "some"\ncolour = "red"\n'
-        )
-        settings = combine(
-            SETTINGS, {"wait": ["soon"], "listen": ["udp:1", "tcp:2", "tcp:x"]}, path
-        )
-        assert sorted(settings.errors) == sorted(
+        path = write(content)
+        given = {"wait": ["soon"], "listen": ["udp:1", "tcp:2", "tcp:x"]}
+        whole = [f"{path}: {error}" for error in FILE_ERRORS[content]]
+        assert sorted(combine(SETTINGS, {}, path).errors) == sorted(whole)
+        assert sorted(combine(SETTINGS, given, path).errors) == sorted(
             [
-                f"{path}: listen: must be a list",
-                f"{path}: wait: must be a number",
-                f"{path}: size: must be a number, or a text such as 1G",
-                f"{path}: no-status: must be true or false",
-                f"{path}: causes: 'some' is not offered: only distinct or uniform",
-                f"{path}: colour: there is no such setting",
+                *whole,
                 "--wait: 'soon' is no number",
                 "--listen: 'udp:1' is no endpoint that is offered here: tcp:PORT",
                 "--listen: 'x' is no port: a number from 0 to 65535",
             ]
         )
-
-    def test_a_list_of_wrong_things(self, write: Callable[[str], str]) -> None:
-        """Each item of a list in the file has the setting's type."""
-        path = write("listen = [1201]\n")
-        assert combine(SETTINGS, {}, path).errors == [
-            f"{path}: listen: must be a list of which each is a text"
-        ]
-
-    def test_tables_are_unknown(self, write: Callable[[str], str]) -> None:
-        """A section is no setting."""
-        path = write("[mediator]\nwait = 3\n")
-        assert combine(SETTINGS, {}, path).errors == [f"{path}: mediator: there is no such setting"]
 
     @pytest.mark.parametrize("content", [b"wait = \n", b"wait = 1\nwait = 2\n", b"\xff\n"])
     def test_no_toml(self, tmp_path: Path, content: bytes) -> None:
@@ -218,49 +202,37 @@ class ValueTypeTests:
         with pytest.raises(ValueError, match=r"\A[^\n]+\Z"):
             value_type.parse(text)
 
-    @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
-    def test_loopback(self, host: str) -> None:
-        """Loopback addresses, and their name, are this machine."""
-        assert Interface(1, host).loopback
-        assert Server("", host).loopback
-
-    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "localhost.example.jp"])
-    def test_no_loopback(self, host: str) -> None:
-        """What other machines can reach is never taken for loopback (I25)."""
-        assert not Interface(1, host).loopback
-        assert not Server("", host).loopback
-
     @pytest.mark.parametrize(
-        ("text", "host", "loopback"),
+        ("host", "loopback"),
         [
-            ("tcp:1201:interface=[::1]", "::1", True),
-            ("tcp:1201:interface=[::]", "::", False),
-            ("tcp:1201:interface=[2001:DB8::1]:backlog=9", "2001:db8::1", False),
+            *((host, True) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost")),
+            *((host, False) for host in ("0.0.0.0", "::", "192.168.0.1", "localhost.example.jp")),
+            *((host, False) for host in ("2001:db8::1", "2001:DB8::1")),
         ],
     )
-    def test_ipv6_listener(self, text: str, host: str, loopback: bool) -> None:
+    def test_loopback(self, host: str, loopback: bool) -> None:
+        """Loopback addresses, and their name, are this machine; what other machines can reach is
+        never taken for it, with or without TLS (I25).
+        """
+        assert Interface(1, host).loopback == loopback
+        for tls in (False, True):
+            assert Server("", host, tls).loopback == loopback
+
+    @pytest.mark.parametrize("host", ["::1", "::", "2001:DB8::1"])
+    def test_ipv6_listener(self, host: str) -> None:
         """An address in brackets becomes the form that Twisted accepts."""
-        listener = config.parse_listener(text)
-        assert listener.interface == Interface(1201, host)
-        assert listener.interface.loopback == loopback
+        listener = config.parse_listener(f"tcp:1201:interface=[{host}]:backlog=9")
+        assert listener.interface == Interface(1201, host.lower())
         assert "[" not in listener.text
         assert config.parse_listener(listener.text) == Listener(listener.text, listener.interface)
 
-    def test_ipv6_server(self) -> None:
-        """The port is read, and TLS is no reason to take another machine for this one."""
-        server = config.parse_server("tls:[2001:db8::1]:1202")
-        assert (server.port, server.tls, server.loopback) == (1202, True, False)
-
-    @pytest.mark.parametrize(
-        ("text", "place"),
-        [
-            ("203.0.113.9:4000", ("203.0.113.9", 4000)),
-            ("[2001:DB8::9]:65535", ("2001:db8::9", 65535)),
-        ],
-    )
-    def test_place(self, text: str, place: tuple[str, int]) -> None:
-        """An IP address with a port: an IPv6 address stands in brackets, and no other does."""
-        assert config.parse_place(text) == place
+    def test_ports(self) -> None:
+        """The port of a server is read. A place is an IP address with a port: an IPv6 address
+        stands in brackets, and no other does.
+        """
+        assert config.parse_server("tls:[2001:db8::1]:1202").port == 1202
+        assert config.parse_place("203.0.113.9:4000") == ("203.0.113.9", 4000)
+        assert config.parse_place("[2001:DB8::9]:65535") == ("2001:db8::9", 65535)
 
     @pytest.mark.parametrize("text", NO_PLACES.split("|"))
     def test_no_place(self, text: str) -> None:
