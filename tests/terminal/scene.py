@@ -44,7 +44,6 @@ class Scene:
     """A terminal, and a person who plays its mediator.
 
     :ivar line: the mediator's end of the newest connection
-    :ivar dialled: when each connection was attempted
     """
 
     def __init__(
@@ -61,7 +60,6 @@ class Scene:
             reactor, "Ib", mediator_at(self.clock, host), TerminalSettings(**options)
         )
         self.line: Client
-        self.dialled: list[float] = []
         self.ready = Outcome(self.terminal.ready())
         self.terminal.startService()
         self.connect()
@@ -71,7 +69,6 @@ class Scene:
         while not (dials := self.open_dials()):
             assert self.clock.getDelayedCalls(), "it dials no more"
             advance(self.clock, 0.1)
-        self.dialled.append(self.clock.seconds())
         dials[0].host = host or dials[0].host
         self.line = dials[0].accept()
         self.serial = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ from broker.terminal.consent_file import (
 )
 from broker.terminal.registration.client import CONSENT_TIMEOUT
 from tests.mediator.conftest import Logged, logged
-from tests.mediator.scene import SCENES
 from tests.support.clock import advance, result_of
 from tests.terminal.scene import Scene
 
@@ -157,9 +156,9 @@ class ReadTests:
         self, file: Path, spoil: Callable[[Path], object], why: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A file that cannot be trusted, or is none, is refused whole."""
-        user = os.geteuid()
         spoil(file)
-        monkeypatch.setattr(os, "geteuid", lambda: 12345 if "user" in why else user)
+        if "user" in why:
+            monkeypatch.setattr(os, "geteuid", lambda: 12345)
         with pytest.raises(NoConsent, match=why):
             read_lists(str(file))
 
@@ -268,34 +267,18 @@ class EditTests:
 
 @implementer(IConsent)
 class Application:
-    """An application that says which callers it accepts; or fails to, or never does."""
+    """An application that accepts these callers, and refuses those; or fails, or takes time."""
 
-    def __init__(self, says: Callable[[], Awaitable[Any]]) -> None:
-        self._says = says
+    def __init__(self, accepted: Any = (), rejected: Sequence[str] = ()) -> None:
+        self._accepted = accepted
+        self._rejected = rejected
 
     async def lists(self) -> ConsentLists:
-        return ConsentLists(*await self._says())
-
-
-def saying(*lists: Sequence[str], fails: Exception | None = None) -> Application:
-    """One that says these, at once."""
-
-    async def says() -> Any:
-        if fails is not None:
-            raise fails
-        return lists
-
-    return Application(says)
-
-
-def waiting() -> tuple[Application, Deferred[Any]]:
-    """One that asks its user first; and what the user answers."""
-    user: Deferred[Any] = Deferred()
-
-    async def says() -> Any:
-        return await user
-
-    return Application(says), user
+        if isinstance(self._accepted, Exception):
+            raise self._accepted
+        if isinstance(self._accepted, Deferred):
+            return ConsentLists(*await self._accepted)
+        return ConsentLists(self._accepted, self._rejected)
 
 
 class TerminalTests:
@@ -317,10 +300,10 @@ class TerminalTests:
     @pytest.mark.parametrize(
         ("consent", "expected"),
         [
-            (saying(["Ia", "@family"], ["Ix"]), answer(" Ia,@family", "Ix")),
-            (saying(["Ia"], []), answer(" Ia")),
-            (saying([], ["Ix"]), answer("", "Ix")),
-            (saying([], []), answer("")),
+            (Application(["Ia", "@family"], ["Ix"]), answer(" Ia,@family", "Ix")),
+            (Application(["Ia"]), answer(" Ia")),
+            (Application([], ["Ix"]), answer("", "Ix")),
+            (Application(), answer("")),
             (None, answer("")),  # where nothing was said of consent, no caller is accepted (I3)
         ],
     )
@@ -331,32 +314,30 @@ class TerminalTests:
     def test_long(self) -> None:
         """Long lists go in several lines, in one message that the mediator takes."""
         names = [f"terminal-{n:04}" for n in range(1000)]
-        message = self.asked(saying(names, names[:900])).said()
+        message = self.asked(Application(names, names[:900])).said()
         told = ",".join(edit.partition(" ")[2] for edit in message.edits("Accept"))
         assert told.split(",") == names
         assert len(message.encode()) < 64 * 1024
 
     @pytest.mark.parametrize(
-        ("consent", "why"),
+        ("accepted", "why"),
         [
-            (saying([], [], fails=ValueError("the user's window is gone")), "window is gone"),
-            *[
-                (saying(names, []), "broker.tables.consent_lists.NoConsent|ValueError")
-                for names in (["Ia,Ib"], ["Ia;uses=1"], ["Ia\nReject:Create"], [""], ["@"])
-            ],
-            (saying(["I"] * 1001, []), "at most 1000"),
+            (ValueError("the user's window is gone"), "window is gone"),
+            *[([name], "NoConsent|ValueError") for name in ("Ia,Ib", "Ia;uses=1", "", "@")],
+            (["Ia\nReject:Create"], "NoConsent|ValueError"),
+            (["I"] * 1001, "at most 1000"),
         ],
     )
-    def test_bad_application(self, consent: IConsent, why: str, logged: Logged) -> None:
+    def test_bad_application(self, accepted: Any, why: str, logged: Logged) -> None:
         """One that fails, or whose list is not valid, accepts no caller, and adds no field (I3)."""
-        assert self.asked(consent).line.text() == answer("")
+        assert self.asked(Application(accepted)).line.text() == answer("")
         (failure,) = logged.failures()
         assert re.search(why, failure)
 
     def test_asks_its_user(self) -> None:
         """One may take its time, and other questions are answered until then."""
-        consent, user = waiting()
-        line = self.asked(consent).line
+        user: Deferred[Any] = Deferred()
+        line = self.asked(Application(user)).line
         line.type("QUERY\nSTATUS\nTransaction:8\n\n")
         assert line.text() == "NOTIFY\nSTATUS Busy.\nTransaction:8\nCode:200\n\n"
         user.callback((["Ia"], []))
@@ -364,8 +345,8 @@ class TerminalTests:
 
     def test_takes_too_long(self) -> None:
         """One that never answers accepts no caller, and leaves nothing behind (I15)."""
-        consent, user = waiting()
-        scene = self.asked(consent)
+        user: Deferred[Any] = Deferred()
+        scene = self.asked(Application(user))
         advance(scene.clock, CONSENT_TIMEOUT - 0.1)
         assert not user.called
         advance(scene.clock, 0.1)
@@ -373,11 +354,6 @@ class TerminalTests:
 
     def test_gone_while_asked(self) -> None:
         """Where the mediator goes away, the application is not waited for."""
-        consent, user = waiting()
-        self.asked(consent).line.vanish()
+        user: Deferred[Any] = Deferred()
+        self.asked(Application(user)).line.vanish()
         assert user.called
-
-
-def test_no_scene() -> None:
-    """No mediator takes part here."""
-    assert SCENES == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,20 +37,9 @@ from tests.terminal.keys import (
     framed,
 )
 from tests.terminal.network import HOST, MEDIATOR_PORT, Listener, Outcome, World
-from tests.terminal.speakers import Echo, HalfCloseable, Handler, Maker, Plain
+from tests.terminal.speakers import Echo, HalfCloseable, Handler, Maker
 
 PORT = 1203
-
-
-class Limit:
-    """A load that is what a test says."""
-
-    def __init__(self) -> None:
-        self.idle = True
-
-    def acceptable(self) -> bool:
-        """What the test says."""
-        return self.idle
 
 
 class Both(World):
@@ -284,11 +274,9 @@ class StatusTests:
 
     def test_load(self) -> None:
         """Its status is what its load says now (A14)."""
-        load = Limit()
-        both = Both(load=load)
-        load.idle = False
+        now = iter([False, True])
+        both = Both(load=SimpleNamespace(acceptable=lambda: next(now)))
         assert isinstance(both.failed(), CalleeBusy)
-        load.idle = True
         assert both.called()
 
     @pytest.mark.parametrize("own", [False, True])
@@ -448,16 +436,6 @@ class CallTests:
         assert not waiting.done
         both.advance(1)
         assert waiting.value is not None
-
-    def test_plain_protocols(self) -> None:
-        """Protocols that know no half-close work on both sides."""
-        both = Both(handler=Handler(Plain))
-        protocol = both.called(maker=Maker(Plain))
-        protocol.transport.write(b"one way")
-        both.hangs_up(protocol)
-        ((_, _, callee),) = both.handler.calls
-        assert callee.received == b"one way"
-        assert [type(each.why) for each in (protocol, callee)] == [ConnectionDone] * 2
 
     def test_nothing_secret_in_the_log(self) -> None:
         """No password and no key of a call, given or used, is logged (I18)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_network
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -40,7 +41,6 @@ from tests.terminal.network import HOST, Listener, Outcome, World
 from tests.terminal.peers import Opener
 from tests.terminal.scene import Events, Wire
 from tests.terminal.speakers import Echo, HalfCloseable, Handler, Maker, Plain
-from tests.terminal.test_terminal import Limit
 
 SECRET = "open sesame"
 #: Where the caller waits, and where the callee takes ordinary calls.
@@ -240,11 +240,9 @@ class WholeWayTests:
         assert outcome.value is not None
 
 
-def busy() -> Limit:
+def busy() -> Any:
     """A load that takes no call."""
-    load = Limit()
-    load.idle = False
-    return load
+    return SimpleNamespace(acceptable=lambda: False)
 
 
 def fails(caller: str, password: str) -> bool:

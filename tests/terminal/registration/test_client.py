@@ -54,29 +54,9 @@ TERMINATE: Final = f"NOTIFY\nSession:{SESSION}\nTerminate.\n\n"
 Ask = Callable[[MediatorClient], Any]
 
 
-def register(**values: Any) -> Ask:
-    """Register these."""
-    return lambda client: client.register(**values)
-
-
-def query(callee: str = "Ib") -> Ask:
-    """Ask for a callee."""
-    return lambda client: client.query(callee)
-
-
-def outside(port: int | None = None) -> Ask:
-    """Ask where the terminal is seen."""
-    return lambda client: client.outside(port)
-
-
-def accepted(client: MediatorClient) -> Any:
-    """Ask for the terminal's own permits."""
-    return client.accepted()
-
-
-def disclosures(before: int | None = None) -> Ask:
-    """Ask who has received our address."""
-    return lambda client: client.disclosures(before)
+def ask(question: str, *args: Any, **values: Any) -> Ask:
+    """Ask by that method of the client."""
+    return lambda client: getattr(client, question)(*args, **values)
 
 
 def settled(outcome: Outcome) -> Any:
@@ -149,6 +129,7 @@ class MediatorSaysTests:
     def test_lost(self) -> None:
         """When the connection is lost, its owner is told, and open questions fail."""
         wire = Wire()
+        assert wire.client.local_host == "192.0.2.99"  # what a terminal registers as its address
         outcome, _ = wire.ask(wire.client.register())
         gone = Outcome(wire.client.gone)
         wire.mediator.vanish()
@@ -176,10 +157,16 @@ class QuestionTests:
         ("ask", "verb", "fields"),
         [
             # With nothing else, only the identifier is sent (fig. 3, ¶77).
-            (register(), REGISTER, {}),
+            (ask("register"), REGISTER, {}),
             # Address, port, life and edits go in one message, the edits in order (A4, A7, A22).
             (
-                register(edits=["Add Ic,Ie", "Delete If"], address=HOST, port=1300, expires=60),
+                ask(
+                    "register",
+                    edits=["Add Ic,Ie", "Delete If"],
+                    address=HOST,
+                    port=1300,
+                    expires=60,
+                ),
                 REGISTER,
                 {
                     "Address": HOST,
@@ -188,13 +175,13 @@ class QuestionTests:
                     "Accept": "Add Ic,Ie\nDelete If",
                 },
             ),
-            (accepted, QUERY, {"": "PERMITS"}),
-            (query(), QUERY, {"Callee": "Ib"}),  # S1101
-            (outside(), QUERY, {"": "ADDRESS"}),  # D10
-            (outside(1203), QUERY, {"": "ADDRESS", "Port": "1203"}),
-            (disclosures(), QUERY, {"": "DISCLOSURES"}),
+            (ask("accepted"), QUERY, {"": "PERMITS"}),
+            (ask("query", "Ib"), QUERY, {"Callee": "Ib"}),  # S1101
+            (ask("outside"), QUERY, {"": "ADDRESS"}),  # D10
+            (ask("outside", 1203), QUERY, {"": "ADDRESS", "Port": "1203"}),
+            (ask("disclosures"), QUERY, {"": "DISCLOSURES"}),
             (
-                disclosures(before=1_000_000),
+                ask("disclosures", before=1_000_000),
                 QUERY,
                 {"": "DISCLOSURES", "Before": "1970-01-01T00:00:01.000000Z"},
             ),
@@ -210,16 +197,16 @@ class QuestionTests:
     @pytest.mark.parametrize(
         ("ask", "answer", "result"),
         [
-            (register(), SENSELESS, NOT_VALID),  # neither yes nor no is not yes (I3)
+            (ask("register"), SENSELESS, NOT_VALID),  # neither yes nor no is not yes (I3)
             # The terminal's own permits come as one list, from any number of lines.
-            (accepted, "Accept:Create Ib,If\nAdd Ic\nAdd @g", ["Ib", "If", "Ic", "@g"]),
-            (accepted, "Accept:Create", []),
+            (ask("accepted"), "Accept:Create Ib,If\nAdd Ic\nAdd @g", ["Ib", "If", "Ic", "@g"]),
+            (ask("accepted"), "Accept:Create", []),
             # It is told its own source; half an answer is not valid, and a name is not an address.
-            (outside(), "Address:203.0.113.7\nPort:50000", ("203.0.113.7", 50000)),
-            (outside(), "Address:203.0.113.7", NOT_VALID),
-            (outside(1203), "", NOT_VALID),
-            (outside(1203), "Port:1203", NOT_VALID),
-            (outside(1203), "Address:www.example.com\nPort:1203", NOT_VALID),
+            (ask("outside"), "Address:203.0.113.7\nPort:50000", ("203.0.113.7", 50000)),
+            (ask("outside"), "Address:203.0.113.7", NOT_VALID),
+            (ask("outside", 1203), "", NOT_VALID),
+            (ask("outside", 1203), "Port:1203", NOT_VALID),
+            (ask("outside", 1203), "Address:www.example.com\nPort:1203", NOT_VALID),
         ],
     )
     def test_answered(self, ask: Ask, answer: str, result: Any) -> None:
@@ -229,14 +216,14 @@ class QuestionTests:
     @pytest.mark.parametrize(
         ("ask", "statement", "code", "error"),
         [
-            (register(edits=["Add Ib"]), "Registration Failed.", 400, RegistrationFailed),
-            (outside(1203), "Not Reached.", 480, NotReached),
-            (disclosures(), "Service Unavailable.", 503, ServiceUnavailable),
-            (query(), "Service Unavailable.", 503, ServiceUnavailable),
-            (query(), "Permission Denied.", 403, PermissionDenied),
-            (query(), "Callee not Found.", 404, CalleeNotFound),
-            (query(), "Callee is Busy.", 486, CalleeBusy),
-            (query(), "Callee not Connected.", 480, CalleeNotConnected),
+            (ask("register", edits=["Add Ib"]), "Registration Failed.", 400, RegistrationFailed),
+            (ask("outside", 1203), "Not Reached.", 480, NotReached),
+            (ask("disclosures"), "Service Unavailable.", 503, ServiceUnavailable),
+            (ask("query", "Ib"), "Service Unavailable.", 503, ServiceUnavailable),
+            (ask("query", "Ib"), "Permission Denied.", 403, PermissionDenied),
+            (ask("query", "Ib"), "Callee not Found.", 404, CalleeNotFound),
+            (ask("query", "Ib"), "Callee is Busy.", 486, CalleeBusy),
+            (ask("query", "Ib"), "Callee not Connected.", 480, CalleeNotConnected),
         ],
     )
     @pytest.mark.parametrize("after", [True, False])
@@ -273,7 +260,7 @@ class QuestionTests:
         """Credentials are valid only whole, the reply password included (fig. 5d, A23, I3)."""
         name = str(missing).partition(":")[0]
         lines = [line for line in CREDENTIALS.split("\n") if line != missing]
-        result = settled(Wire().outcome(query(), "\n".join(lines)))
+        result = settled(Wire().outcome(ask("query", "Ib"), "\n".join(lines)))
         if name in ("None", "Callee", "Expires"):  # a call can be made without these two
             assert result.get("Callee Address") == "192.0.2.7"
         else:
@@ -282,15 +269,15 @@ class QuestionTests:
     @pytest.mark.parametrize(
         "ask",
         [
-            *map(query, ["", "I,b", "Ib\nCallee:Ic", "Ib\r", "x" * 129]),
-            outside(65536),
-            register(edits=["Add Ic\r\nPort:1"]),
-            register(edits=["Add Ic\nDelete Ib"]),
-            register(edits=["Remove Ic"]),
-            register(edits=["Add"]),
-            register(address="192.0.2.1\nExpires:0"),
-            register(address="192.0.2.1", port=70000),
-            register(address="192.0.2.1", expires=-1),
+            *[ask("query", name) for name in ("", "I,b", "Ib\nCallee:Ic", "Ib\r", "x" * 129)],
+            ask("outside", 65536),
+            ask("register", edits=["Add Ic\r\nPort:1"]),
+            ask("register", edits=["Add Ic\nDelete Ib"]),
+            ask("register", edits=["Remove Ic"]),
+            ask("register", edits=["Add"]),
+            ask("register", address="192.0.2.1\nExpires:0"),
+            ask("register", address="192.0.2.1", port=70000),
+            ask("register", address="192.0.2.1", expires=-1),
         ],
     )
     def test_not_valid(self, ask: Ask) -> None:
@@ -330,10 +317,6 @@ class QuestionTests:
         assert outcome.error.cause == "the mediator did not answer"
         wire.answer(CREDENTIALS)
         assert (wire.events.heard, wire.clock.getDelayedCalls()) == ([], [])
-
-    def test_own_address(self) -> None:
-        """A terminal without a configured address registers its end of this connection."""
-        assert Wire().client.local_host == "192.0.2.99"
 
     def test_reports(self) -> None:
         """The beginning and the end of a call are told, and expect no answer (S5007)."""

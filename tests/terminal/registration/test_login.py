@@ -55,6 +55,7 @@ class Row(NamedTuple):
     password: Any = PASSWORD
     host: str = HOST
     allowed: bool = False
+    udp: tuple[None, int] | None = None
 
 
 def passwords(given: Sequence[Any]) -> Any:
@@ -146,6 +147,9 @@ ROWS: Final = {
     "nothing is shown to another machine": Row(
         [(SILENT, None)] * 2, [SECRET_IN_CLEAR], host=ELSEWHERE
     ),
+    "nor is a key for UDP requested there": Row(
+        [(SILENT, None)] * 2, [SECRET_IN_CLEAR], None, ELSEWHERE, udp=(None, 1200)
+    ),
     "unless that is allowed by name": Row([(BY_PASSWORD, E1)], host=ELSEWHERE, allowed=True),
     "what proves nothing is sent": Row([(BY_NEITHER, E1)], password=None, host=ELSEWHERE),
     "within this machine": Row([(BY_PASSWORD, E1)], host="127.9.9.9"),
@@ -165,6 +169,7 @@ class LoginTests:
                 passwords(given) if isinstance(given, list) else given,
                 host=row.host,
                 allow_clear_text=row.allowed,
+                udp=row.udp,
             )
             for number, (shown, *reply) in enumerate(row.steps):
                 self.takes(scene, shown, reply, first=number == 0)
