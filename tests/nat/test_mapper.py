@@ -565,17 +565,19 @@ class UnmapTests:
         scene.thread.run_all()
         assert scene.device.open == {}
 
-    def test_while_it_is_renewed(self, scene: Scene) -> None:
-        """The answer to the renewal comes too late to keep anything."""
+    @pytest.mark.parametrize("stop", [False, True])
+    def test_while_it_is_renewed(self, scene: Scene, stop: bool) -> None:
+        """The answer to the renewal comes too late to keep anything; so it does when all ends."""
         scene.by_pcp()
         advance(scene.net, 900)
         renewal = scene.sent[-1]
-        outcome = scene.unmap()
+        outcome = Outcome(scene.mapper.stop()) if stop else scene.unmap()
         scene.answer_to(renewal)
         assert not outcome.over
         scene.answer()
         assert outcome.value == [None]
         assert scene.net.pending == 0
+        assert scene.changes == []
 
     def test_while_it_is_opened(self, scene: Scene) -> None:
         """It is given up."""
@@ -651,13 +653,3 @@ class StopTests:
         scene.thread.run_all()
         assert scene.device.open == {}
         assert stopping[0].value == [None]
-
-    def test_while_it_is_renewed(self, scene: Scene) -> None:
-        """The renewal ends."""
-        scene.by_pcp()
-        advance(scene.net, 900)
-        outcome = Outcome(scene.mapper.stop())
-        scene.answer()
-        assert outcome.value == [None]
-        assert scene.net.pending == 0
-        assert scene.changes == []

@@ -462,23 +462,6 @@ class PortTests:
         assert scene.net.port.take() == [closing[version] for version in versions]
         assert scene.net.pending == 0
 
-    def test_stop(self, scene: Scene) -> None:
-        """What is under way ends, what may have been opened is closed, and so is the port."""
-        assert Outcome(scene.router.stop()).value == [None]
-        outcome = scene.open()
-        renewal = Outcome(scene.router.renew(PCP_OPENING))
-        port = scene.net.port
-        port.take()
-        assert Outcome(scene.router.stop()).value == [None]
-        assert outcome.over
-        assert renewal.over
-        assert port.take()[0] == pcp_request(
-            _address(LOCAL), PcpMapping(NONCE, 6, 7000, 0, None), 0
-        )
-        assert not port.listening
-        assert scene.net.pending == 0
-        assert Outcome(scene.router.stop()).value == [None]
-
 
 class EpochTests:
     """The router's clock."""

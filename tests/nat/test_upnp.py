@@ -253,24 +253,6 @@ class GivenUpTests:
         assert again.value == [None]
         assert Outcome(scene.upnp.stop()).value == [None]
 
-    def test_cancelled_within(self, scene: Scene) -> None:
-        """What was opened nevertheless is closed, and stopping waits for that."""
-        mapped = scene.upnp.open(MappingRequest("TCP", 7000, 1800))
-        Outcome(mapped)
-        stopping: list[Outcome] = []
-
-        def cancel() -> None:
-            mapped.cancel()
-            stopping.append(Outcome(scene.upnp.stop()))
-
-        scene.device.before_add = cancel
-        scene.thread.run()
-        assert scene.device.open
-        assert not stopping[0].over
-        scene.thread.run_all()
-        assert scene.device.open == {}
-        assert stopping[0].value == [None]
-
     def test_renewal_cancelled(self, scene: Scene) -> None:
         """Nobody hears what becomes of it; what was open stays so."""
         scene.open()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import replace
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -90,51 +90,37 @@ LIMITED: Final = PermitChange(
 )
 
 
-class Held(NamedTuple):
-    """What a store holds, to be compared: each list, account and group by what it is called."""
-
-    permits: dict[str, tuple[tuple[str, ...], dict[str, Limit]]]
-    policies: dict[str, tuple[str, tuple[str, ...]]]
-    accounts: dict[str, AccountChange]
-    groups: dict[str, GroupChange]
+#: What a store holds, to be compared: the last change of each list, account and group, by kind and
+#: name, if anything is left after it.
+Held = dict[tuple[str, str], Change]
 
 
 def held_of(state: State) -> Held:
-    """What is in a state, where each stands once."""
-    held = Held(
-        {one.owner: (one.accepted, dict(one.limits)) for one in state.permits if one.accepted},
-        {
-            one.owner: (one.policy, one.rejected)
-            for one in state.permits
-            if one.rejected or one.policy != LIST
-        },
-        {change.identifier: change for change in state.accounts},
-        {change.name: change for change in state.groups},
-    )
-    assert len(held.permits.keys() | held.policies.keys()) == len(state.permits)
-    assert len(held.accounts) == len(state.accounts)
-    assert len(held.groups) == len(state.groups)
+    """What is in a state, where each stands once, and nothing that need not be kept."""
+    every: list[Change] = [*state.permits, *state.accounts, *state.groups]
+    held = made_of(every)
+    assert len(held) == len(every)
     return held
 
 
 def made_of(done: Iterable[Change]) -> Held:
     """What a store should hold after changes, told independently of any store."""
-    held = Held({}, {}, {}, {})
+    held: Held = {}
     for change in done:
         match change:
             case PermitChange():
-                held.permits[change.owner] = (change.accepted, dict(change.limits))
-                held.policies[change.owner] = (change.policy, change.rejected)
+                name, gone = change.owner, change.is_default
+                change = replace(change, limits=tuple(sorted(change.limits)))
             case AccountChange():
-                held.accounts[change.identifier] = change
+                name, gone = change.identifier, change.verifier is None
             case GroupChange():
-                held.groups[change.name] = change
-    return Held(
-        {owner: kept for owner, kept in held.permits.items() if kept[0]},
-        {owner: kept for owner, kept in held.policies.items() if kept != (LIST, ())},
-        {whose: kept for whose, kept in held.accounts.items() if kept.verifier is not None},
-        {name: kept for name, kept in held.groups.items() if kept.members is not None},
-    )
+                name, gone = change.name, change.members is None
+            case _:
+                continue
+        held.pop((type(change).__name__, name), None)
+        if not gone:
+            held[type(change).__name__, name] = change
+    return held
 
 
 def told_of(done: Iterable[Change], whose: str, before: int, most: int) -> list[Disclosure]:
@@ -234,7 +220,7 @@ class StoreContract:
         """A new store holds nothing, and has an epoch that a message can carry."""
         store = self.new()
         state = self.result(store.load())
-        assert held_of(state) == ({}, {}, {}, {})
+        assert held_of(state) == {}
         assert self.told(store) == []
         assert self.result(store.prune(EVER)) == 0
         assert 1 <= len(state.epoch) <= 64
@@ -246,7 +232,7 @@ class StoreContract:
         one, other = self.new(), self.new()
         before = self.result(one.load()).epoch
         self.commit(one, PermitChange("Ia", ("Ib",)), disclosure(1))
-        assert self.held(other) == ({}, {}, {}, {})
+        assert self.held(other) == {}
         assert self.told(other) == []
         self.result(one.prune(EVER))
         assert self.result(one.load()).epoch == before
@@ -379,7 +365,7 @@ class StoreContract:
         again = self.reopened(store)
         after = self.result(again.load())
         assert (after.epoch == before.epoch) is self.lasts
-        assert held_of(after) == (held_of(before) if self.lasts else ({}, {}, {}, {}))
+        assert held_of(after) == (held_of(before) if self.lasts else {})
         assert self.told(again) == (told if self.lasts else [])
 
     def test_stopped(self) -> None:

@@ -163,14 +163,24 @@ class RefusedTests:
         edit(filled(stores), "PRAGMA user_version = 99")
         assert "made by a newer broker (its schema is version 99" in refusal(stores)
 
-    def test_truncated(self, stores: Stores) -> None:
-        """One whose end is missing, wherever it was cut."""
+    def test_damaged(self, stores: Stores) -> None:
+        """One whose end is missing, wherever it was cut, or with something else in any page.
+
+        A refusal holds nothing open: what is put right is opened by the same process.
+        """
         path = filled(stores)
         content = path.read_bytes()
         assert len(content) > 5 * 4096
-        for length in (*range(4096, len(content), 4096), 50, 3000, len(content) - 1):
-            path.write_bytes(content[:length])
-            assert "is damaged" in refusal(stores), length
+        pages = range(0, len(content), 4096)
+        noise = random.Random(3).randbytes(512)
+        for damaged in (
+            *(content[:length] for length in (*pages[1:], 50, 3000, len(content) - 1)),
+            *(content[:page] + noise + content[page + 512 :] for page in pages),
+        ):
+            path.write_bytes(damaged)
+            assert "is damaged" in refusal(stores)
+        path.write_bytes(content)
+        assert len(stores.look()[1]) == 600
 
     def test_cut_with_its_log(self, stores: Stores) -> None:
         """One that a crash left within a page, when its log was written back, is no damaged one."""
@@ -179,17 +189,6 @@ class RefusedTests:
         with stores.crash("crashed.db").open("ab") as file:
             file.write(b"half a page")
         assert stores.look("crashed.db") == (state.epoch, {"Ia": "Ib"})
-
-    def test_overwritten(self, stores: Stores) -> None:
-        """One into which something else was written, in whichever page."""
-        path = filled(stores)
-        content = path.read_bytes()
-        randomness = random.Random(3)
-        for page in range(len(content) // 4096):
-            damaged = bytearray(content)
-            damaged[page * 4096 : page * 4096 + 512] = randomness.randbytes(512)
-            path.write_bytes(damaged)
-            assert "is damaged" in refusal(stores), page
 
     @pytest.mark.parametrize(
         ("what", "setting"),
@@ -243,15 +242,6 @@ class RefusedTests:
         with closing(connect(str(filled(stores)))) as other:
             other.execute("BEGIN IMMEDIATE")
             assert "another program is using it" in refusal(stores)
-
-    def test_refused_twice(self, stores: Stores) -> None:
-        """A refusal holds nothing open: what is put right is opened by the same process."""
-        path = filled(stores)
-        content = path.read_bytes()
-        path.write_bytes(b"")
-        refusal(stores)
-        path.write_bytes(content)
-        assert len(stores.look()[1]) == 600
 
     @pytest.mark.parametrize("suffix", ["", "-mark", "folder"])
     @pytest.mark.parametrize("bits", [0o000, 0o400])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from broker.interfaces import IResolver, IStore, ITrigger
@@ -25,6 +26,7 @@ from tests.support.reactor import FakeReactor
 from tests.support.transport import Client, connect
 
 
+@dataclass(eq=False)
 class FakeMediator:
     """A mediator in full, and the network in memory around it.
 
@@ -33,22 +35,15 @@ class FakeMediator:
     :ivar factory: makes the protocol of a connection
     """
 
-    def __init__(
-        self,
-        clock: FakeReactor,
-        hub: ConnectionHub,
-        mediator: Mediator,
-        store: IStore,
-        resolver: IResolver,
-        trigger: ITrigger,
-    ) -> None:
-        self.clock = clock
-        self.hub = hub
-        self.mediator = mediator
-        self.store = store
-        self.resolver = resolver
-        self.trigger = trigger
-        self.factory = ConnectionFactory(hub, mediator.peer)
+    clock: FakeReactor
+    hub: ConnectionHub
+    mediator: Mediator
+    store: IStore
+    resolver: IResolver
+    trigger: ITrigger
+
+    def __post_init__(self) -> None:
+        self.factory = ConnectionFactory(self.hub, self.mediator.peer)
 
     def connect(self, host: str = "127.0.0.1", **addresses: Any) -> Client:
         """A terminal's connection, from this host; ``addresses`` as in ``connect``."""

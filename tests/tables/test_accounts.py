@@ -16,8 +16,10 @@ acts = st.one_of(
     st.tuples(st.just("add"), words),
     st.tuples(st.just("reset"), words),
     st.tuples(st.just("remove"), words),
-    st.tuples(st.just("add_name"), words, words),
-    st.tuples(st.just("remove_name"), words, words),
+    *(
+        st.tuples(st.just(what), words, words)
+        for what in ("add_name", "remove_name", "claim", "unclaim")
+    ),
 )
 
 
@@ -25,39 +27,47 @@ class Model:
     """Accounts as a list of all that anybody is called.
 
     :ivar accounts: identifier to names
+    :ivar claimed: identifier to the names that it has claimed
     :ivar generations: identifier to the turn in which its password was set
     """
 
     def __init__(self) -> None:
         self.accounts: dict[str, list[str]] = {}
+        self.claimed: dict[str, list[str]] = {}
         self.generations: dict[str, str] = {}
+
+    def names(self, identifier: str) -> list[str]:
+        """What an identifier is called."""
+        return self.accounts.get(identifier, []) + self.claimed.get(identifier, [])
 
     def taken(self, word: str) -> bool:
         """Whether somebody is called so."""
-        return any(word == one or word in names for one, names in self.accounts.items())
+        return word in self.accounts or any(word in self.names(one) for one in WORDS)
 
     def act(self, turn: str, what: str, identifier: str, name: str = "") -> bool:
         """Do it, if it can be."""
-        known = identifier in self.accounts
-        if what == "add":
+        if what in {"claim", "unclaim"}:
+            names = self.claimed.setdefault(identifier, [])
+        elif what == "add":
             if self.taken(identifier):
                 return False
-            self.accounts[identifier] = []
-            self.generations[identifier] = turn
-        elif not known:
+            names = self.accounts[identifier] = []
+        elif identifier not in self.accounts:
             return False
-        elif what == "reset":
+        else:
+            names = self.accounts[identifier]
+        if what in {"add", "reset"}:
             self.generations[identifier] = turn
         elif what == "remove":
             del self.accounts[identifier], self.generations[identifier]
-        elif what == "add_name":
+        elif what in {"add_name", "claim"}:
             if self.taken(name):
                 return False
-            self.accounts[identifier].append(name)
+            names.append(name)
         else:
-            if name not in self.accounts[identifier]:
+            if name not in names:
                 return False
-            self.accounts[identifier].remove(name)
+            names.remove(name)
         return True
 
 
@@ -70,7 +80,7 @@ def prepare(table: AccountTable, turn: str, what: str, *words: str) -> AccountCh
 
 def look(table: AccountTable) -> tuple[object, ...]:
     """All that a table says."""
-    return [*table], [table.canonical(word) for word in WORDS], [table.get(word) for word in WORDS]
+    return [*table], [(table.canonical(one), table.get(one), table.names(one)) for one in WORDS]
 
 
 class AccountsTests:
@@ -80,23 +90,34 @@ class AccountsTests:
     def test_against_the_model(self, deeds: list[tuple[str, ...]]) -> None:
         """Every act is taken or refused as the model says, and leaves what the model has.
 
-        Preparing changes nothing, refused or not; a table made of what was applied is the same.
+        Preparing changes nothing, refused or not; a table made of what was applied is the same, but
+        for what was claimed. That stands for whoever has claimed it until it is taken back, stays
+        through changes of the account, and is no name that an account may be given, or made under.
         """
         table, model = AccountTable(), Model()
         applied = []
         for turn, deed in enumerate(deeds):
+            what, identifier, *name = deed
+            if what == "unclaim" and name[0] not in model.claimed.get(identifier, []):
+                continue
             before = look(table)
             try:
-                change = prepare(table, str(turn), *deed)
+                if what in {"claim", "unclaim"}:
+                    getattr(table, what)(identifier, *name)
+                    change = None
+                else:
+                    change = prepare(table, str(turn), *deed)
+                    assert look(table) == before
             except AccountRefused:
                 assert not model.act(str(turn), *deed)
                 assert look(table) == before
                 continue
-            assert look(table) == before
             assert model.act(str(turn), *deed)
-            table.apply(change)
-            applied.append(change)
+            if change is not None:
+                table.apply(change)
+                applied.append(change)
             self.same(table, model)
+        model.claimed.clear()
         self.same(AccountTable(applied), model)
 
     def same(self, table: AccountTable, model: Model) -> None:
@@ -105,17 +126,17 @@ class AccountsTests:
         assert {one.identifier: list(one.names) for one in table} == model.accounts
         for word in WORDS:
             account = table.get(word)
-            assert (account is not None) == (word in model.accounts)
-            if account is not None:
-                assert account.generation == model.generations[word]
-            owners = [one for one, names in model.accounts.items() if word in names]
+            assert (account and account.generation) == model.generations.get(word)
+            owners = [one for one in WORDS if word in model.names(one)]
             assert table.canonical(word) == (owners[0] if owners else word)
+            assert list(table.names(word)) == model.names(word)
 
     def test_bound(self) -> None:
-        """An account has no more names than it may (I15)."""
+        """An account has no more names than it may, given and claimed together (I15)."""
         table = AccountTable([AccountChange("Ia", "v", "g", tuple(map(str, range(NAMES_MOST))))])
-        with pytest.raises(AccountRefused, match="at most 16 names"):
-            table.add_name("Ia", "one more")
+        for more in (table.add_name, table.claim):
+            with pytest.raises(AccountRefused, match="at most 16 names"):
+                more("Ia", "one more")
         table.apply(table.remove_name("Ia", "0"))
         table.apply(table.add_name("Ia", "one more"))
         assert table.canonical("one more") == "Ia"
@@ -139,51 +160,3 @@ class AccountsTests:
         """What stands in a log or a traceback holds no verifier (I18)."""
         assert "$argon2id$" not in repr(AccountChange("Ia", "$argon2id$v=19$…", "0" * 16))
         assert "removed" in repr(AccountChange("Ia", None))
-
-
-class ClaimTests:
-    """Names that are claimed (C1)."""
-
-    @pytest.fixture
-    def table(self) -> AccountTable:
-        """One account, which has a name."""
-        return AccountTable([AccountChange("Ia", "verifier", "0" * 16, ("taro",))])
-
-    def test_claimed(self, table: AccountTable) -> None:
-        """It stands for whoever has claimed it, until that is taken back."""
-        table.claim("Ib", "hanako")
-        table.claim("Ia", "jiro")
-        assert [table.canonical(name) for name in ("hanako", "jiro", "taro")] == ["Ib", "Ia", "Ia"]
-        assert (table.names("Ia"), table.names("Ib")) == (("taro", "jiro"), ("hanako",))
-        table.unclaim("Ib", "hanako")
-        assert (table.canonical("hanako"), table.names("Ib")) == ("hanako", ())
-
-    @pytest.mark.parametrize("name", ["Ia", "taro", "hanako"])
-    def test_clash(self, table: AccountTable, name: str) -> None:
-        """No account's identifier or name, and none that is claimed."""
-        table.claim("Ib", "hanako")
-        with pytest.raises(AccountRefused):
-            table.claim("Ic", name)
-        assert table.names("Ic") == ()
-
-    def test_not_given_twice(self, table: AccountTable) -> None:
-        """What is claimed is no name that an account could be given, or made under."""
-        table.claim("Ib", "hanako")
-        with pytest.raises(AccountRefused):
-            table.add_name("Ia", "hanako")
-        with pytest.raises(AccountRefused):
-            table.add("hanako", "verifier", "0" * 16)
-
-    def test_stays_with_an_account(self, table: AccountTable) -> None:
-        """A change of an account leaves what was claimed for its identifier."""
-        table.claim("Ia", "jiro")
-        table.apply(AccountChange("Ia", "another", "1" * 16))
-        assert table.names("Ia") == ("jiro",)
-        assert table.canonical("taro") == "taro"
-
-    def test_so_many(self, table: AccountTable) -> None:
-        """So many for one identifier, given ones included (I15)."""
-        for n in range(NAMES_MOST - 1):
-            table.claim("Ia", f"n{n}")
-        with pytest.raises(AccountRefused, match="16"):
-            table.claim("Ia", "more")
