@@ -18,11 +18,9 @@ from tests.mediator.scene import (
     ACCEPTED,
     CAN,
     DONE,
-    STATUS,
     Scene,
     SlowStore,
     permits,
-    query,
     register,
     terminate,
     to_caller,
@@ -87,10 +85,6 @@ class PermitScene(Scene):
         return self.context.permits.table.accepted(owner)
 
     # Ia calls Ib.
-
-    def asks(self) -> None:
-        """Ia calls, and Ib is asked whether it can take the call."""
-        self.says("a", query("Ia", "Ib"), b=STATUS)
 
     def decides(self) -> None:
         """Ia calls, and Ib can take the call; then something has to be kept."""
@@ -175,15 +169,6 @@ def at_once(scene: Scene) -> None:
     """From now on the store keeps at once what it is given."""
     store: Any = scene.broker.store
     store.at_once = True
-
-
-def sessions(count: int) -> Step:
-    """This number of sessions stands."""
-
-    def step(scene: Scene) -> None:
-        assert len(scene.context.sessions) == count
-
-    return step
 
 
 def based_on(*entries: str) -> Step:

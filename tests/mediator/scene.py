@@ -167,25 +167,36 @@ class Scene:
         """A terminal registers its address, over the connection of that name."""
         if name not in self.clients:
             self.connect(name, host=host)
-        lines = (f"Address:{host}", f"Port:{port}", *lines)
-        self.says(name, register(identifier(name), *lines), **{name: DONE})
+        self.registers(name, f"Address:{host}", f"Port:{port}", *lines)
 
-    def calls(self, caller: str, callee: str, n: str = "", port: int = 1203) -> str:
-        """A call between two connections' terminals; give its session.
+    def registers(self, name: str, *lines: str, **reads: str) -> None:
+        """A terminal registers these lines, over a connection that is there."""
+        self.says(name, register(identifier(name), *lines), **{name: DONE, **reads})
+
+    def asks(self, *lines: str, caller: str = "a", callee: str = "b") -> None:
+        """A terminal calls, and the callee is asked for its status."""
+        asked = query(identifier(caller), identifier(callee), *lines)
+        self.says(caller, asked, **{callee: STATUS})
+
+    def grants(self, callee: str = "b", caller: str = "a", n: str = "", port: int = 1203) -> None:
+        """A callee answers that it can take the call, and both read the grant.
 
         :param n: as in ``{session1}``, where there are several calls in one scene
         """
-        asked, asks = identifier(callee), identifier(caller)
-        self.says(caller, query(asks, asked), **{callee: STATUS})
-        granted = ACCEPTED + to_caller(asked, port=port, n=n)
-        self.says(callee, CAN, **{callee: to_callee(asks, n), caller: granted})
+        granted = ACCEPTED + to_caller(identifier(callee), port=port, n=n)
+        self.says(callee, CAN, **{callee: to_callee(identifier(caller), n), caller: granted})
+
+    def calls(self, caller: str, callee: str, n: str = "", port: int = 1203) -> str:
+        """A call between two connections' terminals; give its session."""
+        self.asks(caller=caller, callee=callee)
+        self.grants(callee, caller, n, port)
         return self.drawn[f"session{n}"]
 
     # What happens, and what each terminal reads; one that is not named reads nothing.
 
     def says(self, who: str, text: str, **reads: str) -> None:
-        """Someone types, just as the text is."""
-        self.clients[who].type(text)
+        """Someone types, just as the text is, with what was drawn in place of its name."""
+        self.clients[who].type(_HOLE.sub(lambda hole: self.drawn[hole[1] + hole[2]], text))
         self.reads(**reads)
 
     def new_says(self, who: str, text: str, reads: str, *, host: str = "127.0.0.1") -> None:

@@ -21,6 +21,24 @@ passes: Final = partial(methodcaller, "passes")
 connect: Final = partial(methodcaller, "connect")
 on_line: Final = partial(methodcaller, "on_line")
 calls: Final = partial(methodcaller, "calls")
+registers: Final = partial(methodcaller, "registers")
+asks: Final = partial(methodcaller, "asks")
+grants: Final = partial(methodcaller, "grants")
+FORGET: Final[Step] = methodcaller("forget")
+
+
+def holds(truth: Callable[[Scene], bool]) -> Step:
+    """This is true at that moment."""
+
+    def step(scene: Scene) -> None:
+        assert truth(scene)
+
+    return step
+
+
+def sessions(count: int) -> Step:
+    """This number of sessions stands."""
+    return holds(lambda scene: len(scene.context.sessions) == count)
 
 
 def hold(*questions: str) -> Step:

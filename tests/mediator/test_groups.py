@@ -24,7 +24,6 @@ from tests.mediator.permit_scene import (
     forgets,
     lists,
     regroups,
-    sessions,
     stored,
 )
 from tests.mediator.scene import (
@@ -39,7 +38,7 @@ from tests.mediator.scene import (
     terminate,
     to_callee,
 )
-from tests.mediator.steps import Step, calls, connect, play, says
+from tests.mediator.steps import Step, calls, connect, play, says, sessions
 
 REFUSED: Final = says("a", query("Ia", "Ib"), a=DENIED)
 BOTH: Final = terminate() + terminate("1")

@@ -25,7 +25,6 @@ from tests.mediator.permit_scene import (
     family,
     lists,
     revocations,
-    sessions,
     stored,
 )
 from tests.mediator.scene import (
@@ -47,7 +46,17 @@ from tests.mediator.scene import (
     terminate,
     to_callee,
 )
-from tests.mediator.steps import Step, calls, dial, leaves, on_line, passes, play, says
+from tests.mediator.steps import (
+    Step,
+    calls,
+    dial,
+    leaves,
+    on_line,
+    passes,
+    play,
+    says,
+    sessions,
+)
 from tests.support.clock import settle, turn
 
 #: Both sides learn of a call of Ia's.
