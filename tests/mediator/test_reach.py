@@ -27,7 +27,22 @@ from tests.mediator.scene import (
     to_callee,
     to_caller,
 )
-from tests.mediator.steps import Step, connect, dial, leaves, on_line, passes, play, says
+from tests.mediator.steps import (
+    FORGET,
+    Step,
+    asks,
+    calls,
+    connect,
+    dial,
+    grants,
+    holds,
+    leaves,
+    on_line,
+    passes,
+    play,
+    registers,
+    says,
+)
 
 HERE = ("Address:127.0.0.1", "Port:1203")
 
@@ -46,23 +61,19 @@ CALL_TOO: Final = says("c", query("Ic", "Ib"))
 ACCEPT: Final = dial(succeeds=True)
 #: Ib connects, and registers what is given; and answers.
 COME: Final[list[Step]] = [connect("b"), says("b", register("Ib", *HERE), b=STATUS + DONE)]
-GRANT: Final = says("b", CAN, b=to_callee("Ia"), a=ACCEPTED + to_caller("Ib"))
+GRANT: Final = grants()
 #: Ib is asked for both of its callers, and accepts both.
 COME_FOR_BOTH: Final[list[Step]] = [
     connect("b"),
     says("b", register("Ib", *HERE), b=STATUS + STATUS + DONE),
-    says("b", CAN, b=to_callee("Ia", "1"), a=ACCEPTED + to_caller("Ib", n="1")),
-    says("b", CAN, b=to_callee("Ic", "2"), c=ACCEPTED + to_caller("Ib", n="2")),
+    grants(n="1"),
+    grants(caller="c", n="2"),
 ]
 
 
 def dialled(count: int) -> Step:
     """There were that many dials."""
-
-    def step(scene: Scene) -> None:
-        assert len(scene.dials) == count
-
-    return step
+    return holds(lambda scene: len(scene.dials) == count)
 
 
 #: A callee that holds no connection and is dialled (A24, fig. 19, S1902).
@@ -72,7 +83,7 @@ DIALS: Final[dict[str, list[Step]]] = {
     "comes": [
         CALL, ACCEPT, connect("b"),
         says("b", register("Ib", "Address:127.0.0.1", "Port:9"), b=STATUS + DONE),
-        says("b", CAN, b=to_callee("Ia"), a=ACCEPTED + to_caller("Ib", port=9)),
+        grants(port=9),
     ],
     "comes before the dial is through": [CALL, *COME, ACCEPT, GRANT],
     # A connection that registers no address is not where it is reached.
@@ -106,8 +117,7 @@ DIALS: Final[dict[str, list[Step]]] = {
     "comes for two": [CALL, CALL_TOO, dialled(1), ACCEPT, *COME_FOR_BOTH],
     "refuses two": [CALL, CALL_TOO, dial(succeeds=False, a=NOT_CONNECTED, c=NOT_CONNECTED)],
     "is left by one of two": [
-        CALL, CALL_TOO, leaves("a"), ACCEPT, *COME,
-        says("b", CAN, b=to_callee("Ic"), c=ACCEPTED + to_caller("Ib")),
+        CALL, CALL_TOO, leaves("a"), ACCEPT, *COME, grants(caller="c"),
     ],
     # It is dialled once in five seconds, by any number of callers; until then it is 5h.
     "is dialled again": [
@@ -206,147 +216,113 @@ class DialTests:
         assert [dial.host for dial in scene.dials] == ([address] if dialled else [])
 
 
+def here(name: str, *lines: str, port: int = 1203, **reads: str) -> Step:
+    """Ib registers its address over this connection."""
+    return registers(name, "Address:127.0.0.1", f"Port:{port}", *lines, **reads)
+
+
+def at(port: int | None) -> Step:
+    """Ib's address has this port; or it has none."""
+    expected = None if port is None else ("127.0.0.1", port)
+    return holds(lambda scene: scene.address("Ib") == expected)
+
+
+def closed(*numbers: int) -> Step:
+    """These of Ib's connections were closed, and no other."""
+    return holds(
+        lambda scene: (
+            [n for n in numbers if scene.clients[f"b{n}"].closed] == list(numbers)
+            and sum(client.closed for client in scene.clients.values()) == len(numbers)
+        )
+    )
+
+
+#: The first and the second of Ib's connections have registered an address, one after the other.
+TWO: Final[list[Step]] = [
+    connect("a", "b1", "b2", "b3"), here("b1", "Accept:Create Ia"), here("b2", b1=SUPERSEDED),
+]  # fmt: skip
+ASKED_OVER_B2: Final = asks(callee="b2")
+#: Ib over several connections.
+# fmt: off
+SEVERAL: Final[dict[str, list[Step]]] = {
+    # The active one is that which last registered an address; the other is told.
+    "the last that registered": [*TWO, registers("b3", "Accept:Add Ic"), calls("a", "b2")],
+    "again over the same": [on_line("b", port=1), on_line("b", port=2)],
+    # The superseded one stays superseded, unless it registers an address.
+    "does not fight back": [
+        *TWO, registers("b1", "Accept:Add Ic"), ASKED_OVER_B2, says("b2", CANT, a=BUSY),
+        here("b1", b2=SUPERSEDED),
+    ],
+    # When the active one closes, the newest that is still open is active, with its address.
+    "returns to the newest": [
+        connect("a", "b1", "b2", "b3"), here("b1", "Accept:Add Ia", "Expires:60", port=1),
+        here("b2", "Expires:60", port=2, b1=SUPERSEDED),
+        here("b3", "Expires:60", port=3, b2=SUPERSEDED),
+        leaves("b3"), at(2), calls("a", "b2", port=2), leaves("b2"), FORGET,
+        calls("a", "b1", port=1), leaves("b1"), passes(59), at(1), passes(1), at(None),
+    ],
+    # Newest means by registration, not by when the connection was made.
+    "returns to the one that registered last": [
+        connect("a", "b1", "b2", "b3"), here("b2", "Accept:Add Ia", port=2),
+        here("b1", port=1, b2=SUPERSEDED), here("b3", port=3, b1=SUPERSEDED), leaves("b3"),
+        calls("a", "b1", port=1),
+    ],
+    "a superseded one closes": [
+        connect("a", "b1", "b2"), here("b1", "Accept:Create Ia", "Expires:5"),
+        here("b2", "Expires:5", port=2, b1=SUPERSEDED), leaves("b1"), passes(4), at(2),
+        ASKED_OVER_B2,
+    ],
+    # A connection that never registered an address is never the active one: it is dialled.
+    "no other registered": [
+        connect("a", "b2"), on_line("b", "Accept:Create Ia", "Expires:600"), registers("b2"),
+        leaves("b"), CALL, dialled(1),
+    ],
+    # A sixth connection closes the oldest that is not the active one (I15).
+    "five": [
+        connect("b1"), here("b1"),
+        *(step for n in range(2, 7) for step in (connect(f"b{n}"), registers(f"b{n}"))), closed(2),
+        connect("b7"), registers("b7"), closed(2, 3),
+        holds(lambda scene: len(scene.context.connections.connections("Ib")) == 5),
+        lambda scene: [scene.clients.pop(name) for name in ("b2", "b3")],
+    ],
+    # Other identifiers' connections don't count (I16).
+    "five each": [
+        *(step for who in "bc" for n in range(5)
+          for step in (connect(f"{who}{n}"), registers(f"{who}{n}"))),
+        closed(),
+    ],
+    # An expired address counts as none (5g), and is not dialled (I10).
+    "its address has expired": [
+        on_line("b", "Accept:Create Ia", "Expires:600"), leaves("b"), passes(600), connect("a"),
+        says("a", query("Ia", "Ib"), a=NOT_FOUND), dialled(0),
+    ],
+}
+# fmt: on
+
+
 class SeveralConnectionsTests:
     """One identifier over several connections."""
 
-    def test_the_last_that_registered(self) -> None:
-        """The active connection is the one that last registered an address; the other is told.
-
-        That is logged, with both sources.
-        """
-        scene = Scene()
-        scene.connect("a", "b1", "b2", "b3")
-        scene.says("b1", register("Ib", "Accept:Create Ia", *HERE), b1=DONE)
-        scene.says("b2", register("Ib", *HERE), b2=DONE, b1=SUPERSEDED)
-        scene.says("b3", register("Ib", "Accept:Add Ic"), b3=DONE)
-        scene.says("a", query("Ia", "Ib"), b2=STATUS)
-        scene.says("b2", CAN, b2=to_callee("Ia"), a=ACCEPTED + to_caller("Ib"))
+    @pytest.mark.parametrize("case", SEVERAL)
+    def test_several(self, case: str) -> None:
+        """Which of them is the active one, and what the others and the callers read."""
+        play(Scene(), *SEVERAL[case])
 
     def test_logged(self, logged: Logged) -> None:
         """That another connection took over is worth a line in the log, with where it came from."""
         scene = Scene()
-        scene.new_says("b1", register("Ib", "Address:10.0.0.9"), DONE, host="10.0.0.1")
-        scene.connect("b2", host="10.0.0.2")
-        scene.says("b2", register("Ib", "Address:10.0.0.9"), b2=DONE, b1=SUPERSEDED)
+        for name, host in (("b1", "10.0.0.1"), ("b2", "10.0.0.2")):
+            scene.connect(name, host=host)
+        scene.registers("b1", "Address:10.0.0.9")
+        scene.registers("b2", "Address:10.0.0.9", b1=SUPERSEDED)
         [line] = [text for text in logged.texts() if "reached" in text]
         assert "Ib is now reached over a connection from 10.0.0.2, previously from 10.0.0.1" in line
-
-    def test_again_over_the_same(self) -> None:
-        """A registration over the same connection supersedes none."""
-        scene = Scene()
-        scene.on_line("b", port=1)
-        scene.on_line("b", port=2)
-
-    def test_does_not_fight_back(self) -> None:
-        """The superseded one stays superseded, unless it registers an address."""
-        scene = Scene()
-        scene.connect("a", "b1", "b2")
-        scene.says("b1", register("Ib", "Accept:Create Ia", *HERE), b1=DONE)
-        scene.says("b2", register("Ib", *HERE), b2=DONE, b1=SUPERSEDED)
-        scene.says("b1", register("Ib", "Accept:Add Ic"), b1=DONE)
-        scene.says("a", query("Ia", "Ib"), b2=STATUS)
-        scene.says("b2", CANT, a=BUSY)
-        scene.says("b1", register("Ib", *HERE), b1=DONE, b2=SUPERSEDED)
-
-    def test_return(self) -> None:
-        """When the active one closes, the newest that is still open is active, with its address."""
-        scene = Scene()
-        scene.connect("a", "b1", "b2", "b3")
-        for n, reads in ((1, {}), (2, {"b1": SUPERSEDED}), (3, {"b2": SUPERSEDED})):
-            lines = ("Accept:Add Ia", "Address:127.0.0.1", f"Port:{n}", "Expires:60")
-            scene.says(f"b{n}", register("Ib", *lines), **{f"b{n}": DONE}, **reads)
-        scene.leaves("b3")
-        assert scene.address("Ib") == ("127.0.0.1", 2)
-        scene.calls("a", "b2", port=2)
-        scene.leaves("b2")
-        scene.forget()
-        scene.calls("a", "b1", port=1)
-        scene.leaves("b1")
-        scene.passes(59)
-        assert scene.address("Ib") == ("127.0.0.1", 1)
-        scene.passes(1)
-        assert scene.address("Ib") is None
-
-    def test_return_is_not_to_the_last_registered_first(self) -> None:
-        """Newest means by registration, not by when the connection was made."""
-        scene = Scene()
-        scene.connect("a", "b1", "b2", "b3")
-        scene.says("b2", register("Ib", "Accept:Add Ia", "Address:127.0.0.1", "Port:2"), b2=DONE)
-        first = register("Ib", "Address:127.0.0.1", "Port:1")
-        scene.says("b1", first, b1=DONE, b2=SUPERSEDED)
-        third = register("Ib", "Address:127.0.0.1", "Port:3")
-        scene.says("b3", third, b3=DONE, b1=SUPERSEDED)
-        scene.leaves("b3")
-        scene.calls("a", "b1", port=1)
-
-    def test_superseded_one_closes(self) -> None:
-        """A superseded connection that closes changes nothing."""
-        scene = Scene()
-        scene.connect("a", "b1", "b2")
-        scene.says("b1", register("Ib", "Accept:Create Ia", *HERE, "Expires:5"), b1=DONE)
-        second = register("Ib", "Address:127.0.0.1", "Port:2", "Expires:5")
-        scene.says("b2", second, b2=DONE, b1=SUPERSEDED)
-        scene.leaves("b1")
-        scene.passes(4)
-        assert scene.address("Ib") == ("127.0.0.1", 2)
-        scene.says("a", query("Ia", "Ib"), b2=STATUS)
-
-    def test_no_other_registered(self) -> None:
-        """A connection that never registered an address is never the active one."""
-        scene = Scene()
-        scene.connect("b2")
-        scene.on_line("b", "Accept:Create Ia", "Expires:600")
-        scene.says("b2", register("Ib"), b2=DONE)
-        scene.leaves("b")
-        scene.new_says("a", query("Ia", "Ib"), "")
-        assert len(scene.dials) == 1
-
-    def test_five(self) -> None:
-        """A sixth connection closes the oldest that is not the active one (I15)."""
-        scene = Scene()
-        for n in range(1, 6):
-            scene.connect(f"b{n}")
-            lines = HERE if n == 1 else ()
-            scene.says(f"b{n}", register("Ib", *lines), **{f"b{n}": DONE})
-        scene.connect("b6")
-        scene.says("b6", register("Ib"), b6=DONE)
-        assert [n for n in range(1, 7) if scene.clients[f"b{n}"].closed] == [2]
-        assert len(scene.context.connections.connections("Ib")) == 5
-        scene.connect("b7")
-        scene.says("b7", register("Ib"), b7=DONE)
-        assert [n for n in range(1, 8) if scene.clients[f"b{n}"].closed] == [2, 3]
-        del scene.clients["b2"], scene.clients["b3"]
-
-    def test_five_each(self) -> None:
-        """Other identifiers' connections don't count (I16)."""
-        scene = Scene()
-        for n in range(1, 6):
-            scene.new_says(f"b{n}", register("Ib"), DONE)
-        for n in range(1, 6):
-            scene.new_says(f"c{n}", register("Ic"), DONE)
-        assert not any(client.closed for client in scene.clients.values())
 
     def test_stop(self) -> None:
         """A mediator that stops closes every connection, and leaves no timer (I15)."""
         scene = Scene()
-        scene.connect("a", "c")
-        scene.on_line("b", "Accept:Create Ia")
-        scene.says("a", query("Ia", "Ib"), b=STATUS)
+        play(scene, connect("a", "c"), on_line("b", "Accept:Create Ia"), asks())
         scene.mediator.stop()
         assert all(client.closed for client in scene.clients.values())
         scene.clients.clear()
         assert scene.clock.getDelayedCalls() == []
-
-
-class AddressBecomesOldTests:
-    """What a dial rests on (I10)."""
-
-    def test_expired_is_not_dialled(self) -> None:
-        """An expired address counts as none (5g), and is not dialled."""
-        scene = away()
-        scene.passes(600)
-        scene.connect("d")
-        scene.new_says("a3", query("Ia", "Ib"), NOT_FOUND)
-        assert scene.dials == []
-        for name in ("a", "c"):
-            assert scene.clients.pop(name).closed
