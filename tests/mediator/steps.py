@@ -13,22 +13,23 @@ from typing import Any, Final
 from tests.mediator.scene import Scene
 
 Step = Callable[[Scene], Any]
+Act = Callable[..., Step]
 
-says: Final = partial(methodcaller, "says")
-reads: Final = partial(methodcaller, "reads")
-leaves: Final = partial(methodcaller, "leaves")
-passes: Final = partial(methodcaller, "passes")
-connect: Final = partial(methodcaller, "connect")
-on_line: Final = partial(methodcaller, "on_line")
-calls: Final = partial(methodcaller, "calls")
-registers: Final = partial(methodcaller, "registers")
-asks: Final = partial(methodcaller, "asks")
-grants: Final = partial(methodcaller, "grants")
+says: Final[Act] = partial(methodcaller, "says")
+reads: Final[Act] = partial(methodcaller, "reads")
+leaves: Final[Act] = partial(methodcaller, "leaves")
+passes: Final[Act] = partial(methodcaller, "passes")
+connect: Final[Act] = partial(methodcaller, "connect")
+on_line: Final[Act] = partial(methodcaller, "on_line")
+calls: Final[Act] = partial(methodcaller, "calls")
+registers: Final[Act] = partial(methodcaller, "registers")
+asks: Final[Act] = partial(methodcaller, "asks")
+grants: Final[Act] = partial(methodcaller, "grants")
 FORGET: Final[Step] = methodcaller("forget")
 
 
-def holds(truth: Callable[[Scene], bool]) -> Step:
-    """This is true at that moment."""
+def holds(truth: Callable[[Any], bool]) -> Step:
+    """This is true of the scene at that moment."""
 
     def step(scene: Scene) -> None:
         assert truth(scene)
@@ -57,6 +58,16 @@ def resolved(**expected: str) -> Step:
     def step(scene: Scene) -> None:
         resolver: Any = scene.broker.resolver
         scene.fires(resolver.held.pop(0), **expected)
+
+    return step
+
+
+def fails(question: str, error: Exception | None) -> Step:
+    """From now on a ``SlowResolver`` answers this question with an error, or as it should."""
+
+    def step(scene: Scene) -> None:
+        resolver: Any = scene.broker.resolver
+        resolver.errors = {} if error is None else {question: error}
 
     return step
 

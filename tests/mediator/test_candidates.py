@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from operator import methodcaller
 from typing import Any, Final
 
 import pytest
@@ -9,7 +11,7 @@ from twisted.internet.address import UNIXAddress
 
 from broker.interfaces import StoreFailed
 from broker.tables.address_policy import validate_local
-from broker.tables.disclosures import CALLING, CONSENT, Disclosure
+from broker.tables.disclosures import CALLING, CONSENT
 from broker.tables.groups import GroupChange
 from broker.tables.locations import AddressRefused
 from tests.mediator.scene import (
@@ -32,9 +34,21 @@ from tests.mediator.scene import (
     to_callee,
     to_caller,
 )
+from tests.mediator.steps import (
+    Act,
+    Step,
+    asks,
+    connect,
+    holds,
+    leaves,
+    passes,
+    play,
+    registers,
+    says,
+    sessions,
+)
 from tests.mediator.test_consent import ASKED, lists
 from tests.mediator.test_wakeup import behind
-from tests.support.transport import Client
 
 #: Where Ib's connection comes from, where it listens in its own network, and where others are.
 HOME: Final = "203.0.113.8"
@@ -48,105 +62,101 @@ Lines = tuple[str, ...]
 
 
 class Stage(Scene):
-    """Ib is on line and offers what a test says; a caller asks with what it says.
+    """Ib is on line and offers what a test says.
+
+    In what is read ``{a}`` and ``{b}`` are where those connections come from, as candidates.
 
     :ivar store: what is kept
     """
 
     def __init__(
-        self, *offers: str, home: str = HOME, a: str = "", policy: str = "", **options: Any
+        self, *offers: str, home: str = HOME, policy: str = "List", **options: Any
     ) -> None:
         """
         :param home: where Ib connects from
-        :param a: where Ia connects from, if it does
         """
-        self.store = SlowStore(groups=options.pop("groups", ()))
+        self.store = SlowStore(groups=[GroupChange("@family", ("Ia",))])
         self.store.at_once = True
-        options.setdefault("own_ports", (1201, 1202))
-        super().__init__(store=self.store, **options)
+        super().__init__(store=self.store, own_ports=(1201, 1202), **options)
         self.home = home
-        self.connects("b", home)
-        lines = ["Accept:Create Ia,Ic", *([f"Policy:{policy}"] if policy else []), *offers]
-        self.registers(*lines)
-        if a:
-            self.connects("a", a)
+        play(self, connects("b", host=home))
+        self.offers("Accept:Create Ia,Ic", f"Policy:{policy}", *offers)
 
-    def connects(self, name: str, host: str, arrives_at: str = SERVER) -> None:
-        """A terminal connects."""
-        self.connect(name, host=host, arrives_at=arrives_at)
+    def offers(self, *lines: str, name: str = "b", **reads: str) -> None:
+        """Ib says where it is, and what it offers."""
+        self.registers(name, f"Address:{self.home}", *lines, **reads)
 
-    def registers(self, *lines: str, name: str = "b", also: dict[str, str] | None = None) -> None:
-        """Ib says where it is."""
-        text = register("Ib", f"Address:{self.home}", *lines)
-        self.says(name, text, **{name: DONE, **(also or {})})
-
-    def seen(self, name: str) -> str:
-        """Where a connection comes from, as a candidate."""
-        return source(self.clients[name])
-
-    def asks(self, *lines: str, caller: str = "a", callee: str = "b") -> None:
-        """A caller calls Ib, which is asked for its status."""
-        self.says(caller, query(f"I{caller[0]}", "Ib", *lines), **{callee: STATUS})
-
-    def told(
-        self,
-        caller: str = "a",
-        callee: str = "b",
-        to_it: Lines = (),
-        to_us: Lines = (),
-    ) -> dict[str, str]:
-        """What the two read when the call is granted, with these lines more."""
-        announced = to_callee(f"I{caller[0]}").replace("\nSession:", lines(to_it) + "\nSession:", 1)
-        granted = to_caller("Ib", host=self.home)[:-1] + lines(to_us)[1:]
-        granted += "\n\n" if to_us else "\n"
-        return {callee: announced, caller: ACCEPTED + granted}
-
-    def call(
-        self,
-        *said: str,
-        caller: str = "a",
-        callee: str = "b",
-        to_it: Lines = (),
-        to_us: Lines = (),
-    ) -> None:
-        """A call that is granted, with just these ways told to the callee and to the caller."""
-        self.asks(*said, caller=caller, callee=callee)
-        self.says(callee, CAN, **self.told(caller, callee, to_it, to_us))
+    def call(self, *said: str, callee: str = "b", to_it: Lines = (), to_us: Lines = ()) -> None:
+        """A call by Ia that is granted: just these candidates are told to the two."""
+        self.asks(*said, callee=callee)
+        self.says(callee, CAN, **told(callee, to_it, to_us, self.home))
         self.forget()
 
-    def call_with_both_seen(self, callee: str = "b") -> None:
-        """A call that is granted, in which each is told where the other's connection is from."""
-        self.call(
-            "Seen:Yes",
-            callee=callee,
-            to_it=(f"Caller Seen:{self.seen('a')}",),
-            to_us=(f"Callee Seen:{self.seen(callee)}",),
-        )
+    def reads(self, **expected: str) -> None:
+        """Each terminal has read this, with the candidates filled in."""
+        for name, client in self.clients.items():
+            peer: Any = client.transport.peer
+            if not isinstance(peer, UNIXAddress):
+                seen = f"{peer.host} {peer.port}".removeprefix("::ffff:")
+                expected = {
+                    who: text.replace(f"{{{name}}}", seen) for who, text in expected.items()
+                }
+        super().reads(**expected)
 
     @property
     def ledger(self) -> list[tuple[str, str, str, str]]:
         """Each disclosure: owner, recipient, address and basis, in order."""
-        return [(one.owner, one.recipient, place(one), one.basis) for one in self.store.told]
+        return [
+            (record.owner, record.recipient, f"{record.host} {record.port}", record.basis)
+            for record in self.store.told
+        ]
+
+    def written(self, error: Exception | None = None, **reads: str) -> None:
+        """The only commit that waits is done, or fails."""
+        (commit,) = self.store.pending
+        self.store.pending.clear()
+        self.fires(commit, error, **reads)
 
 
-def source(client: Client) -> str:
-    """Where a connection comes from, as a candidate."""
-    peer: Any = client.transport.peer
-    return f"{peer.host} {peer.port}"
+def told(
+    callee: str = "b", to_it: Lines = (), to_us: Lines = (), home: str = HOME
+) -> dict[str, str]:
+    """What Ib and Ia read when the call is granted, with these lines more."""
+    more = "".join(f"{line}\n" for line in to_it) + "Session:"
+    granted = to_caller("Ib", host=home)[:-1] + "".join(f"{line}\n" for line in to_us) + "\n"
+    return {callee: to_callee("Ia").replace("Session:", more, 1), "a": ACCEPTED + granted}
 
 
-def lines(fields: Lines) -> str:
-    """Lines more, each begun by an end of the line before."""
-    return "".join(f"\n{field}" for field in fields)
+connects: Final[Act] = partial(connect, arrives_at=SERVER)
+offers: Final[Act] = partial(methodcaller, "offers")
+call: Final[Act] = partial(methodcaller, "call")
+written: Final[Act] = partial(methodcaller, "written")
+#: Ia is where Ib is, or elsewhere.
+HERE: Final = connects("a", host=HOME)
+THERE: Final = connects("a", host=ELSEWHERE)
 
 
-def place(told: Disclosure) -> str:
-    """The address of a disclosure, as a candidate."""
-    return f"{told.host} {told.port}"
+def store(**states: bool) -> Step:
+    """From now on the store does so."""
+    return lambda scene: vars(scene.broker.store).update(states)
+
+
+def recorded(count: int) -> Step:
+    """There are this many disclosures."""
+    return holds(lambda scene: len(scene.ledger) == count)
+
+
+def call_with_both_seen(callee: str = "b") -> Step:
+    """A call that is granted, in which each is told where the other's connection is from."""
+    return call(
+        "Seen:Yes",
+        callee=callee,
+        to_it=("Caller Seen:{a}",),
+        to_us=(f"Callee Seen:{{{callee}}}",),
+    )
 
 
 #: Calls: what Ib offers, where it and Ia are, what Ia asks with; what Ib is told more, and Ia.
-#: ``{a}`` and ``{b}`` are where their connections come from.
 # fmt: off
 SENT: Final[dict[str, tuple[Lines, str, str, Lines, Lines, Lines]]] = {
     # Both connections come from one address: the two may be behind one router.
@@ -194,280 +204,260 @@ SENT: Final[dict[str, tuple[Lines, str, str, Lines, Lines, Lines]]] = {
 @pytest.mark.parametrize("case", SENT)
 def test_sent(case: str) -> None:
     """Each side is sent what the other has offered, and each candidate is a disclosure (I1)."""
-    offers, home, a, asked, to_it, to_us = SENT[case]
-    stage = Stage(*offers, home=home, a=a)
-    seen = {name: stage.seen(name).removeprefix("::ffff:") for name in "ab"}
-    to_it, to_us = (tuple(line.format(**seen) for line in lines) for lines in (to_it, to_us))
-    stage.call(*asked, to_it=to_it, to_us=to_us)
-    stage.passes(1)
+    offered, home, a, asked, to_it, to_us = SENT[case]
+    stage = Stage(*offered, home=home)
+    play(stage, connects("a", host=a))
+    play(stage, call(*asked, to_it=to_it, to_us=to_us), passes(1))
+    transports: Any = [stage.clients[name].transport for name in "ab"]
+    ours, theirs = (f"{one.peer.host} {one.peer.port}" for one in transports)
+    seen = {"a": ours.removeprefix("::ffff:"), "b": theirs}
     assert stage.ledger == [
         ("Ib", "Ia", f"{home} 1203", "Ia"),
-        *(("Ib", "Ia", line.partition(":")[2], "Ia") for line in to_us),
-        *(("Ia", "Ib", line.partition(":")[2], CALLING) for line in to_it),
+        *(("Ib", "Ia", line.partition(":")[2].format(**seen), "Ia") for line in to_us),
+        *(("Ia", "Ib", line.partition(":")[2].format(**seen), CALLING) for line in to_it),
     ]
-    told = stage.store.told
-    assert len({(one.session, one.expires) for one in told}) == 1
-    assert len({one.at for one in told}) == len(told)
+    records = stage.store.told
+    assert len({(record.session, record.expires) for record in records}) == 1
+    assert len({record.at for record in records}) == len(records)
 
 
-class LocalTests:
-    """Where a callee listens in its own network: sent only to callers that seem to be in it."""
+def test_of_the_file_system() -> None:
+    """Connections that have no address come from this machine, as those from loopback do.
 
-    def test_of_the_file_system(self) -> None:
-        """Connections that have no address come from this machine, as those from loopback do."""
-        stage = Stage(home="127.0.0.1")
-        for name in ("b2", "a"):
-            stage.connects(name, "127.0.0.1")
-            transport: Any = stage.clients[name].transport
-            transport.peer = UNIXAddress("")
-            transport.host = UNIXAddress("/run/broker")
-        stage.registers("Local:127.0.0.1 1300", "Seen:Yes", name="b2", also={"b": SUPERSEDED})
-        stage.call(
-            "Seen:Yes", "Back:4000",
-            callee="b2",
-            to_it=("Caller Back:127.0.0.1 4000",),
-            to_us=("Callee Local:127.0.0.1 1300",),
-        )  # fmt: skip
-
-    @pytest.mark.parametrize(
-        ("host", "source"),
-        [
-            ("192.168.2.2", HOME),
-            ("10.1.2.3", HOME),
-            ("172.16.0.9", "127.0.0.1"),
-            ("fd00::7", "2a00:1450::5"),
-            ("203.0.114.9", HOME),
-            ("127.0.0.1", "127.0.0.1"),
-            ("169.254.7.7", "169.254.7.8"),
-            ("::ffff:192.168.2.2", HOME),
-        ],
-    )
-    def test_what_may_be_offered(self, host: str, source: str) -> None:
-        """A private address from anywhere; any other from a connection of its own kind (I12)."""
-        public = {HOME: "198.50.100.8"}  # the tests' own networks count as private ones
-        admitted = validate_local(
-            host, 1203, source=public.get(source, source), own="", own_ports=()
-        )
-        assert admitted == host.removeprefix("::ffff:")
-
-    @pytest.mark.parametrize(
-        "host",
-        ["127.0.0.1", "::1", "0.0.0.0", "224.0.0.1", "255.255.255.255", "fe80::1", "169.254.7.7"],
-    )
-    def test_what_may_not(self, host: str) -> None:
-        """What would send a caller to itself, to everyone, or nowhere (I12)."""
-        with pytest.raises(AddressRefused):
-            validate_local(host, 1203, source="198.50.100.8", own="198.50.100.1")
-
-    def test_not_public_from_within(self) -> None:
-        """Nor from a private network to where others are."""
-        with pytest.raises(AddressRefused):
-            validate_local("198.50.100.8", 1203, source="10.1.2.3", own="")
-
-    def test_not_the_server(self) -> None:
-        """Nor to this server's own ports (I12)."""
-        own: dict[str, Any] = {"source": "10.1.2.3", "own": "10.0.0.1", "own_ports": (1201,)}
-        with pytest.raises(AddressRefused, match="server's own"):
-            validate_local("10.0.0.1", 1201, **own)
-        assert validate_local("10.0.0.1", 1203, **own) == "10.0.0.1"
-        assert validate_local("10.0.0.2", 1201, **own) == "10.0.0.2"
-
-
-class SeenTests:
-    """Where connections come from: told only if both have said so."""
-
-    def test_by_a_group(self) -> None:
-        """The reason is the entry of the list that permits the call."""
-        stage = Stage("Seen:Yes", groups=[GroupChange("@family", ("Ia",))])
-        stage.registers("Accept:Create @family", "Seen:Yes")
-        stage.connects("a", ELSEWHERE)
-        stage.call_with_both_seen()
-        stage.passes(1)
-        assert [why for whose, _, _, why in stage.ledger if whose == "Ib"] == ["@family"] * 2
-
-    def test_no_port(self) -> None:
-        """A connection of the file system comes from no port: there is no such way."""
-        stage = Stage("Seen:Yes", home="127.0.0.1", a="127.0.0.1")
-        transport: Any = stage.clients["a"].transport
+    They come from no port: where such a connection is from is told to no terminal.
+    """
+    stage = Stage("Seen:Yes", home="127.0.0.1")
+    for name in ("a", "b2"):
+        stage.connect(name)
+        transport: Any = stage.clients[name].transport
         transport.peer = UNIXAddress("")
-        stage.call("Seen:Yes")
-
-    def test_where_it_is_reached(self) -> None:
-        """It is the connection over which the callee is reached now that counts."""
-        stage = Stage("Seen:Yes")
-        stage.connects("b2", HOME)
-        stage.connects("a", ELSEWHERE)
-        stage.registers(f"Local:{LOCAL}", "Seen:Yes", name="b2", also={"b": SUPERSEDED})
-        assert stage.seen("b") != stage.seen("b2")
-        stage.call_with_both_seen(callee="b2")
-        stage.leaves("b2")
-        stage.call_with_both_seen()
+        transport.host = UNIXAddress("/run/broker")
+    stage.call("Seen:Yes")
+    stage.offers("Local:127.0.0.1 1300", "Seen:Yes", name="b2", b=SUPERSEDED)
+    back, local = ("Caller Back:127.0.0.1 4000",), ("Callee Local:127.0.0.1 1300",)
+    stage.call("Seen:Yes", "Back:4000", callee="b2", to_it=back, to_us=local)
 
 
-class BackTests:
-    """Where a caller waits for its callee: at the address that it is seen at, and no other."""
+#: A public address; the tests' own networks count as private ones.
+PUBLIC: Final = "198.50.100.8"
 
-    def test_no_other_address(self) -> None:
-        """A caller can't name another address: a callee is sent to no third terminal (I12)."""
-        stage = Stage(a=ELSEWHERE)
-        stage.says(
-            "a",
-            query("Ia", "Ib", f"Back:{HOME} 4000"),
-            a=bad("Back: must be a number"),
-        )
-        stage.call(
-            "Back:4000", "Caller Back:203.0.113.99 1", "Address:203.0.113.99",
-            to_it=(f"Caller Back:{ELSEWHERE} 4000",),
-        )  # fmt: skip
 
-    @pytest.mark.parametrize("arrives_at", [ELSEWHERE, SERVER])
-    def test_not_at_the_server(self, arrives_at: str) -> None:
-        """From the server's own machine, its own ports are not a caller's; and the callee is not
-        asked for its status (I5, I12).
-        """
-        stage = Stage()
-        stage.connects("a", ELSEWHERE, arrives_at)
-        for port in (1201, 1202):
-            refused = bad("Back: the address is the server's own")
-            stage.says("a", query("Ia", "Ib", f"Back:{port}"), a=refused)
-        stage.call("Back:1203", to_it=(f"Caller Back:{ELSEWHERE} 1203",))
+@pytest.mark.parametrize(
+    ("host", "source", "port", "taken"),
+    [
+        # A private address from anywhere; any other from a connection of its own kind (I12).
+        ("192.168.2.2", PUBLIC, 1203, True),
+        ("10.1.2.3", PUBLIC, 1203, True),
+        ("172.16.0.9", "127.0.0.1", 1203, True),
+        ("fd00::7", "2a00:1450::5", 1203, True),
+        ("203.0.114.9", PUBLIC, 1203, True),
+        ("127.0.0.1", "127.0.0.1", 1203, True),
+        ("169.254.7.7", "169.254.7.8", 1203, True),
+        ("::ffff:192.168.2.2", PUBLIC, 1203, True),
+        # What would send a caller to itself, to everyone, or nowhere (I12).
+        ("127.0.0.1", PUBLIC, 1203, False),
+        ("::1", PUBLIC, 1203, False),
+        ("0.0.0.0", PUBLIC, 1203, False),
+        ("224.0.0.1", PUBLIC, 1203, False),
+        ("255.255.255.255", PUBLIC, 1203, False),
+        ("fe80::1", PUBLIC, 1203, False),
+        ("169.254.7.7", PUBLIC, 1203, False),
+        # Nor from a private network to where others are.
+        (PUBLIC, "10.1.2.3", 1203, False),
+        # Nor to this server's own ports (I12).
+        ("10.0.0.1", "10.1.2.3", 1201, False),
+        ("10.0.0.1", "10.1.2.3", 1203, True),
+        ("10.0.0.2", "10.1.2.3", 1201, True),
+    ],
+)
+def test_local_addresses(host: str, source: str, port: int, taken: bool) -> None:
+    """Which address a terminal may offer as one in its own network."""
+    own: dict[str, Any] = {"own": "10.0.0.1", "own_ports": (1201,)}
+    if taken:
+        assert validate_local(host, port, source=source, **own) == host.removeprefix("::ffff:")
+    else:
+        with pytest.raises(AddressRefused, match="server's own" if port == 1201 else None):
+            validate_local(host, port, source=source, **own)
 
-    def test_not_permitted(self) -> None:
-        """A caller that is not permitted can't tell a callee from none, whatever it says of itself
-        (I5, I6).
-        """
-        stage = Stage()
-        stage.connects("x", ELSEWHERE)
-        own = bad("Back: the address is the server's own")
-        for line, refused in (("Back:1201", own), ("Back:4000", DENIED), ("Seen:Yes", DENIED)):
-            stage.says("x", query("Ix", "Ib", line), x=refused)
-            stage.says("x", query("Ix", "Iz", line), x=refused)
 
-    def test_a_use_is_given_back(self) -> None:
-        """What is refused spends no use of a permit that has few."""
-        stage = Stage()
-        stage.registers("Accept:Create Ia;uses=1")
-        stage.connects("a", ELSEWHERE)
-        refused = bad("Back: the address is the server's own")
-        stage.says("a", query("Ia", "Ib", "Back:1201"), a=refused)
-        stage.call("Back:4000", to_it=(f"Caller Back:{ELSEWHERE} 4000",))
-        stage.says("a", query("Ia", "Ib"), a=DENIED)
+FULL: Final = ("Seen:Yes", f"Local:{LOCAL}")
+OUR_LOCAL: Final = (f"Callee Local:{LOCAL}",)
+BACK_THERE: Final = (f"Caller Back:{ELSEWHERE} 4000",)
+OWN: Final = bad("Back: the address is the server's own")
+DELETE_IC: Final = register("Ib", f"Address:{HOME}", f"Local:{LOCAL}", "Accept:Delete Ic")
+# fmt: off
+CASES: Final[dict[str, list[Step]]] = {
+    # The reason is the entry of the list that permits the call.
+    "by a group": [
+        offers("Accept:Create @family", "Seen:Yes"), THERE, call_with_both_seen(), passes(1),
+        holds(lambda scene: [row[3] for row in scene.ledger if row[0] == "Ib"]
+              == 2 * ["@family"]),
+    ],
+    # It is the connection over which the callee is reached now that counts.
+    "where it is reached": [
+        offers("Seen:Yes"), connects("b2", host=HOME), THERE,
+        offers(*FULL, name="b2", b=SUPERSEDED), call_with_both_seen("b2"), leaves("b2"),
+        call_with_both_seen(),
+    ],
+    # A caller waits where it is seen: a callee is sent to no third terminal (I12).
+    "back to another address": [
+        THERE, says("a", query("Ia", "Ib", f"Back:{HOME} 4000"), a=bad("Back: must be a number")),
+        call(
+            "Back:4000", "Caller Back:203.0.113.99 1", "Address:203.0.113.99", to_it=BACK_THERE,
+        ),
+    ],
+    # From the server's own machine its own ports are not a caller's; the callee is not asked for
+    # its status (I5, I12).
+    **{
+        f"back to the server, which is at {server}": [
+            connect("a", host=ELSEWHERE, arrives_at=server),
+            *(says("a", query("Ia", "Ib", f"Back:{port}"), a=OWN) for port in (1201, 1202)),
+            call("Back:1203", to_it=(f"Caller Back:{ELSEWHERE} 1203",)),
+        ]
+        for server in (ELSEWHERE, SERVER)
+    },
+    # It can't tell a callee from none, whatever it says of itself (I5, I6).
+    "not permitted": [
+        connects("x", host=ELSEWHERE),
+        *(
+            says("x", query("Ix", callee, line), x=refused)
+            for line, refused in (("Back:1201", OWN), ("Back:4000", DENIED), ("Seen:Yes", DENIED))
+            for callee in ("Ib", "Iz")
+        ),
+    ],
+    # What is refused spends no use of a permit that has few.
+    "a use is given back": [
+        offers("Accept:Create Ia;uses=1"), THERE, says("a", query("Ia", "Ib", "Back:1201"), a=OWN),
+        call("Back:4000", to_it=BACK_THERE), says("a", query("Ia", "Ib"), a=DENIED),
+    ],
+    # A terminal without an address has nothing to offer; nothing of the message is done.
+    **{
+        f"without an address, {lines}": [
+            connects("c", host=ELSEWHERE),
+            says("c", register("Ic", *lines), c=failed("Local and Seen need an Address or UDP")),
+            says("c", "QUERY\nPERMITS\n\n", c="NOTIFY\nAccept:Create\n\n"),
+        ]
+        for lines in (FULL[:1], FULL[1:], ("Seen:Yes", "Accept:Create Ia"))
+    },
+    # What stands goes on standing where the list can't be kept.
+    "the list is not kept": [
+        offers(FULL[1]), HERE, store(at_once=False),
+        says("b", register("Ib", f"Address:{HOME}", "Accept:Delete Ic")),
+        written(StoreFailed("full"), b=failed("full")), call(to_us=OUR_LOCAL),
+    ],
+    # What is offered is in force with the registration that offers it, and not before.
+    "not before it is done": [
+        HERE, store(at_once=False), says("b", DELETE_IC), call(), written(b=DONE),
+        call(to_us=OUR_LOCAL),
+    ],
+    # The next registration says it again, or takes it back.
+    "taken back": [
+        offers(*FULL), HERE, offers(FULL[1]), call("Seen:Yes", to_us=OUR_LOCAL), offers(),
+        call("Seen:Yes"),
+    ],
+    # Who only changes its list says nothing of where it is.
+    "an edit takes nothing back": [
+        offers(FULL[1]), HERE, registers("b", "Accept:Delete Ic"), call(to_us=OUR_LOCAL),
+    ],
+    # What was offered over one holds there, and returns with it.
+    "each connection its own": [
+        offers(FULL[1]), HERE, connects("b2", host=HOME), offers(name="b2", b=SUPERSEDED),
+        call(callee="b2"), leaves("b2"), call(to_us=OUR_LOCAL),
+    ],
+    # With its address goes all that it has offered.
+    "withdrawn": [
+        offers(*FULL), HERE, registers("b", "Expires:0"),
+        says("a", query("Ia", "Ib", "Seen:Yes"), a=NOT_FOUND), offers(), call("Seen:Yes"),
+    ],
+    # A caller that calls again has new credentials, and the old ones are void.
+    "the next call": [
+        offers("Seen:Yes"), THERE, call_with_both_seen(), call_with_both_seen(), call(),
+        sessions(1),
+    ],
+    # A permit that is withdrawn later ends the session, however the two meet (I2).
+    "terminated": [
+        offers("Seen:Yes"), THERE, asks("Seen:Yes"),
+        says("b", CAN, **told("b", ("Caller Seen:{a}",), ("Callee Seen:{b}",))),
+        registers("b", "Accept:Delete Ia", b=terminate() + DONE, a=terminate()),
+    ],
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_candidates(case: str) -> None:
+    """What is told of candidates when registrations, connections and permits change."""
+    play(Stage(), *CASES[case])
+
+
+TOLD: Final = told(
+    "b",
+    ("Caller Seen:{a}", f"Caller Back:{HOME} 4000"),
+    (*OUR_LOCAL, "Callee Seen:{b}"),
+)
+ASKS: Final = asks("Seen:Yes", "Back:4000")
+ANSWERED: Final = [ASKS, says("b", CAN)]
+#: Ib offers all, and Ia is in its network: whether the ledger is first, and what happens.
+# fmt: off
+LEDGER: Final[dict[str, tuple[bool, list[Step]]]] = {
+    # All are on the disk, in one commit, before either side is told anything.
+    "first": (True, [*ANSWERED, recorded(0), written(**TOLD), recorded(5)]),
+    # Then neither side is told anything, and no session is granted.
+    "first, and the disk is full": (
+        True, [*ANSWERED, written(StoreFailed("full"), a=UNAVAILABLE), sessions(0)],
+    ),
+    # They are noted in the very turn, and written soon.
+    "behind": (
+        False,
+        [ASKS, says("b", CAN, **TOLD), holds(lambda scene: not scene.store.pending),
+         passes(0.25), written(), recorded(5)],
+    ),
+    # A permit that is withdrawn before it is told tells none of it, nor does one that is withdrawn
+    # while the records are written (I2).
+    "withdrawn while it answers": (
+        False,
+        [ASKS, store(at_once=True), registers("b", "Accept:Delete Ia"), says("b", CAN, a=DENIED),
+         passes(1), recorded(0)],
+    ),
+    "withdrawn while it is written": (
+        True,
+        [*ANSWERED, store(at_once=True), registers("b", "Accept:Delete Ia"), written(a=DENIED)],
+    ),
+    # What it offers now is not what was recorded: nothing is told.
+    "offers less while it is written": (
+        True, [*ANSWERED, offers("Seen:Yes"), written(a=NOT_CONNECTED)],
+    ),
+    "offers nothing while it is written": (True, [*ANSWERED, offers(), written(a=NOT_CONNECTED)]),
+    # The callee is told nothing then.
+    "the caller leaves while it is written": (True, [*ANSWERED, leaves("a"), written()]),
+    # It is what it offers when it is told that counts.
+    "taken back while it answers": (
+        False, [asks("Seen:Yes"), offers(), says("b", CAN, **told())],
+    ),
+}
+# fmt: on
 
 
 class LedgerTests:
     """No candidate leaves before its record (I1)."""
 
-    FULL: Final = ("Seen:Yes", f"Local:{LOCAL}")
+    @pytest.mark.parametrize("case", LEDGER)
+    def test_ledger(self, case: str) -> None:
+        """Each is recorded before it is told, and what is told is what was recorded."""
+        first, steps = LEDGER[case]
+        slow = store(at_once=False, slow_ledger=True)
+        play(Stage(*FULL, ledger_first=first), HERE, slow, *steps)
 
-    def a_stage(self, **options: Any) -> Stage:
-        """Ib offers all, and Ia is in its network."""
-        stage = Stage(*self.FULL, **options, a=HOME)
-        stage.store.slow_ledger = True
-        stage.store.at_once = False
-        return stage
-
-    def answered(self, stage: Stage, **reads: str) -> None:
-        """Ia calls, and Ib answers."""
-        stage.asks("Seen:Yes", "Back:4000")
-        stage.says("b", CAN, **reads)
-
-    def told(self, stage: Stage) -> dict[str, str]:
-        """What both read once it is granted."""
-        return stage.told(
-            to_it=(f"Caller Seen:{stage.seen('a')}", f"Caller Back:{HOME} 4000"),
-            to_us=(f"Callee Local:{LOCAL}", f"Callee Seen:{stage.seen('b')}"),
-        )
-
-    def test_first(self) -> None:
-        """All are on the disk, in one commit, before either side is told anything."""
-        stage = self.a_stage(ledger_first=True)
-        self.answered(stage)
-        (commit,) = stage.store.pending
-        assert stage.ledger == []
-        stage.fires(commit, **self.told(stage))
-        assert len(stage.ledger) == 5
-
-    def test_first_and_the_disk_is_full(self) -> None:
-        """Then neither side is told anything, and no session is granted."""
-        stage = self.a_stage(ledger_first=True)
-        self.answered(stage)
-        stage.fires(stage.store.pending[0], StoreFailed("full"), a=UNAVAILABLE)
-        assert len(stage.context.sessions) == 0
-
-    def test_behind(self) -> None:
-        """They are noted in the very turn, and written soon."""
-        stage = self.a_stage()
-        self.answered(stage, **self.told(stage))
-        assert stage.store.pending == []
-        stage.passes(0.25)
-        (commit,) = stage.store.pending
-        stage.fires(commit)
-        assert len(stage.ledger) == 5
-
-    @pytest.mark.parametrize(("room", "enough"), [(5, True), (4, False)])
-    def test_no_room(self, room: int, enough: bool) -> None:
+    @pytest.mark.parametrize("room", [5, 4])
+    def test_no_room(self, room: int) -> None:
         """There must be room for all of them, or there is no call."""
-        stage = self.a_stage()
+        stage = Stage(*FULL)
         stage.context.disclosures._waiting_most = room
-        self.answered(stage, **(self.told(stage) if enough else {"a": UNAVAILABLE}))
-
-    def test_withdrawn_while_it_answers(self) -> None:
-        """A permit that is withdrawn before it is told tells none of it (I2)."""
-        stage = self.a_stage()
-        stage.store.at_once = True
-        stage.asks("Seen:Yes", "Back:4000")
-        stage.says("b", register("Ib", "Accept:Delete Ia"), b=DONE)
-        stage.says("b", CAN, a=DENIED)
-        stage.passes(1)
-        assert stage.ledger == []
-
-    def test_withdrawn_while_it_is_written(self) -> None:
-        """Nor does one that is withdrawn while the records are (I2)."""
-        stage = self.a_stage(ledger_first=True)
-        self.answered(stage)
-        (commit,) = stage.store.pending
-        stage.store.at_once = True
-        stage.says("b", register("Ib", "Accept:Delete Ia"), b=DONE)
-        stage.fires(commit, a=DENIED)
-
-    @pytest.mark.parametrize("again", [("Seen:Yes",), ()])
-    def test_registered_again_while_it_is_written(self, again: Lines) -> None:
-        """What it offers now is not what was recorded: nothing is told."""
-        stage = self.a_stage(ledger_first=True)
-        self.answered(stage)
-        stage.registers(*again)
-        stage.fires(stage.store.pending[0], a=NOT_CONNECTED)
-
-    def test_the_caller_leaves_while_it_is_written(self) -> None:
-        """The callee is told nothing then."""
-        stage = self.a_stage(ledger_first=True)
-        self.answered(stage)
-        stage.leaves("a")
-        (commit,) = stage.store.pending
-        if not commit.called:
-            stage.fires(commit)
-
-    def test_taken_back_while_it_answers(self) -> None:
-        """It is what it offers when it is told that counts."""
-        stage = Stage(*self.FULL, a=HOME)
-        stage.asks("Seen:Yes")
-        stage.registers()
-        stage.says("b", CAN, **stage.told())
+        play(stage, HERE, ASKS, says("b", CAN, **(TOLD if room == 5 else {"a": UNAVAILABLE})))
 
 
 class OfferTests:
     """What a registration offers, and for how long."""
-
-    @pytest.mark.parametrize(
-        "lines", [["Seen:Yes"], [f"Local:{LOCAL}"], ["Seen:Yes", "Accept:Create Ia"]]
-    )
-    def test_goes_with_an_address(self, lines: list[str]) -> None:
-        """A terminal without an address has nothing to offer; nothing of the message is done."""
-        stage = Stage()
-        refused = failed("Local and Seen need an Address or UDP")
-        stage.connects("c", ELSEWHERE)
-        stage.says("c", register("Ic", *lines), c=refused)
-        stage.says("c", "QUERY\nPERMITS\n\n", c="NOTIFY\nAccept:Create\n\n")
 
     def test_by_udp(self) -> None:
         """Or it is found where its datagrams come from."""
@@ -477,7 +467,8 @@ class OfferTests:
         asked = "QUERY\nSTATUS\nTransaction:1\n\n"
         stage.says("a", query("Ia", "Ib", "Seen:Yes"), b2=asked)
         stage.clients["b2"].type("NOTIFY\nSTATUS Acceptable.\nTransaction:1\n\n")
-        ours, theirs = (source(stage.clients[name]) for name in ("a", "b2"))
+        peers: Any = [stage.clients[name].transport.peer for name in ("a", "b2")]
+        ours, theirs = (f"{peer.host} {peer.port}" for peer in peers)
         assert f"\nCaller Seen:{ours}\n" in stage.heard("b2")
         assert f"\nCallee Local:{LOCAL}\nCallee Seen:{theirs}\n" in stage.heard("a")
 
@@ -486,93 +477,41 @@ class OfferTests:
         [
             ("Seen:No", "Seen: must be Yes"),
             ("Seen:Yes,", "Seen: must be Yes"),
-            ("Local:192.168.2.2", "Local: must be an IP address, a blank and a port"),
-            ("Local:192.168.2.2:1203", "Local: must be an IP address, a blank and a port"),
-            ("Local:home 1203", "Local: must be an IP address, a blank and a port"),
-            ("Local:abc.de 1203", "Local: must be an IP address, a blank and a port"),
+            *(
+                (f"Local:{value}", "Local: must be an IP address, a blank and a port")
+                for value in (
+                    "192.168.2.2",
+                    "192.168.2.2:1203",
+                    "home 1203",
+                    "abc.de 1203",
+                    "fe80::1%eth0 1203",
+                )
+            ),
             ("Local:192.168.2.2 0", "Local: must be from 1 to 65535"),
             ("Local:192.168.2.2 65536", "Local: must be from 1 to 65535"),
-            ("Local:fe80::1%eth0 1203", "Local: must be an IP address, a blank and a port"),
         ],
     )
     def test_bad_values(self, line: str, cause: str) -> None:
         """A value that is not a candidate makes the message malformed."""
-        stage = Stage()
-        stage.says("b", register("Ib", f"Address:{HOME}", line), b=bad(cause))
+        Stage().says("b", register("Ib", f"Address:{HOME}", line), b=bad(cause))
 
     @pytest.mark.parametrize("line", ["Local:127.0.0.1 80", "Local:224.0.0.1 80", "Local:::1 80"])
     def test_refused(self, line: str) -> None:
         """A candidate that is none for others is refused, and nothing has changed (A5, I12)."""
-        stage = Stage("Seen:Yes", a=ELSEWHERE)
+        stage = Stage("Seen:Yes")
         text = register("Ib", "Address:203.0.113.9", "Port:99", line, "Accept:Delete Ia")
         stage.clients["b"].type(text)
         assert "Registration Failed." in stage.heard("b")
         assert stage.address("Ib") == (HOME, 1203)
-        stage.call_with_both_seen()
-
-    def test_refused_for_another_reason(self) -> None:
-        """What stands goes on standing where the list can't be kept."""
-        stage = Stage(f"Local:{LOCAL}", a=HOME)
-        stage.store.at_once = False
-        text = register("Ib", f"Address:{HOME}", "Accept:Delete Ic")
-        stage.says("b", text)
-        stage.fires(stage.store.pending[0], StoreFailed("full"), b=failed("full"))
-        stage.call(to_us=(f"Callee Local:{LOCAL}",))
-
-    def test_not_before_it_is_done(self) -> None:
-        """What is offered is in force with the registration that offers it, and not before."""
-        stage = Stage(a=HOME)
-        stage.store.at_once = False
-        text = register("Ib", f"Address:{HOME}", f"Local:{LOCAL}", "Accept:Delete Ic")
-        stage.says("b", text)
-        stage.call()
-        stage.fires(stage.store.pending[0], b=DONE)
-        stage.call(to_us=(f"Callee Local:{LOCAL}",))
-
-    def test_taken_back(self) -> None:
-        """The next registration says it again, or takes it back."""
-        stage = Stage("Seen:Yes", f"Local:{LOCAL}", a=HOME)
-        stage.registers(f"Local:{LOCAL}")
-        stage.call("Seen:Yes", to_us=(f"Callee Local:{LOCAL}",))
-        stage.registers()
-        stage.call("Seen:Yes")
-
-    def test_an_edit_takes_nothing_back(self) -> None:
-        """Who only changes its list says nothing of where it is."""
-        stage = Stage(f"Local:{LOCAL}", a=HOME)
-        stage.says("b", register("Ib", "Accept:Delete Ic"), b=DONE)
-        stage.call(to_us=(f"Callee Local:{LOCAL}",))
-
-    def test_each_connection_its_own(self) -> None:
-        """What was offered over one holds there, and returns with it."""
-        stage = Stage(f"Local:{LOCAL}", a=HOME)
-        stage.connects("b2", HOME)
-        stage.registers(name="b2", also={"b": SUPERSEDED})
-        stage.call(callee="b2")
-        stage.leaves("b2")
-        stage.call(to_us=(f"Callee Local:{LOCAL}",))
-
-    def test_withdrawn(self) -> None:
-        """With its address goes all that it has offered."""
-        stage = Stage(f"Local:{LOCAL}", "Seen:Yes", a=HOME)
-        stage.says("b", register("Ib", "Expires:0"), b=DONE)
-        stage.says("a", query("Ia", "Ib", "Seen:Yes"), a=NOT_FOUND)
-        stage.registers()
-        stage.call("Seen:Yes")
+        play(stage, THERE, call_with_both_seen())
 
     def test_woken_for_a_call(self) -> None:
         """A call that waits for its callee is told what that offers as it comes (A11)."""
-        stage = Stage("Seen:Yes", ask_status=False, a=HOME)
-        stage.leaves("b")
-        stage.says("a", query("Ia", "Ib", "Seen:Yes"))
-        stage.connects("b2", HOME)
-        text = register("Ib", f"Address:{HOME}", f"Local:{LOCAL}", "Seen:Yes")
-        reads = stage.told(
-            callee="b2",
-            to_it=(f"Caller Seen:{stage.seen('a')}",),
-            to_us=(f"Callee Local:{LOCAL}", f"Callee Seen:{stage.seen('b2')}"),
-        )
-        stage.says("b2", text, b2=reads["b2"] + DONE, a=reads["a"])
+        stage = Stage("Seen:Yes", ask_status=False)
+        play(stage, HERE, leaves("b"), says("a", query("Ia", "Ib", "Seen:Yes")))
+        stage.connect("b2", host=HOME, arrives_at=SERVER)
+        reads = told("b2", ("Caller Seen:{a}",), (*OUR_LOCAL, "Callee Seen:{b2}"))
+        stage.offers(*FULL, name="b2", b2=reads["b2"] + DONE, a=reads["a"])
 
 
 class ConsentTests:
@@ -580,22 +519,14 @@ class ConsentTests:
 
     def test_with_the_address_too(self) -> None:
         """The callee is told where its caller is registered, and by what other ways to meet it."""
-        stage = Stage("Seen:Yes", f"Local:{LOCAL}", policy="Ask", a=HOME)
-        stage.says("a", register("Ia", f"Address:{HOME}", "Port:1300"), a=DONE)
+        stage = Stage(*FULL, policy="Ask")
+        play(stage, HERE, registers("a", f"Address:{HOME}", "Port:1300"))
         stage.says("a", query("Ia", "Ib", "Seen:Yes", "Back:4000"), b=ASKED)
-        stage.says("b", lists("Ia"), b=STATUS)
-        ours, theirs = stage.seen("a"), stage.seen("b")
-        reads = stage.told(
-            to_it=(
-                f"Caller Address:{HOME}",
-                "Caller Port:1300",
-                f"Caller Seen:{ours}",
-                f"Caller Back:{HOME} 4000",
-            ),
-            to_us=(f"Callee Local:{LOCAL}", f"Callee Seen:{theirs}"),
-        )
-        stage.says("b", CAN, **reads)
-        stage.passes(1)
+        registered = f"Caller Address:{HOME}\nCaller Port:1300\n"
+        expected = {**TOLD, "b": TOLD["b"].replace("Caller Seen:", registered + "Caller Seen:")}
+        play(stage, says("b", lists("Ia"), b=STATUS), says("b", CAN, **expected), passes(1))
+        peers: Any = [stage.clients[name].transport.peer for name in "ab"]
+        ours, theirs = (f"{peer.host} {peer.port}" for peer in peers)
         assert stage.ledger == [
             ("Ib", "Ia", f"{HOME} 1203", CONSENT),
             ("Ia", "Ib", f"{HOME} 1300", CALLING),
@@ -606,40 +537,11 @@ class ConsentTests:
         ]
 
     def test_not_asked(self) -> None:
-        """It is not asked about a caller that no callee can connect to (I5, I12)."""
-        stage = Stage(policy="Ask", a=ELSEWHERE)
-        refused = bad("Back: the address is the server's own")
-        stage.says("a", query("Ia", "Ib", "Back:1201"), a=refused)
-        stage.passes(5)
-        stage.says("a", query("Ia", "Ib", "Back:4000"), b=ASKED)
+        """It is not asked about a caller that no callee can connect to (I5, I12).
 
-    def test_denied(self) -> None:
-        """A caller that is not accepted is told nothing, and no terminal is told of it."""
-        stage = Stage("Seen:Yes", f"Local:{LOCAL}", policy="Ask", a=HOME)
+        A caller that is not accepted is told nothing, and no terminal is told of it.
+        """
+        stage = Stage(*FULL, policy="Ask")
+        play(stage, HERE, says("a", query("Ia", "Ib", "Back:1201"), a=OWN), passes(5))
         stage.says("a", query("Ia", "Ib", "Seen:Yes", "Back:4000"), b=ASKED)
-        stage.says("b", lists("Ix"))
-        stage.passes(5, a=DENIED)
-        stage.passes(1)
-        assert stage.ledger == []
-
-
-class AfterwardsTests:
-    """What is told is of one session."""
-
-    def test_the_next_call(self) -> None:
-        """A caller that calls again has new credentials, and the old ones are void."""
-        stage = Stage("Seen:Yes", a=ELSEWHERE)
-        for _ in range(2):
-            stage.call_with_both_seen()
-        stage.call()
-        assert len(stage.context.sessions) == 1
-
-    def test_terminated(self) -> None:
-        """A permit that is withdrawn later ends the session, however the two meet (I2)."""
-        stage = Stage("Seen:Yes", a=ELSEWHERE)
-        stage.asks("Seen:Yes")
-        ours, theirs = stage.seen("a"), stage.seen("b")
-        reads = stage.told(to_it=(f"Caller Seen:{ours}",), to_us=(f"Callee Seen:{theirs}",))
-        stage.says("b", CAN, **reads)
-        gone = register("Ib", "Accept:Delete Ia")
-        stage.says("b", gone, b=terminate() + DONE, a=terminate())
+        play(stage, says("b", lists("Ix")), passes(5, a=DENIED), passes(1), recorded(0))
