@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 
 from broker.messages.errors import BadRequest, PermissionDenied, Refused
@@ -24,21 +24,21 @@ from broker.terminal.registration.notices import ConnectBackRequest
 from broker.terminal.terminal import Terminal
 from tests.support.clock import advance, settle
 from tests.support.log import the_log
-from tests.support.transport import Client, connect, parse_all
+from tests.support.transport import connect
+from tests.terminal.calls.scene import Calling
 from tests.terminal.keys import (
-    CALLEE,
+    ANNOUNCED,
     CALLER,
     KEY,
     PASSWORD,
     REPLY_PASSWORD,
     SESSION,
-    a_handshake,
     an_answer,
     an_expected_call,
     framed,
 )
 from tests.terminal.network import HOST, Listener, Outcome, World
-from tests.terminal.peers import Opener
+from tests.terminal.peers import Callee, Opener
 from tests.terminal.scene import Events, Wire
 from tests.terminal.speakers import Echo, HalfCloseable, Handler, Maker, Plain
 
@@ -54,13 +54,11 @@ class BackScene:
     :ivar handler: takes Ib's calls
     """
 
-    def __init__(
-        self, listens: int | None = None, world: World | None = None, **callee: Any
-    ) -> None:
+    def __init__(self, listens: int | None = None, **callee: Any) -> None:
         """
         :param listens: where Ia takes calls itself, if it does
         """
-        self.world = world or World()
+        self.world = World(**callee.pop("mediator", {}))
         self.handler = Handler(Echo)
         options = {"handler": self.handler, "call_password": SECRET, "policy": "Password"}
         self.ib = self.world.terminal("Ib", TAKES, **{**options, **callee})
@@ -194,7 +192,7 @@ class WholeWayTests:
         assert scene.dialled[-1] == WAITS
         assert str(outcome.error) == "Ib could not connect to us"  # nothing listens there
 
-    def test_in_vain(self) -> None:
+    def test_not_connected(self) -> None:
         """That the callee could not connect is told at once, and all is closed (D7, C12)."""
         scene, opener = BackScene(), Opener(outside=(HOST, 4444))
         outcome = scene.ask(opener=opener)
@@ -203,7 +201,32 @@ class WholeWayTests:
         assert str(outcome.error) == "Ib could not connect to us"
         assert (opener.opened, opener.closed) == ([], 1)
         assert not scene.world.listens(WAITS)
-        assert scene.sessions == 0
+        assert (scene.ends, scene.sessions) == (["Failed"], 0)
+
+    @pytest.mark.parametrize("stands", [False, True])
+    def test_the_terminal_stops(self, stands: bool) -> None:
+        """The wait, or the call, ends; it has stopped when what was opened is closed, and not
+        before.
+        """
+        closed: Deferred[None] = Deferred()
+
+        class Slow(Opener):
+            async def close(self, port: int) -> None:
+                await closed
+
+        scene = BackScene()
+        if not stands:
+            scene.world.silent.add(WAITS)
+        outcome = scene.ask(opener=Slow())
+        assert outcome.done is stands
+        stopped = Outcome(scene.ia.stopService())
+        scene.world.advance(20)
+        assert not stopped.done
+        closed.callback(None)
+        scene.world.run()
+        assert (outcome.error is not None) is not stands
+        assert not scene.world.listens(WAITS)
+        assert stopped.done
 
     def test_a_port_opened_for_it(self) -> None:
         """A port is opened in the router, told, and closed with the call (D9): by the terminal's
@@ -329,70 +352,56 @@ class RefusedTests:
         assert not scene.world.listens(WAITS)
 
 
-EVERYWHERE = {"call_back_to": [ip_network("0.0.0.0/0"), ip_network("::/0")]}
+EVERYWHERE: dict[str, Any] = {"call_back_to": [ip_network("0.0.0.0/0"), ip_network("::/0")]}
+HOME: dict[str, Any] = {
+    "address": "203.0.114.9",
+    "port": 4040,
+    "mediator": {"allowed_networks": [ip_network("203.0.114.0/24")]},
+}
 
 
 class AddressTests:
     """Where a callee lets itself be sent (D7)."""
 
-    def asks(
-        self, host: str, to: int = WAITS, world: World | None = None, **callee: Any
-    ) -> tuple[BackScene, bool]:
-        """The mediator tells Ib to connect there; whether Ib says that it does."""
-        scene = BackScene(world=world, **callee)
-        scene.world.run()
+    @pytest.mark.parametrize(
+        ("host", "callee", "comes"),
+        [
+            # The Internet, and where its mediator is too.
+            *((host, {}, True) for host in ("203.0.114.9", "2a00:1450::5", "127.0.0.1", "::1")),
+            # Neither the networks around it, nor what must be looked up.
+            *((host, {}, False) for host in ("192.168.1.9", "10.0.0.1", "169.254.1.1", "fd00::1")),
+            *((host, {}, False) for host in ("64:ff9b::7f00:1", "::ffff:10.0.0.1")),
+            ("www.example.com", {}, False),
+            # What is no terminal's address, whatever networks were named (I12).
+            *(
+                (host, callee, False)
+                for host in ("0.0.0.0", "224.0.0.1", "255.255.255.255", "::", "fe80::1")
+                for callee in ({}, EVERYWHERE)
+            ),
+            # A network may be named.
+            ("10.1.2.3", {"call_back_to": [ip_network("10.0.0.0/8")]}, True),
+            # Its own listener is not dialled, by whatever address,
+            *((host, {"to": TAKES}, False) for host in ("127.0.0.1", "127.8.8.8", "::1")),
+            # nor by the address that it has registered.
+            *(
+                ("203.0.114.9", {**HOME, "to": to}, comes)
+                for to, comes in ((4040, False), (TAKES, False), (4041, True))
+            ),
+        ],
+    )
+    def test_dialled(self, host: str, callee: dict[str, Any], comes: bool) -> None:
+        """The mediator tells Ib to connect there; it says whether it does."""
+        options = dict(callee)
+        port = str(options.pop("to", WAITS))
+        scene = BackScene(**options)
         answers: list[Message] = []
         peer: Any = scene.world.line_of("Ib").b.protocol
-        fields = {
-            "Caller ID": "Ia",
-            "Password": SECRET,
-            "Address": host,
-            "Port": str(to),
-            "Session": SESSION,
-            "Encrypt Key": KEY,
-            "Reply Password": REPLY_PASSWORD,
-        }
+        fields = {**ANNOUNCED, "Password": SECRET, "Address": host, "Port": port}
         peer.receiver.ask(Message.of(REQUEST, fields)).addCallback(answers.append)
         scene.world.run()
         (answer,) = answers
-        return scene, answer.statement == REQUEST_ACCEPTED
-
-    @pytest.mark.parametrize("host", ["203.0.114.9", "2a00:1450::5", "127.0.0.1", "::1"])
-    def test_dialled(self, host: str) -> None:
-        """The Internet, and where its mediator is too."""
-        assert self.asks(host)[1]
-
-    @pytest.mark.parametrize(
-        "host",
-        ["192.168.1.9", "10.0.0.1", "169.254.1.1", "www.example.com", "64:ff9b::7f00:1"],
-    )
-    def test_not_dialled(self, host: str) -> None:
-        """Neither the networks around it, nor what must be looked up."""
-        scene, comes = self.asks(host)
-        assert not comes
-        assert WAITS not in scene.dialled
-
-    @pytest.mark.parametrize("host", ["0.0.0.0", "224.0.0.1", "255.255.255.255", "::", "fe80::1"])
-    @pytest.mark.parametrize("callee", [{}, EVERYWHERE])
-    def test_not_even_then(self, host: str, callee: dict[str, Any]) -> None:
-        """What is no terminal's address is not dialled, whatever networks were named (I12)."""
-        assert not self.asks(host, **callee)[1]
-
-    def test_as_its_operator_allows(self) -> None:
-        """A network may be named."""
-        assert self.asks("10.1.2.3", call_back_to=[ip_network("10.0.0.0/8")])[1]
-
-    @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1"])
-    def test_itself(self, host: str) -> None:
-        """Its own listener is not dialled, by whatever address."""
-        assert not self.asks(host, TAKES)[1]
-
-    @pytest.mark.parametrize(("port", "comes"), [(4040, False), (TAKES, False), (4041, True)])
-    def test_itself_by_its_registered_address(self, port: int, comes: bool) -> None:
-        """Nor by the address that it has registered."""
-        at = "203.0.114.9"
-        world = World(allowed_networks=[ip_network("203.0.114.0/24")])
-        assert self.asks(at, port, world, address=at, port=4040)[1] is comes
+        assert (answer.statement == REQUEST_ACCEPTED) is comes
+        assert comes or not scene.dialled[2:]  # it and Ia have dialled their mediator
 
     def test_so_many_at_a_time(self) -> None:
         """Dials that get nowhere are bounded (I15)."""
@@ -403,73 +412,8 @@ class AddressTests:
         scene.ib._dial_back._dialling.clear()
 
 
-class Waiting:
-    """A caller whose mediator has said that Ib connects; a test plays whoever does."""
-
-    def __init__(self, *, granted: bool = True, **options: Any) -> None:
-        self.world = World()
-        self.caller = self.world.terminal("Ia")
-        self.maker = Maker(HalfCloseable)
-        listen = Listener(self.world, WAITS)
-        called = self.caller.call_back("Ib", self.maker, password=SECRET, listen=listen, **options)
-        self.outcome = Outcome(called)
-        self.world.run()
-        self.mediator: Any = self.world.line_of("Ia").b.protocol
-        if granted:
-            self.grant()
-
-    def grant(self) -> None:
-        """The mediator says yes."""
-        asked = [message for message in self.world.heard if message.verb == REQUEST]
-        fields = {
-            "": REQUEST_ACCEPTED,
-            "Session": SESSION,
-            "Encrypt Key": KEY,
-            "Callee": CALLEE,
-            "Expires": "3600",
-            "Reply Password": REPLY_PASSWORD,
-            "Transaction": str(asked[-1].get("Transaction")),
-            "Code": "200",
-        }
-        self.mediator.send(Message.of(NOTIFY, fields))
-        self.world.run()
-
-    def connects(self, sent: Message | bytes | None, host: str = HOST) -> Client:
-        """A peer connects, and sends something."""
-        factory = self.world.factory_at(WAITS)
-        client = connect(factory, self.world.clock, port=WAITS, peer_host=host)
-        if sent is not None:
-            client.send(sent)
-        self.world.run()
-        return client
-
-    def arrives(self, session: str = SESSION, host: str = HOST) -> Client:
-        """A peer connects, and says for which session."""
-        return self.connects(Message(NOTIFY, Session=session), host)
-
-    def shake(self, client: Client, **key: str) -> None:
-        """It reads the REQUEST, and answers as the callee does."""
-        (head,), body = parse_all(client.bytes())
-        assert head == Message(REQUEST, Session=SESSION, Length=len(body))
-        handshake = a_handshake(initiator=False)
-        assert handshake.read(body) == Message(REQUEST, Identifier=CALLER, Password=SECRET)
-        client.send(framed(SESSION, handshake.write(an_answer(**key)), verb=NOTIFY))
-        self.world.run()
-
-    @property
-    def closed(self) -> bool:
-        """Whether what was opened for the call is closed."""
-        return not self.world.listens(WAITS)
-
-
 class WaitTests:
-    """The caller waits for the callee, and for nobody else."""
-
-    def test_it_connects(self) -> None:
-        """The caller speaks first, though it was the callee that dialled."""
-        wait = Waiting()
-        wait.shake(wait.arrives())
-        assert wait.outcome.value is wait.maker.made[0]
+    """The caller waits for the callee, and for no other."""
 
     @pytest.mark.parametrize(
         "sent",
@@ -480,206 +424,88 @@ class WaitTests:
             Message(REQUEST, Session=SESSION),
             Message(NOTIFY, Session=SESSION, Length=4),
             Message(NOTIFY, REQUEST_ACCEPTED),
+            # Before the caller has spoken there is nothing more to say.
+            Message(NOTIFY, Session=SESSION).encode() * 2,
         ],
     )
-    def test_it_sends_something_else(self, sent: Message | None) -> None:
+    def test_it_sends_something_else(self, sent: Message | bytes | None) -> None:
         """Nothing, another session, or another message: closed without a byte."""
-        wait = Waiting()
-        client = wait.connects(sent)
+        call = Calling(how="asks").granted()
+        client = call.connects(sent or b"")
         if sent is None:
-            wait.world.advance(HANDSHAKE_TIMEOUT + 1)
-        assert (client.closed, client.bytes()) == (True, b"")
-        assert not wait.outcome.done
+            advance(call.clock, HANDSHAKE_TIMEOUT + 1)
+        assert client.closed
+        assert isinstance(sent, bytes) or client.bytes() == b""
+        assert not call.outcome.done
 
-    def test_it_sends_more_than_it_may(self) -> None:
-        """Before the caller has spoken there is nothing more to say."""
-        wait = Waiting()
-        assert wait.connects(Message(NOTIFY, Session=SESSION).encode() * 2).closed
-        assert not wait.outcome.done
-
-    def test_a_stranger_does_not_end_it(self) -> None:
-        """A peer that has seen the session and lacks the key learns nothing; the callee comes."""
-        wait = Waiting()
-        stranger = wait.arrives()
-        sent = stranger.bytes()
-        assert SECRET.encode() not in sent
-        assert b"Identifier" not in sent
-        stranger.send(framed(SESSION, bytes(100), verb=NOTIFY))
-        wait.world.run()
-        assert stranger.closed
-        assert not wait.outcome.done
-        wait.shake(wait.arrives())
-        assert wait.outcome.value is not None
-
-    def test_reply_password(self) -> None:
-        """The reply password counts too (A23)."""
-        wait = Waiting()
-        wait.shake(wait.arrives(), password="another")
-        assert not wait.outcome.done
-        wait.world.advance(UNSPENT_SECONDS)
-        assert "could not prove that it is Ib" in str(wait.outcome.error)
+    @pytest.mark.parametrize("has_key", [False, True])
+    def test_a_stranger_does_not_end_it(self, has_key: bool) -> None:
+        """A peer that has seen the session and lacks the key, or the reply password, learns nothing
+        (A23); the callee comes. Without it the wait ends after 30 s, and the error tells.
+        """
+        for comes in (True, False):
+            call = Calling(how="asks").granted()
+            stranger = Callee(call.arrives())
+            assert PASSWORD.encode() not in stranger.body
+            assert b"Identifier" not in stranger.body
+            if has_key:
+                stranger.answer(an_answer("another"))
+            else:
+                stranger.client.send(framed(SESSION, bytes(100), verb=NOTIFY))
+            assert stranger.client.closed
+            assert not call.outcome.done
+            if comes:
+                callee = Callee(call.arrives())
+                assert callee.head == Message(REQUEST, Session=SESSION, Length=len(callee.body))
+                callee.answer(an_answer())
+                assert call.outcome.value is call.maker.made[0]
+            else:
+                advance(call.clock, UNSPENT_SECONDS)
+                why = "could not prove that it is Ib" if has_key else "is not it"
+                assert why in call.failure
+                assert call.at_rest
 
     def test_who_is_counted(self) -> None:
         """Strangers count against their address while they are connected; the callee does not."""
-        wait = Waiting()
-        listener = wait.caller._listener
-        sources = listener.hub.sources._counts
-        stranger = wait.arrives(host="203.0.114.7")
-        assert sources == {"203.0.114.7": (1, 1)}
+        call = Calling(how="asks").granted()
+        factory: Any = call.network.factory_at(WAITS)
+        counts = factory.hub.sources._counts
+        stranger = call.arrives(host="203.0.114.7")
+        assert counts == {"203.0.114.7": (1, 1)}
         stranger.vanish()
-        callee = wait.arrives(host="203.0.114.8")
-        wait.shake(callee)
-        assert sources == {"203.0.114.8": (0, 1)}
-        assert len(listener._unproven) == 0
-        callee.vanish()
-        assert sources == {}
+        callee = Callee(call.arrives(host="203.0.114.8")).answer(an_answer())
+        assert counts == {"203.0.114.8": (0, 1)}
+        callee.client.vanish()
+        assert counts == {}
 
     def test_several_at_a_time(self) -> None:
         """Four handshakes may be under way in a session; one that proves it closes the others."""
-        wait = Waiting()
-        clients = [wait.arrives() for _ in range(HANDSHAKES + 1)]
+        call = Calling(how="asks").granted()
+        clients = [call.arrives() for _ in range(HANDSHAKES + 1)]
         assert [client.closed for client in clients] == [False] * HANDSHAKES + [True]
         clients[0].vanish()
-        wait.world.run()
-        another = wait.arrives()
-        assert not another.closed
-        wait.shake(another)
+        another = Callee(call.arrives())
+        assert not another.client.closed
+        another.answer(an_answer())
         assert [client.closed for client in clients[1:]] == [True] * HANDSHAKES
-        assert not another.closed
+        assert not another.client.closed
 
     def test_it_does_not_come(self) -> None:
         """After 30 s it is not waited for, and all is closed."""
-        wait = Waiting()
-        wait.world.advance(UNSPENT_SECONDS - 0.1)
-        assert not wait.outcome.done
-        wait.world.advance(0.1)
-        assert str(wait.outcome.error) == "Ib did not connect back in time"
-        assert wait.closed
-
-    def test_it_comes_before_the_answer(self) -> None:
-        """A callee that overtakes the mediator's answer is held, and silent till then; those who
-        were held and left are not spoken to, nor in the way.
-        """
-        wait = Waiting(granted=False)
-        for _ in range(HANDSHAKES):
-            wait.arrives().vanish()
-        early, other = wait.arrives(), wait.arrives("S7")
-        assert (early.closed, early.bytes()) == (False, b"")
-        wait.grant()
-        assert (other.closed, other.bytes()) == (True, b"")  # nothing is asked now
-        assert not wait.outcome.done
-        wait.shake(early)
-        assert wait.outcome.value is not None
+        call = Calling(how="asks").granted()
+        advance(call.clock, UNSPENT_SECONDS - 0.1)
+        assert not call.outcome.done
+        advance(call.clock, 0.1)
+        assert call.failure == "Ib did not connect back in time"
+        assert call.at_rest
 
     def test_too_early(self) -> None:
         """It is held for two seconds, and so is a bounded number of others."""
-        wait = Waiting(granted=False)
-        early = [wait.arrives(f"S{n}") for n in range(HELD_MOST + 1)]
+        call = Calling(how="asks")
+        early = [call.arrives(f"S{n}") for n in range(HELD_MOST + 1)]
         assert [client.closed for client in early] == [False] * HELD_MOST + [True]
-        wait.world.advance(HOLD_SECONDS)
+        advance(call.clock, HOLD_SECONDS)
         assert all(client.closed and not client.bytes() for client in early)
-
-    def test_terminated(self) -> None:
-        """The mediator may end the session before the callee comes (I2)."""
-        wait = Waiting()
-        wait.mediator.send(Message.of(NOTIFY, {"Session": SESSION, "": "Terminate."}))
-        wait.world.run()
-        assert str(wait.outcome.error) == "the mediator has ended the session"
-        assert wait.closed
-
-    @pytest.mark.parametrize("granted", [False, True])
-    def test_given_up(self, granted: bool) -> None:
-        """An application may give up at any time; nothing stays open."""
-        wait = Waiting(granted=granted)
-        wait.outcome.deferred.cancel()
-        wait.world.run()
-        assert isinstance(wait.outcome.error, CancelledError)
-        assert wait.closed
-
-    def test_the_terminal_stops(self) -> None:
-        """So does the wait, with what was opened for it, and no timer is left."""
-        opener = Opener()
-        wait = Waiting(opener=opener)
-        wait.arrives()
-        stopped = Outcome(wait.caller.stopService())
-        wait.world.run()
-        assert stopped.done
-        assert wait.outcome.error is not None
-        assert wait.closed
-        assert opener.closed == 1
-
-    def test_stopping_waits(self) -> None:
-        """It has stopped when what was opened for the call is closed, and not before."""
-        closed: Deferred[None] = Deferred()
-
-        class Slow(Opener):
-            async def close(self, port: int) -> None:
-                await closed
-
-        wait = Waiting(opener=Slow())
-        wait.shake(wait.arrives())
-        stopped = Outcome(wait.caller.stopService())
-        wait.world.advance(20)
-        assert not stopped.done
-        closed.callback(None)
-        wait.world.run()
-        assert stopped.done
-
-
-ASKS = f"REQUEST\nCallee:Ib\nPassword:{SECRET}\nAddress:{HOST}\nPort:{WAITS}\n\n"
-
-
-class ComingTests:
-    """The callee dials where it was told; what it serves there is in ``test_dial_back``."""
-
-    def comes(self) -> tuple[BackScene, Client, str]:
-        """Ib connects to a caller that a test plays: the connection, and the session."""
-        scene = BackScene()
-        world = scene.world
-        client = world.client()
-        client.type("REGISTER\nIdentifier:Ix\n\n")
-        client.text()
-        client.type(ASKS)
-        met: list[Client] = []
-        for _ in range(20):
-            settle(world.clock)
-            dials = [it for it in world.clock.dials if not it.over and it.port == WAITS]
-            met += [dial.accept() for dial in dials]
-            if not [pair for pair in list(world.pairs) if pair.step()] and not dials:
-                break
-        (connected,) = met
-        (granted,) = client.received()
-        return scene, connected, str(granted.get("Session"))
-
-    def test_what_it_says(self) -> None:
-        """For which session it connects, and nothing else: neither who it is nor to whom."""
-        _, met, session = self.comes()
-        assert met.text() == f"NOTIFY\nSession:{session}\n\n"
-
-    def test_nobody_is_there(self) -> None:
-        """It says so to the mediator, which forgets the session."""
-        scene = BackScene()
-        client = scene.world.client()
-        client.type(f"REGISTER\nIdentifier:Ix\n\n{ASKS}")
-        scene.world.run()
-        assert scene.ends == ["Failed"]
-        assert scene.sessions == 0
-
-    def test_given_up_on_its_way(self) -> None:
-        """A dial is given up when its session ends, or the terminal stops."""
-        for stops in (False, True):
-            scene = BackScene()
-            scene.ib.dial_back(ConnectBackRequest(an_expected_call(), HOST, WAITS))
-            if stops:
-                stopped = Outcome(scene.ib.stopService())
-                scene.world.run()
-                assert stopped.done
-            else:
-                scene.ib.session_terminated(SESSION)
-            (dial,) = [one for one in scene.world.clock.dials if one.port == WAITS]
-            assert dial.over
-            assert WAITS not in scene.dialled
-            assert stops or len(scene.ib._pending) == 0
 
 
 class Goes(Events):

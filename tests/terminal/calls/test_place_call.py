@@ -21,9 +21,7 @@ from broker.messages.errors import (
 )
 from broker.messages.grammar import NOTIFY, REQUEST
 from broker.messages.message import Message
-from broker.messages.statements import ADDRESS, PERMISSION_DENIED, REQUEST_ACCEPTED, TERMINATE
-from broker.terminal.calls.callee_port import CalleePort
-from broker.terminal.calls.one_call import place_call_back, place_one_call
+from broker.messages.statements import PERMISSION_DENIED, REQUEST_ACCEPTED
 from broker.terminal.calls.place_call import DIAL_TIMEOUT, CallContext, dialling_hub, place_call
 from broker.terminal.calls.wait_for_callee import WAIT_TIMEOUT, ConnectBackWaiter
 from broker.terminal.candidates import BACK, DIRECT, HOLE_PUNCH, LOCAL, Candidate, FailedCandidate
@@ -31,12 +29,14 @@ from broker.terminal.channel.active_calls import ENDED_BEFORE, ENDED_BY_MEDIATOR
 from broker.terminal.channel.handshake import BODY_BYTES
 from broker.terminal.channel.records import Records, RecordType
 from broker.terminal.errors import Aborted, CallDenied, CallFailed
+from broker.terminal.incoming.listener import HANDSHAKES
 from broker.terminal.outgoing.connector import SLOWER, Connector
 from broker.terminal.outgoing.initiator import OutgoingCall
 from broker.terminal.registration.client import MediatorClient, dial
 from tests.support.clock import advance, result_of, settle
 from tests.support.reactor import FakeReactor
-from tests.support.transport import Client, connect
+from tests.support.transport import Client
+from tests.terminal.calls.scene import Calling
 from tests.terminal.keys import (
     CALLEE,
     CALLER,
@@ -49,7 +49,7 @@ from tests.terminal.keys import (
     framed,
 )
 from tests.terminal.meeting import MEETING, SHARED, WAITS, Simultaneous, stand_in, timers
-from tests.terminal.network import HOST, Listener, Network, Outcome
+from tests.terminal.network import HOST, Outcome
 from tests.terminal.peers import Callee, ListenerScene, Opener
 from tests.terminal.scene import mediator_at
 from tests.terminal.speakers import Maker, Plain
@@ -62,112 +62,6 @@ CONNECTS_BACK = Candidate(BACK, HOST, WAITS)
 def simultaneous(monkeypatch: pytest.MonkeyPatch) -> Simultaneous:
     """Both sides' sockets."""
     return stand_in(monkeypatch)
-
-
-class Calling:
-    """A caller whose mediator and callee a test plays.
-
-    :ivar outcome: what becomes of its call
-    :ivar maker: the application's factory
-    :ivar asked: what it has asked the mediator
-    """
-
-    def __init__(
-        self,
-        maker: Any = None,
-        *,
-        how: str = "dials",
-        caller: str = CALLER,
-        callee: str = CALLEE,
-        seen: bool = False,
-        sees: str = HOST,
-        opener: Opener | None = None,
-    ) -> None:
-        """
-        :param how: it "dials" its callee, "waits" for it besides, or "asks" it to connect back
-        :param seen: whether the callee may be told where its line comes from
-        :param sees: where the mediator sees it
-        """
-        self.clock = FakeReactor()
-        reactor: Any = self.clock
-        dialled = dial(reactor, mediator_at(self.clock), caller)
-        self.mediator: Client = self.clock.dials[0].accept(local_host=sees)
-        client: MediatorClient = result_of(dialled)
-        self.maker: Any = maker or Maker()
-        self.calls = ActiveCalls(client)
-        self.network = Network(self.clock)
-        port = CalleePort(listen=Listener(self.network, WAITS), opener=opener)
-        if how == "dials":
-            context = CallContext(reactor, client, self.calls, dialling_hub(reactor))
-            placing = place_call(context, callee, self.maker, seen=seen)
-        elif how == "waits":
-            placing = place_one_call(reactor, client, callee, self.maker, port=port)
-        else:
-            placing = place_call_back(
-                reactor, client, callee, self.maker, password=PASSWORD, port=port
-            )
-        self.outcome = Outcome(Deferred.fromCoroutine(placing))
-        (self.asked,) = self.mediator.received()
-        if self.asked.statement == ADDRESS:
-            self.answer(200, Address=sees, Port="50000")
-            (self.asked,) = self.mediator.received()
-
-    def answer(self, code: int, statement: str | None = None, **fields: str) -> Calling:
-        """The mediator answers."""
-        told = {"Transaction": self.asked.fields["Transaction"], "Code": str(code)}
-        told.update({name.replace("_", " "): value for name, value in fields.items()})
-        self.mediator.send(
-            Message.of(NOTIFY, told if statement is None else {"": statement, **told})
-        )
-        return self
-
-    def granted(self, **other: str) -> Calling:
-        """The mediator gives the credentials (fig. 5d)."""
-        self.answer(100, REQUEST_ACCEPTED)
-        return self.answer(200, **{**GRANTED, **other})
-
-    def terminate(self, session: str = SESSION) -> None:
-        """The mediator says that a session is void."""
-        self.mediator.send(Message.of(NOTIFY, {"Session": session, "": TERMINATE}))
-
-    def reached(self) -> Callee:
-        """Somebody answers at the callee's address."""
-        return Callee(self.clock.dials[1].accept())
-
-    def arrives(self, session: str = SESSION) -> Client:
-        """Somebody connects to where it waits."""
-        client = connect(self.network.factory_at(WAITS), self.clock, port=WAITS)
-        client.send(Message(NOTIFY, Session=session))
-        return client
-
-    def stands(self, way: str) -> Callee:
-        """The callee is reached or arrives, and accepts."""
-        callee = self.reached() if way == DIRECT else Callee(self.arrives())
-        return callee.answer(an_answer())
-
-    @property
-    def dials(self) -> list[tuple[str, int]]:
-        """Where it has dialled, without the mediator."""
-        return [(dial.host, dial.port) for dial in self.clock.dials[1:]]
-
-    @property
-    def failure(self) -> str:
-        """Why it failed, in words."""
-        assert isinstance(self.outcome.error, CallFailed)
-        return str(self.outcome.error)
-
-    @property
-    def ends(self) -> list[tuple[str | None, str | None]]:
-        """What the mediator was told of how sessions ended, since this was asked last."""
-        told = [one for one in self.mediator.received() if "End" in one.fields]
-        return [(one.get("Session"), one.get("End")) for one in told]
-
-    @property
-    def at_rest(self) -> bool:
-        """Whether nothing is dialled or waited for, and no timer is left."""
-        self.clock.advance(0)
-        waits = self.network.listens(WAITS)
-        return all(dial.over for dial in self.clock.dials) and not waits and not timers(self.clock)
 
 
 class PlacedTests:
@@ -261,6 +155,7 @@ class RefusedTests:
         placing = place_call(context, "I,b", Maker())
         assert isinstance(Outcome(Deferred.fromCoroutine(placing)).error, ValueError)
 
+    @pytest.mark.parametrize("asks", [False, True], ids=["waits", "asks"])
     @pytest.mark.parametrize(
         ("how", "error"),
         [
@@ -269,11 +164,11 @@ class RefusedTests:
             ("given up", CancelledError),
         ],
     )
-    def test_no_session(self, how: str, error: type[Exception]) -> None:
+    def test_no_session(self, how: str, error: type[Exception], asks: bool) -> None:
         """No callee is waited for: what was held for it is closed, and what was opened; an answer
         that comes later changes nothing.
         """
-        call = Calling(how="waits")
+        call = Calling(how="asks" if asks else "waits")
         early = call.arrives()
         if how == "refused":
             call.answer(403, PERMISSION_DENIED)
@@ -495,13 +390,13 @@ class CandidatesTests:
         assert type(call.outcome.error) is CallDenied
         assert call.at_rest
 
-    @pytest.mark.parametrize("connected", ["nothing", "dialled", "came"])
+    @pytest.mark.parametrize("connected", ["nothing", "dialled", "came", "was asked, and came"])
     @pytest.mark.parametrize("how", ["given up", "terminated"])
     def test_ended(self, connected: str, how: str) -> None:
         """Given up, or its session void (I2, S5001): all is given up, and what has connected and
         proven nothing is closed on.
         """
-        call = Calling(how="waits").granted()
+        call = Calling(how="asks" if "asked" in connected else "waits").granted()
         clients: list[Client] = []
         if connected != "nothing":
             peer = call.reached().client if connected == "dialled" else call.arrives()
@@ -568,10 +463,13 @@ class CandidatesTests:
         assert (first.client.closed, second.client.closed) == (True, False)
 
     def test_it_comes_before_the_answer(self) -> None:
-        """A callee that overtakes the answer is held, silent, and spoken to thereafter; one for any
-        other session is closed on once nothing is asked.
+        """A callee that overtakes the answer is held, silent, and spoken to thereafter; those that
+        have left by then are not in the way. One for any other session is closed on once nothing
+        is asked.
         """
         call = Calling(how="waits")
+        for _ in range(HANDSHAKES):
+            call.arrives().vanish()
         early, other = call.arrives(), call.arrives("S9")
         assert (early.closed, early.bytes()) == (False, b"")
         call.granted()
