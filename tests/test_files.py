@@ -18,40 +18,43 @@ from broker.files import (
 )
 
 
-def is_private(path: Path) -> bool:
-    """Whether a file's owner alone may do anything with it."""
-    return not path.stat().st_mode & 0o077
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The file that is written."""
+    return tmp_path / "key"
+
+
+def mode_of(path: Path) -> int:
+    """What may be done with a file, and by whom."""
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 class WritingTests:
     """Files are written whole, or not at all."""
 
-    def test_mode(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("mode", [PRIVATE, 0o644])
+    def test_mode(self, path: Path, mode: int) -> None:
         """A private file is private from its first moment, whatever the umask (I18)."""
         before = os.umask(0)
         try:
-            write_file(tmp_path / "key", b"x", mode=PRIVATE)
-            write_file(tmp_path / "public", b"x")
+            write_file(path, b"x", mode=mode)
+            write_file(path.with_name("usual"), b"x")
         finally:
             os.umask(before)
-        assert is_private(tmp_path / "key")
-        assert stat.S_IMODE((tmp_path / "public").stat().st_mode) == 0o644
+        assert (mode_of(path), mode_of(path.with_name("usual"))) == (mode, 0o644)
 
-    def test_replace(self, tmp_path: Path) -> None:
+    def test_replace(self, path: Path) -> None:
         """What is there stays, unless it may be replaced; a replaced key is private at once."""
-        path = tmp_path / "key"
         path.write_bytes(b"old")
         with pytest.raises(InvalidFile, match="already exists"):
             write_file(path, b"new")
         assert path.read_bytes() == b"old"
         write_file(path, b"new", mode=PRIVATE, replace=True)
-        assert path.read_bytes() == b"new"
-        assert is_private(path)
-        assert [each.name for each in tmp_path.iterdir()] == ["key"]
+        assert (path.read_bytes(), mode_of(path)) == (b"new", 0o600)
+        assert list(path.parent.iterdir()) == [path]
 
-    def test_failure(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_failure(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where the disk fails the old file is whole and nothing is left over (I9)."""
-        path = tmp_path / "key"
         path.write_bytes(b"old")
 
         def fail(descriptor: int) -> None:
@@ -60,7 +63,7 @@ class WritingTests:
         monkeypatch.setattr(os, "fsync", fail)
         with pytest.raises(OSError, match="Input/output"):
             write_file(path, b"new", replace=True)
-        assert [each.name for each in tmp_path.iterdir()] == ["key"]
+        assert list(path.parent.iterdir()) == [path]
         assert path.read_bytes() == b"old"
 
 
@@ -88,21 +91,21 @@ class ReadingTests:
         """Root may hand a key to a server's group; nobody else may share one."""
         assert (exposure(stat.S_IFREG | mode, owner, user) is None) == good
 
-    def test_not_a_regular_file(self, tmp_path: Path) -> None:
-        """A pipe or a folder is refused, and nothing waits for it."""
-        os.mkfifo(tmp_path / "pipe")
+    def test_what_it_is(self, tmp_path: Path) -> None:
+        """A pipe or a folder is refused, and nothing waits for it. A symbolic link is followed,
+        unless it must not be.
+        """
+        pipe, key, link = tmp_path / "pipe", tmp_path / "key", str(tmp_path / "link")
+        os.mkfifo(pipe)
         with pytest.raises(InvalidFile, match="pipe: not a regular file"):
-            read_private(str(tmp_path / "pipe"), 9)
+            read_private(str(pipe), 9)
         with pytest.raises((InvalidFile, IsADirectoryError)):
             read_private(str(tmp_path), 9)
-
-    def test_link(self, tmp_path: Path) -> None:
-        """A symbolic link is followed, unless it must not be."""
-        write_file(tmp_path / "key", b"secret", mode=PRIVATE)
-        (tmp_path / "link").symlink_to("key")
-        assert read_private(str(tmp_path / "link"), 4) == b"secr"
+        write_file(key, b"secret", mode=PRIVATE)
+        os.symlink("key", link)
+        assert read_private(link, 4) == b"secr"
         with pytest.raises(OSError, match="symbolic links"):
-            read_private(str(tmp_path / "link"), 4, follow=False)
+            read_private(link, 4, follow=False)
 
     def test_folder(self, tmp_path: Path) -> None:
         """A folder that others can look into is refused, with what to do."""

@@ -416,12 +416,8 @@ class RequestTests:
             Names([]),
             uris("broker:Ia", "broker:Ib"),
             uris("broker:Ia", "broker-mediator:m"),
-            uris("broker:@all"),
-            uris("broker:%4"),
-            uris("broker:e%CC%81"),
-            uris("broker:I+a"),
-            uris("broker-mediator:"),
-            uris("https://example.jp"),
+            *map(uris, ("broker:@all", "broker:%4", "broker:e%CC%81", "broker:I+a")),
+            *map(uris, ("broker-mediator:", "https://example.jp")),
             Names([x509.UniformResourceIdentifier("broker:Ia"), x509.DNSName("x.example")]),
             *(
                 Names([x509.DNSName(name)])

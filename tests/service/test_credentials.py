@@ -6,11 +6,9 @@ import getpass
 import json
 import os
 import signal
-import subprocess
-import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +16,7 @@ from broker.files import InvalidFile
 from broker.service.settings.credentials import (
     FoundPassword,
     Keyring,
+    NoPasswordGiven,
     PasswordSource,
     ask_password,
     check_password,
@@ -218,60 +217,54 @@ class SourceTests:
         assert PASSWORD not in repr(source) + repr(source.find()) + repr(vars(source))
 
 
-ASK = """\
-from broker.service.settings.credentials import ask_password
-print(ask_password("Ib"))
-"""
+VISIBLE = getpass.GetPassWarning("it may be echoed")
 
 
 class PromptTests:
-    """A person at a terminal is asked; that nothing is shown, and ^C and ^D: test_login."""
+    """A person at a terminal is asked; that nothing is shown: tests/integration/test_login.py."""
 
-    @pytest.fixture
-    def types(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-        """Has the person type this; an answer that would be visible begins with !."""
+    @pytest.mark.parametrize(
+        ("answer", "expected"),
+        [
+            ("x", FoundPassword("x", None)),
+            pytest.param(VISIBLE, None, id="no question if the answer would be visible (I18)"),
+            pytest.param(OSError(), None, id="no question without a terminal"),
+            (KeyboardInterrupt(), NoPasswordGiven),
+            (EOFError(), NoPasswordGiven),
+            ("", InvalidFile),
+            ("\x1b", InvalidFile),
+        ],
+    )
+    def test_answers(
+        self, answer: str | BaseException, expected: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Who types ^C or ^D gives up; what can be no password is told, without it (I18). ^C is
+        again what it was, once the question is over.
+        """
 
-        def person(text: str) -> None:
-            def answer(prompt: str) -> str:
-                if text.startswith("!"):
-                    warnings.warn("it may be echoed", getpass.GetPassWarning, stacklevel=1)
-                return text
+        def open_terminal(*_: object) -> int:
+            if isinstance(answer, OSError):
+                raise answer
+            return os.dup(0)
 
-            monkeypatch.setattr(os, "open", lambda *_: os.dup(0))
-            monkeypatch.setattr("getpass.getpass", answer)
+        def ask(prompt: str) -> str:
+            assert prompt == "Password of Ib: "
+            if isinstance(answer, Warning):
+                warnings.warn(answer, stacklevel=1)
+            elif isinstance(answer, BaseException):
+                raise answer
+            return str(answer)
 
-        return person
-
-    @pytest.mark.integration
-    def test_no_terminal(self) -> None:
-        """Without a terminal there is no question, and no wait."""
-        done = subprocess.run(
-            [sys.executable, "-c", ASK],
-            input=b"secret\n",
-            capture_output=True,
-            timeout=30,
-            check=True,
-            start_new_session=True,
-        )
-        assert done.stdout == b"None\n"
-
-    def test_never_shown(self, types: Callable[[str], None]) -> None:
-        """If the answer would be visible, there is no question (I18)."""
-        types("!seen by all")
-        assert ask_password("Ib") is None
-
-    def test_no_password(self, types: Callable[[str], None]) -> None:
-        """What can be none is told, without it."""
-        types("\x1b")
-        with pytest.raises(InvalidFile, match=r"^this can be no password: [^\x1b]*$"):
-            ask_password("Ib")
-
-    def test_handlers_are_put_back(self, types: Callable[[str], None]) -> None:
-        """^C is again what it was, once the question is over."""
-        types("x")
+        monkeypatch.setattr(os, "open", open_terminal)
+        monkeypatch.setattr("getpass.getpass", ask)
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            assert ask_password("Ib") == FoundPassword("x", None)
+            if isinstance(expected, type):
+                with pytest.raises(expected) as given_up:
+                    ask_password("Ib")
+                assert "\x1b" not in str(given_up.value)
+            else:
+                assert ask_password("Ib") == expected
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         finally:
             signal.signal(signal.SIGINT, before)

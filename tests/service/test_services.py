@@ -187,13 +187,6 @@ class ResolverServiceTests:
         assert "Callee Address:127.0.0.1\n" in link.text()
         scene.stops(ib, link)
 
-    def test_wants_the_secret(self, tmp_path: Path) -> None:
-        """With a secret, who doesn't show it is no mediator."""
-        scene = Scene(RESOLVER, f"--mediator-secret={a_file(tmp_path / 'secret')}")
-        link = "REGISTER\nRole:Mediator\nPassword:{}\n\n"
-        assert "Permission Denied." in scene.answer(link.format("x"))
-        assert scene.answer(link.format("correct horse")) == REGISTERED
-
 
 class CountLogTests:
     """The operator's line of counts."""

@@ -28,14 +28,13 @@ from tests.service.scene import (
     LOOPBACK_TLS,
     MEDIATOR,
     RESOLVER,
-    TERMINAL,
     Scene,
     a_file,
     a_mediator,
     pair,
     parse,
 )
-from tests.support.certificates import Files, Pki, foreign_client, foreign_server, meet
+from tests.support.certificates import Files, Pki, foreign_client, meet
 from tests.support.clock import advance
 from tests.support.reactor import FakeReactor
 from tests.support.transport import Client, connect, tcp_address
@@ -85,16 +84,6 @@ class ServingTests:
         assert silent.closed
         assert scene.reactor.getDelayedCalls() == []
 
-    def test_terminal(self, pki: Pki, own: Files) -> None:
-        """It registers over TLS once the server is verified (D2)."""
-        scene = Scene(TERMINAL, "--mediator=tls:127.0.0.1:1202", f"--ca={pki.ca}")
-        (dial,) = scene.reactor.dials
-        assert (dial.host, dial.port) == ("127.0.0.1", 1202)
-        foreign = foreign_server(own)
-        foreign.talk(scene.line())
-        assert foreign.received.startswith(b"REGISTER\r\nIdentifier:Ib\r\n")
-        scene.service.stopService()
-
     @pytest.mark.parametrize(
         ("whose", "secret", "taken"),
         [
@@ -104,6 +93,7 @@ class ServingTests:
             ("terminal", "Password:correct horse\n", False),
             ("", "Password:correct horse\n", True),
             ("", "", False),
+            ("", "Password:x\n", False),
             # Named mediators and no secret: to be on this machine proves nothing.
             ("", None, False),
         ],
