@@ -17,6 +17,12 @@ CALLEE: Final = "Ib"
 KEY: Final = "0f1e2d3c4b5a69788796a5b4c3d2e1f0" * 2
 PASSWORD: Final = "aB3!dE6#gH9$jK2%"
 REPLY_PASSWORD: Final = "zY8&xW5*vU2+tS9-"
+#: What the mediator tells the callee: a call will come (fig. 5e); a session is void.
+ANNOUNCEMENT: Final = (
+    f"NOTIFY\nCaller ID:Ia\nPassword:{PASSWORD}\nEncrypt Key:{KEY}\nSession:{SESSION}\n"
+    f"Expires:3600\nReply Password:{REPLY_PASSWORD}\n\n"
+)
+TERMINATE: Final = f"NOTIFY\nSession:{SESSION}\nTerminate.\n\n"
 _CREDENTIALS: Final = {
     "Password": PASSWORD,
     "Encrypt Key": KEY,

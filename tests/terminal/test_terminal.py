@@ -27,15 +27,7 @@ from broker.terminal.terminal import Terminal
 from tests.support.clock import result_of
 from tests.support.log import the_log
 from tests.support.transport import Client, connect, parse_all
-from tests.terminal.keys import (
-    KEY,
-    PASSWORD,
-    REPLY_PASSWORD,
-    SESSION,
-    a_handshake,
-    a_request,
-    framed,
-)
+from tests.terminal.keys import ANNOUNCEMENT, a_handshake, a_request, framed
 from tests.terminal.network import HOST, MEDIATOR_PORT, Listener, Outcome, World
 from tests.terminal.speakers import Echo, HalfCloseable, Handler, Maker
 
@@ -602,17 +594,8 @@ class ServiceTests:
         stopped = both.outcome(both.ib.stopService())
         assert isinstance(both.failed(ic), CalleeBusy)
         before = len(both.dialled)
-        fields = {
-            "Caller ID": "Ic",
-            "Password": PASSWORD,
-            "Encrypt Key": KEY,
-            "Session": SESSION,
-            "Expires": "3600",
-            "Reply Password": REPLY_PASSWORD,
-            "Caller Seen": "198.50.100.7 40001",
-            "Caller Back": f"{HOST} 4000",
-        }
-        mediator.send(Message.of(NOTIFY, fields))
+        more = f"Caller Seen:198.50.100.7 40001\nCaller Back:{HOST} 4000\n\n"
+        mediator.transport.write(f"{ANNOUNCEMENT[:-1]}{more}".encode())
         both.run()
         assert len(both.ib._pending) == 0
         assert both.ib._dial_back._timers == {}

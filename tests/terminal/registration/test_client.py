@@ -33,7 +33,15 @@ from broker.terminal.registration.client import (
 )
 from tests.support.clock import advance, result_of
 from tests.support.reactor import FakeReactor
-from tests.terminal.keys import CALLER, KEY, PASSWORD, REPLY_PASSWORD, SESSION
+from tests.terminal.keys import (
+    ANNOUNCEMENT,
+    CALLER,
+    KEY,
+    PASSWORD,
+    REPLY_PASSWORD,
+    SESSION,
+    TERMINATE,
+)
 from tests.terminal.network import HOST, Outcome
 from tests.terminal.scene import Wire, mediator_at
 
@@ -41,15 +49,10 @@ CREDENTIALS: Final = (
     f"Callee Address:192.0.2.7\nPassword:{PASSWORD}\nEncrypt Key:{KEY}\nCallee Port:1203\n"
     f"Callee:Ib\nSession:{SESSION}\nExpires:3600\nReply Password:{REPLY_PASSWORD}"
 )
-ANNOUNCEMENT: Final = (
-    f"NOTIFY\nCaller ID:Ia\nPassword:{PASSWORD}\nEncrypt Key:{KEY}\nSession:{SESSION}\n"
-    f"Expires:3600\nReply Password:{REPLY_PASSWORD}\n\n"
-)
 #: An answer that does not fit any question of a terminal.
 SENSELESS: Final = "STATUS Acceptable."
 STATUS: Final = "QUERY\nSTATUS\n"
 NOT_TAKEN: Final = f"NOTIFY\nBad Message.\nCause:{NOT_FOR_TERMINALS}\n\n"
-TERMINATE: Final = f"NOTIFY\nSession:{SESSION}\nTerminate.\n\n"
 
 Ask = Callable[[MediatorClient], Any]
 

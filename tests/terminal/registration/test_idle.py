@@ -28,6 +28,7 @@ from broker.terminal.registration.udp_keepalive import REPEATS
 from broker.terminal.settings import LINGER
 from tests.support.clock import advance, settle
 from tests.support.log import the_log
+from tests.terminal.keys import ANNOUNCEMENT, TERMINATE
 from tests.terminal.network import HOST, MEDIATOR_PORT, Listener, Network, Outcome
 from tests.terminal.scene import (
     ELSEWHERE,
@@ -42,12 +43,7 @@ from tests.terminal.scene import (
 from tests.terminal.speakers import Echo, Handler, Maker
 
 INTERVAL: Final = 25
-ANNOUNCEMENT: Final = (
-    f"NOTIFY\nCaller ID:Ia\nPassword:pppppppp\nEncrypt Key:{'00' * 32}\nSession:S1\n"
-    "Expires:60\nReply Password:rrrrrrrr\n\n"
-)
 KEY: Final = {"Key ID": "Kx", "Registration Key": SECRET.hex(), "Interval": "25"}
-TERMINATE: Final = "NOTIFY\nSession:S1\nTerminate.\n\n"
 NO_PERMITS: Final = "NOTIFY\nAccept:Create\nTransaction:2\nCode:200\n\n"
 
 #: What happens at a scene.
