@@ -7,7 +7,6 @@ from functools import partial
 from operator import methodcaller
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from broker.tables.disclosures import Disclosure
@@ -26,7 +25,7 @@ from tests.mediator.scene import (
     to_caller,
 )
 from tests.mediator.steps import Step
-from tests.support.clock import settle
+from tests.support.clock import begun, settle
 
 ASK: Final = "QUERY\nPERMITS\n\n"
 GRANTED: Final = ACCEPTED + to_caller("Ib")
@@ -119,8 +118,7 @@ class PermitScene(Scene):
 
     def starts(self, steps: Coroutine[Any, Any, None]) -> list[Any]:
         """Begin an act of the operator; give its outcome, once there is one."""
-        outcome: list[Any] = []
-        Deferred.fromCoroutine(steps).addBoth(outcome.append)
+        outcome = begun(steps)
         settle(self.clock)
         return outcome
 

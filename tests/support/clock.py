@@ -70,6 +70,17 @@ def result_of(step: Awaitable[T], turn: Callable[[], object] | None = None) -> T
     return outcome[0]
 
 
+def begun(step: Awaitable[Any]) -> list[Any]:
+    """What comes of a step that may have to wait, a ``Failure`` too; empty until then."""
+
+    async def done() -> Any:
+        return await step
+
+    outcome: list[Any] = []
+    Deferred.fromCoroutine(done()).addBoth(outcome.append)
+    return outcome
+
+
 class FakePool:
     """Threads that do their work when the test says so.
 
