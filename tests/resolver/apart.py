@@ -18,7 +18,7 @@ from broker.resolver.name_lookup import NameLookup
 from broker.resolver.remote import RemoteResolver
 from broker.resolver.server import ResolverServer
 from broker.resolver.udp_registrar import UdpRegistrar
-from broker.tables.locations import Contact, LocationTable
+from broker.tables.locations import Binding, Contact, LocationTable
 from tests.support.clock import settle
 from tests.support.reactor import FakeReactor
 from tests.support.transport import Client, Pair, connect
@@ -68,7 +68,8 @@ class Outcome(Generic[T]):
 class FakeResolver:
     """A resolver's server in full, which is connected to in memory.
 
-    :ivar heard: every message that came in, on whatever connection, masked
+    :ivar heard: every message that came in, on any connection, masked
+    :param udp: it takes registrations by UDP, too
     """
 
     def __init__(
@@ -81,9 +82,6 @@ class FakeResolver:
         udp: bool = False,
         **options: Any,
     ) -> None:
-        """
-        :param udp: it takes registrations by UDP, too
-        """
         self.clock = clock
         self.heard: list[Message] = []
         self.hub = ConnectionHub(clock, trace=self._trace)
@@ -221,6 +219,34 @@ class Apart:
         outcome = self.ask(step)
         assert outcome.over
         assert outcome.errors == []
+
+    def registers(self, identifier: str = "Ib", host: str = "127.0.0.1", **more: Any) -> Contact:
+        """The mediator registers an address there; more as for ``address``."""
+        contact = address(self.clock, host, **more)
+        self.done(self.remote.register(identifier, contact))
+        return contact
+
+    def elsewhere(self, host: str, more: str = "", identifier: str = "Ib") -> Client:
+        """Another mediator's link registers an address there."""
+        link = self.resolver.link()
+        link.type(f"REGISTER\nIdentifier:{identifier}\nAddress:{host}\n{more}\n")
+        assert "Registration Completed." in link.text()
+        return link
+
+    def finds(self, identifier: str = "Ib") -> Binding:
+        """What a look-up gives."""
+        return self.ask(self.remote.lookup(identifier)).value
+
+    def misses(self, identifier: str = "Ib") -> type[BaseException]:
+        """How a look-up fails."""
+        return self.ask(self.remote.lookup(identifier)).error
+
+    def holds_for(self, seconds: float) -> None:
+        """The resolver has an address of Ib for that long from now, and not for longer."""
+        self.pass_by(seconds - 1, 1)
+        assert self.resolver.told("Ib") is not None
+        self.pass_by(1, 1)
+        assert self.resolver.told("Ib") is None
 
     def heard(self) -> list[list[str]]:
         """What the resolver was told since this was last asked, without transactions."""

@@ -17,11 +17,29 @@ from broker.messages.message import Message
 from broker.resolver import remote as remote_module
 from broker.resolver.link import REFUSED, SILENT_SECONDS
 from broker.resolver.replication import BATCH
-from broker.tables.locations import Binding
+from broker.tables.locations import Binding, Contact
 from tests.resolver.apart import Apart, Outcome, address
-from tests.support.reactor import FakeReactor
+from tests.support.transport import Client
 
 ROLE = ["REGISTER", "Role:Mediator"]
+PLACE = ("127.0.0.1", 1203)
+
+
+def told(*more: str, host: str = PLACE[0], expires: int = 60) -> list[str]:
+    """How the resolver is told an address of Ib."""
+    return [
+        "REGISTER",
+        "Identifier:Ib",
+        f"Address:{host}",
+        "Port:1203",
+        f"Expires:{expires}",
+        *more,
+    ]
+
+
+def without_answers(which: int, data: bytes) -> bytes:
+    """What the resolver answers does not arrive."""
+    return b"" if which else data
 
 
 def logged_texts(events: Iterable[dict[str, object]], level: str) -> list[str]:
@@ -31,6 +49,15 @@ def logged_texts(events: Iterable[dict[str, object]], level: str) -> list[str]:
         for event in events
         if event["log_level"] is LogLevel.lookupByName(level)
     ]
+
+
+def take_link(world: Apart) -> Client:
+    """The test itself is the resolver, and takes the link."""
+    world.remote.start()
+    server = world.clock.dials[0].accept()
+    (role,) = server.received()
+    server.type(f"NOTIFY\nRegistration Completed.\nTransaction:{role.transaction}\n\n")
+    return server
 
 
 @pytest.fixture
@@ -48,98 +75,77 @@ class RemoteTests:
 
     def test_registered_and_looked_up(self, world: Apart) -> None:
         """What one mediator registers, another is told, with what is left of its time (A8, A16)."""
-        where = address(world.clock, "202.224.186.82", port=1205, expires=60, dialable=True)
-        world.done(world.remote.register("Ib", where))
-        other = world.resolver.link()
-        other.type("REGISTER\nIdentifier:Ic\nAddress:202.224.186.83\nExpires:60\nDial:Yes\n\n")
+        world.registers(host="202.224.186.82", port=1205, expires=60, dialable=True)
+        other = world.elsewhere("202.224.186.83", "Expires:60\nDial:Yes\n", identifier="Ic")
         world.clock.advance(10)
-        place = world.ask(world.remote.lookup("Ic")).value
-        assert (place.contact.host, place.contact.port) == ("202.224.186.83", 1203)
-        assert place.contact.dialable
-        assert place.until == world.clock.seconds() + 50
-        other.text()
+        assert world.finds("Ic") == Binding(Contact("202.224.186.83", 1203, 10, 50, True), 60)
         other.type("QUERY\nLOOKUP\nCallee:Ib\n\n")
         assert other.text() == (
             "NOTIFY\nCallee Address:202.224.186.82\nCallee Port:1205\nExpires:50\nDial:Yes\n\n"
         )
 
-    def test_ones_own(self, world: Apart) -> None:
-        """What is held here is told back as held: the mediator knows its connection best."""
-        where = address(world.clock)
-        world.done(world.remote.register("Ib", where))
-        place = world.ask(world.remote.lookup("Ib")).value
-        assert place.contact is where
-        assert place.until == inf
-
-    def test_ones_own_displaced(self, world: Apart) -> None:
-        """Where a newer address was registered elsewhere, that is the one told (A7)."""
-        world.done(world.remote.register("Ib", address(world.clock)))
-        other = world.resolver.link()
-        for newer in ("127.0.0.2", 1203), ("127.0.0.1", 1204):
-            other.type("REGISTER\nIdentifier:Ib\nAddress:{}\nPort:{}\n\n".format(*newer))
-            world.pump()
-            place = world.ask(world.remote.lookup("Ib")).value
-            assert (place.contact.host, place.contact.port) == newer
-            assert place.until < inf
-
-    def test_ones_own_needs_no_question(self, world: Apart) -> None:
-        """What the resolver has taken from here holds until it says otherwise, unasked (A8)."""
-        where = address(world.clock)
-        world.done(world.remote.register("Ib", where))
+    def test_its_own(self, world: Apart) -> None:
+        """What the resolver has taken from here holds until it says otherwise, unasked (A8): the
+        mediator knows its connection best.
+        """
+        where = world.registers()
         world.heard()
         assert world.ask_only(world.remote.lookup("Ib")).value == Binding(where, inf)
+        assert world.finds().contact is where
         assert world.heard() == []
         world.resolver.link().type("REGISTER\nIdentifier:Ib\nExpires:0\n\n")
         world.pump()
         world.heard()
-        assert world.ask(world.remote.lookup("Ib")).error is CalleeNotFound
+        assert world.misses() is CalleeNotFound
         assert world.heard() == [["QUERY", "LOOKUP", "Callee:Ib"]]
 
-    def test_ones_own_while_the_link_is_away(self, world: Apart) -> None:
-        """A lost link could not say otherwise: what it would say is not known (I10)."""
-        world.done(world.remote.register("Ib", address(world.clock)))
-        world.away = True
-        world.cut()
-        outcome = world.ask(world.remote.lookup("Ib"))
-        world.advance(1)
-        assert outcome.error is ServiceUnavailable
+    def test_its_own_displaced(self, world: Apart) -> None:
+        """Where a newer address was registered elsewhere, that is the one told (A7)."""
+        world.registers()
+        for newer in ("127.0.0.2", 1203), ("127.0.0.1", 1204):
+            world.elsewhere(newer[0], f"Port:{newer[1]}\n")
+            world.pump()
+            place = world.finds()
+            assert (place.contact.host, place.contact.port) == newer
+            assert place.until < inf
 
-    def test_ones_own_after_a_restart(self, world: Apart) -> None:
+    def test_its_own_after_a_restart(self, world: Apart) -> None:
         """It holds again once the new resolver has taken it; not where that has a newer one."""
-        world.done(world.remote.register("Ib", address(world.clock)))
-        world.done(world.remote.register("Ic", address(world.clock)))
+        world.registers()
+        world.registers("Ic")
         world.clock.advance(1)
         world.restart()
-        world.resolver.link().type("REGISTER\nIdentifier:Ic\nAddress:127.0.0.9\n\n")
+        world.elsewhere("127.0.0.9", identifier="Ic")
         world.advance(1)
         world.heard()
-        assert world.ask(world.remote.lookup("Ib")).value.until == inf
+        assert world.finds().until == inf
         assert world.heard() == []
-        assert world.ask(world.remote.lookup("Ic")).value.contact.host == "127.0.0.9"
+        assert world.finds("Ic").contact.host == "127.0.0.9"
         assert world.heard() == [["QUERY", "LOOKUP", "Callee:Ic"]]
 
-    def test_not_found(self, world: Apart) -> None:
-        """*Callee not Found.* is what it is in the mediator too (S807)."""
-        assert world.ask(world.remote.lookup("Ib")).error is CalleeNotFound
-
     def test_withdrawn(self, world: Apart) -> None:
-        """A withdrawn address is told no more, here and at the resolver, nor registered again."""
-        world.done(world.remote.register("Ib", address(world.clock)))
+        """A withdrawn address is not told, here or at the resolver, nor registered again; *Callee
+        not Found.* is what it is in the mediator too (S807).
+        """
+        world.registers()
         world.done(world.remote.withdraw("Ib"))
-        assert world.ask(world.remote.lookup("Ib")).error is CalleeNotFound
+        assert world.misses() is CalleeNotFound
         world.restart()
         world.advance(1)
         assert world.resolver.told("Ib") is None
         assert world.remote.replication.contacts == 0
 
     def test_registration_refused(self) -> None:
-        """The resolver's refusal is a registration that failed, with its cause (A5)."""
+        """The resolver's refusal is a registration that failed, with its cause (A5): a full table
+        refuses who is new (I15).
+        """
         world = Apart(most=1).start()
-        world.done(world.remote.register("Ia", address(world.clock)))
+        world.registers("Ia")
         refused = world.ask(world.remote.register("Ib", address(world.clock)))
         assert refused.error is RegistrationFailed
         assert str(refused.errors[0]) == "the table of addresses is full"
         assert world.remote.replication.contacts == 1
+        assert world.misses() is CalleeNotFound
 
     def test_many_at_once(self, world: Apart) -> None:
         """Of many look-ups under way each has its own answer, in whatever order they come (I11)."""
@@ -160,11 +166,7 @@ class RemoteTests:
     def test_answers_out_of_order(self) -> None:
         """An answer goes to the question whose transaction it carries, late ones nowhere (I11)."""
         world = Apart()
-        world.remote.start()
-        (dial,) = world.clock.dials
-        server = dial.accept()
-        (role,) = server.received()
-        server.type(f"NOTIFY\nRegistration Completed.\nTransaction:{role.transaction}\n\n")
+        server = take_link(world)
         one, other = (world.ask_only(world.remote.lookup(name)) for name in ("Ia", "Ib"))
         first, second = server.received()
         told = "NOTIFY\nCallee Address:127.0.0.1\nCallee Port:{}\nExpires:9\nTransaction:{}\n\n"
@@ -189,12 +191,15 @@ class RemoteTests:
         ],
     )
     def test_no_blind_trust(self, lines: str) -> None:
-        """An answer that can't be is none: the mediator judges the resolver's word too (I12)."""
+        """An answer that can't be is none: the mediator judges the resolver's word too (I12).
+
+        What a resolver asks is refused, and the link goes on.
+        """
         world = Apart()
-        world.remote.start()
-        server = world.clock.dials[0].accept()
-        (role,) = server.received()
-        server.type(f"NOTIFY\nRegistration Completed.\nTransaction:{role.transaction}\n\n")
+        server = take_link(world)
+        server.type("QUERY\nSTATUS\nTransaction:x\n\n")
+        (answer,) = server.received()
+        assert (answer.statement, answer.transaction) == ("Bad Message.", "x")
         looked_up = world.ask_only(world.remote.lookup("Ib"))
         (question,) = server.received()
         server.type(f"NOTIFY\nTransaction:{question.transaction}\n{lines}\n")
@@ -202,20 +207,9 @@ class RemoteTests:
 
     def test_expired_at_once(self, world: Apart) -> None:
         """An address with no whole second left is not in force when it arrives (I10)."""
-        world.resolver.link().type("REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\nExpires:1\n\n")
+        world.elsewhere("127.0.0.1", "Expires:1\n")
         world.clock.advance(0.5)
-        place = world.ask(world.remote.lookup("Ib")).value
-        assert place.until <= world.clock.seconds()
-
-    def test_the_resolvers_questions(self) -> None:
-        """What a resolver asks is refused, and the link goes on."""
-        world = Apart()
-        world.remote.start()
-        server = world.clock.dials[0].accept()
-        server.received()
-        server.type("QUERY\nSTATUS\nTransaction:x\n\n")
-        (answer,) = server.received()
-        assert (answer.statement, answer.transaction) == ("Bad Message.", "x")
+        assert world.finds().until <= world.clock.seconds()
 
 
 class AwayTests:
@@ -236,50 +230,43 @@ class AwayTests:
         world.advance(0.05)
         assert [step.error for step in steps] == [ServiceUnavailable] * 3
         assert world.remote.replication.contacts == 0
+        in_time = world.ask(world.remote.register("Ib", address(world.clock)))
         world.away = False
-        world.advance(4)
-        assert world.resolver.told("Ia") is None
-
-    def test_back_in_time(self) -> None:
-        """What waited for the link is asked as soon as it is up."""
-        world = Apart()
-        world.away = True
-        world.start()
-        registered = world.ask(world.remote.register("Ib", address(world.clock)))
-        world.away = False
+        world.remote.link.client.retry_now()
         world.advance(0.5)
-        assert registered.value is None
-        assert world.resolver.told("Ib") == ("127.0.0.1", 1203)
+        assert in_time.value is None, "what waited for the link is asked as soon as it is up"
+        assert (world.resolver.told("Ia"), world.resolver.told("Ib")) == (None, PLACE)
 
     def test_no_answer(self, world: Apart) -> None:
-        """A question that was asked has its answer within a second, or none."""
+        """A question that was asked has its answer within a second, or none; when the link breaks,
+        what was asked over it fails at once, and what is held here is not known either: a lost
+        link could not say otherwise (I10).
+        """
+        world.registers("Ic")
         world.deaf = True
         asked = world.ask(world.remote.lookup("Ib"))
         world.advance(0.95)
         assert not asked.over
         world.advance(0.05)
         assert asked.error is ServiceUnavailable
+        asked = world.ask(world.remote.lookup("Ib"))
+        world.away = True
+        world.cut()
+        assert asked.error is ServiceUnavailable
+        held = world.ask(world.remote.lookup("Ic"))
+        world.advance(1)
+        assert held.error is ServiceUnavailable
 
     def test_one_second_in_all(self) -> None:
         """The wait for the link and the wait for the answer are one second together."""
         world = Apart()
-        world.remote.start()
         asked = world.ask_only(world.remote.lookup("Ib"))
-        server = world.clock.dials[0].accept()
         world.clock.advance(0.7)
-        (role,) = server.received()
-        server.type(f"NOTIFY\nRegistration Completed.\nTransaction:{role.transaction}\n\n")
+        server = take_link(world)
         assert [question.statement for question in server.received()] == ["LOOKUP"]
         world.clock.advance(0.25)
         assert not asked.over
         world.clock.advance(0.05)
-        assert asked.error is ServiceUnavailable
-
-    def test_lost_meanwhile(self, world: Apart) -> None:
-        """When the link breaks, what was asked over it fails at once."""
-        world.deaf = True
-        asked = world.ask(world.remote.lookup("Ib"))
-        world.cut()
         assert asked.error is ServiceUnavailable
 
     def test_silent(self, world: Apart) -> None:
@@ -294,26 +281,23 @@ class AwayTests:
         world.deaf = False
         world.advance(1)
         assert len(world.pairs) == 2
-        assert world.ask(world.remote.lookup("Ib")).error is CalleeNotFound
+        assert world.misses() is CalleeNotFound
 
     def test_idle_is_not_silent(self, world: Apart) -> None:
-        """A link over which nothing is asked stays, and one that answers stays (I24)."""
+        """A link over which nothing is asked stays, and one that answers stays (I24); a question
+        without an answer, long after the first of all, is no silence yet.
+        """
         world.pass_by(1000, 10)
         for _ in range(8):
-            assert world.ask(world.remote.lookup("Ib")).error is CalleeNotFound
+            assert world.misses() is CalleeNotFound
             world.advance(1)
-        assert len(world.pairs) == 1
-
-    def test_one_question_lost(self, world: Apart) -> None:
-        """A question without an answer, long after the first of all, is no silence yet."""
-        assert world.ask(world.remote.lookup("Ib")).error is CalleeNotFound
         world.pass_by(100, 1)
         world.deaf = True
         asked = world.ask(world.remote.lookup("Ib"))
         world.advance(1.1)
         assert asked.error is ServiceUnavailable
         world.deaf = False
-        assert world.ask(world.remote.lookup("Ib")).error is CalleeNotFound
+        assert world.misses() is CalleeNotFound
         assert len(world.pairs) == 1
 
     def test_cap(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,7 +306,7 @@ class AwayTests:
         world = Apart().start()
         world.deaf = True
         waiting = [world.ask(world.remote.lookup("Ib")) for _ in range(3)]
-        assert world.ask(world.remote.lookup("Ib")).error is ServiceUnavailable
+        assert world.misses() is ServiceUnavailable
         assert not any(one.over for one in waiting)
         world.advance(1)
         again = world.ask(world.remote.lookup("Ib"))
@@ -330,7 +314,7 @@ class AwayTests:
 
     def test_stopped(self, world: Apart) -> None:
         """Stopping closes the link, answers who waits, and leaves no timer behind."""
-        world.done(world.remote.register("Ib", address(world.clock)))
+        world.registers()
         world.deaf = True
         waiting = world.ask(world.remote.lookup("Ib"))
         stopping = world.ask(world.remote.stop())
@@ -365,17 +349,12 @@ class RefusedTests:
         world.options["secret"] = "ours"
         world.restart()
         world.advance(4)
-        assert world.ask(world.remote.lookup("Ib")).error is CalleeNotFound
+        assert world.misses() is CalleeNotFound
         world.options["secret"] = "theirs"
         with capturedLogs() as logged:
             world.restart()
             world.advance(4)
         assert len(logged_texts(logged, "error")) == 1
-
-    def test_secret(self) -> None:
-        """The right secret opens the link."""
-        world = Apart(secret="ours").start()
-        assert world.ask(world.remote.lookup("Ib")).error is CalleeNotFound
 
 
 class HoldingTests:
@@ -383,57 +362,40 @@ class HoldingTests:
 
     def test_refreshed(self, world: Apart) -> None:
         """It is told again by half its expiry, with its age, for as long as it is held (A7)."""
-        world.done(world.remote.register("Ib", address(world.clock, expires=60)))
-        assert world.heard() == [
-            ROLE,
-            ["REGISTER", "Identifier:Ib", "Address:127.0.0.1", "Port:1203", "Expires:60"],
-        ]
+        world.registers(expires=60)
+        assert world.heard() == [ROLE, told()]
         for _ in range(30):
             world.pass_by(10, 1)
             place = world.resolver.local.table.lookup("Ib", world.clock.seconds())
             assert place is not None
             assert place.until - world.clock.seconds() >= 30
-        told = world.heard()
-        assert 10 <= len(told) <= 20, "by half its expiry, and not much more often"
-        assert told[0] == [
-            *("REGISTER", "Identifier:Ib", "Address:127.0.0.1", "Port:1203", "Expires:60"),
-            "Age:16",
-        ]
+        heard = world.heard()
+        assert 10 <= len(heard) <= 20, "by half its expiry, and not much more often"
+        assert heard[0] == told("Age:16")
 
     def test_shortest(self, world: Apart) -> None:
         """An address that would hold a second only is held too."""
-        world.done(world.remote.register("Ib", address(world.clock, expires=1)))
+        world.registers(expires=1)
         for _ in range(20):
             world.advance(0.25)
             assert world.resolver.told("Ib") is not None
-            assert world.ask(world.remote.lookup("Ib")).value.until == inf
+            assert world.finds().until == inf
 
     def test_released(self, world: Apart) -> None:
         """When the connection closes it is told once more, and expires that long after."""
-        where = address(world.clock, expires=60)
-        world.done(world.remote.register("Ib", where))
+        where = world.registers(expires=60)
         world.pass_by(10, 1)
         world.heard()
         world.remote.release("Ib", where)
         world.pump()
-        assert world.heard() == [
-            [
-                *("REGISTER", "Identifier:Ib", "Address:127.0.0.1", "Port:1203", "Expires:60"),
-                "Age:10",
-            ]
-        ]
-        world.pass_by(59, 1)
-        assert world.resolver.told("Ib") is not None
-        world.pass_by(1, 1)
-        assert world.resolver.told("Ib") is None
+        assert world.heard() == [told("Age:10")]
+        world.holds_for(60)
         assert world.heard() == []
 
     def test_release_of_a_replaced_address(self, world: Apart) -> None:
         """The end of an older connection releases nothing of the newer one's."""
-        old = address(world.clock)
-        world.done(world.remote.register("Ib", old))
-        new = replace(old)
-        world.done(world.remote.register("Ib", new))
+        old = world.registers()
+        world.done(world.remote.register("Ib", replace(old)))
         world.heard()
         world.remote.release("Ib", old)
         world.pump()
@@ -441,9 +403,9 @@ class HoldingTests:
         assert world.remote.replication.contacts == 1
 
     def test_moved_to_another_expiry(self, world: Apart) -> None:
-        """Registered anew with another expiry, it is told again by that one alone."""
-        world.done(world.remote.register("Ib", address(world.clock, expires=10)))
-        world.done(world.remote.register("Ib", address(world.clock, expires=3600)))
+        """Registered again with another expiry, it is told again by that one alone."""
+        world.registers(expires=10)
+        world.registers(expires=3600)
         world.heard()
         world.pass_by(1000, 10)
         assert world.heard() == []
@@ -456,81 +418,68 @@ class ReconnectTests:
 
     def test_registered_again_with_age(self, world: Apart) -> None:
         """A resolver that knows nothing is told what is held, and how old it is (A7, I10)."""
-        world.done(world.remote.register("Ib", address(world.clock, "127.0.0.2", dialable=True)))
+        world.registers(host="127.0.0.2", dialable=True)
         world.pass_by(100, 5)
         world.restart()
         world.advance(0.5)
-        assert world.heard() == [
-            ROLE,
-            [
-                *("REGISTER", "Identifier:Ib", "Address:127.0.0.2", "Port:1203", "Expires:3600"),
-                *("Age:101", "Dial:Yes"),
-            ],
-        ]
+        again = told("Age:101", "Dial:Yes", host="127.0.0.2", expires=3600)
+        assert world.heard() == [ROLE, again]
         assert world.resolver.told("Ib") == ("127.0.0.2", 1203)
 
-    def test_older_never_replaces_newer(self) -> None:
-        """What was registered elsewhere meanwhile stays, whoever comes back first (I10)."""
-        clock = FakeReactor()
-        world = Apart(clock).start()
-        world.done(world.remote.register("Ib", address(clock, "127.0.0.2")))
+    def test_older_never_replaces_newer(self, world: Apart) -> None:
+        """What was registered elsewhere since stays, whichever comes back first (I10)."""
+        newer = ("127.0.0.3", 1203)
+        world.registers(host="127.0.0.2")
         world.pass_by(10, 1)
         world.away = True
         world.restart()
-        world.resolver.link().type("REGISTER\nIdentifier:Ib\nAddress:127.0.0.3\nAge:5\n\n")
+        world.elsewhere("127.0.0.3", "Age:5\n")
         world.away = False
         world.advance(4)
-        assert world.resolver.told("Ib") == ("127.0.0.3", 1203)
+        assert world.resolver.told("Ib") == newer
         world.pass_by(3000, 20)
-        assert world.resolver.told("Ib") == ("127.0.0.3", 1203), "nor by any refresh"
+        assert world.resolver.told("Ib") == newer, "nor by any refresh"
         world.restart()
         world.advance(4)
-        world.resolver.link().type("REGISTER\nIdentifier:Ib\nAddress:127.0.0.3\nAge:3010\n\n")
-        assert world.resolver.told("Ib") == ("127.0.0.3", 1203)
+        world.elsewhere("127.0.0.3", "Age:3010\n")
+        assert world.resolver.told("Ib") == newer
 
     def test_back_when_the_newer_is_gone(self, world: Apart) -> None:
         """The older address, still held, is in force again once the newer has expired."""
-        world.done(world.remote.register("Ib", address(world.clock, "127.0.0.2", expires=60)))
+        world.registers(host="127.0.0.2", expires=60)
         world.advance(1)
-        world.resolver.link().type("REGISTER\nIdentifier:Ib\nAddress:127.0.0.3\nExpires:60\n\n")
+        world.elsewhere("127.0.0.3", "Expires:60\n")
         assert world.resolver.told("Ib") == ("127.0.0.3", 1203)
         world.pass_by(90, 1)
         assert world.resolver.told("Ib") == ("127.0.0.2", 1203)
 
     def test_a_look_up_waits_behind_no_crowd(self, world: Apart) -> None:
-        """Registering again goes in batches; whom a look-up asks for is registered first."""
+        """Registering again goes in batches, no more than one of which is under way at a time
+        (I15); what a look-up asks for is registered first.
+        """
         many = 10 * BATCH
         for n in range(many):
-            world.done(world.remote.register(f"I{n}", address(world.clock, port=n + 1)))
+            world.registers(f"I{n}", port=n + 1)
         world.restart()
         world.clock.advance(0.2)
         while world.remote.link.dialogue is None:
             world.pump(rounds=1)
-        asked = world.remote.lookup(f"I{many - 1}")
-        outcome = Outcome(asked)
+        outcome = Outcome(world.remote.lookup(f"I{many - 1}"))
         world.pump(rounds=4)
         assert len(world.resolver.local.table) < many / 2
         assert outcome.value.until == inf
-        world.advance(1)
-        assert world.resolver.told(f"I{many // 2}") == ("127.0.0.1", many // 2 + 1)
-
-    def test_in_batches(self, world: Apart) -> None:
-        """No more than a batch is under way at a time (I15)."""
-        for n in range(3 * BATCH):
-            world.done(world.remote.register(f"I{n}", address(world.clock, port=n + 1)))
-        world.restart()
         most = 0
-        for _ in range(100):
-            world.clock.advance(0.05)
-            world.pump(rounds=1)
+        while len(world.resolver.local.table) < many:
+            assert world.clock.seconds() < 2, "they are never all registered"
             most = max(most, len(world.remote.link.questions))
+            world.clock.advance(0.01)
+            world.pump(rounds=1)
         assert 1 <= most <= BATCH
-        assert len(world.resolver.local.table) == 3 * BATCH
+        assert world.resolver.told(f"I{many // 2}") == ("127.0.0.1", many // 2 + 1)
 
     def test_released_while_away(self, world: Apart) -> None:
         """What was released while the link was away is told too, for what is left of its time."""
-        where = address(world.clock, expires=60)
-        world.done(world.remote.register("Ib", where))
+        where = world.registers(expires=60)
         world.away = True
         world.restart()
         world.remote.release("Ib", where)
@@ -545,21 +494,19 @@ class ReconnectTests:
 
     def test_released_without_an_answer(self, world: Apart) -> None:
         """What was released as the link broke is told again when it is back."""
-        where = address(world.clock, expires=60)
-        world.done(world.remote.register("Ib", where))
+        where = world.registers(expires=60)
         world.deaf = True
         world.remote.release("Ib", where)
         world.restart()
         world.deaf = False
         world.advance(2)
-        assert world.resolver.told("Ib") == ("127.0.0.1", 1203)
+        assert world.resolver.told("Ib") == PLACE
         world.pass_by(59, 1)
         assert world.resolver.told("Ib") is None
 
     def test_expired_while_away(self, world: Apart) -> None:
-        """What has expired meanwhile is told no more (I10)."""
-        where = address(world.clock, expires=10)
-        world.done(world.remote.register("Ib", where))
+        """What has expired by then is not told (I10)."""
+        where = world.registers(expires=10)
         world.away = True
         world.restart()
         world.remote.release("Ib", where)
@@ -575,86 +522,68 @@ class ReconnectTests:
 class DoubtTests:
     """A change whose answer never came: it was refused, and must not stand (A5, I5)."""
 
-    def test_registration_without_an_answer(self, world: Apart) -> None:
-        """It is taken back once the resolver answers again."""
-        world.deaf = True
-        refused = world.ask(world.remote.register("Ib", address(world.clock)))
-        world.advance(1)
-        assert refused.error is ServiceUnavailable
-        world.deaf = False
-        world.advance(1)
-        assert ["REGISTER", "Identifier:Ib", "Expires:0"] in world.heard()
-        assert world.resolver.told("Ib") is None
-
-    def test_what_held_before_holds_again(self, world: Apart) -> None:
-        """In place of the address that was refused stands the one that held before."""
-        world.done(world.remote.register("Ib", address(world.clock, "127.0.0.2")))
+    @pytest.mark.parametrize("held", [None, "127.0.0.2"])
+    def test_registration_without_an_answer(self, world: Apart, held: str | None) -> None:
+        """It is taken back once the resolver answers again; in its place stands the address that
+        held before, if there was one.
+        """
+        if held:
+            world.registers(host=held)
         world.deaf = True
         refused = world.ask(world.remote.register("Ib", address(world.clock, "127.0.0.3")))
         world.advance(1)
         assert refused.error is ServiceUnavailable
         world.deaf = False
         world.advance(1)
-        assert world.resolver.told("Ib") == ("127.0.0.2", 1203)
+        assert ["REGISTER", "Identifier:Ib", "Expires:0"] in world.heard()
+        assert world.resolver.told("Ib") == (held and (held, 1203))
 
-    def test_lost_before_the_answer(self, world: Apart) -> None:
-        """So too where the link broke after the resolver had recorded it."""
-        world.pairs[0].tamper = lambda which, data: b"" if which else data
+    @pytest.mark.parametrize("cuts", [1, 2])
+    def test_lost_before_the_answer(self, world: Apart, cuts: int) -> None:
+        """So too where the link broke after the resolver had recorded it, and where it breaks once
+        more before that is taken back.
+        """
+        world.pairs[0].tamper = without_answers
         refused = world.ask(world.remote.register("Ib", address(world.clock)))
+        if cuts == 2:
+            world.tamper = lambda which, data: b"" if b"Expires:0" in data else data
+            world.cut()
+            world.advance(0.5)
+            assert len(world.pairs) == 2
+            world.tamper = None
         assert world.resolver.told("Ib") is not None
         world.cut()
         assert refused.error is ServiceUnavailable
         world.advance(1)
         assert world.resolver.told("Ib") is None
 
-    def test_lost_again_before_it_was_undone(self, world: Apart) -> None:
-        """And so too where the link breaks once more before it is taken back."""
-        world.pairs[0].tamper = lambda which, data: b"" if which else data
-        world.ask(world.remote.register("Ib", address(world.clock)))
-        world.tamper = lambda which, data: b"" if b"Expires:0" in data else data
-        world.cut()
-        world.advance(0.5)
-        assert len(world.pairs) == 2
-        assert world.resolver.told("Ib") is not None
-        world.tamper = None
-        world.cut()
-        world.advance(0.5)
-        assert world.resolver.told("Ib") is None
-
-    def test_tried_again_at_once(self, world: Apart) -> None:
-        """A registration that is tried again and taken stands, whatever came before it."""
+    @pytest.mark.parametrize("since", [1.0, 1.2])
+    def test_tried_again(self, world: Apart, since: float) -> None:
+        """A registration that is tried again and taken stands, whatever came before it, and though
+        that is undone behind it.
+        """
         world.deaf = True
         world.ask(world.remote.register("Ib", address(world.clock, "127.0.0.2")))
-        world.advance(1)
+        world.advance(since)
         again = world.ask(world.remote.register("Ib", address(world.clock, "127.0.0.3")))
+        if since == 1.2:
+            world.advance(0.9)
+        assert not again.over
         world.deaf = False
         world.advance(3)
         assert again.value is None
         assert world.resolver.told("Ib") == ("127.0.0.3", 1203)
 
-    def test_taken_while_it_is_being_undone(self, world: Apart) -> None:
-        """A registration that was taken stands, though the one before it is undone behind it."""
-        world.deaf = True
-        world.ask(world.remote.register("Ib", address(world.clock, "127.0.0.2")))
-        world.advance(1.2)
-        again = world.ask(world.remote.register("Ib", address(world.clock, "127.0.0.3")))
-        world.advance(0.9)
-        assert not again.over
-        world.deaf = False
-        world.pump()
-        assert again.value is None
-        assert world.resolver.told("Ib") == ("127.0.0.3", 1203)
-
     def test_withdrawal_without_an_answer(self, world: Apart) -> None:
         """A withdrawal that was refused has the address told again."""
-        world.done(world.remote.register("Ib", address(world.clock)))
-        world.pairs[0].tamper = lambda which, data: b"" if which else data
+        world.registers()
+        world.pairs[0].tamper = without_answers
         refused = world.ask(world.remote.withdraw("Ib"))
         assert world.resolver.told("Ib") is None
         world.cut()
         assert refused.error is ServiceUnavailable
         world.advance(1)
-        assert world.resolver.told("Ib") == ("127.0.0.1", 1203)
+        assert world.resolver.told("Ib") == PLACE
 
 
 def test_masked() -> None:

@@ -108,15 +108,15 @@ class MediatorLinkTests:
         Whether a terminal may be dialled is the mediator's word, and comes back as told.
         """
         clock, link = resolver.clock, resolver.link()
-        told = "NOTIFY\nCallee Address:202.224.186.82\nCallee Port:1205\nExpires:{}\nDial:Yes\n\n".format
+        where = "Callee Address:202.224.186.82\nCallee Port:1205"
         said = ["Port:1205", "Expires:60", "Dial:Yes"]
         assert ask(link, register(*said, host="202.224.186.82")) == COMPLETED
         clock.advance(10)
-        assert ask(link, WHERE) == told(50)
+        assert ask(link, WHERE) == f"NOTIFY\n{where}\nExpires:50\nDial:Yes\n\n"
         again = register(*said, "Age:11", host="202.224.186.82")
         assert ask(link, again) == COMPLETED
         clock.advance(59)
-        assert ask(link, WHERE) == told(1)
+        assert ask(link, WHERE) == f"NOTIFY\n{where}\nExpires:1\nDial:Yes\n\n"
         clock.advance(1)
         assert ask(link, WHERE) == NOT_FOUND
         ask(link, register())
