@@ -101,7 +101,7 @@ REFUSED: dict[str, tuple[str, list[str]]] = {
     "Transaction": ("1 to 64", ["", "t" * 65, "a b", "a:b", "é", "٣", "a\n", "/"]),
     # ASCII digits, few of them, and nothing else is a number; within its bounds.
     "Length": ("must be a number", [
-        "", "-1", "+1", "1.0", "1e3", "1_000", "١٢٣", "４", "1 0", "²", "9" * 5000,
+        "", "-1", "+1", "1.0", "1e3", "1_000", "١٢٣", "４", "1 0", "²", "0x10", "9" * 5000,
     ]),
     "Port": ("must be", ["0", "65536"]),
     "Code": ("must be", ["99", "700"]),
