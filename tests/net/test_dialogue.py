@@ -16,41 +16,39 @@ from broker.messages.message import Message
 from broker.net.dialogue import Request
 from broker.net.hub import ConnectionHub
 from tests.net.recorder import Talk, converse
-from tests.support.transport import Client
+
+DENIED, BUSY = "Permission Denied.", "Callee is Busy."
+NOT_FOUND, ACCEPTED = "Callee not Found.", "Request Accepted."
+MARKED = "QUERY\nTransaction:a\n\n"
 
 
 def ask(*numbers: int) -> str:
-    """Bare requests, told apart by whom they call."""
+    """Bare requests, told apart by their callees."""
     return "".join(f"QUERY\nCallee:I{number}\n\n" for number in numbers)
 
 
 def callees(talk: Talk) -> list[str]:
-    """Whom the requests so far call."""
+    """The callees of the requests so far."""
     return [request.message.fields["Callee"] for request in talk.requests]
 
 
-class Outcome:
-    """What became of a question."""
+class Question:
+    """A question of ours, and what became of it.
+
+    :ivar outcome: the statement that answered it, or the kind of error; empty so far, or never
+    """
 
     def __init__(self, question: Deferred[Message]) -> None:
-        self.answer: Message | None = None
-        self.failure: Failure | None = None
+        self.question = question
+        self.outcome: str | type[BaseException] = ""
         question.addCallbacks(self._answered, self._failed)
 
     def _answered(self, message: Message) -> None:
-        self.answer = message
+        self.outcome = message.statement
 
     def _failed(self, failure: Failure) -> None:
-        self.failure = failure
-
-    def failed_with(self, kind: type[Exception]) -> bool:
-        """Whether it failed, and so."""
-        return self.failure is not None and self.failure.check(kind) is not None
-
-    @property
-    def statement(self) -> str:
-        """What was answered, in a word; nothing so far, or never."""
-        return "" if self.answer is None else self.answer.statement
+        assert failure.type is not None
+        self.outcome = failure.type
 
 
 class Work:
@@ -68,13 +66,15 @@ class Work:
 class Conversing:
     """A client and our side of the conversation."""
 
-    client: Client
-    talk: Talk
-
     def setup_method(self) -> None:
         """One client that is logged in."""
         self.hub = ConnectionHub(Clock())
         self.client, self.talk = converse(self.hub)
+
+    def replies(self, statement: str, *, to: list[Request] | None = None) -> None:
+        """Answer each of these requests, or all."""
+        for request in self.talk.requests if to is None else to:
+            request.reply(statement)
 
     def said(self) -> list[str]:
         """The statements that the client received."""
@@ -106,33 +106,30 @@ class RepliesTests(Conversing):
         """A request with several replies keeps them together, in their order (A11)."""
         self.client.type(ask(1, 2))
         first, second = self.talk.requests
-        second.reply("Request Accepted.", more=True)
-        first.reply("Request Accepted.", more=True)
-        assert self.said() == ["Request Accepted."]
+        second.reply(ACCEPTED, more=True)
+        first.reply(ACCEPTED, more=True)
+        assert self.said() == [ACCEPTED]
         second.reply("", {"Callee Address": "192.0.2.2"})
         assert self.client.received() == []
         first.reply("", {"Callee Address": "192.0.2.1"})
         assert self.client.received() == [
             Message("NOTIFY", Callee_Address="192.0.2.1"),
-            Message("NOTIFY", "Request Accepted."),
+            Message("NOTIFY", ACCEPTED),
             Message("NOTIFY", Callee_Address="192.0.2.2"),
         ]
 
     def test_bare_looks_like_the_figure(self) -> None:
-        """A bare reply carries neither code nor transaction (fig. 5c)."""
-        self.client.type(ask(1))
-        assert self.talk.requests[0].bare
-        self.talk.requests[0].reply("Permission Denied.", code=403)
+        """A bare reply carries neither code nor transaction (fig. 5c); a request's transaction
+        comes back in every reply, with a code.
+        """
+        self.client.type(ask(1) + "QUERY\nTransaction:t.1\n\n")
+        bare, marked = self.talk.requests
+        assert (bare.bare, marked.bare) == (True, False)
+        bare.reply(DENIED, code=403)
         assert self.client.bytes() == b""  # it leaves with the end of the turn
         assert self.client.text() == "NOTIFY\nPermission Denied.\n\n"
-
-    def test_transaction_comes_back(self) -> None:
-        """A request's transaction comes back in every reply, with a code."""
-        self.client.type("QUERY\nTransaction:t.1\n\n")
-        (request,) = self.talk.requests
-        assert not request.bare
-        request.reply("Request Accepted.", more=True)
-        request.reply("", {"Callee Address": "192.0.2.1"}, code=200)
+        marked.reply(ACCEPTED, more=True)
+        marked.reply("", {"Callee Address": "192.0.2.1"}, code=200)
         assert self.client.text() == (
             "NOTIFY\nRequest Accepted.\nTransaction:t.1\nCode:100\n\n"
             "NOTIFY\nCallee Address:192.0.2.1\nTransaction:t.1\nCode:200\n\n"
@@ -165,50 +162,38 @@ class RepliesTests(Conversing):
         """Replies with a transaction leave when they are ready, past all that waits."""
         self.client.type(ask(1) + "QUERY\nTransaction:a\n\nQUERY\nTransaction:b\n\n" + ask(2))
         bare, a, b, other = self.talk.requests
-        b.reply("Callee not Found.")
-        other.reply("Callee is Busy.")
-        a.reply("Permission Denied.")
+        b.reply(NOT_FOUND)
+        other.reply(BUSY)
+        a.reply(DENIED)
         assert [message.transaction for message in self.client.received()] == ["b", "a"]
-        bare.reply("Permission Denied.")
-        assert self.said() == ["Permission Denied.", "Callee is Busy."]
+        bare.reply(DENIED)
+        assert self.said() == [DENIED, BUSY]
 
     def test_turn(self) -> None:
-        """Whoever must decide at the moment of telling can wait for its turn (I1, I11)."""
-        self.client.type(ask(1, 2, 3, 4) + "QUERY\nTransaction:a\n\n")
-        first, second, third, fourth, marked = self.talk.requests
+        """What must decide at the moment of telling can wait for its turn (I1, I11); when that has
+        come it may still take its time: what is behind it waits.
+        """
+        self.client.type(ask(1, 2, 3, 4, 5) + MARKED)
+        first, second, third, fourth, fifth, marked = self.talk.requests
         order: list[str] = []
 
         async def in_turn(name: str, request: Request) -> None:
             await request.until_next()
             order.append(name)
-            request.reply("Permission Denied.")
+            if request is not third:
+                request.reply(DENIED)
 
-        for name, request in (("3", third), ("2", second), ("a", marked)):
+        for name, request in (("3", third), ("2", second), ("a", marked), ("4", fourth)):
             Deferred.fromCoroutine(in_turn(name, request))
-        fourth.reply("Callee not Found.")
+        fifth.reply(NOT_FOUND)
         assert order == ["a"]
-        first.reply("Callee is Busy.")
+        first.reply(BUSY)
         assert order == ["a", "2", "3"]
-        assert self.said() == [
-            "Permission Denied.",
-            "Callee is Busy.",
-            "Permission Denied.",
-            "Permission Denied.",
-            "Callee not Found.",
-        ]
+        assert self.said() == [DENIED, BUSY, DENIED]
+        third.reply(ACCEPTED)
+        assert order == ["a", "2", "3", "4"]
+        assert self.said() == [ACCEPTED, DENIED, NOT_FOUND]
         assert self.talk.outstanding == 0
-
-    def test_turn_that_is_not_used_at_once(self) -> None:
-        """Whose turn has come may still take its time; those behind it wait."""
-        self.client.type(ask(1, 2, 3))
-        first, second, third = self.talk.requests
-        came = Deferred.fromCoroutine(second.until_next())
-        third.reply("Callee not Found.")
-        first.reply("Callee is Busy.")
-        assert came.called
-        assert self.said() == ["Callee is Busy."]
-        second.reply("Permission Denied.")
-        assert self.said() == ["Permission Denied.", "Callee not Found."]
 
     def test_what_we_send_never_waits(self) -> None:
         """A message of our own doesn't wait behind a reply (A11)."""
@@ -217,21 +202,15 @@ class RepliesTests(Conversing):
         assert self.said() == ["Superseded."]
 
     def test_last_reply_is_the_last(self) -> None:
-        """What is said after the last reply is not sent: each request ends once (I11)."""
-        self.client.type(ask(1) + "QUERY\nTransaction:a\n\n")
-        for request in self.talk.requests:
-            request.reply("Permission Denied.")
-            request.reply("Request Accepted.")
-        assert [request.done for request in self.talk.requests] == [True, True]
-        assert self.said() == ["Permission Denied.", "Permission Denied."]
-        assert self.talk.outstanding == 0
-
-    def test_same_transaction_twice(self) -> None:
-        """Two requests may bear the same transaction; each is answered."""
-        self.client.type("QUERY\nTransaction:a\n\n" * 2)
-        for request in self.talk.requests:
-            request.reply("Permission Denied.")
-        assert len(self.client.received()) == 2
+        """What is said after the last reply is not sent: each request ends once (I11), also where
+        two bear the same transaction.
+        """
+        self.client.type(ask(1) + MARKED * 2)
+        for _ in range(2):
+            self.replies(DENIED)
+        self.replies(ACCEPTED)
+        assert all(request.done for request in self.talk.requests)
+        assert self.said() == [DENIED] * 3
         assert self.talk.outstanding == 0
 
     @settings(deadline=None, max_examples=100)
@@ -263,9 +242,9 @@ class MalformedTests(Conversing):
         """Bad Message stands among the replies where its request stood (I11)."""
         self.client.type(ask(1) + "QUERY\nPort:x\n\n" + ask(2))
         first, second = self.talk.requests
-        second.reply("Callee is Busy.")
+        second.reply(BUSY)
         assert self.said() == []
-        first.reply("Permission Denied.")
+        first.reply(DENIED)
         assert self.client.text() == (
             "NOTIFY\nPermission Denied.\n\n"
             "NOTIFY\nBad Message.\nCause:Port: must be a number\n\n"
@@ -274,16 +253,18 @@ class MalformedTests(Conversing):
         assert not self.client.closed
 
     def test_with_its_transaction(self) -> None:
-        """With a transaction it is told apart by that, with its code, and at once."""
+        """With a transaction it is told apart by that, with its code, and at once; a broken limit
+        of size is answered Too Large, then the connection closes.
+        """
         self.client.type(ask(1) + "QUERY\nPort:x\nTransaction:7\n\n")
         assert self.client.text() == (
             "NOTIFY\nBad Message.\nCause:Port: must be a number\nTransaction:7\nCode:400\n\n"
         )
-
-    def test_too_large(self) -> None:
-        """A broken limit of size is answered Too Large, then the connection closes."""
+        self.replies(DENIED)
         self.client.type("QUERY\nCallee:" + "x" * 2000)
-        assert self.client.text() == "NOTIFY\nToo Large.\nCause:a line has at most 1024 bytes\n\n"
+        assert self.client.text().endswith(
+            "\n\nNOTIFY\nToo Large.\nCause:a line has at most 1024 bytes\n\n"
+        )
         assert self.client.closed
 
     def test_fatal_after_what_was_asked(self) -> None:
@@ -292,27 +273,28 @@ class MalformedTests(Conversing):
         self.client.send(b"QUERY\nCallee:\xff\n\n")
         assert self.client.bytes() == b""
         assert not self.client.closed
-        self.talk.requests[0].reply("Permission Denied.")
+        self.talk.requests[0].reply(DENIED)
         assert self.client.text() == (
             "NOTIFY\nPermission Denied.\n\nNOTIFY\nBad Message.\nCause:not UTF-8\n\n"
         )
         assert self.client.closed
 
     @pytest.mark.parametrize(
-        "data", [b"NOTIFY\nPort:x\n\n", b"notify\nCallee:@\nTransaction:7\n\n"]
+        ("data", "closed"),
+        [
+            (b"NOTIFY\nPort:x\n\n", False),
+            (b"notify\nCallee:@\nTransaction:7\n\n", False),
+            (b"NOTIFY\nCallee:\xff\n\n", True),
+            (b"NOTIFY\n" + b"x" * 1025, True),
+        ],
     )
-    def test_notify_is_never_answered(self, data: bytes) -> None:
-        """A NOTIFY is never answered, malformed or not; the connection goes on."""
+    def test_notify_is_never_answered(self, data: bytes, closed: bool) -> None:
+        """A NOTIFY is never answered, malformed or not; the connection goes on, unless the framing
+        is lost.
+        """
         self.client.send(data)
         assert self.client.text() == ""
-        assert not self.client.closed
-
-    @pytest.mark.parametrize("data", [b"NOTIFY\nCallee:\xff\n\n", b"NOTIFY\n" + b"x" * 1025])
-    def test_fatal_notify(self, data: bytes) -> None:
-        """A NOTIFY that loses the framing closes the connection without a word."""
-        self.client.send(data)
-        assert self.client.text() == ""
-        assert self.client.closed
+        assert self.client.closed is closed
 
 
 class EndTests(Conversing):
@@ -320,26 +302,26 @@ class EndTests(Conversing):
 
     def test_answer_before_closing(self) -> None:
         """All that a peer asked before it ended its input is answered, then it closes."""
-        self.client.type(ask(1, 2) + "QUERY\nTransaction:a\n\n")
+        self.client.type(ask(1, 2) + MARKED)
         self.client.end_input()
         first, second, third = self.talk.requests
         assert not self.client.closed
-        second.reply("Callee is Busy.")
-        first.reply("Request Accepted.", more=True)
-        assert self.said() == ["Request Accepted."]
-        first.reply("Callee not Found.")
-        assert self.said() == ["Callee not Found.", "Callee is Busy."]
+        second.reply(BUSY)
+        first.reply(ACCEPTED, more=True)
+        assert self.said() == [ACCEPTED]
+        first.reply(NOT_FOUND)
+        assert self.said() == [NOT_FOUND, BUSY]
         assert not self.client.closed
-        third.reply("Permission Denied.")
-        assert self.said() == ["Permission Denied."]
+        third.reply(DENIED)
+        assert self.said() == [DENIED]
         assert self.client.closed
 
     def test_nothing_to_answer(self) -> None:
         """Where nothing is open it closes at once."""
         self.client.type(ask(1))
-        self.talk.requests[0].reply("Permission Denied.")
+        self.replies(DENIED)
         self.client.end_input()
-        assert self.said() == ["Permission Denied."]
+        assert self.said() == [DENIED]
         assert self.client.closed
 
     def test_ends_within_a_message(self) -> None:
@@ -353,17 +335,16 @@ class EndTests(Conversing):
         assert self.client.closed
 
     def test_requests_are_abandoned(self) -> None:
-        """Whoever works on a peer's requests learns that it is gone, once, and sends no more."""
-        self.client.type(ask(1, 2) + "QUERY\nTransaction:a\n\n")
+        """What works on a peer's requests learns that it is gone, once, and sends nothing then."""
+        self.client.type(ask(1, 2) + MARKED)
         gone: list[str] = []
         for name, request in zip("abc", self.talk.requests, strict=True):
             request.work = Work(name, gone)
-        self.talk.requests[1].reply("Permission Denied.")  # ready, and never to leave
+        self.talk.requests[1].reply(DENIED)  # ready, and never to leave
         self.client.vanish()
         assert sorted(gone) == ["a", "b", "c"]
         assert all(request.done for request in self.talk.requests)
-        for request in self.talk.requests:
-            request.reply("Request Accepted.")
+        self.replies(ACCEPTED)
         assert self.client.text() == ""
         assert self.talk.outstanding == 0
 
@@ -371,26 +352,22 @@ class EndTests(Conversing):
 class OutstandingTests(Conversing):
     """How much a peer may have open."""
 
-    def held(self) -> bool:
-        """Whether nothing more is read from the client."""
-        return not self.client.transport.reading
-
     def test_hold_and_go_on(self) -> None:
-        """At 64 open requests no more is read; each answer lets one more in (I15)."""
+        """At 64 open requests nothing more is read: what comes stays in the peer's own buffers;
+        each answer lets one more in (I15).
+        """
         self.client.type(ask(*range(70)))
         assert len(self.talk.requests) == 64
-        assert self.held()
-        self.talk.requests[0].reply("Permission Denied.")
+        assert not self.client.transport.reading
+        self.client.feed(b"x" * 100_000)
+        assert self.client.transport.waiting == 100_000
+        self.replies(DENIED, to=self.talk.requests[:1])
         self.client.type("")
         assert len(self.talk.requests) == 65
-        for request in self.talk.requests[1:40]:
-            request.reply("Permission Denied.")
+        self.replies(DENIED, to=self.talk.requests[1:40])
         self.client.type("")
         assert callees(self.talk) == [f"I{number}" for number in range(70)]
-        assert not self.held()
-        for request in self.talk.requests[40:]:
-            request.reply("Permission Denied.")
-        assert self.said() == ["Permission Denied."] * 70
+        assert self.said() == [DENIED] * 40
 
     def test_before_login(self) -> None:
         """Before login it is 4 (I14), with transactions or without."""
@@ -401,131 +378,111 @@ class OutstandingTests(Conversing):
         client.type("")
         assert callees(talk) == ["I1", "I2", "I3", "I4", "I5"]
 
-    def test_bytes_stay_with_the_peer(self) -> None:
-        """What a peer sends while it is held stays in its own buffers (I15)."""
-        self.client.type(ask(*range(64)))
-        self.client.feed(b"x" * 100_000)
-        assert self.client.transport.waiting == 100_000
-
-    def test_all_are_answered_in_the_end(self) -> None:
-        """500 requests at once and the end of input: 500 replies, then it closes."""
-        self.talk.at_once = True
+    @pytest.mark.parametrize("at_once", [True, False])
+    def test_all_are_answered_in_the_end(self, at_once: bool) -> None:
+        """500 requests in one piece and the end of input: 500 replies, then it closes; also where
+        the peer is held as its input ends.
+        """
+        self.talk.at_once = at_once
         self.client.feed(ask(*range(500)).encode())
         self.client.end_input()
-        assert self.said() == ["Request Accepted."] * 500
-        assert callees(self.talk) == [f"I{number}" for number in range(500)]
-        assert self.client.closed
-
-    def test_held_at_the_end_of_input(self) -> None:
-        """A peer that is held as its input ends has everything answered all the same."""
-        self.client.feed(ask(*range(130)).encode())
-        self.client.end_input()
-        for number in range(130):
-            self.talk.requests[number].reply("Permission Denied.")
+        for number in range(0 if at_once else 500):
+            self.talk.requests[number].reply(ACCEPTED)
             self.client.type("")
-        assert self.said() == ["Permission Denied."] * 130
+        assert self.said() == [ACCEPTED] * 500
+        assert callees(self.talk) == [f"I{number}" for number in range(500)]
         assert self.client.closed
 
 
 class QuestionsTests(Conversing):
     """Our own questions, and what answers them."""
 
-    def ask(self) -> Outcome:
+    def ask(self, many: int = 1) -> list[Question]:
         """Ask for the status."""
-        return Outcome(self.talk.ask(Message("QUERY", "STATUS")))
+        return [Question(self.talk.ask(Message("QUERY", "STATUS"))) for _ in range(many)]
 
-    def test_bare(self) -> None:
-        """On a connection that used no transaction, a question is the bare figure 17a."""
-        outcome = self.ask()
-        assert self.client.text() == "QUERY\nSTATUS\n\n"
-        self.client.type("NOTIFY\nSTATUS Acceptable.\n\n")
-        assert outcome.statement == "STATUS Acceptable."
-        assert self.talk.unasked == []
+    def uses_transactions(self) -> None:
+        """The peer sends a request with one."""
+        self.client.type("REGISTER\nTransaction:x\n\n")
+
+    def answers(self, statement: str, more: str = "") -> None:
+        """The peer sends a notice."""
+        self.client.type(f"NOTIFY\nSTATUS {statement}.\n{more}\n")
 
     def test_oldest_first(self) -> None:
-        """A bare answer settles the oldest open question (I11)."""
-        first, second = self.ask(), self.ask()
-        self.client.type("NOTIFY\nSTATUS Busy.\n\n")
-        assert (first.statement, second.statement) == ("STATUS Busy.", "")
-        self.client.type("NOTIFY\nSTATUS Acceptable.\n\n")
-        assert second.statement == "STATUS Acceptable."
+        """On a connection that used no transaction, a question is the bare figure 17a; a bare
+        answer settles the oldest open question (I11).
+        """
+        first, second = self.ask(2)
+        assert self.client.text() == "QUERY\nSTATUS\n\n" * 2
+        self.answers("Busy")
+        assert (first.outcome, second.outcome) == ("STATUS Busy.", "")
+        self.answers("Acceptable")
+        assert second.outcome == "STATUS Acceptable."
+        assert self.talk.unasked == []
 
     def test_by_transaction(self) -> None:
         """On a connection that has used one, each question bears a transaction of its own."""
-        self.client.type("REGISTER\nTransaction:x\n\n")
-        first, second = self.ask(), self.ask()
-        one, two = (message.transaction for message in self.client.received())
-        assert one is not None
-        assert two is not None
+        self.uses_transactions()
+        first, second = self.ask(2)
+        one, two = (message.fields["Transaction"] for message in self.client.received())
         assert one != two
-        self.client.type(f"NOTIFY\nSTATUS Busy.\nTransaction:{two}\n\n")
-        assert (first.statement, second.statement) == ("", "STATUS Busy.")
-        self.client.type(f"NOTIFY\nSTATUS Acceptable.\nTransaction:{one}\n\n")
-        assert first.statement == "STATUS Acceptable."
+        self.answers("Busy", f"Transaction:{two}\n")
+        assert (first.outcome, second.outcome) == ("", "STATUS Busy.")
+        self.answers("Acceptable", f"Transaction:{one}\n")
+        assert first.outcome == "STATUS Acceptable."
 
     def test_bare_answer_where_transactions_are_used(self) -> None:
         """A bare answer settles the oldest there, too, asked bare or not."""
-        first = self.ask()
-        self.client.type("REGISTER\nTransaction:x\n\n")
-        second, third = self.ask(), self.ask()
-        self.client.type("NOTIFY\nSTATUS Busy.\n\n" * 2)
-        statements = (first.statement, second.statement, third.statement)
-        assert statements == ("STATUS Busy.", "STATUS Busy.", "")
+        questions = self.ask()
+        self.uses_transactions()
+        questions += self.ask(2)
+        self.answers("Busy")
+        self.answers("Busy")
+        assert [one.outcome for one in questions] == ["STATUS Busy.", "STATUS Busy.", ""]
 
     def test_no_question(self) -> None:
-        """A NOTIFY that answers nothing settles nothing: none open, another's, a late one (I11)."""
-        self.client.type("NOTIFY\nSTATUS Busy.\n\n")
+        """A NOTIFY that answers nothing settles nothing: none open, another's, a late one (I11); an
+        answer with code 100 says that another follows.
+        """
+        self.answers("Busy")
         assert len(self.talk.unasked) == 1
-        self.client.type("REGISTER\nTransaction:x\n\n")
-        outcome = self.ask()
+        self.uses_transactions()
+        (asked,) = self.ask()
         (question,) = self.client.received()
-        self.client.type("NOTIFY\nSTATUS Busy.\nTransaction:other\n\n")
-        assert outcome.answer is None
+        answered = f"Transaction:{question.transaction}\n"
+        self.answers("Busy", "Transaction:other\n")
+        assert len(self.talk.unasked) == 2
+        self.answers("Waiting", f"{answered}Code:100\n")
+        assert asked.outcome == ""
         assert len(self.talk.unasked) == 2
         for _ in range(2):
-            self.client.type(f"NOTIFY\nSTATUS Busy.\nTransaction:{question.transaction}\n\n")
+            self.answers("Acceptable", f"{answered}Code:200\n")
+        assert asked.outcome == "STATUS Acceptable."
         assert len(self.talk.unasked) == 3
-
-    def test_100_goes_on(self) -> None:
-        """An answer with code 100 says that another follows."""
-        self.client.type("REGISTER\nTransaction:x\n\n")
-        outcome = self.ask()
-        (question,) = self.client.received()
-        for code, statement in ((100, "Request Accepted."), (200, "STATUS Acceptable.")):
-            assert outcome.answer is None
-            self.client.type(
-                f"NOTIFY\n{statement}\nTransaction:{question.transaction}\nCode:{code}\n\n"
-            )
-        assert outcome.statement == "STATUS Acceptable."
 
     def test_given_up(self) -> None:
         """A question that is given up is settled by no answer; the next one is."""
-        question = self.talk.ask(Message("QUERY", "STATUS"))
-        first = Outcome(question)
-        second = self.ask()
-        question.cancel()
-        assert first.failed_with(CancelledError)
-        self.client.type("NOTIFY\nSTATUS Busy.\n\n")
-        assert second.statement == "STATUS Busy."
+        first, second = self.ask(2)
+        first.question.cancel()
+        assert first.outcome is CancelledError
+        self.answers("Busy")
+        assert second.outcome == "STATUS Busy."
 
-    def test_lost(self) -> None:
-        """The connection's end fails every open question."""
-        outcomes = [self.ask(), self.ask()]
-        self.client.vanish()
-        for outcome in outcomes:
-            assert outcome.failed_with(ConnectionLost)
+    @pytest.mark.parametrize("end", ["vanish", "end_input"])
+    def test_lost(self, end: str) -> None:
+        """The connection's end fails every open question, also where the peer only sends nothing
+        more: then the connection closes.
+        """
+        questions = self.ask(2)
+        getattr(self.client, end)()
+        assert self.client.closed
+        assert [one.outcome for one in questions] == [ConnectionLost] * 2
 
     def test_asked_too_late(self) -> None:
         """A question on a connection that is gone, or closing, fails at once."""
         self.talk.stream.close()
-        closing = self.ask()
+        questions = self.ask()
         self.client.vanish()
-        for outcome in (closing, self.ask()):
-            assert outcome.failed_with(ConnectionLost)
-
-    def test_after_the_end_of_input(self) -> None:
-        """Who sends nothing more answers no question: it fails when the connection closes."""
-        outcome = self.ask()
-        self.client.end_input()
-        assert self.client.closed
-        assert outcome.failed_with(ConnectionLost)
+        questions += self.ask()
+        assert [one.outcome for one in questions] == [ConnectionLost] * 2
