@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 import pytest
-from twisted.internet.defer import Deferred
 
 from broker.interfaces import StoreFailed
 from broker.messages.errors import ServiceUnavailable
@@ -13,6 +12,7 @@ from broker.tables.disclosures import CONNECT_BACK
 from broker.tables.rate_limits import PASSWORD_GUESSES, WINDOW
 from tests.mediator.conftest import Logged
 from tests.mediator.scene import (
+    ACCEPTED,
     CAN,
     DENIED,
     DONE,
@@ -22,16 +22,29 @@ from tests.mediator.scene import (
     TOO_MANY,
     Scene,
     SlowStore,
-    Waker,
     bad,
     begin,
     query,
-    register,
     terminate,
+    to_callee,
+    to_caller,
     with_resolver,
 )
-from tests.mediator.steps import Step, connect, leaves, passes, play, says
-from tests.support.clock import settle
+from tests.mediator.steps import (
+    FORGET,
+    Step,
+    connect,
+    fails,
+    holds,
+    leaves,
+    on_line,
+    passes,
+    play,
+    reads,
+    registers,
+    says,
+)
+from tests.support.clock import result_of
 from tests.support.log import the_log
 
 #: Seconds in which a request is decided.
@@ -43,38 +56,24 @@ def wish(
     caller: str = "Ia",
     callee: str = "Ib",
     *lines: str,
-    password: str = SECRET,
     host: str = "127.0.0.1",
     port: int = 4000,
 ) -> str:
     """A caller's REQUEST to be connected back (fig. 7c)."""
-    return "\n".join(
-        [
-            "REQUEST",
-            f"Identifier:{caller}",
-            f"Callee:{callee}",
-            f"Password:{password}",
-            f"Address:{host}",
-            f"Port:{port}",
-            *lines,
-            "",
-            "",
-        ]
-    )
+    fields = [f"Password:{SECRET}", f"Address:{host}", f"Port:{port}", *lines, "", ""]
+    return "\n".join(["REQUEST", f"Identifier:{caller}", f"Callee:{callee}", *fields])
 
 
 def asked(
     caller: str = "Ia",
     *,
-    password: str = SECRET,
-    host: str = "127.0.0.1",
     port: int = 4000,
     n: str = "",
     transaction: str = "",
 ) -> str:
     """What the callee is asked (fig. 8c)."""
     return (
-        f"REQUEST\nCaller ID:{caller}\nPassword:{password}\nAddress:{host}\nPort:{port}\n"
+        f"REQUEST\nCaller ID:{caller}\nPassword:{SECRET}\nAddress:127.0.0.1\nPort:{port}\n"
         f"Session:{{session{n}}}\nEncrypt Key:{{key{n}}}\nExpires:3600\n"
         f"Reply Password:{{reply{n}}}\n"
         + (f"Transaction:{transaction}\n" if transaction else "")
@@ -120,76 +119,132 @@ def denied_after(scene: Scene, text: str, answer: str = "") -> float:
     return round(scene.clock.seconds() - began, 3)
 
 
+ASK: Final = says("a", wish(), b=asked())
+GRANT: Final = says("b", YES, a=granted())
+UNHEARD: Final = says("a", wish())
+IN_TIME: Final = passes(PATIENCE, a=DENIED)
+DENIED_IN_TIME: Final[list[Step]] = [passes(PATIENCE - 0.1), passes(0.1, a=DENIED)]
+#: A wrong password, which takes its time.
+GUESS: Final[list[Step]] = [FORGET, ASK, says("b", NO), IN_TIME]
+GUESSES: Final[list[Step]] = PASSWORD_GUESSES.pair * GUESS
+BEGIN: Final = says("b", begin("{session}"))
+#: Ib has said yes, and Ia's reply waits for what becomes of its call to Ic.
+WAITING: Final[list[Step]] = [
+    on_line("c", "Accept:Create Ia", port=1300),
+    says("a", query("Ia", "Ic") + wish(), b=asked(), c=STATUS),
+    says("b", YES),
+]
+GRANTED_C: Final = ACCEPTED + to_caller("Ic", port=1300, n="1")
+ENDED: Final = {"a": terminate(), "b": terminate() + DONE}
+
+
+def marked(text: str, transaction: str, code: int) -> str:
+    """An answer with a transaction."""
+    return f"{text[:-1]}Transaction:{transaction}\nCode:{code}\n\n"
+
+
+# fmt: off
+CASES: Final[dict[str, list[Step]]] = {
+    # Ib's list is empty; its password alone decides, and Ib alone checks it (D3, D5–D7).
+    "the whole way": [
+        ASK, GRANT, holds(lambda scene: scene.mediator.counts["connect-backs granted"] == 1),
+    ],
+    # Both sides' questions and answers are told apart where they can be (I11).
+    "with transactions": [
+        says(
+            "b", "QUERY\nPERMITS\nTransaction:x\n\n",
+            b=marked("NOTIFY\nAccept:Create\nPolicy:Password\n\n", "x", 200),
+        ),
+        says("a", wish("Ia", "Ib", "Transaction:7"), b=asked(transaction="1")),
+        says("b", marked(YES, "1", 200), a=granted(transaction="7")),
+    ],
+    # Session, key and reply password differ from call to call (I7).
+    "fresh": [
+        *(
+            step for n in "12"
+            for step in (says("a", wish(), b=asked(n=n)), says("b", YES, a=granted(n=n)))
+        ),
+        holds(lambda scene: len(set(scene.drawn.values())) == len(scene.drawn) == 6),
+    ],
+    # A callee may be called by its name, and is told by its identifier (C1).
+    "by name": [
+        registers("b", "Name:the office"), says("a", wish("Ia", "the office"), b=asked()), GRANT,
+    ],
+    # A caller that types on reads the grant in its turn, and it is still valid then.
+    "in order": [
+        *WAITING, says("c", CAN, c=to_callee("Ia", "1"), a=GRANTED_C + granted()),
+    ],
+    # A grant that waits behind another reply is decided when it can leave (I2).
+    "decided when it can be told": [
+        *WAITING, registers("b", "Reject:Create Ia"),
+        says("c", CAN, c=to_callee("Ia", "1"), a=GRANTED_C, b=terminate()), IN_TIME,
+    ],
+    # A callee that is reached by its password is not reached by its own list.
+    "by a list": [registers("b", "Accept:Create Ia"), says("a", query("Ia", "Ib"), a=DENIED)],
+    # A connection asks for itself alone (I4).
+    "as another": [
+        says("a", wish("Ia", "Ix")), IN_TIME, says("a", wish("Ic"), a=DENIED),
+    ],
+    # After five wrong ones in a minute the callee is left in peace; the caller can't tell (I17).
+    "too many guesses": [
+        *GUESSES, UNHEARD, IN_TIME, passes(WINDOW - PATIENCE * (PASSWORD_GUESSES.pair + 1)), *GUESS,
+    ],
+    # One caller's guesses keep no other caller out (I23).
+    "another caller's guesses": [
+        *GUESSES, UNHEARD, IN_TIME, connect("c"), FORGET, says("c", wish("Ic"), b=asked("Ic")),
+        says("b", NO), passes(PATIENCE, c=DENIED),
+    ],
+    # Who knows the password may call as often as it likes.
+    "right ones": 3 * PASSWORD_GUESSES.pair * [FORGET, ASK, GRANT, BEGIN],
+    # A second one for one callee is refused, and not passed on, while one is open.
+    "one at a time": [
+        says("a", wish("Ia", "Ib", "Transaction:1"), b=asked()),
+        says("a", wish("Ia", "Ib", "Transaction:2")), says("b", YES, a=granted(transaction="1")),
+        passes(PATIENCE, a=marked(DENIED, "2", 403)),
+    ],
+    # A caller with sixteen that have not begun gets none, with any callee.
+    "too many sessions": [
+        *(
+            lambda scene, n=n: scene.context.sessions.granted(f"S{n}", "Ia", f"I{n}", "")
+            for n in range(16)
+        ),
+        says("a", wish(), a=TOO_MANY),
+    ],
+    # The callee refuses the caller from now on: the session is over (I2, C5).
+    "refused later, unspent": [ASK, GRANT, registers("b", "Reject:Create Ia", **ENDED)],
+    "refused later, begun": [ASK, GRANT, BEGIN, registers("b", "Reject:Create Ia", **ENDED)],
+    # It rests on no list, and not on a later policy.
+    "lists do not matter": [
+        ASK, GRANT, BEGIN, registers("b", "Accept:Create", "Reject:Create Ix"),
+        registers("b", "Policy:List"), registers("b", "Accept:Create Ic"),
+    ],
+    # An identifier that is removed has no session left.
+    "removed": [
+        ASK, GRANT, BEGIN, lambda scene: result_of(scene.context.permit_admin.forget("Ia")),
+        reads(a=terminate(), b=terminate()),
+    ],
+}
+# fmt: on
+
+
 class GrantedTests:
-    """The callee says yes (D3, D5–D7)."""
+    """The callee says yes, or is not even asked."""
 
-    def test_whole_way(self) -> None:
-        """Ib's list is empty; its password alone decides, and Ib alone checks it (D3)."""
+    @pytest.mark.parametrize("case", CASES)
+    def test_case(self, case: str) -> None:
+        """What caller and callee read, until the session is over."""
+        play(a_scene(), *CASES[case])
+
+    def test_woken(self) -> None:
+        """A callee without a connection is reached as in a call: it is asked once it has come
+        (D4, D5). A dial says only that a connection is requested: no password, no address.
+        """
         scene = a_scene()
-        scene.says("a", wish(), b=asked())
-        scene.says("b", YES, a=granted())
-        assert scene.mediator.counts["connect-backs granted"] == 1
-        scene.finish()
-
-    def test_with_transactions(self) -> None:
-        """Both sides' questions and answers are told apart where they can be (I11)."""
-        scene = Scene()
-        scene.connect("b", "a")
-        scene.clients["b"].type(
-            register("Ib", "Address:127.0.0.1", "Policy:Password", "Transaction:1")
-        )
-        scene.heard("b")
-        scene.says("a", wish("Ia", "Ib", "Transaction:7"), b=asked(transaction="1"))
-        answer = "NOTIFY\nRequest Accepted.\nTransaction:1\nCode:200\n\n"
-        scene.says("b", answer, a=granted(transaction="7"))
-
-    def test_credentials_are_fresh(self) -> None:
-        """Session, key and reply password differ from call to call (I7)."""
-        scene = a_scene()
-        for n in "12":
-            scene.says("a", wish(), b=asked(n=n))
-            scene.says("b", YES, a=granted(n=n))
-        assert len(set(scene.drawn.values())) == len(scene.drawn) == 6
-
-    def test_a_callee_without_a_connection_is_woken(self) -> None:
-        """It is reached as in a call: once it has come it is asked (D4, D5)."""
-        trigger = Waker()
-        scene = a_scene(trigger=trigger)
-        scene.leaves("b")
-        scene.says("a", wish())
-        assert trigger.woken == [("Ib", "127.0.0.1", 1203)]
-        scene.passes(2)
-        scene.connect("b2")
-        scene.says("b2", register("Ib", "Address:127.0.0.1"), b2=asked() + DONE)
-        scene.says("b2", YES, a=granted())
-
-    def test_a_dial_wakes_it(self) -> None:
-        """A dial says only that a connection is requested: no password, no address."""
-        scene = a_scene()
-        scene.leaves("b")
-        scene.says("a", wish())
+        play(scene, leaves("b"), UNHEARD)
         (dial,) = scene.dials
         assert dial.accept().text() == REQUESTED
-
-    def test_by_name(self) -> None:
-        """A callee may be called by its name, and is told by its identifier (C1)."""
-        scene = Scene()
-        scene.on_line("b", "Policy:Password", "Name:the office")
-        scene.connect("a")
-        scene.says("a", wish("Ia", "the office"), b=asked())
-        scene.says("b", YES, a=granted("Ib"))
-
-    def test_the_disclosure_is_recorded(self) -> None:
-        """The caller's address is disclosed, and the record says to which terminal (I1)."""
-        store = SlowStore()
-        store.at_once = True
-        scene = a_scene(store=store)
-        scene.says("a", wish(port=4001), b=asked(port=4001))
-        scene.says("b", YES, a=granted())
-        scene.passes(1)
-        (told,) = store.told
-        assert (told.owner, told.recipient, told.host, told.port) == ("Ia", "Ib", "127.0.0.1", 4001)
-        assert (told.basis, told.session) == (CONNECT_BACK, scene.drawn["session"])
+        play(scene, passes(2), connect("b"))
+        play(scene, registers("b", "Address:127.0.0.1", b=asked() + DONE), GRANT)
 
     def recording(self) -> tuple[Scene, SlowStore]:
         """Ia has asked, and the disclosure of its address is being committed first."""
@@ -197,15 +252,20 @@ class GrantedTests:
         store.at_once = store.slow_ledger = True
         scene = a_scene(store=store, ledger_first=True)
         store.at_once = False
-        scene.says("a", wish())
+        scene.says("a", wish(port=4001))
         assert store.told == []
         return scene, store
 
     def test_recorded_first(self) -> None:
-        """With ``--ledger first`` nothing is sent before it is kept."""
+        """The caller's address is disclosed, and the record says to which terminal (I1). With
+        ``--ledger first`` nothing is sent before it is kept.
+        """
         scene, store = self.recording()
-        scene.fires(store.pending.pop(), b=asked())
-        assert len(store.told) == 1
+        scene.fires(store.pending.pop(), b=asked(port=4001))
+        play(scene, GRANT)
+        (told,) = store.told
+        assert (told.owner, told.recipient, told.host, told.port) == ("Ia", "Ib", "127.0.0.1", 4001)
+        assert (told.basis, told.session) == (CONNECT_BACK, scene.drawn["session"])
 
     @pytest.mark.parametrize("fails", [True, False])
     def test_not_asked_after_all(self, fails: bool) -> None:
@@ -216,40 +276,11 @@ class GrantedTests:
             scene.fires(commit, StoreFailed("the disk is full"))
         else:
             store.at_once = True
-            scene.says("b", register("Ib", "Policy:List"), b=DONE)
+            scene.registers("b", "Policy:List")
             scene.fires(commit)
         play(scene, *DENIED_IN_TIME)
 
-    def waiting(self) -> Scene:
-        """Ib has said yes, and Ia's reply waits for what becomes of its call to Ic."""
-        scene = a_scene()
-        scene.on_line("c", "Accept:Create Ia", port=1300)
-        scene.says("a", query("Ia", "Ic") + wish(), b=asked(), c=STATUS)
-        scene.says("b", YES)
-        return scene
 
-    def test_bare_answers_leave_in_order(self) -> None:
-        """A caller that types on reads the grant in its turn, and it is still valid then."""
-        scene = self.waiting()
-        scene.clients["c"].type(CAN)
-        heard = scene.heard("a")
-        assert heard.index("Callee Address:127.0.0.1") < heard.index("Callee:Ib")
-
-    def test_decided_when_it_can_be_told(self) -> None:
-        """A grant that waits behind another reply is decided when it can leave (I2)."""
-        scene = self.waiting()
-        scene.says("b", register("Ib", "Reject:Create Ia"), b=DONE)
-        scene.clients["c"].type(CAN)
-        assert (
-            "Reply Password" not in scene.heard("a").partition("Callee:Ic")[2].partition("\n\n")[2]
-        )
-        assert scene.heard("b").count("Terminate.") == 1
-        scene.heard("c")
-        scene.passes(PATIENCE, a=DENIED)
-
-
-ASK: Final = says("a", wish(), b=asked())
-DENIED_IN_TIME: Final[list[Step]] = [passes(PATIENCE - 0.1), passes(0.1, a=DENIED)]
 #: What becomes of a callee that was asked, where its caller is refused (I6).
 # fmt: off
 REFUSALS: Final[dict[str, list[Step]]] = {
@@ -260,13 +291,13 @@ REFUSALS: Final[dict[str, list[Step]]] = {
     "is left by its caller": [ASK, leaves("a", b=terminate()), says("b", YES)],
     # Whatever its password (C5, I2).
     "rejects the caller and says yes": [
-        ASK, says("b", register("Ib", "Reject:Create Ia"), b=DONE),
+        ASK, registers("b", "Reject:Create Ia"),
         says("b", YES, b=terminate()), *DENIED_IN_TIME,
     ],
     # The word of a connection that is not the active one does not count.
     "is elsewhere and says yes": [
         ASK, connect("b2"),
-        says("b2", register("Ib", "Address:127.0.0.1"), b2=DONE, b=SUPERSEDED),
+        registers("b2", "Address:127.0.0.1", b=SUPERSEDED),
         says("b", YES, b=terminate()), *DENIED_IN_TIME,
     ],
 }
@@ -297,10 +328,8 @@ class RefusedTests:
     @pytest.mark.parametrize("error", [ServiceUnavailable(), RuntimeError("a fault")])
     def test_a_resolver_that_fails(self, error: Exception, logged: Logged) -> None:
         """The caller can't tell; an unexpected error goes to the log with its traceback."""
-        scene, resolver = with_resolver()
-        scene.on_line("b", "Policy:Password")
-        scene.connect("a")
-        resolver.errors["lookup"] = error
+        scene, _ = with_resolver()
+        play(scene, on_line("b", "Policy:Password"), connect("a"), fails("lookup", error))
         assert denied_after(scene, wish()) == PATIENCE
         assert ["a fault" in failure for failure in logged.failures()] == (
             [True] if isinstance(error, RuntimeError) else []
@@ -314,15 +343,8 @@ class RefusedTests:
     def test_the_password_is_in_no_log(self) -> None:
         """Neither in a line nor in what an event holds (I18)."""
         with the_log() as lines:
-            scene = a_scene()
-            scene.says("a", wish(), b=asked())
-            scene.says("b", NO)
-            scene.passes(PATIENCE, a=DENIED)
+            play(a_scene(), *GUESS)
         assert not any(SECRET in line for line in lines)
-
-
-class OwnFaultTests:
-    """What is wrong with the caller's own words is answered at once: it shows nothing of others."""
 
     @pytest.mark.parametrize(
         ("text", "cause"),
@@ -340,25 +362,15 @@ class OwnFaultTests:
                 "REQUEST\nIdentifier:Ia\nCallee:Ib\nPassword:x\n\n",
                 "a REQUEST to be connected back has an Address",
             ),
+            # Without a password it is another request.
+            ("REQUEST\nIdentifier:Ia\nCallee:Ib\n\n", "no request of this kind is known here"),
         ],
     )
-    def test_its_address(self, text: str, cause: str) -> None:
-        """An address is validated like one that is registered (I12); no callee is asked."""
-        scene = a_scene(own_ports=(1201,))
-        scene.says("a", text, a=bad(cause))
-
-    def test_another_kind_of_request(self) -> None:
-        """A REQUEST without a password is another request."""
-        scene = a_scene()
-        text = "REQUEST\nIdentifier:Ia\nCallee:Ib\n\n"
-        scene.says("a", text, a=bad("no request of this kind is known here"))
-
-    def test_as_somebody_else(self) -> None:
-        """A connection asks for itself alone (I4)."""
-        scene = a_scene()
-        scene.says("a", wish("Ia", "Ix"))
-        scene.passes(PATIENCE, a=DENIED)
-        scene.says("a", wish("Ic"), a=DENIED)
+    def test_own_fault(self, text: str, cause: str) -> None:
+        """What is wrong with the caller's own words is answered at once: it shows nothing of
+        others. An address is validated like one that is registered (I12); no callee is asked.
+        """
+        a_scene(own_ports=(1201,)).says("a", text, a=bad(cause))
 
     def test_without_a_login(self) -> None:
         """A callee's call password is no login (D3)."""
@@ -366,104 +378,3 @@ class OwnFaultTests:
         scene.connect("a")
         cause = "log in first: REGISTER with an Identifier and a Password or Token"
         scene.says("a", wish("Ib", "Ib"), a=f"NOTIFY\nLogin Required.\nCause:{cause}\n\n")
-
-
-class PeaceTests:
-    """Guessing is slow, and soon the callee is not asked (I17)."""
-
-    def guess(self, scene: Scene, who: str = "a", *, heard: bool = True) -> None:
-        """A wrong password, which takes its time."""
-        asks = f"I{who}"
-        if heard:
-            scene.says(who, wish(asks), b=asked(asks))
-            scene.forget()
-            scene.says("b", NO)
-        else:
-            scene.says(who, wish(asks))
-        scene.passes(PATIENCE, **{who: DENIED})
-
-    def test_too_many_are_not_asked_about(self) -> None:
-        """After five in a minute the callee is left in peace; the caller can't tell."""
-        scene = a_scene()
-        for _ in range(PASSWORD_GUESSES.pair):
-            self.guess(scene)
-        self.guess(scene, heard=False)
-        scene.passes(WINDOW - PATIENCE * (PASSWORD_GUESSES.pair + 1))
-        self.guess(scene)
-
-    def test_others_are_heard(self) -> None:
-        """One caller's guesses keep no other caller out (I23)."""
-        scene = a_scene()
-        for _ in range(PASSWORD_GUESSES.pair):
-            self.guess(scene)
-        self.guess(scene, "a", heard=False)
-        scene.connect("c")
-        self.guess(scene, "c")
-
-    def test_right_ones_do_not_count(self) -> None:
-        """Who knows the password may call as often as it likes."""
-        scene = a_scene()
-        for _ in range(3 * PASSWORD_GUESSES.pair):
-            scene.forget()
-            scene.says("a", wish(), b=asked())
-            scene.says("b", YES, a=granted())
-            scene.says("b", begin(scene.drawn["session"]))
-
-    def test_one_at_a_time(self) -> None:
-        """A second one for one callee is refused, and not passed on, while one is open."""
-        scene = a_scene()
-        scene.says("a", wish("Ia", "Ib", "Transaction:1"), b=asked())
-        scene.says("a", wish("Ia", "Ib", "Transaction:2"))
-        scene.says("b", YES, a=granted(transaction="1"))
-        denied = "NOTIFY\nPermission Denied.\nTransaction:2\nCode:403\n\n"
-        scene.passes(PATIENCE, a=denied)
-
-    def test_too_many_sessions(self) -> None:
-        """A caller with sixteen that have not begun gets none, with any callee."""
-        scene = Scene()
-        scene.connect("a")
-        for n in range(16):
-            scene.context.sessions.granted(f"S{n}", "Ia", f"I{n}", "")
-        scene.says("a", wish(), a=TOO_MANY)
-
-
-class SessionTests:
-    """What is granted is a session like others."""
-
-    def a_session(self, *, begun: bool) -> Scene:
-        """Ia and Ib have one."""
-        scene = a_scene()
-        scene.says("a", wish(), b=asked())
-        scene.says("b", YES, a=granted())
-        if begun:
-            scene.says("b", begin(scene.drawn["session"]))
-        return scene
-
-    @pytest.mark.parametrize("begun", [False, True])
-    def test_refused_later(self, begun: bool) -> None:
-        """The callee refuses the caller from now on: the session is over (I2, C5)."""
-        scene = self.a_session(begun=begun)
-        ended = terminate()
-        scene.says("b", register("Ib", "Reject:Create Ia"), b=ended + DONE, a=ended)
-
-    def test_lists_do_not_matter(self) -> None:
-        """It rests on no list, and not on a later policy."""
-        scene = self.a_session(begun=True)
-        scene.says("b", register("Ib", "Accept:Create", "Reject:Create Ix"), b=DONE)
-        scene.says("b", register("Ib", "Policy:List"), b=DONE)
-        scene.says("b", register("Ib", "Accept:Create Ic"), b=DONE)
-
-    def test_removed(self) -> None:
-        """An identifier that is removed has no session left."""
-        scene = self.a_session(begun=True)
-        ended = terminate()
-        removing = Deferred.fromCoroutine(scene.context.permit_admin.forget("Ia"))
-        settle(scene.clock)
-        assert removing.called
-        scene.reads(a=ended, b=ended)
-
-    def test_a_query_is_refused(self) -> None:
-        """A callee that is reached by its password is not reached by its own list."""
-        scene = a_scene()
-        scene.says("b", register("Ib", "Accept:Create Ia"), b=DONE)
-        scene.says("a", query("Ia", "Ib"), a=DENIED)
