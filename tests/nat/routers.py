@@ -12,7 +12,6 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.python.failure import Failure
 
 from broker.nat.methods import NotOpened
-from tests.support.clock import FakePool
 from tests.support.reactor import FakeDatagramPort, FakeReactor
 
 GATEWAY: Final = "192.168.1.1"
@@ -204,12 +203,3 @@ class Device:
         called = [call[0] for call in self.calls]
         self.calls.clear()
         return called
-
-
-class Thread(FakePool):
-    """The thread of UPnP's calls; it works when told to."""
-
-    def run_all(self) -> None:
-        """Do all there is to do."""
-        while self.jobs:
-            self.run()

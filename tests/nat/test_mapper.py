@@ -13,9 +13,9 @@ from broker.nat.context import NatContext
 from broker.nat.gateway import NoRouter
 from broker.nat.mapper import NotMapped, PortMapper
 from broker.nat.methods import PortMapping
-from tests.nat.routers import GATEWAY, LOCAL, Device, Net, Outcome, Thread, bytes_of
+from tests.nat.routers import GATEWAY, LOCAL, Device, Net, Outcome, bytes_of
 from tests.nat.test_pcp import PMP_ADDRESS, TOO_NEW, V4, pcp_answer, pmp_answer
-from tests.support.clock import advance
+from tests.support.clock import FakePool, advance
 
 NONCE = bytes_of()(12)
 BY_PCP = PortMapping("TCP", 7000, "11.0.113.1", 40000, 1800, 3600, "PCP", NONCE)
@@ -28,7 +28,7 @@ class Scene:
     def __init__(self, *, installed: bool = True) -> None:
         self.net = Net()
         self.device = Device()
-        self.thread = Thread()
+        self.thread = FakePool()
         self.changes: list[tuple[Any, ...]] = []
         self.gateway: str | None = GATEWAY
         self.local = LOCAL

@@ -39,108 +39,105 @@ PCP_ANSWER = bytes.fromhex(
 GIVEN = PcpMapping(NONCE, 6, 7000, 40000, IPv4Address("11.0.113.1"))
 
 
-class PcpTests:
-    """Version 2."""
-
-    def test_request(self) -> None:
-        """As the RFC draws it."""
-        asked = PcpMapping(NONCE, 6, 7000, 7001, None)
-        assert pcp_request(IPv4Address("192.168.1.2"), asked, 3600) == PCP_REQUEST
-        assert len(PCP_REQUEST) == 60
-
-    def test_answer(self) -> None:
-        """As the RFC draws it, also with options after it, up to eleven hundred bytes."""
-        for options in (0, 8, 1040):
-            answer = read_answer(PCP_ANSWER + bytes(options))
-            assert answer == PcpAnswer(2, 0, 1800, 0x12345, GIVEN)
-
-    def test_an_address_of_ipv6_is_none(self) -> None:
-        """What is assigned is told as it is, except that it is no IPv4 address."""
-        data = PCP_ANSWER[:44] + bytes.fromhex("20010db8000000000000000000000001")
-        assert read_answer(data) == PcpAnswer(2, 0, 1800, 0x12345, GIVEN._replace(address=None))
-
-    def test_errors(self) -> None:
-        """An error is read with the mapping, or without; each has its words."""
-        data = bytearray(PCP_ANSWER)
-        data[3] = 2
-        answer = read_answer(bytes(data))
-        assert isinstance(answer, PcpAnswer)
-        assert answer.words == "it does not allow it"
-        assert answer.mapping == GIVEN
-        assert read_answer(bytes(data[:24])) == PcpAnswer(2, 2, 1800, 0x12345, None)
-        words = {PcpAnswer(2, result, 0, 0, None).words for result in range(1, 15)}
-        assert len(words) == 14
-        assert PcpAnswer(2, 77, 0, 0, None).words == "it refuses with the unknown result 77"
-
-    def test_other_versions(self) -> None:
-        """Of a version that we don't speak, only that it is so is read."""
-        data = bytes.fromhex("01810001 00000000 00000000") + bytes(12)
-        assert read_answer(data) == PcpAnswer(1, 1, 0, 0, None)
-        with pytest.raises(Unreadable):
-            read_answer(bytes.fromhex("01810000 00000000 00000000") + bytes(12))
-
-    @pytest.mark.parametrize(
-        "data",
-        [
-            *(PCP_ANSWER[:length] for length in (0, 1, 7, 20, 24, 58, 59)),
-            PCP_ANSWER + b"x",
-            PCP_ANSWER + bytes(1044),  # more than 1100
-            PCP_REQUEST,
-            PCP_ANSWER[:1] + b"\x80" + PCP_ANSWER[2:],  # ANNOUNCE
-            PCP_ANSWER[:1] + b"\x82" + PCP_ANSWER[2:],  # PEER
-        ],
-    )
-    def test_unreadable(self, data: bytes) -> None:
-        """What is cut short, too long, odd, or no answer of MAP's."""
-        with pytest.raises(Unreadable):
-            read_answer(data)
+def refused(result: int) -> bytes:
+    """The same answer with a result."""
+    return PCP_ANSWER[:3] + bytes((result,)) + PCP_ANSWER[4:]
 
 
-class PmpTests:
-    """NAT-PMP: RFC 6886, 3.2 to 3.5."""
+def test_requests() -> None:
+    """As the RFCs draw them: version 2, and NAT-PMP (RFC 6886, 3.2 and 3.3)."""
+    asked = PcpMapping(NONCE, 6, 7000, 7001, None)
+    assert pcp_request(IPv4Address("192.168.1.2"), asked, 3600) == PCP_REQUEST
+    assert len(PCP_REQUEST) == 60
+    assert pmp_address_request() == b"\0\0"
+    assert pmp_request(2, 7000, 7001, 3600) == bytes.fromhex("0002 0000 1b58 1b59 00000e10")
 
-    def test_requests(self) -> None:
-        """As the RFC draws them."""
-        assert pmp_address_request() == b"\0\0"
-        assert pmp_request(2, 7000, 7001, 3600) == bytes.fromhex("0002 0000 1b58 1b59 00000e10")
 
-    def test_answers(self) -> None:
-        """As the RFC draws them."""
-        address = bytes.fromhex("0080 0000 00012345 0b007101")
-        assert read_answer(address) == PmpAnswer(0, 0, 0x12345, IPv4Address("11.0.113.1"))
-        for opcode in (1, 2):
-            data = bytes((0, 128 + opcode)) + bytes.fromhex("0000 00012345 1b58 9c40 00000708")
-            assert read_answer(data) == PmpAnswer(opcode, 0, 0x12345, None, 7000, 40000, 1800)
-
-    def test_errors(self) -> None:
-        """Errors of each length that routers give them, each with its words."""
-        assert read_answer(bytes.fromhex("0081 0001 00012345")) == PmpAnswer(1, 1, 0x12345)
-        assert read_answer(bytes.fromhex("0080 0003 00012345 00000000")).result == 3
-        data = bytes.fromhex("0082 0002 00012345 1b58 0000 00000000")
-        assert read_answer(data) == PmpAnswer(2, 2, 0x12345, None, 7000, 0, 0)
-        assert len({PmpAnswer(1, result, 0).words for result in range(1, 7)}) == 6
-        assert PmpAnswer(1, 5, 0).words == "it makes no mappings"
+@pytest.mark.parametrize(
+    ("data", "answer"),
+    [
+        # As the RFC draws it, also with options after it, up to eleven hundred bytes.
+        *(
+            (PCP_ANSWER + bytes(options), PcpAnswer(2, 0, 1800, 0x12345, GIVEN))
+            for options in (0, 8, 1040)
+        ),
+        # What is assigned is told as it is, except that it is no IPv4 address.
+        (
+            PCP_ANSWER[:44] + bytes.fromhex("20010db8000000000000000000000001"),
+            PcpAnswer(2, 0, 1800, 0x12345, GIVEN._replace(address=None)),
+        ),
+        # An error is read with the mapping, or without.
+        (refused(2), PcpAnswer(2, 2, 1800, 0x12345, GIVEN)),
+        (refused(2)[:24], PcpAnswer(2, 2, 1800, 0x12345, None)),
+        # Of a version that we don't speak, only that it is so is read.
+        (bytes.fromhex("01810001 00000000 00000000") + bytes(12), PcpAnswer(1, 1, 0, 0, None)),
+        # NAT-PMP: RFC 6886, 3.2 to 3.5.
+        (
+            bytes.fromhex("0080 0000 00012345 0b007101"),
+            PmpAnswer(0, 0, 0x12345, IPv4Address("11.0.113.1")),
+        ),
+        *(
+            (
+                bytes.fromhex(f"008{opcode} 0000 00012345 1b58 9c40 00000708"),
+                PmpAnswer(opcode, 0, 0x12345, None, 7000, 40000, 1800),
+            )
+            for opcode in (1, 2)
+        ),
+        # Errors of each length that routers give them.
+        (bytes.fromhex("0081 0001 00012345"), PmpAnswer(1, 1, 0x12345)),
+        (bytes.fromhex("0080 0003 00012345 00000000"), PmpAnswer(0, 3, 0x12345)),
+        (
+            bytes.fromhex("0082 0002 00012345 1b58 0000 00000000"),
+            PmpAnswer(2, 2, 0x12345, None, 7000, 0, 0),
+        ),
         # An opcode that it does not know, with what was asked after it.
-        assert read_answer(bytes.fromhex("0083 0005 00012345")).result == 5
+        (bytes.fromhex("0083 0005 00012345"), PmpAnswer(3, 5, 0x12345)),
+    ],
+)
+def test_answers(data: bytes, answer: PcpAnswer | PmpAnswer) -> None:
+    """What routers answer, byte for byte."""
+    assert read_answer(data) == answer
 
-    @pytest.mark.parametrize(
-        "data",
-        [
-            "0080 0000 00012345",
-            "0080 0000 00012345 0b0071",
-            "0080 0000 00012345 0b007101 00",
-            "0081 0000 00012345",
-            "0081 0000 00012345 1b58 9c40 000007",
-            "0081 0000 00012345 1b58 9c40 00000708 00",
-            "0083 0000 00012345 1b58 9c40 00000708",
-            "0001 0000 00012345 1b58 9c40 00000708",
-            "0081 0001 000123",
-        ],
-    )
-    def test_unreadable(self, data: str) -> None:
-        """What is cut short, too long, or no answer to what is asked here."""
-        with pytest.raises(Unreadable):
-            read_answer(bytes.fromhex(data))
+
+def test_words() -> None:
+    """Each error has its words."""
+    assert PcpAnswer(2, 2, 0, 0, None).words == "it does not allow it"
+    assert PcpAnswer(2, 77, 0, 0, None).words == "it refuses with the unknown result 77"
+    assert len({PcpAnswer(2, result, 0, 0, None).words for result in range(1, 15)}) == 14
+    assert PmpAnswer(1, 5, 0).words == "it makes no mappings"
+    assert len({PmpAnswer(1, result, 0).words for result in range(1, 7)}) == 6
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(PCP_ANSWER[:length] for length in (0, 1, 7, 20, 24, 58, 59)),
+        PCP_ANSWER + b"x",
+        PCP_ANSWER + bytes(1044),  # more than 1100
+        PCP_REQUEST,
+        PCP_ANSWER[:1] + b"\x80" + PCP_ANSWER[2:],  # ANNOUNCE
+        PCP_ANSWER[:1] + b"\x82" + PCP_ANSWER[2:],  # PEER
+        bytes.fromhex("01810000 00000000 00000000") + bytes(12),  # another version, and no error
+        *map(
+            bytes.fromhex,
+            (
+                "0080 0000 00012345",
+                "0080 0000 00012345 0b0071",
+                "0080 0000 00012345 0b007101 00",
+                "0081 0000 00012345",
+                "0081 0000 00012345 1b58 9c40 000007",
+                "0081 0000 00012345 1b58 9c40 00000708 00",
+                "0083 0000 00012345 1b58 9c40 00000708",
+                "0001 0000 00012345 1b58 9c40 00000708",
+                "0081 0001 000123",
+            ),
+        ),
+    ],
+)
+def test_unreadable(data: bytes) -> None:
+    """What is cut short, too long, odd, or no answer to what is asked here."""
+    with pytest.raises(Unreadable):
+        read_answer(data)
 
 
 ADDRESSES = st.ip_addresses(v=4)

@@ -227,28 +227,56 @@ class PcpTests:
         assert outcome.value[0].external == 40001
         assert outcome.value[0].lifetime == 900
 
-    def test_close(self, scene: Scene) -> None:
-        """The same nonce, no lifetime, and nothing suggested."""
-        mapped = scene.opened()
-        outcome = Outcome(scene.router.close(mapped))
-        assert scene.net.port.take() == [
-            bytes.fromhex(f"02010000 00000000 {V4}c0a80102")
-            + NONCE
-            + bytes.fromhex(f"06000000 1b58 0000 {V4}00000000")
-        ]
-        scene.net.port.answer(pcp_answer())  # late, and about opening
-        assert not outcome.over
-        scene.answer(pcp_answer(lifetime=0, external=0))
-        assert outcome.value == [None]
+    @pytest.mark.parametrize(
+        ("answers", "closing", "others", "own", "refusal"),
+        [
+            (
+                (),
+                bytes.fromhex(f"02010000 00000000 {V4}c0a80102")
+                + NONCE
+                + bytes.fromhex(f"06000000 1b58 0000 {V4}00000000"),
+                pcp_answer(),
+                pcp_answer(lifetime=0, external=0),
+                pcp_answer(2),
+            ),
+            (
+                (TOO_NEW, PMP_ADDRESS, pmp_answer()),
+                bytes.fromhex("00020000 1b58 0000 00000000"),
+                pmp_answer(),
+                pmp_answer(external=0, lifetime=0),
+                pmp_answer(2),
+            ),
+        ],
+        ids=["PCP", "NAT-PMP"],
+    )
+    def test_close(
+        self,
+        scene: Scene,
+        answers: tuple[bytes, ...],
+        closing: bytes,
+        others: bytes,
+        own: bytes,
+        refusal: bytes,
+    ) -> None:
+        """The same nonce, no lifetime, and nothing suggested.
 
-    def test_close_refused(self, scene: Scene) -> None:
-        """It is told; but a router that does not speak it now has kept nothing."""
-        outcome = Outcome(scene.router.close(scene.opened()))
-        scene.answer(pcp_answer(2))
-        assert "does not close it: it does not allow it" in outcome.refused
-        outcome = Outcome(scene.router.close(PCP_OPENING))
-        scene.answer(TOO_NEW)
+        A late answer about opening is none; a refusal is told. But a router that does not speak PCP
+        now has kept nothing.
+        """
+        mapped = scene.opened(*answers)
+        outcome = Outcome(scene.router.close(mapped))
+        assert scene.net.port.take() == [closing]
+        scene.answer(others)
+        assert not outcome.over
+        scene.answer(own)
         assert outcome.value == [None]
+        outcome = Outcome(scene.router.close(mapped))
+        scene.answer(refusal)
+        assert "does not close it: it does not allow it" in outcome.refused
+        if not answers:
+            outcome = Outcome(scene.router.close(PCP_OPENING))
+            scene.answer(TOO_NEW)
+            assert outcome.value == [None]
 
     def test_two_at_once(self, scene: Scene) -> None:
         """Each answer goes to its question."""
@@ -286,19 +314,6 @@ class VersionTests:
         assert scene.net.port.take() == [bytes.fromhex("00020000 1b58 9c40 00000e10")]
         scene.answer(pmp_answer(external=40001))
         assert renewed.value[0].external == 40001
-
-    def test_close(self, scene: Scene) -> None:
-        """No lifetime, and nothing suggested."""
-        mapped = scene.opened(TOO_NEW, PMP_ADDRESS, pmp_answer())
-        outcome = Outcome(scene.router.close(mapped))
-        assert scene.net.port.take() == [bytes.fromhex("00020000 1b58 0000 00000000")]
-        scene.answer(pmp_answer())
-        assert not outcome.over
-        scene.answer(pmp_answer(external=0, lifetime=0))
-        assert outcome.value == [None]
-        outcome = Outcome(scene.router.close(mapped))
-        scene.answer(pmp_answer(2))
-        assert "does not close it" in outcome.refused
 
     @pytest.mark.parametrize(
         "answer",

@@ -14,7 +14,8 @@ from broker.nat.context import NatContext, find_miniupnpc
 from broker.nat.methods import SLOWER, MappingRequest, PortMapping
 from broker.nat.upnp import PORTS_TRIED, WAITING_MOST, UpnpMethod
 from broker.nat.worker import OneThread
-from tests.nat.routers import GATEWAY, LOCAL, Device, Net, Outcome, Thread, bytes_of
+from tests.nat.routers import GATEWAY, LOCAL, Device, Net, Outcome, bytes_of
+from tests.support.clock import FakePool
 
 OPENING = PortMapping("TCP", 7000, "11.0.113.1", 7000, 1800, 1800, "UPnP")
 FIND = ["UPnP", "discover", "selectigd"]
@@ -26,7 +27,7 @@ class Scene:
 
     def __init__(self) -> None:
         self.device = Device()
-        self.thread = Thread()
+        self.thread = FakePool()
         self.context = NatContext(
             Net(), make_igd=self.device.UPnP, worker=self.thread, randomness=bytes_of()
         )

@@ -90,12 +90,22 @@ class FullTests:
     """A mediator whose disk is full."""
 
     def test_changes_fail(self, serving: RequestTask) -> None:
-        """A list that can't be kept is not changed, and the terminal is told why (A5)."""
+        """A list that can't be kept is not changed, and the terminal is told why (A5).
+
+        With space, what was refused is taken; the next process finds it, and all before (I8).
+        """
         peer = serving.terminal()
         refused, before = fill(serving, peer)
         for _ in range(3):
             assert serving.ask(peer, "QUERY\nPERMITS\n\n") == before
             assert serving.ask(peer, refused) == NO_SPACE
+        serving.quota(1000)
+        assert serving.ask(peer, refused) == COMPLETED
+        after = serving.ask(peer, "QUERY\nPERMITS\n\n")
+        serving.stop()
+        _, lists = serving.stores.look()
+        assert set(lists) == {"Ic"}
+        assert set(lists["Ic"].split(",")) == set(re.findall(r"[0-9]+-[0-9]+-x+", after))
 
     def test_the_rest_works(self, serving: RequestTask) -> None:
         """Calls go through, strangers are refused, addresses are taken (I1, I3)."""
@@ -112,18 +122,6 @@ class FullTests:
         assert callee.text() == "QUERY\nSTATUS\n\n"
         callee.type("NOTIFY\nSTATUS Acceptable.\n\n")
         assert caller.text().startswith("NOTIFY\nRequest Accepted.\n\n")
-
-    def test_resumes(self, serving: RequestTask) -> None:
-        """With space, what was refused is taken; the next process finds it, and all before (I8)."""
-        peer = serving.terminal()
-        refused, _ = fill(serving, peer)
-        serving.quota(1000)
-        assert serving.ask(peer, refused) == COMPLETED
-        after = serving.ask(peer, "QUERY\nPERMITS\n\n")
-        serving.stop()
-        _, lists = serving.stores.look()
-        assert set(lists) == {"Ic"}
-        assert set(lists["Ic"].split(",")) == set(re.findall(r"[0-9]+-[0-9]+-x+", after))
 
 
 def test_every_kind(stores: Stores) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import IO, Final
+from typing import Final
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -32,60 +32,44 @@ pytestmark = pytest.mark.integration
 KILLS: Final = int(os.environ.get("BROKER_KILLS", "30"))
 
 
-class Writers:
-    """The process that forks writers."""
+def killed_after(writers: subprocess.Popen[str], path: Path, count: int) -> int:
+    """Have one write, and kill it when it has acknowledged so many commits.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.process = subprocess.Popen(
-            [*TETHER, sys.executable, "-m", __spec__.name],
-            cwd=Path(__file__).resolve().parents[2],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self._in: IO[str] = self.process.stdin
-        self._out: IO[str] = self.process.stdout
-
-    def killed_after(self, count: int) -> int:
-        """Have one write, and kill it when it has acknowledged so many commits.
-
-        :return: the last commit that it acknowledged; 0 if none
-        """
-        self._in.write(f"{self._path}\n")
-        self._in.flush()
-        pid, acknowledged = 0, [0]
-        for line in self._out:
-            word, _, rest = line.strip().partition(" ")
-            if word == "began":
-                pid = int(rest)
-            elif word == "ended":
-                return acknowledged[-1]
-            else:
-                acknowledged.append(int(word))
-            if pid and len(acknowledged) > count:
-                os.kill(pid, signal.SIGKILL)
-                pid = 0  # once it is buried its number may be another's
-        raise AssertionError("the writers are gone")
-
-    def end(self) -> None:
-        """End them."""
-        self._in.close()
-        self.process.wait(30)
-        self._out.close()
+    :return: the last commit that it acknowledged; 0 if none
+    """
+    assert writers.stdin is not None
+    assert writers.stdout is not None
+    writers.stdin.write(f"{path}\n")
+    writers.stdin.flush()
+    pid, acknowledged = 0, [0]
+    for line in writers.stdout:
+        word, _, rest = line.strip().partition(" ")
+        if word == "began":
+            pid = int(rest)
+        elif word == "ended":
+            return acknowledged[-1]
+        else:
+            acknowledged.append(int(word))
+        if pid and len(acknowledged) > count:
+            os.kill(pid, signal.SIGKILL)
+            pid = 0  # once it is buried its number may be another's
+    raise AssertionError("the writers are gone")
 
 
 @pytest.fixture
-def writers(tmp_path: Path) -> Iterator[Writers]:
-    """Writers to one store."""
-    made = Writers(tmp_path / "broker.db")
-    yield made
-    made.end()
+def writers() -> Iterator[subprocess.Popen[str]]:
+    """The process that forks writers."""
+    with subprocess.Popen(
+        [*TETHER, sys.executable, "-m", __spec__.name],
+        cwd=Path(__file__).resolve().parents[2],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield process
 
 
-def test_killed(writers: Writers, stores: Stores) -> None:
+def test_killed(writers: subprocess.Popen[str], stores: Stores) -> None:
     """Every acknowledged change, of whatever kind, is there, in whole commits in order (I8, I9).
 
     The epoch stays, since nothing is lost: no terminal has to be told anything.
@@ -95,7 +79,7 @@ def test_killed(writers: Writers, stores: Stores) -> None:
     stores.stop(store)
     before = 0
     for kill in range(KILLS):
-        acknowledged = writers.killed_after(moments.randrange(300))
+        acknowledged = killed_after(writers, stores.folder / "broker.db", moments.randrange(300))
         epoch, held = stores.commits()
         assert held >= max(acknowledged, before), kill
         assert epoch == state.epoch, kill

@@ -113,3 +113,8 @@ class FakePool:
         """Do so many jobs, oldest first."""
         for _ in range(most):
             self.jobs.pop(0)()
+
+    def run_all(self) -> None:
+        """Do all there is to do."""
+        while self.jobs:
+            self.run()

@@ -99,24 +99,24 @@ class ValidateTests:
             with pytest.raises(AddressRefused):
                 validate("fe80::1", comes_from)
 
-    def test_allowed_networks(self) -> None:
-        """The operator may allow networks: they are taken from anywhere, and may be dialled."""
-        assert validate("192.168.1.5", TERMINAL, allowed=PRIVATE) == ("192.168.1.5", True)
-        with pytest.raises(AddressRefused):
-            validate("10.0.0.1", TERMINAL, allowed=PRIVATE)
-
     @pytest.mark.parametrize(
-        ("host", "source", "dialable"),
+        ("host", "source", "allowed", "dialable"),
         [
-            ("10.0.0.1", "10.0.0.1", True),
-            ("::ffff:10.0.0.1", "10.0.0.1", True),
-            ("10.0.0.1", "::ffff:10.0.0.1", True),
-            ("10.0.0.2", "10.0.0.1", False),
+            # Only the very address that a connection comes from, in any clothing.
+            ("10.0.0.1", "10.0.0.1", [], True),
+            ("::ffff:10.0.0.1", "10.0.0.1", [], True),
+            ("10.0.0.1", "::ffff:10.0.0.1", [], True),
+            ("10.0.0.2", "10.0.0.1", [], False),
+            # The operator may allow networks: they are taken from anywhere.
+            ("192.168.1.5", TERMINAL, PRIVATE, True),
         ],
     )
-    def test_dialable(self, host: str, source: str, dialable: bool) -> None:
-        """Only the very address that a connection comes from may be dialled, in any clothing."""
-        assert validate(host, source) == (host.removeprefix("::ffff:"), dialable)
+    def test_dialable(self, host: str, source: str, allowed: list[Any], dialable: bool) -> None:
+        """What may be dialled."""
+        told = validate(host, source, allowed=allowed)
+        assert told == (host.removeprefix("::ffff:"), dialable)
+        with pytest.raises(AddressRefused):
+            validate("10.0.0.1", TERMINAL, allowed=allowed)
 
     @pytest.mark.parametrize(
         ("host", "own"),

@@ -7,26 +7,15 @@ from math import inf
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from broker.tables.nat_bindings import NatBinding, NatBindingTable
 from broker.tables.udp_keys import KEYS_AN_IDENTIFIER, KeyRefused, UdpKey, UdpKeyTable
 
 
-def key(name: str, whose: str = "Ia", until: float = inf, **more: int) -> UdpKey:
+def key(name: str, whose: str = "Ia", until: float = inf, expires: int = 60) -> UdpKey:
     """A key; its secret follows from its name."""
-    return UdpKey(name, whose, name.encode().ljust(32), 1203, more.get("expires", 60), until)
-
-
-def names(keys: tuple[UdpKey, ...]) -> list[str]:
-    """What keys are called."""
-    return [one.name for one in keys]
-
-
-@pytest.fixture
-def table() -> UdpKeyTable:
-    """An empty table."""
-    return UdpKeyTable()
+    return UdpKey(name, whose, name.encode().ljust(32), 1203, expires, until)
 
 
 def test_shows_no_secret() -> None:
@@ -35,146 +24,120 @@ def test_shows_no_secret() -> None:
     assert repr(made) == f"{made}" == "<Key K1>"
 
 
-class KeyTableTests:
-    """The keys of all terminals."""
-
-    def test_held(self, table: UdpKeyTable) -> None:
-        """One whose connection is open is good for as long as that is."""
-        kept = table.add(key("K1"))
-        assert table.get("K1", 1e9) is kept
-        assert table.of("Ia", 1e9) == (kept,)
-        assert table.get("K2", 0) is None
-        assert table.of("Ib", 0) == ()
-
-    def test_released(self, table: UdpKeyTable) -> None:
-        """From when its connection is gone it is good for its expiry, and no longer (I10)."""
-        table.add(key("K1", expires=60))
-        table.release("K1", 100)
-        assert table.get("K1", 159.9) is not None
-        table.release("K1", 150)  # does not prolong it,
-        table.release("K9", 150)  # nor is it an error without a key
-        assert table.get("K1", 160) is None
-        assert table.of("Ia", 160) == ()
-
-    def test_told_again(self, table: UdpKeyTable) -> None:
-        """One that is told again has come as far as it had: nothing may be replayed (I10).
-
-        Only when it expires, and where its terminal takes calls, are taken over.
-        """
-        kept = table.add(key("K1", until=50))
-        kept.last_received, kept.last_sent = 7, 9
-        again = UdpKey("K1", "Ia", kept.secret, 4, 90, 100)
-        assert table.add(again) is kept
-        assert (kept.last_received, kept.last_sent) == (7, 9)
-        assert (kept.port, kept.expires, kept.until) == (4, 90, 100)
-        assert len(table) == 1
-
-    @pytest.mark.parametrize(
-        "other", [UdpKey("K1", "Ib", b"K1".ljust(32), 1, 1), UdpKey("K1", "Ia", bytes(32), 1, 1)]
-    )
-    def test_name_taken(self, table: UdpKeyTable, other: UdpKey) -> None:
-        """A name means one key: no other replaces it, nor is another's taken for one's own (I4)."""
-        kept = table.add(key("K1"))
-        with pytest.raises(KeyRefused, match="another key of this name"):
-            table.add(other)
-        assert table.get("K1", 0) is kept
-        assert table.of("Ib", 0) == ()
-
-    def test_five(self, table: UdpKeyTable) -> None:
-        """A sixth drops the oldest, which is good no more for whoever still holds it (I15)."""
-        kept = [table.add(key(f"K{n}")) for n in range(KEYS_AN_IDENTIFIER + 1)]
-        assert names(table.of("Ia", 0)) == [f"K{n}" for n in range(1, 6)]
-        assert kept[0].until == -inf
-        assert table.get("K0", 0) is None
-        table.add(key("K9", "Ib"))
-        assert len(table) == KEYS_AN_IDENTIFIER + 1
-
-    def test_full(self) -> None:
-        """A full table takes no key of anybody new; one told again, or a sixth, it does (I15)."""
-        table = UdpKeyTable(6)
-        for n in range(5):
-            table.add(key(f"K{n}"))
-        table.add(key("K5", "Ib"))
-        with pytest.raises(KeyRefused, match="full"):
-            table.add(key("K6", "Ic"))
-        table.add(key("K5", "Ib"))
-        table.add(key("K7", "Ia"))
-        assert len(table) == 6
-
-    def test_dropped(self, table: UdpKeyTable) -> None:
-        """It is gone at once, also for whoever holds it; a second time does nothing (I2).
-
-        Nor does that take away a new one of its name.
-        """
-        old, other = table.add(key("K1")), table.add(key("K2"))
-        table.drop(old)
-        table.drop(old)
-        assert old.until == -inf
-        assert table.of("Ia", 0) == (other,)
-        new = table.add(key("K1"))
-        table.drop(old)
-        assert table.get("K1", 0) is new
-        for each in (new, other):
-            table.drop(each)
-        assert (len(table), list(table), table._of) == (0, [], {})
-
-    def test_prune(self, table: UdpKeyTable) -> None:
-        """What has expired goes, and nothing else."""
-        for name, until in (("K1", 10.0), ("K2", 20.0), ("K3", inf)):
-            table.add(key(name, until=until))
-        assert table.prune(10) == 1
-        assert [one.name for one in table] == ["K2", "K3"]
-        assert table.prune(10) == 0
-
-
 class KeyMachine(RuleBasedStateMachine):
-    """Whatever is done in whatever order, both views of the table agree."""
+    """Whatever is done in whatever order, the table holds what a plain list of keys does.
+
+    :ivar kept: the keys, oldest first, and until when each is valid
+    :ivar gone: those that were dropped
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.table = UdpKeyTable(8)
+        self.kept: dict[str, tuple[UdpKey, float]] = {}
+        self.gone: list[UdpKey] = []
         self.now = 0.0
 
-    @rule(n=st.integers(0, 9), whose=st.sampled_from(["Ia", "Ib"]), lasts=st.integers(0, 3))
-    def add(self, n: int, whose: str, lasts: int) -> None:
-        """Add one, which may be refused."""
+    @initialize(many=st.integers(0, 8))
+    def fill(self, many: int) -> None:
+        """There are some already."""
+        for n in range(many):
+            self.add(n, "Ia" if n < KEYS_AN_IDENTIFIER else "Ib", 0)
+
+    @rule(
+        n=st.integers(0, 11),
+        whose=st.sampled_from(["Ia", "Ib", "Ic"]),
+        lasts=st.sampled_from([0, 0, 1, 60]),
+        port=st.sampled_from([0, 4]),
+    )
+    def add(self, n: int, whose: str, lasts: int, port: int = 0) -> None:
+        """A sixth drops the oldest; else a full table takes no new one (I15).
+
+        One that is told again has come as far as it had: nothing may be replayed. Only when it
+        expires, and where its terminal takes calls, are taken over (I10). A name means one key: no
+        other replaces it, nor is another's taken for one's own (I4).
+        """
         until = self.now + lasts if lasts else inf
-        try:
-            self.table.add(key(f"K{n}", whose, until))
-        except KeyRefused:
-            assert len(self.table) == 8 or self.table._keys[f"K{n}"].identifier != whose
+        made = key(f"K{n}", whose, until, 30 + lasts)
+        made.port = port
+        kept, _ = self.kept.get(made.name, (made, 0))
+        theirs = [one for one, _ in self.kept.values() if one.identifier == whose]
+        if kept is not made and kept.identifier != whose:
+            refusal = "another key of this name"
+        elif kept is made and len(theirs) < KEYS_AN_IDENTIFIER and len(self.kept) == 8:
+            refusal = "full"
+        else:
+            refusal = ""
+        if refusal:
+            with pytest.raises(KeyRefused, match=refusal):
+                self.table.add(made)
+            return
+        if kept is made and len(theirs) == KEYS_AN_IDENTIFIER:
+            self.lose(theirs[0])
+        received = kept.last_received = kept.last_received + 1
+        assert self.table.add(made) is kept
+        assert (kept.port, kept.expires) == (port, 30 + lasts)
+        assert kept.last_received == received
+        self.kept[made.name] = kept, until
 
-    @rule(n=st.integers(0, 9))
+    @rule(n=st.integers(0, 11))
+    def take_for_ones_own(self, n: int) -> None:
+        """A key of a name that is taken, with another secret, is refused (I4)."""
+        if f"K{n}" in self.kept:
+            whose = self.kept[f"K{n}"][0].identifier
+            with pytest.raises(KeyRefused, match="another key of this name"):
+                self.table.add(UdpKey(f"K{n}", whose, bytes(32), 1, 1))
+
+    @rule(n=st.integers(0, 11))
     def release(self, n: int) -> None:
-        """Release one."""
+        """From when its connection is gone it is valid for its expiry; again changes nothing."""
         self.table.release(f"K{n}", self.now)
+        kept, until = self.kept.get(f"K{n}", (None, 0))
+        if kept is not None and until == inf:
+            self.kept[kept.name] = kept, self.now + kept.expires
 
-    @rule(n=st.integers(0, 9))
+    @rule(n=st.integers(0, 11))
     def drop(self, n: int) -> None:
-        """Drop one."""
-        found = self.table.get(f"K{n}", self.now)
-        if found is not None:
-            self.table.drop(found)
+        """It is gone at once; a second time does nothing, not even to a new one of its name."""
+        if f"K{n}" in self.kept:
+            kept, _ = self.kept[f"K{n}"]
+            self.table.drop(kept)
+            self.lose(kept)
+        for gone in self.gone:
+            self.table.drop(gone)
 
-    @rule(seconds=st.integers(1, 90), prune=st.booleans())
+    @rule(seconds=st.integers(1, 60), prune=st.booleans())
     def passes(self, seconds: int, prune: bool) -> None:
-        """Time passes."""
+        """Time passes; what has expired goes, and nothing else."""
         self.now += seconds
         if prune:
-            self.table.prune(self.now)
+            expired = [kept for kept, until in self.kept.values() if until <= self.now]
+            assert self.table.prune(self.now) == len(expired)
+            for kept in expired:
+                self.lose(kept)
+
+    def lose(self, kept: UdpKey) -> None:
+        """It should be gone."""
+        del self.kept[kept.name]
+        self.gone.append(kept)
 
     @invariant()
     def agree(self) -> None:
-        """Each key is found by its name and at its terminal, five there at the most."""
-        assert len(self.table) <= 8
-        listed = [one for keys in self.table._of.values() for one in keys]
-        assert {one.name: one for one in listed} == self.table._keys
-        for whose, keys in self.table._of.items():
-            assert 1 <= len(keys) <= KEYS_AN_IDENTIFIER
-            assert {one.identifier for one in keys} == {whose}
-            assert self.table.of(whose, self.now) == tuple(
-                one for one in keys if self.table.get(one.name, self.now) is one
-            )
+        """Each key is found by its name and at its terminal, as long as it is valid.
+
+        One whose connection is open is as long as that is. What is gone is so for whoever still
+        holds it (I2).
+        """
+        assert [*self.table] == [kept for kept, _ in self.kept.values()]
+        assert len(self.table) == len(self.kept)
+        valid = {name: kept for name, (kept, until) in self.kept.items() if until > self.now}
+        for n in range(12):
+            assert self.table.get(f"K{n}", self.now) is valid.get(f"K{n}")
+        for whose in ("Ia", "Ib", "Ic"):
+            theirs = tuple(kept for kept in valid.values() if kept.identifier == whose)
+            assert self.table.of(whose, self.now) == theirs
+        assert len(self.table._of) == len({kept.identifier for kept, _ in self.kept.values()})
+        assert {gone.until for gone in self.gone} <= {-inf}
 
 
 KeyMachineTests = KeyMachine.TestCase
