@@ -242,13 +242,17 @@ class MapTests:
         assert scene.map().words == "there is no IPv4 route to a router"
         assert scene.net.pending == 0
 
-    def test_cancel(self, scene: Scene) -> None:
+    @pytest.mark.parametrize("how", ["cancelled", "closed"])
+    def test_given_up(self, scene: Scene, how: str) -> None:
         """What comes of it is closed."""
         mapping = scene.mapper.map("TCP", 7000)
         outcome = Outcome(mapping)
-        mapping.cancel()
+        if how == "cancelled":
+            mapping.cancel()
+        else:
+            scene.unmap()
         assert outcome.failure is not None
-        assert outcome.failure.check(CancelledError)
+        assert outcome.failure.check(CancelledError) or how == "closed"
         scene.answer()
         assert scene.asked_to_close
         scene.answer()
@@ -578,14 +582,6 @@ class UnmapTests:
         assert outcome.value == [None]
         assert scene.net.pending == 0
         assert scene.changes == []
-
-    def test_while_it_is_opened(self, scene: Scene) -> None:
-        """It is given up."""
-        mapped = scene.map()
-        scene.unmap()
-        assert mapped.failure is not None
-        scene.answer()
-        assert scene.asked_to_close
 
 
 class StopTests:

@@ -145,35 +145,32 @@ PORTS = st.integers(0, 0xFFFF)
 LONG = st.integers(0, 0xFFFFFFFF)
 
 
-class CodecTests:
-    """Whatever comes."""
+@given(st.binary(max_size=1200))
+def test_anything(data: bytes) -> None:
+    """It is read, or it is unreadable."""
+    for start in (b"", b"\x02\x81\0\0", b"\x02\x81\0\1", b"\0\x80\0\0", b"\0\x81\0\0"):
+        with suppress(Unreadable):
+            read_answer(start + data)
 
-    @given(st.binary(max_size=1200))
-    def test_anything(self, data: bytes) -> None:
-        """It is read, or it is unreadable."""
-        for start in (b"", b"\x02\x81\0\0", b"\x02\x81\0\1", b"\0\x80\0\0", b"\0\x81\0\0"):
-            with suppress(Unreadable):
-                read_answer(start + data)
 
-    @given(st.binary(min_size=12, max_size=12), st.integers(0, 255), PORTS, PORTS, ADDRESSES, LONG)
-    def test_what_is_asked_can_be_given(
-        self, nonce: bytes, number: int, port: int, external: int, address: IPv4Address, life: int
-    ) -> None:
-        """A request with the header of an answer is read as what was asked for."""
-        asked = PcpMapping(nonce, number, port, external, address)
-        packet = bytearray(pcp_request(address, asked, life))
-        packet[1] |= 0x80
-        packet[8:24] = bytes(16)
-        assert read_answer(bytes(packet)) == PcpAnswer(2, 0, life, 0, asked)
+@given(st.binary(min_size=12, max_size=12), st.integers(0, 255), PORTS, PORTS, ADDRESSES, LONG)
+def test_what_is_asked_can_be_given(
+    nonce: bytes, number: int, port: int, external: int, address: IPv4Address, life: int
+) -> None:
+    """A request with the header of an answer is read as what was asked for."""
+    asked = PcpMapping(nonce, number, port, external, address)
+    packet = bytearray(pcp_request(address, asked, life))
+    packet[1] |= 0x80
+    packet[8:24] = bytes(16)
+    assert read_answer(bytes(packet)) == PcpAnswer(2, 0, life, 0, asked)
 
-    @given(st.sampled_from([1, 2]), PORTS, PORTS, LONG, LONG)
-    def test_the_older_too(
-        self, opcode: int, port: int, external: int, lifetime: int, epoch: int
-    ) -> None:
-        """The same of NAT-PMP."""
-        packet = pmp_request(opcode, port, external, lifetime)
-        data = bytes((0, opcode | 0x80, 0, 0)) + epoch.to_bytes(4) + packet[4:]
-        assert read_answer(data) == PmpAnswer(opcode, 0, epoch, None, port, external, lifetime)
+
+@given(st.sampled_from([1, 2]), PORTS, PORTS, LONG, LONG)
+def test_the_older_too(opcode: int, port: int, external: int, lifetime: int, epoch: int) -> None:
+    """The same of NAT-PMP."""
+    packet = pmp_request(opcode, port, external, lifetime)
+    data = bytes((0, opcode | 0x80, 0, 0)) + epoch.to_bytes(4) + packet[4:]
+    assert read_answer(data) == PmpAnswer(opcode, 0, epoch, None, port, external, lifetime)
 
 
 @pytest.mark.parametrize(

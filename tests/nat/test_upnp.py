@@ -143,26 +143,24 @@ class OpenTests:
         assert scene.open().value
 
 
-class DiscoveryTests:
-    """Looking for the device."""
+@pytest.mark.parametrize("url", [None, "", "nonsense", "http://[", "/ctl"])
+def test_no_router(scene: Scene, url: str | None) -> None:
+    """None answers (miniupnpc says "Success"), or what answers is of no use."""
+    scene.device.url = url
+    assert "no router is among" in scene.open().refused
+    scene.device.errors = {"selectigd": ["No UPnP device discovered"]}
+    assert "no router is among" in scene.open().refused
+    scene.device.found = 0
+    assert scene.open().refused == "no router answers"
 
-    @pytest.mark.parametrize("url", [None, "", "nonsense", "http://[", "/ctl"])
-    def test_no_router(self, scene: Scene, url: str | None) -> None:
-        """None answers (miniupnpc says "Success"), or what answers is of no use."""
-        scene.device.url = url
-        assert "no router is among" in scene.open().refused
-        scene.device.errors = {"selectigd": ["No UPnP device discovered"]}
-        assert "no router is among" in scene.open().refused
-        scene.device.found = 0
-        assert scene.open().refused == "no router answers"
 
-    def test_another(self, scene: Scene) -> None:
-        """A device that is not the router is not asked for anything, and not kept."""
-        scene.device.url = "http://192.168.1.66:5000/ctl"
-        assert "another device answers" in scene.open().refused
-        assert scene.device.names() == FIND
-        scene.device.url = f"http://{GATEWAY}:80/ctl"
-        assert scene.open().value == [OPENING]
+def test_another(scene: Scene) -> None:
+    """A device that is not the router is not asked for anything, and not kept."""
+    scene.device.url = "http://192.168.1.66:5000/ctl"
+    assert "another device answers" in scene.open().refused
+    assert scene.device.names() == FIND
+    scene.device.url = f"http://{GATEWAY}:80/ctl"
+    assert scene.open().value == [OPENING]
 
 
 class LaterTests:
@@ -266,49 +264,42 @@ class GivenUpTests:
         assert Outcome(scene.upnp.stop()).value == [None]
 
 
-class LibraryTests:
-    """miniupnpc itself."""
-
-    def test_there(self) -> None:
-        """It has what is called here."""
-        pytest.importorskip("miniupnpc")
-        make = find_miniupnpc()
-        assert make is not None
-        made = make(multicastif="127.0.0.1", discoverdelay=1)
-        for name in (*FIND[1:], *ADD, "deleteportmapping"):
-            assert callable(getattr(made, name))
-
-    def test_absent(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It need not be installed."""
-        monkeypatch.setitem(sys.modules, "miniupnpc", None)
-        assert find_miniupnpc() is None
+def test_there() -> None:
+    """It has what is called here."""
+    pytest.importorskip("miniupnpc")
+    make = find_miniupnpc()
+    assert make is not None
+    made = make(multicastif="127.0.0.1", discoverdelay=1)
+    for name in (*FIND[1:], *ADD, "deleteportmapping"):
+        assert callable(getattr(made, name))
 
 
-class ThreadTests:
-    """The thread."""
+def test_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It need not be installed."""
+    monkeypatch.setitem(sys.modules, "miniupnpc", None)
+    assert find_miniupnpc() is None
 
-    def test_in_order(self) -> None:
-        """One job after the other, in one thread, that nobody waits for; then it ends."""
-        worker = OneThread("a test's")
-        worker.start()
-        worker.stop()
-        worker.callInThread(lambda: 1 // 0)
-        assert not any(thread.name == "a test's" for thread in threading.enumerate())
-        worker = OneThread("a test's")
-        done: list[tuple[int, threading.Thread]] = []
-        over = threading.Event()
-        for index in range(5):
-            worker.callInThread(
-                lambda index: done.append((index, threading.current_thread())), index
-            )
-        worker.callInThread(over.set)
-        assert over.wait(10)
-        assert [index for index, _ in done] == [0, 1, 2, 3, 4]
-        (thread,) = {thread for _, thread in done}
-        assert thread.daemon
-        assert thread is not threading.current_thread()
-        worker.stop()
-        thread.join(10)
-        assert not thread.is_alive()
-        worker.callInThread(done.clear)
-        assert len(done) == 5
+
+def test_in_order() -> None:
+    """One job after the other, in one thread, that nobody waits for; then it ends."""
+    worker = OneThread("a test's")
+    worker.start()
+    worker.stop()
+    worker.callInThread(lambda: 1 // 0)
+    assert not any(thread.name == "a test's" for thread in threading.enumerate())
+    worker = OneThread("a test's")
+    done: list[tuple[int, threading.Thread]] = []
+    over = threading.Event()
+    for index in range(5):
+        worker.callInThread(lambda index: done.append((index, threading.current_thread())), index)
+    worker.callInThread(over.set)
+    assert over.wait(10)
+    assert [index for index, _ in done] == [0, 1, 2, 3, 4]
+    (thread,) = {thread for _, thread in done}
+    assert thread.daemon
+    assert thread is not threading.current_thread()
+    worker.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+    worker.callInThread(done.clear)
+    assert len(done) == 5

@@ -78,33 +78,31 @@ class BackupTests:
         assert stores.look("copy")[1] == {"Ia": "Ib"}
 
 
-class RestoredTests:
-    """What becomes of the epoch (A6)."""
+@pytest.mark.parametrize("lost", [False, True])
+def test_new_epoch(stores: Stores, lost: bool) -> None:
+    """A withdrawn permit that is back with a backup doesn't come back silently (I2).
 
-    @pytest.mark.parametrize("lost", [False, True])
-    def test_new_epoch(self, stores: Stores, lost: bool) -> None:
-        """A withdrawn permit that is back with a backup doesn't come back silently (I2).
+    Even where a backup lacks nothing its epoch is another: nobody can tell.
+    """
+    store, state = stores.open()
+    stores.commit(store, Ia="Ib")
+    path = back_up_here(stores)
+    if lost:
+        stores.commit(store, Ia="")
+    stores.stop(store)
+    path.replace(stores.folder / "broker.db")
+    epoch, lists = stores.look()
+    assert lists == {"Ia": "Ib"}
+    assert epoch != state.epoch
+    assert stores.look()[0] == epoch
 
-        Even where a backup lacks nothing its epoch is another: nobody can tell.
-        """
-        store, state = stores.open()
-        stores.commit(store, Ia="Ib")
-        path = back_up_here(stores)
-        if lost:
-            stores.commit(store, Ia="")
-        stores.stop(store)
-        path.replace(stores.folder / "broker.db")
-        epoch, lists = stores.look()
-        assert lists == {"Ia": "Ib"}
-        assert epoch != state.epoch
-        assert stores.look()[0] == epoch
 
-    def test_each_copy(self, stores: Stores) -> None:
-        """Every place to which a backup is restored has an epoch of its own."""
-        stores.open()
-        content = back_up_here(stores).read_bytes()
-        (stores.folder / "other").write_bytes(content)
-        assert stores.look("copy")[0] != stores.look("other")[0]
+def test_each_copy(stores: Stores) -> None:
+    """Every place to which a backup is restored has an epoch of its own."""
+    stores.open()
+    content = back_up_here(stores).read_bytes()
+    (stores.folder / "other").write_bytes(content)
+    assert stores.look("copy")[0] != stores.look("other")[0]
 
 
 class RefusedTests:

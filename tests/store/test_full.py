@@ -86,42 +86,40 @@ def fill(serving: RequestTask, peer: Client) -> tuple[str, str]:
     raise AssertionError("it is never full")
 
 
-class FullTests:
-    """A mediator whose disk is full."""
+def test_changes_fail(serving: RequestTask) -> None:
+    """A list that can't be kept is not changed, and the terminal is told why (A5).
 
-    def test_changes_fail(self, serving: RequestTask) -> None:
-        """A list that can't be kept is not changed, and the terminal is told why (A5).
+    With space, what was refused is taken; the next process finds it, and all before (I8).
+    """
+    peer = serving.terminal()
+    refused, before = fill(serving, peer)
+    for _ in range(3):
+        assert serving.ask(peer, "QUERY\nPERMITS\n\n") == before
+        assert serving.ask(peer, refused) == NO_SPACE
+    serving.quota(1000)
+    assert serving.ask(peer, refused) == COMPLETED
+    after = serving.ask(peer, "QUERY\nPERMITS\n\n")
+    serving.stop()
+    _, lists = serving.stores.look()
+    assert set(lists) == {"Ic"}
+    assert set(lists["Ic"].split(",")) == set(re.findall(r"[0-9]+-[0-9]+-x+", after))
 
-        With space, what was refused is taken; the next process finds it, and all before (I8).
-        """
-        peer = serving.terminal()
-        refused, before = fill(serving, peer)
-        for _ in range(3):
-            assert serving.ask(peer, "QUERY\nPERMITS\n\n") == before
-            assert serving.ask(peer, refused) == NO_SPACE
-        serving.quota(1000)
-        assert serving.ask(peer, refused) == COMPLETED
-        after = serving.ask(peer, "QUERY\nPERMITS\n\n")
-        serving.stop()
-        _, lists = serving.stores.look()
-        assert set(lists) == {"Ic"}
-        assert set(lists["Ic"].split(",")) == set(re.findall(r"[0-9]+-[0-9]+-x+", after))
 
-    def test_the_rest_works(self, serving: RequestTask) -> None:
-        """Calls go through, strangers are refused, addresses are taken (I1, I3)."""
-        filler, callee, caller, stranger = (serving.terminal() for _ in range(4))
-        text = "REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\nAccept:Create Ia\n\n"
-        assert serving.ask(callee, text) == COMPLETED
-        fill(serving, filler)
+def test_the_rest_works(serving: RequestTask) -> None:
+    """Calls go through, strangers are refused, addresses are taken (I1, I3)."""
+    filler, callee, caller, stranger = (serving.terminal() for _ in range(4))
+    text = "REGISTER\nIdentifier:Ib\nAddress:127.0.0.1\nAccept:Create Ia\n\n"
+    assert serving.ask(callee, text) == COMPLETED
+    fill(serving, filler)
 
-        at = "REGISTER\nIdentifier:{}\nAddress:127.0.0.1\n\n"
-        assert serving.ask(stranger, at.format("Ix")) == COMPLETED
-        assert serving.ask(stranger, "QUERY\nCallee:Ib\n\n") == "NOTIFY\nPermission Denied.\n\n"
-        assert serving.ask(caller, at.format("Ia")) == COMPLETED
-        caller.type("QUERY\nCallee:Ib\n\n")
-        assert callee.text() == "QUERY\nSTATUS\n\n"
-        callee.type("NOTIFY\nSTATUS Acceptable.\n\n")
-        assert caller.text().startswith("NOTIFY\nRequest Accepted.\n\n")
+    at = "REGISTER\nIdentifier:{}\nAddress:127.0.0.1\n\n"
+    assert serving.ask(stranger, at.format("Ix")) == COMPLETED
+    assert serving.ask(stranger, "QUERY\nCallee:Ib\n\n") == "NOTIFY\nPermission Denied.\n\n"
+    assert serving.ask(caller, at.format("Ia")) == COMPLETED
+    caller.type("QUERY\nCallee:Ib\n\n")
+    assert callee.text() == "QUERY\nSTATUS\n\n"
+    callee.type("NOTIFY\nSTATUS Acceptable.\n\n")
+    assert caller.text().startswith("NOTIFY\nRequest Accepted.\n\n")
 
 
 def test_every_kind(stores: Stores) -> None:

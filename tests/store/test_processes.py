@@ -84,15 +84,6 @@ class ProcessesTests:
         assert epoch_of(port) != epoch
         assert "may have lost changes" in running.said
 
-    def test_two_of_them(self, processes: Processes) -> None:
-        """A second mediator on the same database gives up in one line."""
-        processes.mediator(STORE)
-        second = processes.start(*TWISTD, "-n", "--pidfile=second.pid", "broker", STORE)
-        assert second.wait() == 1
-        (line,) = second.err
-        assert line.startswith("broker: ")
-        assert "another broker has it open" in line
-
     @pytest.mark.parametrize("daemon", [False, True])
     def test_damaged(self, processes: Processes, folder: Path, daemon: bool) -> None:
         """A database that it must not use: one line, status 1, and nothing is opened (I3).

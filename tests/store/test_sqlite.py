@@ -229,20 +229,6 @@ class FailingTests:
                     watched.result(done)
         assert len(begun) == 1
 
-    def test_refused_and_found_after_all(self, stores: Stores, watched: Watched) -> None:
-        """A commit of which it isn't known whether it is on the disk leads to a new epoch.
-
-        Unless another was written over it before the crash, which the copied files stand for.
-        """
-        watched.commit(Ia="Ib")
-        with watched.failing(IOERR, "COMMIT"), pytest.raises(StoreFailed):
-            watched.commit(Ia="Ic")
-        stores.crash("1.db")
-        watched.commit(Ib="Ic")
-        stores.crash("2.db")
-        assert stores.look("1.db")[0] != watched.state.epoch
-        assert stores.look("2.db") == (watched.state.epoch, {"Ia": "Ib", "Ib": "Ic"})
-
 
 class TaskTests:
     """What is asked of the writer between its commits."""

@@ -208,13 +208,9 @@ class Watched:
 
     def __init__(self, stores: Stores, **more: Any) -> None:
         self._stores = stores
-        self._keeping = Keeping()
-        self.store, self.state = stores.open(connect=self._keeping, **more)
-
-    @property
-    def connection(self) -> Obedient:
-        """Its connection."""
-        return self._keeping.last
+        keeping = Keeping()
+        self.store, self.state = stores.open(connect=keeping, **more)
+        self.connection = keeping.last
 
     def result(self, step: Awaitable[T]) -> T:
         """What a step gives, once it does."""

@@ -51,36 +51,34 @@ def validate(host: str, source: str, port: int = 1203, **more: Any) -> tuple[str
     return host, dialable
 
 
-class ScopeTests:
-    """What an address is, before anyone believes it."""
-
-    @pytest.mark.parametrize(
-        ("host", "scope"), [(host, scope) for scope in SCOPES for host in SCOPES[scope].split()]
-    )
-    def test_scope(self, host: str, scope: str) -> None:
-        """Each address has one scope; one of none is never taken, whatever is allowed."""
-        assert address_scope(parse_ip(host)) == scope
-        if scope != "none":
-            assert str(routable_ip(host)) == validate_ip(host, host)
-            return
-        for source in ("127.0.0.1", TERMINAL, host):
-            with pytest.raises(AddressRefused):
-                validate_ip(host, source, EVERYWHERE)
+@pytest.mark.parametrize(
+    ("host", "scope"), [(host, scope) for scope in SCOPES for host in SCOPES[scope].split()]
+)
+def test_scope(host: str, scope: str) -> None:
+    """Each address has one scope; one of none is never taken, whatever is allowed."""
+    assert address_scope(parse_ip(host)) == scope
+    if scope != "none":
+        assert str(routable_ip(host)) == validate_ip(host, host)
+        return
+    for source in ("127.0.0.1", TERMINAL, host):
         with pytest.raises(AddressRefused):
-            routable_ip(host)
+            validate_ip(host, source, EVERYWHERE)
+    with pytest.raises(AddressRefused):
+        routable_ip(host)
 
-    @pytest.mark.parametrize(
-        "text",
-        [
-            *("", "host.example.jp", "1.2.3", "1.2.3.4.5", "256.1.1.1", "01.2.3.4", "١٢٧.0.0.1"),
-            *("127.1", "0x7f000001", "2130706433", "[::1]", "::1%lo", "fe80::1%eth0"),
-            *("2400:4000::1%a b", "1.2.3.4/32", " 1.2.3.4", "1.2.3.4\n"),
-        ],
-    )
-    def test_not_an_address(self, text: str) -> None:
-        """What is not one address in its plain form is refused, zones included."""
-        with pytest.raises(AddressRefused):
-            parse_ip(text)
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "host.example.jp", "1.2.3", "1.2.3.4.5", "256.1.1.1", "01.2.3.4", "١٢٧.0.0.1"),
+        *("127.1", "0x7f000001", "2130706433", "[::1]", "::1%lo", "fe80::1%eth0"),
+        *("2400:4000::1%a b", "1.2.3.4/32", " 1.2.3.4", "1.2.3.4\n"),
+    ],
+)
+def test_not_an_address(text: str) -> None:
+    """What is not one address in its plain form is refused, zones included."""
+    with pytest.raises(AddressRefused):
+        parse_ip(text)
 
 
 class ValidateTests:

@@ -275,43 +275,38 @@ class PermitsTests:
         assert EXPIRES_MOST == SECONDS_MOST
 
 
-class WithdrawnTests:
-    """What edits take off by name."""
-
-    def test_named(self) -> None:
-        """Those that are deleted, there or not; everybody, where a list is made anew (A3)."""
-        assert deleted_entries(["Add Ia,Ib;uses=1"]) == frozenset()
-        some = deleted_entries(["Delete taro,@work", "Add Ic", "Delete Id"], canonical)
-        assert some == frozenset(("Ia", "@work", "Id"))
-        assert deleted_entries(["Delete Ia", "Create Ib"]) is None
+def test_named() -> None:
+    """Those that are deleted, there or not; everybody, where a list is made anew (A3)."""
+    assert deleted_entries(["Add Ia,Ib;uses=1"]) == frozenset()
+    some = deleted_entries(["Delete taro,@work", "Add Ic", "Delete Id"], canonical)
+    assert some == frozenset(("Ia", "@work", "Id"))
+    assert deleted_entries(["Delete Ia", "Create Ib"]) is None
 
 
-class AsEditsTests:
-    """Entries as edits (fig. 3a–c), the way ``QUERY`` / ``PERMITS`` answers too."""
+@settings(deadline=None, max_examples=60)
+@example([f"{n}" + "あ" * 40 for n in range(40)])
+@given(st.lists(st.text("abあ", min_size=1, max_size=40), max_size=200, unique=True))
+def test_round_trip(some: list[str]) -> None:
+    """Applied to any list, the edits make this one, and each line fits its limit."""
+    lines = as_edits(some)
+    table = PermitTable([PermitChange("Ia", ("what", "was", "there"))])
+    table.apply(table.prepare("Ia", lines, NOW))
+    assert table.accepted("Ia") == tuple(some)
+    assert lines[0].startswith("Create")
+    assert all(len(line.encode()) <= LINE_BYTES for line in lines)
 
-    @settings(deadline=None, max_examples=60)
-    @example([f"{n}" + "あ" * 40 for n in range(40)])
-    @given(st.lists(st.text("abあ", min_size=1, max_size=40), max_size=200, unique=True))
-    def test_round_trip(self, some: list[str]) -> None:
-        """Applied to any list, the edits make this one, and each line fits its limit."""
-        lines = as_edits(some)
-        table = PermitTable([PermitChange("Ia", ("what", "was", "there"))])
-        table.apply(table.prepare("Ia", lines, NOW))
-        assert table.accepted("Ia") == tuple(some)
-        assert lines[0].startswith("Create")
-        assert all(len(line.encode()) <= LINE_BYTES for line in lines)
 
-    @pytest.mark.parametrize("change", ["Create", "Add", "Delete"])
-    def test_many(self, change: str) -> None:
-        """What doesn't fit a line goes on several, and means the same."""
-        names = [f"terminal-{count:04d}" for count in range(900)]
-        table = PermitTable([PermitChange("Ib", (*names[::2], "Ix"))])
-        lines = as_edits(names, change)
-        assert len(lines) > 1
-        assert all(len(f"Accept:{line}") <= 1024 for line in lines)
-        after = table.prepare("Ib", [edit(line) for line in lines], NOW)
-        expected = {"Create": {*names}, "Add": {*names, "Ix"}, "Delete": {"Ix"}}
-        assert set(after.accepted) == expected[change]
+@pytest.mark.parametrize("change", ["Create", "Add", "Delete"])
+def test_many(change: str) -> None:
+    """What doesn't fit a line goes on several, and means the same."""
+    names = [f"terminal-{count:04d}" for count in range(900)]
+    table = PermitTable([PermitChange("Ib", (*names[::2], "Ix"))])
+    lines = as_edits(names, change)
+    assert len(lines) > 1
+    assert all(len(f"Accept:{line}") <= 1024 for line in lines)
+    after = table.prepare("Ib", [edit(line) for line in lines], NOW)
+    expected = {"Create": {*names}, "Add": {*names, "Ix"}, "Delete": {"Ix"}}
+    assert set(after.accepted) == expected[change]
 
 
 rejections = st.lists(

@@ -151,46 +151,45 @@ def binding(
     return NatBinding(of, source, 0, until, b"", 100, lambda data: data)
 
 
-class NatBindingTests:
-    """Where terminals' datagrams come from: one binding a key, and one a source."""
+def test_expires() -> None:
+    """It is not told when it has expired (I10), nor when its key has (I2)."""
+    table, own = NatBindingTable(), key("K1")
+    table.put(binding(own, until=100))
+    assert table.of(own, 99.9) is not None
+    assert table.of(own, 100) is None
+    own.until = 50
+    assert table.of(own, 49.9) is not None
+    assert table.of(own, 50) is None
 
-    def test_expires(self) -> None:
-        """It is not told when it has expired (I10), nor when its key has (I2)."""
-        table, own = NatBindingTable(), key("K1")
-        table.put(binding(own, until=100))
-        assert table.of(own, 99.9) is not None
-        assert table.of(own, 100) is None
-        own.until = 50
-        assert table.of(own, 49.9) is not None
-        assert table.of(own, 50) is None
 
-    def test_prune(self) -> None:
-        """What is no longer believed in goes, for either reason, and nothing else."""
-        table, keys = NatBindingTable(), [key(f"K{n}") for n in range(3)]
-        for n, until in enumerate((10, 100, 100)):
-            table.put(binding(keys[n], ("192.0.2.1", n), until))
-        keys[1].until = 10
-        assert table.prune(10) == 2
-        assert table.prune(10) == 0
-        assert table.at(("192.0.2.1", 2)) is not None
-        assert len(table) == 1
+def test_prune() -> None:
+    """What is no longer believed in goes, for either reason, and nothing else."""
+    table, keys = NatBindingTable(), [key(f"K{n}") for n in range(3)]
+    for n, until in enumerate((10, 100, 100)):
+        table.put(binding(keys[n], ("192.0.2.1", n), until))
+    keys[1].until = 10
+    assert table.prune(10) == 2
+    assert table.prune(10) == 0
+    assert table.at(("192.0.2.1", 2)) is not None
+    assert len(table) == 1
 
-    @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3))))
-    def test_both_ways_agree(self, puts: list[tuple[int, int]]) -> None:
-        """Whatever moves where, each source leads to the key that was last seen there, and back.
 
-        A key that is seen elsewhere leaves nothing at its old source (D1); of two keys that were
-        seen at one source, the newer has it.
-        """
-        table, keys = NatBindingTable(), [key(f"K{n}") for n in range(4)]
-        model: dict[int, tuple[int, NatBinding]] = {}
-        for which, port in puts:
-            one = binding(keys[which], ("192.0.2.1", port))
-            table.put(one)
-            model = {key: kept for key, kept in model.items() if kept[0] != port}
-            model[which] = port, one
-            assert len(table) == len(model)
-            at = dict(model.values())
-            for n in range(4):
-                assert table.at(("192.0.2.1", n)) is at.get(n)
-                assert table.of(keys[n], 0) is (model[n][1] if n in model else None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3))))
+def test_both_ways_agree(puts: list[tuple[int, int]]) -> None:
+    """Whatever moves where, each source leads to the key that was last seen there, and back.
+
+    A key that is seen elsewhere leaves nothing at its old source (D1); of two keys that were
+    seen at one source, the newer has it.
+    """
+    table, keys = NatBindingTable(), [key(f"K{n}") for n in range(4)]
+    model: dict[int, tuple[int, NatBinding]] = {}
+    for which, port in puts:
+        one = binding(keys[which], ("192.0.2.1", port))
+        table.put(one)
+        model = {key: kept for key, kept in model.items() if kept[0] != port}
+        model[which] = port, one
+        assert len(table) == len(model)
+        at = dict(model.values())
+        for n in range(4):
+            assert table.at(("192.0.2.1", n)) is at.get(n)
+            assert table.of(keys[n], 0) is (model[n][1] if n in model else None)
