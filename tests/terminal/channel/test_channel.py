@@ -68,9 +68,48 @@ def a_callee(opened: Callable[[], IProtocol]) -> tuple[Records, Channel, FakeTra
     return ours, channel, transport
 
 
-def both_end_with(why: type[Exception], *sides: Plain) -> bool:
-    """Whether that is why each side has lost its connection, once."""
-    return all(isinstance(side.why, why) for side in sides)
+def outcome(side: Plain) -> type | str | None:
+    """Why a side has lost its connection, once, where it has: a cause of the other side's."""
+    if not side.lost:
+        return None
+    return side.why.cause if isinstance(side.why, Aborted) else type(side.why)
+
+
+#: How both sides may have lost their connection, by ``outcome``.
+CLEAN = (ConnectionDone, ConnectionDone)
+TRUNCATED = (Truncated, Truncated)
+GOES_ON = (None, None)
+#: What a side does, as a method of its transport.
+VERBS = {
+    "ends": "loseWriteConnection",
+    "closes": "loseConnection",
+    "aborts": "abortConnection",
+    "pauses": "pauseProducing",
+    "resumes": "resumeProducing",
+    "stops": "stopProducing",
+}
+
+
+def play(acts: str, *sides: Plain) -> tuple[Call, Plain, Plain]:
+    """What the sides of a call do, and what befalls their connection, one after the other."""
+    call, a, b = talking(*sides)
+    for act in acts.split(", "):
+        who, _, what = act.partition(" ")
+        verb, _, text = what.partition(" ")
+        if act == "pump":
+            call.pump()
+        elif act == "cut":
+            call.pair.cut()
+        elif who == "wait":
+            advance(call.clock, float(what))
+        elif what == "input":
+            call.pair.b.end_input()
+        elif verb == "writes":
+            (a if who == "a" else b).transport.write(text.encode())
+        else:
+            transport = (a if who == "a" else b).transport
+            getattr(transport, VERBS[verb])(*([text] if text else []))
+    return call.pump(), a, b
 
 
 def idle(call: Call) -> bool:
@@ -123,31 +162,23 @@ class OpeningTests:
         assert len(call.pair.a.writes) == 1
         assert len(call.pair.a.writes[0]) == 2 + 1 + 16
 
+    @pytest.mark.parametrize("fails", [False, True])
     @pytest.mark.parametrize("side", ["caller", "callee"])
-    def test_application_takes_no_call(self, side: str) -> None:
-        """Where ``opened`` gives nothing, both sides end, and the other is told why."""
+    def test_application_takes_no_call(self, side: str, fails: bool) -> None:
+        """Where the application gives nothing, or fails, both sides end, and the other is told
+        why; that is no one else's (I24).
+        """
         other = Plain()
-        nothing: Callable[[], None] = lambda: None  # noqa: E731 - for its type
-        if side == "caller":
-            call = Call(nothing, lambda: other).pump()
-        else:
-            call = Call(lambda: other, nothing).pump()
-        why = other.why
-        assert isinstance(why, Aborted)
-        assert why.cause == "the call is not taken"
+
+        def opened() -> IProtocol | None:
+            if fails:
+                raise RuntimeError("the application is wrong")
+            return None
+
+        sides = (opened, lambda: other) if side == "caller" else (lambda: other, opened)
+        call = Call(*sides).pump()
+        assert outcome(other) == "the call is not taken"
         assert sorted(name for name, _ in call.closed) == [CALLER, CALLEE]
-        assert idle(call)
-
-    def test_application_fails_to_open(self) -> None:
-        """An exception while a protocol is made ends this call and is no one else's (I24)."""
-
-        def broken() -> IProtocol:
-            raise RuntimeError("the application is wrong")
-
-        ours = Plain()
-        call = Call(lambda: ours, broken).pump()
-        assert isinstance(ours.why, Aborted)
-        assert len(call.closed) == 2
         assert idle(call)
 
 
@@ -248,31 +279,60 @@ class EndTests:
         other.transport.loseWriteConnection()
         call.pump()
         assert one.received == back
-        assert both_end_with(ConnectionDone, one, other)
+        assert outcome(one) == outcome(other) == ConnectionDone
         assert (getattr(one, "ends", 0), getattr(other, "ends", 0)) == (1, 1)
         assert idle(call)
 
     @pytest.mark.parametrize(
-        ("half_closeable", "how"),
+        ("acts", "a_received", "b_received", "ends"),
         [
-            (False, "loseWriteConnection"),  # what knows no half-close loses its connection then
-            (False, "loseConnection"),
-            (True, "both at once"),
+            # Both close at once: what was on its way is thrown away.
+            ("a writes words, a closes, b closes", "", "", CLEAN),
+            # A side that closes hears nothing more, and only the other's end makes it clean.
+            ("a closes, b writes unheard, pump, b closes", "", "", CLEAN),
+            ("a closes, b writes unheard", "", "", GOES_ON),
+            # A side that never ends its data is waited for 10 s, and then no longer (I15).
+            (f"a closes, pump, wait {LINGER - 0.1}", "", "", GOES_ON),
+            (f"a closes, pump, wait {LINGER}", "", "", TRUNCATED),
+            # The end of the connection alone is no end of data (I21).
+            ("a writes half, pump, b input", "", "half", TRUNCATED),
+            # After the end of data it is as it should be, and the other side may go on.
+            ("a ends, pump, b input", "", "", GOES_ON),
+            ("a ends, pump, b input, b writes more, b ends", "more", "", CLEAN),
+            # A connection that breaks before both ends of data came is truncation (I21).
+            ("pump, cut", "", "", TRUNCATED),
+            ("a ends, pump, cut", "", "", TRUNCATED),
+            ("b ends, pump, cut", "", "", TRUNCATED),
+            ("b ends, pump, a writes never read, a ends, cut", "", "", TRUNCATED),
+            # The first cause of an abort counts.
+            ("a aborts first, a aborts second", "", "", ("first", "first")),
+            # A channel that lingers may still be broken off, and leaves no timer.
+            ("a closes, pump, a aborts enough", "", "", ("enough", "enough")),
+            # Nothing is delivered after an abort, on neither side.
+            ("b writes on its way, a aborts stop", "", "", ("stop", "stop")),
+            # A pause right after a resume holds, until it is resumed.
+            ("b pauses, a writes x, b resumes, b pauses", "", "", GOES_ON),
+            ("b pauses, a writes x, b resumes, b pauses, pump, b resumes", "", "x", GOES_ON),
+            # A side that closes while paused still sees the other's end.
+            ("b pauses, b closes, a closes", "", "", CLEAN),
+            # An application that wants no more closes.
+            ("b stops, a closes", "", "", CLEAN),
         ],
     )
-    def test_closing(self, half_closeable: bool, how: str) -> None:
-        """Closing delivers what was written, then both sides end cleanly, once."""
-        call, a, b = talking(HalfCloseable(), HalfCloseable() if half_closeable else Plain())
-        a.transport.write(b"last words")
-        if how == "both at once":
-            a.transport.loseConnection()
-            b.transport.loseConnection()
-        else:
-            getattr(a.transport, how)()
-        call.pump()
-        assert b.received == (b"" if half_closeable else b"last words")
-        assert both_end_with(ConnectionDone, a, b)
-        assert [name for name, _ in call.closed].count(CALLER) == 1
+    def test_end(self, acts: str, a_received: str, b_received: str, ends: tuple[Any, Any]) -> None:
+        """What each side hears, and how it ends, once; then nothing is left to happen."""
+        call, a, b = play(acts)
+        assert (a.received.decode(), b.received.decode()) == (a_received, b_received)
+        assert (outcome(a), outcome(b)) == ends
+        assert len(call.closed) == (0 if ends == GOES_ON else 2)
+        assert ends == GOES_ON or idle(call)
+
+    @pytest.mark.parametrize("how", ["ends", "closes"])
+    def test_no_half_close(self, how: str) -> None:
+        """What knows no half-close loses its connection then; what was written arrives first."""
+        call, a, b = play(f"a writes last words, a {how}", HalfCloseable(), Plain())
+        assert b.received == b"last words"
+        assert outcome(a) == outcome(b) == ConnectionDone
         assert idle(call)
 
     @pytest.mark.parametrize("how", ["loseWriteConnection", "loseConnection", "abortConnection"])
@@ -288,70 +348,6 @@ class EndTests:
         call.pump()
         assert b.received == b"before"
 
-    def test_what_comes_after_closing_is_thrown_away(self) -> None:
-        """Who closes hears nothing more, and the other side's end still makes it clean."""
-        call, a, b = talking()
-        a.transport.loseConnection()
-        b.transport.write(b"unheard")
-        call.pump()
-        assert a.received == b""
-        assert not a.lost
-        b.transport.loseConnection()
-        call.pump()
-        assert isinstance(a.why, ConnectionDone)
-
-    def test_linger(self) -> None:
-        """A side that never ends its data is waited for 10 s, and then no longer (I15)."""
-        call, a, b = talking()
-        a.transport.loseConnection()
-        call.pump()
-        advance(call.clock, LINGER - 0.1)
-        assert not a.lost
-        advance(call.clock, 0.1)
-        call.pump()
-        assert both_end_with(Truncated, a, b)
-        assert idle(call)
-
-    def test_connection_ends_without_an_end(self) -> None:
-        """The end of the connection alone is no end of data: it is truncation (I21)."""
-        call, a, b = talking()
-        a.transport.write(b"half of it")
-        call.pump()
-        call.pair.b.end_input()
-        call.pump()
-        assert b.received == b"half of it"
-        assert isinstance(b.why, Truncated)
-        assert idle(call)
-
-    def test_connection_ends_after_the_end(self) -> None:
-        """After the end of data, the end of the connection's input is as it should be."""
-        call, a, b = talking()
-        a.transport.loseWriteConnection()
-        call.pump()
-        call.pair.b.end_input()
-        assert not b.lost
-        b.transport.write(b"still here")
-        b.transport.loseWriteConnection()
-        call.pump()
-        assert a.received == b"still here"
-        assert isinstance(b.why, ConnectionDone)
-
-    @pytest.mark.parametrize("ended", ["neither", "ours", "theirs", "both, and ours is unread"])
-    def test_connection_lost(self, ended: str) -> None:
-        """A connection that breaks before both ends of data came is truncation (I21)."""
-        call, a, b = talking()
-        if ended == "ours":
-            a.transport.loseWriteConnection()
-        elif ended != "neither":
-            b.transport.loseWriteConnection()
-        call.pump()
-        if ended.startswith("both"):
-            a.transport.write(b"never read")
-            a.transport.loseWriteConnection()
-        call.pair.cut()
-        assert both_end_with(Truncated, a, b)
-        assert idle(call)
-
     @pytest.mark.parametrize("kind", [RecordType.DATA, RecordType.END])
     def test_more_after_the_end(self, kind: RecordType) -> None:
         """Data, or a second end, after the end breaks the call (I21)."""
@@ -359,8 +355,7 @@ class EndTests:
         a.transport.loseWriteConnection()
         call.a._send(kind, b"more" if kind is RecordType.DATA else b"")  # a bad peer
         call.pump()
-        assert b.received == b""
-        assert isinstance(b.why, Truncated)
+        assert (b.received, outcome(b)) == (b"", Truncated)
 
     def test_forged_record(self) -> None:
         """A record bent on its way breaks the call; what came before it was delivered (I21)."""
@@ -371,7 +366,7 @@ class EndTests:
         a.transport.write(b"bent")
         call.pump()
         assert b.received == b"true"
-        assert both_end_with(Truncated, b, a)
+        assert outcome(a) == outcome(b) == Truncated
         assert idle(call)
 
 
@@ -406,27 +401,7 @@ class AbortTests:
             records.seal(RecordType.DATA) + records.seal(RecordType.ABORT, b"x" * 5000)
         )
         settle(transport.clock)
-        assert isinstance(theirs.why, Aborted)
-        assert theirs.why.cause == "x" * 512
-
-    def test_twice(self) -> None:
-        """The first cause counts, and the application is told once."""
-        call, a, b = talking()
-        a.transport.abortConnection("first")
-        a.transport.abortConnection("second")
-        call.pump()
-        assert isinstance(b.why, Aborted)
-        assert b.why.cause == "first"
-
-    def test_after_closing(self) -> None:
-        """A channel that lingers may still be broken off, and leaves no timer."""
-        call, a, b = talking()
-        a.transport.loseConnection()
-        call.pump()
-        a.transport.abortConnection("enough")
-        call.pump()
-        assert both_end_with(Aborted, a, b)
-        assert idle(call)
+        assert outcome(theirs) == "x" * 512
 
     def test_peer_that_does_not_read(self) -> None:
         """Who reads nothing can't hold up an abort for more than 10 s (I15)."""
@@ -437,13 +412,25 @@ class AbortTests:
         assert isinstance(a.why, Aborted)
         assert idle(call)
 
-    def test_data_after_an_abort(self) -> None:
-        """Nothing is delivered after an abort, on neither side."""
-        call, a, b = talking()
-        b.transport.write(b"on its way")
-        a.transport.abortConnection("stop")
-        call.pump()
-        assert a.received == b""
+
+class Pausing(HalfCloseable):
+    """Pauses whenever it is given something.
+
+    :param at_once: as it is made, too
+    """
+
+    def __init__(self, *, at_once: bool = False) -> None:
+        super().__init__()
+        self.at_once = at_once
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        if self.at_once:
+            self.transport.pauseProducing()
+
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        self.transport.pauseProducing()
 
 
 class PauseTests:
@@ -477,58 +464,27 @@ class PauseTests:
         assert getattr(b, "ends", 0) == 1
 
     def test_paused_within_a_piece(self) -> None:
-        """A pause from within ``dataReceived`` holds back what came in the same piece."""
-
-        class Pausing(Plain):
-            def dataReceived(self, data: bytes) -> None:
-                super().dataReceived(data)
-                self.transport.pauseProducing()
-
-        call, a, b = talking(HalfCloseable(), Pausing())
-        for n in range(3):
-            a.transport.write(bytes((n,)))
-        a.transport.loseConnection()
-        call.pump()
-        assert b.received == b"\x00"
-        for n in range(1, 3):
+        """A pause from within ``dataReceived`` holds back what came in the same piece, the end
+        included.
+        """
+        call, _, b = play("a writes 0, a writes 1, a writes 2, a ends", HalfCloseable(), Pausing())
+        for n in range(1, 4):
+            assert len(b.received) == n
             b.transport.resumeProducing()
             assert len(b.received) == n  # not from within the call
+            assert getattr(b, "ends", 0) == 0
             call.pump()
-            assert len(b.received) == n + 1
-        b.transport.resumeProducing()
-        call.pump()
-        assert isinstance(b.why, ConnectionDone)
+        assert (b.received, getattr(b, "ends", 0)) == (b"012", 1)
 
     def test_paused_from_the_start(self) -> None:
         """A protocol that pauses as it is made is not given what the first record carries."""
-
-        class Waiting(Plain):
-            def connectionMade(self) -> None:
-                super().connectionMade()
-                self.transport.pauseProducing()
-
-        theirs = Waiting()
+        theirs = Pausing(at_once=True)
         records, channel, transport = a_callee(lambda: theirs)
-        transport.receive(
-            records.seal(RecordType.DATA, b"early") + records.seal(RecordType.DATA, b"later")
-        )
+        transport.receive(records.seal(RecordType.DATA, b"early"))
         assert (theirs.made, theirs.received) == (1, b"")
         channel.resumeProducing()
         settle(transport.clock)
-        assert theirs.received == b"earlylater"
-
-    def test_resumed_and_paused_in_one_turn(self) -> None:
-        """The last word counts: a pause right after a resume holds."""
-        call, a, b = talking()
-        b.transport.pauseProducing()
-        a.transport.write(b"later")
-        b.transport.resumeProducing()
-        b.transport.pauseProducing()
-        call.pump()
-        assert b.received == b""
-        b.transport.resumeProducing()
-        call.pump()
-        assert b.received == b"later"
+        assert theirs.received == b"early"
 
     def test_held_up_in_its_turn(self) -> None:
         """While the application is paused, the connection is not read: the peer is held up."""
@@ -545,12 +501,6 @@ class PauseTests:
 
     def test_input_ends_while_paused(self) -> None:
         """Records that came before the connection's end count, though they are delivered later."""
-
-        class Pausing(HalfCloseable):
-            def dataReceived(self, data: bytes) -> None:
-                super().dataReceived(data)
-                self.transport.pauseProducing()
-
         call, a, b = talking(HalfCloseable(), Pausing())
         a.transport.write(b"one")
         a.transport.write(b"two")
@@ -562,23 +512,6 @@ class PauseTests:
             b.transport.resumeProducing()
             settle(call.clock)
         assert (b.received, getattr(b, "ends", 0), b.lost) == (b"onetwo", 1, [])
-
-    def test_closing_resumes(self) -> None:
-        """Who closes while paused still sees the other side's end."""
-        call, a, b = talking()
-        b.transport.pauseProducing()
-        b.transport.loseConnection()
-        a.transport.loseConnection()
-        call.pump()
-        assert both_end_with(ConnectionDone, b, a)
-
-    def test_stop_producing(self) -> None:
-        """An application that wants no more closes."""
-        call, a, b = talking()
-        b.transport.stopProducing()
-        a.transport.loseConnection()
-        call.pump()
-        assert isinstance(b.why, ConnectionDone)
 
 
 @implementer(IPushProducer)
@@ -663,43 +596,32 @@ class ProducerTests:
         a.transport.loseConnection()
         call.pump()
         assert len(b.received) == 50_000
-        assert both_end_with(ConnectionDone, a, b)
+        assert outcome(a) == outcome(b) == ConnectionDone
 
-    def test_abort_stops_the_producer(self) -> None:
-        """A broken-off call's producer is told to stop, and what it still writes goes nowhere."""
+    @pytest.mark.parametrize("how", ["cut", "a aborts enough"])
+    @pytest.mark.parametrize("late", [False, True])
+    def test_a_lost_call_stops_the_producer(self, how: str, late: bool) -> None:
+        """The producer of a call that is broken off or lost is told to stop, once, also where it is
+        registered after that; what it still writes goes nowhere.
+        """
         call, a, b = talking()
-        producer = Push(a.transport)
-        a.transport.registerProducer(producer, True)
-        a.transport.abortConnection("enough")
-        assert producer.told == ["stop"]
-        written = len(call.pair.a.writes)
-        a.transport.write(b"more")
-        assert len(call.pair.a.writes) == written
-        call.pump()
-        assert isinstance(b.why, Aborted)
-        assert producer.told == ["stop"]
-
-    def test_lost_connection_stops_the_producer(self) -> None:
-        """So is the producer of a call that was lost."""
-        call, a, _ = talking()
-        producer = Push(a.transport)
-        a.transport.registerProducer(producer, True)
-        call.pair.cut()
-        assert producer.told == ["stop"]
-
-    @pytest.mark.parametrize("how", ["cut", "abort"])
-    def test_too_late(self, how: str) -> None:
-        """A producer registered when the call is over is stopped at once."""
-        call, a, _ = talking()
+        channel, producer = call.a, Push(call.a)
+        if not late:
+            channel.registerProducer(producer, True)
         if how == "cut":
             call.pair.cut()
         else:
-            call.a.abortConnection()
-        producer = Push(call.a)
-        call.a.registerProducer(producer, True)
+            channel.abortConnection("enough")
+        if late:
+            channel.registerProducer(producer, True)
         assert producer.told == ["stop"]
-        call.a.unregisterProducer()
-        assert a.made == 1
+        written = len(call.pair.a.writes)
+        channel.write(b"more")
+        assert len(call.pair.a.writes) == written
+        call.pump()
+        assert outcome(a) == outcome(b) == (Truncated if how == "cut" else "enough")
+        assert producer.told == ["stop"]
+        channel.unregisterProducer()
 
     def test_one_producer(self) -> None:
         """A second producer is refused, as Twisted's transports do, and the first one stays."""
@@ -744,27 +666,20 @@ class ApplicationErrorTests:
         a.transport.write(b"y")
         call.pump()
         assert b.received == (b"x" if where == "dataReceived" else b"")
-        for one in (a, b):
-            assert isinstance(one.why, Aborted)
-            assert one.why.cause == APPLICATION_FAILED
+        assert outcome(a) == outcome(b) == APPLICATION_FAILED
         assert idle(call)
 
-    def test_in_a_later_turn(self) -> None:
-        """The same holds for what is delivered after a pause."""
-        call, a, b = talking(Plain(), Failing("dataReceived"))
-        b.transport.pauseProducing()
-        a.transport.write(b"x")
-        call.pump()
-        b.transport.resumeProducing()
-        call.pump()
-        assert both_end_with(Aborted, b, a)
-
-    def test_at_the_end(self) -> None:
-        """And for an application that fails as it is told of the other side's end."""
-        call, a, b = talking(HalfCloseable(), FailingAtTheEnd())
-        a.transport.loseWriteConnection()
-        call.pump()
-        assert both_end_with(Aborted, b, a)
+    @pytest.mark.parametrize(
+        ("acts", "failing"),
+        [
+            ("b pauses, a writes x, pump, b resumes", lambda: Failing("dataReceived")),
+            ("a ends", FailingAtTheEnd),
+        ],
+    )
+    def test_later(self, acts: str, failing: Callable[[], Plain]) -> None:
+        """The same after a pause, and as it is told of the other side's end."""
+        _, a, b = play(acts, HalfCloseable(), failing())
+        assert outcome(a) == outcome(b) == APPLICATION_FAILED
 
     def test_as_it_is_lost(self) -> None:
         """An application that fails in ``connectionLost`` still leaves the call over for us."""
