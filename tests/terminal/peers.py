@@ -199,33 +199,39 @@ class Callee:
 
 @implementer(IPortOpener)
 class Opener:
-    """A router in which ports are opened.
+    """A router in which ports are opened, as a test says.
 
-    :ivar opened: the ports that are open
+    :ivar place: where the next is reached; why it can't be had; nothing yet, without
+    :ivar opened: the ports that are open, one for each that has it
     :ivar closed: how many were closed
-    :ivar asked: how often one was asked for
-    :ivar fails: whether none can be opened
-    :ivar silent: whether it says nothing
+    :ivar asked: the lines by which each was asked for
+    :ivar lost: each tells that a port is open no longer
+    :ivar pending: what has no answer yet
     """
 
-    def __init__(self, outside: tuple[str, int] = (HOST, WAITS), fails: bool = False) -> None:
+    def __init__(self, place: tuple[str, int] | str | None = (HOST, WAITS)) -> None:
+        self.place = place
         self.opened: list[int] = []
-        self.closed = self.asked = 0
-        self.fails = fails
-        self.silent = False
-        self._outside = outside
+        self.closed = 0
+        self.asked: list[IOutsideView] = []
+        self.lost: list[Callable[[str], object]] = []
+        self.pending: list[Deferred[tuple[str, int]]] = []
 
     async def open(
         self, port: int, line: IOutsideView, lost: Callable[[str], object] | None = None
     ) -> tuple[str, int]:
-        """As it was made."""
-        self.asked += 1
-        if self.silent:
-            await Deferred()
-        if self.fails:
-            raise PortNotOpened("no router answers")
+        """Open one."""
+        self.asked.append(line)
+        place = self.place
+        if place is None:
+            self.pending.append(Deferred())
+            place = await self.pending[-1]
+        if isinstance(place, str):
+            raise PortNotOpened(place)
         self.opened.append(port)
-        return self._outside
+        if lost is not None:
+            self.lost.append(lost)
+        return place
 
     async def close(self, port: int) -> None:
         """It was open."""

@@ -393,7 +393,7 @@ class NoWayInTests:
         both.ia.settings = replace(both.ia.settings, address=HOST)
         self.offers(both)
         self.offers(self.both(simultaneous, address=HOST, port=4444, **options), 4444)
-        assert opener.asked == 0
+        assert opener.asked == []
 
     def one_call(self, both: Both, **options: Any) -> None:
         """Ia calls once, over a line of its own."""
@@ -421,22 +421,21 @@ class NoWayInTests:
         """A router that has opened none is asked again after a minute; till then the reason is
         told at once.
         """
-        opener = Opener(fails=True)
+        opener = Opener("no router answers")
         both = self.both(simultaneous, opener=opener)
         why = "no port could be opened for the callee: no router answers"
         self.fails(both, why)
-        opener.fails = False
+        opener.place = (HOST, WAITS)
         both.world.advance(RETRY_AFTER - 0.1)
         self.fails(both, why)
-        assert opener.asked == 1
+        assert len(opener.asked) == 1
         both.world.advance(0.1)
         self.offers(both)
-        assert opener.asked == 2
+        assert len(opener.asked) == 2
 
     def test_slow(self, simultaneous: Simultaneous) -> None:
         """Nor is one waited for again that has said nothing in time."""
-        opener = Opener()
-        opener.silent = True
+        opener = Opener(None)
         both = self.both(simultaneous, opener=opener)
         both.call()
         both.world.advance(OPEN_TIMEOUT - 0.1)
@@ -447,8 +446,8 @@ class NoWayInTests:
         for _ in range(2):
             both.world.advance(20)
             self.fails(both, why)
-        assert opener.asked == 1
+        assert len(opener.asked) == 1
         both.world.advance(20)  # what is told in between does not put it off
         both.call()
         both.world.advance(OPEN_TIMEOUT)
-        assert opener.asked == 2
+        assert len(opener.asked) == 2

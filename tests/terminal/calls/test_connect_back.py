@@ -194,7 +194,7 @@ class WholeWayTests:
 
     def test_not_connected(self) -> None:
         """That the callee could not connect is told at once, and all is closed (D7, C12)."""
-        scene, opener = BackScene(), Opener(outside=(HOST, 4444))
+        scene, opener = BackScene(), Opener((HOST, 4444))
         outcome = scene.ask(opener=opener)
         assert scene.dialled[-1] == 4444
         assert isinstance(outcome.error, CallFailed)
@@ -237,7 +237,7 @@ class WholeWayTests:
         protocol = scene.opens(caller=caller, opener=other)
         assert other.opened == [WAITS]
         scene.closes(protocol)
-        assert (other.opened, other.closed, own.asked) == ([], 1, 0)
+        assert (other.opened, other.closed, own.asked) == ([], 1, [])
         scene.closes(scene.opens(caller=caller))
         assert own.closed == 1
         scene.closes(scene.opens(caller=caller, address=(HOST, WAITS)))
@@ -335,7 +335,7 @@ class RefusedTests:
                 "there is nowhere to wait for the callee",
             ),
             ({"listen": None}, ValueError, ""),  # a mistake of the application's
-            ({"opener": Opener(fails=True)}, CallFailed, "no router answers"),
+            ({"opener": Opener("no router answers")}, CallFailed, "no router answers"),
             # What can be no password is never sent, and smuggles in no line.
             *(({"password": text}, ValueError, "") for text in ("", "a\nCallee:Ic", "x" * 513)),
         ],

@@ -485,7 +485,7 @@ class CandidatesTests:
         opener = Opener()
         call = Calling(how="waits", sees=seen, opener=opener if opened else None)
         assert "Back" not in call.asked.fields
-        assert opener.asked == 0
+        assert opener.asked == []
         assert not call.network.listens(WAITS)
         call.granted()
         call.stands(DIRECT)

@@ -150,26 +150,26 @@ class House:
         assert self.open().value == (OUTSIDE, 7000)
 
 
+@pytest.fixture
+def house() -> House:
+    """A terminal behind a router that opens what it is asked for."""
+    return House()
+
+
 class VerifiedTests:
     """It is verified, not believed (D9, I12)."""
 
-    def test_opened(self) -> None:
-        """The address that the mediator sees, and the router's port, once that was come to."""
-        house = House()
+    def test_opened(self, house: House) -> None:
+        """The address that the mediator sees, and the router's port, once that was reached."""
         assert verifyObject(IPortOpener, house.opener)
         assert verifyObject(IOutsideView, house.view)
-        assert house.open().value == (OUTSIDE, 7000)
-        assert house.view.tried == [7000]
-        assert house.router.open == {PORT}
-
-    def test_not_told_before(self) -> None:
-        """Nobody is told while it is being tried."""
-        house = House()
         house.view.held = []
         outcome = house.open()
+        assert house.view.tried == [7000]
         assert not outcome.done
         house.view.held[0].callback((OUTSIDE, 7000))
         assert outcome.value == (OUTSIDE, 7000)
+        assert house.router.open == {PORT}
 
     @pytest.mark.parametrize(
         ("router", "view", "why"),
@@ -224,17 +224,15 @@ class VerifiedTests:
         house = House(Router("10.0.0.9"), View("10.0.0.9"))
         assert house.open().value == ("10.0.0.9", 7000)
 
-    def test_the_line_goes(self) -> None:
+    def test_the_line_goes(self, house: House) -> None:
         """The line's own failure is told as such, and what was opened is closed."""
-        house = House()
         house.view.fails = ConnectionLost()
         outcome = house.open()
         assert isinstance(outcome.error, ConnectionLost)
         assert house.router.open == set()
 
-    def test_closed_again_meanwhile(self) -> None:
+    def test_closed_again_meanwhile(self, house: House) -> None:
         """What the router takes back while it is being tried is not told."""
-        house = House()
         house.view.held = []
         outcome = house.open()
         house.router.moves(None)
@@ -258,9 +256,8 @@ class NoRouterTests:
 class SharedTests:
     """Several may want one port; it is closed with the last, and never left open (D9)."""
 
-    def test_closed_with_the_last(self) -> None:
+    def test_closed_with_the_last(self, house: House) -> None:
         """The second does not ask the router, nor is it tried again."""
-        house = House()
         assert house.open().value == house.open().value == (OUTSIDE, 7000)
         assert (house.router.asked, house.view.tried) == (1, [7000])
         assert house.close().done
@@ -269,33 +266,27 @@ class SharedTests:
         assert house.router.open == set()
         assert house.close().done  # once too often
 
-    def test_both_at_once(self) -> None:
-        """The second waits for what becomes of the first."""
-        house = House()
-        house.view.held = []
-        first, second = house.open(), house.open()
-        house.view.held[0].callback((OUTSIDE, 7000))
-        assert first.value == second.value == (OUTSIDE, 7000)
-        assert house.router.asked == 1
-
-    @pytest.mark.parametrize("which", [0, 1])
-    def test_one_is_given_up(self, which: int) -> None:
-        """The other has it: the second opens it for itself, if it is the first that is given up."""
-        house = House()
+    @pytest.mark.parametrize("which", [0, 1, None])
+    def test_both_at_once(self, which: int | None, house: House) -> None:
+        """The second waits for what becomes of the first. Where one is given up the other has it:
+        the second opens it for itself, if it is the first that is given up.
+        """
         house.view.held = []
         both = [house.open(), house.open()]
-        given_up, other = both[which], both[1 - which]
-        given_up.deferred.cancel()
-        assert isinstance(given_up.error, CancelledError)
-        house.view.held[1 - which].callback((OUTSIDE, 7000))
-        assert other.value == (OUTSIDE, 7000)
-        house.close()
+        wanted = [outcome for number, outcome in enumerate(both) if number != which]
+        if which is not None:
+            both[which].deferred.cancel()
+            assert isinstance(both[which].error, CancelledError)
+        house.view.held[-1].callback((OUTSIDE, 7000))
+        assert [outcome.value for outcome in wanted] == [(OUTSIDE, 7000)] * len(wanted)
+        assert house.router.asked == (2 if which == 0 else 1)
+        for _ in wanted:
+            house.close()
         assert house.router.open == set()
 
     @pytest.mark.parametrize("when", ["opening", "trying"])
-    def test_given_up(self, when: str) -> None:
+    def test_given_up(self, when: str, house: House) -> None:
         """Whatever it waits for, nothing stays open."""
-        house = House()
         if when == "opening":
             house.router.says = None
         house.view.held = []
@@ -304,9 +295,8 @@ class SharedTests:
         assert isinstance(outcome.error, CancelledError)
         assert house.router.open == set()
 
-    def test_opened_while_it_is_closed(self) -> None:
+    def test_opened_while_it_is_closed(self, house: House) -> None:
         """It is asked for anew when the router has closed it, and not before."""
-        house = House()
         house.router.slow = True
         house.open()
         closing = house.close()
@@ -317,9 +307,8 @@ class SharedTests:
         assert outcome.value == (OUTSIDE, 7000)
         assert house.router.open == {PORT}
 
-    def test_stopped(self) -> None:
+    def test_stopped(self, house: House) -> None:
         """All is closed, whoever wants it."""
-        house = House()
         house.open()
         assert house.opener.stop().called
         assert house.router.stopped
@@ -329,9 +318,8 @@ class SharedTests:
 class ChangedTests:
     """The router, or the place, is another."""
 
-    def test_elsewhere(self) -> None:
+    def test_elsewhere(self, house: House) -> None:
         """A terminal that is seen elsewhere has it opened there, and tried."""
-        house = House()
         house.open()
         house.router.says = _mapping("11.0.113.9", 7001)
         there = View("11.0.113.9")
@@ -341,9 +329,8 @@ class ChangedTests:
         house.close()
         assert house.router.open == set()
 
-    def test_not_to_be_had_there(self) -> None:
+    def test_not_to_be_had_there(self, house: House) -> None:
         """What was open where the terminal was is closed, though somebody has it."""
-        house = House()
         house.open()
         there = View("11.0.113.9")
         there.fails = NotReached("nothing answers")
@@ -353,44 +340,28 @@ class ChangedTests:
         house.close()
         assert house.open().done
 
-    def test_lost(self) -> None:
-        """Who has it is told, once; asked again, it is opened again."""
-        house = House()
-        house.open()
+    def test_lost(self, house: House) -> None:
+        """A user is told once, however often it has had it opened, as over one line after another;
+        asked again, it is opened again. What is closed changes nothing.
+        """
+        for _ in range(3):
+            house.open()
         house.router.moves(None)
         house.router.moves(None)
         assert house.lost == ["it has restarted"]
         assert house.open().value == (OUTSIDE, 7000)
         assert house.router.asked == 2
-        house.close()
-        assert house.router.open == {PORT}
-        house.close()
+        for _ in range(4):
+            assert house.router.open == {PORT}
+            house.close()
         assert house.router.open == set()
-
-    def test_told_once(self) -> None:
-        """However often somebody has had it opened, as over one line after another."""
-        house = House()
-        for _ in range(3):
-            house.open()
         house.router.moves(None)
         assert house.lost == ["it has restarted"]
-        house.open()
-        house.router.moves(None)
-        assert house.lost == ["it has restarted"] * 2
 
-    def test_moved(self) -> None:
+    def test_moved(self, house: House) -> None:
         """Another port of the same router: it is tried, and not asked for again."""
-        house = House()
         house.open()
         house.router.moves(_mapping(OUTSIDE, 7009))
         assert house.lost == ["it has restarted"]
         assert house.open().value == (OUTSIDE, 7009)
         assert (house.router.asked, house.view.tried) == (1, [7000, 7009])
-
-    def test_nobody_wants_it(self) -> None:
-        """What is closed changes nothing."""
-        house = House()
-        house.open()
-        house.close()
-        house.router.moves(None)
-        assert house.lost == []

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
-from twisted.internet.defer import Deferred, fail, succeed
-from zope.interface import implementer
+from twisted.internet.defer import Deferred
 
-from broker.interfaces import IOutsideView, IPortOpener, PortNotOpened
+from broker.interfaces import PortNotOpened
 from broker.messages.grammar import NOTIFY, QUERY, REGISTER
 from broker.messages.message import Message
 from broker.messages.statements import REGISTRATION_COMPLETED
 from broker.terminal.terminal import Terminal
 from tests.support.log import the_log
 from tests.terminal.network import HOST, Listener, Network, Outcome, World
+from tests.terminal.peers import Opener
 from tests.terminal.scene import UdpScene
 from tests.terminal.speakers import Echo, HalfCloseable, Handler, Maker
 
@@ -23,55 +22,12 @@ PORT: Final = 1203
 OUTSIDE: Final = 4444
 
 
-@implementer(IPortOpener)
-class Opener:
-    """What opens ports as a test says.
-
-    :ivar place: where the next is reached; why it can't be had; nothing yet, without
-    :ivar users: how many have the port open
-    :ivar asked: the lines by which it was asked for
-    :ivar lost: whom to tell that it is open no longer
-    """
-
-    def __init__(self, place: tuple[str, int] | str | None = (HOST, OUTSIDE)) -> None:
-        self.place = place
-        self.users = 0
-        self.asked: list[IOutsideView] = []
-        self.lost: list[Callable[[str], object]] = []
-        self.pending: list[Deferred[tuple[str, int]]] = []
-
-    def open(
-        self, port: int, line: IOutsideView, lost: Callable[[str], object] | None = None
-    ) -> Deferred[tuple[str, int]]:
-        """Open one."""
-        assert port == PORT
-        assert lost is not None
-        self.asked.append(line)
-        if isinstance(self.place, str):
-            return fail(PortNotOpened(self.place))
-        if self.place is None:
-            self.pending.append(Deferred())
-            return self.pending[-1].addCallback(self._opened, lost)
-        return succeed(self._opened(self.place, lost))
-
-    def _opened(self, place: tuple[str, int], lost: Callable[[str], object]) -> tuple[str, int]:
-        self.users += 1
-        self.lost.append(lost)
-        return place
-
-    def close(self, port: int) -> Deferred[None]:
-        """Close it."""
-        assert port == PORT
-        self.users -= 1
-        return succeed(None)
-
-
 class House(World):
     """Ib, which has its port opened, in a network with its mediator."""
 
     def __init__(self, opener: Opener | None = None, **options: Any) -> None:
         super().__init__()
-        self.opener = opener or Opener()
+        self.opener = opener or Opener((HOST, OUTSIDE))
         self.handler = Handler(Echo)
         self.ib: Terminal = self.terminal(
             "Ib",
@@ -90,12 +46,17 @@ class House(World):
         return [(one.get("Address"), one.get("Port")) for one in said]
 
 
+@pytest.fixture
+def house() -> House:
+    """Ib, whose port is open."""
+    return House()
+
+
 class RegisteredTests:
     """Callers are given where it is reached from outside (D9, A22)."""
 
-    def test_the_place_outside(self) -> None:
+    def test_the_place_outside(self, house: House) -> None:
         """It logs in first, then registers that place in the stead of its own."""
-        house = House()
         assert house.registered() == [(None, None), (HOST, str(OUTSIDE))]
         house.listen(OUTSIDE, house.factory_at(PORT))
         outcome = Outcome(house.terminal("Ia").call("Ib", Maker(HalfCloseable)))
@@ -123,7 +84,7 @@ class RegisteredTests:
         told = [line for line in lines if "can't be reached from outside" in line]
         assert len(told) == 1
         assert "Port 1203 can't be reached from outside: no router answers" in told[0]
-        assert house.opener.users == 0
+        assert house.opener.opened == []
 
     def test_a_registration_that_is_refused(self) -> None:
         """It is logged, and the terminal stays."""
@@ -147,15 +108,14 @@ class RegisteredTests:
 class RedoneTests:
     """It is opened anew by each line, and where it was lost; closed at the end (D9)."""
 
-    def test_another_line(self) -> None:
+    def test_another_line(self, house: House) -> None:
         """The one of before is given back once there is another."""
-        house = House()
         house.registered()
         house.opener.place = (HOST, 5555)
         house.restart_mediator()
         house.advance(2)
         assert house.registered() == [(None, None), (HOST, "5555")]
-        assert (len(house.opener.asked), house.opener.users) == (2, 1)
+        assert (len(house.opener.asked), house.opener.opened) == (2, [PORT])
         assert house.opener.asked[0] is not house.opener.asked[1]
 
     def test_another_line_while_it_is_opened(self) -> None:
@@ -165,12 +125,11 @@ class RedoneTests:
         house.restart_mediator()
         house.advance(2)
         assert house.opener.pending[0].called
-        assert house.opener.users == 1
+        assert house.opener.opened == [PORT]
         assert house.registered()[-1] == (HOST, "5555")
 
-    def test_lost(self) -> None:
+    def test_lost(self, house: House) -> None:
         """What is no longer true is withdrawn, and the new place registered."""
-        house = House()
         house.registered()
         house.opener.place = (HOST, 5555)
         house.opener.lost[0]("the router has restarted")
@@ -178,21 +137,19 @@ class RedoneTests:
         withdrawn, fresh = [one for one in house.heard if one.verb == REGISTER]
         assert withdrawn.get("Expires") == "0"
         assert (fresh.get("Address"), fresh.get("Port")) == (HOST, "5555")
-        assert house.opener.users == 1
+        assert house.opener.opened == [PORT]
 
-    def test_lost_for_good(self) -> None:
+    def test_lost_for_good(self, house: House) -> None:
         """As without, from then on."""
-        house = House()
         house.registered()
         house.opener.place = "the router is gone"
         house.opener.lost[0]("the router has restarted")
         house.run()
         assert house.registered() == [(None, None), (HOST, str(PORT))]
-        assert house.opener.users == 0
+        assert house.opener.opened == []
 
-    def test_lost_without_a_line(self) -> None:
+    def test_lost_without_a_line(self, house: House) -> None:
         """The next line sees to it."""
-        house = House()
         house.mediator_goes()
         house.run()
         house.opener.lost[0]("the router has restarted")
@@ -209,20 +166,19 @@ class RedoneTests:
         stopped = Outcome(house.ib.stopService())
         house.run()
         assert stopped.done
-        assert house.opener.users == 0
+        assert house.opener.opened == []
         assert known or house.opener.pending[0].called
         for lost in house.opener.lost:
             lost("the router has restarted")
         assert len(house.opener.asked) == 1
 
-    def test_lost_while_it_stops(self) -> None:
+    def test_lost_while_it_stops(self, house: House) -> None:
         """What is given back is not opened again, though the line is still there."""
-        house = House()
         assert house.ib._registration._published is not None
         stopped = Outcome(Deferred.fromCoroutine(house.ib._registration._published.stop()))
         house.opener.lost[0]("the router has restarted")
         assert stopped.done
-        assert (len(house.opener.asked), house.opener.users) == (1, 0)
+        assert (len(house.opener.asked), house.opener.opened) == (1, [])
 
 
 class ByUdpTests:
@@ -261,7 +217,7 @@ class ByUdpTests:
 
     def test_lost(self) -> None:
         """A withdrawal voids the keys, so that another is asked for."""
-        opener = Opener()
+        opener = Opener((HOST, OUTSIDE))
         scene = self.scene(opener)
         scene.take(Token="")
         opener.place = "the router is gone"
