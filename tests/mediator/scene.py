@@ -8,8 +8,8 @@ wherever it stands in one ``Scene`` until ``forget`` is called.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
@@ -40,6 +40,8 @@ CAN: Final = "NOTIFY\nSTATUS Acceptable.\n\n"
 CANT: Final = "NOTIFY\nSTATUS Busy.\n\n"
 SUPERSEDED: Final = "NOTIFY\nSuperseded.\n\n"
 REQUESTED: Final = "NOTIFY\nConnection Requested.\n\n"
+
+T = TypeVar("T")
 
 #: Seconds since 1970 at which every scene begins; a whole number, so that times are exact.
 TODAY: Final = 1_800_000_000
@@ -390,7 +392,7 @@ class SlowStore:
 
 
 @implementer(IResolver)
-class SlowResolver:
+class SlowResolver(LocalResolver):
     """A resolver inside whose answers may be held, or be errors.
 
     What is asked is done at once; only the answer takes its time, as over a connection.
@@ -403,68 +405,47 @@ class SlowResolver:
     """
 
     def __init__(self, clock: FakeReactor, registrar: UdpRegistrar | None = None) -> None:
-        self.inside = LocalResolver(clock, registrar=registrar)
-        self.table = self.inside.table
+        super().__init__(clock, registrar=registrar)
         self.asked: list[tuple[str, str]] = []
         self.hold: set[str] = set()
         self.held: list[Deferred[None]] = []
         self.errors: dict[str, Exception] = {}
         self.lasts: float | None = None
-        self._clock = clock
 
-    async def register(self, identifier: str, address: Contact) -> None:
-        self._asked("register", identifier)
-        await self.inside.register(identifier, address)
-        await self._answered("register")
-
-    def release(self, identifier: str, address: Contact) -> None:
-        self.inside.release(identifier, address)
+    async def register(self, identifier: str, contact: Contact) -> None:
+        await self._slowly("register", identifier, super().register, contact)
 
     async def withdraw(self, identifier: str) -> None:
-        self._asked("withdraw", identifier)
-        await self.inside.withdraw(identifier)
-        await self._answered("withdraw")
+        await self._slowly("withdraw", identifier, super().withdraw)
 
     async def add_key(
         self, identifier: str, key_id: str, key: bytes, port: int, expires: int
     ) -> None:
-        self._asked("add_key", identifier)
-        await self.inside.add_key(identifier, key_id, key, port, expires)
-        await self._answered("add_key")
-
-    def release_key(self, identifier: str, key_id: str) -> None:
-        self.inside.release_key(identifier, key_id)
-
-    def drop_keys(self, identifier: str) -> None:
-        self.inside.drop_keys(identifier)
+        await self._slowly("add_key", identifier, super().add_key, key_id, key, port, expires)
 
     async def trigger(self, identifier: str) -> bool:
-        self._asked("trigger", identifier)
-        there = await self.inside.trigger(identifier)
-        await self._answered("trigger")
-        return there
+        return await self._slowly("trigger", identifier, super().trigger)
 
     async def registered_binding(self, identifier: str) -> Binding:
         return await self.lookup(identifier)
 
     async def lookup(self, identifier: str) -> Binding:
-        self._asked("lookup", identifier)
-        place = await self.inside.lookup(identifier)
+        place = await self._slowly("lookup", identifier, super().lookup)
         if self.lasts is not None:
             place = place._replace(until=self._clock.seconds() + self.lasts)
-        await self._answered("lookup")
         return place
 
-    def _asked(self, what: str, identifier: str) -> None:
+    async def _slowly(
+        self, what: str, identifier: str, does: Callable[..., Awaitable[T]], *more: Any
+    ) -> T:
         self.asked.append((what, identifier))
         if what in self.errors:
             raise self.errors[what]
-
-    async def _answered(self, what: str) -> None:
+        result = await does(identifier, *more)
         if what in self.hold:
-            answer: Deferred[None] = Deferred()
-            self.held.append(answer)
-            await answer
+            self.held.append(Deferred())
+            await self.held[-1]
+        return result
 
 
 @implementer(ITrigger)

@@ -10,7 +10,7 @@ from functools import partial
 from operator import methodcaller
 from typing import Any, Final
 
-from tests.mediator.scene import Scene
+from tests.mediator.scene import REQUESTED, Scene
 
 Step = Callable[[Scene], Any]
 Act = Callable[..., Step]
@@ -52,12 +52,12 @@ def hold(*questions: str) -> Step:
     return step
 
 
-def resolved(**expected: str) -> Step:
-    """The answer that was held first is let through."""
+def resolved(error: Exception | None = None, **expected: str) -> Step:
+    """The answer that was held first is let through, or an error is."""
 
     def step(scene: Scene) -> None:
         resolver: Any = scene.broker.resolver
-        scene.fires(resolver.held.pop(0), **expected)
+        scene.fires(resolver.held.pop(0), error, **expected)
 
     return step
 
@@ -83,16 +83,22 @@ def lasts(seconds: float) -> Step:
 
 
 def dial(*, succeeds: bool, **expected: str) -> Step:
-    """The last dial is accepted, or refused."""
+    """The last dial is accepted, and says only that a connection is requested; or refused."""
 
     def step(scene: Scene) -> None:
         if succeeds:
-            scene.dials[-1].accept()
+            there = scene.dials[-1].accept()
+            assert (there.text(), there.closed) == (REQUESTED, True)
         else:
             scene.dials[-1].refuse()
         scene.reads(**expected)
 
     return step
+
+
+def dialled(*ports: int) -> Step:
+    """These ports were dialled so far, and no other."""
+    return holds(lambda scene: [made.port for made in scene.dials] == [*ports])
 
 
 def play(scene: Scene, *steps: Step) -> None:

@@ -40,57 +40,45 @@ def functions() -> Iterator[str]:
         frame = frame.f_back
 
 
-class PathTests:
-    """A ``QUERY`` of a terminal that has logged in."""
+def test_when_a_request_comes_then_few_functions_lead_to_its_handler_and_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A ``QUERY`` of a terminal that has logged in: from the socket to the handler's first line,
+    and from the reply to the write, which is one for each peer at the end of the turn.
+    """
+    scene = Scene(ask_status=False)
+    scene.on_line("b", "Accept:Create Ia")
+    scene.on_line("a")
+    passed: list[str] = []
+    queued: list[list[str]] = []
+    written: list[list[str]] = []
+    client = scene.clients["a"]
+    routes: Any = scene.mediator._routes
+    route, note, write = routes[QUERY, ""], ConnectionHub.written, client.transport.write
 
-    def test_when_a_request_comes_then_few_functions_lead_to_its_handler(self) -> None:
-        """From the socket to the handler's first line."""
-        scene = Scene(ask_status=False)
-        scene.on_line("b", "Accept:Create Ia")
-        scene.on_line("a")
-        passed: list[str] = []
-        routes: Any = scene.mediator._routes
-        route = routes[QUERY, ""]
+    async def handler(peer: TerminalConnection, request: Request) -> None:
+        passed.extend(functions())
+        await route.handler(peer, request)
 
-        async def handler(peer: TerminalConnection, request: Request) -> None:
-            passed.extend(functions())
-            await route.handler(peer, request)
+    def noted(hub: ConnectionHub, connection: Any) -> None:
+        if connection is client.protocol:
+            queued.append(list(functions()))
+        note(hub, connection)
 
-        routes[QUERY, ""] = replace(route, handler=handler)
-        scene.clients["a"].type(query("Ia", "Ib"))
-        scene.heard("a")
-        scene.heard("b")
-        assert passed[-1] == "PeerConnection.dataReceived"
-        assert len(passed) + 1 <= IN_MOST, passed
+    def wrote(data: bytes) -> None:
+        written.append(list(functions()))
+        write(data)
 
-    def test_when_a_handler_replies_then_few_functions_lead_to_the_socket(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """From the reply to the write, which is one for each peer at the end of the turn."""
-        scene = Scene(ask_status=False)
-        scene.on_line("b", "Accept:Create Ia")
-        scene.on_line("a")
-        queued: list[list[str]] = []
-        written: list[list[str]] = []
-        client = scene.clients["a"]
-        note, write = ConnectionHub.written, client.transport.write
-
-        def noted(hub: ConnectionHub, connection: Any) -> None:
-            if connection is client.protocol:
-                queued.append(list(functions()))
-            note(hub, connection)
-
-        def wrote(data: bytes) -> None:
-            written.append(list(functions()))
-            write(data)
-
-        monkeypatch.setattr(ConnectionHub, "written", noted)
-        monkeypatch.setattr(client.transport, "write", wrote)
-        client.type(query("Ia", "Ib"))
-        scene.heard("a")
-        scene.heard("b")
-        assert len(queued) == 2, "fig. 5b and 5d"
-        assert len(written) == 1, "in one write"
-        reply = queued[-1][: queued[-1].index("Request.reply") + 1]
-        flush = written[0][: written[0].index("PeerConnection.dataReceived")]
-        assert len(reply) + len(flush) <= OUT_MOST, (reply, flush)
+    routes[QUERY, ""] = replace(route, handler=handler)
+    monkeypatch.setattr(ConnectionHub, "written", noted)
+    monkeypatch.setattr(client.transport, "write", wrote)
+    client.type(query("Ia", "Ib"))
+    for name in "ab":
+        scene.heard(name)
+    assert passed[-1] == "PeerConnection.dataReceived"
+    assert len(passed) + 1 <= IN_MOST, passed
+    assert len(queued) == 2, "fig. 5b and 5d"
+    assert len(written) == 1, "in one write"
+    reply = queued[-1][: queued[-1].index("Request.reply") + 1]
+    flush = written[0][: written[0].index("PeerConnection.dataReceived")]
+    assert len(reply) + len(flush) <= OUT_MOST, (reply, flush)

@@ -34,6 +34,7 @@ from tests.mediator.steps import (
     calls,
     connect,
     dial,
+    dialled,
     grants,
     holds,
     leaves,
@@ -69,11 +70,6 @@ COME_FOR_BOTH: Final[list[Step]] = [
     grants(n="1"),
     grants(caller="c", n="2"),
 ]
-
-
-def dialled(count: int) -> Step:
-    """There were that many dials."""
-    return holds(lambda scene: len(scene.dials) == count)
 
 
 #: A callee that holds no connection and is dialled (A24, fig. 19, S1902).
@@ -114,7 +110,7 @@ DIALS: Final[dict[str, list[Step]]] = {
         dial(succeeds=False, a=DENIED),
     ],
     # Callers that ask while a dial is in progress share it.
-    "comes for two": [CALL, CALL_TOO, dialled(1), ACCEPT, *COME_FOR_BOTH],
+    "comes for two": [CALL, CALL_TOO, dialled(1203), ACCEPT, *COME_FOR_BOTH],
     "refuses two": [CALL, CALL_TOO, dial(succeeds=False, a=NOT_CONNECTED, c=NOT_CONNECTED)],
     "is left by one of two": [
         CALL, CALL_TOO, leaves("a"), ACCEPT, *COME, grants(caller="c"),
@@ -123,11 +119,12 @@ DIALS: Final[dict[str, list[Step]]] = {
     "is dialled again": [
         CALL, dial(succeeds=False, a=NOT_CONNECTED), passes(4.9),
         says("a", query("Ia", "Ib"), a=NOT_CONNECTED),
-        says("c", query("Ic", "Ib"), c=NOT_CONNECTED), dialled(1), passes(0.1), CALL, dialled(2),
+        says("c", query("Ic", "Ib"), c=NOT_CONNECTED), dialled(1203), passes(0.1), CALL,
+        dialled(1203, 1203),
     ],
     # One that was notified within five seconds is not notified again: it may be about to come.
     "is about to come": [
-        CALL, ACCEPT, passes(3), CALL_TOO, dialled(1), passes(1), *COME_FOR_BOTH,
+        CALL, ACCEPT, passes(3), CALL_TOO, dialled(1203), passes(1), *COME_FOR_BOTH,
     ],
 }
 # fmt: on
@@ -192,7 +189,7 @@ class DialTests:
         assert len(scene.dials) == DIALS_MOST + 1
 
     @pytest.mark.parametrize(
-        ("source", "address", "networks", "dialled"),
+        ("source", "address", "networks", "there"),
         [
             ("10.0.0.1", "10.0.0.1", [], True),
             ("10.0.0.1", "10.0.0.2", [], False),
@@ -203,7 +200,7 @@ class DialTests:
             ("::ffff:10.0.0.1", "10.0.0.1", [], True),
         ],
     )
-    def test_where(self, source: str, address: str, networks: list[str], dialled: bool) -> None:
+    def test_where(self, source: str, address: str, networks: list[str], there: bool) -> None:
         """A terminal is dialled only where its registration came from, or the operator allows.
 
         Else the server could be used to look for open ports; a call is then 5h.
@@ -212,8 +209,8 @@ class DialTests:
         lines = ("Accept:Create Ia", f"Address:{address}")
         scene.new_says("b", register("Ib", *lines), DONE, host=source)
         scene.leaves("b")
-        scene.new_says("a", query("Ia", "Ib"), "" if dialled else NOT_CONNECTED)
-        assert [dial.host for dial in scene.dials] == ([address] if dialled else [])
+        scene.new_says("a", query("Ia", "Ib"), "" if there else NOT_CONNECTED)
+        assert [dial.host for dial in scene.dials] == ([address] if there else [])
 
 
 def here(name: str, *lines: str, port: int = 1203, **reads: str) -> Step:
@@ -275,7 +272,7 @@ SEVERAL: Final[dict[str, list[Step]]] = {
     # A connection that never registered an address is never the active one: it is dialled.
     "no other registered": [
         connect("a", "b2"), on_line("b", "Accept:Create Ia", "Expires:600"), registers("b2"),
-        leaves("b"), CALL, dialled(1),
+        leaves("b"), CALL, dialled(1203),
     ],
     # A sixth connection closes the oldest that is not the active one (I15).
     "five": [
@@ -294,7 +291,7 @@ SEVERAL: Final[dict[str, list[Step]]] = {
     # An expired address counts as none (5g), and is not dialled (I10).
     "its address has expired": [
         on_line("b", "Accept:Create Ia", "Expires:600"), leaves("b"), passes(600), connect("a"),
-        says("a", query("Ia", "Ib"), a=NOT_FOUND), dialled(0),
+        says("a", query("Ia", "Ib"), a=NOT_FOUND), dialled(),
     ],
 }
 # fmt: on

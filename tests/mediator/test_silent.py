@@ -21,14 +21,25 @@ from tests.mediator.scene import (
     SUPERSEDED,
     Scene,
     query,
-    register,
     terminate,
     to_callee,
     to_caller,
 )
-from tests.mediator.steps import Step, connect, leaves, passes, play, reads, says
+from tests.mediator.steps import (
+    Step,
+    asks,
+    connect,
+    fails,
+    leaves,
+    on_line,
+    passes,
+    play,
+    reads,
+    registers,
+    says,
+)
 from tests.mediator.test_connectback import YES, asked, granted, wish
-from tests.mediator.test_wakeup import SEEN, Behind, key, notices
+from tests.mediator.test_wakeup import SEEN, SEEN_THERE, Behind, key, notices
 from tests.support.clock import advance
 
 #: Time enough for the first notice, and too little for the second.
@@ -45,24 +56,13 @@ ASKED: Final = said(STATUS)
 HERE: Final = ("Address:127.0.0.1", "Port:9")
 
 
-def held(*lines: str, key: tuple[str, ...] = ("Port:5000",), **options: Any) -> Behind:
+def held(**options: Any) -> Behind:
     """Ib accepts Ia and Ic, registers by UDP, and holds a connection; Ia and Ic are there."""
     stage = Behind(**options)
-    stage.connect("a", "b", "c")
-    stage.says("a", register("Ia"), a=DONE)
-    stage.says("c", register("Ic"), c=DONE)
-    stage.says("b", register("Ib", "Accept:Create Ia,Ic", *lines), b=DONE)
-    stage.gets_a_key("b", *key)
-    assert stage.datagram("b") is not None
+    play(stage, connect("a", "b", "c"), registers("a"), registers("c"))
+    play(stage, registers("b", "Accept:Create Ia,Ic"), key("b"), SEEN_THERE)
     stage.port.sent.clear()
     return stage
-
-
-def comes(stage: Behind, *lines: str, asks: str = ASKED, **reads: str) -> None:
-    """Ib registers over another connection, and is asked there."""
-    stage.connect("b2")
-    stage.gets_a_key("b2", "Port:5000", *lines, before=asks)
-    stage.reads(b=SUPERSEDED, **reads)
 
 
 def told(n: str = "") -> str:
@@ -95,6 +95,22 @@ COMES: Final[list[Step]] = [connect("b2"), key("b2", before=ASKED)]
 NEXT: Final[list[Step]] = [*COMES, reads(b=SUPERSEDED)]
 ANSWER: Final = says("b", said(CAN), b=to_callee("Ia"), a=told())
 ANSWER_THERE: Final = says("b2", said(CAN), b2=to_callee("Ia"), a=told())
+
+CONSENT: Final = said("QUERY\nACCEPT\n\n")
+#: Ib does not answer when it is asked for its consent, or to connect back.
+SILENT_ON_CONSENT: Final[list[Step]] = [
+    registers("b", "Policy:Ask"), says("a", query("Ia", "Ib"), b=CONSENT), passes(JUST_AFTER),
+    notices(1),
+]  # fmt: skip
+SILENT_ON_PASSWORD: Final[list[Step]] = [
+    registers("b", "Policy:Password"), says("a", wish(), b=asked(transaction="1")),
+    passes(JUST_AFTER), notices(1),
+]  # fmt: skip
+ASKED_AGAIN: Final[list[Step]] = [
+    *SILENT_ON_PASSWORD, connect("b2"), key("b2", before=asked(transaction="1")),
+    reads(b=SUPERSEDED + terminate()),
+]  # fmt: skip
+IN_TIME: Final = passes(5 - JUST_AFTER, a=DENIED)
 
 #: A callee that is asked for its status, and does not answer at once (fig. 16, D1, E1).
 # fmt: off
@@ -138,7 +154,7 @@ SILENCES: Final[dict[str, list[Step]]] = {
     # Without UDP, and without transactions: it is asked as it can answer.
     "comes by hand": [
         *SILENT, connect("b2"),
-        says("b2", register("Ib", *HERE), b2=STATUS + DONE, b=SUPERSEDED),
+        registers("b2", *HERE, b2=STATUS + DONE, b=SUPERSEDED),
         says("b2", CAN, b2=to_callee("Ia"), a=ACCEPTED + to_caller("Ib", port=9)),
     ],
     # It is asked nothing, and the caller is told 5c (I2).
@@ -159,6 +175,32 @@ SILENCES: Final[dict[str, list[Step]]] = {
     "answers while we are late": [
         CALL, late_answer, passes(SILENCE, b=to_callee("Ia"), a=told()), notices(0),
     ],
+    # A permit for one call is used up by it once (I1, I7).
+    "has a permit for one call": [
+        registers("b", "Accept:Create Ia;uses=1"), *SILENT, *NEXT, ANSWER_THERE,
+        says("a", query("Ia", "Ib"), a=DENIED),
+    ],
+    # Asked for its consent over its new connection, its answer there decides (C3, S2002).
+    "wants to be asked, and comes": [
+        *SILENT_ON_CONSENT, connect("b2"), key("b2", before=CONSENT), reads(b=SUPERSEDED),
+        says("b2", said("NOTIFY\nAccept:Create Ia\n\n"), b2=said(STATUS, 2)),
+        says("b2", said(CAN, 2), b2=to_callee("Ia"), a=told()),
+    ],
+    # It is not asked about a caller that it rejects as it comes (I5, I6).
+    "wants to be asked, and rejects": [
+        *SILENT_ON_CONSENT, connect("b2"), key("b2", "Reject:Create Ia"), reads(b=SUPERSEDED),
+        IN_TIME,
+    ],
+    # Asked to connect back, it is asked over its new connection for the same session. Over the old
+    # one this is terminated: it must connect only once (D3, D6).
+    "is to connect back": [*ASKED_AGAIN, says("b2", said(YES), a=granted())],
+    # A refusal over the new connection counts.
+    "refuses to connect back": [*ASKED_AGAIN, says("b2", said(DENIED)), IN_TIME],
+    # It hears nothing of a caller that it rejects as it comes, and must not connect (C5).
+    "rejects whom it was to connect to": [
+        *SILENT_ON_PASSWORD, connect("b2"), key("b2", "Reject:Create Ia"),
+        reads(b=SUPERSEDED + terminate()), IN_TIME,
+    ],
 }
 # fmt: on
 
@@ -171,135 +213,44 @@ class StatusTests:
         """A callee that does not answer for a second is woken, and asked where it then is."""
         play(held(), *SILENCES[callee])
 
-    def test_told_once(self) -> None:
-        """A permit for one call is used up by it once (I1, I7)."""
-        stage = held("Accept:Create Ia;uses=1")
-        play(stage, *SILENT, *NEXT, ANSWER_THERE, says("a", query("Ia", "Ib"), a=DENIED))
-
     def test_no_way(self) -> None:
         """Where no datagram reaches it, and it can't be dialled, it may still answer."""
-        stage = held(key=("Address:127.0.0.1", "Port:5000"))
-        play(stage, passes(500), CALL, passes(2), notices(0))
+        stage = held()
+        play(stage, key("b", "Address:127.0.0.1"), passes(500), CALL, passes(2), notices(0))
         stage.says("b", said(CAN), b=to_callee("Ia"), a=ACCEPTED + to_caller("Ib", port=5000))
 
     @pytest.mark.parametrize("error", [ServiceUnavailable(), RuntimeError("boom")])
     def test_not_woken(self, error: Exception, logged: Logged) -> None:
         """What goes wrong there ends no call; what was not foreseen is in the log."""
-        stage = held()
-        stage.resolver.errors["trigger"] = error
-        stage.says("a", query("Ia", "Ib"), b=ASKED)
-        stage.passes(2)
-        stage.says("b", said(CAN), b=to_callee("Ia"), a=told())
+        play(held(), fails("trigger", error), CALL, passes(2), ANSWER)
         foreseen = isinstance(error, ServiceUnavailable)
         found = [text for text in logged.texts() if "could not be woken" in text]
-        assert len(found) == (not foreseen)
-        assert len(logged.failures()) == (not foreseen)
+        assert (len(found), len(logged.failures())) == (not foreseen, not foreseen)
 
     def test_not_by_udp(self) -> None:
         """A terminal that registered only an address gets neither notice nor dial."""
         stage = Behind()
-        stage.on_line("b", "Accept:Create Ia")
-        stage.connect("a")
-        stage.says("a", query("Ia", "Ib"), b=STATUS)
+        play(stage, on_line("b", "Accept:Create Ia"), connect("a"), asks())
         stage.passes(5, a=NOT_CONNECTED)
         assert ("trigger", "Ib") not in stage.resolver.asked
 
     def test_not_asked(self) -> None:
         """Without a status query nothing is asked, and so nothing is missed."""
         stage = held(ask_status=False)
-        stage.says("a", query("Ia", "Ib"), b=to_callee("Ia"), a=told())
-        stage.passes(5)
-        assert stage.notices() == 0
+        play(stage, says("a", query("Ia", "Ib"), b=to_callee("Ia"), a=told()), passes(5))
+        play(stage, notices(0))
 
-    def test_stops(self) -> None:
-        """When the mediator stops no timer is left."""
+    @pytest.mark.parametrize("seconds", [0, SILENCE])
+    def test_stops(self, seconds: float) -> None:
+        """When the mediator stops no timer is left; one that stops just as its callee falls silent
+        wakes no terminal.
+        """
         stage = held()
-        stage.says("a", query("Ia", "Ib"), b=ASKED)
-        stage.mediator.stop()
-        for who in ("b", "a", "c"):
-            stage.clients.pop(who).vanish()
-        assert stage.clock.getDelayedCalls() == []
-
-    def test_stops_as_it_falls_silent(self) -> None:
-        """A mediator that stops just then wakes no terminal, and no timer is left."""
-        stage = held()
-        stage.says("a", query("Ia", "Ib"), b=ASKED)
-        stage.clock.callLater(SILENCE, stage.mediator.stop)
-        advance(stage.clock, SILENCE)
-        assert stage.notices() == 0
+        play(stage, CALL)
+        stage.clock.callLater(seconds, stage.mediator.stop)
+        advance(stage.clock, seconds)
+        play(stage, notices(0))
         assert ("trigger", "Ib") not in stage.resolver.asked
         for who in ("b", "a", "c"):
             stage.clients.pop(who).vanish()
         assert stage.clock.getDelayedCalls() == []
-
-
-class ConsentTests:
-    """A callee that is asked for its consent (C3)."""
-
-    QUESTION: Final = "QUERY\nACCEPT\nTransaction:1\n\n"
-
-    def silent(self) -> Behind:
-        """Ib does not answer when it is asked for its consent."""
-        stage = held("Policy:Ask")
-        stage.says("a", query("Ia", "Ib"), b=self.QUESTION)
-        stage.passes(JUST_AFTER)
-        assert stage.notices() == 1
-        return stage
-
-    def test_asked_again(self) -> None:
-        """It is asked over its new connection, and its answer there decides (S2002)."""
-        stage = self.silent()
-        comes(stage, asks=self.QUESTION)
-        stage.says("b2", said("NOTIFY\nAccept:Create Ia\n\n"), b2=said(STATUS, 2))
-        stage.says("b2", said(CAN, 2), b2=to_callee("Ia"), a=told())
-
-    def test_rejected_meanwhile(self) -> None:
-        """It is not asked about a caller that it rejects as it comes (I5, I6)."""
-        stage = self.silent()
-        comes(stage, "Reject:Create Ia", asks="")
-        stage.passes(5 - JUST_AFTER, a=DENIED)
-
-
-class ConnectBackTests:
-    """A callee that is asked to connect back (D3)."""
-
-    def silent(self) -> Behind:
-        """Ib does not answer when it is asked to connect."""
-        stage = held("Policy:Password")
-        stage.says("a", wish(), b=asked(transaction="1"))
-        stage.passes(JUST_AFTER)
-        assert stage.notices() == 1
-        return stage
-
-    def comes(self, stage: Behind, *lines: str) -> str:
-        """Ib registers over another connection; what it is asked there."""
-        stage.connect("b2")
-        stage.clients["b2"].type(register("Ib", "UDP:Yes", "Transaction:k", "Port:5000", *lines))
-        asks, found, _ = stage.heard("b2").partition("NOTIFY\nRegistration Completed.\n")
-        assert found
-        return asks
-
-    def test_asked_again(self) -> None:
-        """It is asked over its new connection, for the same session. Over the old one this is
-        terminated: it must connect only once (D6).
-        """
-        stage = self.silent()
-        session = terminate().format(session=stage.drawn["session"])
-        assert self.comes(stage) == asked(transaction="1").format(**stage.drawn)
-        stage.reads(b=SUPERSEDED + session)
-        stage.says("b2", said(YES), a=granted())
-
-    def test_refused_there(self) -> None:
-        """A refusal over the new connection counts."""
-        stage = self.silent()
-        self.comes(stage)
-        stage.reads(b=SUPERSEDED + terminate())
-        stage.says("b2", said(DENIED))
-        stage.passes(5 - JUST_AFTER, a=DENIED)
-
-    def test_rejected_meanwhile(self) -> None:
-        """It hears nothing of a caller that it rejects as it comes, and must not connect (C5)."""
-        stage = self.silent()
-        assert self.comes(stage, "Reject:Create Ia") == ""
-        stage.reads(b=SUPERSEDED + terminate())
-        stage.passes(5 - JUST_AFTER, a=DENIED)
