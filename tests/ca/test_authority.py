@@ -34,7 +34,7 @@ from broker.ca.names import (
     terminal_names,
 )
 from broker.ca.requests import CertificateRequest, make_request, new_key, read_request
-from broker.ca.signing import AUTHORITY_LIFE, LIFE
+from broker.ca.signing import LIFE
 from broker.files import PRIVATE, write_file
 from broker.net.tls.certificates import identifier_of, key_digest, utc_now
 from broker.net.tls.contexts import ClientTls, ServerTls
@@ -102,10 +102,10 @@ def uses(certificate: x509.Certificate) -> list[str]:
     return [kind for kind in kinds if getattr(usage, kind)]
 
 
-def lives(certificate: x509.Certificate, now: datetime, life: timedelta) -> bool:
-    """Whether a certificate is valid from a little before now on, and for how long."""
+def lives(certificate: x509.Certificate, now: datetime, days: int) -> bool:
+    """Whether a certificate is valid from a little before now on, and for so many days."""
     begins = certificate.not_valid_before_utc
-    ends = now.replace(microsecond=0) + life
+    ends = now.replace(microsecond=0) + timedelta(days=days)
     return certificate.not_valid_after_utc == ends and now - timedelta(days=1) < begins < now
 
 
@@ -130,7 +130,7 @@ class MakingTests:
         basic = x509.BasicConstraints(ca=True, path_length=0)
         assert extension(certificate, x509.BasicConstraints) == (True, basic)
         assert uses(certificate) == ["key_cert_sign", "crl_sign"]
-        assert lives(certificate, now[0], AUTHORITY_LIFE)
+        assert lives(certificate, now[0], 3652)
         key: Any = certificate.public_key()
         assert (key.curve.name, authority.name) == ("secp256r1", "Test authority")
 
@@ -223,7 +223,7 @@ class IssuingTests:
         own = extension(authority.certificate, x509.SubjectKeyIdentifier)[1].digest
         assert extension(certificate, x509.AuthorityKeyIdentifier)[1].key_identifier == own
         assert extension(certificate, x509.SubjectKeyIdentifier)[1].digest != own
-        assert lives(certificate, now[0], LIFE)
+        assert lives(certificate, now[0], 398)
 
     def test_serials(self, authority: Authority) -> None:
         """Serials are random, and never the same twice."""

@@ -350,7 +350,6 @@ class CheckConfigTests:
             ),
             (None, ["No such file"]),
             (b"=", ["not TOML"]),
-            (b"\xff", ["not TOML"]),
             pytest.param(
                 b'listen-tls = ["tcp:1202"]\ncertificate = "/nowhere/x"\n'
                 b'private-key = "/nowhere/y"\n',

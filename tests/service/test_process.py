@@ -81,6 +81,7 @@ class RoleTests:
             ("ready start", "opened serving"),
             # Stopping ends the opening too, and begins nothing.
             ("privileged start stop", "closed"),
+            ("privileged start stop ready", "closed"),
             # What fails when the reactor runs already ends the process too, not serving anything.
             ("privileged start fail", "given-up"),
         ],
