@@ -52,6 +52,11 @@ def kept(*lists: PermitChange, **options: Any) -> tuple[Scene, SlowStore]:
     return scene, store
 
 
+def two() -> Scene:
+    """A scene of Ia and Ib."""
+    return Scene(accounts={"Ia": "of Ia", "Ib": "of Ib"})
+
+
 ACTS: dict[str, Callable[[Accounts], Awaitable[None]]] = {
     "add": lambda accounts: accounts.add("Ix", "of Ix"),
     "reset": lambda accounts: accounts.reset("Ia", "new"),
@@ -176,7 +181,7 @@ class ResetTests:
 
     def test_when_a_password_is_reset_then_only_the_new_one_logs_in(self) -> None:
         """Connections are closed (I2)."""
-        scene = Scene(accounts={"Ia": "of Ia", "Ib": "of Ib"})
+        scene = two()
         scene.new_says("a", login("Ia", "of Ia", "Accept:Create Ib"), DONE)
         scene.new_says("a2", login("Ia", "of Ia"), DONE)
         scene.new_says("b", login("Ib", "of Ib"), DONE)
@@ -190,7 +195,7 @@ class ResetTests:
 
     def test_when_a_password_is_reset_then_sessions_are_void(self) -> None:
         """Those granted to the account, and to others for it, on both sides (I2)."""
-        scene = Scene(accounts={"Ia": "of Ia", "Ib": "of Ib"})
+        scene = two()
         where = "Address:127.0.0.1"
         scene.new_says("a", login("Ia", "of Ia", where, "Accept:Create Ib"), DONE)
         scene.new_says("b", login("Ib", "of Ib", where, "Accept:Create Ia"), DONE)
@@ -236,7 +241,7 @@ class RemoveTests:
 
     def test_when_an_account_is_removed_then_nothing_of_it_is_left(self) -> None:
         """Connections, address, names, lists both ways: nothing for a successor (I2)."""
-        scene = Scene(accounts={"Ia": "of Ia", "Ib": "of Ib"})
+        scene = two()
         accounts = scene.mediator.accounts
         result_of(accounts.add_name("Ib", "taro"))
         scene.new_says("b", login("Ib", "of Ib", "Address:127.0.0.1", "Accept:Create Ia"), DONE)
@@ -266,7 +271,7 @@ class RemoveTests:
     @pytest.mark.parametrize("is_granted", [True, False])
     def test_when_a_caller_is_removed_then_its_calls_end(self, is_granted: bool) -> None:
         """The callee is told of a session (I2); a call that waits for it tells nothing (I1)."""
-        scene = Scene(accounts={"Ia": "of Ia", "Ib": "of Ib"})
+        scene = two()
         scene.new_says("b", login("Ib", "of Ib", "Address:127.0.0.1", "Accept:Create Ia"), DONE)
         scene.new_says("a", login("Ia", "of Ia"), DONE)
         if is_granted:
@@ -316,7 +321,7 @@ class NamesTests:
 
     def test_when_an_account_has_a_name_then_it_is_valid_everywhere(self) -> None:
         """As callee, as identifier and in lists, which keep the identifier."""
-        scene = Scene(accounts={"Ia": "of Ia", "Ib": "of Ib"})
+        scene = two()
         accounts = scene.mediator.accounts
         result_of(accounts.add_name("Ib", "花子"))
         result_of(accounts.add_name("Ia", "太郎"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
@@ -131,62 +132,67 @@ def fired(deferred: Deferred[None]) -> bool:
     return deferred.called
 
 
+def notes(count: int = 1) -> Callable[[Desk], None]:
+    """A number of addresses are told."""
+    return lambda desk: desk.note(count)
+
+
+def waits(seconds: float) -> Callable[[Desk], None]:
+    """Time passes."""
+    return lambda desk: desk.clock.advance(seconds)
+
+
+def batches(*sizes: int) -> Callable[[Desk], None]:
+    """The commits so far, by their sizes; at most one timer is set (I15)."""
+
+    def step(desk: Desk) -> None:
+        assert desk.store.batches == list(sizes)
+        assert len(desk.clock.getDelayedCalls()) <= 1
+
+    return step
+
+
+def is_kept(desk: Desk) -> None:
+    """The oldest commit is on the disk."""
+    desk.store.done()
+
+
+# fmt: off
+PACE: Final[dict[str, list[Callable[[Desk], None]]]] = {
+    "what is told within a quarter of a second is one commit": [
+        notes(3), waits(DELAY / 2), notes(2), waits(DELAY / 2 - 0.01), batches(), waits(0.01),
+        batches(5), is_kept,
+    ],
+    "a thousand are committed at once": [notes(AT_ONCE - 1), batches(), notes(), batches(AT_ONCE)],
+    "what is due follows a commit at once": [
+        notes(), waits(DELAY), notes(2), waits(DELAY), batches(1), notes(), is_kept, batches(1, 3),
+        is_kept, waits(DELAY), batches(1, 3),
+    ],
+    "what is not due still waits for others": [
+        notes(), waits(DELAY), notes(), is_kept, batches(1), waits(DELAY), batches(1, 1),
+    ],
+    "a thousand during a commit follow it at once": [
+        notes(), waits(DELAY), notes(AT_ONCE + 5), batches(1), is_kept, batches(1, AT_ONCE + 5),
+    ],
+}
+# fmt: on
+
+
 class BehindTests:
     """Records that are written behind their addresses."""
 
-    def test_when_several_addresses_are_told_then_their_records_are_one_commit(self) -> None:
-        """Within a quarter of a second, with one timer (I15)."""
+    @pytest.mark.parametrize("case", PACE)
+    def test_when_addresses_are_told_then_their_records_are_committed_together(
+        self, case: str
+    ) -> None:
+        """Each once, in their order; no timer stays (I15)."""
         desk = Desk()
-        assert desk.clock.getDelayedCalls() == []
-        desk.note(3)
-        desk.clock.advance(DELAY / 2)
-        desk.note(2)
-        assert len(desk.clock.getDelayedCalls()) == 1
-        desk.clock.advance(DELAY / 2 - 0.01)
-        assert desk.store.batches == []
-        desk.clock.advance(0.01)
-        assert desk.store.batches == [5]
-        desk.store.done()
+        for step in PACE[case]:
+            step(desk)
+        while desk.store.pending:
+            desk.store.done()
         assert desk.store.told == desk.noted
         assert desk.clock.getDelayedCalls() == []
-
-    def test_when_a_thousand_records_wait_then_they_are_committed_at_once(self) -> None:
-        desk = Desk()
-        desk.note(AT_ONCE - 1)
-        assert desk.store.batches == []
-        desk.note()
-        assert desk.store.batches == [AT_ONCE]
-        assert desk.clock.getDelayedCalls() == []
-
-    def test_when_a_commit_is_in_progress_then_the_next_follows_it(self) -> None:
-        """At once, if the next is due."""
-        desk = Desk.writing()
-        desk.note(2)
-        desk.clock.advance(DELAY)
-        assert desk.store.batches == [1]
-        desk.note()
-        desk.store.done()
-        assert desk.store.batches == [1, 3]
-        desk.store.done()
-        desk.clock.advance(DELAY)
-        assert desk.store.told == desk.noted
-        assert desk.store.batches == [1, 3]
-        assert desk.clock.getDelayedCalls() == []
-
-    def test_when_a_commit_is_done_soon_then_the_next_still_waits_for_others(self) -> None:
-        desk = Desk.writing()
-        desk.note()
-        desk.store.done()
-        assert desk.store.batches == [1]
-        desk.clock.advance(DELAY)
-        assert desk.store.batches == [1, 1]
-
-    def test_when_a_thousand_come_during_a_commit_then_they_follow_at_once(self) -> None:
-        desk = Desk.writing()
-        desk.note(AT_ONCE + 5)
-        assert desk.store.batches == [1]
-        desk.store.done()
-        assert desk.store.batches == [1, AT_ONCE + 5]
 
     def test_when_the_store_fails_then_it_is_tried_less_and_less_often(
         self, logged: Logged
@@ -218,25 +224,21 @@ class BehindTests:
         (timer,) = desk.clock.getDelayedCalls()
         assert timer.getTime() - desk.clock.seconds() == pytest.approx(1)
 
+    @pytest.mark.parametrize("error", [StoreFailed("the disk is full"), ZeroDivisionError("odd")])
     def test_when_the_store_fails_then_a_thousand_more_do_not_hurry_it(
-        self, logged: Logged
+        self, error: Exception, logged: Logged
     ) -> None:
+        """A bug of the store is as a full disk; the log has all of the error."""
         desk = Desk.writing()
-        desk.store.fails()
+        desk.store.fails(error)
+        (failure,) = logged.failures()
+        assert str(error) in failure
+        assert ("ZeroDivisionError" in failure) == isinstance(error, ZeroDivisionError)
         desk.note(2 * AT_ONCE)
         assert desk.store.batches == [1]
         desk.clock.advance(1)
-        assert desk.store.batches == [1, 2 * AT_ONCE + 1]
-        assert len(logged.failures()) == 1
-
-    def test_when_the_store_has_a_bug_then_the_records_wait(self, logged: Logged) -> None:
-        """The log has all of the error."""
-        desk = Desk.writing()
-        desk.store.fails(ZeroDivisionError("odd"))
-        (failure,) = logged.failures()
-        assert "ZeroDivisionError" in failure
-        desk.clock.advance(1)
         desk.store.done()
+        assert desk.store.batches == [1, 2 * AT_ONCE + 1]
         assert desk.store.told == desk.noted
 
     def test_when_too_many_wait_then_no_address_is_told(self, logged: Logged) -> None:
@@ -278,8 +280,8 @@ class TimeTests:
         assert [one.at for one in desk.noted[1:]] == [back, back + 1]
 
 
-#: Where the ledger is stopped: records that are being committed, and that wait; the outcome of each
-#: commit from then on; and the size of each commit.
+#: Where the ledger is stopped: records that are being committed (-1: one that has failed), and that
+#: wait; the outcome of each commit from then on; and the size of each commit.
 STOPS: Final[dict[str, tuple[int, int, list[bool], list[int]]]] = {
     "nothing waits": (0, 0, [], []),
     "what waits is committed at once": (0, 2, [True], [2]),
@@ -287,6 +289,7 @@ STOPS: Final[dict[str, tuple[int, int, list[bool], list[int]]]] = {
     "it fails, and all is tried once more": (1, 2, [False, True], [1, 3]),
     "it fails, and is tried once more alone": (1, 0, [False, True], [1, 1]),
     "the last try fails": (0, 3, [False], [3]),
+    "the store has failed, and the wait for the next try is cut short": (-1, 0, [True], [1, 1]),
 }
 
 
@@ -298,6 +301,9 @@ class StopTests:
         """It is waited for; no timer stays, and nothing more is told. What is lost is counted."""
         writing, waiting, outcomes, batches = STOPS[case]
         desk = Desk.writing() if writing else Desk()
+        if writing < 0:
+            desk.store.fails()
+            assert len(logged.failures()) == 1
         desk.note(waiting)
         stopped = desk.ledger.stop()
         assert desk.full()
@@ -316,50 +322,39 @@ class StopTests:
         assert len(failures) == outcomes.count(False) + is_lost
         assert is_lost == any(f"{waiting} disclosures are lost" in text for text in failures)
 
-    def test_when_it_is_stopped_while_the_store_fails_then_it_is_tried_at_once(
-        self, logged: Logged
-    ) -> None:
-        """The wait for the next try is cut short."""
-        desk = Desk.writing()
-        desk.store.fails()
-        stopped = desk.ledger.stop()
-        assert desk.clock.getDelayedCalls() == []
-        desk.store.done()
-        assert fired(stopped)
-        assert desk.store.told == desk.noted
-        logged.failures()
-
 
 class FirstTests:
     """Records that are committed before their addresses leave."""
 
-    def call(self) -> tuple[Scene, Store]:
-        """A call that has come so far that the ledger is asked."""
-        store = Store()
-        scene = Scene(store=store, ledger_first=True)
-        store.at_once = True
-        scene.on_line("b", "Accept:Create Ia")
-        store.at_once = False
-        scene.new_says("a", register("Ia"), DONE)
+    @pytest.mark.parametrize("is_kept", [True, False])
+    def test_when_the_ledger_is_first_then_nothing_is_told_before_it_is_durable(
+        self, is_kept: bool
+    ) -> None:
+        """Then both sides are told (A11); neither if the store fails (I1)."""
+        scene, store = with_ledger(ledger_first=True)
         scene.says("a", query("Ia", "Ib"), b=STATUS)
         scene.says("b", CAN)
-        return scene, store
-
-    def test_when_the_ledger_is_first_then_nothing_is_told_before_it_is_durable(self) -> None:
-        """Then both are told (A11)."""
-        scene, store = self.call()
-        assert len(store.pending) == 1
         scene.passes(1)
-        scene.fires(store.pending.pop(), b=to_callee("Ia"), a=ACCEPTED + to_caller("Ib"))
+        (commit,) = store.pending
+        if not is_kept:
+            scene.fires(commit, StoreFailed("the disk is full"), a=UNAVAILABLE)
+            assert store.told == []
+            return
+        scene.fires(commit, b=to_callee("Ia"), a=ACCEPTED + to_caller("Ib"))
         (told,) = store.told
         assert (told.owner, told.recipient, told.host, told.port) == ("Ib", "Ia", "127.0.0.1", 1203)
         assert (told.session, told.basis) == (scene.drawn["session"], "Ia")
 
-    def test_when_the_ledger_is_first_and_fails_then_nothing_is_told(self) -> None:
-        """To either side (I1)."""
-        scene, store = self.call()
-        scene.fires(store.pending.pop(), StoreFailed("the disk is full"), a=UNAVAILABLE)
-        assert store.told == []
+
+def with_ledger(**options: Any) -> tuple[Scene, Store]:
+    """Ib, which accepts Ia, and Ia; from now on the store takes its time."""
+    store = Store()
+    store.at_once = True
+    scene = Scene(store=store, **options)
+    scene.on_line("b", "Accept:Create Ia")
+    scene.new_says("a", register("Ia"), DONE)
+    store.at_once = False
+    return scene, store
 
 
 def of(count: int, whose: str = "Ib", *, told: str = "Ia") -> list[Disclosure]:
@@ -386,13 +381,8 @@ class AnswerTests:
 
     def called(self) -> tuple[Scene, Store]:
         """Ia has called Ib, and the record waits for a store that takes its time."""
-        store = Store()
-        store.at_once = True
-        scene = Scene(store=store)
-        scene.on_line("b", "Accept:Create Ia")
-        scene.new_says("a", register("Ia"), DONE)
+        scene, store = with_ledger()
         scene.calls("a", "b")
-        store.at_once = False
         return scene, store
 
     def asked_by(self, *told: Disclosure) -> tuple[Scene, SlowStore]:
@@ -406,11 +396,7 @@ class AnswerTests:
     def test_when_no_address_was_told_then_the_answer_says_so(self) -> None:
         scene, _ = self.asked_by()
         scene.says("b", ASK, b=NOTHING)
-        scene.says(
-            "b",
-            "QUERY\nDISCLOSURES\nTransaction:1\n\n",
-            b="NOTIFY\nNothing Disclosed.\nTransaction:1\nCode:200\n\n",
-        )
+        scene.says("b", "QUERY\nDISCLOSURES\nTransaction:1\n\n", b=_marked(NOTHING, 1, 200))
 
     def test_when_a_terminal_asks_then_it_reads_its_own_records(self) -> None:
         """The newest first; those of no other, whatever it calls itself (I4)."""
@@ -446,11 +432,8 @@ class AnswerTests:
 
     def test_when_lines_are_long_then_a_page_has_fewer(self) -> None:
         """None is lost."""
-        told = of(PAGE_LINES, told="\U0001f4de" * 32)
-        told = [
-            Disclosure("Ib", one.recipient, "2001:db8::1", 1, "s" * 64, "@" + "x" * 127, one.at, 1)
-            for one in told
-        ]
+        long: Any = {"host": "2001:db8::1", "session": "s" * 64, "basis": "@" + "x" * 127}
+        told = [replace(one, **long) for one in of(PAGE_LINES, told="\U0001f4de" * 32)]
         scene, _ = self.asked_by(*told)
         found: list[Disclosure] = []
         question = ASK
@@ -468,10 +451,7 @@ class AnswerTests:
         """A clock that was put back may make such times."""
         told = of(PAGE_LINES + 3)[::-1]
         for n in (-6, -5, -4, -3):  # the page would end between the two in the middle
-            one = told[n]
-            told[n] = Disclosure(
-                one.owner, one.recipient, one.host, 1, one.session, "Ia", told[-4].at, one.expires
-            )
+            told[n] = replace(told[n], at=told[-4].at)
         scene, _ = self.asked_by(*told[::-1])
         scene.says("b", ASK, b=page(told[:-6]))
         scene.says("b", before(told[-7].at), b=page(told[-6:]))
@@ -487,8 +467,7 @@ class AnswerTests:
         """One at a time (I16); later it may ask again."""
         scene, store = self.called()
         scene.says("b", "QUERY\nDISCLOSURES\nTransaction:1\n\n")
-        many = TOO_MANY.removesuffix("\n") + "Transaction:2\nCode:429\n\n"
-        scene.says("b", "QUERY\nDISCLOSURES\nTransaction:2\n\n", b=many)
+        scene.says("b", "QUERY\nDISCLOSURES\nTransaction:2\n\n", b=_marked(TOO_MANY, 2, 429))
         scene.fires(store.pending.pop(), StoreFailed("full"), b=_marked(UNAVAILABLE, 1, 503))
         assert len(logged.failures()) == 1
 
@@ -514,12 +493,7 @@ class AnswerTests:
 
     def test_when_a_bare_request_is_open_then_the_question_waits(self) -> None:
         """Without reading; both answers come in order (I11)."""
-        store = Store()
-        store.at_once = True
-        scene = Scene(store=store)
-        scene.on_line("b", "Accept:Create Ia")
-        scene.new_says("a", register("Ia"), DONE)
-        store.at_once = False
+        scene, store = with_ledger()
         scene.says("a", query("Ia", "Ib") + ASK, b=STATUS)
         assert store.asked == []
         scene.says("b", CAN, b=to_callee("Ia"), a=ACCEPTED + to_caller("Ib"))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 import pytest
+from twisted.internet.task import Clock
 
 from broker.interfaces import StoreFailed
+from broker.mediator.revocation_log import RevocationLog
 from broker.tables.permits import Limit, PermitChange
 from tests.mediator.conftest import Logged
 from tests.mediator.permit_scene import (
@@ -464,6 +466,62 @@ class BoundTests:
 
 class LogTests:
     """What the log says of lists (I19)."""
+
+    def test_when_entries_are_lost_then_each_cause_has_a_line(self, logged: Logged) -> None:
+        revoked = RevocationLog(Clock())
+        gone = {"Ia": None, "Ic": Limit(until=TODAY), "Id": Limit(uses=1), "Ie": Limit(uses=1)}
+        revoked.removed("Ib", gone, TODAY, "Id")
+        assert revocations(logged) == [
+            "Ib has ceased to accept Ia, Ie: withdrawn",
+            "Ib has ceased to accept Ic: expired",
+            "Ib has ceased to accept Id: used up",
+        ]
+        revoked.stop()
+
+    def test_when_a_list_changes_all_the_time_then_it_has_two_lines_a_second(
+        self, logged: Logged
+    ) -> None:
+        """Those of others are logged (I15)."""
+        clock = Clock()
+        revoked = RevocationLog(clock)
+        for n in range(100):
+            revoked.removed("Ib", {f"t{n}": None, f"u{n}": None}, TODAY)
+        revoked.removed("Ic", {"Ia": None}, TODAY)
+        first = [
+            "Ib has ceased to accept t0, u0: withdrawn",
+            "Ic has ceased to accept Ia: withdrawn",
+        ]
+        assert revocations(logged) == first
+        clock.advance(1)
+        rest = "Ib has ceased to accept 198 more within a second"
+        assert revocations(logged) == [*first, rest]
+        revoked.removed("Ib", {"Ia": None}, TODAY)
+        assert revocations(logged)[3:] == ["Ib has ceased to accept Ia: withdrawn"]
+        clock.advance(5)
+        assert len(logged.events) == 4
+        assert not clock.getDelayedCalls()
+
+    def test_when_it_is_stopped_then_what_is_counted_is_logged(self, logged: Logged) -> None:
+        """No timer stays; a name that holds a newline makes no line, in either kind (I19)."""
+        clock = Clock()
+        revoked = RevocationLog(clock)
+        revoked.removed("I\nb", {"I\na": None}, TODAY)
+        revoked.removed("I\nb", {"Ic": None}, TODAY)
+        revoked.stop()
+        assert [text.count("\n") for text in logged.texts()] == [0, 0]
+        assert logged.texts()[1].endswith(" has ceased to accept 1 more within a second")
+        assert not clock.getDelayedCalls()
+
+    def test_when_a_terminal_changes_its_list_often_then_the_log_counts(
+        self, logged: Logged
+    ) -> None:
+        """However often (I15)."""
+        scene = PermitScene()
+        for n in range(50):
+            scene.edits(f"Create t{n}")
+        assert revocations(logged) == ["Ib has ceased to accept t0: withdrawn"]
+        scene.passes(1)
+        assert revocations(logged)[1:] == ["Ib has ceased to accept 48 more within a second"]
 
     def test_when_many_entries_are_withdrawn_then_one_line_names_ten(self, logged: Logged) -> None:
         """One line a change, however many go."""
