@@ -222,7 +222,7 @@ class CertificateTests:
         [
             ("revoked", "our certificate has been revoked"),
             ("none", "the mediator wants a login: show a certificate"),
-            # Slow: tests/net/tls/test_server.py refuses these without processes.
+            # Slow: tests/net/tls/test_handshakes.py refuses these without processes.
             *(
                 pytest.param(case, told, marks=pytest.mark.slow)
                 for case, told in (

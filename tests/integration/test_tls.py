@@ -114,7 +114,7 @@ class RefusalTests:
             ("name", "it is for elsewhere.example, not for localhost"),
             ("expired", "it has expired"),
             ("revoked", "it has been revoked"),
-            # Slow: tests/net/tls/test_client.py refuses these without processes.
+            # Slow: tests/net/tls/test_handshakes.py refuses these without processes.
             *(
                 pytest.param(case, why, marks=pytest.mark.slow)
                 for case, why in (

@@ -41,6 +41,13 @@ class Files(NamedTuple):
         """The certificate."""
         return x509.load_pem_x509_certificate(Path(self.certificate).read_bytes())
 
+    def copy(self, folder: Path) -> Files:
+        """The same in another folder, always under the same names."""
+        copied = Files(str(folder / "own.pem"), str(folder / "own.key"))
+        for path, source in zip(copied, self, strict=True):
+            write_file(Path(path), Path(source).read_bytes(), mode=PRIVATE, replace=True)
+        return copied
+
 
 class Pki:
     """An authority, and whoever has a certificate of it.

@@ -6,9 +6,11 @@ import ssl
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from OpenSSL import SSL
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol
@@ -17,8 +19,9 @@ from twisted.python.failure import Failure
 
 from broker.net.tls.contexts import ClientTls, ServerTls
 from broker.net.tls.explain import explain
-from broker.net.tls.transport import TlsFactory
-from tests.support.transport import Client
+from broker.net.tls.transport import TlsFactory, certificate_of
+from tests.support.certificates import Foreign, Pki
+from tests.support.transport import Client, connect
 
 LONG_AGO = timedelta(days=400)
 
@@ -44,7 +47,10 @@ class Echo(Protocol):
 
 
 class Meeting(Factory):
-    """One connection, whose protocol can be looked at."""
+    """One connection, whose protocol can be looked at.
+
+    :ivar peer: the other end of it, once it is made
+    """
 
     noisy = False
 
@@ -52,9 +58,15 @@ class Meeting(Factory):
         self.clock = Clock()
         self.echo = Echo()
         self.tls = TlsFactory(tls, self, self.clock)
+        self.is_client = isinstance(tls, ClientTls)
 
     def buildProtocol(self, addr: IAddress | None) -> Echo:
         return self.echo
+
+    def connect(self) -> Client:
+        """Make the connection."""
+        self.peer = connect(self.tls, self.clock)
+        return self.peer
 
     @property
     def why(self) -> str:
@@ -62,9 +74,55 @@ class Meeting(Factory):
         assert self.echo.reason is not None, "it has not ended"
         error = self.echo.reason.value
         assert error is not None
-        told = explain(error)
-        assert told is not None, f"it was not TLS: {self.echo.reason!r}"
-        return told
+        explained = explain(error)
+        assert explained is not None, f"it was not TLS: {self.echo.reason!r}"
+        return explained
+
+    @property
+    def shown(self) -> x509.Certificate | None:
+        """The certificate that the other side has proven."""
+        return certificate_of(self.echo.transport)
+
+
+def meets(tls: ServerTls | ClientTls, foreign: Foreign) -> Meeting:
+    """Our side and another library's; the client says hello at the first moment that it can."""
+    meeting = Meeting(tls)
+    peer = meeting.connect()
+    transport: Any = meeting.echo.transport
+    if meeting.is_client:
+        transport.write(b"hello")
+    foreign.talk(peer, say=b"" if meeting.is_client else b"hello")
+    assert peer.closed == (meeting.echo.reason is not None)
+    return meeting
+
+
+class Trust:
+    """Who trusts which authority, and has which certificate.
+
+    :ivar pki: the authority that is trusted
+    :ivar other: another, that isn't
+    :ivar own: the server's certificate
+    :ivar terminal: a terminal's
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.pki = Pki(folder)
+        self.other = Pki(folder, "Other")
+        self.own = self.pki.server()
+        self.terminal = self.pki.terminal("山田太郎 大阪府")
+
+    def server(self, **options: Any) -> ServerTls:
+        """A server, which asks for no certificate unless the options say so."""
+        return ServerTls(*self.own, **options)
+
+    def asking(self, **options: Any) -> ServerTls:
+        """A server that asks for a certificate."""
+        return self.server(client_ca=self.pki.ca, crl=self.pki.crl, **options)
+
+    def client(self, server: str = "localhost", **options: Any) -> ClientTls:
+        """A client that trusts the authority."""
+        return ClientTls(self.pki.ca, server, **options)
 
 
 def only_1_2(context: ssl.SSLContext) -> None:

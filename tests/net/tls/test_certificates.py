@@ -1,12 +1,22 @@
-"""Certificates: whom they name, and their files (broker.net.tls.certificates)."""
+"""Certificates: what they name, and their files (broker.net.tls.certificates)."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+)
 
 from broker.ca.requests import new_key
 from broker.files import InvalidFile
@@ -19,22 +29,26 @@ from broker.net.tls.certificates import (
     utc_now,
 )
 from broker.net.tls.contexts import ClientTls, ServerTls
-from tests.net.tls.handshakes import (
-    LONG_AGO,
-)
-from tests.support.certificates import Files, Pki, uris
+from tests.net.tls.handshakes import LONG_AGO, Trust
+from tests.support.certificates import Files, uris
+
+
+def pem(key: Any, encryption: KeySerializationEncryption) -> bytes:
+    """A private key's file."""
+    content: bytes = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+    return content
 
 
 class NamesTests:
-    """Whom a certificate names."""
+    """Which terminal or mediator a certificate names."""
 
     @pytest.mark.parametrize(
         "identifier",
         ["Ia", "+81-6-6908-1121", "taro@example.jp", "山田太郎 大阪府門真市大字門真1006", "a%/?#&"],
     )
-    def test_terminal(self, pki: Pki, identifier: str) -> None:
-        """Every identifier goes into a certificate and comes out as it was (A18, A19)."""
-        assert identifier_of(pki.terminal(identifier).read) == identifier
+    def test_terminal(self, trust: Trust, identifier: str) -> None:
+        """Every identifier goes into a certificate and comes out unchanged (A18, A19)."""
+        assert identifier_of(trust.pki.terminal(identifier).read) == identifier
 
     @pytest.mark.parametrize(
         ("uri", "identifier"),
@@ -46,9 +60,9 @@ class NamesTests:
             ("broker:e%CC%81", "é"),
         ],
     )
-    def test_other_spellings(self, pki: Pki, uri: str, identifier: str) -> None:
+    def test_other_spellings(self, trust: Trust, uri: str, identifier: str) -> None:
         """Another authority may escape more or fewer; what is meant is the same, in NFC (I4)."""
-        assert identifier_of(pki.odd(uris(uri)).read) == identifier
+        assert identifier_of(trust.pki.odd(uris(uri)).read) == identifier
 
     @pytest.mark.parametrize(
         ("names", "why"),
@@ -56,66 +70,57 @@ class NamesTests:
             (None, "no URI"),
             (x509.SubjectAlternativeName([x509.DNSName("ia")]), "no URI"),
             (x509.SubjectAlternativeName([x509.RFC822Name("ia@example.jp")]), "no URI"),
-            (uris("broker:Ia", "broker:Ib"), "more than one URI"),
-            (uris("broker:Ia", "broker-mediator:m"), "more than one URI"),
-            (uris("broker:Ia", "https://example.jp"), "more than one URI"),
-            (uris("broker-mediator:m"), "not that of a terminal"),
-            (uris("https://example.jp"), "not that of a terminal"),
-            (uris("Broker:Ia"), "not that of a terminal"),
-            (uris("brokers:Ia"), "not that of a terminal"),
-            (uris("broker:"), "empty"),
-            (uris("broker:@all"), "begins with @"),
-            (uris("broker:%40all"), "begins with @"),
-            (uris("broker:a,b"), "a comma"),
-            (uris("broker:%00"), "cannot be seen"),
-            (uris("broker:Ia%0A"), "cannot be seen"),
-            (uris("broker:Ia%E2%80%AE"), "cannot be seen"),
-            (uris("broker:%20Ia"), "a blank"),
-            (uris("broker:" + "a" * 129), "longer than 128"),
-            (uris("broker:%FF"), "not UTF-8"),
-            (uris("broker:%ED%A0%80"), "not UTF-8"),
-            (uris("broker:%C0%80"), "not UTF-8"),
-            (uris("broker:%4"), "not percent-encoded"),
-            (uris("broker:%zz"), "not percent-encoded"),
-            (uris("broker:I a"), "not percent-encoded"),
-            (uris("broker:Ia?x"), "not percent-encoded"),
-            (uris("broker:Ia#x"), "not percent-encoded"),
-            (uris("broker:Ia\x00"), "not percent-encoded"),
-            (uris("broker:Ia\n"), "not percent-encoded"),
+            *(
+                (uris("broker:Ia", more), "more than one URI")
+                for more in ("broker:Ib", "broker-mediator:m", "https://example.jp")
+            ),
+            *(
+                (uris(uri), why)
+                for why, odd in (
+                    ("not that of a terminal", ["broker-mediator:m", "https://example.jp"]),
+                    ("not that of a terminal", ["Broker:Ia", "brokers:Ia"]),
+                    ("empty", ["broker:"]),
+                    ("begins with @", ["broker:@all", "broker:%40all"]),
+                    ("a comma", ["broker:a,b"]),
+                    ("cannot be seen", ["broker:%00", "broker:Ia%0A", "broker:Ia%E2%80%AE"]),
+                    ("a blank", ["broker:%20Ia"]),
+                    ("longer than 128", ["broker:" + "a" * 129]),
+                    ("not UTF-8", ["broker:%FF", "broker:%ED%A0%80", "broker:%C0%80"]),
+                    ("not percent-encoded", ["broker:%4", "broker:%zz", "broker:I a"]),
+                    ("not percent-encoded", ["broker:Ia?x", "broker:Ia#x"]),
+                    ("not percent-encoded", ["broker:Ia\x00", "broker:Ia\n"]),
+                )
+                for uri in odd
+            ),
         ],
     )
     def test_no_terminal(
-        self, pki: Pki, names: x509.SubjectAlternativeName | None, why: str
+        self, trust: Trust, names: x509.SubjectAlternativeName | None, why: str
     ) -> None:
         """A certificate that does not name one terminal, by its URI, names none (A19, I3, I4)."""
         with pytest.raises(CertificateRefused, match=why):
-            identifier_of(pki.odd(names, "Ia").read)
+            identifier_of(trust.pki.odd(names, "Ia").read)
 
-    def test_mediator(self, pki: Pki, terminal: Files, own: Files) -> None:
+    def test_mediator(self, trust: Trust) -> None:
         """A mediator's certificate names a mediator and no terminal, a terminal's the other way
-        round, and a server's neither (A15).
+        round, and a server's neither (A15). It may name hosts too: they are not looked at.
         """
-        mediator = pki.mediator("m-1.example").read
+        mediator = trust.pki.mediator("m-1.example").read
         assert mediator_of(mediator) == "m-1.example"
         with pytest.raises(CertificateRefused, match="not that of a terminal"):
             identifier_of(mediator)
         with pytest.raises(CertificateRefused, match="not that of a mediator"):
-            mediator_of(terminal.read)
+            mediator_of(trust.terminal.read)
         with pytest.raises(CertificateRefused, match="no URI"):
-            mediator_of(own.read)
+            mediator_of(trust.own.read)
+        names = [x509.DNSName("m.example"), x509.UniformResourceIdentifier(mediator_uri("m"))]
+        assert mediator_of(trust.pki.odd(x509.SubjectAlternativeName(names)).read) == "m"
 
     @pytest.mark.parametrize("path", ["", "a b", "%41", "a" * 65, "ü".encode().hex(" ")])
-    def test_no_mediator(self, pki: Pki, path: str) -> None:
-        """A mediator's name is a token and stands as it is."""
+    def test_no_mediator(self, trust: Trust, path: str) -> None:
+        """A mediator's name is a token and stands unescaped."""
         with pytest.raises(CertificateRefused):
-            mediator_of(pki.odd(uris(f"broker-mediator:{path}")).read)
-
-    def test_mediator_that_is_a_server(self, pki: Pki) -> None:
-        """A certificate may name hosts besides: they are not looked at."""
-        names = x509.SubjectAlternativeName(
-            [x509.DNSName("m.example"), x509.UniformResourceIdentifier(mediator_uri("m"))]
-        )
-        assert mediator_of(pki.odd(names).read) == "m"
+            mediator_of(trust.pki.odd(uris(f"broker-mediator:{path}")).read)
 
     def test_uris(self) -> None:
         """What our own authority writes."""
@@ -125,17 +130,65 @@ class NamesTests:
             terminal_uri("@all")
 
 
+def later(**time: int) -> Callable[[], datetime]:
+    """The clock of a machine, so much later."""
+    return lambda: utc_now() + timedelta(**time)
+
+
+#: What is refused before any peer connects, and why; each names its file.
+REFUSED: list[tuple[str, Callable[[Trust], object]]] = [
+    (
+        r"\.pem: is not the certificate of the key in .*\.key",
+        lambda it: ServerTls(it.own.certificate, it.pki.server().key),
+    ),
+    # A terminal's certificate for a server, or the reverse.
+    ("not a certificate for a server", lambda it: ServerTls(*it.terminal)),
+    ("not a certificate for a client", lambda it: it.client(**it.own._asdict())),
+    # One that has expired, or isn't valid yet: so would every peer refuse it.
+    ("has expired on ", lambda it: ServerTls(*it.pki.server(age=LONG_AGO))),
+    ("is the clock of this machine right", lambda it: it.server(now=later(days=-1))),
+    # What is trusted must be an authority's, and still valid.
+    ("is not an authority's certificate", lambda it: it.server(client_ca=it.own.certificate)),
+    (r"Test/\S+: has expired", lambda it: it.client(now=later(days=3000))),
+    # A revocation list must be the authority's, whole and up to date, else all would be refused, or
+    # none (I3).
+    (
+        "is no revocation list of the authority",
+        lambda it: it.server(client_ca=it.pki.ca, crl=it.other.crl),
+    ),
+    ("holds no revocation list", lambda it: it.server(client_ca=it.pki.ca, crl=it.pki.ca)),
+    ("No such file", lambda it: it.server(client_ca=it.pki.ca, crl=str(it.folder / "none"))),
+    ("broker ca refresh", lambda it: it.client(crl=it.pki.crl, now=later(days=399))),
+    # What makes sense only together is refused alone, not passed over in silence (I3).
+    ("can't be checked without", lambda it: it.server(crl=it.pki.crl)),
+    ("can't be checked without", lambda it: it.server(required=True)),
+    ("needs its private key", lambda it: it.client(certificate=it.terminal.certificate)),
+    ("needs its private key", lambda it: it.client(key=it.terminal.key)),
+    ("without its authority", lambda it: ClientTls(None, "localhost", crl=it.pki.crl)),
+]
+
+
 class FilesTests:
     """Which files are taken."""
 
     @pytest.fixture
-    def copy(self, own: Files, tmp_path: Path) -> Files:
+    def copy(self, trust: Trust, tmp_path: Path) -> Files:
         """The server's files, to be spoiled."""
-        files = Files(str(tmp_path / "own.pem"), str(tmp_path / "own.key"))
-        for path, source in zip(files, own, strict=True):
-            Path(path).write_bytes(Path(source).read_bytes())
-            Path(path).chmod(0o600)
-        return files
+        return trust.own.copy(tmp_path)
+
+    @pytest.mark.parametrize(("why", "make"), REFUSED)
+    def test_when_the_files_do_not_fit_then_they_are_refused_at_once(
+        self, trust: Trust, why: str, make: Callable[[Trust], object]
+    ) -> None:
+        """Not first when a peer connects."""
+        with pytest.raises(InvalidFile, match=why):
+            make(trust)
+
+    @pytest.mark.parametrize("name", ["", "a b", "-x-", "exa_mple.com", "a..b", "[::1]", "\ud800"])
+    def test_no_host(self, trust: Trust, name: str) -> None:
+        """What could be no server's name is refused before a connection is made."""
+        with pytest.raises(InvalidFile, match="neither a DNS name nor an IP address"):
+            trust.client(name)
 
     @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620, 0o602])
     def test_open_key(self, copy: Files, mode: int) -> None:
@@ -144,13 +197,6 @@ class FilesTests:
         Path(copy.key).chmod(mode)
         with pytest.raises(InvalidFile, match=r"own\.key: others can read or change it"):
             ServerTls(*copy)
-
-    def test_mismatch(self, own: Files, pki: Pki) -> None:
-        """The key of another certificate is refused, and both files are named."""
-        with pytest.raises(
-            InvalidFile, match=r"\.pem: is not the certificate of the key in .*\.key"
-        ):
-            ServerTls(own.certificate, pki.server().key)
 
     @pytest.mark.parametrize(
         ("which", "content", "why"),
@@ -162,6 +208,10 @@ class FilesTests:
             ("key", None, "No such file"),
             ("key", b"", "holds no private key"),
             ("key", b"nothing", "holds no private key"),
+            # A key with a passphrase can't be asked for it.
+            ("key", pem(new_key(), BestAvailableEncryption(b"x")), "has a passphrase"),
+            # One of a kind without use.
+            ("key", pem(X25519PrivateKey.generate(), NoEncryption()), "of an unsupported kind"),
         ],
     )
     def test_bad_file(self, copy: Files, which: str, content: bytes | None, why: str) -> None:
@@ -174,102 +224,32 @@ class FilesTests:
         with pytest.raises(InvalidFile, match=f"{path}: .*{why}"):
             ServerTls(*copy)
 
-    def test_other_keys(self, copy: Files) -> None:
-        """A key with a passphrase can't be asked for it; one of a kind without use is refused."""
-        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-        from cryptography.hazmat.primitives.serialization import (
-            BestAvailableEncryption,
-            Encoding,
-            NoEncryption,
-            PrivateFormat,
-        )
-
-        locked = new_key().private_bytes(
-            Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x")
-        )
-        Path(copy.key).write_bytes(locked)
-        with pytest.raises(InvalidFile, match="has a passphrase"):
-            ServerTls(*copy)
-        useless = X25519PrivateKey.generate()
-        Path(copy.key).write_bytes(
-            useless.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        )
-        with pytest.raises(InvalidFile, match="of an unsupported kind"):
-            ServerTls(*copy)
-
-    def test_wrong_side(self, pki: Pki, own: Files, terminal: Files) -> None:
-        """A terminal's certificate for a server, or the reverse, is refused before anybody is."""
-        with pytest.raises(InvalidFile, match="not a certificate for a server"):
-            ServerTls(*terminal)
-        with pytest.raises(InvalidFile, match="not a certificate for a client"):
-            ClientTls(pki.ca, "localhost", certificate=own.certificate, key=own.key)
-
-    def test_out_of_time(self, pki: Pki, own: Files) -> None:
-        """One that has expired, or isn't valid yet, is refused: so would every peer."""
-        with pytest.raises(InvalidFile, match="has expired on "):
-            ServerTls(*pki.server(age=LONG_AGO))
-        with pytest.raises(InvalidFile, match="is the clock of this machine right"):
-            ServerTls(*own, now=lambda: utc_now() - timedelta(days=1))
-
-    def test_authorities(self, pki: Pki, own: Files) -> None:
-        """What is trusted must be an authority's, and still good."""
-        with pytest.raises(InvalidFile, match="is not an authority's certificate"):
-            ServerTls(*own, client_ca=own.certificate)
-        later = utc_now() + timedelta(days=3000)
-        with pytest.raises(InvalidFile, match=f"{pki.ca}: has expired"):
-            ClientTls(pki.ca, "localhost", now=lambda: later)
-
-    def test_revocation_lists(self, pki: Pki, other: Pki, own: Files, tmp_path: Path) -> None:
-        """A revocation list must be the authority's, whole and up to date, else all would be
-        refused, or none (I3).
-        """
-        with pytest.raises(InvalidFile, match="is no revocation list of the authority"):
-            ServerTls(*own, client_ca=pki.ca, crl=other.crl)
-        with pytest.raises(InvalidFile, match="holds no revocation list"):
-            ServerTls(*own, client_ca=pki.ca, crl=pki.ca)
-        with pytest.raises(InvalidFile, match="No such file"):
-            ServerTls(*own, client_ca=pki.ca, crl=str(tmp_path / "none"))
-        later = utc_now() + timedelta(days=399)
-        with pytest.raises(InvalidFile, match="broker ca refresh"):
-            ClientTls(pki.ca, "localhost", crl=pki.crl, now=lambda: later)
-        with pytest.raises(InvalidFile, match="can't be checked without"):
-            ServerTls(*own, crl=pki.crl)
-        with pytest.raises(InvalidFile, match="can't be checked without"):
-            ServerTls(*own, required=True)
-
-    def test_der_revocations(self, pki: Pki, own: Files, tmp_path: Path) -> None:
+    def test_der_revocations(self, trust: Trust, tmp_path: Path) -> None:
         """Public authorities give their lists in DER: that is taken as well."""
-        from cryptography.hazmat.primitives.serialization import Encoding
-
         path = tmp_path / "list.der"
-        revocations = x509.load_pem_x509_crl(Path(pki.crl).read_bytes())
+        revocations = x509.load_pem_x509_crl(Path(trust.pki.crl).read_bytes())
         path.write_bytes(revocations.public_bytes(Encoding.DER))
-        ServerTls(*own, client_ca=pki.ca, crl=str(path))
+        trust.server(client_ca=trust.pki.ca, crl=str(path))
 
-    def test_expiry(self, pki: Pki, own: Files) -> None:
-        """From 14 days before its end on, each certificate and list is named; not before."""
+    def test_expiry(self, trust: Trust) -> None:
+        """From 14 days before its end on, each certificate and list is named; not before. So is an
+        authority that ends.
+        """
         now = [utc_now()]
-        tls = ServerTls(*own, client_ca=pki.ca, crl=pki.crl, now=lambda: now[0])
-        ends = own.read.not_valid_after_utc
+        tls, client = trust.asking(now=lambda: now[0]), trust.client(now=lambda: now[0])
+        assert client.warnings() == []
+        ends = trust.own.read.not_valid_after_utc
+        what = f"the certificate in {trust.own.certificate}"
         now[0] = ends - timedelta(days=14, seconds=1)
         assert tls.warnings() == []
         now[0] = ends - timedelta(days=13, hours=23)
-        assert f"the certificate in {own.certificate} ends in 13 days, on {ends:%Y-%m-%d}" in (
-            tls.warnings()
-        )
+        assert f"{what} ends in 13 days, on {ends:%Y-%m-%d}" in tls.warnings()
         now[0] = ends - timedelta(hours=1)
         assert any("ends in less than a day" in line for line in tls.warnings())
         now[0] = ends + timedelta(days=1)
-        lines = tls.warnings()
-        assert f"the certificate in {own.certificate} has ended on {ends:%Y-%m-%d}" in lines
-        assert any(line.startswith(f"the revocation list in {pki.crl}") for line in lines)
-
-    def test_expiry_of_authority(self, pki: Pki) -> None:
-        """So is an authority that ends."""
-        now = [utc_now()]
-        tls = ClientTls(pki.ca, "localhost", now=lambda: now[0])
-        assert tls.warnings() == []
-        ends = pki.authority.certificate.not_valid_after_utc
+        assert f"{what} has ended on {ends:%Y-%m-%d}" in tls.warnings()
+        assert f"the revocation list in {trust.pki.crl}" in "".join(tls.warnings())
+        ends = trust.pki.authority.certificate.not_valid_after_utc
         now[0] = ends - timedelta(days=1, hours=1)
-        what = f"the authority's certificate in {pki.ca}"
-        assert tls.warnings() == [f"{what} ends in 1 day, on {ends:%Y-%m-%d}"]
+        what = f"the authority's certificate in {trust.pki.ca}"
+        assert client.warnings() == [f"{what} ends in 1 day, on {ends:%Y-%m-%d}"]
