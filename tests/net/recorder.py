@@ -21,7 +21,7 @@ Heard = Message | Body | Malformed | str
 class Recorder:
     """Writes down what a stream hands over.
 
-    :ivar heard: every event, in order; the end of input and of the connection as words
+    :ivar heard: every event, in order; the end of input and of the connection in a word
     :ivar on_message: called with each message, after it was written down
     """
 
@@ -66,8 +66,8 @@ class Talk(Dialogue):
     :ivar at_once: answer each request as it comes
     """
 
-    def __init__(self, stream: PeerConnection) -> None:
-        super().__init__(stream)
+    def __init__(self, stream: PeerConnection, *, transactions: bool = False) -> None:
+        super().__init__(stream, transactions=transactions)
         self.requests: list[Request] = []
         self.unasked: list[Message] = []
         self.at_once = False
@@ -96,20 +96,16 @@ class Talk(Dialogue):
 
 
 def record(hub: ConnectionHub, peer_host: str = "127.0.0.1") -> tuple[Client, Recorder]:
-    """A client, and who hears it."""
-    client = connect(ConnectionFactory(hub, Recorder), _clock(hub), peer_host=peer_host)
+    """A client, and what hears it."""
+    assert isinstance(hub.clock, Clock)
+    client = connect(ConnectionFactory(hub, Recorder), hub.clock, peer_host=peer_host)
     return client, client.protocol.receiver
 
 
 def converse(hub: ConnectionHub, *, known: bool = True) -> tuple[Client, Talk]:
     """A client and the conversation with it, after login where it is known."""
-    client = connect(ConnectionFactory(hub, Talk), _clock(hub))
+    assert isinstance(hub.clock, Clock)
+    client = connect(ConnectionFactory(hub, Talk), hub.clock)
     if known:
         client.protocol.authenticated()
     return client, client.protocol.receiver
-
-
-def _clock(hub: ConnectionHub) -> Clock:
-    clock = hub.clock
-    assert isinstance(clock, Clock)
-    return clock
