@@ -191,13 +191,10 @@ class FiguresTests:
 # fmt: off
 CAUSES: Final[dict[str, tuple[str, list[Step], Callable[..., Step]]]] = {
     "no address": (
-        NOT_FOUND,
-        [NOWHERE],
-        partial(says, "a", query("Ia", "Ib")),
+        NOT_FOUND, [NOWHERE], partial(says, "a", query("Ia", "Ib")),
     ),
     "never an address": (
-        NOT_FOUND,
-        [connect("d"), registers("d", "Accept:Create Ia")],
+        NOT_FOUND, [connect("d"), registers("d", "Accept:Create Ia")],
         partial(says, "a", query("Ia", "Id")),
     ),
     "busy": (BUSY, [CALL], partial(says, "b", CANT)),
@@ -206,13 +203,9 @@ CAUSES: Final[dict[str, tuple[str, list[Step], Callable[..., Step]]]] = {
     "another answer": (NOT_CONNECTED, [CALL], partial(says, "b", PERHAPS)),
     "a dial fails": (NOT_CONNECTED, [leaves("b"), CALL_WAITS], partial(dial, succeeds=False)),
     "a dial wakes no one": (
-        NOT_CONNECTED,
-        [leaves("b"), CALL_WAITS, dial(succeeds=True)],
-        partial(passes, 5),
+        NOT_CONNECTED, [leaves("b"), CALL_WAITS, dial(succeeds=True)], partial(passes, 5),
     ),
 }
-
-
 # fmt: on
 
 
@@ -270,9 +263,7 @@ CALLEES: Final[dict[str, list[Step]]] = {
     "online": [on_line("b", "Accept:Create Ia")],
     "offline": [on_line("b", "Accept:Create Ia"), leaves("b")],
     "without a list": [on_line("b")],
-    "taken off": [
-        on_line("b", "Accept:Create Ia,Ic"), registers("b", "Accept:Delete Ic"),
-    ],
+    "taken off": [on_line("b", "Accept:Create Ia,Ic"), registers("b", "Accept:Delete Ic")],
     "in a call": [on_line("b", "Accept:Create Ia"), calls("a", "b")],
     "being asked": [on_line("b", "Accept:Create Ia"), CALL],
     "expired": [on_line("b", "Accept:Create Ia", "Expires:1"), leaves("b"), passes(2)],
@@ -311,8 +302,7 @@ CHANGES: Final[dict[str, list[Step]]] = {
     "withdrawn while asked, then gone": [CALL, OFF, leaves("b", a=DENIED)],
     "withdrawn in the same breath": [CALL, says("b", WITHDRAW + CAN, b=DONE, a=DENIED)],
     "withdrawn over another connection": [
-        connect("b2"), CALL, registers("b2", "Accept:Create"),
-        says("b", CAN, a=DENIED),
+        connect("b2"), CALL, registers("b2", "Accept:Create"), says("b", CAN, a=DENIED),
     ],
     # It is permitted at that moment (I1).
     "withdrawn and given again": [

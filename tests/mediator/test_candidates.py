@@ -402,16 +402,6 @@ ANSWERED: Final = [ASKS, says("b", CAN)]
 LEDGER: Final[dict[str, tuple[bool, list[Step]]]] = {
     # All are on the disk, in one commit, before either side is told anything.
     "first": (True, [*ANSWERED, recorded(0), written(**TOLD), recorded(5)]),
-    # Then neither side is told anything, and no session is granted.
-    "first, and the disk is full": (
-        True, [*ANSWERED, written(StoreFailed("full"), a=UNAVAILABLE), sessions(0)],
-    ),
-    # They are noted in the very turn, and written soon.
-    "behind": (
-        False,
-        [ASKS, says("b", CAN, **TOLD), holds(lambda scene: not scene.store.pending),
-         passes(0.25), written(), recorded(5)],
-    ),
     # A permit that is withdrawn before it is told tells none of it, nor does one that is withdrawn
     # while the records are written (I2).
     "withdrawn while it answers": (
