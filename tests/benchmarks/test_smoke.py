@@ -39,6 +39,43 @@ TINY = (
 WHERE = durable.where(scratch_folder())
 
 
+#: What each part measures: the unit, and the title of the row.
+PARTS = {
+    "calls": """
+REF  | call, 4 × 2
+REF  | call with status, 4 × 2
+REF  | call with status, resolver apart, 4 × 2
+REF  | adds: call with status, resolver apart, 4 × 2
+echo | call with status, at half load, even arrivals
+""",
+    "memory": """
+KiB | memory of an idle terminal, 40 of them
+KiB | memory of an idle terminal over TLS, 10 of them
+""",
+    "durable": f"""
+REF | durable registration, 8 waiting, {WHERE}
+REF | call with status, ledger behind, {WHERE}, 4 × 2
+REF | call with status, ledger first, {WHERE}, 4 × 2
+ms  | p99 of a call with status, ledger behind, {WHERE}, at the same rate
+ms  | p99 of a call with status, ledger first, {WHERE}, at the same rate
+""",
+    "tls": """
+REF | call over TLS, 4 × 2
+REF | call with status over TLS, 4 × 2
+""",
+    "logins": """
+REF | login of whoever it is, in clear text
+REF | login of whoever it is, over TLS 1.3
+REF | login by certificate, over TLS 1.3
+REF | login by resume token, in clear text
+REF | login by password, in clear text
+ms  | p99 of a call with status, no logins beside it
+ms  | p99 of a call with status, a flood of logins by password beside it
+    | the logins of that flood
+""",
+}
+
+
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the bench to its end."""
     return subprocess.run(
@@ -57,65 +94,21 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 class BenchTests:
     """Each part of it, as small as it goes."""
 
-    @pytest.mark.parametrize(
-        ("part", "expected"),
-        [
-            (
-                "calls",
-                {
-                    "call, 4 × 2": "REF",
-                    "call with status, 4 × 2": "REF",
-                    "call with status, resolver apart, 4 × 2": "REF",
-                    "adds: call with status, resolver apart, 4 × 2": "REF",
-                    "call with status, at half load, even arrivals": "echo",
-                },
-            ),
-            (
-                "memory",
-                {
-                    "memory of an idle terminal, 40 of them": "KiB",
-                    "memory of an idle terminal over TLS, 10 of them": "KiB",
-                },
-            ),
-            (
-                "durable",
-                {
-                    f"durable registration, 8 waiting, {WHERE}": "REF",
-                    f"call with status, ledger behind, {WHERE}, 4 × 2": "REF",
-                    f"call with status, ledger first, {WHERE}, 4 × 2": "REF",
-                    f"p99 of a call with status, ledger behind, {WHERE}, at the same rate": "ms",
-                    f"p99 of a call with status, ledger first, {WHERE}, at the same rate": "ms",
-                },
-            ),
-            ("tls", {"call over TLS, 4 × 2": "REF", "call with status over TLS, 4 × 2": "REF"}),
-            (
-                "logins",
-                {
-                    "login of whoever it is, in clear text": "REF",
-                    "login of whoever it is, over TLS 1.3": "REF",
-                    "login by certificate, over TLS 1.3": "REF",
-                    "login by resume token, in clear text": "REF",
-                    "login by password, in clear text": "REF",
-                    "p99 of a call with status, no logins beside it": "ms",
-                    "p99 of a call with status, a flood of logins by password beside it": "ms",
-                    "the logins of that flood": "",
-                },
-            ),
-        ],
-    )
-    def test_part(self, tmp_path: Path, part: str, expected: dict[str, str]) -> None:
+    @pytest.mark.parametrize("part", PARTS)
+    def test_part(self, tmp_path: Path, part: str) -> None:
         """A run over real processes completes and gives each measure, as a table and as JSON."""
         path = tmp_path / "results"
         done = bench(*TINY, f"--only={part}", "--json", str(path))
         assert done.returncode == 0, done.stderr
         rows = {row["title"]: row for row in json.loads(path.read_text(encoding="utf-8"))}
         assert "REF: the bare echo" in rows
-        for title, unit in expected.items():
+        for line in PARTS[part].strip().split("\n"):
+            unit, _, title = line.partition("| ")
             assert title in done.stdout
             row = rows[title]
-            assert row["unit"] == unit
+            assert row["unit"] == unit.strip()
             assert row["results"] or row["values"]
-            assert len(row["values"]) == (1 if unit else 0)
+            assert len(row["values"]) == (1 if row["unit"] else 0)
             assert all(isinstance(value, float) for value in row["values"])
         for row in rows.values():
             for result in row["results"]:
@@ -137,28 +130,26 @@ class BenchTests:
         assert "(_ask_status)" in done.stdout
 
 
-class EchoTests:
-    """REF is what its definition says."""
-
-    def test_sizes(self) -> None:
-        """106 bytes in three lines are answered with 70."""
-        assert len(REQUEST) == 106
-        assert REQUEST.count(b"\r\n") == 4
-        assert REQUEST.endswith(END)
-        assert len(REPLY) == 70
-        assert REPLY.count(END) == 1
+def test_ref_is_what_its_definition_says() -> None:
+    """106 bytes in three lines are answered with 70."""
+    assert (len(REQUEST), REQUEST.count(b"\r\n"), REQUEST.endswith(END)) == (106, 4, True)
+    assert (len(REPLY), REPLY.count(END)) == (70, 1)
 
 
-class CallerTests:
-    """The load takes nothing for an answer that is none."""
+def answer(statement: str, code: int = 200, serial: int = 1) -> bytes:
+    """An answer of the server's."""
+    return f"NOTIFY\r\n{statement}\r\nTransaction:{serial}\r\nCode:{code}\r\n\r\n".encode()
 
-    ACCEPTED = b"NOTIFY\r\nRequest Accepted.\r\nTransaction:1\r\nCode:100\r\n\r\n"
-    CREDENTIALS = (
-        b"NOTIFY\r\nCallee Address:127.0.0.1\r\nPassword:p\r\nTransaction:1\r\nCode:200\r\n\r\n"
-    )
 
-    def answered(self, *replies: bytes) -> Tally:
-        """What is counted when a caller that asked once has these replies."""
+class LoadTests:
+    """A load takes nothing for an answer that is none: each reply, and what is counted."""
+
+    ACCEPTED = answer("Request Accepted.", 100)
+    CREDENTIALS = answer("Callee Address:127.0.0.1\r\nPassword:p")
+    COMPLETED = answer("Registration Completed.\r\nToken:t2")
+
+    def called(self, *replies: bytes) -> tuple[int, int]:
+        """How many calls and errors there are when a caller that asked once has these replies."""
         ours, theirs = socket.socketpair()
         with ours, theirs:
             tally = Tally()
@@ -168,14 +159,13 @@ class CallerTests:
             assert theirs.recv(1000) == asked
             for reply in replies:
                 caller.received(reply)
-            return tally
+            return tally.done, tally.errors
 
     def test_call(self) -> None:
-        """5b and then 5d make a call, however the bytes are cut."""
+        """5b and then 5d make a call, however the bytes are cut; a second time they are none."""
         both = self.ACCEPTED + self.CREDENTIALS
-        for cut in range(len(both)):
-            tally = self.answered(both[:cut], both[cut:])
-            assert (tally.done, tally.errors) == (1, 0)
+        assert {self.called(both[:cut], both[cut:]) for cut in range(len(both))} == {(1, 0)}
+        assert self.called(both, self.CREDENTIALS) == (1, 1)
 
     @pytest.mark.parametrize(
         "replies",
@@ -184,21 +174,12 @@ class CallerTests:
             (ACCEPTED, CREDENTIALS.replace(b"Password:p\r\n", b"")),
             (ACCEPTED, CREDENTIALS.replace(b"Callee Address:127.0.0.1\r\n", b"")),
             (ACCEPTED, CREDENTIALS.replace(b"Transaction:1", b"Transaction:2")),
-            (ACCEPTED, CREDENTIALS, CREDENTIALS),
-            (b"NOTIFY\r\nPermission Denied.\r\nTransaction:1\r\nCode:403\r\n\r\n",),
+            (answer("Permission Denied.", 403),),
         ],
     )
     def test_wrong(self, replies: tuple[bytes, ...]) -> None:
-        """A refusal, a reply out of order, of another's, twice, or without password is an error."""
-        assert self.answered(*replies).errors == 1
-
-    def test_twice(self) -> None:
-        """A call that is answered twice is one call."""
-        assert self.answered(self.ACCEPTED, self.CREDENTIALS, self.CREDENTIALS).done == 1
-
-
-class RegistrarTests:
-    """The load of durable registrations takes an acknowledgement for one registration."""
+        """A refusal, a reply out of order, of another's or without password is an error."""
+        assert self.called(*replies)[1] == 1
 
     def test_registrations(self) -> None:
         """Each changes the list, and only an acknowledgement of an open one counts."""
@@ -211,62 +192,43 @@ class RegistrarTests:
             assert b"\r\nAccept:Create " in first
             assert first.partition(b"Transaction:")[0] != second.partition(b"Transaction:")[0]
             assert rest == b""
-            completed = b"NOTIFY\r\nRegistration Completed.\r\nTransaction:1\r\nCode:200\r\n\r\n"
-            registrar.received(completed)
-            assert (tally.done, tally.errors, registrar.open()) == (1, 0, 1)
-            registrar.received(completed)
-            assert tally.errors == 1
-            registrar.received(
-                b"NOTIFY\r\nRegistration Failed.\r\nTransaction:2\r\nCode:400\r\n\r\n"
-            )
-            assert (tally.errors, registrar.open()) == (2, 0)
+            counts = []  # what is answered twice is an error, whatever is counted beside it
+            completed = answer("Registration Completed.")
+            for reply in (completed, completed, answer("Registration Failed.", 400, 2)):
+                registrar.received(reply)
+                counts.append((tally.errors, registrar.open()))
+            assert counts == [(0, 1), (1, 1), (2, 0)]
 
-
-class EntrantTests:
-    """The load of logins shows what it is to prove itself with, and believes no refusal."""
-
-    COMPLETED = (
-        b"NOTIFY\r\nRegistration Completed.\r\nToken:t2\r\nTransaction:1\r\nCode:200\r\n\r\n"
+    @pytest.mark.parametrize(
+        ("proof", "shown", "reply", "counted"),
+        [
+            ("password", f"Password:{PASSWORD}", COMPLETED, (1, 0, 0)),
+            # It brings the token of the next.
+            ("", "Token:t1", COMPLETED, (1, 0, 0)),
+            # A server that has too much to do refuses; any other refusal is an error.
+            ("password", "Password:", answer("Service Unavailable.", 503), (0, 1, 0)),
+            ("password", "Password:", answer("Registration Failed.", 401), (0, 0, 1)),
+        ],
     )
-
-    def entered(
-        self, proof: str, *answers: bytes, token: bytes = b""
-    ) -> tuple[bytes, Entrant, Tally]:
-        """What one says that logs in once, and what it makes of these answers."""
+    def test_login(
+        self, proof: str, shown: str, reply: bytes, counted: tuple[int, int, int]
+    ) -> None:
+        """It shows what proves it, and counts once it is acknowledged."""
         tally = Tally(may_refuse=True)
         with socket.create_server(("127.0.0.1", 0)) as server:
             load = Load("login", server.getsockname()[1], proof=proof)
             entrant = Entrant(load, tally, "Ia", None, lambda connection: None)
-            entrant.token = token
+            entrant.token = b"t1" if not proof else b""
             entrant.ask(1, 0.0)
             theirs, _ = server.accept()
             with theirs:
                 said = theirs.recv(1000)
-                for answer in answers:
-                    entrant.received(answer)
+                entrant.received(reply)
         entrant.socket.close()
-        return said, entrant, tally
-
-    def test_password(self) -> None:
-        """A login by password counts once it is acknowledged."""
-        said, entrant, tally = self.entered("password", self.COMPLETED)
-        assert f"Identifier:Ia\r\nPassword:{PASSWORD}\r\n".encode() in said
-        assert (tally.done, tally.errors, entrant.open()) == (1, 0, False)
-
-    def test_token(self) -> None:
-        """A login by token brings the token of the next."""
-        said, entrant, tally = self.entered("", self.COMPLETED, token=b"t1")
-        assert b"Identifier:Ia\r\nToken:t1\r\n" in said
-        assert (entrant.token, tally.done) == (b"t2", 1)
-
-    def test_refused(self) -> None:
-        """A server that has too much to do refuses; any other refusal is an error."""
-        late = b"NOTIFY\r\nService Unavailable.\r\nTransaction:1\r\nCode:503\r\n\r\n"
-        _, _, tally = self.entered("password", late)
-        assert (tally.done, tally.refused, tally.errors) == (0, 1, 0)
-        wrong = b"NOTIFY\r\nRegistration Failed.\r\nTransaction:1\r\nCode:401\r\n\r\n"
-        _, _, tally = self.entered("password", wrong)
-        assert (tally.done, tally.refused, tally.errors) == (0, 0, 1)
+        assert f"Identifier:Ia\r\n{shown}".encode() in said
+        assert (tally.done, tally.refused, tally.errors) == counted
+        assert not entrant.open()
+        assert entrant.token == (b"" if proof else b"t2")
 
 
 class ScratchTests:
@@ -305,16 +267,18 @@ class ReportTests:
     """What the table says of a result."""
 
     @pytest.mark.parametrize(
-        ("values", "verdict"),
-        [([1.0, 2.0, 9.0], "goal"), ([2.5, 3.0, 3.5], "must"), ([3.1], "NO"), ([], "")],
+        ("values", "goal", "verdict"),
+        [
+            ([1.0, 2.0, 9.0], 2.0, "goal"),
+            ([2.5, 3.0, 3.5], 2.0, "must"),
+            ([3.1], 2.0, "NO"),
+            ([], 2.0, ""),
+            ([1.0], None, ""),
+        ],
     )
-    def test_met(self, values: list[float], verdict: str) -> None:
-        """The median is compared with the goal, and then with what must be."""
-        assert met(Row("call", goal=2.0, must=3.0, values=values)) == verdict
-
-    def test_without_goal(self) -> None:
-        """Where nothing is asked, nothing is said."""
-        assert met(Row("call", values=[1.0])) == ""
+    def test_met(self, values: list[float], goal: float | None, verdict: str) -> None:
+        """The median is compared with the goal, and then with what must be; without, nothing."""
+        assert met(Row("call", goal=goal, must=goal and 3.0, values=values)) == verdict
 
     def test_note(self) -> None:
         """What is said of several lines stands below the table, once."""

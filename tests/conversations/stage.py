@@ -55,6 +55,7 @@ from broker.service import terminal as terminal_service
 from broker.terminal.channel.handshake import Handshake
 from broker.terminal.channel.records import Records, RecordType
 from tests.conversations.script import Script, Step
+from tests.conversations.script import parse as parse_script
 from tests.support.clock import advance, result_of, settle
 from tests.support.reactor import FakeReactor
 from tests.support.server import a_mediator
@@ -246,22 +247,25 @@ class Stage:
         assert placeholder[1:-1] not in self._bound, f"{placeholder} is known already"
         self._bound[placeholder[1:-1]] = told.fields["Session"]
 
-    def _add_account(self, identifier: str, password: str) -> None:
+    def _give_account(self, act: str, identifier: str, password: str) -> None:
         assert self._accounts is not None, "no mediator is under test"
-        result_of(self._accounts.add(identifier, password))
+        do = self._accounts.add if act == "adds" else self._accounts.reset
+        result_of(do(identifier, password))
 
-    def _reset_account(self, identifier: str, password: str) -> None:
-        assert self._accounts is not None, "no mediator is under test"
-        result_of(self._accounts.reset(identifier, password))
+    def _end(self, who: str, how: str) -> None:
+        client = self._client(who)
+        if how == "is closed":
+            assert client.ended, f"{who}'s connection is open"
+        elif how == "vanishes":
+            client.vanish()
+        else:
+            client.end_input()
 
-    def _vanish(self, who: str) -> None:
-        self._client(who).vanish()
-
-    def _is_closed(self, who: str) -> None:
-        assert self._client(who).ended, f"{who}'s connection is open"
-
-    def _send_no_more(self, who: str) -> None:
-        self._client(who).end_input()
+    def _send_much(self, who: str, what: str) -> None:
+        size = int(next(word for word in what.split() if word.isdigit()))
+        line = b"Note:" + b"x" * 993 + b"\r\n"
+        many = b"Note:x\r\n" * size if "bytes" not in what else line * (size // len(line))
+        self._client(who).send(b"x" * size + b"\r\n" if what.startswith("a line") else many)
 
     def _pass(self, amount: str, unit: str) -> None:
         advance(self.clock, float(amount) * (60 if unit == "min" else 1))
@@ -277,16 +281,6 @@ class Stage:
         else:
             self._heard.pop(who, None)
             self._clients[who] = dial.accept()
-
-    def _send_line(self, who: str, size: str) -> None:
-        self._client(who).send(b"x" * int(size) + b"\r\n")
-
-    def _send_lines(self, who: str, count: str) -> None:
-        self._client(who).send(b"Note:x\r\n" * int(count))
-
-    def _send_bytes(self, who: str, size: str) -> None:
-        line = b"Note:" + b"x" * 993 + b"\r\n"
-        self._client(who).send(line * (int(size) // len(line)))
 
     def _seal(self, who: str, callee: str, session: str, key: str) -> None:
         names = [self._fill(name) for name in (session, who, callee, key)]
@@ -309,9 +303,6 @@ class Stage:
         path.write_text(f"{text}\n", encoding="utf-8")
         path.chmod(0o600)
 
-    def _stay_silent(self) -> None:
-        """As ``_nothing_more`` has just found."""
-
     # Roles.
 
     def _raise_curtain(self, command: str) -> None:
@@ -322,9 +313,6 @@ class Stage:
             "broker-resolver": self._start_resolver,
             "broker-terminal": self._start_terminal,
         }[role](arguments)
-
-    def _exchange_of(self, options: Any) -> ConnectionHub:
-        return ConnectionHub(self.clock, login_timeout=options["login-timeout"])
 
     def _start_mediator(self, arguments: list[str]) -> None:
         options = mediator_service.Options()
@@ -358,7 +346,7 @@ class Stage:
         options = resolver_service.Options()
         options.parseOptions(arguments)
         server = ResolverServer(
-            self._exchange_of(options),
+            ConnectionHub(self.clock, login_timeout=options["login-timeout"]),
             LocalResolver(self.clock),
             allowed=options["allow-address"],
             own_ports={1200},
@@ -382,19 +370,24 @@ class Stage:
         (r"(\w+) connects(?: from (\S+))?", _connect),
         (r"(\w+) is registered at (\S+?)(?: and accepts (\S+))?", _register),
         (r"(\w+) calls (\w+) and is granted (\{.+\})", _grant),
-        (r"the operator adds (\w+) with the password (.+)", _add_account),
-        (r"the operator gives (\w+) the password (.+)", _reset_account),
-        (r"(\w+) vanishes", _vanish),
-        (r"(\w+) is closed", _is_closed),
-        (r"(\w+) sends nothing more", _send_no_more),
+        (r"the operator (adds|gives) (\w+)(?: with)? the password (.+)", _give_account),
+        (r"(\w+) (vanishes|is closed|sends nothing more)", _end),
         (r"([0-9.]+) (s|min) pass", _pass),
         (r"(\S+) is dialled; (\w+) answers", _dialled_is),
-        (r"(\w+) sends a line of (\d+) bytes", _send_line),
-        (r"(\w+) sends (\d+) lines", _send_lines),
-        (r"(\w+) sends (\d+) bytes of lines", _send_bytes),
+        (r"(\w+) sends (a line of \d+ bytes|\d+ lines|\d+ bytes of lines)", _send_much),
         (r"(\w+) speaks with (\w+) by (\{.+\}|\S+) and (\{.+\}|\S+)", _seal),
         (r"(\w+) sends the record ([A-Z]+)(?: (.+))?", _send_record),
         (r"(\w+) gets the record ([A-Z]+)(?: (.+))?", _get_record),
         (r"DIR/(\S+) holds (.+)", _hold),
-        (r"nothing is said", _stay_silent),
+        (r"nothing is said", lambda _: None),  # as has just been found
     )
+
+
+def play(text: str, folder: Path) -> None:
+    """Play a conversation that a test writes, each message in one piece."""
+    Stage(folder, at_once).play(Script("", 0, tuple(parse_script(text.split("\n")))))
+
+
+def at_once(stage: Stage, client: Client, data: bytes) -> None:
+    """In one piece."""
+    client.send(data)

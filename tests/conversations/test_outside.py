@@ -7,9 +7,7 @@ from typing import Final
 
 import pytest
 
-from tests.conversations.script import Script, parse
-from tests.conversations.stage import Stage
-from tests.conversations.test_docs import at_once
+from tests.conversations.stage import play
 
 KEY: Final = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
 CREDENTIALS: Final = f"""\
@@ -61,11 +59,6 @@ Ia<* Password:p-7Rk$0vB+e5^LxN
 def said(who: str, message: str) -> str:
     """The lines by which somebody says a message."""
     return "".join(f"{who}> {line}\n" for line in [*message.splitlines(), ""])
-
-
-def play(text: str, folder: Path) -> None:
-    """Play a conversation."""
-    Stage(folder, at_once).play(Script("", 0, tuple(parse(text.split("\n")))))
 
 
 class OutsideTests:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conversations.script import NoScript, Script, parse, read
-from tests.conversations.stage import Differs, Stage
-from tests.conversations.test_docs import at_once
+from tests.conversations.script import NoScript, parse, read
+from tests.conversations.stage import Differs, play
 
 REGISTERED = """\
 -- Ia connects
@@ -58,11 +57,6 @@ Ib< Expires:3600
 Ib< Reply Password:{password back}
 Ib<
 """
-
-
-def play(text: str, folder: Path) -> None:
-    """Play a conversation."""
-    Stage(folder, at_once).play(Script("", 0, tuple(parse(text.split("\n")))))
 
 
 class StageTests:

@@ -17,11 +17,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from broker.messages.message import Message, parse
 from tests.integration.serial import DENIED, DONE, GRANTED, Entries, Lists, call, edit, forget
-from tests.support.processes import PATIENCE, TWISTD, Processes, Running, listening
+from tests.support.processes import LOOPBACK, PATIENCE, TWISTD, Processes, Running, listening
 
 #: The terminals; the first two have a second connection, from which they call besides.
 TERMINALS: Final = ("I0", "I1", "I2", "I3")
@@ -36,6 +36,7 @@ ELSEWISE: Final = frozenset(
 #: Seconds before a kill from which on ``--ledger behind`` may lose what was told.
 BEHIND: Final = 0.5
 
+T = TypeVar("T")
 #: Asks something at each ``yield``, and is sent the answer.
 Flow = Generator[Any, Any, None]
 
@@ -71,22 +72,20 @@ class Kept:
 
     def with_account(self, identifier: str, account: Account | None) -> Kept:
         """The same with an account made, changed or removed."""
-        accounts = {**self.accounts}
-        accounts.pop(identifier, None)
-        if account is not None:
-            accounts[identifier] = account
-        return replace(self, accounts=accounts)
+        return replace(self, accounts=_with(self.accounts, identifier, account))
 
     def with_group(self, group: str, members: Iterable[str] | None) -> Kept:
         """The same with a group made, changed or deleted."""
-        groups = {**self.groups}
-        groups.pop(group, None)
-        if members is not None:
-            groups[group] = frozenset(members)
-        return replace(self, groups=groups)
+        these = None if members is None else frozenset(members)
+        return replace(self, groups=_with(self.groups, group, these))
 
 
-class MediatorEvents(NamedTuple):
+def _with(known: dict[str, T], key: str, value: T | None) -> dict[str, T]:
+    rest = {one: known[one] for one in known if one != key}
+    return rest if value is None else {**rest, key: value}
+
+
+class Told(NamedTuple):
     """An address that was told.
 
     :ivar when: by the steady clock, when it was read
@@ -236,7 +235,7 @@ class Crowd:
         self._epochs: set[str] = set()
         self._tokens: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
         self._sessions: set[str] = set()
-        self._told: list[MediatorEvents] = []
+        self._told: list[Told] = []
         self._checked = 0  # so many of them have been looked for in the ledger
         self._since = 0  # and all others were told later than this, in seconds since 1970
 
@@ -334,11 +333,7 @@ class Crowd:
             yield {"do": "account add", "identifier": identifier, "password": f"{identifier}-1"}
             self._looking += 1
             terminal = Terminal(self, identifier)
-            terminal.go(self._fetch_first(terminal))
-        self._looking -= 1
-
-    def _fetch_first(self, terminal: Terminal) -> Flow:
-        yield from self._fetch(terminal, 1)
+            terminal.go(self._fetch(terminal, 1, first=True))
         self._looking -= 1
 
     def _look(self) -> None:
@@ -520,7 +515,7 @@ class Crowd:
         assert session not in self._sessions, "a session was given twice"
         self._sessions.add(session)
         assert (answer.get("Callee"), answer.get("Callee Port")) == (callee, str(_port(callee)))
-        self._told.append(MediatorEvents(caller, callee, session, time.monotonic(), sure=True))
+        self._told.append(Told(caller, callee, session, time.monotonic(), sure=True))
         self.counts["granted"] += 1
 
     def _member(self, who: str, group: str) -> set[bool]:
@@ -580,11 +575,12 @@ class Crowd:
         asked |= {"do": "account name add", "name": name}
         return asked, kept.with_account(guest, Account(account.version, (name,))), ""
 
-    def _fetch(self, terminal: Terminal, version: int) -> Flow:
+    def _fetch(self, terminal: Terminal, version: int, *, first: bool = False) -> Flow:
         """Log in with a password, for a token."""
         identifier = terminal.identifier
         answer = yield f"REGISTER\nIdentifier:{identifier}\nPassword:{identifier}-{version}"
         self._logged_in(identifier, version, answer)
+        self._looking -= first
 
 
 def _regroup(kept: Kept, choices: Random) -> tuple[dict[str, Any], Kept, str]:
@@ -614,9 +610,7 @@ def _line(word: str, named: list[tuple[str, bool]]) -> str:
 #: Without a pidfile, which a kill may leave empty: twistd would not start beside it.
 _BROKER: Final = (
     *(*TWISTD, "-n", "--pidfile=", "broker"),
-    "--listen=tcp:0:interface=127.0.0.1",
-    "--auth=password",
-    "--store=sqlite:broker.db",
+    *(f"--listen={LOOPBACK}", "--auth=password", "--store=sqlite:broker.db"),
 )
 
 

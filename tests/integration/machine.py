@@ -81,16 +81,14 @@ def lacking() -> str:
     if not os.access(PYTHON, os.X_OK):
         return f"there is no {PYTHON}"
     asked = "import sys; print('%d.%d' % sys.version_info[:2])"
-    said = subprocess.run([PYTHON, "-c", asked], capture_output=True, text=True, check=False)
-    if said.stdout.strip() != _version():
+    if _ask(PYTHON, "-c", asked).stdout.strip() != _version():
         return f"{PYTHON} is another Python than that of the packages"
-    tried = subprocess.run(
-        ["unshare", "--fork", *_SPACES, "--mount-proc", "mount", "-t", "tmpfs", "tmpfs", "/run"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return tried.stderr.strip()
+    tried = ("unshare", "--fork", *_SPACES, "--mount-proc", "mount", "-t", "tmpfs", "tmpfs", "/run")
+    return _ask(*tried).stderr.strip()
+
+
+def _ask(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 class Machine:

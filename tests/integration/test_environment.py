@@ -56,9 +56,17 @@ class Checkout:
         )
         return done.returncode, done.stderr
 
+    def give_away(self) -> None:
+        """Make the environment another user's."""
+        if os.geteuid() == 0:
+            os.chown(self.environment, 65534, -1)
+        elif not any(self.environment.iterdir()):
+            self.environment.rmdir()
+            self.environment.symlink_to("/")  # the superuser's
+
     @property
     def cleared(self) -> bool:
-        """Whether the environment was made anew."""
+        """Whether the environment was made again."""
         return self._python.with_name("python.log").exists()
 
 
@@ -69,25 +77,21 @@ def checkout(tmp_path: Path) -> Checkout:
 
 
 class OwnerTests:
-    """Only who made an environment makes it anew."""
+    """Only the user that made an environment makes it again."""
 
-    def test_of_somebody_else(self, checkout: Checkout) -> None:
-        """That of somebody else is left as it is, and it is said who can do what."""
-        if os.geteuid() == 0:
-            os.chown(checkout.environment, 65534, -1)
-        else:
-            checkout.environment.rmdir()
-            checkout.environment.symlink_to("/")  # the superuser's
+    def test_of_another_user(self, checkout: Checkout) -> None:
+        """That of another user is left alone; the user is told who can do what."""
+        checkout.give_away()
         status, said = checkout.run()
-        assert status == 1
         owner = checkout.environment.owner()
+        assert status == 1
         assert f"{checkout.environment} cannot be used as it is, and belongs to {owner}" in said
         assert "Run " in said
         assert "Preparing" not in said
         assert not checkout.cleared
 
     def test_not_to_be_written(self, checkout: Checkout) -> None:
-        """One's own that can't be written is not begun with."""
+        """An own one that can't be written is not begun with."""
         before: tuple[str, ...] = ()
         if os.geteuid() == 0:  # who may write everything
             if shutil.which("setpriv") is None:
@@ -100,21 +104,19 @@ class OwnerTests:
         assert not checkout.cleared
 
     @pytest.mark.parametrize("there", [True, False])
-    def test_of_ones_own(self, checkout: Checkout, there: bool) -> None:
-        """One's own that does not work, and one that isn't there, are made."""
+    def test_of_this_user(self, checkout: Checkout, there: bool) -> None:
+        """An own one that does not work is made, and so is one that isn't there."""
         if not there:
             checkout.environment.rmdir()
         checkout.run()
         assert checkout.cleared
 
     def test_ready(self, checkout: Checkout) -> None:
-        """One that is ready is used, whoever made it."""
+        """One that is ready is used, whichever user made it."""
         (checkout.environment / "bin").mkdir()
         (checkout.environment / "bin" / "python").touch(0o755)
         (checkout.environment / "prepared-plain").write_text(str(checkout.environment.parent))
-        if os.geteuid() == 0:
-            os.chown(checkout.environment, 65534, -1)
-        else:
-            checkout.environment.chmod(0o500)
+        checkout.give_away()
+        checkout.environment.chmod(0o555)
         assert checkout.run() == (0, "")
         assert not checkout.cleared

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from tests.integration.site import COMPLETED, Site, has_no_traceback
-from tests.support.processes import LOOPBACK, TWISTD, Processes, Running, listening
+from tests.support.processes import LOOPBACK, TWISTD, listening
 
 pytestmark = pytest.mark.integration
-
-NEEDED = {"broker-terminal": ["--identifier=Ib"]}
 
 
 def files(folder: Path) -> list[str]:
@@ -86,65 +86,57 @@ class StartTests:
             os.close(pidfd)
 
 
-# What the plain run leaves out, tests/service/test_services.py and test_options.py prove without
-# processes; slow: a process for each.
+#: What no role starts with: an option, and what it says of it.
+REFUSED: Final = {
+    "port in use": ("--listen={taken}", "cannot listen on {taken}: Address already in use"),
+    "another machine's address": (
+        "--listen=tcp:0:interface=192.0.2.1",
+        "cannot listen on tcp:0:interface=192.0.2.1: Cannot assign requested address",
+    ),
+    "no such option": ("--bogus", "option --bogus not recognized"),
+    "no such file": ("--config=no.toml", "no.toml: No such file or directory"),
+}
+#: Slow: the others are proven without processes, in tests/service/test_services.py,
+#: test_options.py and test_settings.py.
+PLAIN: Final = {("broker", "port in use"), ("broker-terminal", "no such option")}
+
+
+@pytest.fixture
+def taken() -> Iterator[str]:
+    """A place to listen where another program does."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        yield f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
+
+
 @pytest.mark.parametrize(
-    "role",
+    ("role", "what"),
     [
-        "broker",
-        pytest.param("broker-resolver", marks=pytest.mark.slow),
-        pytest.param("broker-terminal", marks=pytest.mark.slow),
+        pytest.param(role, what, marks=() if (role, what) in PLAIN else pytest.mark.slow)
+        for role in ("broker", "broker-resolver", "broker-terminal")
+        for what in REFUSED
     ],
 )
-class RefusalTests:
-    """What can't start says why in a line, with status 1, and leaves nothing."""
-
-    def assert_refused(self, site: Processes, running: Running, line: str) -> None:
-        """It has ended so."""
-        assert running.wait() == 1
-        assert running.err == [line]
-        assert "Traceback" not in running.said
-        assert files(site.folder) == []
-
-    def test_port_in_use(self, site: Site, role: str) -> None:
-        """A port in use."""
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            listen = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
-            running = site.twistd(role, *NEEDED.get(role, ()), f"--listen={listen}")
-            why = f"{role}: cannot listen on {listen}: Address already in use"
-            self.assert_refused(site, running, why)
-
-    @pytest.mark.slow  # another errno of the same call
-    def test_another_machines_address(self, site: Site, role: str) -> None:
-        """An address that this machine hasn't."""
-        listen = "tcp:0:interface=192.0.2.1"
-        allowed = [] if role == "broker-terminal" else ["--allow-clear-text"]
-        running = site.twistd(role, *NEEDED.get(role, ()), f"--listen={listen}", *allowed)
-        why = f"{role}: cannot listen on {listen}: Cannot assign requested address"
-        self.assert_refused(site, running, why)
-
-    def test_wrong_option(self, site: Site, role: str) -> None:
-        """An option that isn't there."""
-        running = site.twistd(role, "--bogus")
-        self.assert_refused(site, running, f"{role}: option --bogus not recognized")
-        assert running.out == []
-
-    @pytest.mark.slow  # combine() tells it in tests/service/test_settings.py
-    def test_unreadable_file(self, site: Site, role: str) -> None:
-        """A configuration file that isn't there."""
-        running = site.twistd(role, *NEEDED.get(role, ()), "--config=no.toml")
-        self.assert_refused(site, running, f"{role}: no.toml: No such file or directory")
+def test_when_a_role_can_not_start_then_it_says_why(
+    site: Site, taken: str, role: str, what: str
+) -> None:
+    """In a line, with status 1, and leaves nothing."""
+    option, why = (text.format(taken=taken) for text in REFUSED[what])
+    needed = ["--identifier=Ib"] if role == "broker-terminal" else ["--allow-clear-text"]
+    running = site.twistd(role, *needed, option)
+    assert running.wait() == 1
+    assert running.err == [f"{role}: {why}"]
+    assert running.out == [] or what != "no such option"
+    assert "Traceback" not in running.said
+    assert files(site.folder) == []
 
 
-def test_when_a_daemon_can_not_start_then_twistd_says_so(site: Site) -> None:
+def test_when_a_daemon_can_not_start_then_twistd_says_so(site: Site, taken: str) -> None:
     """It fails before twistd returns; the whole line is in its log."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        listen = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
-        running = site.start(*TWISTD, "--logfile=x.log", "broker", f"--listen={listen}")
-        assert running.wait() == 1
+    running = site.start(*TWISTD, "--logfile=x.log", "broker", f"--listen={taken}")
+    assert running.wait() == 1
     assert "cannot listen on" in running.said
     log = (site.folder / "x.log").read_text()
-    assert f"broker: cannot listen on {listen}: Address already in use\n" in log
+    assert f"broker: cannot listen on {taken}: Address already in use\n" in log
     assert "Traceback" not in running.said + log
     assert files(site.folder) == []
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.natlab.lab import Lab, Router, Unavailable, flags
+from tests.natlab.parts import Net
 
 #: Builds a laboratory of these routers; it is used as a context.
 Build = Callable[..., Lab]
+#: Builds one of these routers that lasts for the test, and starts a mediator in it.
+Lay = Callable[..., Net]
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +38,17 @@ def build(lab_flags: list[str], tmp_path: Path) -> Build:
         return Lab(tmp_path, lab_flags, *routers)
 
     return made
+
+
+@pytest.fixture
+def lay(build: Build) -> Iterator[Lay]:
+    """Makes laboratories with a mediator; what is said in them is shown if the test fails."""
+    with ExitStack() as ends:
+
+        def laid(*routers: Router, prepare: Callable[[Lab], object] = bool, **more: Any) -> Net:
+            lab = ends.enter_context(build(*routers))
+            ends.callback(lab.tell)
+            prepare(lab)
+            return Net(lab, **more)
+
+        yield laid

@@ -185,7 +185,7 @@ class Lab:
     ) -> None:
         with ExitStack() as ends:  # each, last first, whatever becomes of those before
             if error is not None:  # said when all is over: nobody may be there to read it
-                ends.callback(self._tell)
+                ends.callback(self.tell)
             if self._holder is not None:
                 ends.callback(_end_holder, self._holder)
             for daemon in self._daemons:
@@ -193,7 +193,8 @@ class Lab:
             for running in self._running:
                 ends.callback(running.kill)
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Print all that its processes have said."""
         for running in self._running:
             print(running.said)
 
@@ -371,16 +372,7 @@ class Lab:
             written += f"ext_ip={router.claims}\n"
         self.run(place, "sh", "-c", f"cat > {path}.conf", given=written)
         daemon = subprocess.Popen(
-            [
-                *TETHER,
-                *self.enter(place),
-                "miniupnpd",
-                "-d",
-                "-f",
-                f"{path}.conf",
-                "-P",
-                f"{path}.pid",
-            ],
+            [*TETHER, *self.enter(place), "miniupnpd", *f"-d -f {path}.conf -P {path}.pid".split()],
             env=_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -16,6 +16,8 @@ from tests.support.processes import BROKER, PATIENCE, TWISTD, Running
 QUIET = ("--no-hold", "--linger=0.5")
 CLOSED = "Idle: closing the connection"
 ASKED = "Woken: connecting to the mediator"
+#: What a call brings.
+SENT = bytes(range(256)) * 16
 SEEN = r"Seen from outside at (\S+) port (\d+)"
 
 
@@ -41,6 +43,9 @@ class Net:
         self.pki = Pki(lab.folder)
         account(lab.folder, "Ia", "Ib", "Ic")
         self.secret = password_file(lab.folder)
+        for name, password in (("Ib.call", "open sesame"), ("guess", "open barley")):
+            (lab.folder / name).write_text(f"{password}\n")
+            (lab.folder / name).chmod(0o600)
         self._at = at
         self._own = self.pki.server(lab.address(at))
         udp = f"--udp=1200:{lab.address(at)}"
@@ -96,23 +101,55 @@ class Net:
         terminal.wait_for(CLOSED)
         return terminal
 
-    def call(self, callee: str = "Ib", place: str = "outside", *, caller: str = "Ia") -> None:
-        """Somebody calls from a place, and what it sends arrives."""
-        before = self.received(callee)
+    def begin_call(
+        self, place: str, callee: str = "Ib", *arguments: str, caller: str = "Ia"
+    ) -> Running:
+        """Somebody calls from a place, to send something."""
         sent = self.lab.folder / "sent"
-        sent.write_bytes(f"{len(before)} for {callee}".encode())
-        done = self.lab.start(
+        sent.write_bytes(SENT)
+        self._before = self.received(callee)
+        return self.lab.start(
             place,
             *(*BROKER, "call", f"--as={caller}", callee, f"--send={sent}"),
-            *self.to_mediator(),
+            *(*self.to_mediator(), *arguments),
         )
-        assert done.wait() == 0, done.said
-        (fresh,) = self.received(callee) - before
-        assert fresh.read_bytes() == sent.read_bytes()
+
+    def arrives(self, call: Running, callee: str = "Ib") -> None:
+        """A call ends well: what it sends has arrived."""
+        assert call.wait() == 0, call.said
+        (fresh,) = self.received(callee) - self._before
+        assert fresh.read_bytes() == SENT
+
+    def call(self, callee: str = "Ib", place: str = "outside", *, caller: str = "Ia") -> None:
+        """Somebody calls from a place, and what is sent arrives."""
+        self.arrives(self.begin_call(place, callee, caller=caller), callee)
+
+    def callee(self, place: str, *arguments: str) -> Running:
+        """Start Ib, which is reached by its call password; wait until it is registered."""
+        return self.terminal(
+            place, "Ib", "--policy=password", "--call-password-file=Ib.call", *arguments
+        )
+
+    def ask(self, place: str, *arguments: str) -> Running:
+        """Ia asks Ib to come for a file."""
+        return self.begin_call(
+            place, "Ib", "--connect-back", "--call-password-file=Ib.call", *arguments
+        )
+
+    def call_back(self, place: str, *arguments: str) -> None:
+        """The same; the file arrives."""
+        self.arrives(self.ask(place, *arguments))
+
+    def waits_at(self) -> tuple[str, int]:
+        """Where the last caller was said to wait."""
+        (line,) = [line for line in self.mediator.out if "> REQUEST / Caller ID:Ia" in line][-1:]
+        found = re.search(r"Address:(\S+) / Port:(\d+)", line)
+        assert found is not None
+        return found[1], int(found[2])
 
     def received(self, callee: str) -> set[Path]:
         """The files that a callee has."""
-        return {path for path in (self.lab.folder / callee).iterdir() if path.is_file()}
+        return {path for path in (self.lab.folder / callee).glob("*") if path.is_file()}
 
     def told(self) -> str:
         """The address of its callee that the last caller was told."""

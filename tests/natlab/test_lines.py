@@ -6,9 +6,9 @@ from typing import Final
 
 import pytest
 
-from tests.natlab.conftest import Build
+from tests.natlab.conftest import Lay
 from tests.natlab.lab import CONE, SERVER, Lab, Router
-from tests.natlab.parts import ASKED, Net, count, until
+from tests.natlab.parts import ASKED, count, until
 
 #: Slow: each builds routers of namespaces, and many wait for what a router forgets.
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -40,23 +40,22 @@ class DeadLineTests:
     @pytest.mark.parametrize(
         ("kind", "policy"), [(LOOSE, "list"), (STRICT, "list"), (STRICT, "ask"), (RESETS, "list")]
     )
-    def test_called(self, build: Build, kind: str, policy: str) -> None:
+    def test_called(self, lay: Lay, kind: str, policy: str) -> None:
         """It is asked for a line along the way of its datagrams, and the very call that met the
         dead one is granted in its time (D1, E1, E11). The router shows the old port to all, so
         that nothing else tells either end.
         """
-        with build(Router("A", translation=CONE)) as lab:
-            net = Net(lab, DECIDED)
-            lab.open_port("A", "tcp", 1203, "hostA1")
-            more = []
-            if policy == "ask":
-                (lab.folder / "Ib.consent").write_text("+ Ia\n")
-                more = [f"--consent-file={lab.folder / 'Ib.consent'}"]
-            terminal = net.terminal("hostA1", "Ib", f"--policy={policy}", *more)
-            net.call()
-            assert count(terminal, ASKED) == 0
-            forget(lab, kind)
-            net.call()
-            assert count(terminal, ASKED) > 0
-            # One that is taken up again is the line that is answered on.
-            assert count(terminal, "is registered$") == 1 + (kind != LOOSE)
+        net = lay(Router("A", translation=CONE), DECIDED)
+        net.lab.open_port("A", "tcp", 1203, "hostA1")
+        more = []
+        if policy == "ask":
+            (net.lab.folder / "Ib.consent").write_text("+ Ia\n")
+            more = [f"--consent-file={net.lab.folder / 'Ib.consent'}"]
+        terminal = net.terminal("hostA1", "Ib", f"--policy={policy}", *more)
+        net.call()
+        assert count(terminal, ASKED) == 0
+        forget(net.lab, kind)
+        net.call()
+        assert count(terminal, ASKED) > 0
+        # One that is taken up again is the line that is answered on.
+        assert count(terminal, "is registered$") == 1 + (kind != LOOSE)
