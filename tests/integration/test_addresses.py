@@ -87,10 +87,7 @@ class Dns:
 
     def order(self, *words: str) -> None:
         """Set the records of a name (``TYPE,TTL,VALUE`` each; or ``gone``), or the mode."""
-        stdin = self._running.process.stdin
-        assert stdin is not None
-        stdin.write(" ".join(words) + "\n")
-        stdin.flush()
+        self._running.type(" ".join(words) + "\n")
         self._running.wait_for("^done$")
 
     def waits_for(self, pattern: str) -> None:

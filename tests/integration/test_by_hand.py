@@ -30,10 +30,7 @@ class Typist:
 
     def type_line(self, line: str) -> None:
         """Type one line."""
-        stdin = self._program.process.stdin
-        assert stdin is not None
-        stdin.write(line + "\n")
-        stdin.flush()
+        self._program.type(line + "\n")
 
     def read_line(self) -> str:
         """The next line that is shown."""

@@ -72,9 +72,7 @@ class CallTests:
     ) -> None:
         """Ctrl-C is status 130; the callee keeps nothing of it."""
         calling = shared.start_broker(shared.port, "call", "--as=Id", "Ib")
-        assert calling.process.stdin is not None
-        calling.process.stdin.write("half")
-        calling.process.stdin.flush()
+        calling.type("half")
         ib.wait_for("mediator < NOTIFY / Caller ID:Id ")
         ib.wait_for(r"mediator > NOTIFY / Session:\S+ / Begin\.$")
         assert calling.end(signal.SIGINT) == 130

@@ -98,9 +98,7 @@ def test_when_an_authority_is_made_then_a_call_goes_over_tls(site: Site) -> None
         *(program("openssl"), "s_client", "-quiet", "-crlf", "-verify_return_error"),
         *("-CAfile", ca.removeprefix("--ca="), "-connect", f"localhost:{port}"),
     )
-    assert typing.process.stdin is not None
-    typing.process.stdin.write("REGISTER\nIdentifier:Ic\nAccept:Create Ib\n\n")
-    typing.process.stdin.flush()
+    typing.type("REGISTER\nIdentifier:Ic\nAccept:Create Ib\n\n")
     typing.wait_for("^NOTIFY\r?$")
     typing.wait_for("^Registration Completed.\r?$")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.integration.site import account, password_file
@@ -30,12 +30,14 @@ class Net:
     def __init__(
         self,
         lab: Lab,
-        *arguments: str,
+        *,
+        options: Sequence[str] = (),
         interval: int = 1,
         resolver_apart: bool = False,
         at: str = "server",
     ) -> None:
         """
+        :param options: more of the mediator's
         :param interval: seconds between keepalives that the mediator suggests
         :param at: where the mediator is
         """
@@ -54,7 +56,7 @@ class Net:
             self.resolver = lab.start(at, *TWISTD, "-n", "broker-resolver", udp)
             self.resolver.wait_for("Listening for datagrams on")
             where = ["--resolver=tcp:127.0.0.1:1200"]
-        self._options = [f"--udp-interval={interval}", *where, *arguments]
+        self._options = [f"--udp-interval={interval}", *where, *options]
         self.start_mediator()
 
     def start_mediator(self) -> None:

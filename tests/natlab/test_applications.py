@@ -46,9 +46,7 @@ def application(lab: Lab, place: str, identifier: str, *more: str) -> Running:
 
 def ask(application: Running, callee: str) -> dict[str, Any]:
     """Have it call somebody; what it says of that."""
-    assert application.process.stdin is not None
-    application.process.stdin.write(f"{callee}\n")
-    application.process.stdin.flush()
+    application.type(f"{callee}\n")
     said: dict[str, Any] = json.loads(application.wait_for(r"^\{").string)
     return said
 

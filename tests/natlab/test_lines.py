@@ -45,7 +45,7 @@ class DeadLineTests:
         dead one is granted in its time (D1, E1, E11). The router shows the old port to all, so
         that nothing else tells either end.
         """
-        net = lay(Router("A", translation=CONE), DECIDED)
+        net = lay(Router("A", translation=CONE), options=[DECIDED])
         net.lab.open_port("A", "tcp", 1203, "hostA1")
         more = []
         if policy == "ask":

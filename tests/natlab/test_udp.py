@@ -10,6 +10,7 @@ import pytest
 from tests.integration.site import PASSWORD, account
 from tests.natlab.conftest import Lay
 from tests.natlab.lab import (
+    CONE,
     OUTSIDE,
     PYTHON,
     SERVER,
@@ -37,13 +38,16 @@ def come_back(terminal: Running, address: str | None = None) -> None:
 class RegistrationTests:
     """What the server knows of a terminal is what it looks like from outside."""
 
-    @pytest.mark.parametrize("translation", ["masquerade", SYMMETRIC])
-    def test_seen(self, lay: Lay, translation: str) -> None:
+    @pytest.mark.parametrize(
+        ("translation", "apart"), [(CONE, False), (SYMMETRIC, False), (CONE, True)]
+    )
+    def test_seen(self, lay: Lay, translation: str, apart: bool) -> None:
         """A quiet terminal is seen with its router's address, and called there (D1, E1, C3, E11).
 
-        So it is where the router gives it another port towards each that it speaks with.
+        So it is where the router gives it another port towards each that it speaks with, and with
+        the resolver as a process of its own (A15, C14).
         """
-        net = lay(Router("A", translation=translation))
+        net = lay(Router("A", translation=translation), resolver_apart=apart)
         terminal = net.quiet("A", "hostA1")
         found = next(filter(None, (re.search(SEEN, line) for line in terminal.out)))
         assert found[1] == net.lab.address("routerA")
@@ -62,14 +66,6 @@ class RegistrationTests:
         assert (count(ib, ASKED), count(ic, ASKED) > 0) == (0, True)
         net.call("Ib")
         assert count(ib, ASKED) > 0
-
-    def test_resolver_apart(self, lay: Lay) -> None:
-        """With the resolver as a process of its own it is the same (A15, C14)."""
-        net = lay(Router("A"), resolver_apart=True)
-        terminal = net.quiet("A", "hostA1")
-        net.call()
-        assert net.told() == net.lab.address("routerA")
-        assert count(terminal, ASKED) > 0
 
 
 class FaultTests:

@@ -93,6 +93,12 @@ class Running:
             if found is not None:
                 return found
 
+    def type(self, text: str) -> None:
+        """Write to its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(text)
+        self.process.stdin.flush()
+
     @property
     def said(self) -> str:
         """All it has said, for the message of a failure."""
