@@ -112,8 +112,20 @@ class ListenerScene(Reports):
         return not (self.handler.calls or self.begun or self.ends or len(self.calls))
 
 
-class Requester:
-    """A caller at the door.
+class _Side:
+    """One side of a call over a connection, once its handshake is over."""
+
+    client: Client
+    records: Any = None
+
+    def heard(self) -> list[tuple[RecordType, bytes]]:
+        """What records came."""
+        self.records.feed(self.client.bytes())
+        return list(self.records)
+
+
+class Requester(_Side):
+    """A caller that connects.
 
     :ivar body: its REQUEST, encrypted
     """
@@ -132,7 +144,6 @@ class Requester:
         self.session = session
         self.handshake: Handshake = a_handshake(initiator=True, session=session, **handshake)
         self.body = self.handshake.write(request or a_request(identifier, password))
-        self.records: Any = None
 
     def send(self) -> Requester:
         """Send the REQUEST."""
@@ -156,45 +167,34 @@ class Requester:
         self.client.send(self.records.seal(RecordType.DATA, data))
         return self
 
-    def heard(self) -> list[tuple[RecordType, bytes]]:
-        """What records came."""
-        self.records.feed(self.client.bytes())
-        return list(self.records)
-
     @property
     def shut_out(self) -> bool:
         """Whether the connection is closed, and not a byte came over it."""
         return self.client.closed and not self.client.bytes()
 
 
-class Callee:
-    """Whoever answers at the callee's address.
+class Callee(_Side):
+    """What answers at the callee's address, or connects back.
 
     :ivar request: what it was sent, decrypted
     """
 
-    def __init__(self, client: Client, **handshake: str) -> None:
+    def __init__(self, client: Client) -> None:
         self.client = client
         (self.head,), self.body = parse_all(client.bytes())
-        self.handshake: Handshake = a_handshake(initiator=False, **handshake)
-        self.records: Any = None
+        self.handshake: Handshake = a_handshake(initiator=False)
 
     @property
     def request(self) -> Message:
         """The REQUEST (fig. 5f)."""
         return self.handshake.read(self.body)
 
-    def answer(self, message: Message, *, session: str = SESSION) -> Callee:
+    def answer(self, message: Message) -> Callee:
         """Answer, encrypted."""
         assert self.request.verb == REQUEST
-        self.client.send(framed(session, self.handshake.write(message), verb=NOTIFY))
+        self.client.send(framed(SESSION, self.handshake.write(message), verb=NOTIFY))
         self.records = Records(self.handshake.cipher())
         return self
-
-    def heard(self) -> list[tuple[RecordType, bytes]]:
-        """What records came."""
-        self.records.feed(self.client.bytes())
-        return list(self.records)
 
 
 @implementer(IPortOpener)

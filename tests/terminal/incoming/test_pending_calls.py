@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
 
 import pytest
 
@@ -12,16 +11,18 @@ from broker.messages.message import Message
 from broker.tables.sessions import UNSPENT_SECONDS
 from broker.terminal.incoming.pending_calls import PENDING_MOST, PendingCalls
 from broker.terminal.registration.notices import parse_call_notice
-from tests.terminal.keys import CALLER, KEY, PASSWORD, REPLY_PASSWORD, SESSION, an_expected_call
+from tests.terminal.keys import (
+    ANNOUNCED,
+    CALLER,
+    KEY,
+    PASSWORD,
+    REPLY_PASSWORD,
+    SESSION,
+    an_expected_call,
+)
 
-ANNOUNCED: Final = {
-    "Caller ID": CALLER,
-    "Password": PASSWORD,
-    "Encrypt Key": KEY,
-    "Session": SESSION,
-    "Expires": "3600",
-    "Reply Password": REPLY_PASSWORD,
-}
+#: An identifier of any language.
+OSAKA = "山田太郎 大阪府門真市大字門真1006"
 
 
 class AnnouncementTests:
@@ -68,17 +69,14 @@ class AdmissionTests:
             ("", PASSWORD, False),
             ("山田太郎", PASSWORD, False),
             ("Ic", PASSWORD, False),
+            ("山田太郎 大阪府門真市大字門真1007", PASSWORD, False),  # of any language, whole (A18)
+            (OSAKA, PASSWORD, True),
         ],
     )
     def test_both_must_be_right(self, identifier: str, password: str, admitted: bool) -> None:
         """Identifier and password must both be equal, and nothing like them will do (A12, I4)."""
-        assert an_expected_call().admits(identifier, password) is admitted
-
-    def test_any_language(self) -> None:
-        """An identifier of any language is compared whole (A18)."""
-        call = an_expected_call(caller="山田太郎 大阪府門真市大字門真1006")
-        assert call.admits("山田太郎 大阪府門真市大字門真1006", PASSWORD)
-        assert not call.admits("山田太郎 大阪府門真市大字門真1007", PASSWORD)
+        call = an_expected_call(caller=OSAKA if "大阪" in identifier else CALLER)
+        assert call.admits(identifier, password) is admitted
 
 
 class ExpectedTests:

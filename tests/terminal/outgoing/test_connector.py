@@ -175,16 +175,6 @@ class OrderTests:
 class WonTests:
     """The first way that stands is the call."""
 
-    @pytest.mark.parametrize("kind", [LOCAL, DIRECT, BACK])
-    def test_the_first(self, kind: str) -> None:
-        """Whichever it is: the call is its protocol's, and no timer is left."""
-        course = Course(BACK, LOCAL, DIRECT, HOLE_PUNCH)
-        course.advance(0.3)
-        course.stands(kind)
-        assert course.outcome.value is course.protocol
-        assert course.race.won == WAYS[kind]
-        assert course.at_rest
-
     def test_no_other_begins(self) -> None:
         """Neither as it opens nor ever after."""
         course = Course(LOCAL, DIRECT, HOLE_PUNCH)
@@ -215,6 +205,15 @@ class WonTests:
                 [(DIRECT, "one"), (LOCAL, "two")],
             ),
             ((DIRECT,), 0.0, {}, DIRECT, []),
+            # Whichever it is.
+            *(
+                ((BACK, LOCAL, DIRECT, HOLE_PUNCH), 0.3, {}, wins, [(HOLE_PUNCH, SLOWER), *others])
+                for wins, others in (
+                    (LOCAL, [(BACK, SLOWER), (DIRECT, SLOWER)]),
+                    (DIRECT, [(BACK, SLOWER), (LOCAL, SLOWER)]),
+                    (BACK, [(LOCAL, SLOWER), (DIRECT, SLOWER)]),
+                )
+            ),
         ],
     )
     def test_others(
@@ -225,13 +224,21 @@ class WonTests:
         wins: str,
         others: list[tuple[str, str]],
     ) -> None:
-        """What became of each other candidate."""
+        """Whichever it is, the call is its protocol's, which learns what became of each other
+        candidate; how those end that are given up changes nothing, and is in no log.
+        """
         course = Course(*kinds)
         course.advance(seconds)
         for kind, why in fails.items():
             course.fails(kind, why)
         expected = [FailedCandidate(WAYS[kind], why) for kind, why in others]
-        assert list(course.stands(wins)) == expected
+        with the_log() as lines:
+            assert list(course.stands(wins)) == expected
+        assert course.outcome.value is course.protocol
+        assert course.race.won == WAYS[wins]
+        assert all(given_up.called for given_up in course.under_way.values())
+        assert lines == []
+        assert course.at_rest
 
     @pytest.mark.parametrize("at_once", [False, True])
     def test_the_others_end_before_it_opens(self, at_once: bool) -> None:
@@ -249,16 +256,6 @@ class WonTests:
         assert course.kinds == [BACK, LOCAL, DIRECT]
         assert course.at_rest
 
-    def test_what_is_given_up_says_nothing(self) -> None:
-        """How others end, once they are given up, changes nothing and is in no log."""
-        course = Course(LOCAL, DIRECT)
-        course.advance(0.25)
-        with the_log() as lines:
-            course.stands(DIRECT)
-        assert course.under_way[LOCAL].called
-        assert course.outcome.error is None
-        assert lines == []
-
     def test_its_application_gives_nothing(self) -> None:
         """A way that has opened and fails then has spent the session: no other can do better."""
         course = Course(LOCAL, DIRECT)
@@ -273,18 +270,33 @@ class WonTests:
 class FailedTests:
     """None leads there."""
 
-    def test_each_is_named(self) -> None:
-        """One error, which says of each way what became of it, in words and as values."""
-        course = Course(BACK, LOCAL, DIRECT, HOLE_PUNCH)
-        for kind in (LOCAL, DIRECT, HOLE_PUNCH):
-            course.fails(kind)
+    @pytest.mark.parametrize(
+        ("kinds", "at_once", "fails"),
+        [
+            # In the order in which they fail, whichever that is.
+            ((BACK, LOCAL, DIRECT, HOLE_PUNCH), False, (LOCAL, DIRECT, HOLE_PUNCH, BACK)),
+            ((LOCAL, DIRECT), False, (DIRECT, LOCAL)),
+            # All as they begin.
+            ((LOCAL, DIRECT, HOLE_PUNCH), True, (LOCAL, DIRECT, HOLE_PUNCH)),
+        ],
+    )
+    def test_each_is_named(
+        self, kinds: tuple[str, ...], at_once: bool, fails: tuple[str, ...]
+    ) -> None:
+        """One error, when the last has failed; it says of each way what became of it, in words and
+        as values.
+        """
+        course = Course(*kinds, at_once=dict.fromkeys(kinds, NOWHERE) if at_once else {})
+        course.advance(0.25)
+        for kind in () if at_once else fails:
+            course.advance(100 if kind == fails[-1] else 0)
             assert not course.outcome.done
-        course.fails(BACK)
+            course.fails(kind)
         error = course.outcome.error
         assert type(error) is CallFailed
-        assert str(error) == each(LOCAL, DIRECT, HOLE_PUNCH, BACK)
+        assert str(error) == each(*fails)
         assert error.failed_candidates == tuple(
-            FailedCandidate(WAYS[kind], "no route") for kind in (LOCAL, DIRECT, HOLE_PUNCH, BACK)
+            FailedCandidate(WAYS[kind], "no route") for kind in fails
         )
         assert course.race.won is None
         assert course.at_rest
@@ -298,23 +310,6 @@ class FailedTests:
             "by connecting back to us at 192.0.2.7:4",
         ]
         assert str(Candidate(DIRECT, "2001:db8::7", 1203)) == "directly at [2001:db8::7]:1203"
-
-    def test_all_at_once(self) -> None:
-        """Ways that all fail as they begin are one failure."""
-        kinds = (LOCAL, DIRECT, HOLE_PUNCH)
-        course = Course(*kinds, at_once={kind: NotMet("no route") for kind in kinds})
-        assert str(course.outcome.error) == each(*kinds)
-        assert course.at_rest
-
-    def test_in_any_order(self) -> None:
-        """The last one to fail ends it, whichever that is."""
-        course = Course(LOCAL, DIRECT)
-        course.advance(0.25)
-        course.fails(DIRECT)
-        course.advance(100)
-        assert not course.outcome.done
-        course.fails(LOCAL)
-        assert str(course.outcome.error) == each(DIRECT, LOCAL)
 
     @pytest.mark.parametrize("met", [False, True])
     def test_the_only_one(self, met: bool) -> None:
