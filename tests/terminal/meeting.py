@@ -25,7 +25,7 @@ from tests.terminal.network import World
 #: Where the caller waits, and where the callee takes calls.
 WAITS = 4000
 TAKES = 1203
-#: Where Ib registers, instead of where it is: nobody is there.
+#: Where Ib registers, instead of where it is: nothing listens there.
 NOWHERE = 4999
 #: An address of the Internet, and where two dial each other.
 PUBLIC = "198.50.100.7"

@@ -42,7 +42,7 @@ def _closed(inbound: InboundConnection, session: str) -> None:
 
 
 class ListenerScene(Reports):
-    """The doors of a callee, and what becomes of those who knock.
+    """The listener of a callee, and what becomes of those that connect.
 
     :ivar wakes: how often it was said that a connection is asked for
     :ivar room: whether it takes one more call
@@ -94,7 +94,7 @@ class ListenerScene(Reports):
         return self
 
     def connect(self, host: str = "127.0.0.1") -> Client:
-        """Somebody connects."""
+        """A peer connects."""
         return connect(self.factory, self.clock, peer_host=host, port=1203)
 
     def requests(self, *, host: str = "127.0.0.1", send: bool = True, **caller: Any) -> Requester:
@@ -108,7 +108,7 @@ class ListenerScene(Reports):
 
     @property
     def untouched(self) -> bool:
-        """Whether nobody's call has reached the application or the mediator."""
+        """Whether no call has reached the application or the mediator."""
         return not (self.handler.calls or self.begun or self.ends or len(self.calls))
 
 

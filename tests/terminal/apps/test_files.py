@@ -149,7 +149,7 @@ class TransferTests:
         assert done == ["fsync", "rename", "fsync"]
 
     def test_never_held_whole(self, tmp_path: Path) -> None:
-        """No more of the file is read than the callee takes: the sender waits for a slow one."""
+        """Only as much of the file is read as the callee takes: the sender waits for a slow one."""
         file = io.BytesIO(CONTENT)
         call = Transfer(make_receiver(tmp_path), file)
         assert file.tell() <= 2 * files.CHUNK
@@ -199,7 +199,7 @@ class NoFileTests:
         assert Transfer(receiver).run().value is not None
 
     def test_disk_full(self, tmp_path: Path) -> None:
-        """A disk that takes no more breaks the call off; the caller learns no detail of ours."""
+        """A disk that is full breaks the call off; the caller learns no detail of ours."""
         receiver = make_receiver(tmp_path)
         full = receiver.call
 

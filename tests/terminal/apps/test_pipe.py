@@ -161,7 +161,7 @@ class PipeTests:
         assert "the connection ended before the data did" in piped.result
 
     def test_output_closed(self) -> None:
-        """When nobody reads the output any more, the call is broken off."""
+        """When the output is closed, the call is broken off."""
         piped = Piped()
         piped.streams.protocol.writeConnectionLost()  # type: ignore[attr-defined]
         piped.pump()
@@ -180,7 +180,7 @@ class FlowTests:
     """Neither side is made to hold what the other can't take."""
 
     def test_a_slow_callee_holds_up_the_input(self) -> None:
-        """While the callee doesn't read, no more of the input is read than a little."""
+        """While the callee doesn't read, only a little of the input is read."""
         piped = Piped()
         piped.callee.transport.pauseProducing()
         piped.streams.receive(CONTENT)
@@ -191,7 +191,7 @@ class FlowTests:
         assert piped.callee.received == CONTENT
 
     def test_a_slow_output_holds_up_the_callee(self) -> None:
-        """While nobody reads the output, the callee is held up in its turn."""
+        """While the output is not read, the callee is held up in its turn."""
         piped = Piped(output_is_read=False)
         piped.callee.transport.write(CONTENT)
         piped.pump()

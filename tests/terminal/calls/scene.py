@@ -94,18 +94,18 @@ class Calling:
         self.mediator.send(Message.of(NOTIFY, {"Session": session, "": TERMINATE}))
 
     def reached(self) -> Callee:
-        """Somebody answers at the callee's address."""
+        """A peer answers at the callee's address."""
         return Callee(self.clock.dials[1].accept())
 
     def connects(self, sent: Message | bytes, host: str = HOST) -> Client:
-        """Somebody connects to where it waits, and says something."""
+        """A peer connects to where it waits, and says something."""
         factory = self.network.factory_at(WAITS)
         client = connect(factory, self.clock, port=WAITS, peer_host=host)
         client.send(sent)
         return client
 
     def arrives(self, session: str = SESSION, host: str = HOST) -> Client:
-        """Somebody connects to where it waits, and says for which session."""
+        """A peer connects to where it waits, and says for which session."""
         return self.connects(Message(NOTIFY, Session=session), host)
 
     def stands(self, way: str) -> Callee:

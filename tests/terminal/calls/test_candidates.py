@@ -75,7 +75,7 @@ class Both:
     def stands(self, way: Candidate) -> tuple[Any, Any]:
         """The one call stands, along a way: both sides' protocols.
 
-        Ib was asked for once, one session is spent, once; nobody waits, dials or is about to.
+        Ib was asked for once, one session is spent, once; neither side waits, dials or is about to.
         """
         assert self.outcome.error is None
         (mine,) = self.maker.made
@@ -139,7 +139,7 @@ class WholeWayTests:
     """Two terminals and a mediator: one call, along whichever way leads there (I7)."""
 
     def test_direct(self, simultaneous: Simultaneous) -> None:
-        """Where the callee is registered: nobody is come to, and nothing else is begun."""
+        """Where the callee is registered: neither dials back, and nothing else is begun."""
         both = Both(simultaneous)
         both.call()
         mine, served = both.stands(Candidate(DIRECT, HOST, TAKES))
@@ -358,7 +358,7 @@ class NoWayInTests:
     SEEN: ClassVar = "the mediator sees us at 127.0.0.1, and callees connect to nowhere else"
 
     def both(self, sockets: Simultaneous, **caller: Any) -> Both:
-        """Ib is where no other way leads, and dials nobody."""
+        """Ib is where no other way leads, and does not dial."""
         return Both(sockets, caller, address=HOST, port=NOWHERE)
 
     def fails(self, both: Both, why: str, place: str = HOST) -> None:
@@ -369,7 +369,7 @@ class NoWayInTests:
         assert both.world.clock.seconds() == now
 
     def named(self, both: Both, why: str, place: str = HOST) -> None:
-        """No port is named to Ib; the one error names it, beside the way that was gone."""
+        """No port is named to Ib; the one error names the cause, and the way that was gone."""
         assert both.said()[1].get("Back") is None
         assert str(both.outcome.error) == (
             f"Ib could not be reached: by connecting back to us at {place}:{WAITS}: {why};"

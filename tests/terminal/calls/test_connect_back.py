@@ -49,7 +49,7 @@ TAKES = 1203
 
 
 class BackScene:
-    """Ia, which knows the call password of Ib, and Ib, which permits nobody.
+    """Ia, which knows the call password of Ib, and Ib, which permits no caller.
 
     :ivar handler: takes Ib's calls
     """
@@ -92,7 +92,7 @@ class BackScene:
         self.world.run()
 
     def denied(self, outcome: Outcome, port: int = WAITS) -> None:
-        """It is refused, in the mediator's own time, and Ib has dialled nobody."""
+        """It is refused, in the mediator's own time, and Ib has not dialled."""
         assert not outcome.done
         self.world.advance(5)
         assert isinstance(outcome.error, PermissionDenied)
@@ -132,7 +132,7 @@ class Gate:
 
 
 class WholeWayTests:
-    """A caller whom the callee permits nothing, and who knows its call password (D3–D8, D11)."""
+    """A caller that the callee does not permit, and that knows its call password (D3–D8, D11)."""
 
     def test_a_call_and_its_end(self) -> None:
         """The callee dials, the caller speaks first, both know the other; the call ends as any
@@ -279,14 +279,14 @@ class RefusedTests:
     @pytest.mark.parametrize(
         "callee",
         [
-            {"call_password": None},  # it is called back by nobody, whatever the mediator says (I3)
+            {"call_password": None},  # it calls nothing back, whatever the mediator says (I3)
             {"policy": "List"},  # a password does not help where the list decides
             {"load": busy()},  # B1
             *({"call_password": lambda *_, said=said: succeed(said)} for said in (1, "yes", None)),
         ],
     )
     def test_not_admitted(self, callee: dict[str, Any]) -> None:
-        """The right password is denied all the same; only ``True`` admits anybody (I3)."""
+        """The right password is denied too; only ``True`` admits a caller (I3)."""
         scene = BackScene(**callee)
         scene.denied(scene.ask())
 
@@ -341,7 +341,7 @@ class RefusedTests:
         ],
     )
     def test_nowhere_to_wait(self, options: dict[str, Any], error: type, why: str) -> None:
-        """A caller with nowhere to wait, or no password, asks nobody, and leaves nothing open."""
+        """A caller with nowhere to wait, or no password, asks nothing, and leaves nothing open."""
         scene, options = BackScene(), dict(options)
         if "fails" in options:
             options["listen"] = Listener(scene.world, fails=options.pop("fails"))
@@ -550,7 +550,7 @@ class MediatorTests:
         "missing", [None, "Password", "Address", "Port", "Session", "Encrypt Key"]
     )
     def test_it_does_not_connect(self, missing: str | None) -> None:
-        """It says so, and dials nobody; a request that lacks anything asks nobody (I3)."""
+        """It says so, and does not dial; a request that lacks anything is not decided on (I3)."""
         goes = Goes(lambda: succeed(missing is not None))
         wire = Wire(events=goes)
         lines = [line for line in ASKED.splitlines() if line.partition(":")[0] != missing]
@@ -567,7 +567,7 @@ class MediatorTests:
         assert wire.clock.getDelayedCalls() == []
 
     def test_yes_to_nobody(self) -> None:
-        """A yes when the connection is gone dials nobody: the mediator can't be told (I26)."""
+        """A yes when the connection is gone dials nothing: the mediator can't be told (I26)."""
         late: Deferred[bool] = Deferred(lambda given_up: given_up.callback(True))
         goes = Goes(lambda: late)
         wire = Wire(events=goes)
@@ -577,7 +577,7 @@ class MediatorTests:
         assert [what for what, *_ in goes.heard] == ["comes", "lost"]
 
     def test_a_connection_that_only_asks(self) -> None:
-        """A command dials nobody back."""
+        """A command does not dial back."""
         wire = Wire(events=None)
         wire.mediator.type(f"{ASKED}\n")
         assert wire.mediator.text() == "NOTIFY\nPermission Denied.\n\n"

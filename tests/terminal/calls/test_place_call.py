@@ -481,7 +481,7 @@ class CandidatesTests:
     @pytest.mark.parametrize("seen", ["169.254.1.9", "fe80::9"])
     @pytest.mark.parametrize("opened", [False, True])
     def test_link_local(self, seen: str, opened: bool) -> None:
-        """An address of one link leads nobody to us: it isn't offered, and the call goes on."""
+        """An address of one link is no use to others: it isn't offered, and the call goes on."""
         opener = Opener()
         call = Calling(how="waits", sees=seen, opener=opener if opened else None)
         assert "Back" not in call.asked.fields

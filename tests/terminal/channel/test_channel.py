@@ -129,7 +129,7 @@ class OpeningTests:
         assert IHalfCloseableProtocol.providedBy(call.a)
 
     def test_who_speaks(self) -> None:
-        """The application learns whom it speaks with, as whom, in which session, and where."""
+        """The application learns both identifiers, the session, and both addresses."""
         call, ours, theirs = talking()
         told = [
             (one.transport.identifier, one.transport.peer, one.transport.session)
@@ -152,7 +152,7 @@ class OpeningTests:
         ours, theirs = Plain(), Plain()
         call = Call(lambda: ours, lambda: theirs)
         assert (ours.made, theirs.made) == (1, 0)
-        call.b.write(b"too early")  # nobody has been given this channel yet
+        call.b.write(b"too early")  # no protocol has this channel yet
         call.pump()
         assert theirs.made == 1
 
@@ -230,8 +230,11 @@ class DataTests:
         ours.transport.write(b"in confidence")
         assert b"in confidence" not in b"".join(call.pair.a.writes)
 
-    def test_many_small_records_yield(self) -> None:
-        """However many records come in one piece, others have their turn in between (I24)."""
+    @pytest.mark.parametrize("pauses", [False, True])
+    def test_many_small_records_yield(self, pauses: bool) -> None:
+        """However many records come in one piece, others have their turn in between (I24); a pause
+        while more wait for theirs holds: nothing comes until it is resumed.
+        """
         call, ours, theirs = talking()
         count = 3 * RECORDS_A_TURN
         for _ in range(count):
@@ -239,22 +242,14 @@ class DataTests:
         call.pair.b.receive(call.pair.a.take(10**6))
         assert len(theirs.received) == RECORDS_A_TURN
         assert not call.pair.b.reading
+        if pauses:
+            theirs.transport.pauseProducing()
+            call.pump()
+            assert len(theirs.received) == RECORDS_A_TURN
+            theirs.transport.resumeProducing()
         call.pump()
         assert len(theirs.received) == count
         assert call.pair.b.reading
-
-    def test_application_pauses_between_turns(self) -> None:
-        """A pause while more records wait for their turn holds: nothing comes until resumed."""
-        call, ours, theirs = talking()
-        for _ in range(2 * RECORDS_A_TURN):
-            ours.transport.write(b"x")
-        call.pair.b.receive(call.pair.a.take(10**6))
-        theirs.transport.pauseProducing()
-        call.pump()
-        assert len(theirs.received) == RECORDS_A_TURN
-        theirs.transport.resumeProducing()
-        call.pump()
-        assert len(theirs.received) == 2 * RECORDS_A_TURN
 
 
 class EndTests:
@@ -315,7 +310,7 @@ class EndTests:
             ("b pauses, a writes x, b resumes, b pauses, pump, b resumes", "", "x", GOES_ON),
             # A side that closes while paused still sees the other's end.
             ("b pauses, b closes, a closes", "", "", CLEAN),
-            # An application that wants no more closes.
+            # An application that stops producing closes.
             ("b stops, a closes", "", "", CLEAN),
         ],
     )
@@ -569,34 +564,25 @@ class ProducerTests:
         call.pump()
         assert producer.told == ["pause", "resume"]
 
-    def test_pull_producer_is_asked_as_the_peer_reads(self) -> None:
-        """A producer that is pulled writes one piece, and the next when that has gone."""
-        call, a, b = talking()
-        producer = Pull(a.transport, 5)
+    @pytest.mark.parametrize(
+        ("pieces", "close", "ends"),
+        [(5, None, GOES_ON), (0, "loseWriteConnection", CLEAN), (5, "loseConnection", CLEAN)],
+    )
+    def test_pull_producer(self, pieces: int, close: str | None, ends: tuple[Any, Any]) -> None:
+        """A producer that is pulled writes one piece, and the next when that has gone, until it has
+        none left; an end that the application has asked for comes after all of them.
+        """
+        call, a, b = talking(HalfCloseable(), Plain())
+        producer = Pull(a.transport, pieces)
         a.transport.registerProducer(producer, False)
         assert producer.told == ["resume"]
+        if close is not None:
+            getattr(a.transport, close)()
         call.pump()
-        assert len(b.received) == 50_000
-        assert producer.told == ["resume"] * 6
-
-    def test_pull_producer_that_has_nothing(self) -> None:
-        """A producer that is done with its first turn is unregistered for good."""
-        call, a, b = talking()
-        a.transport.registerProducer(Pull(a.transport, 0), False)
-        a.transport.loseWriteConnection()
-        call.pump()
+        assert len(b.received) == 10_000 * pieces
+        assert producer.told == ["resume"] * (pieces + 1)
         assert call.pair.a.producer is None
-        assert getattr(b, "ends", 0) == 1
-
-    def test_closing_waits_for_the_producer(self) -> None:
-        """``loseConnection`` with a producer registered lets all it produces go first."""
-        call, a, b = talking(HalfCloseable(), Plain())
-        producer = Pull(a.transport, 5)
-        a.transport.registerProducer(producer, False)
-        a.transport.loseConnection()
-        call.pump()
-        assert len(b.received) == 50_000
-        assert outcome(a) == outcome(b) == ConnectionDone
+        assert (outcome(a), outcome(b)) == ends
 
     @pytest.mark.parametrize("how", ["cut", "a aborts enough"])
     @pytest.mark.parametrize("late", [False, True])

@@ -1,4 +1,4 @@
-"""The handshake: against a published vector, and against whoever lacks the key or bends a byte."""
+"""The handshake: against a published vector, and peers that lack the key or bend a byte."""
 
 from __future__ import annotations
 

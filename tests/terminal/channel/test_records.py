@@ -28,7 +28,7 @@ RECORDS = st.lists(
 
 
 def opened(records: Records, data: bytes) -> list[tuple[RecordType, bytes]]:
-    """What one piece gives; new keys, which concern nobody else, are left out."""
+    """What one piece gives; new keys, which concern no other layer, are left out."""
     records.feed(data)
     return [record for record in records if record[0] is not RecordType.REKEY]
 

@@ -1,4 +1,4 @@
-"""The callee's doors: who is let in, what it costs to knock, and what a stranger learns."""
+"""The callee's listener: which callers are admitted, what it costs, and what a stranger learns."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class AdmissionTests:
         assert REPLY_PASSWORD.encode() not in sent
 
     def test_spent_once(self, scene: ListenerScene) -> None:
-        """A session that has begun is refused to whoever comes with it again (I7)."""
+        """A session that has begun is refused to all that come with it again (I7)."""
         first = scene.requests()
         first.prove()
         again = scene.requests()
@@ -130,7 +130,7 @@ class AdmissionTests:
         assert scene.untouched
 
     def test_busy_by_the_time_of_the_proof(self) -> None:
-        """Of two callers at the door in one moment, one alone is taken where one may be (A25)."""
+        """Of two callers that arrive in one moment, one alone is taken where one may be (A25)."""
         scene = ListenerScene()
         scene.announce()
         scene.announce(session="S2", caller="Ic")
@@ -281,7 +281,7 @@ class TimeTests:
         assert scene.begun == [SESSION]
 
     def test_held_most(self) -> None:
-        """64 are held, no more; a place is free again when one of them goes (I15)."""
+        """64 are held; a place is free again when one of them goes (I15)."""
         scene = ListenerScene()
         held = [scene.requests(session=f"S{n}") for n in range(HELD_MOST)]
         assert scene.requests(session="S-more").shut_out
@@ -338,7 +338,7 @@ class TimeTests:
         assert client.closed
 
     def test_stop(self, scene: ListenerScene) -> None:
-        """Stopped, the doors close whatever is no call yet, and leave no timer behind."""
+        """Stopped, the listener closes all that is no call yet, and leaves no timer behind."""
         clients = [scene.connect(), scene.requests(session="S2").client, scene.requests().client]
         scene.listener.stop()
         assert all(client.closed for client in clients)
@@ -472,7 +472,7 @@ class StrangerTests:
             assert secret not in text
 
     def test_trace_shows_what_is_in_clear(self) -> None:
-        """A trace of the doors holds sessions and lengths, and no secret (I18)."""
+        """A trace of the listener holds sessions and lengths, and no secret (I18)."""
         seen: list[str] = []
         scene = ListenerScene(
             trace=lambda _, way, message: seen.append(way + " / ".join(message.masked()))

@@ -40,7 +40,7 @@ class AnnouncementTests:
         "missing", ["Caller ID", "Password", "Encrypt Key", "Session", "Reply Password"]
     )
     def test_something_missing(self, missing: str) -> None:
-        """An announcement that leaves anything out is none: nobody is expected on it (I3)."""
+        """An announcement that leaves anything out is none: no call is expected on it (I3)."""
         fields = {name: value for name, value in ANNOUNCED.items() if name != missing}
         assert parse_call_notice(Message.of(NOTIFY, fields), 0.0) is None
 
@@ -93,7 +93,7 @@ class ExpectedTests:
         assert expected.find(SESSION, 1.0) is None
 
     def test_too_late(self) -> None:
-        """After 30 s nobody is expected any more, also where the handshake had begun (I7)."""
+        """After 30 s the call is not expected, also where the handshake had begun (I7)."""
         expected, call = PendingCalls(), an_expected_call(until=30.0)
         expected.add(call)
         assert expected.find(SESSION, 29.9) is call
@@ -152,7 +152,7 @@ class ExpectedTests:
         assert not expected.any(1.0)
 
     def test_another_call_of_the_same_session(self) -> None:
-        """What was announced anew for a session can't be begun by what was announced before."""
+        """What was announced again for a session can't be begun by what was announced before."""
         expected, old = PendingCalls(), an_expected_call()
         expected.add(old)
         expected.add(replace(old, password="other"))

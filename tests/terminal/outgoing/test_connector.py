@@ -385,7 +385,7 @@ class CancelTests:
         assert course.kinds == [BACK, LOCAL, DIRECT]
 
     def test_one_that_ends_itself(self) -> None:
-        """A way that says, as it is given up, that it failed, says so to nobody."""
+        """What a way fails with as it is given up is in no log."""
         course = Course(LOCAL, DIRECT)
         taken = course.under_way[LOCAL]
         taken._canceller = lambda given_up: given_up.errback(NotMet("given up"))

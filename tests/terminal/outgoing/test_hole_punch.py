@@ -194,7 +194,7 @@ class ShareTests:
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
     def test_its_own(self, host: str) -> None:
-        """The address and port that it comes from; it allows others beside itself there."""
+        """The address and port that it comes from; it allows others there too."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family) as ours:
             ours.bind((host, 0))
@@ -241,7 +241,7 @@ class Site:
         return one
 
     def listens(self, port: int = 0, backlog: int = 128) -> socket.socket:
-        """Somebody listens."""
+        """Listen."""
         listener = self._keep(socket.socket(self.family))
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((self._host, port))
@@ -250,8 +250,8 @@ class Site:
         return listener
 
     def accepts(self, listener: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
-        """Somebody comes there: the connection, and where it comes from."""
-        self.reactor.runUntilCurrent()  # which may be who comes
+        """The connection that arrives there, and where it comes from."""
+        self.reactor.runUntilCurrent()  # which may be what arrives
         accepted, (host, port, *_) = listener.accept()
         return self._keep(accepted), (host, port)
 
@@ -288,7 +288,7 @@ class Site:
         return int(listener.getsockname()[1])
 
     def free_port(self) -> int:
-        """A port at which nobody is."""
+        """A port at which nothing listens."""
         with socket.socket(self.family) as one:
             one.bind((self._host, 0))
             return int(one.getsockname()[1])
@@ -363,7 +363,7 @@ class SocketTests:
         ],
     )
     def test_from_the_shared_port(self, site: Site) -> None:
-        """Whoever is dialled sees the very port from which the line comes, which goes on."""
+        """The other side sees the very port from which the line comes, which goes on."""
         shared = site.line()
         listener = site.listens()
         outcome = site.dials(shared, listener.getsockname()[1])
@@ -441,7 +441,7 @@ class SocketTests:
 
     @unclosed
     def test_cannot_be_shared(self, site: Site) -> None:
-        """Where somebody listens at the port it can't be dialled from: that is said at once."""
+        """A port at which a socket listens can't be dialled from: that is said at once."""
         host, port, *_ = site.listens().getsockname()
         outcome = site.dials((host, port), site.free_port())
         site.ends(outcome)

@@ -244,7 +244,7 @@ class NoRouterTests:
     """A host that is seen at its own address needs nothing opened (D10)."""
 
     def test_its_own_address(self) -> None:
-        """It is tried all the same; what can't be reached, behind a firewall, is told."""
+        """It is tried too; what can't be reached, behind a firewall, is told."""
         house = House(view=View(LOCAL))
         assert house.open().value == (LOCAL, PORT)
         assert (house.view.tried, house.router.asked) == ([PORT], 0)
@@ -296,7 +296,7 @@ class SharedTests:
         assert house.router.open == set()
 
     def test_opened_while_it_is_closed(self, house: House) -> None:
-        """It is asked for anew when the router has closed it, and not before."""
+        """It is asked for again when the router has closed it, and not before."""
         house.router.slow = True
         house.open()
         closing = house.close()
@@ -308,7 +308,7 @@ class SharedTests:
         assert house.router.open == {PORT}
 
     def test_stopped(self, house: House) -> None:
-        """All is closed, whoever wants it."""
+        """All is closed, whatever is in use."""
         house.open()
         assert house.opener.stop().called
         assert house.router.stopped
@@ -330,7 +330,7 @@ class ChangedTests:
         assert house.router.open == set()
 
     def test_not_to_be_had_there(self, house: House) -> None:
-        """What was open where the terminal was is closed, though somebody has it."""
+        """What was open where the terminal was is closed, though it is in use."""
         house.open()
         there = View("11.0.113.9")
         there.fails = NotReached("nothing answers")

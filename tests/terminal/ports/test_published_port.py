@@ -106,7 +106,7 @@ class RegisteredTests:
 
 
 class RedoneTests:
-    """It is opened anew by each line, and where it was lost; closed at the end (D9)."""
+    """It is opened again by each line, and where it was lost; closed at the end (D9)."""
 
     def test_another_line(self, house: House) -> None:
         """The one of before is given back once there is another."""
@@ -182,7 +182,7 @@ class RedoneTests:
 
 
 class ByUdpTests:
-    """Beside registration by UDP (D1)."""
+    """With registration by UDP (D1)."""
 
     def scene(self, opener: Opener) -> UdpScene:
         """Ib has logged in and has a key."""
@@ -192,7 +192,7 @@ class ByUdpTests:
         return scene
 
     def test_both(self) -> None:
-        """It is reached along its mapping meanwhile; then the place is registered beside it."""
+        """Until then it is reached along its mapping; then the place is registered too."""
         opener = Opener(None)
         scene = self.scene(opener)
         opener.pending[0].callback((HOST, OUTSIDE))
