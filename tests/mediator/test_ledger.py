@@ -357,6 +357,11 @@ def with_ledger(**options: Any) -> tuple[Scene, Store]:
     return scene, store
 
 
+def marked(answer: str, transaction: int, code: int) -> str:
+    """The answer to a request that has a transaction."""
+    return f"{answer[:-1]}Transaction:{transaction}\nCode:{code}\n\n"
+
+
 def of(count: int, whose: str = "Ib", *, told: str = "Ia") -> list[Disclosure]:
     """A number of disclosures, the oldest first."""
     return [
@@ -376,6 +381,21 @@ def before(at: int, *lines: str) -> str:
     return "\n".join(["QUERY", "DISCLOSURES", f"Before:{format_time(at)}", *lines, "", ""])
 
 
+NO_TIME: Final = "Before: must be a time such as 2026-11-21T12:00:05.123456Z"
+#: The disclosures of Ib's address, what it asks, and what it is answered.
+# fmt: off
+ANSWERS: Final[dict[str, tuple[list[Disclosure], str, str]]] = {
+    "its own": (of(3), ASK, page(of(3)[::-1])),
+    "none": ([], ASK, NOTHING),
+    "none, with a transaction": (
+        [], "QUERY\nDISCLOSURES\nTransaction:1\n\n", marked(NOTHING, 1, 200),
+    ),
+    "another's": (of(3), "QUERY\nDISCLOSURES\nIdentifier:Ia\n\n", DENIED),
+    "a time that is none": (of(1), "QUERY\nDISCLOSURES\nBefore:yesterday\n\n", bad(NO_TIME)),
+}
+# fmt: on
+
+
 class AnswerTests:
     """``QUERY`` / ``DISCLOSURES``."""
 
@@ -393,23 +413,17 @@ class AnswerTests:
         scene.new_says("b", register("Ib"), DONE)
         return scene, store
 
-    def test_when_no_address_was_told_then_the_answer_says_so(self) -> None:
-        scene, _ = self.asked_by()
-        scene.says("b", ASK, b=NOTHING)
-        scene.says("b", "QUERY\nDISCLOSURES\nTransaction:1\n\n", b=_marked(NOTHING, 1, 200))
-
-    def test_when_a_terminal_asks_then_it_reads_its_own_records(self) -> None:
+    @pytest.mark.parametrize("case", ANSWERS)
+    def test_when_a_terminal_asks_then_it_reads_its_own_records(self, case: str) -> None:
         """The newest first; those of no other, whatever it calls itself (I4)."""
-        told = of(3)
+        told, question, answer = ANSWERS[case]
         scene, _ = self.asked_by(*of(2, "Ia"), *told, *of(1, "Ic"))
-        scene.says("b", ASK, b=page(told[::-1]))
-        scene.says("b", "QUERY\nDISCLOSURES\nIdentifier:Ia\n\n", b=DENIED)
+        scene.says("b", question, b=answer)
 
     def test_when_it_is_the_first_message_then_it_logs_in_too(self) -> None:
-        told = of(1)
         scene, store = with_store()
-        store.told += told
-        scene.new_says("b", "QUERY\nDISCLOSURES\nIdentifier:Ib\n\n", page(told))
+        store.told += of(1)
+        scene.new_says("b", "QUERY\nDISCLOSURES\nIdentifier:Ib\n\n", page(of(1)))
 
     def test_when_a_call_was_just_granted_then_its_record_is_there(self) -> None:
         """What waits to be written is written first."""
@@ -456,19 +470,14 @@ class AnswerTests:
         scene.says("b", ASK, b=page(told[:-6]))
         scene.says("b", before(told[-7].at), b=page(told[-6:]))
 
-    def test_when_the_time_is_none_then_the_request_is_refused(self) -> None:
-        scene, _ = self.asked_by(*of(1))
-        wrong = bad("Before: must be a time such as 2026-11-21T12:00:05.123456Z")
-        scene.says("b", "QUERY\nDISCLOSURES\nBefore:yesterday\n\n", b=wrong)
-
     def test_when_a_second_question_comes_before_the_answer_then_it_is_refused(
         self, logged: Logged
     ) -> None:
         """One at a time (I16); later it may ask again."""
         scene, store = self.called()
         scene.says("b", "QUERY\nDISCLOSURES\nTransaction:1\n\n")
-        scene.says("b", "QUERY\nDISCLOSURES\nTransaction:2\n\n", b=_marked(TOO_MANY, 2, 429))
-        scene.fires(store.pending.pop(), StoreFailed("full"), b=_marked(UNAVAILABLE, 1, 503))
+        scene.says("b", "QUERY\nDISCLOSURES\nTransaction:2\n\n", b=marked(TOO_MANY, 2, 429))
+        scene.fires(store.pending.pop(), StoreFailed("full"), b=marked(UNAVAILABLE, 1, 503))
         assert len(logged.failures()) == 1
 
     def test_when_the_store_fails_then_nothing_is_told(self, logged: Logged) -> None:
@@ -513,17 +522,21 @@ class AnswerTests:
         assert logged.failures() == []
 
 
-def _marked(answer: str, transaction: int, code: int) -> str:
-    return f"{answer.removesuffix(chr(10))}Transaction:{transaction}\nCode:{code}\n\n"
-
-
 class SettledTests:
     """Waiting until what was noted is kept."""
 
     def test_when_nothing_waits_then_settled_is_done_at_once(self) -> None:
+        """Where a commit in progress has it all, as soon as that is done."""
         desk = Desk()
         result_of(desk.ledger.settled())
         assert desk.store.batches == []
+        desk = Desk.writing()
+        settled = Deferred.fromCoroutine(desk.ledger.settled())
+        desk.note()
+        assert not fired(settled)
+        desk.store.done()
+        assert fired(settled)
+        assert desk.store.batches == [1]
 
     def test_when_more_comes_then_settled_does_not_wait_for_that(self) -> None:
         desk = Desk.writing()
@@ -536,14 +549,6 @@ class SettledTests:
         assert fired(settled)
         desk.note()
         assert desk.store.batches == [1, 2]
-
-    def test_when_a_commit_in_progress_has_it_all_then_settled_waits_for_that_alone(self) -> None:
-        desk = Desk.writing()
-        settled = Deferred.fromCoroutine(desk.ledger.settled())
-        desk.note()
-        desk.store.done()
-        assert fired(settled)
-        assert desk.store.batches == [1]
 
     def test_when_one_waiter_gives_up_then_the_others_wait_on(self) -> None:
         desk = Desk()
