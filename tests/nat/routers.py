@@ -7,8 +7,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import CannotListenError
-from twisted.internet.protocol import DatagramProtocol
 from twisted.python.failure import Failure
 
 from broker.nat.methods import NotOpened
@@ -61,27 +59,9 @@ class ConnectedPort(FakeDatagramPort):
 
 
 class Net(FakeReactor):
-    """A reactor whose UDP ports can be connected.
+    """A reactor whose UDP ports can be connected."""
 
-    :ivar cannot_listen: no port can be had
-    """
-
-    cannot_listen = False
-
-    def listenUDP(
-        self,
-        port: int,
-        protocol: DatagramProtocol,
-        interface: str = "",
-        maxPacketSize: int = 8192,
-    ) -> ConnectedPort:
-        if self.cannot_listen:
-            raise CannotListenError(interface, port, OSError(99, "no such address"))
-        bound = ConnectedPort(protocol, 50000 + len(self.datagrams), interface)
-        self.datagrams.append(bound)
-        transport: Any = bound
-        protocol.makeConnection(transport)
-        return bound
+    datagram_port = ConnectedPort
 
     def callFromThread(self, function: Any, *args: Any, **kw: Any) -> None:
         """Call it: there are no threads here."""

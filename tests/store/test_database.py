@@ -400,11 +400,9 @@ class EpochTests:
 class UpgradeTests:
     """A database of an earlier version is brought up to date, once a backup of it is made."""
 
-    def open_later(self, path: Path, **more: Any) -> dict[str, str]:
+    def open_later(self, path: Path) -> dict[str, str]:
         """Open a database as a later version would; give its lists as that one keeps them."""
-        database = open_database(
-            str(path), connect=connect, randomness=os.urandom, schema=LATER, **more
-        )
+        database = open_database(str(path), connect=connect, randomness=os.urandom, schema=LATER)
         try:
             rows = list(database.connection.execute("SELECT owner, entries FROM lists"))
             return {owner: ",".join(json.loads(entries)) for owner, entries in rows}
@@ -419,9 +417,9 @@ class UpgradeTests:
         assert self.open_later(path) == lists
         assert "newer broker (its schema is version 5" in refusal(stores)
         self.open_later(stores.folder / "made.db")
-        assert shape(path) == shape(stores.folder / "made.db")
-        with closing(connect(str(path))) as connection:
-            assert list(connection.execute("SELECT epoch FROM store")) == [(epoch,)]
+        columns = "SELECT s.name, c.name, c.type FROM sqlite_schema s, pragma_table_info(s.name) c"
+        assert rows_of(path, columns) == rows_of(stores.folder / "made.db", columns)
+        assert rows_of(path, "SELECT epoch FROM store") == {(epoch,)}
 
     def test_backup_first(self, stores: Stores) -> None:
         """What it was before lies beside it, and can be put back (I2: under a new epoch).
@@ -524,34 +522,24 @@ class UpgradeTests:
                 assert above.strip().startswith("--"), line
 
 
+def rows_of(path: Path, sql: str) -> set[tuple[Any, ...]]:
+    """What a query finds in a database that is closed."""
+    with closing(connect(str(path))) as connection:
+        return set(connection.execute(sql))
+
+
 def sqlite_version(path: Path) -> int:
     """The version of a database's schema."""
-    with closing(connect(str(path))) as connection:
-        ((version,),) = connection.execute("PRAGMA user_version")
+    ((version,),) = rows_of(path, "PRAGMA user_version")
     return int(version)
 
 
-def schema_of(path: Path) -> set[tuple[str, str]]:
+def schema_of(path: Path) -> set[tuple[str, ...]]:
     """The statements that would make a database, but for their comments."""
-    with closing(connect(str(path))) as connection:
-        found = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
-        return {
-            (
-                name,
-                "\n".join(line for line in sql.splitlines() if not line.lstrip().startswith("--")),
-            )
-            for name, sql in found
-        }
-
-
-def shape(path: Path) -> set[tuple[str, str, str]]:
-    """The tables of a database, with their columns."""
-    with closing(connect(str(path))) as connection:
-        return set(
-            connection.execute(
-                "SELECT s.name, c.name, c.type FROM sqlite_schema s, pragma_table_info(s.name) c"
-            )
-        )
+    return {
+        (name, *(line for line in sql.splitlines() if not line.lstrip().startswith("--")))
+        for name, sql in rows_of(path, "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
+    }
 
 
 def test_statements() -> None:

@@ -25,12 +25,6 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
         yield running
 
 
-@pytest.fixture
-def folder(processes: Processes) -> Path:
-    """Where the processes run."""
-    return processes.folder
-
-
 def ask(port: int, text: str) -> str:
     """What a mediator answers."""
     with Typing(port) as typing:
@@ -61,15 +55,18 @@ class ProcessesTests:
         assert running.end() == 0
         assert running.err == []
 
-    def test_ended_in_good_order(self, processes: Processes, folder: Path) -> None:
+    def test_ended_in_good_order(self, processes: Processes) -> None:
         """Ended, it has closed the database: there is no log beside it."""
         running, port = processes.mediator(STORE)
         ask(port, "REGISTER\nIdentifier:Ib\nAccept:Create Ia\n\n")
-        assert (folder / "broker.db-wal").exists()
+        assert (processes.folder / "broker.db-wal").exists()
         assert running.end() == 0
-        assert sorted(path.name for path in folder.iterdir()) == ["broker.db", "broker.db-mark"]
+        assert sorted(path.name for path in processes.folder.iterdir()) == [
+            "broker.db",
+            "broker.db-mark",
+        ]
 
-    def test_backup_and_restore(self, processes: Processes, folder: Path) -> None:
+    def test_backup_and_restore(self, processes: Processes) -> None:
         """A backup of a running mediator, put in its place: known by its epoch (I2)."""
         running, port = processes.mediator(STORE)
         ask(port, "REGISTER\nIdentifier:Ib\nAccept:Create Ia\n\n")
@@ -78,19 +75,19 @@ class ProcessesTests:
         assert copying.wait() == 0, copying.said
         ask(port, "REGISTER\nIdentifier:Ib\nAccept:Delete Ia\n\n")
         running.end()
-        (folder / "copy.db").replace(folder / "broker.db")
+        (processes.folder / "copy.db").replace(processes.folder / "broker.db")
         running, port = processes.mediator(STORE)
         assert ask(port, "QUERY\nPERMITS\nIdentifier:Ib\n\n") == "NOTIFY\nAccept:Create Ia\n\n"
         assert epoch_of(port) != epoch
         assert "may have lost changes" in running.said
 
     @pytest.mark.parametrize("daemon", [False, True])
-    def test_damaged(self, processes: Processes, folder: Path, daemon: bool) -> None:
+    def test_damaged(self, processes: Processes, daemon: bool) -> None:
         """A database that it must not use: one line, status 1, and nothing is opened (I3).
 
         A daemon gives up before it goes into the background.
         """
-        (folder / "broker.db").write_bytes(b"no database")
+        (processes.folder / "broker.db").write_bytes(b"no database")
         how = ("--logfile=broker.log",) if daemon else ("-n",)
         running = processes.start(*TWISTD, *how, "broker", STORE)
         assert running.wait() == 1

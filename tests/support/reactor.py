@@ -6,7 +6,12 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import ConnectionRefusedError, TimeoutError, UserError
+from twisted.internet.error import (
+    CannotListenError,
+    ConnectionRefusedError,
+    TimeoutError,
+    UserError,
+)
 from twisted.internet.interfaces import IConnector, IProtocol
 from twisted.internet.protocol import ClientFactory, DatagramProtocol
 from twisted.internet.testing import MemoryReactorClock
@@ -139,7 +144,11 @@ class FakeReactor(MemoryReactorClock):
 
     :ivar dials: every connection that was asked for, oldest first
     :ivar datagrams: every UDP port that was bound, oldest first
+    :ivar cannot_listen: no UDP port can be had
     """
+
+    datagram_port: type[FakeDatagramPort] = FakeDatagramPort
+    cannot_listen = False
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -167,7 +176,9 @@ class FakeReactor(MemoryReactorClock):
         interface: str = "",
         maxPacketSize: int = 8192,
     ) -> FakeDatagramPort:
-        bound = FakeDatagramPort(protocol, port or 50000 + len(self.datagrams), interface)
+        if self.cannot_listen:
+            raise CannotListenError(interface, port, OSError(99, "no such address"))
+        bound = self.datagram_port(protocol, port or 50000 + len(self.datagrams), interface)
         self.datagrams.append(bound)
         transport: Any = bound
         protocol.makeConnection(transport)

@@ -6,7 +6,7 @@ import string
 from typing import Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from broker.messages.grammar import FIELDS
@@ -30,6 +30,11 @@ LINE: Final = (
 #: The first and the last microsecond that can be told.
 FIRST: Final = -62_135_596_800_000_000
 LAST: Final = 253_402_300_799_999_999
+
+LONGEST: Final = Disclosure(
+    *("Ib", "\U0001f4de" * 32, "2001:db8:1111:1111:1111:1111:1111:1111", 65535),
+    *("s" * 64, "@" + "x" * 127, LAST, 10**9),
+)
 
 times = st.integers(FIRST, LAST)
 records = st.builds(
@@ -99,10 +104,12 @@ class LineTests:
         assert parse_line("Ib", LINE) == ONE
 
     @settings(deadline=None, max_examples=300)
+    @example(LONGEST)
     @given(records)
     def test_round_trip(self, one: Disclosure) -> None:
-        """Whatever the identifiers are like, alone and over the wire."""
+        """Whatever the identifiers are like, alone and over the wire; the longest fit a line."""
         line = format_line(one)
+        assert len(f"Disclosed:{line}".encode()) <= 1024
         assert parse_line("Ib", line) == one
         assert FIELDS["Disclosed"](line) == line
         read = parse(
@@ -112,15 +119,6 @@ class LineTests:
             one,
             ONE,
         ]
-
-    def test_the_longest(self) -> None:
-        """The longest identifiers are within a line."""
-        name = "\U0001f4de" * 32
-        host = "2001:db8:1111:1111:1111:1111:1111:1111"
-        one = Disclosure("Ib", name, host, 65535, "s" * 64, "@" + "x" * 127, LAST, 10**9)
-        line = format_line(one)
-        assert FIELDS["Disclosed"](line) == line
-        assert len(f"Disclosed:{line}".encode()) <= 1024
 
     def test_more_is_passed_over(self) -> None:
         """A field of a later version hides nothing from this one."""

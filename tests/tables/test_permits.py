@@ -343,16 +343,13 @@ class RejectedTests:
             assert table.rejects("Ib", ["Ia"]) == ("Ia" in expected)
             assert table.knows("Ib") == bool(expected)
 
-    def test_by_what_a_name_stands_for(self) -> None:
-        """A name is kept as the identifier that it stands for."""
-        known = {"taro": "Ia"}
-        change = PermitTable().prepare(
-            "Ib", [], 0, lambda name: known.get(name, name), reject=["Create taro,Ix"]
-        )
-        assert change.rejected == ("Ia", "Ix")
+    def test_entries(self) -> None:
+        """A name is kept as the identifier that it stands for; nobody is refused for a time only.
 
-    def test_no_limits(self) -> None:
-        """Nobody is refused for a time only: after it he would be accepted unasked."""
+        After it he would be accepted unasked.
+        """
+        change = PermitTable().prepare("Ib", [], 0, canonical, reject=["Create taro,Ix"])
+        assert change.rejected == ("Ia", "Ix")
         for text in ("Create Ix;uses=1", "Add Ia,Ix;expires=9"):
             with pytest.raises(LimitedRejection):
                 PermitTable().prepare("Ib", [], 0, reject=[text])
