@@ -477,6 +477,18 @@ class PortTests:
         assert scene.net.port.take() == [closing[version] for version in versions]
         assert scene.net.pending == 0
 
+    def test_stop(self, scene: Scene) -> None:
+        """What is under way ends, and what may have been opened is closed."""
+        outcome = scene.open()
+        renewal = Outcome(scene.router.renew(PCP_OPENING))
+        scene.net.port.take()
+        assert Outcome(scene.router.stop()).value == [None]
+        assert outcome.over
+        assert renewal.over
+        closing = pcp_request(_address(LOCAL), PcpMapping(NONCE, 6, 7000, 0, None), 0)
+        assert scene.net.port.take()[0] == closing
+        assert scene.net.pending == 0
+
 
 class EpochTests:
     """The router's clock."""

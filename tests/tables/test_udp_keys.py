@@ -24,6 +24,14 @@ def test_shows_no_secret() -> None:
     assert repr(made) == f"{made}" == "<Key K1>"
 
 
+def test_expires() -> None:
+    """It is valid until its time has come, and not at that moment (I10)."""
+    table = UdpKeyTable()
+    kept = table.add(key("K1", until=10))
+    assert (table.get("K1", 9.9), table.of("Ia", 9.9), table.prune(9.9)) == (kept, (kept,), 0)
+    assert (table.get("K1", 10), table.of("Ia", 10), table.prune(10)) == (None, (), 1)
+
+
 class KeyMachine(RuleBasedStateMachine):
     """Whatever is done in whatever order, the table holds what a plain list of keys does.
 
@@ -38,11 +46,14 @@ class KeyMachine(RuleBasedStateMachine):
         self.gone: list[UdpKey] = []
         self.now = 0.0
 
-    @initialize(many=st.integers(0, 8))
+    @initialize(many=st.sampled_from([0, 4, 8]))
     def fill(self, many: int) -> None:
-        """There are some already."""
+        """There are some already; to a full table two more are given."""
         for n in range(many):
             self.add(n, "Ia" if n < KEYS_AN_IDENTIFIER else "Ib", 0)
+        if many == 8:
+            self.add(8, "Ic", 0)
+            self.add(9, "Ia", 60)
 
     @rule(
         n=st.integers(0, 11),
@@ -106,10 +117,11 @@ class KeyMachine(RuleBasedStateMachine):
         for gone in self.gone:
             self.table.drop(gone)
 
-    @rule(seconds=st.integers(1, 60), prune=st.booleans())
+    @rule(seconds=st.integers(0, 60), prune=st.booleans())
     def passes(self, seconds: int, prune: bool) -> None:
-        """Time passes; what has expired goes, and nothing else."""
-        self.now += seconds
+        """Time passes, or until the next expires; what has expired goes, and nothing else."""
+        ends = [until for _, until in self.kept.values() if self.now < until < inf]
+        self.now = self.now + seconds if seconds or not ends else min(ends)
         if prune:
             expired = [kept for kept, until in self.kept.values() if until <= self.now]
             assert self.table.prune(self.now) == len(expired)
