@@ -163,7 +163,7 @@ def binding(
     return NatBinding(of, source, 0, until, b"", 100, lambda data: data)
 
 
-def test_expires() -> None:
+def test_binding_expires() -> None:
     """It is not told when it has expired (I10), nor when its key has (I2)."""
     table, own = NatBindingTable(), key("K1")
     table.put(binding(own, until=100))
