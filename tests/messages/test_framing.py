@@ -240,7 +240,7 @@ class TableTests:
 
 
 class ArbitraryTests:
-    """Bytes that nobody foresaw."""
+    """Bytes at random."""
 
     @settings(deadline=None, max_examples=500)
     @given(
@@ -275,39 +275,30 @@ class ArbitraryTests:
 class LimitsTests:
     """The limits as they are set."""
 
-    def test_before_login(self) -> None:
-        """8 KiB and 64 lines of 1,024 bytes before login, and no body at all (I14)."""
-        assert (
-            UNAUTHENTICATED.head,
-            UNAUTHENTICATED.lines,
-            UNAUTHENTICATED.line,
-            UNAUTHENTICATED.body,
-        ) == (8192, 64, 1024, 0)
+    def test_before_and_after_login(self) -> None:
+        """8 KiB and 64 lines of 1,024 bytes before login, and no body at all (I14); 64 KiB and 256
+        lines after it, and bodies of 16 MiB. Limits that contradict each other are refused.
+        """
+        limits = [
+            (one.head, one.lines, one.line, one.body) for one in (UNAUTHENTICATED, AUTHENTICATED)
+        ]
+        assert limits == [(8192, 64, 1024, 0), (65536, 256, 1024, 16 * 1024 * 1024)]
         events = decode(UNAUTHENTICATED, [b"REQUEST\nLength:1\n\nx"])
         assert events == [too_much("a body here has at most 0 bytes")]
-
-    def test_after_login(self) -> None:
-        """64 KiB and 256 lines after it, and bodies of 16 MiB."""
-        assert (AUTHENTICATED.head, AUTHENTICATED.lines, AUTHENTICATED.line) == (65536, 256, 1024)
-        assert AUTHENTICATED.body == 16 * 1024 * 1024
+        with pytest.raises(ValueError, match="longer"):
+            Limits(line=100, head=99)
 
     @pytest.mark.parametrize("limits", [UNAUTHENTICATED, AUTHENTICATED])
     def test_as_set(self, limits: Limits) -> None:
         """Each limit is met exactly at its value, and broken by one more."""
         line = b"x:" + b"x" * (limits.line - 2) + b"\n"
         lines = b"x:\n" * (limits.lines - 1)
-        rest = limits.head - 6  # after the verb's line
-        full, part = divmod(rest, len(line))
-        filler = b"x" * (part - 1) + b"\n"
-        good = [
-            b"QUERY\n" + line,
-            b"QUERY\n" + lines,
-            b"QUERY\n" + line * full + b"x:" + filler[2:],
-        ]
-        for head in good:
-            assert decode(limits, [head + b"\n"]) == [Message("QUERY")]
-        for head in (b"QUERY\nx" + line, b"QUERY\nx:\n" + lines, good[2][:-1] + b"x\n"):
-            (event,) = decode(limits, [head + b"\n"])
+        full, part = divmod(limits.head - 6, len(line))  # after the verb's line
+        whole = line * full + b"x:" + b"x" * (part - 3)
+        for head in (line, lines, whole + b"\n"):
+            assert decode(limits, [b"QUERY\n" + head + b"\n"]) == [Message("QUERY")]
+        for head in (b"x" + line, b"x:\n" + lines, whole + b"x\n"):
+            (event,) = decode(limits, [b"QUERY\n" + head + b"\n"])
             assert isinstance(event, Malformed)
             assert event.too_large
             assert event.fatal
@@ -320,11 +311,6 @@ class LimitsTests:
         decoder.limits = AUTHENTICATED
         assert decoder.next_event() == length(11)
         assert decoder.next_event() == Body(b"hello world", last=True)
-
-    def test_lines_longer_than_heads(self) -> None:
-        """Limits that contradict each other are refused when they are set."""
-        with pytest.raises(ValueError, match="longer"):
-            Limits(line=100, head=99)
 
 
 class BodyTests:
@@ -358,29 +344,31 @@ class BodyTests:
 class RestTests:
     """What follows the messages of a connection."""
 
-    def test_untouched(self) -> None:
-        """Bytes behind a message are given up just as they came, and nothing more is decoded."""
+    @pytest.mark.parametrize(
+        ("before", "events", "rest"),
+        [
+            (
+                b"NOTIFY\nSTATUS Busy.\n\n",
+                [Message("NOTIFY", "STATUS Busy.")],
+                b"\r\n\n\n\x00\xffQUERY\n\n",
+            ),
+            (
+                b"NOTIFY\nLength:3\n\nabc",
+                [length(3, "NOTIFY"), Body(b"abc", last=True)],
+                b"\n\nrest",
+            ),
+            (b"QUERY\n\n", [Message("QUERY")], b""),
+        ],
+    )
+    def test_untouched(self, before: bytes, events: list[Event], rest: bytes) -> None:
+        """Bytes behind a message, or its body, are given up unchanged; there may be none. Nothing
+        is decoded after that.
+        """
         decoder = Decoder(AUTHENTICATED)
-        rest = b"\r\n\n\n\x00\xffQUERY\n\n"
-        decoder.feed(b"NOTIFY\nSTATUS Busy.\n\n" + rest)
-        assert decoder.next_event() == Message("NOTIFY", "STATUS Busy.")
+        decoder.feed(before + rest)
+        assert [decoder.next_event() for _ in events] == events
         assert decoder.take_rest() == rest
         assert decoder.take_rest() == b""
         decoder.feed(b"QUERY\n\n")
         assert decoder.next_event() is None
         assert decoder.truncated() is None
-
-    def test_behind_a_body(self) -> None:
-        """So are bytes behind a body."""
-        decoder = Decoder(AUTHENTICATED)
-        decoder.feed(b"NOTIFY\nLength:3\n\nabc\n\nrest")
-        assert decoder.next_event() == length(3, "NOTIFY")
-        assert decoder.next_event() == Body(b"abc", last=True)
-        assert decoder.take_rest() == b"\n\nrest"
-
-    def test_nothing(self) -> None:
-        """There may be none."""
-        decoder = Decoder(AUTHENTICATED)
-        decoder.feed(b"QUERY\n\n")
-        assert decoder.next_event() == Message("QUERY")
-        assert decoder.take_rest() == b""

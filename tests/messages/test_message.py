@@ -241,17 +241,13 @@ class ShownTests:
         assert message.masked()[1] == f"Cause:one\\u{ord(trap):04x}two"
         assert repr(message).isprintable()
 
-    def test_escapes_built_by_ourselves(self) -> None:
-        """``printable`` leaves nothing of C0, for text that didn't come through the parser."""
-        assert printable("a\x1b[2Jb\nc\td\x7f") == "a\\u001b[2Jb\\u000ac\\u0009d\\u007f"
-
     def test_ordinary_text(self) -> None:
-        """Text of any language is shown as it is."""
+        """Text of any language is shown unchanged; ``printable`` leaves nothing of C0, for text
+        that didn't come through the parser. Each edit of a list is shown on a line.
+        """
         text = "山田太郎\u3000大阪府門真市 é +81-6"
         assert printable(text) == text
-
-    def test_list_line_by_line(self) -> None:
-        """Each edit of a list is shown on a line."""
+        assert printable("a\x1b[2Jb\nc\td\x7f") == "a\\u001b[2Jb\\u000ac\\u0009d\\u007f"
         shown = parse(head("REGISTER\nAccept:Add Ib\nDelete Ic")).masked()
         assert shown == ["REGISTER", "Accept:Add Ib", "Accept:Delete Ic"]
 

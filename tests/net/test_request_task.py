@@ -40,18 +40,10 @@ class Served:
 class RequestTaskTests:
     """What becomes of the steps."""
 
-    def test_when_nothing_is_waited_for_then_there_is_no_task(self) -> None:
-        """The steps are done when it starts, and no end is reported."""
-
-        async def steps(log: list[object]) -> None:
-            log.append("done")
-
-        served = Served(steps)
-        assert served.task is None
-        assert served.log == ["done"]
-
     def test_when_the_steps_wait_then_each_wait_has_its_result(self) -> None:
-        """The end is reported once."""
+        """The end is reported once; steps that wait for nothing are done when it starts, and then
+        there is no task, and no end is reported.
+        """
         waits: list[Deferred[str]] = [Deferred(), Deferred()]
 
         async def steps(log: list[object]) -> None:
@@ -64,6 +56,9 @@ class RequestTaskTests:
         assert served.log == ["one"]
         waits[1].callback("two")
         assert served.log == ["one", "two", "over"]
+        served = Served(steps)
+        assert served.task is None
+        assert served.log == [None, None]
 
     @pytest.mark.parametrize("late", [False, True])
     def test_when_the_steps_raise_then_that_is_reported(self, late: bool) -> None:

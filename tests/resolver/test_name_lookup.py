@@ -75,8 +75,15 @@ class RememberedTests:
         assert it.source.asked == [NAME, NAME]
 
     def test_nothing_and_no_answer(self) -> None:
-        """That there is none, and that there is no answer, is remembered for the shortest time."""
+        """That there is none, and that there is no answer, is remembered for the shortest time; an
+        unforeseen error is logged, and is no answer (I24).
+        """
         it = Asking([])
+        it.source.errors["c.jp"] = ZeroDivisionError()
+        with capturedLogs() as logged:
+            assert it.waiting("c.jp").error is SourceFailed
+        assert len([event for event in logged if "log_failure" in event]) == 1
+        it.source.asked.clear()
         it.source.seconds = 600.0
         it.source.errors["b.jp"] = SourceFailed()
         for _ in range(3):
@@ -137,14 +144,6 @@ class RememberedTests:
         assert not it.waiting("y.jp").over
         assert it.waiting("z.jp").error is SourceFailed
         assert it.source.asked[-2:] == ["x.jp", "y.jp"]
-
-    def test_a_broken_source(self) -> None:
-        """An unforeseen error is logged, and is no answer (I24)."""
-        it = Asking()
-        it.source.errors[NAME] = ZeroDivisionError()
-        with capturedLogs() as logged:
-            assert it.waiting().error is SourceFailed
-        assert len([event for event in logged if "log_failure" in event]) == 1
 
     def test_stopped(self) -> None:
         """A stop tells those who wait, and leaves no timer behind."""
@@ -230,12 +229,12 @@ class InsideTests:
             result_of(it.resolver.register("Ic", at(it.clock)))
         result_of(it.resolver.register("Ib", Contact(NAME, 1203, 60, 60, origin=address.origin)))
 
-    def test_not_offered(self) -> None:
+    @pytest.mark.parametrize(("host", "what"), [(NAME, "a domain name"), (PROVIDER, "Provider")])
+    def test_not_offered(self, host: str, what: str) -> None:
         """Without sources nothing but IP addresses is taken, and the cause says so."""
         clock = FakeReactor()
-        for host, cause in ((NAME, "a domain name is"), (PROVIDER, "Provider is")):
-            with pytest.raises(RegistrationFailed, match=f"{cause} not offered by this server"):
-                result_of(LocalResolver(clock).register("Ib", at(clock, host)))
+        with pytest.raises(RegistrationFailed, match=f"{what} is not offered by this server"):
+            result_of(LocalResolver(clock).register("Ib", at(clock, host)))
 
     def test_provider(self) -> None:
         """The provider is asked by identifier, and again when its word has run out (A16)."""
@@ -249,7 +248,10 @@ class InsideTests:
         assert (it.provider.asked, it.dns.asked) == (["Ib", "Ib"], [])
 
     def test_own_ports(self) -> None:
-        """A name never leads to the server's own port at any of its addresses (I12)."""
+        """A name never leads to the server's own port at any of its addresses (I12), loopback or
+        another.
+        """
+        assert parse_ip("127.0.0.1") in read_own_addresses()
         it = Inside(own_ports=[1203])
         it.names.own = [PUBLIC]
         with pytest.raises(RegistrationFailed):
@@ -302,10 +304,6 @@ class InsideTests:
             assert waiting.value.contact.host == OTHER
         else:
             assert waiting.error is CalleeNotFound
-
-    def test_own_addresses(self) -> None:
-        """This machine's own are found, loopback at least."""
-        assert parse_ip("127.0.0.1") in read_own_addresses()
 
     def test_whole_call(self) -> None:
         """Ib registers a name, Ia is told the address, and the table keeps the name (A17)."""
