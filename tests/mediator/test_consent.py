@@ -565,10 +565,6 @@ class RefusedTests:
 class PolicyTests:
     """The policy is kept, and told to its owner."""
 
-    def test_never_asked(self) -> None:
-        """As long as no callee has ever wanted to be asked, no refusal waits."""
-        play(Stage(policy=None), says("a", query("Ia", "Ib") + query("Ia", "Iz"), a=2 * DENIED))
-
     def test_durable(self) -> None:
         """Policy and rejections are committed before they are acknowledged, and outlive it (I8)."""
         scene = Stage(policy=None)

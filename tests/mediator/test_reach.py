@@ -24,8 +24,6 @@ from tests.mediator.scene import (
     Scene,
     query,
     register,
-    to_callee,
-    to_caller,
 )
 from tests.mediator.steps import (
     FORGET,
@@ -126,6 +124,12 @@ DIALS: Final[dict[str, list[Step]]] = {
     "is about to come": [
         CALL, ACCEPT, passes(3), CALL_TOO, dialled(1203), passes(1), *COME_FOR_BOTH,
     ],
+    # The pause after a dial is each terminal's own.
+    "is one of two": [
+        on_line("d", "Accept:Create Ia", port=4), leaves("d"),
+        says("a", query("Ia", "Ib", "Transaction:1") + query("Ia", "Id", "Transaction:2")),
+        dialled(1203, 4),
+    ],
 }
 # fmt: on
 
@@ -138,13 +142,6 @@ class DialTests:
         """What a dialled callee does, and what its callers then read."""
         play(away(), *DIALS[callee])
 
-    def test_without_status(self) -> None:
-        """So it is where no status is asked for."""
-        scene = away(ask_status=False)
-        play(scene, CALL, ACCEPT, connect("b"))
-        told = ACCEPTED + to_caller("Ib")
-        scene.says("b", register("Ib", *HERE), b=to_callee("Ia") + DONE, a=told)
-
     def test_nothing_is_believed(self) -> None:
         """What answers at its address reads only that a connection is requested (I26).
 
@@ -154,20 +151,10 @@ class DialTests:
         play(scene, CALL)
         assert (scene.dials[0].host, scene.dials[0].port) == ("127.0.0.1", 1203)
         stranger = scene.dials[0].accept()
-        assert stranger.closed
-        for text in (CAN, register("Ib", *HERE), "NOTIFY\nRequest Accepted.\n\n"):
-            stranger.feed(text.encode())
-        assert stranger.text() == REQUESTED
+        stranger.feed((CAN + register("Ib", *HERE) + ACCEPTED).encode())
+        assert (stranger.closed, stranger.text()) == (True, REQUESTED)
         play(scene, passes(5, a=NOT_CONNECTED), CALL, passes(3, a=NOT_CONNECTED))
         assert scene.dials[1].over
-
-    def test_of_several_terminals(self) -> None:
-        """The pause after a dial is each terminal's own."""
-        scene = away()
-        scene.on_line("d", "Accept:Create Ia", port=4)
-        scene.leaves("d")
-        scene.says("a", query("Ia", "Ib", "Transaction:1") + query("Ia", "Id", "Transaction:2"))
-        assert [dial.port for dial in scene.dials] == [1203, 4]
 
     def test_at_once(self) -> None:
         """Dials in progress at a time are limited (I15)."""

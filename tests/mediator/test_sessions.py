@@ -134,7 +134,6 @@ AFTERWARDS: Final[dict[str, list[Step]]] = {
     "reported over another connection": [
         connect("b2"), registers("b2"), says("b2", BEGIN), says("b2", END), sessions(0),
     ],
-    "reported twice": [says("b", BEGIN + BEGIN + END + END), sessions(0)],
     # No other terminal begins or ends a session, nor does the caller begin it (I4, I5).
     "reported by others": [
         connect("d"), says("c", BEGIN, c=terminate()), says("a", BEGIN, a=terminate()),
@@ -162,10 +161,6 @@ AFTERWARDS: Final[dict[str, list[Step]]] = {
     "replaced": [
         calls("a", "b", "1"), sessions(1), says("b", BEGIN, b=terminate()),
         says("b", NO_MORE, a=terminate("1"), b=terminate("1") + DONE),
-    ],
-    # The new one has 30 s of its own.
-    "replaced later": [
-        passes(20), calls("a", "b", "1"), passes(29), sessions(1), passes(1), sessions(0),
     ],
     # A caller has at most sixteen unspent sessions; then it is told so, and the callee is not even
     # asked. A pair that has one may replace it; other callers don't count; one that begins or ends
