@@ -30,5 +30,5 @@ FIGURES: Final[dict[str, str]] = {
 
 
 def on_the_wire(text: str) -> bytes:
-    """A message as it is sent: with CR LF."""
+    """A message in the form that is sent: with CR LF."""
     return text.replace("\n", "\r\n").encode("utf-8")

@@ -210,7 +210,7 @@ def cut(data: bytes, cuts: Iterable[int]) -> list[bytes]:
 
 
 class TableTests:
-    """The same events, however the bytes arrive."""
+    """However the bytes arrive, the events are equal."""
 
     @pytest.mark.parametrize("name", EVERY)
     def test_at_once(self, name: str) -> None:

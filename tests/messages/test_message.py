@@ -268,7 +268,7 @@ class PropertiesTests:
     @settings(deadline=None, max_examples=500)
     @given(strategies.nearly)
     def test_parse_anything(self, data: bytes) -> None:
-        """Any bytes are a message that reads back as itself, or malformed, no more (I24)."""
+        """Any bytes are a message that reads back as itself, or malformed: only that (I24)."""
         lines = data.replace(b"\r\n", b"\n").replace(b"\n\n", b"\n").strip(b"\n")
         for form in (data, b"QUERY\n" + lines):
             message = parsed(form)

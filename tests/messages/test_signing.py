@@ -89,7 +89,7 @@ class FormTests:
 
 
 class QuickTests:
-    """The same MAC in half the time."""
+    """An equal MAC in half the time."""
 
     @given(st.binary(max_size=64), st.lists(st.binary(max_size=200), max_size=5))
     def test_the_same(self, key: bytes, texts: list[bytes]) -> None:

@@ -242,7 +242,7 @@ class LinkTests:
         assert outcome.values == []
 
     def test_stopped(self, world: World) -> None:
-        """Stopping closes the connection, dials no more, leaves no timer; what was sent just before
+        """Stopping closes the connection, ends dialling, leaves no timer; what was sent just before
         the end still arrives.
         """
         server = world.accept()

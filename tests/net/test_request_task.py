@@ -76,8 +76,11 @@ class RequestTaskTests:
             wait.callback(None)
         assert served.log == ([CalleeBusy, "over"] if late else [CalleeBusy])
 
-    def test_when_a_wait_fails_then_that_is_raised_there(self) -> None:
-        """The steps may go on."""
+    @pytest.mark.parametrize("cancelled", [False, True])
+    def test_when_a_wait_fails_then_that_is_raised_there(self, cancelled: bool) -> None:
+        """The steps may go on. The wait of a task that is cancelled is cancelled: the steps see it,
+        and a second time does nothing.
+        """
         wait: Deferred[None] = Deferred()
 
         async def steps(log: list[object]) -> None:
@@ -87,20 +90,13 @@ class RequestTaskTests:
                 log.append("seen")
 
         served = Served(steps)
-        wait.errback(ZeroDivisionError())
-        assert served.log == ["seen", "over"]
-
-    def test_when_it_is_cancelled_then_the_wait_is(self) -> None:
-        """The steps see it; a second time does nothing."""
-
-        async def steps(log: list[object]) -> None:
-            await Deferred()
-
-        served = Served(steps)
         assert served.task is not None
-        served.task.cancel()
-        served.task.cancel()
-        assert served.log == [CancelledError, "over"]
+        if cancelled:
+            served.task.cancel()
+            served.task.cancel()
+        else:
+            wait.errback(ZeroDivisionError())
+        assert served.log == [CancelledError if cancelled else "seen", "over"]
 
 
 class GarbageTests:

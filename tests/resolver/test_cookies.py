@@ -59,9 +59,7 @@ class CookiesTests:
         assert not Clock().cookies.is_valid(cookie, HERE, "K1")
 
     def test_form(self) -> None:
-        """It may stand in a message, and is short. Another server's, or this one's before it was
-        restarted, is none.
-        """
+        """It may stand in a message, and is short. One of another process is none."""
         cookie = Clock().cookies.make(("2001:db8::1", 65535), "K" * 64)
         assert token(cookie) == cookie
         assert len(cookie) == 22

@@ -92,3 +92,11 @@ class ServersTests:
         assert result_of(zone.locate("Ib")) == [ResolvedHost("192.0.2.1", 60.0)]
         zone.stop()
         assert names.stopped
+
+    def test_label(self) -> None:
+        """Any identifier becomes one label, equal ones the same, and tells nothing itself (A18)."""
+        labels = [label(name) for name in ("Ib", "+81 3 1234 5678", "山田太郎 大阪府", "が" * 42)]
+        assert all(len(one) == 52 and one.isalnum() and one.islower() for one in labels)
+        assert label("が") == label("か\u3099")
+        assert label("Ib") != label("ib")
+        assert label("Ib") == "aydmb2hxrxsnpj4feks24l33odrr4zu6nyvbnyi4he7eiqygtajq"

@@ -11,7 +11,6 @@ from twisted.logger import capturedLogs
 
 from broker.interfaces import SourceFailed
 from broker.messages.errors import CalleeNotFound, RegistrationFailed, ServiceUnavailable
-from broker.resolver.dns import label
 from broker.resolver.locations import LocalResolver
 from broker.resolver.lookup_cache import (
     HOSTS_MAX,
@@ -236,17 +235,6 @@ class InsideTests:
         with pytest.raises(RegistrationFailed, match=f"{what} is not offered by this server"):
             result_of(LocalResolver(clock).register("Ib", at(clock, host)))
 
-    def test_provider(self) -> None:
-        """The provider is asked by identifier, and again when its word has run out (A16)."""
-        it = Inside()
-        it.provider.records["Ib"] = [PUBLIC]
-        it.registers(PROVIDER, "10.0.0.9")
-        it.provider.records["Ib"] = [OTHER]
-        assert it.host() == PUBLIC
-        advance(it.clock, 60)
-        assert it.host() == OTHER
-        assert (it.provider.asked, it.dns.asked) == (["Ib", "Ib"], [])
-
     def test_own_ports(self) -> None:
         """A name never leads to the server's own port at any of its addresses (I12), loopback or
         another.
@@ -368,7 +356,9 @@ class ApartTests:
         assert apart.misses() is CalleeNotFound
 
     def test_provider(self) -> None:
-        """The resolver asks the provider, and the mediator the resolver, each time (A15, A16)."""
+        """The resolver asks the provider, by identifier and again when its word has run out; the
+        mediator asks the resolver each time (A15, A16).
+        """
         apart, ours, theirs = self.apart()
         theirs.provider.records["Ib"] = [PUBLIC]
         apart.done(apart.remote.register("Ib", at(apart.clock, PROVIDER)))
@@ -378,7 +368,8 @@ class ApartTests:
         assert apart.finds().contact.host == PUBLIC
         apart.pass_by(31, 1)
         assert apart.finds().contact.host == OTHER
-        assert ours.dns.asked == []
+        assert theirs.provider.asked == ["Ib", "Ib"]
+        assert ours.dns.asked == theirs.dns.asked == []
         theirs.provider.records["Ib"] = ["10.0.0.1"]
         apart.pass_by(61, 1)
         assert apart.misses() is CalleeNotFound
@@ -473,17 +464,3 @@ class DirectTests:
         resolver.local.stop()
         advance(resolver.clock, 0)
         assert not resolver.clock.getDelayedCalls()
-
-
-class ZoneTests:
-    """A provider's zone."""
-
-    def test_label(self) -> None:
-        """Any identifier becomes one label, equal ones the same, and tells nothing itself (A18)."""
-        for identifier in ("Ib", "+81 3 1234 5678", "山田太郎 大阪府", "が" * 42):
-            assert len(label(identifier)) == 52
-            assert label(identifier).isalnum()
-            assert label(identifier).islower()
-        assert label("が") == label("か\u3099")
-        assert label("Ib") != label("ib")
-        assert label("Ib") == "aydmb2hxrxsnpj4feks24l33odrr4zu6nyvbnyi4he7eiqygtajq"

@@ -289,7 +289,7 @@ class ServerTests:
         assert again.tls.session_reused is False
 
     def test_no_renegotiation(self, trust: Trust) -> None:
-        """A client can't have the server work through further handshakes on one connection."""
+        """A client can't have the server work through more handshakes on one connection."""
         context = SSL.Context(SSL.TLS_METHOD)
         context.set_max_proto_version(SSL.TLS1_2_VERSION)
         client = SSL.Connection(context, None)

@@ -6,13 +6,11 @@ from typing import Any
 
 import pytest
 from OpenSSL import SSL
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from broker.messages.message import Message
 from broker.net.connection import ConnectionFactory, PeerConnection
@@ -25,30 +23,8 @@ from tests.net.recorder import Recorder, Talk
 from tests.net.tls.handshakes import Echo, Meeting, Trust, meets
 from tests.support.certificates import Foreign, foreign_client, foreign_server, meet
 from tests.support.clock import advance
+from tests.support.reactor import FakeReactor
 from tests.support.transport import Client, FakeTransport, Pair, connect
-
-
-class NoFactory(Factory):
-    """Wants no connection."""
-
-    noisy = False
-
-    def buildProtocol(self, addr: IAddress | None) -> None:
-        return None
-
-
-@implementer(IStreamClientEndpoint)
-class InMemory:
-    """An endpoint whose other side is in memory."""
-
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-        self.client: Client | None = None
-
-    def connect(self, protocolFactory: Any) -> Deferred[Any]:
-        """Connect."""
-        self.client = connect(protocolFactory, self.clock)
-        return succeed(self.client.protocol)
 
 
 class TransportTests:
@@ -104,7 +80,12 @@ class TransportTests:
         assert not meeting.peer.closed
 
     def test_stopped(self, trust: Trust) -> None:
-        """A port that closes leaves no handshake and no timer behind."""
+        """A port that closes leaves no handshake and no timer behind; where the factory above wants
+        no connection there is none (I15).
+        """
+        unwilling: Any = Factory()
+        unwilling.buildProtocol = lambda addr: None
+        assert TlsFactory(trust.server(), unwilling, Clock()).buildProtocol(None) is None
         meeting = Meeting(trust.server())
         factory: Any = meeting.tls
         factory.doStart()
@@ -113,24 +94,21 @@ class TransportTests:
         assert peer.closed
         assert not meeting.clock.getDelayedCalls()
 
-    def test_source_at_its_limit(self, trust: Trust) -> None:
-        """Where the factory above wants no connection there is none (I15)."""
-        assert TlsFactory(trust.server(), NoFactory(), Clock()).buildProtocol(None) is None
-
     def test_endpoint(self, trust: Trust) -> None:
         """A client connects through any endpoint; what it says at once waits for the handshake."""
-        clock = Clock()
-        endpoint = InMemory(clock)
+        reactor: Any = FakeReactor()
         made: list[Any] = []
-        wrapped = TlsEndpoint(trust.client(), endpoint, clock)
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", 1201)
+        wrapped = TlsEndpoint(trust.client(), endpoint, reactor)
         wrapped.connect(Factory.forProtocol(Echo)).addCallback(made.append)
-        assert isinstance(made[0], Echo)
-        transport: Any = made[0].transport
+        peer = reactor.dials[0].accept()
+        (echo,) = made
+        assert isinstance(echo, Echo)
+        transport: Any = echo.transport
         transport.write(b"REGISTER")
-        assert endpoint.client is not None
-        assert b"REGISTER" not in endpoint.client.transport.writes[0]
+        assert b"REGISTER" not in b"".join(peer.transport.writes)
         foreign = foreign_server(trust.own)
-        foreign.talk(endpoint.client)
+        foreign.talk(peer)
         assert foreign.received == b"REGISTER"
 
     def test_encrypted(self, trust: Trust) -> None:
