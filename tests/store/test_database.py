@@ -23,7 +23,6 @@ from broker.store import versions
 from broker.store.backup import back_up
 from broker.store.connection import connect
 from broker.store.database import open_database
-from broker.store.database_files import application_of
 from broker.tables.accounts import AccountChange
 from broker.tables.groups import GroupChange
 from broker.tables.permits import ASK, Limit, PermitChange
@@ -121,6 +120,7 @@ class MadeTests:
         assert "another broker" in refusal(stores, "other.db")
 
 
+HEADER: Final = b"SQLite format 3\0"
 with closing(sqlite3.connect(":memory:")) as _connection:
     _connection.execute("CREATE TABLE moz_places (id)")
     OF_ANOTHER_PROGRAM: Final = _connection.serialize()
@@ -146,7 +146,7 @@ class RefusedTests:
         [
             *(
                 (content, "is damaged, or not a database. Keep it")
-                for content in (b"", b"SQLite format 3\0", b"Dear diary, " * 1000)
+                for content in (b"", HEADER, HEADER + b"x" * 83, b"Dear diary, " * 1000)
             ),
             (OF_ANOTHER_PROGRAM, "not a database of this program"),
         ],
@@ -549,10 +549,3 @@ def test_statements() -> None:
     assert found == ["INSERT INTO a VALUES (';');\n", "UPDATE a\n    -- why;\n    SET b = 1;\n"]
     with pytest.raises(ValueError, match="without an end"):
         list(versions.statements("SELECT 1;\nSELECT 2\n"))
-
-
-def test_application_of(tmp_path: Path) -> None:
-    """What is no database has no application id."""
-    path = tmp_path / "x"
-    path.write_bytes(b"SQLite format 3\0" + b"x" * 83)
-    assert application_of(str(path)) is None
