@@ -245,9 +245,9 @@ SEVERAL: Final[dict[str, list[Step]]] = {
         leaves("b3"), at(2), calls("a", "b2", port=2), leaves("b2"), FORGET,
         calls("a", "b1", port=1), leaves("b1"), passes(59), at(1), passes(1), at(None),
     ],
-    # Newest means by registration, not by when the connection was made.
+    # Newest means by registration of an address, not by when the connection was made or logged in.
     "returns to the one that registered last": [
-        connect("a", "b1", "b2", "b3"), here("b2", "Accept:Add Ia", port=2),
+        connect("a", "b1", "b2", "b3"), registers("b1"), here("b2", "Accept:Add Ia", port=2),
         here("b1", port=1, b2=SUPERSEDED), here("b3", port=3, b1=SUPERSEDED), leaves("b3"),
         calls("a", "b1", port=1),
     ],
