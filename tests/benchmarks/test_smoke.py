@@ -22,9 +22,8 @@ from benchmarks.parts import durable
 from benchmarks.peers import PASSWORD, Caller, Entrant, UdpRegistrar
 from benchmarks.report import met, tables
 from benchmarks.scratch import file_system, scratch_folder, sync_time
-from tests.support.processes import TETHER
+from tests.support.processes import ROOT, TETHER
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = (
     "--callers=4",
     "--depths=2",

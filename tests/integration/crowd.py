@@ -610,7 +610,7 @@ def _line(word: str, named: list[tuple[str, bool]]) -> str:
 #: Without a pidfile, which a kill may leave empty: twistd would not start beside it.
 _BROKER: Final = (
     *(*TWISTD, "-n", "--pidfile=", "broker"),
-    *(f"--listen={LOOPBACK}", "--auth=password", "--store=sqlite:broker.db"),
+    *(f"--listen={LOOPBACK}", "--udp=0:127.0.0.1", "--auth=password", "--store=sqlite:broker.db"),
 )
 
 

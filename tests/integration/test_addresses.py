@@ -78,29 +78,25 @@ reactor.run()
 
 
 class Dns:
-    """The server's process."""
+    """The server's process.
+
+    :ivar running: what it says
+    :ivar port: where it listens
+    """
 
     def __init__(self, processes: Processes, interface: str = "127.0.0.1") -> None:
-        self._running = processes.start(TWISTD[0], "-c", SERVER, interface)
-        self.port = int(self._running.wait_for(r"^port (\d+)$")[1])
+        self.running = processes.start(TWISTD[0], "-c", SERVER, interface)
+        self.port = int(self.running.wait_for(r"^port (\d+)$")[1])
         self._numbers = itertools.count()
 
     def order(self, *words: str) -> None:
         """Set the records of a name (``TYPE,TTL,VALUE`` each; or ``gone``), or the mode."""
-        self._running.type(" ".join(words) + "\n")
-        self._running.wait_for("^done$")
-
-    def waits_for(self, pattern: str) -> None:
-        """Wait until it says such a line."""
-        self._running.wait_for(pattern)
+        self.running.type(" ".join(words) + "\n")
+        self.running.wait_for("^done$")
 
     def number(self) -> int:
         """One that no name has had: answers are kept for a while."""
         return next(self._numbers)
-
-    def said(self, line: str) -> int:
-        """How often it has said a line."""
-        return self._running.out.count(line)
 
 
 @pytest.fixture(scope="class")
@@ -190,7 +186,7 @@ class DomainNameTests:
         dns.order("long.lab.test", "A,60,127.0.0.4")
         assert "Completed" in talk.register("long.lab.test")
         assert talk.call() == "127.0.0.4"
-        dns.waits_for("^answered over TCP$")
+        dns.running.wait_for("^answered over TCP$")
         dns.order("mode", "ok")
 
     @pytest.mark.parametrize(
@@ -240,7 +236,7 @@ class DomainNameTests:
         answer = talk.callee.read()
         assert "Service Unavailable." in answer
         assert "Cause:DNS does not answer" in answer
-        assert dns.said("asked never.lab.test A") >= 2
+        assert dns.running.out.count("asked never.lab.test A") >= 2
         dns.order("mode", "ok")
 
     def test_when_there_is_no_zone_then_the_provider_is_not_asked(self, talk: Talk) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
-from functools import partial
 from random import Random
 from typing import Final
 
 import pytest
 
 from tests.integration.crowd import Crowd
-from tests.integration.serial import DENIED, DONE, GRANTED, Lists, call, edit, forget
+from tests.integration.serial import DENIED, DONE, GRANTED, Effect, Lists, call, edit, forget
 from tests.integration.site import Site
 
 #: Slow: the broker is killed many times, and looked through after each.
@@ -51,80 +49,82 @@ def test_killed(site: Site) -> None:
     assert counts["guests refused"] > 0
 
 
-def _member(may: Collection[bool], who: str, group: str) -> Collection[bool]:
-    return may
+def happens(lists: Lists, number: int, effect: Effect, outcome: str) -> None:
+    """Something is asked for, and answered."""
+    lists.begin(number, effect)
+    lists.end(number, outcome)
+
+
+def known(*entries: tuple[str, bool]) -> Lists:
+    """A list that is known."""
+    lists = Lists("Ib")
+    happens(lists, 1, edit([("Create", entries)]), DONE)
+    return lists
+
+
+def calls(*may: bool) -> Effect:
+    """Ia calls, which may or may not be in a group."""
+    return call("Ia", lambda who, group: may)
+
+
+NOT_GRANTED = pytest.raises(AssertionError, match="nothing permits 'granted'")
+IMPOSSIBLE = pytest.raises(AssertionError, match="is none of")
 
 
 class SerialTests:
     """What is taken for impossible."""
 
-    def lists(self, *entries: tuple[str, bool]) -> Lists:
-        """A list that is known."""
-        lists = Lists("Ib")
-        lists.begin(1, edit([("Create", entries)]))
-        lists.end(1, DONE)
-        return lists
-
     def test_withdrawn(self) -> None:
-        """A grant to who was off the list before the query; while it goes, either may be."""
-        for over in (True, False):
-            lists = self.lists(("Ia", False))
-            lists.begin(2, edit([("Delete", [("Ia", False)])]))
-            if over:
-                lists.end(2, DONE)
-            lists.begin(3, call("Ia", partial(_member, {False})))
-            if over:
-                with pytest.raises(AssertionError, match="nothing permits 'granted'"):
-                    lists.end(3, GRANTED)
-            else:
-                lists.end(3, GRANTED)
-                lists.end(2, DONE)
-                lists.seen(frozenset())
+        """A grant to a caller off the list before the query; while it goes, either may be."""
+        withdraw = edit([("Delete", [("Ia", False)])])
+        lists = known(("Ia", False))
+        happens(lists, 2, withdraw, DONE)
+        with NOT_GRANTED:
+            happens(lists, 3, calls(False), GRANTED)
+        lists = known(("Ia", False))
+        lists.begin(2, withdraw)
+        happens(lists, 3, calls(False), GRANTED)
+        lists.end(2, DONE)
+        lists.seen(frozenset())
 
     def test_used(self) -> None:
         """A second grant by one use, also where the first was never read."""
-        for read in (True, False):
-            lists = self.lists(("Ia", True))
-            for number in (2, 3):
-                lists.begin(number, call("Ia", partial(_member, {False})))
-            if read:
-                lists.end(2, GRANTED)
-            else:
-                lists.crash(None)
-                lists.seen(frozenset())
-                lists.begin(3, call("Ia", partial(_member, {False})))
-            with pytest.raises(AssertionError, match="nothing permits 'granted'"):
-                lists.end(3, GRANTED)
+        lists = known(("Ia", True))
+        for number in (2, 3):
+            lists.begin(number, calls(False))
+        lists.end(2, GRANTED)
+        with NOT_GRANTED:
+            lists.end(3, GRANTED)
+        lists = known(("Ia", True))
+        lists.begin(2, calls(False))
+        lists.crash(None)
+        lists.seen(frozenset())
+        with NOT_GRANTED:
+            happens(lists, 3, calls(False), GRANTED)
 
     def test_lost(self) -> None:
         """A list without what was acknowledged, or with half of what was not."""
-        with pytest.raises(AssertionError, match="is none of"):
-            self.lists(("Ia", False)).seen(frozenset())
-        lists = self.lists()
+        with IMPOSSIBLE:
+            known(("Ia", False)).seen(frozenset())
+        lists = known()
         lists.begin(2, edit([("Add", [("Ia", False)]), ("Add", [("Ic", True)])]))
         lists.crash(None)
-        with pytest.raises(AssertionError, match="is none of"):
+        with IMPOSSIBLE:
             lists.seen(frozenset([("Ia", False)]))
 
     def test_group(self) -> None:
-        """Through a group, while somebody may be in it, and no more once it is forgotten."""
-        lists = self.lists(("@g", False))
-        for number, may, outcome in (
-            (2, {True}, GRANTED),
-            (3, {False}, DENIED),
-            (4, {True, False}, GRANTED),
-            (5, {True, False}, DENIED),
-        ):
-            lists.begin(number, call("Ia", partial(_member, may)))
-            lists.end(number, outcome)
+        """Through a group, while a caller may be in it, and not once it is forgotten."""
+        lists = known(("@g", False))
+        happens(lists, 2, calls(True), GRANTED)
+        happens(lists, 3, calls(False), DENIED)
+        happens(lists, 4, calls(True, False), GRANTED)
+        happens(lists, 5, calls(True, False), DENIED)
         lists.begin(6, forget("@g"))
         lists.crash(6)
         assert lists.had(6) == {True, False}
         lists.seen(frozenset([("@g", False)]))
         assert lists.had(6) == {False}
         lists.settle(6, had=False)
-        lists.begin(7, forget("@g"))
-        lists.end(7, DONE)
-        lists.begin(8, call("Ia", partial(_member, {True})))
-        with pytest.raises(AssertionError, match="nothing permits 'granted'"):
-            lists.end(8, GRANTED)
+        happens(lists, 7, forget("@g"), DONE)
+        with NOT_GRANTED:
+            happens(lists, 8, calls(True), GRANTED)

@@ -32,12 +32,7 @@ def test_waits(site: Site, capfd: object) -> None:
 PROGRAMS: Final = {
     "demo": [sys.executable, "-P", str(ROOT / "examples" / "demo.py")],
     "benchmarks": [
-        sys.executable,
-        "-m",
-        "benchmarks",
-        "--only=calls",
-        "--callers=2",
-        "--repeats=1",
+        *(sys.executable, "-m", "benchmarks", "--only=calls", "--callers=2", "--repeats=1")
     ],
     "tests": [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
 }

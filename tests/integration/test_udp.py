@@ -17,7 +17,7 @@ from broker.messages.datagram import parse_datagram
 from broker.messages.message import Message
 from broker.messages.signing import sign, verify
 from tests.integration.site import PASSWORD, Site, account
-from tests.support.processes import PATIENCE, Running, Typing
+from tests.support.processes import PATIENCE, Running
 
 pytestmark = pytest.mark.integration
 
@@ -32,24 +32,10 @@ WINDOW: Final = 20
 SILENCE: Final = 10.0
 
 
-#: What the test that is running has opened.
-OPEN: Final[list[socket.socket | Typing]] = []
-
-
-@pytest.fixture(autouse=True)
-def closing() -> Iterator[None]:
-    """Whatever was opened is closed in the end."""
-    yield
-    for one in OPEN:
-        one.__exit__()
-    OPEN.clear()
-
-
-def udp(port: int, host: str = "127.0.0.1") -> socket.socket:
-    """A socket from which datagrams go to a port of the server's."""
+def udp(site: Site, port: int, host: str = "127.0.0.1") -> socket.socket:
+    """A socket from which datagrams go to a port of the server's; it closes with the site."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_DGRAM)
-    OPEN.append(made)
+    made = site.enter_context(socket.socket(family, socket.SOCK_DGRAM))
     made.settimeout(PATIENCE)
     made.connect((host, port))
     return made
@@ -94,15 +80,14 @@ class Terminal:
         self.service = service
         self.proof = f"Password:{PASSWORD}"
         self.sequence = 0
-        self.socket = udp(service.udp)
+        self.socket = udp(service.site, service.udp)
 
     def connect(self, *lines: str, before: str = "") -> dict[str, str]:
         """Log in, and register; what the answer tells.
 
         :param before: what is asked first
         """
-        self.line = self.service.site.typing()
-        OPEN.append(self.line)
+        self.line = self.service.site.enter_context(self.service.site.typing())
         said = ["REGISTER", f"Identifier:{self.identifier}", self.proof, *lines, "Transaction:1"]
         self.line.type("\n".join([*said, "", ""]))
         answer = self.line.read(2 if before else 1)
@@ -245,7 +230,7 @@ class WholeWayTests:
         terminal.gets_a_key()
         terminal.registers()
         old = terminal.socket
-        terminal.socket = udp(service.udp)
+        terminal.socket = udp(service.site, service.udp)
         terminal.registers()
         terminal.keeps_alive()
         old.send(terminal.datagram())
@@ -299,7 +284,7 @@ def test_when_the_port_is_in_use_then_a_role_does_not_start(site: Site, role: st
 def test_when_the_port_is_of_ipv6_then_it_serves(site: Site) -> None:
     """Who asks for its address is told the one of IPv6."""
     running = site.serve("--udp=0:::1", "--store=memory:")
-    asking = udp(int(running.wait_for(DATAGRAMS)[1]), "::1")
+    asking = udp(site, int(running.wait_for(DATAGRAMS)[1]), "::1")
     asking.send(b"QUERY\r\nADDRESS\r\nPadding:" + b"x" * 100 + b"\r\n\r\n")
     mine = asking.getsockname()[1]
     assert asking.recv(2000) == f"NOTIFY\r\nAddress:::1\r\nPort:{mine}\r\n\r\n".encode()
@@ -325,7 +310,7 @@ class FloodTests:
             terminal.keeps_alive()
             terminal.socket.setblocking(False)
         kinds = forgeries(terminals[0])
-        strangers = [udp(service.udp) for _ in range(100)]
+        strangers = [udp(site, service.udp) for _ in range(100)]
         for stranger in strangers:
             stranger.setblocking(False)
         process = psutil.Process(site.running.process.pid)

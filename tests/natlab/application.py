@@ -16,6 +16,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.stdio import StandardIO
 from twisted.internet.task import react
 from twisted.protocols.basic import LineReceiver
+from twisted.protocols.wire import Echo
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -27,19 +28,6 @@ from broker.terminal.settings import TerminalSettings
 from broker.terminal.terminal import Terminal
 
 QUESTION = b"Is anybody there? " * 1000
-
-
-class Echo(Protocol):
-    """Says what it hears."""
-
-    transport: Any
-
-    def dataReceived(self, data: bytes) -> None:
-        """Say it."""
-        self.transport.write(data)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Nobody is there any more."""
 
 
 @implementer(ICallHandler)

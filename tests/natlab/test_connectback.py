@@ -17,29 +17,28 @@ from tests.support.processes import Running
 #: Slow: each builds routers of namespaces, and many wait for what a router forgets.
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-#: Lets a router drop what begins with PCP's version, as if it did not know of it.
-NO_PCP = "insert rule inet filter input udp dport 5351 @th,64,8 2 drop"
-
 
 def closed(lab: Lab, router: str) -> bool:
     """Whether a router has opened no port."""
     return "dnat" not in lab.openings(router)
 
 
-def drop_pcp(lab: Lab) -> None:
-    """Let A's router drop what begins with PCP's version, as if it did not know of it."""
-    lab.run("routerA", "nft", NO_PCP)
+def rule(text: str) -> Callable[[Lab], object]:
+    """What gives A's router a rule."""
+    return lambda lab: lab.run("routerA", "nft", text)
+
+
+#: It drops what begins with PCP's version, as if it did not know of it.
+drop_pcp: Final = rule("insert rule inet filter input udp dport 5351 @th,64,8 2 drop")
+#: It keeps its address for one host alone, and changes no ports.
+pass_all_on: Final = rule("add rule inet filter prerouting iifname wan dnat ip to 192.168.1.2")
+#: It opens its port 4000, and lets nothing through.
+drop_4000: Final = rule("insert rule inet filter forward iifname wan tcp dport 4000 drop")
 
 
 def open_4000(lab: Lab) -> None:
     """An entry that the owner of A's router has made."""
     lab.open_port("A", "tcp", 4000, "hostA1")
-
-
-def pass_all_on(lab: Lab) -> None:
-    """Have A's router keep its address for one host alone, and change no ports."""
-    passed_on = "add rule inet filter prerouting iifname wan dnat ip to 192.168.1.2"
-    lab.run("routerA", "nft", passed_on)
 
 
 def without_routes(lab: Lab) -> None:
@@ -137,11 +136,6 @@ class GivenUpTests:
         done = net.ask("outside", f"--outside={net.lab.address('outside')}:4999")
         assert done.wait() == 1
         assert done.err == ["broker: Ib could not connect to us"]
-
-
-def drop_4000(lab: Lab) -> None:
-    """Have A's router open its port 4000, and let nothing through."""
-    lab.run("routerA", "nft", "insert rule inet filter forward iifname wan tcp dport 4000 drop")
 
 
 class NotOpened(NamedTuple):
