@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.counting import Broken
+from benchmarks.counting import Broken, Load
 from benchmarks.meter import Extent, tell_on_stderr
 from benchmarks.plan import PARTS, measure
 from benchmarks.profiling import profile
@@ -91,12 +91,16 @@ def main() -> int:
     extent = extent_of(options)
     try:
         if options.profile:
-            profile(
-                status=not options.no_status,
+            load = Load(
+                "call",
+                port=0,
                 callers=extent.callers[0],
                 depth=extent.depths[0],
+                warmup=0,
                 seconds=extent.seconds,
+                calls=extent.calls,
             )
+            profile(status=not options.no_status, load=load)
             return 0
         rows = measure(options.only, extent, tell_on_stderr)
     except Broken as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pstats
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
@@ -16,19 +16,20 @@ from benchmarks.processes import GRACE, run_load, start_mediator
 SHOWN: Final = 45
 
 
-def profile(*, status: bool, callers: int, depth: int, seconds: float) -> None:
+def profile(*, status: bool, load: Load) -> None:
     """Print the functions of a mediator that take most of the time of a call, by their own time.
 
     The profiler makes everything slower, and what calls much slower than what does not: compare
     lines with each other, and rely on the bench for how long a call takes.
+
+    :param load: whose port is yet to be found
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "profile"
         site = start_mediator(status=status, profile=path)
         try:
-            load = Load("call", site.port, callers=callers, depth=depth, warmup=0, seconds=seconds)
-            process = run_load(json.dumps(asdict(load)))
-            out, err = process.communicate(timeout=seconds + GRACE)
+            process = run_load(json.dumps(asdict(replace(load, port=site.port))))
+            out, err = process.communicate(timeout=load.seconds + GRACE)
             if process.returncode:
                 raise Broken(f"the load failed: {err.strip()}")
         finally:

@@ -118,6 +118,13 @@ class DeadlineQueue(Generic[T]):
                 del self._due[thing]
                 self._expired(thing)
         finally:
-            if self._due and self._timer is None:
-                earliest = next(iter(self._due.values()))
-                self._timer = self._clock.callLater(max(0.0, earliest - now), self._fall_due)
+            self._set_timer(now)
+
+    def _set_timer(self, now: float) -> None:
+        """Set the timer for the earliest: one added just now, the latest, may have set it."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._due:
+            earliest = next(iter(self._due.values()))
+            self._timer = self._clock.callLater(max(0.0, earliest - now), self._fall_due)

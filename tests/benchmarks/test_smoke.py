@@ -123,7 +123,7 @@ class BenchTests:
 
     def test_profile(self) -> None:
         """The profile names the functions of a call with the status query."""
-        done = bench("--profile", "--seconds", "0.3")
+        done = bench("--profile", "--seconds=60", "--calls=2000")  # as long as 2,000 calls take
         assert done.returncode == 0, done.stderr
         assert "calls under the profiler" in done.stdout
         assert "(_ask_status)" in done.stdout

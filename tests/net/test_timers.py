@@ -107,6 +107,23 @@ class DeadlinesTests:
         assert seen == ["a", "c", "d"]
         assert self.clock.getDelayedCalls() == []
 
+    def test_when_one_is_added_as_another_falls_due_then_those_between_are_not_late(self) -> None:
+        """The timer is set for the earliest, also where the latest was added just now."""
+        clock = Clock()
+        fell: list[tuple[str, float]] = []
+
+        def expired(thing: str) -> None:
+            fell.append((thing, clock.seconds()))
+            if thing == "first":
+                queue.add("last")
+
+        queue = DeadlineQueue(clock, 10.0, expired)
+        queue.add("first")
+        clock.advance(5)
+        queue.add("second")
+        clock.pump([5, 5, 5])
+        assert fell == [("first", 10.0), ("second", 15.0), ("last", 20.0)]
+
     def test_failure(self) -> None:
         """Where one of them fails the others still fall due (I24)."""
         seen: list[str] = []
