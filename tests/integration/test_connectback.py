@@ -89,7 +89,7 @@ class WholeWayTests:
         assert (done.status, done.err) == (1, "broker: Ib could not connect to us\n")
         ib.wait_for("Ia could not be reached at 127.0.0.1")
 
-    @pytest.mark.slow  # tests/terminal/incoming decides the same without processes
+    @pytest.mark.slow  # tests/terminal/calls/test_connect_back.py: a busy callee denies
     def test_when_the_callee_is_in_a_call_then_it_does_not_come(
         self, shared: Site, ib: Running
     ) -> None:
