@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from textwrap import fill
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -166,6 +166,7 @@ class CommandGroup:
         name = self._help[0]
         for old, new in self._renamed.items():
             _add_renamed(changes, f"{name} {old}", f"{name} {new}")
+        changes.choices = _Choices(changes.choices, self._renamed)
 
 
 def _add_parser(
@@ -180,6 +181,19 @@ def _add_parser(
         **options,
     )
     return parser
+
+
+class _Choices(dict[str, argparse.ArgumentParser]):
+    """The commands that a wrong one is answered with: old names are known, and not offered."""
+
+    def __init__(
+        self, commands: Mapping[str, argparse.ArgumentParser], hidden: Collection[str]
+    ) -> None:
+        super().__init__(commands)
+        self._hidden = hidden
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in super().__iter__() if name not in self._hidden)
 
 
 def _add_renamed(commands: Any, old: str, new: str) -> None:

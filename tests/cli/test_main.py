@@ -112,6 +112,7 @@ class ParserTests:
             ("permit refuse --as Ib Ix", "permit refuse is now called permit reject"),
             ("permit relent --local Ib.consent Ix", "permit relent is now called permit unreject"),
             ("permit relent", "permit relent is now called permit unreject"),
+            ("permit foo", "'delete', 'reject', 'unreject', 'policy', 'list', 'show')"),
             ("account", "required: change"),
             ("account add", "required: ID"),
             ("account add @f", "begins with @"),
