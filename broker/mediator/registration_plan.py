@@ -75,9 +75,15 @@ class RegistrationPlan:
         except AddressRefused as error:
             raise RegistrationFailed(str(error)) from None
         self.change = context.permits.prepare(self.identifier, edits) if edits else None
-        if context.permits.is_changing(self.identifier) or "Name" in fields:
-            # Checked, but what the edits make of the lists is worked out again in their turn.
+        if self.contact is not None or "UDP" in fields or self._waits(context):
+            # Checked, but what the edits make of the lists is worked out again as they are stored:
+            # while the resolver is waited for, a name may come to mean an identifier, and limits
+            # count from when the list is stored.
             self.change = None
+
+    def _waits(self, context: MediatorContext) -> bool:
+        """Whether other changes come before this one."""
+        return "Name" in self.fields or context.permits.is_changing(self.identifier)
 
     @property
     def wants_key(self) -> bool:

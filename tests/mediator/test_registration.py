@@ -588,3 +588,24 @@ class DurabilityTests:
         resolver.errors = {"withdraw": ServiceUnavailable()}
         scene.says("a", register("Ia", "Accept:Create Ix", "Expires:0"), a=UNAVAILABLE)
         scene.says("a", PERMITS, a=permits("Create Ib"))
+
+
+def test_when_a_name_is_taken_while_the_resolver_is_waited_for_then_it_is_deleted() -> None:
+    """A withdrawal means what it names when it is stored: the permit is gone with its answer (I2).
+
+    So do limits count from then.
+    """
+    scene, resolver = with_resolver()
+    scene.connect("a", "c")
+    scene.on_line("b", "Accept:Create Ic,Ia")
+    scene.registers("c")
+    resolver.hold = {"register"}
+    lines = ("Address:127.0.0.1", "Accept:Delete nick", "Add Id;expires=100")
+    scene.clients["b"].type(register("Ib", *lines))
+    scene.registers("c", "Name:nick")
+    scene.clock.advance(2)
+    resolver.held.pop().callback(None)
+    scene.clock.advance(0)
+    scene.reads(b=DONE)
+    scene.says("b", PERMITS, b=permits("Create Ia,Id;expires=100"))
+    scene.says("c", query("Ic", "Ib"), c=DENIED)
