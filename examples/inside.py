@@ -84,6 +84,8 @@ async def main(reactor: Any, folder: str, port: str = "1202") -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m examples.inside FOLDER (with a certificate: see the docstring)")
+    if len(sys.argv) < 2:
+        sys.exit(
+            "usage: python -m examples.inside FOLDER [PORT]; what FOLDER holds: see the docstring"
+        )
     react(lambda reactor, *rest: Deferred.fromCoroutine(main(reactor, *rest)), sys.argv[1:])
