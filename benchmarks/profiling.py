@@ -13,7 +13,7 @@ from benchmarks.counting import Broken, Load
 from benchmarks.processes import GRACE, run_load, start_mediator
 
 #: Functions that are shown.
-SHOWN: Final = 45
+SHOWN: Final = 60
 
 
 def profile(*, status: bool, load: Load) -> None:

@@ -126,7 +126,7 @@ class BenchTests:
         done = bench("--profile", "--seconds=60", "--calls=2000")  # as long as 2,000 calls take
         assert done.returncode == 0, done.stderr
         assert "calls under the profiler" in done.stdout
-        assert "(_ask_status)" in done.stdout
+        assert "(ask)" in done.stdout  # the question of the status
 
 
 def test_ref_is_what_its_definition_says() -> None:
